@@ -1,0 +1,96 @@
+"""What a machine is: the values that `machine.detect()` fills and every plan starts from.
+
+`None` always means "could not be known", never zero.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Backend(StrEnum):
+    """The llama.cpp backend that drives a device."""
+
+    CUDA = "cuda"
+    METAL = "metal"
+    ROCM = "rocm"
+    VULKAN = "vulkan"
+    SYCL = "sycl"
+    OTHER = "other"
+
+
+class DeviceKind(StrEnum):
+    """GPU has memory of its own; IGPU shares the system's."""
+
+    GPU = "gpu"
+    IGPU = "igpu"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cpu:
+    """The processor: cores that exist and cores this process may run on."""
+
+    name: str
+    cores_physical: int | None
+    cores_usable: int
+    features: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """System memory in bytes. `limit_bytes` is the tightest cgroup or rlimit, if any.
+
+    `available_bytes` already respects the limit: it is what a new process can really take.
+    """
+
+    total_bytes: int
+    available_bytes: int
+    limit_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One accelerator. `unified` memory is the system's own and must be counted once."""
+
+    kind: DeviceKind
+    name: str
+    backend: Backend
+    total_bytes: int | None = None
+    free_bytes: int | None = None
+    bandwidth_bytes_per_s: float | None = None
+    unified: bool = False
+    driver: str | None = None
+    compute_capability: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineDevice:
+    """One device as the installed llama.cpp build names it (`ggml_backend_dev_*`)."""
+
+    name: str
+    description: str
+    kind: str  # "cpu", "gpu", "igpu" or "accel"
+    total_bytes: int | None = None
+    free_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineBuild:
+    """What the installed llama.cpp build is and can use."""
+
+    version: str
+    commit: str | None
+    backends: tuple[str, ...]
+    gpu_offload: bool
+    devices: tuple[EngineDevice, ...] = ()
+    system_info: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HardwareInfo:
+    """Everything known of this machine; `warnings` are sentences a person can act on."""
+
+    cpu: Cpu
+    ram: Memory
+    devices: tuple[Device, ...] = ()
+    engine: EngineBuild | None = None
+    warnings: tuple[str, ...] = ()

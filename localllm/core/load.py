@@ -1,0 +1,78 @@
+"""How a model is loaded: the settings that the estimate sizes and the engine uses, unchanged.
+
+llama.cpp's own defaults waste gigabytes (design notes: `swa_full`, a full logits buffer, no flash
+attention in the bindings), so each one is chosen here, once, and both sides read it from here.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+CONTEXT_PADDING = 256
+"""llama.cpp pads a cache to this many cells (`llama-context.cpp`, GGML_PAD(n_ctx, 256))."""
+
+
+class KvType(StrEnum):
+    """Element types that llama.cpp accepts for the KV cache."""
+
+    F32 = "f32"
+    F16 = "f16"
+    BF16 = "bf16"
+    Q8_0 = "q8_0"
+    Q4_0 = "q4_0"
+    Q4_1 = "q4_1"
+    IQ4_NL = "iq4_nl"
+    Q5_0 = "q5_0"
+    Q5_1 = "q5_1"
+
+
+class FlashAttention(StrEnum):
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadSettings:
+    """One load.
+
+    `context` is tokens of one conversation; the unified cache has context x parallel cells.
+    `gpu_layers` None means as many as fit. `threads` None means the physical cores this process
+    may use.
+    """
+
+    context: int = 4096
+    parallel: int = 1
+    kv_type_k: KvType = KvType.F16
+    kv_type_v: KvType = KvType.F16
+    batch: int = 2048
+    ubatch: int = 512
+    gpu_layers: int | None = None
+    flash_attention: FlashAttention = FlashAttention.AUTO
+    swa_full: bool = False
+    mmap: bool = True
+    threads: int | None = None
+
+    @property
+    def cells(self) -> int:
+        """Cells of the unified KV cache: context x parallel, padded as llama.cpp pads."""
+        wanted = self.context * self.parallel
+        return -(-wanted // CONTEXT_PADDING) * CONTEXT_PADDING
+
+
+class BufferKind(StrEnum):
+    """What llama.cpp allocates a buffer for."""
+
+    WEIGHTS = "weights"
+    KV = "kv"
+    RECURRENT = "recurrent"
+    COMPUTE = "compute"
+    OUTPUT = "output"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocation:
+    """One buffer that llama.cpp said it allocated: `device` as it names it ("CPU", "CUDA0")."""
+
+    device: str
+    kind: BufferKind
+    size_bytes: int

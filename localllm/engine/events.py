@@ -1,0 +1,188 @@
+"""What is said between the parent and the engine's process: frozen values, two closed unions.
+
+`Command` goes down, `Event` comes up. Nothing here knows how they travel (`wire.py`) or who
+speaks (`client.py`, `worker/`).
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from localllm.core.hardware import EngineBuild
+from localllm.core.load import Allocation, LoadSettings
+
+
+class Role(StrEnum):
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is drawn. Neutral values switch a stage off; temperature 0 is greedy.
+
+    Ranges: temperature 0..5, top_p and min_p 0..1, top_k >= 0 (0: all), repeat_penalty > 0,
+    frequency_penalty and presence_penalty -2..2, seed 0..2**32-2 (None: a random one).
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    penalty_last_n: int = 64
+    seed: int | None = None
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"  # end-of-generation token or a stop string
+    LENGTH = "length"  # max_tokens or the end of the context
+    CANCELLED = "cancelled"
+
+
+# --- commands: parent -> child ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Describe:
+    """Ask what the installed llama.cpp build is; answered by `Described`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadRequest:
+    """Load the GGUF at `path`; answered by `LoadProgress`* then `Loaded` or `LoadRefused`."""
+
+    path: str
+    settings: LoadSettings = field(default_factory=LoadSettings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    """One answer. Exactly one of `messages` (through the chat template) and `prompt` is set.
+
+    `max_tokens` None: until the model stops or the context is full. Answered by
+    `PromptProgress`*, `Token`*, then `Finished` or `Refused`.
+    """
+
+    request_id: str
+    messages: tuple[Message, ...] | None = None
+    prompt: str | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """End a request; it finishes with reason CANCELLED. Unknown ids are ignored."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shutdown:
+    """Free the model and exit with status 0."""
+
+
+Command = Describe | LoadRequest | GenerateRequest | Cancel | Shutdown
+
+
+# --- events: child -> parent ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    build: EngineBuild
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadProgress:
+    """`fraction` of the weights that are in place, 0..1."""
+
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """The model is ready. `allocations` is what llama.cpp said it allocated (read back)."""
+
+    allocations: tuple[Allocation, ...]
+    context: int  # tokens one conversation can hold
+    cells: int  # of the unified KV cache
+    parallel: int
+    gpu_layers: int
+    has_chat_template: bool
+    chat_template_sha256: str | None
+    load_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadRefused:
+    message: str
+    code: str = "load_failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptProgress:
+    """`processed` of `total` prompt tokens are in the KV cache; `cached` of them were before."""
+
+    request_id: str
+    processed: int
+    total: int
+    cached: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """One generated token; `text` may be empty while bytes or a possible stop are held back."""
+
+    request_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Seconds and tokens/s measured in the engine. Rates are None when nothing was timed.
+
+    `ttft_s` counts from the request's arrival to its first token, queueing included.
+    """
+
+    queue_s: float
+    ttft_s: float | None
+    total_s: float
+    prefill_tps: float | None
+    decode_tps: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    request_id: str
+    reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """This request failed; the engine lives. `code` is that of a GenerationFailed class."""
+
+    request_id: str
+    code: str
+    message: str
+
+
+Event = Described | LoadProgress | Loaded | LoadRefused | PromptProgress | Token | Finished | Refused
+GenerateEvent = PromptProgress | Token | Finished

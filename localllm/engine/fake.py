@@ -1,0 +1,159 @@
+"""An engine without a model, for tests and snapshots: it plays a script.
+
+The only double of the engine; it lives here so that it changes with the protocol it imitates.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+
+from localllm.core.hardware import EngineBuild, EngineDevice
+from localllm.core.load import Allocation, BufferKind
+from localllm.engine.events import (
+    Finished,
+    FinishReason,
+    GenerateEvent,
+    GenerateRequest,
+    Loaded,
+    LoadProgress,
+    LoadRequest,
+    PromptProgress,
+    Timings,
+    Token,
+)
+from localllm.errors import EngineCrashed, LocalLLMError
+
+FAKE_BUILD = EngineBuild(
+    version="0.3.36",
+    commit="0123abc",
+    backends=("CPU",),
+    gpu_offload=False,
+    devices=(EngineDevice(name="CPU", description="Fake CPU", kind="cpu"),),
+)
+
+
+@dataclass(kw_only=True)
+class Script:
+    """What a FakeEngine does.
+
+    `tokens` is the answer to every request. `load_error` and `generate_error` are raised
+    instead of an answer; `crash_after` ends the process after so many tokens. `gate`, when set,
+    is awaited before each token, so that a test decides when the stream goes on.
+    """
+
+    tokens: tuple[str, ...] = ("Hello", ", ", "world", ".")
+    load_error: LocalLLMError | None = None
+    generate_error: LocalLLMError | None = None
+    crash_after: int | None = None
+    gate: asyncio.Semaphore | None = None
+    requests: list[GenerateRequest] = field(default_factory=list)
+    loads: list[LoadRequest] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+
+
+class FakeEngine:
+    """Plays `script`; obeys the same protocol as ProcessEngine."""
+
+    def __init__(self, script: Script | None = None) -> None:
+        self.script = script or Script()
+        self._alive = True
+
+    @property
+    def pid(self) -> int | None:
+        return 4242 if self._alive else None
+
+    @property
+    def alive(self) -> bool:
+        return self._alive
+
+    async def describe(self) -> EngineBuild:
+        return FAKE_BUILD
+
+    async def load(self, request: LoadRequest) -> AsyncGenerator[LoadProgress | Loaded, None]:
+        self._check_alive()
+        self.script.loads.append(request)
+        if self.script.load_error is not None:
+            raise self.script.load_error
+        for step in range(5):
+            yield LoadProgress(fraction=step / 4)
+            await asyncio.sleep(0)
+        settings = request.settings
+        yield Loaded(
+            allocations=(
+                Allocation(device="CPU", kind=BufferKind.WEIGHTS, size_bytes=90_000_000),
+                Allocation(device="CPU", kind=BufferKind.KV, size_bytes=94_371_840),
+                Allocation(device="CPU", kind=BufferKind.COMPUTE, size_bytes=30_000_000),
+                Allocation(device="CPU", kind=BufferKind.OUTPUT, size_bytes=200_000),
+            ),
+            context=settings.context,
+            cells=settings.cells,
+            parallel=settings.parallel,
+            gpu_layers=0,
+            has_chat_template=True,
+            chat_template_sha256="0" * 64,
+            load_s=0.5,
+        )
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+        self._check_alive()
+        script = self.script
+        script.requests.append(request)
+        if script.generate_error is not None:
+            raise script.generate_error
+        prompt_tokens = len(_prompt_text(request).split())
+        yield PromptProgress(request_id=request.request_id, processed=prompt_tokens, total=prompt_tokens)
+        limit = len(script.tokens) if request.max_tokens is None else request.max_tokens
+        sent = 0
+        reason = FinishReason.STOP
+        for token in script.tokens:
+            if sent >= limit:
+                reason = FinishReason.LENGTH
+                break
+            if request.request_id in script.cancelled:
+                reason = FinishReason.CANCELLED
+                break
+            if script.crash_after is not None and sent >= script.crash_after:
+                self.kill()
+            if script.gate is not None:
+                await script.gate.acquire()
+            self._check_alive()
+            yield Token(request_id=request.request_id, text=token)
+            sent += 1
+            await asyncio.sleep(0)
+        yield Finished(
+            request_id=request.request_id,
+            reason=reason,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=sent,
+            cached_tokens=0,
+            timings=Timings(queue_s=0.0, ttft_s=0.25, total_s=1.25, prefill_tps=200.0, decode_tps=40.0),
+        )
+
+    async def cancel(self, request_id: str) -> None:
+        self.script.cancelled.append(request_id)
+        if self.script.gate is not None:
+            self.script.gate.release()
+
+    def kill(self) -> None:
+        """End the process as a SIGKILL would."""
+        self._alive = False
+        if self.script.gate is not None:
+            self.script.gate.release()
+
+    def memory_bytes(self) -> int | None:
+        return 220_000_000 if self._alive else None
+
+    async def close(self) -> None:
+        self._alive = False
+
+    def _check_alive(self) -> None:
+        if not self._alive:
+            raise EngineCrashed(
+                "The engine's process ended (SIGKILL).", reason="SIGKILL", log_tail=("fake: killed",)
+            )
+
+
+def _prompt_text(request: GenerateRequest) -> str:
+    if request.prompt is not None:
+        return request.prompt
+    return " ".join(message.content for message in request.messages or ())

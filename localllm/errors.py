@@ -1,0 +1,115 @@
+"""Every error localllm raises on purpose, and the exit codes they become.
+
+::
+
+    LocalLLMError                     1
+    ├── UsageError (ValueError)       2   an option, a setting or a request field is not usable
+    ├── NotFound (LookupError)        5   a name, a file or a model is not there
+    ├── DoesNotFit (MemoryError)      3   the model needs more memory than is free
+    ├── StoreError (OSError)          1   the library on disk cannot be read or written
+    ├── GgufError (ValueError)        1   a file is not a GGUF that native code may open
+    ├── ServeError (OSError)          1   the local API cannot listen
+    └── EngineError (RuntimeError)    1
+        ├── EngineUnavailable         1   llama.cpp is not installed or does not import
+        ├── LoadFailed                1   llama.cpp refused the model; its process lives
+        ├── GenerationFailed          1   one request failed; the engine lives
+        │   ├── BadRequest            2   the request itself cannot be served
+        │   ├── ContextOverflow       1   prompt and answer do not fit the context
+        │   └── QueueFull             1   too many requests wait
+        └── EngineCrashed             4   the process is gone: signal, last log lines
+
+A message says what failed with its numbers, why, and what to try.
+"""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What a verb's exit status means."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    DOES_NOT_FIT = 3
+    ENGINE_CRASHED = 4
+    NOT_FOUND = 5
+    INTERRUPTED = 130
+
+
+class LocalLLMError(Exception):
+    """Base of the tree: one sentence for a person, one code for programs, one exit status."""
+
+    exit_code: ExitCode = ExitCode.FAILED
+    code: str = "failed"
+
+
+class UsageError(LocalLLMError, ValueError):
+    exit_code = ExitCode.USAGE
+    code = "usage"
+
+
+class NotFound(LocalLLMError, LookupError):
+    exit_code = ExitCode.NOT_FOUND
+    code = "not_found"
+
+
+class DoesNotFit(LocalLLMError, MemoryError):
+    exit_code = ExitCode.DOES_NOT_FIT
+    code = "does_not_fit"
+
+
+class StoreError(LocalLLMError, OSError):
+    code = "store"
+
+
+class GgufError(LocalLLMError, ValueError):
+    code = "bad_gguf"
+
+
+class ServeError(LocalLLMError, OSError):
+    code = "cannot_serve"
+
+
+class EngineError(LocalLLMError, RuntimeError):
+    code = "engine"
+
+
+class EngineUnavailable(EngineError):
+    code = "engine_unavailable"
+
+
+class LoadFailed(EngineError):
+    code = "load_failed"
+
+
+class GenerationFailed(EngineError):
+    code = "generation_failed"
+
+
+class BadRequest(GenerationFailed):
+    exit_code = ExitCode.USAGE
+    code = "bad_request"
+
+
+class ContextOverflow(GenerationFailed):
+    code = "context_overflow"
+
+
+class QueueFull(GenerationFailed):
+    code = "queue_full"
+
+
+class EngineCrashed(EngineError):
+    """The engine's process ended by itself.
+
+    `reason` is a signal's name ("SIGSEGV") or "exit status N"; `log_tail` the last lines that
+    llama.cpp wrote.
+    """
+
+    exit_code = ExitCode.ENGINE_CRASHED
+    code = "engine_crashed"
+
+    def __init__(self, message: str, *, reason: str, log_tail: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.log_tail = log_tail
