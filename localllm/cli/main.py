@@ -1,0 +1,99 @@
+"""The command line: which verbs exist, and how an error becomes a message and an exit status.
+
+One file per verb; a verb's module is imported only when it runs, so `localllm --version` loads
+none of the engine, the server or the terminal app.
+"""
+
+import importlib
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from localllm import __version__
+from localllm.errors import ExitCode, LocalLLMError
+
+VERBS: dict[str, tuple[str, str]] = {
+    "hardware": ("localllm.cli.hardware", "What this machine has and what the engine can use."),
+    "suggest": ("localllm.cli.suggest", "Models and quants that fit here, ranked."),
+    "size": ("localllm.cli.size", "The memory one model needs."),
+    "import": ("localllm.cli.import_", "Adopt a GGUF file that is on this disk."),
+    "ls": ("localllm.cli.ls", "Installed models."),
+    "show": ("localllm.cli.show", "Everything known of one model."),
+    "rm": ("localllm.cli.rm", "Remove a model from the library."),
+    "run": ("localllm.cli.run", "One answer, or a conversation on a terminal."),
+    "serve": ("localllm.cli.serve", "The local API."),
+}
+"""Verb -> (module that holds `command`, one line for --help)."""
+
+EXIT_CODES_HELP = (
+    "\b\nExit status: 0 ok, 1 failed, 2 usage or configuration, 3 does not fit,"
+    "\n4 engine crashed, 5 not found or not installed, 130 interrupted."
+)
+
+
+class LazyGroup(click.Group):
+    """A click group that imports a verb's module when the verb is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command = importlib.import_module(VERBS[cmd_name][0]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in VERBS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    epilog=EXIT_CODES_HELP,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, prog_name="localllm")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Run a language model on this machine. Without a command: the terminal app."""
+    if ctx.invoked_subcommand is None:
+        from localllm.cli.app import run_app
+
+        run_app()
+
+
+def main() -> NoReturn:
+    """Run the command line; the only place where an exception becomes an exit status."""
+    try:
+        status = cli.main(standalone_mode=False, prog_name="localllm")
+        code = status if isinstance(status, int) else ExitCode.OK
+    except click.exceptions.Abort:
+        code = ExitCode.INTERRUPTED
+    except KeyboardInterrupt:
+        code = ExitCode.INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        code = ExitCode.USAGE
+    except LocalLLMError as error:
+        click.echo(f"localllm: {error}", err=True)
+        code = error.exit_code
+    except BrokenPipeError:
+        # The reader went away (`localllm ls | head -1`): not an error, and no second message
+        # when Python flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.OK
+    except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback for users
+        if os.environ.get("LOCALLLM_TRACEBACK"):
+            raise
+        click.echo(
+            f"localllm: unexpected {type(error).__name__}: {error}\n"
+            "This is a bug in localllm. Run again with LOCALLLM_TRACEBACK=1 for the traceback.",
+            err=True,
+        )
+        code = ExitCode.FAILED
+    sys.exit(int(code))
