@@ -62,7 +62,7 @@ class LazyGroup(click.Group):
 def cli(ctx: click.Context) -> None:
     """Run a language model on this machine. Without a command: the terminal app."""
     if ctx.invoked_subcommand is None:
-        from localllm.cli.app import run_app
+        from localllm.cli.app import run_app  # the terminal app, only here
 
         run_app()
 
@@ -87,7 +87,7 @@ def main() -> NoReturn:
         # when Python flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = ExitCode.OK
-    except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback for users
+    except Exception as error:
         if os.environ.get("LOCALLLM_TRACEBACK"):
             raise
         click.echo(

@@ -6,7 +6,9 @@ from math import prod
 
 from localllm.core.quants import GgmlType
 
-MetadataValue = str | int | float | bool | Sequence[str] | Sequence[int] | Sequence[float] | Sequence[bool]
+MetadataValue = (
+    str | int | float | bool | Sequence[str] | Sequence[int] | Sequence[float] | Sequence[bool]
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

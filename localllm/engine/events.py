@@ -184,5 +184,7 @@ class Refused:
     message: str
 
 
-Event = Described | LoadProgress | Loaded | LoadRefused | PromptProgress | Token | Finished | Refused
+Event = (
+    Described | LoadProgress | Loaded | LoadRefused | PromptProgress | Token | Finished | Refused
+)
 GenerateEvent = PromptProgress | Token | Finished

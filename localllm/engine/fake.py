@@ -101,7 +101,9 @@ class FakeEngine:
         if script.generate_error is not None:
             raise script.generate_error
         prompt_tokens = len(_prompt_text(request).split())
-        yield PromptProgress(request_id=request.request_id, processed=prompt_tokens, total=prompt_tokens)
+        yield PromptProgress(
+            request_id=request.request_id, processed=prompt_tokens, total=prompt_tokens
+        )
         limit = len(script.tokens) if request.max_tokens is None else request.max_tokens
         sent = 0
         reason = FinishReason.STOP
@@ -126,7 +128,9 @@ class FakeEngine:
             prompt_tokens=prompt_tokens,
             completion_tokens=sent,
             cached_tokens=0,
-            timings=Timings(queue_s=0.0, ttft_s=0.25, total_s=1.25, prefill_tps=200.0, decode_tps=40.0),
+            timings=Timings(
+                queue_s=0.0, ttft_s=0.25, total_s=1.25, prefill_tps=200.0, decode_tps=40.0
+            ),
         )
 
     async def cancel(self, request_id: str) -> None:
@@ -149,7 +153,9 @@ class FakeEngine:
     def _check_alive(self) -> None:
         if not self._alive:
             raise EngineCrashed(
-                "The engine's process ended (SIGKILL).", reason="SIGKILL", log_tail=("fake: killed",)
+                "The engine's process ended (SIGKILL).",
+                reason="SIGKILL",
+                log_tail=("fake: killed",),
             )
 
 

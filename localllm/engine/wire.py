@@ -1,0 +1,1 @@
+"""Commands and events as lines of JSON: `["Token",{...}]` and a newline."""

