@@ -5,14 +5,15 @@ none of them can take alone: does this model fit now, what was really allocated,
 after a crash.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 from localllm.core.footprint import Footprint
-from localllm.core.hardware import HardwareInfo
+from localllm.core.hardware import EngineBuild, HardwareInfo
 from localllm.core.load import LoadSettings
+from localllm.engine.client import Engine
 from localllm.engine.events import GenerateEvent, GenerateRequest, Loaded, LoadProgress
-from localllm.library.store import InstalledModel
+from localllm.library.store import InstalledModel, Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,21 @@ class ResidentModel:
 
 class Runtime:
     """The contract of the front ends (bodies follow)."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        detect: Callable[[EngineBuild | None], HardwareInfo],
+        start_engine: Callable[[], Engine],
+    ) -> None:
+        """Everything below is passed in: a test gives a FakeEngine and a made-up machine."""
+        raise NotImplementedError
+
+    @classmethod
+    def of_this_machine(cls) -> "Runtime":
+        """The runtime of the real machine, the real library and real engines."""
+        raise NotImplementedError
 
     async def hardware(self) -> HardwareInfo:
         """This machine, engine build included; cached after the first call."""

@@ -14,6 +14,8 @@ from localllm.engine.events import (
     Loaded,
     LoadProgress,
     LoadRequest,
+    Probed,
+    ProbeRequest,
 )
 
 
@@ -36,6 +38,9 @@ class Engine(Protocol):
 
     def load(self, request: LoadRequest) -> AsyncGenerator[LoadProgress | Loaded, None]:
         """Load a model; the last event is `Loaded`. Raises LoadFailed, EngineUnavailable."""
+
+    async def probe(self, request: ProbeRequest) -> Probed:
+        """Ask llama.cpp what a load would allocate. Raises LoadFailed."""
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
         """Answer one request; the last event is `Finished`.

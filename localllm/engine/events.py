@@ -68,6 +68,17 @@ class LoadRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeRequest:
+    """Ask llama.cpp what this load would allocate, without allocating it (dry run).
+
+    Only the header of the file at `path` is read; answered by `Probed` or `LoadRefused`.
+    """
+
+    path: str
+    settings: LoadSettings = field(default_factory=LoadSettings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
     """One answer. Exactly one of `messages` (through the chat template) and `prompt` is set.
 
@@ -95,7 +106,7 @@ class Shutdown:
     """Free the model and exit with status 0."""
 
 
-Command = Describe | LoadRequest | GenerateRequest | Cancel | Shutdown
+Command = Describe | LoadRequest | ProbeRequest | GenerateRequest | Cancel | Shutdown
 
 
 # --- events: child -> parent ---
@@ -125,6 +136,13 @@ class Loaded:
     has_chat_template: bool
     chat_template_sha256: str | None
     load_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probed:
+    """What llama.cpp would allocate; model buffers are not part of it (a dry run prints 0)."""
+
+    allocations: tuple[Allocation, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +203,14 @@ class Refused:
 
 
 Event = (
-    Described | LoadProgress | Loaded | LoadRefused | PromptProgress | Token | Finished | Refused
+    Described
+    | LoadProgress
+    | Loaded
+    | Probed
+    | LoadRefused
+    | PromptProgress
+    | Token
+    | Finished
+    | Refused
 )
 GenerateEvent = PromptProgress | Token | Finished

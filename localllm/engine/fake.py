@@ -17,6 +17,8 @@ from localllm.engine.events import (
     Loaded,
     LoadProgress,
     LoadRequest,
+    Probed,
+    ProbeRequest,
     PromptProgress,
     Timings,
     Token,
@@ -92,6 +94,12 @@ class FakeEngine:
             has_chat_template=True,
             chat_template_sha256="0" * 64,
             load_s=0.5,
+        )
+
+    async def probe(self, request: ProbeRequest) -> Probed:
+        self._check_alive()
+        return Probed(
+            allocations=(Allocation(device="CPU", kind=BufferKind.KV, size_bytes=94_371_840),)
         )
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:

@@ -25,3 +25,15 @@ class InstalledModel:
     @property
     def missing(self) -> bool:
         return not self.path.is_file()
+
+
+class Store:
+    """The library on disk (bodies follow)."""
+
+    def installed(self) -> tuple[InstalledModel, ...]:
+        """Every installed model, by name; the starter model too when its package is here."""
+        raise NotImplementedError
+
+    def resolve(self, name: str) -> InstalledModel:
+        """A path to a GGUF file, an installed name, or a unique prefix of one. Raises NotFound."""
+        raise NotImplementedError
