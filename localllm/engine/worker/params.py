@@ -1,0 +1,59 @@
+"""LoadSettings as llama.cpp's parameter structs: the one place where they are translated.
+
+The load and the dry run both come through here, so what is probed is what is loaded.
+"""
+
+import llama_cpp.llama_cpp as llama
+
+from localllm.core.load import FlashAttention, KvType, LoadSettings
+
+ALL_LAYERS = -1
+"""llama.cpp's "every layer" for n_gpu_layers."""
+
+_GGML_TYPES = {
+    KvType.F32: llama.GGML_TYPE_F32,
+    KvType.F16: llama.GGML_TYPE_F16,
+    KvType.BF16: llama.GGML_TYPE_BF16,
+    KvType.Q8_0: llama.GGML_TYPE_Q8_0,
+    KvType.Q4_0: llama.GGML_TYPE_Q4_0,
+    KvType.Q4_1: llama.GGML_TYPE_Q4_1,
+    KvType.IQ4_NL: llama.GGML_TYPE_IQ4_NL,
+    KvType.Q5_0: llama.GGML_TYPE_Q5_0,
+    KvType.Q5_1: llama.GGML_TYPE_Q5_1,
+}
+_FLASH_ATTENTION = {
+    FlashAttention.AUTO: llama.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    FlashAttention.ON: llama.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    FlashAttention.OFF: llama.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+
+
+def model_params(settings: LoadSettings) -> llama.llama_model_params:
+    """The model's half: where the weights go and whether the file is mapped."""
+    params = llama.llama_model_default_params()
+    params.n_gpu_layers = ALL_LAYERS if settings.gpu_layers is None else settings.gpu_layers
+    params.load_mode = (
+        llama.LLAMA_LOAD_MODE_MMAP
+        if settings.mmap and llama.llama_supports_mmap()
+        else llama.LLAMA_LOAD_MODE_NONE
+    )
+    return params
+
+
+def context_params(settings: LoadSettings, threads: int) -> llama.llama_context_params:
+    """The context's half: cache, batches, outputs. `threads` is used for decode and prefill."""
+    params = llama.llama_context_default_params()
+    params.n_ctx = settings.cells
+    params.n_seq_max = settings.parallel
+    params.kv_unified = True
+    params.n_batch = settings.batch
+    params.n_ubatch = min(settings.ubatch, settings.batch)
+    params.n_outputs_max = settings.parallel
+    params.type_k = _GGML_TYPES[settings.kv_type_k]
+    params.type_v = _GGML_TYPES[settings.kv_type_v]
+    params.flash_attn_type = _FLASH_ATTENTION[settings.flash_attention]
+    params.swa_full = settings.swa_full
+    params.n_threads = threads
+    params.n_threads_batch = threads
+    params.no_perf = True
+    return params

@@ -1,0 +1,40 @@
+"""What llama.cpp says it allocated, read from its own log lines.
+
+Formats of llama.cpp b11434: `load_tensors: CPU_Mapped model buffer size = 92.10 MiB`,
+`llama_kv_cache: CPU KV buffer size = ...`, `llama_memory_recurrent: CPU RS buffer size = ...`,
+`llama_context: CPU output buffer size = ...`, `sched_reserve: CPU compute buffer size = ...`.
+They print two decimals of a MiB, so a size is exact to about 5 KiB.
+"""
+
+import re
+from collections.abc import Iterable
+
+from localllm.core.load import Allocation, BufferKind
+
+_LINE = re.compile(r":\s+(\S+)\s+(model|KV|RS|output|compute) buffer size\s*=\s*([0-9.]+) MiB")
+_KINDS = {
+    "model": BufferKind.WEIGHTS,
+    "KV": BufferKind.KV,
+    "RS": BufferKind.RECURRENT,
+    "output": BufferKind.OUTPUT,
+    "compute": BufferKind.COMPUTE,
+}
+_REALLOCATED = {BufferKind.COMPUTE, BufferKind.OUTPUT}
+"""Kinds that llama.cpp allocates again during start-up: the last line counts, not the sum."""
+
+
+def allocations(lines: Iterable[str]) -> tuple[Allocation, ...]:
+    """Sum the buffers of one load by device and kind, in the order they were first named."""
+    sizes: dict[tuple[str, BufferKind], int] = {}
+    for line in lines:
+        match = _LINE.search(line)
+        if match is None:
+            continue
+        kind = _KINDS[match[2]]
+        key = (match[1], kind)
+        size_bytes = round(float(match[3]) * 2**20)
+        sizes[key] = size_bytes if kind in _REALLOCATED else sizes.get(key, 0) + size_bytes
+    return tuple(
+        Allocation(device=device, kind=kind, size_bytes=size)
+        for (device, kind), size in sizes.items()
+    )
