@@ -1,1 +1,58 @@
-"""Commands and events as lines of JSON: `["Token",{...}]` and a newline."""
+"""Commands and events as lines of JSON: `["Token",{...}]` and a newline.
+
+The name picks the class from a closed union; msgspec checks every field's type, so a garbage line
+is an error here and never a half-built value further in.
+"""
+
+from typing import TypeVar, get_args
+
+import msgspec
+
+from localllm.engine.events import Command, Event
+
+_encoder = msgspec.json.Encoder()
+_envelope = msgspec.json.Decoder(tuple[str, msgspec.Raw])
+_commands: "dict[str, msgspec.json.Decoder[Command]]" = {
+    kind.__name__: msgspec.json.Decoder(kind) for kind in get_args(Command)
+}
+_events: "dict[str, msgspec.json.Decoder[Event]]" = {
+    kind.__name__: msgspec.json.Decoder(kind) for kind in get_args(Event)
+}
+
+M = TypeVar("M")
+
+
+UNAVAILABLE_STATUS = 86
+"""Exit status of a child whose llama_cpp does not import."""
+
+BAD_INPUT_STATUS = 87
+"""Exit status of a child that was sent a line it does not understand."""
+
+
+class WireError(ValueError):
+    """A line that is not one of ours."""
+
+
+def encode(message: Command | Event) -> bytes:
+    """One message as a line, newline included."""
+    return _encoder.encode((type(message).__name__, message)) + b"\n"
+
+
+def decode_command(line: bytes) -> Command:
+    """The command on this line. Raises WireError."""
+    return _decode(line, _commands)
+
+
+def decode_event(line: bytes) -> Event:
+    """The event on this line. Raises WireError."""
+    return _decode(line, _events)
+
+
+def _decode(line: bytes, decoders: dict[str, "msgspec.json.Decoder[M]"]) -> M:
+    try:
+        name, body = _envelope.decode(line)
+        return decoders[name].decode(body)
+    except KeyError:
+        raise WireError(f"unknown message {name!r}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise WireError(f"not a message: {line[:80]!r} ({error})") from None

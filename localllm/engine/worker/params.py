@@ -5,22 +5,12 @@ The load and the dry run both come through here, so what is probed is what is lo
 
 import llama_cpp.llama_cpp as llama
 
-from localllm.core.load import FlashAttention, KvType, LoadSettings
+from localllm.core.load import FlashAttention, LoadSettings
+from localllm.core.quants import GgmlType
 
 ALL_LAYERS = -1
 """llama.cpp's "every layer" for n_gpu_layers."""
 
-_GGML_TYPES = {
-    KvType.F32: llama.GGML_TYPE_F32,
-    KvType.F16: llama.GGML_TYPE_F16,
-    KvType.BF16: llama.GGML_TYPE_BF16,
-    KvType.Q8_0: llama.GGML_TYPE_Q8_0,
-    KvType.Q4_0: llama.GGML_TYPE_Q4_0,
-    KvType.Q4_1: llama.GGML_TYPE_Q4_1,
-    KvType.IQ4_NL: llama.GGML_TYPE_IQ4_NL,
-    KvType.Q5_0: llama.GGML_TYPE_Q5_0,
-    KvType.Q5_1: llama.GGML_TYPE_Q5_1,
-}
 _FLASH_ATTENTION = {
     FlashAttention.AUTO: llama.LLAMA_FLASH_ATTN_TYPE_AUTO,
     FlashAttention.ON: llama.LLAMA_FLASH_ATTN_TYPE_ENABLED,
@@ -49,8 +39,8 @@ def context_params(settings: LoadSettings, threads: int) -> llama.llama_context_
     params.n_batch = settings.batch
     params.n_ubatch = min(settings.ubatch, settings.batch)
     params.n_outputs_max = settings.parallel
-    params.type_k = _GGML_TYPES[settings.kv_type_k]
-    params.type_v = _GGML_TYPES[settings.kv_type_v]
+    params.type_k = GgmlType[settings.kv_type_k.name]
+    params.type_v = GgmlType[settings.kv_type_v.name]
     params.flash_attn_type = _FLASH_ATTENTION[settings.flash_attention]
     params.swa_full = settings.swa_full
     params.n_threads = threads

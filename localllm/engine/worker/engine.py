@@ -1,0 +1,170 @@
+"""What each command does in the engine's process.
+
+`handle` is called between steps, `step` computes one batch, `interrupt` comes from the reader
+thread while a batch is computed.
+"""
+
+import hashlib
+import sys
+from collections.abc import Callable
+
+import llama_cpp.llama_cpp as llama
+
+from localllm.engine.events import (
+    Cancel,
+    Command,
+    Describe,
+    Described,
+    Event,
+    GenerateRequest,
+    Loaded,
+    LoadProgress,
+    LoadRefused,
+    LoadRequest,
+    Probed,
+    ProbeRequest,
+    Refused,
+)
+from localllm.engine.worker.build import describe
+from localllm.engine.worker.log import NativeLog
+from localllm.engine.worker.model import Model
+from localllm.engine.worker.scheduler import Scheduler
+from localllm.engine.worker.template import ChatTemplate
+from localllm.errors import BadRequest, GenerationFailed, LoadFailed
+
+Emit = Callable[[Event], None]
+
+
+class WorkerEngine:
+    """One model at most; requests before a load are refused."""
+
+    def __init__(self, emit: Emit, flush: Callable[[], None]) -> None:
+        self._emit = emit
+        self._flush = flush
+        self._log = NativeLog()
+        llama.llama_backend_init()
+        self._model: Model | None = None
+        self._scheduler: Scheduler | None = None
+        self._template: ChatTemplate | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self._scheduler is not None and self._scheduler.busy
+
+    def handle(self, command: Command, arrived: float) -> None:
+        match command:
+            case Describe():
+                self._emit(Described(build=describe()))
+            case LoadRequest():
+                self._load(command)
+            case ProbeRequest():
+                self._probe(command)
+            case GenerateRequest():
+                self._generate(command, arrived)
+            case Cancel() if self._scheduler is not None:
+                self._scheduler.cancel(command.request_id)
+
+    def step(self, nothing_new: Callable[[], bool]) -> None:
+        """Compute one batch, unless a command has just arrived.
+
+        The flag is lowered before looking: a cancel that comes later raises it again, one that
+        came before is in the inbox.
+        """
+        if self._scheduler is None or self._model is None or not self._scheduler.busy:
+            return
+        self._model.abort.lower()
+        if nothing_new():
+            self._scheduler.step()
+
+    def interrupt(self, request_id: str) -> None:
+        """Called by the reader thread: end the running batch if it reads this request's prompt."""
+        model, scheduler = self._model, self._scheduler
+        # A recurrent state cannot be rewound, so there a cancel waits for the end of the chunk.
+        if model is None or scheduler is None or model.recurrent:
+            return
+        if request_id in scheduler.reading:
+            model.abort.raise_()
+
+    def close(self) -> None:
+        if self._model is not None:
+            self._model.close()
+
+    def _load(self, request: LoadRequest) -> None:
+        if self._model is not None:
+            self._emit(LoadRefused(message="This engine already holds a model."))
+            return
+        try:
+            model = Model(request.path, request.settings, log=self._log, on_progress=self._progress)
+        except LoadFailed as error:
+            self._emit(LoadRefused(message=str(error)))
+            return
+        self._model, self._scheduler = model, Scheduler(model, self._emit)
+        source = model.chat_template
+        self._template = self._compile(source, model)
+        digest = hashlib.sha256(source.encode()).hexdigest() if source is not None else None
+        self._emit(
+            Loaded(
+                allocations=model.allocations,
+                context=model.context,
+                cells=int(llama.llama_n_ctx(model.handle)),
+                parallel=model.settings.parallel,
+                gpu_layers=_offloaded(model),
+                has_chat_template=self._template is not None,
+                chat_template_sha256=digest,
+                load_s=model.load_s,
+            )
+        )
+
+    def _compile(self, source: str | None, model: Model) -> ChatTemplate | None:
+        if source is None:
+            return None
+        try:
+            return ChatTemplate(source, bos_token=model.bos, eos_token=model.eos)
+        except BadRequest as error:
+            sys.stderr.write(f"localllm worker: {error}\n")
+            return None
+
+    def _progress(self, fraction: float) -> None:
+        self._emit(LoadProgress(fraction=fraction))
+        self._flush()
+
+    def _probe(self, request: ProbeRequest) -> None:
+        from localllm.engine.worker.probe import probe
+
+        try:
+            self._emit(Probed(allocations=probe(request.path, request.settings)))
+        except LoadFailed as error:
+            self._emit(LoadRefused(message=str(error)))
+
+    def _generate(self, request: GenerateRequest, arrived: float) -> None:
+        try:
+            if self._scheduler is None or self._model is None:
+                raise BadRequest("No model is loaded.")
+            prompt = self._tokens(request, self._model)
+            if not prompt:
+                raise BadRequest("The prompt is empty.")
+            self._scheduler.submit(request, prompt, arrived)
+        except GenerationFailed as error:
+            refusal = Refused(request_id=request.request_id, code=error.code, message=str(error))
+            self._emit(refusal)
+
+    def _tokens(self, request: GenerateRequest, model: Model) -> list[int]:
+        if request.prompt is not None:
+            return model.tokenize(request.prompt, special=True)
+        if self._template is None:
+            raise BadRequest(
+                "This model has no usable chat template: it is a base model that continues text. "
+                "Send a plain prompt instead of a conversation."
+            )
+        text = self._template.render(request.messages or ())
+        if model.adds_bos and model.bos:
+            text = text.removeprefix(model.bos)  # the tokenizer adds it; twice hurts the answer
+        return model.tokenize(text, special=True)
+
+
+def _offloaded(model: Model) -> int:
+    if not llama.llama_supports_gpu_offload():
+        return 0
+    layers = int(llama.llama_model_n_layer(llama.llama_get_model(model.handle))) + 1
+    asked = model.settings.gpu_layers
+    return layers if asked is None else min(asked, layers)

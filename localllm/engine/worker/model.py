@@ -1,0 +1,240 @@
+"""One model and its context in llama.cpp: load, tokenize, decode, and the cells of its cache.
+
+A thin layer of nouns over the C functions: everything that may abort the process is called from
+here, and nothing here knows of requests.
+"""
+
+import ctypes
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import llama_cpp.llama_cpp as llama
+import psutil
+
+from localllm.core.load import Allocation, LoadSettings
+from localllm.engine.worker.log import NativeLog
+from localllm.engine.worker.params import context_params, model_params
+from localllm.engine.worker.readback import allocations
+from localllm.errors import LoadFailed
+
+_DECODED, _NO_ROOM, _ABORTED = 0, 1, 2  # llama_decode's return values (llama.h, b11434)
+
+
+class Aborted(Exception):
+    """The abort flag was raised while the batch was computed; its tokens are not in the cache."""
+
+
+class NoRoom(Exception):
+    """The KV cache has no cells for this batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One token of a batch: `position` within the sequence of `slot`; `output` asks for logits."""
+
+    token: int
+    position: int
+    slot: int
+    output: bool
+
+
+class AbortFlag:
+    """A byte that ends a running `llama_decode` on the CPU, readable without the GIL.
+
+    llama.cpp calls the abort callback once per graph node; a Python callback would cost more
+    than the node. `strlen` of the two bytes [flag, 0] is 0 or 1: a C function that is in every
+    process and answers exactly the question.
+    """
+
+    def __init__(self) -> None:
+        self._bytes = ctypes.create_string_buffer(2)
+        libc = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
+        self.callback = ctypes.cast(libc.strlen, llama.ggml_abort_callback)
+        self.address = ctypes.cast(self._bytes, ctypes.c_void_p)
+
+    def raise_(self) -> None:
+        self._bytes[0] = b"\x01"
+
+    def lower(self) -> None:
+        self._bytes[0] = b"\x00"
+
+
+class Model:
+    """A loaded model with `settings.parallel` slots in one unified KV cache."""
+
+    def __init__(
+        self,
+        path: str,
+        settings: LoadSettings,
+        *,
+        log: NativeLog,
+        on_progress: Callable[[float], None],
+    ) -> None:
+        """Load weights, then make the context. Raises LoadFailed with llama.cpp's own reason."""
+        started = time.monotonic()
+        log.take()
+        self.settings = settings
+        self.abort = AbortFlag()
+        self._model = _load_weights(path, settings, log, on_progress)
+        params = context_params(settings, settings.threads or usable_cores())
+        self._context = llama.llama_init_from_model(self._model, params)
+        if not self._context:
+            llama.llama_model_free(self._model)
+            raise LoadFailed(f"llama.cpp could not make a context: {log.last_error()}")
+        llama.llama_set_abort_callback(self._context, self.abort.callback, self.abort.address)
+        self.load_s = time.monotonic() - started
+        self.allocations: tuple[Allocation, ...] = allocations(log.take())
+        self._vocab = llama.llama_model_get_vocab(self._model)
+        self._memory = llama.llama_get_memory(self._context)
+        self._batch = llama.llama_batch_init(settings.batch, 0, 1)
+        self._pieces: dict[int, bytes] = {}
+        self.vocabulary: int = llama.llama_vocab_n_tokens(self._vocab)
+        self.window: int = llama.llama_model_n_swa(self._model)
+        self.recurrent = bool(
+            llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model)
+        )
+
+    @property
+    def context(self) -> int:
+        """Tokens one conversation can hold."""
+        return min(self.settings.context, int(llama.llama_n_ctx(self._context)))
+
+    @property
+    def chat_template(self) -> str | None:
+        raw = llama.llama_model_chat_template(self._model, None)
+        return raw.decode("utf-8", "replace") if raw else None
+
+    @property
+    def handle(self) -> int:
+        """llama.cpp's context, for the sampler."""
+        return int(self._context)
+
+    def token_text(self, token: int) -> str:
+        """A token's text as the vocabulary writes it ("<s>"); "" for none."""
+        if token < 0:
+            return ""
+        return (llama.llama_vocab_get_text(self._vocab, token) or b"").decode("utf-8", "replace")
+
+    @property
+    def bos(self) -> str:
+        return self.token_text(llama.llama_vocab_bos(self._vocab))
+
+    @property
+    def eos(self) -> str:
+        return self.token_text(llama.llama_vocab_eos(self._vocab))
+
+    @property
+    def adds_bos(self) -> bool:
+        return bool(llama.llama_vocab_get_add_bos(self._vocab))
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """Tokens of `text`, the vocabulary's own BOS/EOS rules applied; control tokens written
+        in the text are recognised when `special`."""
+        raw = text.encode("utf-8", "replace")
+        room = len(raw) + 8  # a token is at least one byte; BOS, EOS
+        tokens = (llama.llama_token * room)()
+        count = llama.llama_tokenize(self._vocab, raw, len(raw), tokens, room, True, special)
+        if count < 0:  # the tokenizer wants more room than bytes (prefix spaces)
+            tokens = (llama.llama_token * -count)()
+            count = llama.llama_tokenize(self._vocab, raw, len(raw), tokens, -count, True, special)
+        return list(tokens[:count])
+
+    def piece(self, token: int) -> bytes:
+        """The bytes this token adds to the text; control tokens add none."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._read_piece(token)
+        return piece
+
+    def _read_piece(self, token: int) -> bytes:
+        room = 128
+        buffer = ctypes.create_string_buffer(room)
+        size = llama.llama_token_to_piece(self._vocab, token, buffer, room, 0, False)
+        if size < 0:
+            buffer = ctypes.create_string_buffer(-size)
+            size = llama.llama_token_to_piece(self._vocab, token, buffer, -size, 0, False)
+        return buffer.raw[: max(size, 0)]
+
+    def is_end(self, token: int) -> bool:
+        """Whether this token ends an answer (EOS, EOT, ...)."""
+        return bool(llama.llama_vocab_is_eog(self._vocab, token))
+
+    def decode(self, rows: Sequence[Row]) -> None:
+        """Compute one batch, `len(rows)` at most `settings.batch`; afterwards row i's logits can
+        be sampled. Raises Aborted, NoRoom, or RuntimeError (llama.cpp's error code)."""
+        batch = self._batch
+        batch.n_tokens = len(rows)
+        for i, row in enumerate(rows):
+            batch.token[i] = row.token
+            batch.pos[i] = row.position
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = row.slot
+            batch.logits[i] = row.output
+        status = llama.llama_decode(self._context, batch)
+        if status == _NO_ROOM:
+            raise NoRoom
+        if status == _ABORTED:
+            raise Aborted
+        if status != _DECODED:
+            raise RuntimeError(f"llama_decode returned {status}")
+
+    def keep(self, slot: int, tokens: int) -> bool:
+        """Drop the cells of `slot` after its first `tokens`. False (and an empty slot) when this
+        kind of cache cannot be cut there: recurrent state, or a window that has moved on."""
+        continues = tokens > 0 and self._can_continue_at(slot, tokens)
+        if continues and llama.llama_memory_seq_rm(self._memory, slot, tokens, -1):
+            return True
+        llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        return tokens == 0
+
+    def share(self, source: int, slot: int, tokens: int) -> bool:
+        """Give `slot` the first `tokens` cells of `source` (nothing is copied). False (and an
+        empty slot) when they are not all there any more."""
+        llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        if self.recurrent or not self._can_continue_at(source, tokens):
+            return False
+        llama.llama_memory_seq_cp(self._memory, source, slot, 0, tokens)
+        return True
+
+    def _can_continue_at(self, slot: int, tokens: int) -> bool:
+        """Whether every cell that position `tokens` attends to is still in the cache."""
+        oldest = llama.llama_memory_seq_pos_min(self._memory, slot)
+        newest = llama.llama_memory_seq_pos_max(self._memory, slot)
+        if self.recurrent:  # its state is that of the newest position and of no other
+            return bool(newest == tokens - 1)
+        needed = max(0, tokens - self.window) if self.window else 0
+        return bool(0 <= oldest <= needed and newest >= tokens - 1)
+
+    def close(self) -> None:
+        llama.llama_batch_free(self._batch)
+        llama.llama_free(self._context)
+        llama.llama_model_free(self._model)
+
+
+def usable_cores() -> int:
+    """Physical cores, at most as many as this process may run on."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(psutil.cpu_count(logical=False) or 1, allowed or 1))
+
+
+def _load_weights(
+    path: str, settings: LoadSettings, log: NativeLog, on_progress: Callable[[float], None]
+) -> int:
+    reported = -1
+
+    def report(fraction: float, _user_data: ctypes.c_void_p) -> bool:
+        nonlocal reported
+        if int(fraction * 100) > reported:  # llama.cpp reports every tensor
+            reported = int(fraction * 100)
+            on_progress(fraction)
+        return True
+
+    params = model_params(settings)
+    params.progress_callback = llama.llama_progress_callback(report)
+    model = llama.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        raise LoadFailed(f"llama.cpp refused the model: {log.last_error()}")
+    return int(model)
