@@ -5,26 +5,33 @@ none of them can take alone: does this model fit now, what was really allocated,
 after a crash.
 """
 
+import asyncio
+import dataclasses
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from localllm.core.footprint import Footprint
+from localllm import machine
+from localllm.core import gguf
+from localllm.core.fit import Fit, weigh
 from localllm.core.hardware import EngineBuild, HardwareInfo
 from localllm.core.load import LoadSettings
-from localllm.engine.client import Engine
-from localllm.engine.events import GenerateEvent, GenerateRequest, Loaded, LoadProgress
+from localllm.core.model import ModelSpec
+from localllm.engine.client import Engine, ProcessEngine
+from localllm.engine.events import (
+    Finished,
+    GenerateEvent,
+    GenerateRequest,
+    Loaded,
+    LoadProgress,
+    LoadRequest,
+)
+from localllm.errors import DoesNotFit, EngineCrashed, EngineUnavailable, LocalLLMError, NotFound
+from localllm.library import paths
 from localllm.library.store import InstalledModel, Store
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fit:
-    """What a load would need against what is free. `advice` is the smallest change that would
-    help when it does not fit, else None."""
-
-    footprint: Footprint
-    free_bytes: int
-    fits: bool
-    advice: str | None = None
+__all__ = ["Fit", "ResidentModel", "Runtime", "read_spec"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +44,18 @@ class ResidentModel:
     loaded: Loaded
 
 
+@dataclass(slots=True)
+class _Slot:
+    """A resident model and the process that holds it; `restarts` since the last full answer."""
+
+    resident: ResidentModel
+    engine: Engine
+    restarts: int = 0
+    restarting: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
 class Runtime:
-    """The contract of the front ends (bodies follow)."""
+    """Everything below is passed in: a test gives a FakeEngine and a made-up machine."""
 
     def __init__(
         self,
@@ -46,32 +63,56 @@ class Runtime:
         store: Store,
         detect: Callable[[EngineBuild | None], HardwareInfo],
         start_engine: Callable[[], Engine],
+        reserve_bytes: int = 0,
     ) -> None:
-        """Everything below is passed in: a test gives a FakeEngine and a made-up machine."""
-        raise NotImplementedError
+        """`reserve_bytes` of free memory are never planned for a model."""
+        self._store = store
+        self._detect = detect
+        self._start_engine = start_engine
+        self._reserve_bytes = reserve_bytes
+        self._build: EngineBuild | None = None
+        self._hardware: HardwareInfo | None = None
+        self._slots: dict[str, _Slot] = {}
 
     @classmethod
     def of_this_machine(cls) -> "Runtime":
         """The runtime of the real machine, the real library and real engines."""
-        raise NotImplementedError
+        return cls(
+            store=Store.default(),
+            detect=machine.detect,
+            start_engine=lambda: ProcessEngine(log_dir=paths.log_dir()),
+        )
+
+    # --- the machine and the library ---
 
     async def hardware(self) -> HardwareInfo:
         """This machine, engine build included; cached after the first call."""
-        raise NotImplementedError
+        if self._hardware is None:
+            self._hardware = await self._look()
+        return self._hardware
 
     def installed(self) -> tuple[InstalledModel, ...]:
         """Every installed model, by name."""
-        raise NotImplementedError
+        return self._store.installed()
 
     def resolve(self, name: str) -> InstalledModel:
         """Find a model by path, installed name or unique prefix. Raises NotFound."""
-        raise NotImplementedError
+        return self._store.resolve(name)
 
     async def fit(self, model: InstalledModel, settings: LoadSettings) -> Fit:
-        """Compare what this load needs with what is free now. Raises GgufError."""
-        raise NotImplementedError
+        """Compare what this load needs with what is free now. Raises GgufError, NotFound."""
+        spec = await asyncio.to_thread(read_spec, model.path)
+        return weigh(
+            spec,
+            settings,
+            await self._look(),
+            reserve_bytes=self._reserve_bytes,
+            returned_bytes=self._returned_bytes(model.name),
+        )
 
-    def load(
+    # --- models in memory ---
+
+    async def load(
         self, model: InstalledModel, settings: LoadSettings, *, force: bool = False
     ) -> AsyncGenerator[LoadProgress | ResidentModel, None]:
         """Load a model in an engine of its own; the last value is the ResidentModel.
@@ -79,31 +120,132 @@ class Runtime:
         A model of the same name that is already resident is unloaded first.
         Raises DoesNotFit (unless `force`), GgufError, LoadFailed, EngineCrashed.
         """
-        raise NotImplementedError
+        fit = await self.fit(model, settings)
+        if not fit.fits and not force:
+            raise DoesNotFit(fit.message(model.name))
+        await self.unload(model.name)
+        settings = await self._with_threads(settings)
+        engine = self._start_engine()
+        try:
+            async with aclosing(_loading(engine, model, settings)) as events:
+                async for event in events:
+                    if isinstance(event, LoadProgress):
+                        yield event
+                        continue
+                    resident = ResidentModel(model=model, settings=settings, fit=fit, loaded=event)
+                    self._slots[model.name] = _Slot(resident, engine)
+                    yield resident
+        finally:
+            slot = self._slots.get(model.name)
+            if slot is None or slot.engine is not engine:
+                await engine.close()
 
     def resident(self) -> tuple[ResidentModel, ...]:
         """The models in memory, crashed ones left out."""
-        raise NotImplementedError
+        return tuple(slot.resident for slot in self._slots.values() if slot.engine.alive)
 
-    def generate(self, name: str, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+    async def generate(
+        self, name: str, request: GenerateRequest
+    ) -> AsyncGenerator[GenerateEvent, None]:
         """Answer with the resident model `name`. Closing the iterator cancels.
 
+        A model whose engine has crashed is loaded again first, once.
         Raises NotFound when no such model is resident, GenerationFailed classes, EngineCrashed.
         """
-        raise NotImplementedError
+        slot = self._slots.get(name)
+        if slot is None:
+            raise NotFound(f"{name} is not loaded.")
+        await self._revive(slot)
+        async with aclosing(slot.engine.generate(request)) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    slot.restarts = 0
+                yield event
 
     async def cancel(self, name: str, request_id: str) -> None:
         """End a request; its stream ends with reason CANCELLED."""
-        raise NotImplementedError
+        if (slot := self._slots.get(name)) is not None:
+            await slot.engine.cancel(request_id)
 
     def memory_bytes(self, name: str) -> int | None:
         """Resident memory of the engine that holds `name`."""
-        raise NotImplementedError
+        slot = self._slots.get(name)
+        return slot.engine.memory_bytes() if slot is not None else None
 
     async def unload(self, name: str) -> None:
         """Free a model; unknown names are ignored."""
-        raise NotImplementedError
+        if (slot := self._slots.pop(name, None)) is not None:
+            await slot.engine.close()
 
     async def close(self) -> None:
         """Free every model and end every engine."""
-        raise NotImplementedError
+        await asyncio.gather(*(self.unload(name) for name in tuple(self._slots)))
+
+    # --- inside ---
+
+    async def _look(self) -> HardwareInfo:
+        """The machine as it is now; the engine's build does not change and is asked for once."""
+        if self._build is None:
+            engine = self._start_engine()
+            try:
+                self._build = await engine.describe()
+            except (EngineUnavailable, EngineCrashed):
+                self._build = None  # detect() warns that no engine answers
+            finally:
+                await engine.close()
+        return await asyncio.to_thread(self._detect, self._build)
+
+    async def _with_threads(self, settings: LoadSettings) -> LoadSettings:
+        if settings.threads is not None:
+            return settings
+        cpu = (await self.hardware()).cpu
+        threads = min(cpu.cores_usable, cpu.cores_physical or cpu.cores_usable)
+        return dataclasses.replace(settings, threads=max(1, threads))
+
+    def _returned_bytes(self, name: str) -> int:
+        """What unloading `name` gives back; its mapped weights are page cache, free already."""
+        slot = self._slots.get(name)
+        if slot is None or not slot.engine.alive:
+            return 0
+        needed = slot.resident.fit.footprint
+        return needed.total_bytes - (needed.weights_bytes if slot.resident.settings.mmap else 0)
+
+    async def _revive(self, slot: _Slot) -> None:
+        async with slot.restarting:
+            if slot.engine.alive:
+                return
+            name = slot.resident.model.name
+            if slot.restarts:
+                raise EngineCrashed(
+                    f"The engine of {name} has crashed again right after it was restarted. "
+                    "Load the model again, with a smaller context or another quant.",
+                    reason="crashed again",
+                )
+            slot.restarts += 1
+            await slot.engine.close()
+            slot.engine = self._start_engine()
+            events = _loading(slot.engine, slot.resident.model, slot.resident.settings)
+            async with aclosing(events):
+                async for event in events:
+                    if isinstance(event, Loaded):
+                        slot.resident = dataclasses.replace(slot.resident, loaded=event)
+
+
+def read_spec(path: Path) -> ModelSpec:
+    """Pass a file through the gatekeeper. Raises GgufError, NotFound."""
+    try:
+        with path.open("rb") as stream:
+            return gguf.read(stream, path.stat().st_size)
+    except FileNotFoundError:
+        raise NotFound(f"{path} is not there any more: was it moved or deleted?") from None
+    except OSError as error:
+        raise LocalLLMError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+async def _loading(
+    engine: Engine, model: InstalledModel, settings: LoadSettings
+) -> AsyncGenerator[LoadProgress | Loaded, None]:
+    request = LoadRequest(path=str(model.path), settings=settings)
+    async with aclosing(engine.load(request)) as events:
+        async for event in events:
+            yield event
