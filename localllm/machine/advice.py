@@ -1,0 +1,118 @@
+"""Sentences about what keeps this machine from doing its best, each with what mends it."""
+
+import re
+
+from localllm.core.hardware import Backend, Cpu, Device, EngineBuild
+from localllm.machine.vulkan import backend_of
+
+_REINSTALL = "pip install --force-reinstall --no-cache-dir"
+
+_SWITCHES = {
+    # CMake switches of llama.cpp and what they need (llama.cpp, docs/build.md)
+    Backend.CUDA: ("-DGGML_CUDA=on", "a C++ compiler and the CUDA toolkit"),
+    Backend.METAL: ("-DGGML_METAL=on", "Xcode's command line tools"),
+    Backend.ROCM: ("-DGGML_HIP=on", "a C++ compiler and ROCm"),
+    Backend.VULKAN: ("-DGGML_VULKAN=on", "a C++ compiler and the Vulkan SDK"),
+}
+
+_WHEELS = {
+    # Upstream's indexes of prebuilt wheels (llama-cpp-python, README). cu124 runs on every driver
+    # for CUDA 12.4 or newer; cu125 was announced and not there (its issue 2127).
+    Backend.CUDA: "https://abetlen.github.io/llama-cpp-python/whl/cu124",
+    Backend.METAL: "https://abetlen.github.io/llama-cpp-python/whl/metal",
+}
+
+_LABELS = {
+    Backend.CUDA: "CUDA",
+    Backend.METAL: "Metal",
+    Backend.ROCM: "ROCm",
+    Backend.VULKAN: "Vulkan",
+    Backend.SYCL: "SYCL",
+    Backend.OTHER: "its backend",
+}
+
+_NATIVE = "-DGGML_NATIVE=on"
+
+
+def build_command(switch: str, system: str) -> str:
+    """Give the command that builds the engine anew with a CMake switch, in this system's shell."""
+    if system == "Windows":  # PowerShell
+        return f'$env:CMAKE_ARGS="{switch}"; {_REINSTALL} llama-cpp-python'
+    return f'CMAKE_ARGS="{switch}" {_REINSTALL} llama-cpp-python'
+
+
+def unused_devices(
+    unused: tuple[Device, ...], engine: EngineBuild | None, system: str
+) -> tuple[str, ...]:
+    """Warn of GPUs that the installed build does not use; without a build nothing is known."""
+    if engine is None:
+        return ()
+    names: dict[Backend, list[str]] = {}
+    for device in unused:
+        names.setdefault(device.backend, []).append(device.name)
+    return tuple(_unused(backend, who, engine, system) for backend, who in names.items())
+
+
+def few_cores(cpu: Cpu) -> tuple[str, ...]:
+    """Warn when only one core of several may be used."""
+    if cpu.cores_usable > 1 or cpu.cores_physical is None or cpu.cores_physical < 2:
+        return ()
+    return (
+        f"This process may use only 1 of {cpu.cores_physical} cores, so answers will be slow. "
+        "Give it more: a container with --cpus, a pinned process with taskset.",
+    )
+
+
+def no_avx2(cpu: Cpu, machine: str, system: str) -> tuple[str, ...]:
+    """Warn of an x86 processor without AVX2; one whose features are unknown is passed over."""
+    if machine.lower() not in ("x86_64", "amd64") or not cpu.features or "AVX2" in cpu.features:
+        return ()
+    return (
+        f"{cpu.name} has no AVX2 (or a virtual machine hides it): models run slowly on it, and a "
+        "prebuilt engine may stop with an illegal instruction. Build the engine on this machine: "
+        f"{build_command(_NATIVE, system)}",
+    )
+
+
+def _unused(backend: Backend, names: list[str], engine: EngineBuild, system: str) -> str:
+    what = " and ".join(names)
+    verb, pronoun = ("is", "it") if len(names) == 1 else ("are", "them")
+    if backend in {backend_of(name) for name in engine.backends}:
+        return (
+            f"{what} {verb} in this machine, and the installed llama.cpp is built with "
+            f"{_LABELS[backend]} but does not find {pronoun}. Update the GPU's driver and check "
+            "that this user may open the device, then run `localllm hardware` again."
+        )
+    built_for = ", ".join(engine.backends) or "the processor only"
+    return (
+        f"{what} {verb} in this machine, but the installed llama.cpp (built for {built_for}) "
+        f"cannot use {pronoun}, so models run on the processor. {_ways(backend, engine, system)}"
+    )
+
+
+def _ways(backend: Backend, engine: EngineBuild, system: str) -> str:
+    """Name each way to a build that uses the device: what it needs and its command."""
+    chosen = backend if backend in _SWITCHES else Backend.VULKAN
+    ways = [f"To mend it, {_way_to_build(chosen, system)}"]
+    if chosen is Backend.ROCM:
+        ways.append(f"Or, without ROCm, {_way_to_build(Backend.VULKAN, system)}")
+    if chosen in _WHEELS:
+        ways.append(
+            "Or, without a compiler, take upstream's prebuilt wheel if there is one of this "
+            f"version: {_wheel_command(_WHEELS[chosen], engine.version)}"
+        )
+    return " ".join(ways)
+
+
+def _way_to_build(backend: Backend, system: str) -> str:
+    switch, needs = _SWITCHES[backend]
+    command = build_command(switch, system)
+    return f"build it with {_LABELS[backend]} (needs {needs}): {command}"
+
+
+def _wheel_command(index: str, version: str) -> str:
+    """Only a binary of the same version will do: pip would else build the newest source, without
+    the GPU, or take a wheel that is too old (llama-cpp-python, issue 1872)."""
+    known = re.fullmatch(r"\d+(\.\d+)+", version)
+    requirement = f"llama-cpp-python=={version}" if known else "llama-cpp-python"
+    return f"{_REINSTALL} --only-binary=llama-cpp-python {requirement} --extra-index-url {index}"

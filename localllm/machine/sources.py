@@ -1,0 +1,142 @@
+"""Everything a machine is read from, in one value, so that a test can describe another machine."""
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from localllm.machine.apple import RunCommand
+from localllm.machine.memory import SystemMemory
+from localllm.machine.nvidia import Nvml, load_nvml
+
+_COMMAND_TIMEOUT_S = 5.0  # sysctl answers in milliseconds; a hanging one must not hang us
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """`system` is "Linux", "Darwin" or "Windows", `machine` "x86_64" or "arm64", `root` where /proc
+    and /sys are. `processor_name` and `has_processor_feature` are asked on Windows only."""
+
+    system: str
+    machine: str
+    root: Path
+    environ: Mapping[str, str]
+    system_memory: Callable[[], SystemMemory]
+    address_space_limit: Callable[[], int | None]
+    allowed_cpus: Callable[[], frozenset[int] | None]
+    physical_cores: Callable[[], int | None]
+    processor_name: Callable[[], str]
+    has_processor_feature: Callable[[int], bool]
+    run: RunCommand
+    load_nvml: Callable[[], Nvml | None]
+
+    @classmethod
+    def of_this_machine(cls) -> "Sources":
+        return cls(
+            system=platform.system(),
+            machine=platform.machine(),
+            root=Path("/"),
+            environ=os.environ,
+            system_memory=_system_memory,
+            address_space_limit=_address_space_limit,
+            allowed_cpus=_allowed_cpus,
+            physical_cores=_physical_cores,
+            processor_name=_processor_name,
+            has_processor_feature=_has_processor_feature,
+            run=_run,
+            load_nvml=load_nvml,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _KernelMemory:
+    total: int
+    available: int
+
+
+def _system_memory() -> SystemMemory:
+    """psutil reads /proc; a sandbox without it still has the kernel's own answer.
+
+    Raises OSError when neither answers.
+    """
+    try:
+        memory = psutil.virtual_memory()
+        return _KernelMemory(total=memory.total, available=memory.available)
+    except (OSError, psutil.Error):
+        if sys.platform == "win32":
+            raise
+        try:
+            page = os.sysconf("SC_PAGE_SIZE")
+            return _KernelMemory(
+                total=os.sysconf("SC_PHYS_PAGES") * page,
+                available=os.sysconf("SC_AVPHYS_PAGES") * page,
+            )
+        except ValueError as error:  # macOS does not know the names
+            raise OSError(str(error)) from error
+
+
+def _address_space_limit() -> int | None:
+    """RLIMIT_AS in bytes, None when unlimited or when the system has no such thing."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if soft == resource.RLIM_INFINITY or soft < 0 else soft
+
+
+def _allowed_cpus() -> frozenset[int] | None:
+    """The processor threads this process is pinned to; None where it cannot be pinned (macOS)."""
+    if sys.platform == "linux":
+        return frozenset(os.sched_getaffinity(0))
+    if sys.platform == "win32":
+        return frozenset(psutil.Process().cpu_affinity() or ())
+    return None
+
+
+def _physical_cores() -> int | None:
+    try:
+        return psutil.cpu_count(logical=False)
+    except (OSError, psutil.Error):
+        return None
+
+
+def _processor_name() -> str:
+    """What Windows calls the processor in its registry; elsewhere what Python knows."""
+    if sys.platform == "win32":
+        import winreg
+
+        path = r"HARDWARE\DESCRIPTION\System\CentralProcessor\0"
+        try:
+            with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, path) as key:
+                return str(winreg.QueryValueEx(key, "ProcessorNameString")[0]).strip()
+        except OSError:
+            pass
+    return platform.processor() or f"{platform.machine()} processor"
+
+
+def _has_processor_feature(code: int) -> bool:
+    if sys.platform == "win32":
+        import ctypes
+
+        return bool(ctypes.windll.kernel32.IsProcessorFeaturePresent(code))
+    return False
+
+
+def _run(command: Sequence[str]) -> str | None:
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_COMMAND_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.decode("utf-8", "replace")
