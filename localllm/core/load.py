@@ -36,6 +36,7 @@ class LoadSettings:
     """One load.
 
     `context` is tokens of one conversation; the unified cache has context x parallel cells.
+    Not `kv_unified`: each sequence has a cache of its own, and no prefix is shared.
     `gpu_layers` None means as many as fit. `threads` None means the physical cores this process
     may use.
     """
@@ -51,6 +52,7 @@ class LoadSettings:
     swa_full: bool = False
     mmap: bool = True
     threads: int | None = None
+    kv_unified: bool = True
 
     @property
     def cells(self) -> int:

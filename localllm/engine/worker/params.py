@@ -35,7 +35,7 @@ def context_params(settings: LoadSettings, threads: int) -> llama.llama_context_
     params = llama.llama_context_default_params()
     params.n_ctx = settings.cells
     params.n_seq_max = settings.parallel
-    params.kv_unified = True
+    params.kv_unified = settings.kv_unified
     params.n_batch = settings.batch
     params.n_ubatch = min(settings.ubatch, settings.batch)
     params.n_outputs_max = settings.parallel

@@ -1,0 +1,132 @@
+"""One load's memory as one breakdown, and the same layer by layer for placement."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from localllm.core.architectures import Memory
+from localllm.core.footprint.cache import check, kv_bytes, recurrent_bytes
+from localllm.core.footprint.compute import compute_bytes, output_bytes
+from localllm.core.footprint.overhead import overhead_bytes
+from localllm.core.footprint.weights import embedding_bytes, loaded, on_input
+from localllm.core.load import LoadSettings
+from localllm.core.model import ModelSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """One breakdown, shown as it is everywhere.
+
+    `weights_bytes` sums the tensors that are loaded; `overhead_bytes` is the repacked copy, the
+    interpreter and the vocabulary. `needs_probe` says in sentences which parts are estimates
+    that only llama.cpp's dry run can confirm; empty means none.
+    """
+
+    weights_bytes: int
+    kv_bytes: int
+    recurrent_bytes: int
+    compute_bytes: int
+    output_bytes: int
+    overhead_bytes: int
+    needs_probe: tuple[str, ...] = ()
+
+    @property
+    def total_bytes(self) -> int:
+        return (
+            self.weights_bytes
+            + self.kv_bytes
+            + self.recurrent_bytes
+            + self.compute_bytes
+            + self.output_bytes
+            + self.overhead_bytes
+        )
+
+
+class Part(StrEnum):
+    """Where in the model a share of the memory lies."""
+
+    INPUT = "input"  # embeddings: always on the host
+    LAYER = "layer"
+    OUTPUT = "output"  # output matrix and norms: one more "layer" when layers are placed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerBytes:
+    """One layer's share, or the input's or the output's (`layer` None).
+
+    `weights_bytes` is without `expert_bytes`, the routed experts that may stay on the CPU.
+    `tied_bytes` is the size of an input embedding that is also the output matrix: a copy that is
+    made, and not part of the sums, when the output lies on another device than the host.
+    """
+
+    part: Part
+    layer: int | None
+    weights_bytes: int
+    expert_bytes: int = 0
+    kv_bytes: int = 0
+    recurrent_bytes: int = 0
+    tied_bytes: int = 0
+
+
+def of(spec: ModelSpec, settings: LoadSettings) -> Footprint:
+    """Say what this load needs when it lies on one device.
+
+    Raises UsageError for settings that llama.cpp refuses, GgufError for a header that lacks what
+    every model has.
+    """
+    check(spec, settings)
+    return Footprint(
+        weights_bytes=sum(tensor.size_bytes for tensor in loaded(spec)),
+        kv_bytes=sum(kv_bytes(spec, settings)),
+        recurrent_bytes=sum(recurrent_bytes(spec, settings)),
+        compute_bytes=compute_bytes(spec, settings),
+        output_bytes=output_bytes(spec, settings),
+        overhead_bytes=overhead_bytes(spec, settings),
+        needs_probe=_doubts(spec),
+    )
+
+
+def layers(spec: ModelSpec, settings: LoadSettings) -> tuple[LayerBytes, ...]:
+    """Weights and cache of the input, of each layer and of the output, in that order.
+
+    The parts sum to `weights_bytes`, `kv_bytes` and `recurrent_bytes` of `of`.
+    """
+    check(spec, settings)
+    kv, state = kv_bytes(spec, settings), recurrent_bytes(spec, settings)
+    weights, experts = [0] * spec.layers, [0] * spec.layers
+    ends = {Part.INPUT: 0, Part.OUTPUT: 0}
+    for tensor in loaded(spec):
+        if tensor.layer is None:
+            ends[Part.INPUT if on_input(tensor) else Part.OUTPUT] += tensor.size_bytes
+        elif tensor.expert:
+            experts[tensor.layer] += tensor.size_bytes
+        else:
+            weights[tensor.layer] += tensor.size_bytes
+    return (
+        LayerBytes(part=Part.INPUT, layer=None, weights_bytes=ends[Part.INPUT]),
+        *(
+            LayerBytes(
+                part=Part.LAYER,
+                layer=i,
+                weights_bytes=weights[i],
+                expert_bytes=experts[i],
+                kv_bytes=kv[i],
+                recurrent_bytes=state[i],
+            )
+            for i in range(spec.layers)
+        ),
+        LayerBytes(
+            part=Part.OUTPUT,
+            layer=None,
+            weights_bytes=ends[Part.OUTPUT],
+            tied_bytes=embedding_bytes(spec) if spec.tied else 0,
+        ),
+    )
+
+
+def _doubts(spec: ModelSpec) -> tuple[str, ...]:
+    rules = spec.rules
+    if rules is None:
+        return (f"the architecture {spec.architecture!r} is unknown: its cache is not summed",)
+    if rules.memory is Memory.OTHER:
+        return (f"{spec.architecture} has a cache of a kind that is not summed here",)
+    return ()

@@ -1,0 +1,25 @@
+"""The weights: which tensors are loaded, and on which side of the model they lie.
+
+`llama_model_base::load_tensors` (`src/llama-model.cpp`) puts input tensors on the host, a layer's
+with the layer and the rest with the output; LLM_TENSOR_INFOS in `src/llama-arch.cpp` says which is
+which. Draft blocks are skipped (`load_mtp` is off).
+"""
+
+from localllm.core.model import ModelSpec, TensorInfo
+
+_INPUT = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_types.")
+
+
+def loaded(spec: ModelSpec) -> tuple[TensorInfo, ...]:
+    """The tensors that a load brings into memory."""
+    return tuple(t for t in spec.tensors if t.layer is None or t.layer < spec.layers)
+
+
+def on_input(tensor: TensorInfo) -> bool:
+    """Whether it belongs to the input layer, which always stays on the host."""
+    return tensor.name.startswith(_INPUT)
+
+
+def embedding_bytes(spec: ModelSpec) -> int:
+    """Bytes of the token embedding."""
+    return sum(t.size_bytes for t in spec.tensors if t.name == "token_embd.weight")
