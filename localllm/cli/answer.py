@@ -1,0 +1,117 @@
+"""One answer on the command line: written as it comes, counted when it is done."""
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import click
+
+from localllm.core.text import ControlFilter
+from localllm.core.units import format_bytes, format_duration, format_rate
+from localllm.engine.events import Finished, GenerateEvent, Token
+from localllm.runtime import ResidentModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """`finished` is None when the user stopped it."""
+
+    text: str
+    finished: Finished | None
+
+    @property
+    def stopped(self) -> bool:
+        return self.finished is None
+
+    def document(self, *, load_s: float) -> dict[str, object]:
+        """What `run --json` prints."""
+        done = self.finished
+        timings = done.timings if done is not None else None
+        return {
+            "text": self.text,
+            "finish_reason": done.reason.value if done is not None else "cancelled",
+            "usage": {
+                "prompt_tokens": done.prompt_tokens if done is not None else None,
+                "completion_tokens": done.completion_tokens if done is not None else None,
+                "cached_tokens": done.cached_tokens if done is not None else None,
+            },
+            "timings": {
+                "load_s": load_s,
+                "ttft_s": timings.ttft_s if timings is not None else None,
+                "prefill_tps": timings.prefill_tps if timings is not None else None,
+                "decode_tps": timings.decode_tps if timings is not None else None,
+            },
+        }
+
+
+class Writer:
+    """Text to stdout as it comes. On a terminal the model's escapes are taken out: it is
+    untrusted text; in a pipe it is data and stays as it is."""
+
+    def __init__(self, *, silent: bool = False) -> None:
+        self._silent = silent
+        self._filter = ControlFilter() if sys.stdout.isatty() else None
+
+    def write(self, text: str) -> None:
+        self._put(text if self._filter is None else self._filter.feed(text))
+
+    def finish(self) -> None:
+        """End the line, so that the shell's prompt does not stick to the answer."""
+        self._put(("" if self._filter is None else self._filter.finish()) + "\n")
+
+    def _put(self, text: str) -> None:
+        if self._silent or not text:
+            return
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+async def read_answer(events: AsyncGenerator[GenerateEvent, None], writer: Writer) -> Answer:
+    """Write the stream; a first Ctrl+C (a cancelled task) stops it and keeps what has come."""
+    pieces: list[str] = []
+    finished: Finished | None = None
+    try:
+        async with aclosing(events):
+            async for event in events:
+                if isinstance(event, Token):
+                    pieces.append(event.text)
+                    writer.write(event.text)
+                elif isinstance(event, Finished):
+                    finished = event
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        assert task is not None
+        task.uncancel()
+    writer.finish()
+    return Answer(text="".join(pieces), finished=finished)
+
+
+def print_stats(answer: Answer, resident: ResidentModel, memory_bytes: int | None) -> None:
+    """Counts and rates on stderr."""
+    done = answer.finished
+    if done is None:
+        click.echo("stopped", err=True)
+        return
+    timings = done.timings
+    parts = [
+        f"prompt {done.prompt_tokens} tokens ({done.cached_tokens} cached)",
+        f"prefill {_rate(timings.prefill_tps)}",
+        f"answer {done.completion_tokens} tokens",
+        f"decode {_rate(timings.decode_tps)}",
+        f"first token {_duration(timings.ttft_s)}",
+        f"load {_duration(resident.loaded.load_s)}",
+        f"estimated {format_bytes(resident.fit.footprint.total_bytes)}",
+    ]
+    if memory_bytes is not None:
+        parts.append(f"engine {format_bytes(memory_bytes)}")
+    click.echo(" · ".join(parts), err=True)
+
+
+def _rate(tokens_per_s: float | None) -> str:
+    return "-" if tokens_per_s is None else format_rate(tokens_per_s)
+
+
+def _duration(seconds: float | None) -> str:
+    return "-" if seconds is None else format_duration(seconds)

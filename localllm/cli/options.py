@@ -1,0 +1,75 @@
+"""Options that several verbs share, and the values they become."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import click
+
+from localllm.core.load import FlashAttention, KvType, LoadSettings
+from localllm.core.model import ModelSpec
+
+DEFAULT_CONTEXT = 4096
+"""Tokens of context when nothing is said; less for a model that was trained with less."""
+
+F = TypeVar("F", bound=Callable[..., object])
+
+MAX_CONTEXT = 2**24
+CONTEXT = click.option(
+    "--ctx", "context", type=click.IntRange(16, MAX_CONTEXT), metavar="N",
+    help=f"Context of one conversation, in tokens (default {DEFAULT_CONTEXT}, at most what the "
+    "model was trained for).",
+)  # fmt: skip
+PARALLEL = click.option(
+    "--parallel", type=click.IntRange(1, 256), default=1, metavar="P",
+    help="Conversations at the same time; the cache holds P x N tokens (default 1).",
+)  # fmt: skip
+GPU_LAYERS = click.option(
+    "--gpu-layers", metavar="N|auto", callback=lambda _c, _p, value: parse_gpu_layers(value),
+    help="Layers on the GPU (default auto: as many as fit).",
+)  # fmt: skip
+FORCE = click.option("--force", is_flag=True, help="Load even when it does not seem to fit.")
+JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+QUIET = click.option("--quiet", is_flag=True, help="No progress on stderr.")
+KV_TYPE = click.option(
+    "--kv-type", type=click.Choice([kind.value for kind in KvType]), default="f16",
+    help="Element type of the KV cache (default f16).",
+)  # fmt: skip
+BATCH = click.option(
+    "--batch", type=click.IntRange(1, 65536), default=2048, help="Logical batch (default 2048)."
+)
+UBATCH = click.option(
+    "--ubatch", type=click.IntRange(1, 65536), default=512, help="Physical batch (default 512)."
+)
+FLASH_ATTENTION = click.option(
+    "--flash-attn", type=click.Choice([mode.value for mode in FlashAttention]), default="auto",
+    help="Flash attention (default auto).",
+)  # fmt: skip
+SWA_FULL = click.option(
+    "--swa-full", is_flag=True, help="Full-size cache for sliding-window layers."
+)
+
+
+def parse_gpu_layers(value: str | None) -> int | None:
+    """ "auto" or nothing -> None; a number of layers otherwise. Raises click.BadParameter."""
+    if value is None or value == "auto":
+        return None
+    if value.isdecimal() and int(value) <= 10_000:
+        return int(value)
+    raise click.BadParameter(f"{value!r} is not a number of layers; give 0, 1, 2, ... or auto.")
+
+
+def default_context(spec: ModelSpec) -> int:
+    """The context when none is asked for: DEFAULT_CONTEXT, or the training context if less."""
+    trained = spec.metadata.get(f"{spec.architecture}.context_length")
+    if isinstance(trained, int) and trained > 0:
+        return min(DEFAULT_CONTEXT, trained)
+    return DEFAULT_CONTEXT
+
+
+def settings_for(
+    spec: ModelSpec, *, context: int | None, parallel: int = 1, gpu_layers: int | None = None
+) -> LoadSettings:
+    """The load settings of a verb that has these three options."""
+    return LoadSettings(
+        context=context or default_context(spec), parallel=parallel, gpu_layers=gpu_layers
+    )
