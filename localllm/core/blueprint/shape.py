@@ -1,0 +1,120 @@
+"""The hyperparameters a GGUF header holds, read as numbers and per layer.
+
+Keys are llama.cpp's (`llama-arch.cpp`) without the architecture's prefix.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+Value = str | int | float | bool | tuple[int, ...]
+
+# Architectures whose recurrent layers are those without key heads ("attention.head_count_kv" 0).
+_RECURRENT_WITHOUT_HEADS = frozenset({"lfm2", "lfm2moe", "granitehybrid"})
+_NEMOTRON_H = frozenset({"nemotron_h", "nemotron_h_moe"})
+_DELTA_NET = frozenset({"qwen3next", "qwen35", "qwen35moe"})
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What tells one layer's tensors from another's. Widths in elements."""
+
+    heads: int
+    kv_heads: int
+    ff: int
+    recurrent: bool
+    experts: bool
+    window: bool
+    shares_kv: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Everything that tensor shapes follow from.
+
+    `gguf` holds header keys without the architecture's prefix. `extra` names what a header does
+    not say but the tensors show: "qkv_bias", "output_bias", "qk_norm", "rope_freqs",
+    "rope_long_short", "classifier", "shared_v", "fused_experts".
+    """
+
+    architecture: str
+    vocabulary: int
+    context: int
+    tied: bool
+    extra: frozenset[str]
+    gguf: Mapping[str, Value]
+
+    def number(self, key: str, default: int | None = None) -> int:
+        """Read a whole number; KeyError when it is absent and there is no default."""
+        value = self.gguf.get(key, default)
+        if isinstance(value, tuple) and value:
+            value = max(value)
+        if not isinstance(value, int):
+            raise KeyError(key)
+        return value
+
+    def at(self, key: str, layer: int, default: int | None = None) -> int:
+        """Read a number that may differ by layer (an array, or one value for all)."""
+        value = self.gguf.get(key, default)
+        if isinstance(value, tuple):
+            return value[layer]
+        if not isinstance(value, int):
+            raise KeyError(key)
+        return value
+
+    @property
+    def layers(self) -> int:
+        return self.number("block_count")
+
+    @property
+    def width(self) -> int:
+        """n_embd."""
+        return self.number("embedding_length")
+
+    @property
+    def experts(self) -> int:
+        return self.number("expert_count", 0)
+
+    @property
+    def experts_used(self) -> int:
+        return self.number("expert_used_count", 0)
+
+    def head_size(self, layer: Layer, part: str = "key") -> int:
+        """Elements of one key or value head (n_embd_head_k, n_embd_head_v)."""
+        if layer.window and f"attention.{part}_length_swa" in self.gguf:
+            return self.number(f"attention.{part}_length_swa")
+        return self.number(f"attention.{part}_length", self.width // max(layer.heads, 1))
+
+    def layer(self, i: int) -> Layer:
+        """Describe layer `i`."""
+        heads = self.at("attention.head_count", i)
+        kv_heads = self.at("attention.head_count_kv", i, heads)
+        ff = self.at("feed_forward_length", i, 0)
+        return Layer(
+            heads=heads,
+            kv_heads=kv_heads,
+            ff=ff,
+            recurrent=self._recurrent(i, kv_heads, ff),
+            experts=self._has_experts(i, ff),
+            window=self._window(i),
+            shares_kv=i >= self.layers - self.number("attention.shared_kv_layers", 0),
+        )
+
+    def _recurrent(self, i: int, kv_heads: int, ff: int) -> bool:
+        if self.architecture in _DELTA_NET:
+            return (i + 1) % self.number("full_attention_interval", 4) != 0
+        if self.architecture in _NEMOTRON_H:
+            return kv_heads == 0 and ff == 0
+        return self.architecture in _RECURRENT_WITHOUT_HEADS and kv_heads == 0
+
+    def _has_experts(self, i: int, ff: int) -> bool:
+        if not self.experts or (self.architecture in _NEMOTRON_H and ff == 0):
+            return False
+        if self.architecture == "llama4":
+            return (i + 1) % self.number("interleave_moe_layer_step") == 0
+        if self.architecture == "nomic-bert-moe":
+            return i % self.number("moe_every_n_layers") == 1
+        return i >= self.number("leading_dense_block_count", 0)
+
+    def _window(self, i: int) -> bool:
+        pattern = self.gguf.get("attention.sliding_window_pattern")
+        return isinstance(pattern, Sequence) and not isinstance(pattern, str) and bool(pattern[i])

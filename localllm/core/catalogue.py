@@ -1,0 +1,330 @@
+"""The text of models.toml -> the models that localllm suggests without a network.
+
+An `Entry` knows its model's hyperparameters, so it can be sized for any quant before a byte is
+downloaded. The text is the caller's to read; errors name the line and the field.
+"""
+
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+from types import MappingProxyType
+from typing import TypeVar
+
+from localllm.core.blueprint.model import Blueprint, draw
+from localllm.core.blueprint.shape import Shape, Value
+from localllm.core.model import ModelSpec
+from localllm.core.quant_mix import FILE_TYPES
+from localllm.errors import UsageError
+
+
+class Task(StrEnum):
+    """What a model is for."""
+
+    CHAT = "chat"
+    CODE = "code"
+    REASONING = "reasoning"
+    VISION = "vision"
+    EMBED = "embed"
+    RERANK = "rerank"
+
+
+class Check(StrEnum):
+    """What an entry's numbers were compared with; docs/catalogue.md says how."""
+
+    LLAMA_CPP = "llama.cpp"  # llama.cpp accepted a header with these keys, names and shapes
+    CONFIG = "config.json"  # the publisher's config.json
+    TOTAL = "published total"  # the parameter count that the Hub shows for the weights
+    FILE = "gguf file"  # the header of a published GGUF file
+    CARD = "model card"  # text of the model card
+    REPOSITORIES = "repositories"  # the GGUF repositories were seen listed
+
+
+# Quants that a publisher of GGUF files usually offers, best first.
+COMMON_QUANTS = ("BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "Q2_K")
+
+# SPDX identifiers (LicenseRef- for those SPDX does not list) -> may a company of ordinary size
+# use the model commercially without asking. docs/catalogue.md explains the doubtful ones.
+LICENCES: Mapping[str, bool] = MappingProxyType(
+    {
+        "Apache-2.0": True,
+        "MIT": True,
+        "BSD-3-Clause": True,
+        "CC-BY-NC-4.0": False,
+        "BigCode-OpenRAIL-M": True,
+        "LicenseRef-DeepSeek": True,
+        "LicenseRef-EXAONE-1.2-NC": False,
+        "LicenseRef-Falcon-LLM": True,
+        "LicenseRef-Gemma": True,
+        "LicenseRef-LFM-1.0": False,
+        "LicenseRef-Llama-3.1": True,
+        "LicenseRef-Llama-3.2": True,
+        "LicenseRef-Llama-3.3": True,
+        "LicenseRef-Llama-4": True,
+        "LicenseRef-Mistral-Research": False,
+        "LicenseRef-NVIDIA-Open-Model": True,
+        "LicenseRef-Qwen": True,
+        "LicenseRef-Qwen-Research": False,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One model of the catalogue.
+
+    `source` is the repository of the original weights, `repos` those with GGUF files, the first
+    being the one to take. `parameters` counts the language model alone; a vision model's
+    projector is a file of its own. `line` is where the entry starts in the text.
+    """
+
+    name: str
+    title: str
+    family: str
+    tasks: tuple[Task, ...]
+    source: str
+    repos: tuple[str, ...]
+    quants: tuple[str, ...]
+    license: str
+    business: bool
+    parameters: int
+    active_parameters: int
+    context: int
+    released: date
+    checked: tuple[Check, ...]
+    blueprint: Blueprint
+    line: int
+
+    def weights_bytes(self, quant: str) -> int:
+        """Sum the tensors in a quant mix (a key of FILE_TYPES, else KeyError)."""
+        return self.blueprint.weights_bytes(quant)
+
+    def file_bytes(self, quant: str) -> int:
+        """Estimate the length of the file of a quant mix."""
+        return self.blueprint.file_bytes(quant)
+
+    def spec(self, quant: str) -> ModelSpec:
+        """Give the header that the file of a quant mix would have, as far as sizing reads it."""
+        return self.blueprint.spec(quant, name=self.title, metadata={})
+
+
+def parse(text: str, *, name: str = "models.toml") -> tuple[Entry, ...]:
+    """Read the catalogue.
+
+    Raises UsageError, with the line, the model and the field, for anything that is not as
+    docs/catalogue.md says. `name` is what messages call the text.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{name} is not TOML: {error}.") from error
+    tables = document.pop("model", [])
+    if document or not isinstance(tables, list):
+        stray = ", ".join(sorted(document)) or "model"
+        raise UsageError(f"{name}: only [[model]] tables belong here, not {stray!r}.")
+    places = _places(text)
+    fields = [
+        _Fields(table, name, places[i] if i < len(places) else {"": 0})
+        for i, table in enumerate(tables)
+    ]
+    entries = tuple(_entry(each) for each in fields)
+    seen: dict[str, int] = {}
+    for entry, each in zip(entries, fields, strict=True):
+        if entry.name in seen:
+            raise each.wrong("name", f"is used already, in line {seen[entry.name]}")
+        seen[entry.name] = entry.line
+    return entries
+
+
+_FIELD = re.compile(r"\s*([\w.\"-]+?)\s*=")
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*[a-z0-9]")
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_EXTRA = frozenset(
+    [
+        "qkv_bias",
+        "output_bias",
+        "qk_norm",
+        "rope_freqs",
+        "rope_long_short",
+        "classifier",
+        "shared_v",
+        "fused_experts",
+        "expert_bias",
+        "no_ssm_norm",
+        "fused_qkv",
+        "gated_ffn",
+        "ffn_bias",
+        "token_types",
+    ]
+)
+
+
+def _places(text: str) -> list[dict[str, int]]:
+    """Line numbers of the [[model]] tables ("") and of their fields."""
+    places: list[dict[str, int]] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip().startswith("[[model]]"):
+            places.append({"": number})
+        elif places and (match := _FIELD.match(line)):
+            places[-1].setdefault(match[1].replace('"', ""), number)
+    return places
+
+
+_V = TypeVar("_V")
+
+
+class _Fields:
+    """One [[model]] table: takes fields out one by one, and knows where each stands."""
+
+    def __init__(self, table: object, document: str, lines: Mapping[str, int]) -> None:
+        self._document = document
+        self._lines = lines
+        self._table: dict[str, object] = dict(table) if isinstance(table, dict) else {}
+        self._title = str(self._table.get("name", "?"))
+        if not isinstance(table, dict):
+            raise self.wrong("model", "must be a table")
+
+    @property
+    def line(self) -> int:
+        return self._lines[""]
+
+    def wrong(self, field: str, problem: str) -> UsageError:
+        line = self._lines.get(field, self.line)
+        return UsageError(
+            f"{self._document} line {line}: model {self._title!r}: {field} {problem}."
+        )
+
+    def take(
+        self,
+        field: str,
+        kind: type[_V],
+        fits: Callable[[_V], bool],
+        must: str,
+        default: object = None,
+    ) -> _V:
+        """Take a field out, or its default; `must` says in words what `fits` wants."""
+        value = self._table.pop(field, default)
+        if value is None:
+            raise self.wrong(field, f"is missing; it must be {must}")
+        # bool is an int and datetime a date in Python; neither is meant.
+        if type(value) is not kind or not fits(value):
+            raise self.wrong(field, f"= {value!r} must be {must}")
+        return value
+
+    def words(
+        self, field: str, fits: Callable[[str], bool], must: str, default: list[str] | None = None
+    ) -> tuple[str, ...]:
+        """Take a list of strings without repetitions."""
+        items = self.take(field, list, lambda value: True, f"a list: {must}", default)
+        for item in items:
+            if not isinstance(item, str) or not fits(item):
+                raise self.wrong(field, f"holds {item!r}, which must be {must}")
+        if len(set(items)) != len(items):
+            raise self.wrong(field, "names something twice")
+        return tuple(items)
+
+    def end(self) -> None:
+        if self._table:
+            field = min(self._table)
+            raise self.wrong(field, "is not a field of the catalogue")
+
+
+def _positive(value: int) -> bool:
+    return 0 < value < 2**50
+
+
+def _entry(fields: _Fields) -> Entry:
+    name = fields.take(
+        "name", str, lambda v: bool(_NAME.fullmatch(v)), "lower-case letters, digits, '.' and '-'"
+    )
+    parameters = fields.take("parameters", int, _positive, "a positive whole number")
+    context = fields.take("context", int, _positive, "a positive whole number")
+    license_ = fields.take("license", str, lambda v: v in LICENCES, "one of " + ", ".join(LICENCES))
+    entry = Entry(
+        name=name,
+        title=fields.take("title", str, lambda v: bool(v.strip()), "a title"),
+        family=fields.take("family", str, lambda v: bool(v.strip()), "a family's name"),
+        tasks=tuple(
+            Task(word)
+            for word in fields.words("tasks", lambda v: v in {*Task}, "of " + ", ".join(Task))
+        ),
+        source=fields.take("source", str, _is_repo, "a repository, 'org/name'"),
+        repos=fields.words("repos", _is_repo, "a repository, 'org/name'"),
+        quants=fields.words(
+            "quants", FILE_TYPES.__contains__, "a quant llama.cpp makes", list(COMMON_QUANTS)
+        ),
+        license=license_,
+        business=fields.take(
+            "business", bool, lambda v: v is LICENCES[license_], f"what {license_} allows"
+        ),
+        parameters=parameters,
+        active_parameters=fields.take(
+            "active_parameters",
+            int,
+            lambda v: 0 < v <= parameters,
+            "at most parameters",
+            parameters,
+        ),
+        context=context,
+        released=fields.take("released", date, lambda v: v >= date(2022, 1, 1), "a date"),
+        checked=tuple(
+            Check(word)
+            for word in fields.words(
+                "checked", lambda v: v in {*Check}, "of " + ", ".join(Check), []
+            )
+        ),
+        blueprint=_blueprint(fields, context),
+        line=fields.line,
+    )
+    if not entry.tasks or not entry.repos or not entry.quants:
+        raise fields.wrong("tasks, repos and quants", "must not be empty")
+    fields.end()
+    return entry
+
+
+def _is_repo(value: str) -> bool:
+    return bool(_REPO.fullmatch(value))
+
+
+def _blueprint(fields: _Fields, context: int) -> Blueprint:
+    shape = Shape(
+        architecture=fields.take("architecture", str, bool, "llama.cpp's name of the architecture"),
+        vocabulary=fields.take("vocabulary", int, _positive, "a positive whole number"),
+        context=context,
+        tied=fields.take("tied", bool, lambda v: True, "true or false", False),
+        extra=frozenset(
+            fields.words("extra", _EXTRA.__contains__, "of " + ", ".join(sorted(_EXTRA)), [])
+        ),
+        gguf=_gguf(fields),
+    )
+    tokenizer = fields.take("tokenizer", str, bool, "gpt2, llama, bert or t5")
+    try:
+        return draw(shape, tokenizer=tokenizer)
+    except KeyError as error:
+        raise fields.wrong("gguf", f"lacks or does not know {error.args[0]!r}") from error
+    except (IndexError, ValueError) as error:
+        raise fields.wrong("gguf", f"does not describe a model: {error}") from error
+
+
+def _gguf(fields: _Fields) -> Mapping[str, Value]:
+    table = fields.take("gguf", dict, bool, "a table of header keys")
+    return MappingProxyType(dict(_flat(fields, table, "")))
+
+
+def _flat(fields: _Fields, table: Mapping[str, object], prefix: str) -> Iterator[tuple[str, Value]]:
+    """Undo what TOML makes of dotted keys."""
+    for key, value in table.items():
+        match value:
+            case dict():
+                yield from _flat(fields, value, f"{prefix}{key}.")
+            case bool() | str() | float():
+                yield prefix + key, value
+            case int() if 0 <= value < 2**31:
+                yield prefix + key, value
+            case list() if all(type(v) in (int, bool) and 0 <= v < 2**31 for v in value):
+                yield prefix + key, tuple(int(v) for v in value)
+            case _:
+                must = "must be a number, a word or a list of whole numbers"
+                raise fields.wrong(prefix + key, f"= {value!r} {must}")
