@@ -41,6 +41,16 @@ def build_command(switch: str, system: str) -> str:
     return f'CMAKE_ARGS="{switch}" {_REINSTALL} llama-cpp-python'
 
 
+def no_engine(engine: EngineBuild | None) -> tuple[str, ...]:
+    """Warn when there is no build to speak of."""
+    if engine is not None:
+        return ()
+    return (
+        "The engine (llama.cpp) does not answer, so no model can run, and what it could use of "
+        f"this machine is not known. Install it anew: {_REINSTALL} llama-cpp-python",
+    )
+
+
 def unused_devices(
     unused: tuple[Device, ...], engine: EngineBuild | None, system: str
 ) -> tuple[str, ...]:

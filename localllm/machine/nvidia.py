@@ -5,7 +5,6 @@ memory is not lowered by a context of our own. Every call may fail on some devic
 GPUs, Jetson, old drivers); what fails is None, and one sentence per device says which.
 """
 
-import importlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -79,9 +78,10 @@ class _Part:
 def load_nvml() -> Nvml | None:
     """Import `pynvml`; None when the package is not there."""
     try:
-        return cast(Nvml, importlib.import_module("pynvml"))
+        import pynvml
     except ImportError:
         return None
+    return cast(Nvml, pynvml)
 
 
 def read_nvidia(

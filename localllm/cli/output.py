@@ -1,0 +1,61 @@
+"""What every verb prints with: data to stdout, talk to stderr, nothing from outside as markup."""
+
+import dataclasses
+import io
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from localllm.core.text import single_line
+
+_PIPE_WIDTH = 200
+"""Columns of a table that goes to a file or a pipe, which has no width of its own."""
+
+
+def print_json(document: Mapping[str, object]) -> None:
+    """Print one JSON document on stdout, in ASCII, so that any pipe and terminal carries it.
+
+    Dataclasses and paths may be in it. Raises ValueError for a number that JSON does not have
+    (NaN, infinity): unknown is None.
+    """
+    text = json.dumps(document, indent=2, allow_nan=False, default=_plain)
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def stdout() -> Console:
+    """Make a console for data: colour on a terminal only, and never with NO_COLOR."""
+    return _console(sys.stdout)
+
+
+def stderr() -> Console:
+    """Make a console for talk (progress, warnings, notes), coloured by the same rule."""
+    return _console(sys.stderr)
+
+
+def outside(text: str, style: str = "") -> Text:
+    """Make one line of text that others wrote (a name, a path): no markup, escapes or controls."""
+    return Text(single_line(text), style=style)
+
+
+def _console(stream: TextIO) -> Console:
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")  # what it cannot show is a "?", not a crash
+    console = Console(file=stream, markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    return console
+
+
+def _plain(value: object) -> object:
+    """Give json what it does not know by itself."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, PurePath):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")

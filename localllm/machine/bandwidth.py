@@ -1,0 +1,205 @@
+"""How fast this machine's memory and cores are, measured here in under a second each.
+
+Decoding reads every weight once for each token, so memory *read* bandwidth bounds it; prompts are
+bound by how fast the cores multiply. No data sheet knows either for a given machine (channels
+filled, virtual machine, laptop on battery), so both are measured.
+
+Reading is timed with the C library's `memchr` for a byte that is not there: one stream, no writes,
+vectorised by every large C library, and ctypes lets go of the interpreter lock meanwhile. (A copy
+would count writes, which decoding does not do.) Multiplying is timed with NumPy in a process of
+its own: NumPy comes with the engine's bindings and must not be loaded into the front ends.
+"""
+
+import ctypes
+import json
+import math
+import mmap
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+_MIB = 1 << 20
+_SMALLEST = 256 * _MIB  # all buffers together; larger than nearly every last-level cache
+_LARGEST = 1024 * _MIB
+_CACHE_MULTIPLE = 4  # of the last-level cache: at most a quarter of the reads can hit it
+_WINDOWS = 4
+_WINDOW_S = 0.06
+
+_MATMUL_TIMEOUT_S = 30.0
+_MATMUL = """
+import time
+import numpy as np
+n = 1024
+a = np.ones((n, n), np.float32)
+out = a @ a
+best, begun = float("inf"), time.perf_counter()
+while time.perf_counter() - begun < 0.25:
+    start = time.perf_counter()
+    np.matmul(a, a, out=out)
+    best = min(best, time.perf_counter() - start)
+print(2 * n**3 / best)
+"""
+_BLAS_THREADS = (
+    "OPENBLAS_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+
+def measure_bandwidth(threads: int, *, available_bytes: int | None = None) -> float:
+    """Measure memory read bandwidth in bytes/s, with `threads` threads reading at once.
+
+    The best of several windows, as the STREAM benchmark reports it: other work on the machine only
+    ever lowers one. Takes 256 MiB, or four times the last-level cache up to 1 GiB, but never more
+    than a quarter of `available_bytes`. Raises ValueError when `threads` < 1, OSError or
+    MemoryError when the buffers cannot be had.
+    """
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, not {threads}")
+    total = min(max(_SMALLEST, _CACHE_MULTIPLE * last_level_cache(Path("/"))), _LARGEST)
+    if available_bytes is not None:
+        total = min(total, available_bytes // 4)
+    size = max(total // threads, mmap.PAGESIZE)
+    buffers = [mmap.mmap(-1, size) for _ in range(threads)]
+    _together([partial(ctypes.memset, _address(buffer), 0, size) for buffer in buffers])
+    return max(_window(buffers, size) for _ in range(_WINDOWS))
+
+
+def measure_compute(threads: int) -> float | None:
+    """Measure float32 matrix multiplication in operations/s (two for each multiply and add).
+
+    The best of NumPy's products of 1024 x 1024 matrices in 0.25 s. llama.cpp has kernels of its
+    own on quantised numbers, so this compares machines; it does not predict a prompt's rate by
+    itself. None when there is no NumPy. Raises ValueError when `threads` < 1.
+    """
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, not {threads}")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", _MATMUL],  # -P: no numpy.py of the current directory
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_MATMUL_TIMEOUT_S,
+            check=True,
+            env={**os.environ, **dict.fromkeys(_BLAS_THREADS, str(threads))},
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return _positive(done.stdout.decode("ascii", "replace"))
+
+
+def cached_bandwidth(
+    path: Path,
+    cpu_name: str,
+    threads: int,
+    measure: Callable[[int], float] = measure_bandwidth,
+) -> float:
+    """Give the bandwidth stored at `path` for this processor and thread count, or measure it.
+
+    A file that cannot be read counts as empty, one that cannot be written is left alone: the
+    figure is right either way. The file is replaced in one step.
+    """
+    key = f"{cpu_name}, {threads} threads"
+    stored = _stored(path)
+    if key not in stored:
+        stored[key] = measure(threads)
+        with suppress(OSError):
+            _write(path, stored)
+    return stored[key]
+
+
+def last_level_cache(root: Path) -> int:
+    """Give the bytes of all last-level caches together; 0 where `root`/sys does not tell."""
+    largest: dict[str, tuple[int, int]] = {}  # processors that share it -> (level, bytes)
+    for index in (root / "sys/devices/system/cpu").glob("cpu[0-9]*/cache/index[0-9]*"):
+        try:
+            level = int((index / "level").read_text(encoding="ascii"))
+            size = (index / "size").read_text(encoding="ascii").strip()
+            shared = (index / "shared_cpu_list").read_text(encoding="ascii").strip()
+            found = (level, int(size.removesuffix("K")) << 10)
+        except (OSError, ValueError):
+            continue
+        largest[shared] = max(found, largest.get(shared, (0, 0)))
+    top = max((level for level, _ in largest.values()), default=0)
+    return sum(size for level, size in largest.values() if level == top)
+
+
+def _window(buffers: list[mmap.mmap], size: int) -> float:
+    """Let all threads read for a while; bytes/s from the first start to the last end."""
+    spans: list[tuple[float, float, int]] = []
+    search = _memchr()
+    barrier = threading.Barrier(len(buffers))
+
+    def read(address: int) -> None:
+        barrier.wait()
+        start = end = time.perf_counter()
+        passes = 0
+        while end - start < _WINDOW_S:
+            search(address, 1, size)
+            passes += 1
+            end = time.perf_counter()
+        spans.append((start, end, passes))
+
+    _together([partial(read, _address(buffer)) for buffer in buffers])
+    took = max(end for _, end, _ in spans) - min(start for start, _, _ in spans)
+    return sum(passes for _, _, passes in spans) * size / took
+
+
+def _together(jobs: list[Callable[[], object]]) -> None:
+    threads = [threading.Thread(target=job, daemon=True) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _address(buffer: mmap.mmap) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+
+
+def _memchr() -> Callable[[int, int, int], int | None]:
+    library = ctypes.CDLL("ucrtbase" if sys.platform == "win32" else None)
+    function = library.memchr
+    function.restype = ctypes.c_void_p
+    function.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+    return function
+
+
+def _stored(path: Path) -> dict[str, float]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(document, dict):
+        return {}
+    values = {str(key): _positive(str(value)) for key, value in document.items()}
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _positive(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value > 0 else None
+
+
+def _write(path: Path, stored: dict[str, float]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(stored, file, indent=2)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
