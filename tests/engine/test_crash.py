@@ -1,0 +1,167 @@
+"""The child dies in every way it can; the parent says why and lives on."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from contextlib import aclosing
+from pathlib import Path
+
+import psutil
+import pytest
+
+from localllm.core.load import LoadSettings
+from localllm.engine.client import ProcessEngine
+from localllm.engine.events import LoadRequest, Token
+from localllm.engine.process import ChildProcess
+from localllm.engine.wire import BAD_INPUT_STATUS, UNAVAILABLE_STATUS
+from localllm.errors import EngineCrashed, LoadFailed
+from tests.engine.answers import ask, collect
+
+SETTINGS = LoadSettings(context=512, parallel=2, threads=1)
+
+
+async def loaded(path: Path) -> ProcessEngine:
+    engine = ProcessEngine()
+    async for _ in engine.load(LoadRequest(path=str(path), settings=SETTINGS)):
+        pass
+    return engine
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGABRT"])
+async def test_a_killed_engine_is_a_typed_error_for_every_stream(smollm2: Path, name: str) -> None:
+    engine = await loaded(smollm2)
+
+    async def stream(request_id: str) -> EngineCrashed:
+        with pytest.raises(EngineCrashed) as caught:
+            async with aclosing(
+                engine.generate(ask(request_id, "A story", max_tokens=400))
+            ) as events:
+                async for event in events:
+                    if isinstance(event, Token) and engine.pid is not None:
+                        os.kill(engine.pid, getattr(signal, name))
+        return caught.value
+
+    crashes = await asyncio.gather(stream("one"), stream("two"))
+    assert [crash.reason for crash in crashes] == [name, name]
+    assert any("llama" in line or "sched" in line for line in crashes[0].log_tail)
+    assert not engine.alive
+    assert engine.memory_bytes() is None
+    with pytest.raises(EngineCrashed):
+        await collect(engine, ask("three", "Hello"))
+    await engine.close()
+    await engine.close()
+
+
+async def test_an_engine_killed_while_it_loads_is_a_typed_error(smollm2: Path) -> None:
+    engine = ProcessEngine()
+    await engine.describe()
+    assert engine.pid is not None
+    os.kill(engine.pid, signal.SIGKILL)
+    with pytest.raises(EngineCrashed):
+        async for _ in engine.load(LoadRequest(path=str(smollm2), settings=SETTINGS)):
+            pass
+    await engine.close()
+
+
+async def test_a_load_that_nobody_waits_for_ends_the_child(smollm2: Path) -> None:
+    engine = ProcessEngine()
+    async with aclosing(engine.load(LoadRequest(path=str(smollm2), settings=SETTINGS))) as events:
+        async for _ in events:
+            break
+    await engine.close()
+    assert engine.pid is None
+
+
+async def test_a_cache_that_cannot_be_allocated_is_a_refusal_not_a_crash(smollm2: Path) -> None:
+    engine = ProcessEngine()
+    settings = LoadSettings(context=2**24, parallel=64, threads=1)  # 22 TiB of cache
+    with pytest.raises(LoadFailed, match="could not make a context"):
+        async for _ in engine.load(LoadRequest(path=str(smollm2), settings=settings)):
+            pass
+    await engine.close()
+
+
+def test_a_child_whose_parent_is_killed_goes_away() -> None:
+    script = (
+        "import asyncio, os, sys\n"
+        "from localllm.engine.client import ProcessEngine\n"
+        "async def main():\n"
+        "    engine = ProcessEngine()\n"
+        "    await engine.describe()\n"
+        "    print(engine.pid, flush=True)\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "asyncio.run(main())\n"
+    )
+    parent = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert parent.returncode == -signal.SIGKILL
+    try:
+        child = psutil.Process(int(parent.stdout))
+    except psutil.NoSuchProcess:
+        return
+    psutil.wait_procs([child], timeout=20)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_worker_without_llama_cpp_says_so() -> None:
+    script = (
+        "import sys; sys.modules['llama_cpp'] = None\n"
+        "from localllm.engine.worker.main import main\n"
+        "sys.exit(main())"
+    )
+    worker = subprocess.run(
+        [sys.executable, "-c", script], input=b"", capture_output=True, check=False
+    )
+    assert worker.returncode == UNAVAILABLE_STATUS
+    assert b"not installed" in worker.stderr
+    assert b"pip install" in worker.stderr
+    assert worker.stdout == b""
+
+
+def test_a_worker_that_is_sent_garbage_ends_with_a_status_of_its_own() -> None:
+    worker = subprocess.run(
+        [sys.executable, "-m", "localllm.engine.worker"],
+        input=b"\x00\xff garbage\n",
+        capture_output=True,
+        check=False,
+    )
+    assert worker.returncode == BAD_INPUT_STATUS
+    assert b"not a message" in worker.stderr
+
+
+async def child(tmp_path: Path, script: str) -> ChildProcess:
+    return await ChildProcess.start(
+        [sys.executable, "-c", script], log_path=tmp_path / "log", environment=dict(os.environ)
+    )
+
+
+async def test_a_process_gives_its_lines_and_its_exit_status(tmp_path: Path) -> None:
+    process = await child(tmp_path, "print('a'); print('b' * 100_000); import sys; sys.exit(3)")
+    lines = [line async for line in process.lines()]
+    assert [len(line) for line in lines] == [2, 100_001]
+    assert await process.exit_reason() == "exit status 3"
+    assert not process.running
+
+
+async def test_what_a_process_writes_to_stderr_is_in_its_log(tmp_path: Path) -> None:
+    process = await child(
+        tmp_path, "import sys\nfor i in range(99): print('line', i, file=sys.stderr)"
+    )
+    await process.exit_reason()
+    assert process.log_tail()[-1] == "line 98"
+    assert len(process.log_tail()) == 20
+    await process.close(grace_s=1)
+
+
+async def test_a_process_that_does_not_leave_is_killed(tmp_path: Path) -> None:
+    process = await child(
+        tmp_path,
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "print('ready', flush=True); time.sleep(600)",
+    )
+    async for _ in process.lines():
+        break
+    await process.close(grace_s=0.05)
+    assert await process.exit_reason() == "SIGKILL"
+    await process.send(b"to nobody\n")
