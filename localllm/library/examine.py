@@ -1,0 +1,150 @@
+"""Look at GGUF files before they become part of the library: what they are, and all their parts."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from localllm.core.model import ModelSpec
+from localllm.core.text import single_line
+from localllm.errors import GgufError, NotFound, StoreError
+from localllm.library import names, paths
+from localllm.library.installed import Part, of_file
+from localllm.library.names import shown
+
+_SHOWN_MISSING = 5
+_HINT = "Name a GGUF file."
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""O_NONBLOCK: opening a pipe that nobody writes to would wait for ever."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examined:
+    """Files that passed every check: `spec` is the header of the first of them."""
+
+    parts: tuple[Part, ...]
+    spec: ModelSpec
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(part.size_bytes for part in self.parts)
+
+    @property
+    def stem(self) -> str:
+        """What the file is called, without suffix and part number."""
+        file_name = self.parts[0].path.name
+        split = names.split_of(file_name)
+        return split[0] if split else Path(file_name).stem
+
+    @property
+    def quant(self) -> str | None:
+        """What the header says; else what the file's name says."""
+        return self.spec.quant or names.quant_in(self.stem)
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """Every file of the model that `path` is one of, in order.
+
+    Raises NotFound naming the parts of a split model that are not there.
+    """
+    path = paths.absolute(path)
+    split = names.split_of(path.name)
+    if split is None:
+        return (path,)
+    stem, number, count = split
+    if not 1 <= number <= count:
+        raise StoreError(f"{shown(path)} is called part {number} of {count}. Rename it.")
+    files = tuple(
+        path.with_name(names.split_name(stem, each, count, path.suffix))
+        for each in range(1, count + 1)
+    )
+    missing = [file for file in files if not file.exists()]
+    if missing:
+        listed = ", ".join(shown(file.name) for file in missing[:_SHOWN_MISSING])
+        more = f" and {len(missing) - _SHOWN_MISSING} more" if len(missing) > _SHOWN_MISSING else ""
+        raise NotFound(
+            f"{shown(path)} is one of {count} parts of a model and {len(missing)} of them are not"
+            f" in {shown(path.parent)}: {listed}{more}. Put all parts into one directory."
+        )
+    return files
+
+
+def examine(path: Path) -> Examined:
+    """Read the header of a model's files, all parts of a split one.
+
+    Raises NotFound for a missing file, StoreError for one that is no regular file or cannot be
+    read, GgufError for one that is no GGUF or no language model by itself.
+    """
+    files = files_of(path)
+    read = [_read(file, number=number, count=len(files)) for number, file in enumerate(files)]
+    first = read[0][1]
+    _require_model(first, files[0])
+    return Examined(parts=tuple(part for part, _ in read), spec=first)
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+    """Open a file for reading if it is one. Raises NotFound, StoreError."""
+    try:
+        descriptor = os.open(path, _OPEN_FLAGS)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFound(f"There is no file {shown(path)}.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise StoreError(f"{shown(path)} cannot be read: {reason}.") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise StoreError(f"{shown(path)} is {_kind(status.st_mode)}, not a file. {_HINT}")
+    with os.fdopen(descriptor, "rb") as stream:
+        yield stream, status
+
+
+def _read(path: Path, *, number: int, count: int) -> tuple[Part, ModelSpec]:
+    """Read one part's header and compare its place in the split with its file's name."""
+    from localllm.core import gguf
+
+    with open_regular(path) as (stream, status):
+        try:
+            spec = gguf.read(stream, status.st_size)
+        except GgufError as error:
+            raise GgufError(f"{shown(path)} is not usable: {error}") from error
+        except OSError as error:
+            raise StoreError(f"{shown(path)} cannot be read: {error.strerror}.") from error
+    said = spec.metadata.get("split.no", number), spec.metadata.get("split.count", count)
+    if said != (number, count) and (count > 1 or said[1] != 0):
+        raise GgufError(
+            f"{shown(path)} is part {_one_up(said[0])} of {said[1]!r:.20} by its header and"
+            f" {number + 1} of {count} by its name. Rename the parts as they were published"
+            " (NAME-00001-of-00005.gguf)."
+        )
+    return of_file(status, path), spec
+
+
+def _require_model(spec: ModelSpec, path: Path) -> None:
+    """Refuse what is a GGUF file but no model that can answer. Raises GgufError."""
+    kind = spec.metadata.get("general.type", "model")
+    if kind in ("mmproj", "clip-vision") or spec.architecture == "clip":
+        what = "an image or audio encoder (mmproj), which works beside a model"
+    elif kind == "adapter":
+        what = "a LoRA adapter, which works on top of a model"
+    elif kind != "model":
+        what = f"of type {single_line(str(kind))[:40]!r}"
+    elif not spec.tensors and "split.count" not in spec.metadata:
+        what = "a vocabulary without weights"
+    else:
+        return
+    raise GgufError(f"{shown(path)} is {what}. Import the model's own file.")
+
+
+def _one_up(number: object) -> str:
+    return str(number + 1) if isinstance(number, int) else repr(number)[:20]
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a directory"
+    return "a pipe" if stat.S_ISFIFO(mode) else "a device"

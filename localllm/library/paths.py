@@ -1,0 +1,81 @@
+"""Every path the program uses; the only module that knows them.
+
+`LOCALLLM_DATA_DIR`, `LOCALLLM_CONFIG_DIR` and `LOCALLLM_CACHE_DIR` move a whole directory; without
+them each system's own places are used (platformdirs). Nothing here creates anything: who writes
+makes the directory it writes to.
+"""
+
+import os
+from pathlib import Path
+
+from platformdirs import PlatformDirs
+
+_DIRS = PlatformDirs("localllm", appauthor=False)
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def data_dir() -> Path:
+    """Where the library is: its index and its own hard links."""
+    return _directory("LOCALLLM_DATA_DIR", _DIRS.user_data_path)
+
+
+def config_dir() -> Path:
+    """Where settings and the server's key are."""
+    return _directory("LOCALLLM_CONFIG_DIR", _DIRS.user_config_path)
+
+
+def cache_dir() -> Path:
+    """Where files are that may be deleted at any time."""
+    return _directory("LOCALLLM_CACHE_DIR", _DIRS.user_cache_path)
+
+
+def log_dir() -> Path:
+    """Where each engine's own log goes: what llama.cpp prints."""
+    return cache_dir() / "logs"
+
+
+def settings_file() -> Path:
+    """The user's settings."""
+    return config_dir() / "settings.toml"
+
+
+def key_file() -> Path:
+    """The key of the local API."""
+    return config_dir() / "api-key"
+
+
+def catalogue_path() -> Path:
+    """The catalogue of known models: `localllm/models.toml` in a wheel, the file at the root of
+    the repository in an editable install."""
+    packaged = _PACKAGE / "models.toml"
+    return packaged if packaged.is_file() else _PACKAGE.parent / "models.toml"
+
+
+def index_file(data: Path) -> Path:
+    """The index of the library whose directory is `data`."""
+    return data / "library.json"
+
+
+def lock_file(data: Path) -> Path:
+    """What a process locks while it changes the library."""
+    return data / "library.lock"
+
+
+def models_dir(data: Path) -> Path:
+    """Where the library's own hard links are."""
+    return data / "models"
+
+
+def absolute(path: Path) -> Path:
+    """An absolute path without `..`, `~` expanded, links kept.
+
+    Links are kept because a cache's link (`model-00001-of-00002.gguf`) has a name that its target
+    (`blobs/4f2a...`) has not.
+    """
+    text = str(path)
+    return Path(os.path.abspath(Path(text).expanduser() if text.startswith("~") else text))  # noqa: PTH100  # Path.absolute() keeps ".."
+
+
+def _directory(variable: str, default: Path) -> Path:
+    chosen = os.environ.get(variable)
+    return absolute(Path(chosen)) if chosen else default

