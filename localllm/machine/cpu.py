@@ -94,14 +94,12 @@ def read_linux_cpu(
     cores = _cores(root)
     allowed = allowed_cpus()
     physical = len(cores) or physical_cores()
-    usable = len({core for core in cores if allowed is None or core & allowed})
-    if not usable:  # no topology: threads are all that is known
-        usable = min(len(allowed or ()) or 1, physical or 2**16)
+    usable = _usable(cores, allowed, physical)
     quota = _quota_cores(root)
     return Cpu(
         name=_linux_name(info, machine),
         cores_physical=physical or None,
-        cores_usable=max(min(usable, quota or usable), 1),
+        cores_usable=min(usable, quota or usable),
         features=_linux_features(info),
     )
 
@@ -129,12 +127,10 @@ def read_windows_cpu(
 ) -> Cpu:
     """Describe the processor as Windows does; `has_feature` is IsProcessorFeaturePresent."""
     physical = physical_cores()
-    allowed = len(allowed_cpus() or ())
-    usable = min(count for count in (physical, allowed, 2**16) if count)
     return Cpu(
         name=name,
         cores_physical=physical,
-        cores_usable=usable if physical or allowed else 1,
+        cores_usable=_usable((), allowed_cpus(), physical),
         features=_ordered(name for code, name in WINDOWS_FEATURES.items() if has_feature(code)),
     )
 
@@ -183,6 +179,16 @@ def _cores(root: Path) -> tuple[frozenset[int], ...]:
             except (OSError, ValueError):
                 continue
     return tuple(cores)
+
+
+def _usable(
+    cores: tuple[frozenset[int], ...], allowed: frozenset[int] | None, physical: int | None
+) -> int:
+    """Count the cores that have a thread this process may use; without a topology the smaller of
+    threads and cores; at least 1."""
+    if allowed and (reached := sum(bool(core & allowed) for core in cores)):
+        return reached
+    return min((count for count in (len(allowed or ()), physical) if count), default=1)
 
 
 def _cpu_list(text: str) -> frozenset[int]:

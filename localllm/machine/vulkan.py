@@ -54,8 +54,9 @@ def join(found: tuple[Device, ...], engine: EngineBuild | None, ram: Memory) -> 
             devices.append(_new_device(listed, backend, ram))
             drivers.append({backend})
         else:
-            device = devices[position]
-            devices[position] = _completed(device, listed, backend, first=not drivers[position])
+            device = _completed(devices[position], listed, backend, ram)
+            first = not drivers[position]
+            devices[position] = replace(device, backend=backend) if first else device
             drivers[position].add(backend)
     unused = (device for device, used in zip(devices, drivers, strict=True) if not used)
     return Joined(devices=tuple(devices), unused=tuple(unused))
@@ -133,30 +134,25 @@ def _new_device(listed: EngineDevice, backend: Backend, ram: Memory) -> Device:
     )
 
 
-def _completed(device: Device, listed: EngineDevice, backend: Backend, *, first: bool) -> Device:
-    """Fill what the reader could not know; `first`: no backend drives the device yet.
+def _completed(device: Device, listed: EngineDevice, backend: Backend, ram: Memory) -> Device:
+    """Fill what the reader could not know, and correct what the device's driver knows better.
 
-    The reader's memory figures win, because the engine's include its own context; Metal's working
-    set is the exception, because only Metal knows it.
+    The reader's memory figures win, because the engine's include its own context. Two are the
+    engine's: Metal's working set, and the memory of a device that turns out to be integrated.
     """
-    if first:
-        device = replace(device, backend=backend)
+    shared = _new_device(listed, backend, ram)
     if listed.description and _vendor(device.name, device.backend) in ("amd", "intel"):
         device = replace(device, name=listed.description)  # the bus names a chip, not the product
-    if listed.kind == "igpu":
-        device = replace(device, kind=DeviceKind.IGPU, unified=True)
-    if backend is Backend.METAL and listed.total_bytes:
-        return replace(
-            device,
-            total_bytes=listed.total_bytes,
-            free_bytes=min(
-                free
-                for free in (device.free_bytes, listed.free_bytes, listed.total_bytes)
-                if free is not None
-            ),
-        )
+    total, free = device.total_bytes, device.free_bytes
+    if backend is Backend.METAL or (shared.unified and not device.unified):
+        total, free = shared.total_bytes or total, shared.free_bytes or free
+        if free is not None:
+            free = min(free, ram.available_bytes)
+    unified = device.unified or shared.unified
     return replace(
         device,
-        total_bytes=device.total_bytes if device.total_bytes is not None else listed.total_bytes,
-        free_bytes=device.free_bytes if device.free_bytes is not None else listed.free_bytes,
+        kind=DeviceKind.IGPU if unified else device.kind,
+        unified=unified,
+        total_bytes=listed.total_bytes if total is None else total,
+        free_bytes=listed.free_bytes if free is None else free,
     )
