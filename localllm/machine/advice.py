@@ -78,7 +78,7 @@ def no_avx2(cpu: Cpu, machine: str, system: str) -> tuple[str, ...]:
     if machine.lower() not in ("x86_64", "amd64") or not cpu.features or "AVX2" in cpu.features:
         return ()
     return (
-        f"{cpu.name} has no AVX2 (or a virtual machine hides it): models run slowly on it, and a "
+        f"The processor ({cpu.name}) has no AVX2, or a virtual machine hides it: models run slowly, and a "
         "prebuilt engine may stop with an illegal instruction. Build the engine on this machine: "
         f"{build_command(_NATIVE, system)}",
     )
