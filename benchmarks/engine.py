@@ -30,46 +30,7 @@ import httpx2
 
 HERE = Path(__file__).parent
 CONTEXT, SLOTS, ANSWER_TOKENS = 2048, 8, 96
-WORDS = [
-    "river",
-    "stone",
-    "light",
-    "garden",
-    "window",
-    "paper",
-    "orange",
-    "number",
-    "music",
-    "winter",
-    "bridge",
-    "forest",
-    "letter",
-    "engine",
-    "mirror",
-    "silver",
-    "basket",
-    "travel",
-    "cotton",
-    "yellow",
-    "market",
-    "pepper",
-    "summer",
-    "castle",
-    "doctor",
-    "farmer",
-    "island",
-    "jacket",
-    "kitten",
-    "ladder",
-    "magnet",
-    "nation",
-    "ocean",
-    "pencil",
-    "quiet",
-    "rabbit",
-    "school",
-    "tunnel",
-]
+WORDS = ("river", "stone", "light", "garden", "window", "paper", "orange", "number", "music")
 
 
 @dataclass(frozen=True, slots=True)
