@@ -74,6 +74,8 @@ def _look() -> HardwareInfo:
         reason = str(error)
     except TimeoutError:
         reason = f"The engine did not say what it is within {_ENGINE_TIMEOUT_S:.0f} s."
+    except OSError as error:
+        reason = f"The engine's process cannot be started: {error}."
     info = detect(None)
     return replace(info, warnings=(reason, *info.warnings))
 

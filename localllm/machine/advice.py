@@ -47,7 +47,7 @@ def no_engine(engine: EngineBuild | None) -> tuple[str, ...]:
         return ()
     return (
         "The engine (llama.cpp) does not answer, so no model can run, and what it could use of "
-        f"this machine is not known. Install it anew: {_REINSTALL} llama-cpp-python",
+        f"this machine is not known. Install it anew: `{_REINSTALL} llama-cpp-python`.",
     )
 
 
@@ -78,9 +78,9 @@ def no_avx2(cpu: Cpu, machine: str, system: str) -> tuple[str, ...]:
     if machine.lower() not in ("x86_64", "amd64") or not cpu.features or "AVX2" in cpu.features:
         return ()
     return (
-        f"The processor ({cpu.name}) has no AVX2, or a virtual machine hides it: models run slowly, and a "
-        "prebuilt engine may stop with an illegal instruction. Build the engine on this machine: "
-        f"{build_command(_NATIVE, system)}",
+        f"The processor ({cpu.name}) has no AVX2, or a virtual machine hides it: models run "
+        "slowly, and a prebuilt engine may stop with an illegal instruction. Build it here: "
+        f"`{build_command(_NATIVE, system)}`.",
     )
 
 
@@ -109,7 +109,7 @@ def _ways(backend: Backend, engine: EngineBuild, system: str) -> str:
     if chosen in _WHEELS:
         ways.append(
             "Or, without a compiler, take upstream's prebuilt wheel if there is one of this "
-            f"version: {_wheel_command(_WHEELS[chosen], engine.version)}"
+            f"version: `{_wheel_command(_WHEELS[chosen], engine.version)}`."
         )
     return " ".join(ways)
 
@@ -117,7 +117,7 @@ def _ways(backend: Backend, engine: EngineBuild, system: str) -> str:
 def _way_to_build(backend: Backend, system: str) -> str:
     switch, needs = _SWITCHES[backend]
     command = build_command(switch, system)
-    return f"build it with {_LABELS[backend]} (needs {needs}): {command}"
+    return f"build it with {_LABELS[backend]} (needs {needs}): `{command}`."
 
 
 def _wheel_command(index: str, version: str) -> str:

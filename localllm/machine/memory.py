@@ -27,11 +27,13 @@ class SystemMemory(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """One limit on memory, in bytes: `room_bytes` is what is left of it, `source` who says so."""
+    """One limit on memory, in bytes: `room_bytes` is what is left of it, `source` who says so,
+    `remedy` what raises it."""
 
     limit_bytes: int
     room_bytes: int
     source: str
+    remedy: str
 
 
 def read_memory(
@@ -88,7 +90,12 @@ def _group_limit(group: Group, root: Path) -> Limit | None:
     used = read_number(directory / used_name) or 0
     room = limit - max(used - stat.get(inactive_name, 0), 0)
     where = Path("/") / (directory / name).relative_to(root)
-    return Limit(limit_bytes=limit, room_bytes=room, source=f"the control group's {where}")
+    return Limit(
+        limit_bytes=limit,
+        room_bytes=room,
+        source=f"the control group's {where}",
+        remedy="Raise that limit (for a container: --memory) to run larger models.",
+    )
 
 
 def _address_space(address_space_limit: Callable[[], int | None]) -> list[Limit]:
@@ -97,7 +104,12 @@ def _address_space(address_space_limit: Callable[[], int | None]) -> list[Limit]
     if limit is None:
         return []
     return [
-        Limit(limit_bytes=limit, room_bytes=limit, source="the address space limit (ulimit -v)")
+        Limit(
+            limit_bytes=limit,
+            room_bytes=limit,
+            source="the address space limit (RLIMIT_AS)",
+            remedy="Start it after `ulimit -v unlimited` to run larger models.",
+        )
     ]
 
 
@@ -106,6 +118,5 @@ def _warnings(total_bytes: int, tightest: Limit | None) -> tuple[str, ...]:
         return ()
     return (
         f"This process may use {format_bytes(tightest.limit_bytes)} of the machine's "
-        f"{format_bytes(total_bytes)} of memory: {tightest.source} says so. Raise that limit "
-        "(for a container: --memory) to run larger models.",
+        f"{format_bytes(total_bytes)} of memory: {tightest.source} says so. {tightest.remedy}",
     )

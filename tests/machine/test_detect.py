@@ -206,7 +206,7 @@ def test_every_warning_is_whole_sentences(tmp_path: Path) -> None:
     assert len(warnings) >= 5
     for warning in warnings:
         assert warning[0].isupper()
-        assert warning.endswith((".", "llama-cpp-python")) or "--extra-index-url" in warning
+        assert warning.endswith(".")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="compares with /proc/meminfo")
