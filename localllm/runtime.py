@@ -124,7 +124,7 @@ class Runtime:
         if not fit.fits and not force:
             raise DoesNotFit(fit.message(model.name))
         await self.unload(model.name)
-        settings = await self._with_threads(settings)
+        settings = await self._with_threads(fit.settings)
         engine = self._start_engine()
         try:
             async with aclosing(_loading(engine, model, settings)) as events:

@@ -37,7 +37,8 @@ class LoadSettings:
 
     `context` is tokens of one conversation; the unified cache has context x parallel cells.
     Not `kv_unified`: each sequence has a cache of its own, and no prefix is shared.
-    `gpu_layers` None means as many as fit. `threads` None means the physical cores this process
+    `gpu_layers` None means as many as fit; the routed experts of the first `cpu_moe` layers stay
+    in system memory. `threads` None means the physical cores this process
     may use.
     """
 
@@ -48,6 +49,7 @@ class LoadSettings:
     batch: int = 2048
     ubatch: int = 512
     gpu_layers: int | None = None
+    cpu_moe: int = 0
     flash_attention: FlashAttention = FlashAttention.AUTO
     swa_full: bool = False
     mmap: bool = True

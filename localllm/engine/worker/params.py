@@ -3,7 +3,11 @@
 The load and the dry run both come through here, so what is probed is what is loaded.
 """
 
+import ctypes
+from functools import cache
+
 import llama_cpp.llama_cpp as llama
+from llama_cpp._ggml import libggml
 
 from localllm.core.load import FlashAttention, LoadSettings
 from localllm.core.quants import GgmlType
@@ -18,6 +22,12 @@ _FLASH_ATTENTION = {
 }
 
 
+class _BufferOverride(ctypes.Structure):
+    """llama_model_tensor_buft_override: tensors whose name matches go to this kind of buffer."""
+
+    _fields_ = (("pattern", ctypes.c_char_p), ("buft", ctypes.c_void_p))
+
+
 def model_params(settings: LoadSettings) -> llama.llama_model_params:
     """The model's half: where the weights go and whether the file is mapped."""
     params = llama.llama_model_default_params()
@@ -27,7 +37,22 @@ def model_params(settings: LoadSettings) -> llama.llama_model_params:
         if settings.mmap and llama.llama_supports_mmap()
         else llama.LLAMA_LOAD_MODE_NONE
     )
+    if settings.cpu_moe:
+        params.tensor_buft_overrides = ctypes.cast(
+            _experts_on_cpu(settings.cpu_moe), ctypes.c_void_p
+        )
     return params
+
+
+@cache
+def _experts_on_cpu(layers: int) -> "ctypes.Array[_BufferOverride]":
+    """Overrides that keep the routed experts of the first layers on the host (the names are
+    llama.cpp's `ffn_*_exps`); cached because llama.cpp keeps the pointer."""
+    libggml.ggml_backend_cpu_buffer_type.restype = ctypes.c_void_p
+    host = libggml.ggml_backend_cpu_buffer_type()
+    patterns = [rf"blk\.{i}\.ffn_(up|down|gate|gate_up)_(ch|)exps".encode() for i in range(layers)]
+    rows = [_BufferOverride(pattern, host) for pattern in patterns]
+    return (_BufferOverride * (layers + 1))(*rows, _BufferOverride(None, None))
 
 
 def context_params(settings: LoadSettings, threads: int) -> llama.llama_context_params:
