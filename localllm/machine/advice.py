@@ -90,8 +90,9 @@ def _unused(backend: Backend, names: list[str], engine: EngineBuild, system: str
     if backend in {backend_of(name) for name in engine.backends}:
         return (
             f"{what} {verb} in this machine, and the installed llama.cpp is built with "
-            f"{_LABELS[backend]} but does not find {pronoun}. Update the GPU's driver and check "
-            "that this user may open the device, then run `localllm hardware` again."
+            f"{_LABELS[backend]} but does not find {pronoun}. Check that no variable such as "
+            "HIP_VISIBLE_DEVICES hides it and that this user may open the device, or update its "
+            "driver; then run `localllm hardware` again."
         )
     built_for = ", ".join(engine.backends) or "the processor only"
     return (

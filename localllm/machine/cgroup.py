@@ -11,6 +11,8 @@ from pathlib import Path, PurePosixPath
 UNLIMITED = 2**62
 """Version 1 writes "no limit" as a huge number (2**63 rounded down to a page)."""
 
+_LONGEST_NUMBER = 20  # digits of 2**64
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
@@ -52,7 +54,11 @@ def read_fields(file: Path) -> dict[str, int]:
     except (OSError, ValueError):
         return {}
     pairs = (line.split() for line in lines)
-    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
+    return {
+        pair[0]: int(pair[1])
+        for pair in pairs
+        if len(pair) == 2 and pair[1].isdecimal() and len(pair[1]) <= _LONGEST_NUMBER
+    }
 
 
 def _memberships(root: Path) -> dict[str, str]:
@@ -105,7 +111,10 @@ def _below(path: str, mounted_root: str) -> str:
 
 
 def _chain(mount_point: Path, path: str, version: int) -> list[Group]:
-    """List the group's directory and its ancestors up to the mount point, existing ones only."""
+    """List the group's directory and its ancestors up to the mount point.
+
+    Some may not exist or not be readable: their files then say nothing, which is no limit.
+    """
     parts = [part for part in path.split("/") if part not in ("", ".")]
     directories = [mount_point.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
-    return [Group(directory=d, version=version) for d in directories if d.is_dir()]
+    return [Group(directory=directory, version=version) for directory in directories]

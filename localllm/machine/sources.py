@@ -91,11 +91,14 @@ def _address_space_limit() -> int | None:
 
 
 def _allowed_cpus() -> frozenset[int] | None:
-    """The processor threads this process is pinned to; None where it cannot be pinned (macOS)."""
-    if sys.platform == "linux":
-        return frozenset(os.sched_getaffinity(0))
-    if sys.platform == "win32":
-        return frozenset(psutil.Process().cpu_affinity() or ())
+    """The processor threads this process is pinned to; None where that cannot be known (macOS)."""
+    try:
+        if sys.platform == "linux":
+            return frozenset(os.sched_getaffinity(0))
+        if sys.platform == "win32":
+            return frozenset(psutil.Process().cpu_affinity() or ())
+    except (OSError, psutil.Error):
+        return None
     return None
 
 

@@ -56,6 +56,16 @@ def test_a_container_without_proc_and_sys_is_still_a_machine(tmp_path: Path) -> 
     assert (info.devices, info.warnings) == ((), ())
 
 
+def test_directories_where_files_belong_and_loops_are_no_crash(tmp_path: Path) -> None:
+    card = "sys/class/drm/card0/device"
+    for name in ("proc/cpuinfo", "proc/self/cgroup", "proc/self/mountinfo", f"{card}/vendor"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "sys/devices").symlink_to("devices")
+    (tmp_path / "sys/bus").symlink_to("/nowhere")
+    info = detect(CPU_BUILD, bare(tmp_path))
+    assert (info.cpu.cores_usable, info.devices, info.warnings) == (8, (), ())
+
+
 def test_a_system_that_hides_its_memory_is_a_warning(tmp_path: Path) -> None:
     sources = replace(bare(tmp_path), system_memory=raising(FileNotFoundError("/proc/meminfo")))
     info = detect(CPU_BUILD, sources)

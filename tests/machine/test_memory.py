@@ -188,7 +188,7 @@ def test_a_limit_far_below_the_machine_is_a_warning_that_names_its_file(tmp_path
             "proc/self/cgroup": "0::/app\n",
             "proc/self/mountinfo": V2_MOUNT,
             "sys/fs/cgroup/app/memory.max": "lots",
-            "sys/fs/cgroup/app/memory.stat": "a b c\nx\ninactive_file -1",
+            "sys/fs/cgroup/app/memory.stat": f"a b c\nx\ninactive_file -1\ny {'9' * 5000}",
         },
     ],
 )
