@@ -40,7 +40,9 @@ class Script:
 
     `tokens` is the answer to every request. `load_error` and `generate_error` are raised
     instead of an answer; `crash_after` ends the process after so many tokens. `gate`, when set,
-    is awaited before each token, so that a test decides when the stream goes on.
+    is awaited before each token, so that a test decides when the stream goes on. `opened` gets
+    the id of each request, `closed` that of each whose stream was closed before its end.
+    `load_gate` is awaited before each step of a load.
     """
 
     tokens: tuple[str, ...] = ("Hello", ", ", "world", ".")
@@ -48,9 +50,12 @@ class Script:
     generate_error: LocalLLMError | None = None
     crash_after: int | None = None
     gate: asyncio.Semaphore | None = None
+    load_gate: asyncio.Semaphore | None = None
     requests: list[GenerateRequest] = field(default_factory=list)
     loads: list[LoadRequest] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
+    opened: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
+    closed: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
 
 
 class FakeEngine:
@@ -77,6 +82,9 @@ class FakeEngine:
         if self.script.load_error is not None:
             raise self.script.load_error
         for step in range(5):
+            if self.script.load_gate is not None:
+                await self.script.load_gate.acquire()
+            self._check_alive()
             yield LoadProgress(fraction=step / 4)
             await asyncio.sleep(0)
         settings = request.settings
@@ -103,9 +111,23 @@ class FakeEngine:
         )
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+        done = False
+        try:
+            async for event in self._play(request):
+                done = isinstance(event, Finished)
+                yield event
+        except LocalLLMError:
+            done = True
+            raise
+        finally:
+            if not done:
+                self.script.closed.put_nowait(request.request_id)
+
+    async def _play(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
         self._check_alive()
         script = self.script
         script.requests.append(request)
+        script.opened.put_nowait(request.request_id)
         if script.generate_error is not None:
             raise script.generate_error
         prompt_tokens = len(_prompt_text(request).split())

@@ -1,0 +1,136 @@
+"""The local API as one ASGI application: routes in front of a `Runtime`, guards around them.
+
+It loads and closes nothing: who made the runtime does (`localllm serve`), so that a model that
+does not load is an exit status and not a failed HTTP server. There is no schema page: the usual
+ones load their scripts from other machines.
+"""
+
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from localllm.core.text import single_line
+from localllm.engine.events import GenerateEvent, GenerateRequest
+from localllm.errors import EngineCrashed, LocalLLMError
+from localllm.runtime import Runtime
+from localllm.server import openai
+from localllm.server.body import read_json
+from localllm.server.problems import ApiError, api_error, json_response
+from localllm.server.respond import EventStream, unless_gone
+from localllm.server.security import HostGuard, HostPolicy, KeyGuard, LastResort, unexpected
+
+logger = logging.getLogger("localllm.server")
+
+
+def create_app(
+    runtime: Runtime, served: tuple[str, ...], *, hosts: HostPolicy, key: str | None
+) -> ASGIApp:
+    """Make the API of the models named `served`, which `runtime` has loaded.
+
+    `key` None asks for none: only for a server that no other machine reaches.
+    """
+    api = Api(runtime, served)
+    app = Starlette(
+        routes=[
+            Route("/health", api.health, methods=["GET"]),
+            Route("/v1/models", api.models, methods=["GET"]),
+            Route("/v1/models/{name:path}", api.model, methods=["GET"]),
+            Route("/v1/chat/completions", api.chat_completions, methods=["POST"]),
+        ],
+        exception_handlers={
+            LocalLLMError: _problem,
+            HTTPException: _http_problem,
+            ClientDisconnect: _left,
+            Exception: _unexpected,
+        },
+    )
+    # A path with a slash too many is a 404, not a redirect built from the Host header.
+    app.router.redirect_slashes = False
+    return LastResort(HostGuard(KeyGuard(app, key=key), policy=hosts))
+
+
+class Api:
+    """The endpoints; one request does not wait for another, the engine batches them."""
+
+    def __init__(self, runtime: Runtime, served: tuple[str, ...]) -> None:
+        self._runtime = runtime
+        self._served = served
+        self._started_at = int(time.time())
+
+    async def health(self, request: Request) -> Response:
+        """Say which engines run. A crashed one starts again with the next request for it."""
+        running = {resident.model.name for resident in self._runtime.resident()}
+        models = [
+            {"id": name, "status": "ready" if name in running else "crashed"}
+            for name in self._served
+        ]
+        ready = all(name in running for name in self._served)
+        return json_response({"status": "ok" if ready else "degraded", "models": models})
+
+    async def models(self, request: Request) -> Response:
+        cards = [openai.model_card(name, self._started_at) for name in self._served]
+        return json_response({"object": "list", "data": cards})
+
+    async def model(self, request: Request) -> Response:
+        name = str(request.path_params["name"])
+        self._check_served(name)
+        return json_response(openai.model_card(name, self._started_at))
+
+    async def chat_completions(self, request: Request) -> Response:
+        asked = openai.ChatRequest.parse(await read_json(request))
+        self._check_served(asked.model)
+        generate = asked.generate_request()
+        events = self._events(asked.model, generate)
+        if asked.stream:
+            return EventStream(openai.chunks(asked, generate.request_id, events))
+        answer = openai.completion(asked, generate.request_id, events)
+        return json_response(await unless_gone(request.receive, answer))
+
+    async def _events(
+        self, name: str, request: GenerateRequest
+    ) -> AsyncGenerator[GenerateEvent, None]:
+        """The runtime's events; a crash is told to whoever watches the server, too."""
+        async with aclosing(self._runtime.generate(name, request)) as events:
+            try:
+                async for event in events:
+                    yield event
+            except EngineCrashed as crash:
+                logger.warning("%s: %s", single_line(name), crash)
+                raise
+
+    def _check_served(self, name: str) -> None:
+        if name not in self._served:
+            raise ApiError(
+                f"This server does not serve that model. It serves: {', '.join(self._served)}.",
+                status=404,
+                code="model_not_found",
+                param="model",
+            )
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, LocalLLMError)
+    return api_error(error).response()
+
+
+async def _http_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+    message = f"{error.detail}: {request.method} on this path is not part of this API."
+    return ApiError(message, status=error.status_code, code=code, headers=error.headers).response()
+
+
+async def _left(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    return unexpected().response()

@@ -1,0 +1,68 @@
+"""Answers that take seconds: a client that leaves ends the work, and so frees its slot."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing, suppress
+from typing import TypeVar
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+T = TypeVar("T")
+
+
+async def unless_gone(receive: Receive, work: Coroutine[None, None, T]) -> T:
+    """Do `work`, but cancel it at once when the client leaves; then raise ClientDisconnect.
+
+    The body must have been read: from here on `receive` can only say that the client left.
+    """
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        watch.cancel()
+        if not task.done():
+            task.cancel()
+        await asyncio.wait((task, watch))
+    if task.cancelled():
+        raise ClientDisconnect
+    return task.result()
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class EventStream(Response):
+    """Server-sent events. The status is sent with the first one: an error before it is still
+    an HTTP error. `events` is closed whatever happens."""
+
+    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+        # Not Response.__init__, which would declare a length. no-transform and
+        # X-Accel-Buffering keep proxies from holding events back.
+        self.status_code = 200
+        self.background = None
+        self._events = events
+        self.init_headers(
+            {
+                "content-type": "text/event-stream; charset=utf-8",
+                "cache-control": "no-cache, no-transform",
+                "x-accel-buffering": "no",
+            }
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(ClientDisconnect):
+            await unless_gone(receive, self._send_all(send))
+
+    async def _send_all(self, send: Send) -> None:
+        async with aclosing(self._events) as events:
+            first = await anext(events)
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": first, "more_body": True})
+            async for event in events:
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

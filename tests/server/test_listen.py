@@ -1,0 +1,239 @@
+"""The socket and the connections on it: malformed HTTP, slow clients, the orderly end."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+
+import openai
+import pytest
+
+from localllm.engine.fake import Script
+from localllm.errors import ServeError
+from localllm.server.body import MAX_BODY_BYTES
+from localllm.server.listen import (
+    Address,
+    Limits,
+    StopSignals,
+    bound_address,
+    find_address,
+    open_socket,
+)
+from tests.server.house import KEY, MODEL, House, house
+
+AUTH = f"Host: localhost\r\nAuthorization: Bearer {KEY}\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"nonsense\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",  # TLS
+        b"GET /health HTTP/x\r\nHost: localhost\r\n\r\n",
+        b"GET /health HTTP/1.1\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nno colon\r\n\r\n",
+        b"GET /hea\x00lth HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: a\x00b\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n",
+    ],
+)
+async def test_what_is_not_http_gets_a_400_and_the_connection_ends(
+    running: House, request_bytes: bytes
+) -> None:
+    answer = await running.raw(request_bytes)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "invalid_http"
+
+
+@pytest.mark.parametrize("start", [b"GET /", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "])
+async def test_headers_without_an_end_are_not_collected(running: House, start: bytes) -> None:
+    _, writer = await running.connect()
+    writer.write(start)
+    with contextlib.suppress(ConnectionError):  # it hangs up on what it does not read
+        while not writer.is_closing():
+            writer.write(b"a" * 2**16)
+            await writer.drain()
+    writer.close()
+
+
+async def test_headers_that_come_whole_but_too_large_are_refused(running: House) -> None:
+    lines = b"".join(b"X-%d: %s\r\n" % (i, b"a" * 1000) for i in range(40))
+    answer = await running.raw(
+        b"GET /health HTTP/1.1\r\n" + AUTH + lines + b"Connection: close\r\n\r\n"
+    )
+    assert answer.split(b" ")[1] in (b"400", b"431")
+
+
+async def test_a_body_that_stops_being_http_ends_only_its_own_connection(running: House) -> None:
+    head = b"POST /v1/chat/completions HTTP/1.1\r\n" + AUTH
+    kind = b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = await running.raw(head + kind + b"zz\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert [model.id async for model in running.client().models.list()] == [MODEL]
+
+
+async def test_a_body_that_is_too_large_is_a_413(running: House) -> None:
+    with pytest.raises(openai.APIStatusError) as raised:
+        await running.client().chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "x" * MAX_BODY_BYTES}]
+        )
+    assert (raised.value.status_code, raised.value.code) == (413, "body_too_large")
+
+
+async def test_a_websocket_is_not_opened(running: House) -> None:
+    upgrade = b"Upgrade: websocket\r\nConnection: Upgrade, close\r\nSec-WebSocket-Version: 13\r\n"
+    answer = await running.raw(
+        b"GET /v1/models HTTP/1.1\r\n" + AUTH + upgrade + b"Sec-WebSocket-Key: AAAA\r\n\r\n"
+    )
+    assert answer.startswith(b"HTTP/1.1 200 ")  # read as the plain request that it also is
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET /health HT",
+        b"GET /health HTTP/1.1\r\nHost: local",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /hea",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n{",
+    ],
+)
+async def test_a_client_that_does_not_finish_its_request_is_hung_up_on(
+    smollm2: Path, tmp_path: Path, sent: bytes
+) -> None:
+    limits = Limits(head_s=0.05, grace_s=0.0)
+    async with house(Script(), smollm2, tmp_path, limits=limits) as opened:
+        reader, writer = await opened.connect()
+        writer.write(sent)
+        with contextlib.suppress(ConnectionResetError):
+            await reader.read()  # until the server hangs up
+        writer.close()
+
+
+async def test_a_client_that_does_not_read_its_answer_loses_its_slot(
+    smollm2: Path, tmp_path: Path
+) -> None:
+    script = Script(tokens=("x" * 2**20,) * 64)
+    async with house(script, smollm2, tmp_path, limits=Limits(unread_s=0.05)) as opened:
+        body = json.dumps(
+            {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "x"}]}
+        ).encode()
+        _, writer = await opened.connect()
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket's transport can
+        writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\n" + AUTH
+            + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )  # fmt: skip
+        assert await script.closed.get() == script.requests[0].request_id
+        writer.close()
+
+
+async def test_one_connection_too_many_is_told_so(smollm2: Path, tmp_path: Path) -> None:
+    async with house(
+        Script(), smollm2, tmp_path, limits=Limits(connections=1, grace_s=0.0)
+    ) as opened:
+        _, first = await opened.connect()
+        reader, second = await opened.connect()
+        assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
+        first.close()
+        second.close()
+
+
+async def test_the_end_ends_answers_that_do_not_end_by_themselves(
+    smollm2: Path, tmp_path: Path
+) -> None:
+    script = Script(gate=asyncio.Semaphore(0))
+    async with house(script, smollm2, tmp_path) as opened:
+        stream = await opened.client().chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "x"}], stream=True
+        )
+        await anext(stream)
+        opened.stop.asked.set()
+        assert script.gate is not None
+        await opened.runtime.close()
+        script.gate.release()
+        with pytest.raises(openai.APIError):
+            async for _ in stream:
+                pass
+        await opened.serving
+
+
+async def test_an_answer_in_time_is_finished_before_the_end(smollm2: Path, tmp_path: Path) -> None:
+    script = Script(gate=asyncio.Semaphore(0))
+    async with house(script, smollm2, tmp_path, limits=Limits(grace_s=60.0)) as opened:
+        stream = await opened.client().chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "x"}], stream=True
+        )
+        await anext(stream)
+        opened.stop.asked.set()
+        assert script.gate is not None
+        for _ in script.tokens:
+            script.gate.release()
+        chunks = [chunk async for chunk in stream]
+        assert chunks[-1].choices[0].finish_reason == "stop"
+        await opened.serving
+
+
+def test_a_port_in_use_says_so() -> None:
+    with open_socket(Address(ip="127.0.0.1", port=0)) as taken:
+        address = bound_address(taken)
+        with pytest.raises(ServeError, match=f"{address.port}.*another program.*--port"):
+            open_socket(address)
+
+
+@pytest.mark.parametrize(
+    "host", ["no.such.host.invalid", "300.1.1.1", "a" * 70 + ".example", "\x00", "é" * 80]
+)
+def test_a_host_that_is_none_says_so(host: str) -> None:
+    with pytest.raises(ServeError, match="Cannot listen"):
+        find_address(host, 0)
+
+
+def test_an_address_of_another_machine_says_so() -> None:
+    with pytest.raises(ServeError, match="no such address"):
+        open_socket(Address(ip="192.0.2.1", port=0))
+
+
+@pytest.mark.parametrize(
+    ("ip", "loopback", "url"),
+    [
+        ("127.0.0.1", True, "http://127.0.0.1:80"),
+        ("127.9.9.9", True, "http://127.9.9.9:80"),
+        ("::1", True, "http://[::1]:80"),
+        ("0.0.0.0", False, "http://127.0.0.1:80"),
+        ("::", False, "http://[::1]:80"),
+        ("192.168.1.5", False, "http://192.168.1.5:80"),
+        ("fe80::1%eth0", False, "http://[fe80::1%eth0]:80"),
+    ],
+)
+def test_an_address_knows_who_reaches_it_and_how(ip: str, loopback: bool, url: str) -> None:
+    address = Address(ip=ip, port=80)
+    assert (address.loopback, address.url) == (loopback, url)
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
+def test_a_server_can_listen_on_the_loopback_address_of_ipv6() -> None:
+    try:
+        sock = open_socket(find_address("::1", 0))
+    except ServeError:
+        pytest.skip("IPv6 is off on this machine")
+    with sock:
+        assert bound_address(sock).ip == "::1"
+
+
+async def test_the_first_signal_asks_and_the_second_insists() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with StopSignals().handled() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await stop.asked.wait()
+        assert (stop.signal, stop.insisted.is_set()) == (signal.SIGTERM, False)
+        os.kill(os.getpid(), signal.SIGINT)
+        await stop.insisted.wait()
+        assert stop.signal is signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -1,0 +1,262 @@
+"""Who may speak to the API: names, origins, keys; and what is never written down."""
+
+import asyncio
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from localllm.engine.fake import Script
+from localllm.server.security import HostPolicy, LastResort
+from tests.server.house import KEY, MODEL, House, house
+
+
+def get(path: str = "/v1/models", *lines: str, host: str | None = "127.0.0.1") -> bytes:
+    head = [f"GET {path} HTTP/1.1", *([f"Host: {host}"] if host is not None else []), *lines]
+    return "\r\n".join([*head, "Connection: close", "", ""]).encode("latin-1")
+
+
+def status(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+def code(answer: bytes) -> str:
+    error = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return str(error["code"])
+
+
+BEARER = f"Authorization: Bearer {KEY}"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "LOCALHOST:11711",
+        "localhost.",
+        "127.0.0.1",
+        "127.0.0.1:80",
+        "127.8.9.10",
+        "[::1]",
+        "[::1]:11711",
+        "[0:0:0:0:0:0:0:1]:1",
+    ],
+)
+async def test_a_host_header_that_names_loopback_passes(running: House, host: str) -> None:
+    assert status(await running.raw(get("/v1/models", BEARER, host=host))) == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:11711",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "evil.example@127.0.0.1",
+        "127.0.0.1@evil.example",
+        "127.0.0.1:80:80",
+        "127.0.0.1:99999",
+        "127.0.0.1:",
+        "127.0.0.1, evil.example",
+        "192.168.1.5",
+        "0.0.0.0",
+        "[::]",
+        "[fe80::1]",
+        "[::1",
+        "::1",
+        "2130706433",
+        "0x7f.1",
+        "127.1",
+        "localhost\t.evil",
+        "",
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/models", "/health", "/nowhere"])
+async def test_any_other_host_header_is_refused_on_every_path(
+    running: House, host: str, path: str
+) -> None:
+    answer = await running.raw(get(path, BEARER, host=host))
+    assert (status(answer), code(answer)) == (403, "host_not_allowed")
+
+
+async def test_a_request_of_http_1_0_without_a_host_is_refused(running: House) -> None:
+    answer = await running.raw(b"GET /health HTTP/1.0\r\n\r\n")
+    assert (status(answer), code(answer)) == (403, "host_not_allowed")
+
+
+@pytest.mark.parametrize(
+    ("bound", "names", "host", "allowed"),
+    [
+        ("192.168.1.5", (), "192.168.1.5:11711", True),
+        ("192.168.1.5", (), "192.168.1.6", False),
+        ("192.168.1.5", ("Box.lan",), "box.LAN", True),
+        ("192.168.1.5", ("box.lan",), "evil.lan", False),
+        ("0.0.0.0", (), "192.168.1.6", True),
+        ("0.0.0.0", (), "evil.example", False),
+        ("::", (), "[2001:db8::1]:80", True),
+        ("fe80::1%eth0", (), "[fe80::1]", True),
+        ("127.0.0.1", ("",), "", False),
+    ],
+)
+def test_a_server_answers_to_the_address_and_names_it_is_bound_to(
+    bound: str, names: tuple[str, ...], host: str, allowed: bool
+) -> None:
+    assert HostPolicy.bound_to(bound, names).allows(host) is allowed
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Origin: http://evil.example",
+        "Origin: null",
+        "Origin: https://127.0.0.1",
+        "Origin: http://127.0.0.1:3000",
+        "Origin: http://localhost",
+        "Origin: http://127.0.0.1/",
+        "Origin: ",
+        "Sec-Fetch-Site: cross-site",
+        "Sec-Fetch-Site: same-site",
+        "Sec-Fetch-Site: nonsense",
+    ],
+)
+async def test_a_page_of_another_origin_is_refused(running: House, line: str) -> None:
+    answer = await running.raw(get("/v1/models", BEARER, line))
+    assert (status(answer), code(answer)) == (403, "origin_not_allowed")
+
+
+@pytest.mark.parametrize(
+    "line", ["Origin: http://127.0.0.1", "Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: none"]
+)
+async def test_what_comes_from_this_server_itself_passes(running: House, line: str) -> None:
+    assert status(await running.raw(get("/v1/models", BEARER, line))) == 200
+
+
+async def test_a_preflight_is_refused_and_no_answer_allows_an_origin(running: House) -> None:
+    preflight = get("/v1/chat/completions", "Origin: http://evil.example").replace(
+        b"GET", b"OPTIONS"
+    )
+    refused = await running.raw(preflight)
+    assert status(refused) == 403
+    for answer in (refused, await running.raw(get("/v1/models", BEARER))):
+        assert b"access-control" not in answer.lower()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        BEARER,
+        f"authorization: bearer   {KEY}",
+        f"X-API-Key: {KEY}",
+        f"Authorization: Basic eDp5\r\nx-api-key: {KEY}",
+        f"Authorization: Bearer wrong\r\nx-api-key: {KEY}",
+    ],
+)
+async def test_the_key_is_taken_from_both_headers(running: House, line: str) -> None:
+    assert status(await running.raw(get("/v1/models", line))) == 200
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "X-Nothing: 1",
+        "Authorization: Bearer",
+        "Authorization: Bearer wrong",
+        f"Authorization: {KEY}",
+        f"Authorization: Bearer {KEY}x",
+        f"Authorization: Bearer {KEY[:-1]}",
+        f"Authorization: Basic {KEY}",
+        "Authorization: Bearer \xe9\xff",
+        "x-api-key: ",
+        f"Cookie: key={KEY}",
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/models", "/nowhere", "/health/", "//health", "/Health"])
+async def test_without_the_key_nothing_but_health_is_answered(
+    running: House, line: str, path: str
+) -> None:
+    answer = await running.raw(get(path, line))
+    assert (status(answer), code(answer)) == (401, "invalid_api_key")
+    assert b"www-authenticate: bearer" in answer.lower()
+
+
+async def test_health_needs_no_key_and_tells_of_a_crash(running: House) -> None:
+    answer = await running.raw(get("/health"))
+    assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {
+        "status": "ok",
+        "models": [{"id": MODEL, "status": "ready"}],
+    }
+    running.script.crash_after = 0
+    with pytest.raises(Exception, match="SIGKILL"):
+        await running.client().chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "x"}]
+        )
+    answer = await running.raw(get("/health"))
+    assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {
+        "status": "degraded",
+        "models": [{"id": MODEL, "status": "crashed"}],
+    }
+
+
+async def test_without_a_key_set_nobody_is_asked(smollm2: Path, tmp_path: Path) -> None:
+    async with house(Script(), smollm2, tmp_path, key=None) as opened:
+        assert status(await opened.raw(get("/v1/models"))) == 200
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json", "/", "/v1", "/v1/models/"])
+async def test_there_is_no_page_and_no_schema(running: House, path: str) -> None:
+    answer = await running.raw(get(path, BEARER))
+    assert status(answer) == 404
+    assert b"http" not in answer.partition(b"\r\n\r\n")[2].lower()
+
+
+async def test_another_method_is_refused_in_the_same_shape(running: House) -> None:
+    answer = await running.raw(get("/v1/chat/completions", BEARER))
+    assert (status(answer), code(answer)) == (405, "method_not_allowed")
+
+
+async def test_no_prompt_and_no_answer_is_logged_at_any_level(
+    running: House, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    running.script.tokens = ("answer-secret",)
+    with caplog.at_level(logging.DEBUG):
+        # The client's own loggers speak in this process too; the server's are what counts.
+        logging.getLogger("openai").setLevel(logging.CRITICAL)
+        for stream in (False, True):
+            await running.client().chat.completions.create(
+                model=MODEL, messages=[{"role": "user", "content": "prompt-secret"}], stream=stream
+            )
+        body = (
+            b'{"model": "tiny", "messages": [{"role": "user", "content": "prompt-secret"}], "x": 1}'
+        )
+        await running.raw(
+            get("/v1/chat/completions?q=prompt-secret", BEARER, "Content-Type: application/json",
+                f"Content-Length: {len(body)}").replace(b"GET", b"POST") + body
+        )  # fmt: skip
+    out, err = capfd.readouterr()
+    assert "secret" not in caplog.text + out + err
+
+
+async def test_an_unforeseen_error_is_a_500_and_its_values_stay_out_of_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def broken(scope: Scope, receive: Receive, send: Send) -> None:
+        raise ValueError(scope["path"])
+
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    await LastResort(broken)({"type": "http", "path": "prompt-secret"}, receive, send)
+    assert sent[0]["status"] == 500
+    assert "ValueError" in caplog.text
+    assert "broken" in caplog.text
+    assert "prompt-secret" not in caplog.text + str(sent)
