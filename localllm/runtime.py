@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from localllm import machine
-from localllm.core import gguf
 from localllm.core.fit import Fit, weigh
 from localllm.core.hardware import EngineBuild, HardwareInfo
 from localllm.core.load import LoadSettings
@@ -27,8 +26,9 @@ from localllm.engine.events import (
     LoadProgress,
     LoadRequest,
 )
-from localllm.errors import DoesNotFit, EngineCrashed, EngineUnavailable, LocalLLMError, NotFound
+from localllm.errors import DoesNotFit, EngineCrashed, EngineUnavailable, NotFound
 from localllm.library import paths
+from localllm.library.examine import examine
 from localllm.library.store import InstalledModel, Store
 
 __all__ = ["Fit", "ResidentModel", "Runtime", "read_spec"]
@@ -232,14 +232,11 @@ class Runtime:
 
 
 def read_spec(path: Path) -> ModelSpec:
-    """Pass a file through the gatekeeper. Raises GgufError, NotFound."""
-    try:
-        with path.open("rb") as stream:
-            return gguf.read(stream, path.stat().st_size)
-    except FileNotFoundError:
-        raise NotFound(f"{path} is not there any more: was it moved or deleted?") from None
-    except OSError as error:
-        raise LocalLLMError(f"{path} cannot be read: {error.strerror}.") from error
+    """Pass a model's files (all parts of a split one) through the gatekeeper.
+
+    Raises GgufError, NotFound, StoreError.
+    """
+    return examine(path).spec
 
 
 async def _loading(

@@ -96,7 +96,7 @@ def budget(hardware: HardwareInfo, *, reserve_bytes: int = 0, returned_bytes: in
     `reserve_bytes` are kept free on every device; `returned_bytes` of system memory come back
     when the model that is to be replaced is unloaded.
     """
-    usable = hardware.engine is None or hardware.engine.gpu_offload
+    usable = hardware.engine is not None and hardware.engine.gpu_offload
     gpus = (
         GpuBudget(
             name=device.name,
