@@ -98,6 +98,19 @@ BLOCKS: dict[GgmlType, Block] = {
 }
 
 
+RETIRED: dict[int, str] = {
+    4: "Q4_2",
+    5: "Q4_3",
+    31: "Q4_0_4_4",
+    32: "Q4_0_4_8",
+    33: "Q4_0_8_8",
+    36: "IQ4_NL_4_4",
+    37: "IQ4_NL_4_8",
+    38: "IQ4_NL_8_8",
+}
+"""Type ids that older files hold and llama.cpp no longer reads (`enum ggml_type`, ggml.h)."""
+
+
 def row_bytes(kind: GgmlType, elements: int) -> int:
     """Bytes of `elements` contiguous values (`ggml_row_size`).
 

@@ -1,0 +1,96 @@
+"""The arrays of a header as they lie in the file: no object per element until one is asked for.
+
+A vocabulary has a quarter of a million texts and most callers want only its length.
+"""
+
+import sys
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import TypeVar, overload
+
+Item = TypeVar("Item", str, int, float, bool)
+
+
+class _Packed(Sequence[Item]):
+    """What both arrays share: equal to any sequence of equal items, read-only, shown by length."""
+
+    __slots__ = ()
+    __hash__ = None  # type: ignore[assignment]  # equal to lists, which have no hash
+
+    def _item(self, index: int) -> Item:
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Item, ...]: ...
+    def __getitem__(self, index: int | slice) -> Item | tuple[Item, ...]:
+        if isinstance(index, slice):
+            return tuple(self._item(each) for each in range(*index.indices(len(self))))
+        length = len(self)
+        if not -length <= index < length:
+            raise IndexError(f"index {index} of an array of {length}")
+        return self._item(index % length)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or isinstance(other, str):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(repr(item) for item in self[:3])
+        return f"[{shown}{', ...' if len(self) > 3 else ''}] ({len(self)})"
+
+
+class Numbers(_Packed[Item]):
+    """Numbers or booleans. `code` is the `struct` letter of the element type."""
+
+    __slots__ = ("_view", "code")
+
+    def __init__(self, raw: bytes | bytearray, code: str) -> None:
+        self.code = code
+        if sys.byteorder == "big" and code not in "bB?":
+            swapped = array(code, bytes(raw))
+            swapped.byteswap()
+            raw = swapped.tobytes()
+        self._view = memoryview(raw).cast("B").cast(code).toreadonly()  # type: ignore[call-overload]  # any letter
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._view)
+
+    def _item(self, index: int) -> Item:
+        return self._view[index]  # type: ignore[no-any-return]  # what the letter says
+
+    def __reduce__(self) -> tuple[type, tuple[bytes, str]]:
+        return Numbers, (self._view.tobytes(), self.code)
+
+
+class Strings(_Packed[str]):
+    """Texts, decoded one at a time.
+
+    A byte that is not UTF-8 reads as U+FFFD: some vocabularies hold parts of characters, and a
+    lone surrogate in its place would break every encoder that meets it later. (The `gguf` package
+    raises instead.)
+
+    `raw` is the array as the file has it, a length of 8 bytes before each text; `starts` says
+    where each text starts, and at its end where one after the last would.
+    """
+
+    __slots__ = ("_raw", "_starts")
+
+    def __init__(self, raw: bytes | bytearray, starts: "array[int]") -> None:
+        self._raw = raw
+        self._starts = starts
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def _item(self, index: int) -> str:
+        start, end = self._starts[index], self._starts[index + 1] - 8
+        return self._raw[start:end].decode("utf-8", "replace")
+
+    def __reduce__(self) -> tuple[type, tuple[bytes, "array[int]"]]:
+        return Strings, (bytes(self._raw), self._starts)
