@@ -1,0 +1,215 @@
+"""The runtime over a made-up machine and a scripted engine."""
+
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from localllm.core.hardware import Cpu, EngineBuild, HardwareInfo, Memory
+from localllm.core.load import LoadSettings
+from localllm.engine.events import Finished, GenerateRequest, LoadProgress, Token
+from localllm.engine.fake import FAKE_BUILD, FakeEngine, Script
+from localllm.errors import DoesNotFit, EngineCrashed, LoadFailed, NotFound
+from localllm.library.store import Store
+from localllm.runtime import ResidentModel, Runtime
+
+GIB = 2**30
+SETTINGS = LoadSettings(context=1024, parallel=2)
+
+
+@dataclass
+class House:
+    """A runtime, and every engine it has started."""
+
+    data: Path
+    available_bytes: int = 8 * GIB
+    script: Callable[[], Script] = Script
+    engines: list[FakeEngine] = field(default_factory=list)
+
+    def start(self) -> FakeEngine:
+        self.engines.append(FakeEngine(self.script()))
+        return self.engines[-1]
+
+    def detect(self, build: EngineBuild | None) -> HardwareInfo:
+        return HardwareInfo(
+            cpu=Cpu(name="Made up", cores_physical=6, cores_usable=4),
+            ram=Memory(total_bytes=16 * GIB, available_bytes=self.available_bytes),
+            engine=build,
+        )
+
+    def runtime(self) -> Runtime:
+        return Runtime(store=Store(self.data), detect=self.detect, start_engine=self.start)
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+async def load(
+    runtime: Runtime, settings: LoadSettings = SETTINGS, *, force: bool = False
+) -> ResidentModel:
+    resident = None
+    async for event in runtime.load(runtime.resolve("starter"), settings, force=force):
+        if isinstance(event, ResidentModel):
+            resident = event
+        else:
+            assert isinstance(event, LoadProgress)
+    assert resident is not None
+    return resident
+
+
+async def answer(runtime: Runtime, request_id: str = "r") -> str:
+    text = ""
+    async for event in runtime.generate(
+        "starter", GenerateRequest(request_id=request_id, prompt="x")
+    ):
+        if isinstance(event, Token):
+            text += event.text
+    return text
+
+
+async def test_a_model_is_loaded_with_what_was_sized(house: House) -> None:
+    runtime = house.runtime()
+    resident = await load(runtime)
+    asked = house.engines[-1].script.loads[0].settings
+    assert asked == resident.settings
+    assert (asked.context, asked.parallel, asked.gpu_layers) == (1024, 2, 0)
+    assert asked.threads == 4  # the cores that this process may use, not those that exist
+    assert resident.fit.fits
+    assert runtime.resident() == (resident,)
+    assert await answer(runtime) == "Hello, world."
+    await runtime.close()
+    assert runtime.resident() == ()
+    assert not any(engine.alive for engine in house.engines)
+
+
+async def test_the_machine_is_asked_with_the_engines_build(house: House) -> None:
+    info = await house.runtime().hardware()
+    assert info.engine == FAKE_BUILD
+
+
+async def test_a_model_that_does_not_fit_is_refused_with_numbers_and_advice(house: House) -> None:
+    house.available_bytes = 215 * 2**20
+    runtime = house.runtime()
+    with pytest.raises(DoesNotFit) as caught:
+        await load(runtime, LoadSettings(context=4096))
+    message = str(caught.value)
+    assert "starter with 4096 tokens of context needs 246 MiB" in message
+    assert "215 MiB is free" in message
+    assert "Try --ctx 2048" in message
+    assert runtime.resident() == ()
+    assert all(not engine.script.loads for engine in house.engines)
+
+
+async def test_force_loads_what_does_not_fit(house: House) -> None:
+    house.available_bytes = 1
+    assert not (await load(house.runtime(), force=True)).fit.fits
+
+
+async def test_advice_for_what_can_never_fit_names_the_weights(house: House) -> None:
+    house.available_bytes = 10 * 2**20
+    fit = await house.runtime().fit(house.runtime().resolve("starter"), SETTINGS)
+    assert fit.advice is not None
+    assert "92.1 MiB" in fit.advice
+
+
+async def test_a_reserve_is_never_planned_for(house: House) -> None:
+    runtime = Runtime(
+        store=Store(house.data),
+        detect=house.detect,
+        start_engine=house.start,
+        reserve_bytes=8 * GIB,
+    )
+    assert not (await runtime.fit(runtime.resolve("starter"), SETTINGS)).fits
+
+
+async def test_what_a_reload_gives_back_is_counted(house: House) -> None:
+    runtime = house.runtime()
+    await load(runtime, LoadSettings(context=8192))
+    # What is free now is what the loaded model left; loading it again needs no more than that.
+    house.available_bytes = 100 * 2**20
+    again = await runtime.fit(runtime.resolve("starter"), LoadSettings(context=8192))
+    other = await house.runtime().fit(runtime.resolve("starter"), LoadSettings(context=8192))
+    assert again.free_bytes > other.free_bytes
+    assert not other.fits
+
+
+async def test_loading_again_replaces_the_engine(house: House) -> None:
+    runtime = house.runtime()
+    await load(runtime)
+    first = house.engines[-1]
+    await load(runtime)
+    assert not first.alive
+    assert len(runtime.resident()) == 1
+
+
+async def test_a_failed_load_leaves_nothing_behind(house: House) -> None:
+    house.script = lambda: Script(load_error=LoadFailed("llama.cpp refused the model"))
+    runtime = house.runtime()
+    with pytest.raises(LoadFailed):
+        await load(runtime)
+    assert runtime.resident() == ()
+    assert not any(engine.alive for engine in house.engines)
+
+
+async def test_a_load_that_nobody_waits_for_leaves_nothing_behind(house: House) -> None:
+    runtime = house.runtime()
+    async with aclosing(runtime.load(runtime.resolve("starter"), SETTINGS)) as events:
+        async for _ in events:
+            break
+    assert runtime.resident() == ()
+    assert not any(engine.alive for engine in house.engines)
+
+
+async def test_a_crashed_engine_is_started_again_for_the_next_request(house: House) -> None:
+    runtime = house.runtime()
+    await load(runtime)
+    house.engines[-1].script.crash_after = 1
+    with pytest.raises(EngineCrashed):
+        await answer(runtime, "first")
+    assert runtime.resident() == ()
+    assert await answer(runtime, "second") == "Hello, world."
+    assert len(runtime.resident()) == 1
+
+
+async def test_an_engine_that_crashes_again_and_again_is_given_up(house: House) -> None:
+    house.script = lambda: Script(crash_after=0)
+    runtime = house.runtime()
+    await load(runtime)
+    for _ in range(2):
+        with pytest.raises(EngineCrashed, match="SIGKILL"):
+            await answer(runtime)
+    started = len(house.engines)
+    with pytest.raises(EngineCrashed, match="crashed again"):
+        await answer(runtime)
+    assert len(house.engines) == started
+
+
+async def test_a_full_answer_forgives_the_crashes_before_it(house: House) -> None:
+    runtime = house.runtime()
+    await load(runtime)
+    for _ in range(3):
+        house.engines[-1].script.crash_after = 0
+        with pytest.raises(EngineCrashed):
+            await answer(runtime)
+        assert await answer(runtime)
+
+
+async def test_a_model_that_is_not_loaded_is_not_found(house: House) -> None:
+    with pytest.raises(NotFound, match="nothing is not loaded"):
+        async for _ in house.runtime().generate("nothing", GenerateRequest(request_id="r")):
+            pass
+
+
+async def test_a_reader_that_leaves_closes_the_engines_stream(house: House) -> None:
+    runtime = house.runtime()
+    await load(runtime)
+    request = GenerateRequest(request_id="r", prompt="x")
+    async with aclosing(runtime.generate("starter", request)) as events:
+        async for event in events:
+            assert not isinstance(event, Finished)
+            break
+    assert await answer(runtime, "next") == "Hello, world."
