@@ -107,7 +107,7 @@ class Entry:
 
     def spec(self, quant: str) -> ModelSpec:
         """Give the header that the file of a quant mix would have, as far as sizing reads it."""
-        return self.blueprint.spec(quant, name=self.title, metadata={})
+        return self.blueprint.spec(quant, name=self.title)
 
 
 def parse(text: str, *, name: str = "models.toml") -> tuple[Entry, ...]:
@@ -141,24 +141,18 @@ def parse(text: str, *, name: str = "models.toml") -> tuple[Entry, ...]:
 _FIELD = re.compile(r"\s*([\w.\"-]+?)\s*=")
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*[a-z0-9]")
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# What a header does not say of a model's tensors; see `blueprint.shape.Shape`.
 _EXTRA = frozenset(
-    [
-        "qkv_bias",
-        "output_bias",
-        "qk_norm",
-        "rope_freqs",
-        "rope_long_short",
-        "classifier",
-        "shared_v",
-        "fused_experts",
-        "expert_bias",
-        "no_ssm_norm",
-        "fused_qkv",
-        "gated_ffn",
-        "ffn_bias",
-        "token_types",
-    ]
+    (
+        *("qkv_bias", "output_bias", "qk_norm", "fused_qkv", "shared_v"),
+        *("rope_freqs", "rope_long_short", "no_ssm_norm", "token_types", "classifier"),
+        *("fused_experts", "expert_bias", "gated_ffn", "ffn_bias"),
+    )
 )
+# Publishers who make every quant with an importance matrix (their model cards say so).
+_IMATRIX_PUBLISHERS = ("unsloth", "bartowski")
+# llama.cpp treats fused attention matrices as value matrices in files made since about then.
+_FUSED_AS_VALUE_SINCE = date(2026, 4, 1)
 
 
 def _places(text: str) -> list[dict[str, int]]:
@@ -241,6 +235,10 @@ def _entry(fields: _Fields) -> Entry:
     )
     parameters = fields.take("parameters", int, _positive, "a positive whole number")
     context = fields.take("context", int, _positive, "a positive whole number")
+    repos = fields.words("repos", _is_repo, "a repository, 'org/name'")
+    if not repos:
+        raise fields.wrong("repos", "is empty; it must name a repository, 'org/name'")
+    released = fields.take("released", date, lambda v: v >= date(2021, 1, 1), "a date since 2021")
     license_ = fields.take("license", str, lambda v: v in LICENCES, "one of " + ", ".join(LICENCES))
     entry = Entry(
         name=name,
@@ -251,7 +249,7 @@ def _entry(fields: _Fields) -> Entry:
             for word in fields.words("tasks", lambda v: v in {*Task}, "of " + ", ".join(Task))
         ),
         source=fields.take("source", str, _is_repo, "a repository, 'org/name'"),
-        repos=fields.words("repos", _is_repo, "a repository, 'org/name'"),
+        repos=repos,
         quants=fields.words(
             "quants", FILE_TYPES.__contains__, "a quant llama.cpp makes", list(COMMON_QUANTS)
         ),
@@ -268,18 +266,18 @@ def _entry(fields: _Fields) -> Entry:
             parameters,
         ),
         context=context,
-        released=fields.take("released", date, lambda v: v >= date(2022, 1, 1), "a date"),
+        released=released,
         checked=tuple(
             Check(word)
             for word in fields.words(
                 "checked", lambda v: v in {*Check}, "of " + ", ".join(Check), []
             )
         ),
-        blueprint=_blueprint(fields, context),
+        blueprint=_blueprint(fields, context, repos, released),
         line=fields.line,
     )
-    if not entry.tasks or not entry.repos or not entry.quants:
-        raise fields.wrong("tasks, repos and quants", "must not be empty")
+    if not entry.tasks or not entry.quants:
+        raise fields.wrong("quants" if entry.tasks else "tasks", "is empty")
     fields.end()
     return entry
 
@@ -288,7 +286,7 @@ def _is_repo(value: str) -> bool:
     return bool(_REPO.fullmatch(value))
 
 
-def _blueprint(fields: _Fields, context: int) -> Blueprint:
+def _blueprint(fields: _Fields, context: int, repos: tuple[str, ...], released: date) -> Blueprint:
     shape = Shape(
         architecture=fields.take("architecture", str, bool, "llama.cpp's name of the architecture"),
         vocabulary=fields.take("vocabulary", int, _positive, "a positive whole number"),
@@ -301,7 +299,12 @@ def _blueprint(fields: _Fields, context: int) -> Blueprint:
     )
     tokenizer = fields.take("tokenizer", str, bool, "gpt2, llama, bert or t5")
     try:
-        return draw(shape, tokenizer=tokenizer)
+        return draw(
+            shape,
+            tokenizer=tokenizer,
+            imatrix=repos[0].partition("/")[0] in _IMATRIX_PUBLISHERS,
+            fused_as_value=released >= _FUSED_AS_VALUE_SINCE,
+        )
     except KeyError as error:
         raise fields.wrong("gguf", f"lacks or does not know {error.args[0]!r}") from error
     except (IndexError, ValueError) as error:
@@ -325,6 +328,8 @@ def _flat(fields: _Fields, table: Mapping[str, object], prefix: str) -> Iterator
                 yield prefix + key, value
             case list() if all(type(v) in (int, bool) and 0 <= v < 2**31 for v in value):
                 yield prefix + key, tuple(int(v) for v in value)
+            case list() if all(isinstance(v, str) for v in value):
+                yield prefix + key, tuple(value)
             case _:
-                must = "must be a number, a word or a list of whole numbers"
+                must = "must be a number, a word, or a list of either"
                 raise fields.wrong(prefix + key, f"= {value!r} {must}")

@@ -67,7 +67,8 @@ class Category(Enum):
 
     OUTPUT = auto()
     TOKEN_EMBD = auto()
-    ATTENTION_V = auto()  # attn_v, attn_qkv and attn_kv_b: the recipes treat them alike
+    ATTENTION_QKV = auto()
+    ATTENTION_V = auto()  # attn_v and attn_kv_b: the recipes treat them alike
     ATTENTION_K = auto()
     ATTENTION_Q = auto()
     ATTENTION_OUTPUT = auto()
@@ -78,7 +79,7 @@ class Category(Enum):
 
 
 _PARTS: tuple[tuple[str, Category], ...] = (
-    ("attn_qkv.weight", Category.ATTENTION_V),
+    ("attn_qkv.weight", Category.ATTENTION_QKV),
     ("attn_kv_b.weight", Category.ATTENTION_V),
     ("attn_v.weight", Category.ATTENTION_V),
     ("attn_k.weight", Category.ATTENTION_K),
@@ -181,7 +182,9 @@ class Traits:
     """What the recipes ask about a model.
 
     `gqa` is query heads per key head in layer 0; `seventy` llama.cpp's LLM_TYPE_70B; `tied` says
-    that there is no `output.weight`; `imatrix` that the file is made with an importance matrix.
+    that there is no `output.weight`; `imatrix` that the file is made with an importance matrix;
+    `fused_as_value` that fused query, key and value matrices follow the recipe for values, as
+    they do in the pinned build but did not in the builds that most published files come from.
     """
 
     architecture: str
@@ -190,6 +193,7 @@ class Traits:
     seventy: bool
     tied: bool
     imatrix: bool
+    fused_as_value: bool
 
 
 _IQ1_IQ2 = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ1_S", "IQ1_M")
@@ -228,6 +232,10 @@ def _recipe(quant: str, default: _T, kind: Category, ne: tuple[int, ...], traits
         return Choice(_T.MXFP4 if len(ne) > 2 and ne[2] > 1 else _T.Q8_0)
     if kind is Category.TOKEN_EMBD:
         return Choice(_TOKEN_EMBD.get(quant, default))
+    if kind is Category.ATTENTION_QKV:
+        if not traits.fused_as_value:
+            return Choice(_FUSED.get(quant, default))
+        kind = Category.ATTENTION_V
     if quant in _IQ1_IQ2:
         return _low_bit(quant, default, kind, traits)
     match kind:
@@ -250,6 +258,14 @@ def _recipe(quant: str, default: _T, kind: Category, ne: tuple[int, ...], traits
 _TOKEN_EMBD: Mapping[str, _T] = {
     **dict.fromkeys(("IQ2_XXS", "IQ2_XS", "IQ1_S", "IQ1_M"), _T.Q2_K),
     **dict.fromkeys(("IQ2_S", "IQ2_M", "IQ3_XXS"), _T.IQ3_S),
+}
+
+
+# llama-quant.cpp up to early 2026; published Phi files agree with it to the byte.
+_FUSED: Mapping[str, _T] = {
+    **dict.fromkeys(("Q3_K_M", "Q3_K_L", "IQ3_M"), _T.Q4_K),
+    "Q4_K_M": _T.Q5_K,
+    "Q5_K_M": _T.Q6_K,
 }
 
 

@@ -16,15 +16,21 @@ ALIGNMENT = 32
 # files (docs/catalogue.md says which). Merges make the BPE one larger.
 _HEADER_BYTES_PER_TOKEN: Mapping[str, int] = {"gpt2": 39, "llama": 26, "bert": 21, "t5": 27}
 
+_VALUES = (Category.ATTENTION_V, Category.ATTENTION_QKV)
 _FEED_FORWARD = (Category.FFN_UP, Category.FFN_GATE, Category.FFN_DOWN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blueprint:
-    """A model's shape and every tensor it has. Build it with `draw`."""
+    """A model's shape and every tensor it has. Build it with `draw`.
+
+    `imatrix` and `fused_as_value` say how its files were quantized (see `quant_mix.Traits`).
+    """
 
     shape: Shape
     tokenizer: str
+    imatrix: bool
+    fused_as_value: bool
     stacks: tuple[Stack, ...]
 
     @property
@@ -51,10 +57,10 @@ class Blueprint:
         )
         return self._data_offset() + tensors
 
-    def spec(self, quant: str, *, name: str, metadata: Mapping[str, MetadataValue]) -> ModelSpec:
+    def spec(self, quant: str, *, name: str) -> ModelSpec:
         """Give the header such a file would have, with the keys that sizing reads.
 
-        Raises KeyError for an unknown label. `metadata` is added to the header's.
+        `name` becomes `general.name`. Raises KeyError for an unknown label.
         """
         tensors, offset = [], 0
         for stack, kinds in self._kinds(quant):
@@ -69,7 +75,7 @@ class Blueprint:
         data_offset = self._data_offset()
         return ModelSpec(
             architecture=self.shape.architecture,
-            metadata={**self._metadata(quant, name), **metadata},
+            metadata=self._metadata(quant, name),
             tensors=tuple(tensors),
             version=3,
             alignment=ALIGNMENT,
@@ -86,7 +92,7 @@ class Blueprint:
             "tokenizer.ggml.model": self.tokenizer,
             f"{prefix}.context_length": self.shape.context,
             f"{prefix}.vocab_size": self.shape.vocabulary,
-            **{f"{prefix}.{key}": value for key, value in self.shape.gguf.items()},
+            **{_full_key(prefix, key): value for key, value in self.shape.gguf.items()},
         }
 
     def _data_offset(self) -> int:
@@ -121,10 +127,11 @@ class Blueprint:
         layers = stack.layers or (0,)
         if kind in _FEED_FORWARD and self.shape.experts > 1:
             return layers, self.shape.layers
+        like = _VALUES if kind in _VALUES else (kind,)
         peers = sorted(
             layer
             for other in self.stacks
-            if category(other.name) is kind and kept(other.name, other.shape, GgmlType.F16) is None
+            if category(other.name) in like and kept(other.name, other.shape, GgmlType.F16) is None
             for layer in other.layers or (0,)
         )
         total = self.shape.layers if kind in _FEED_FORWARD else len(peers)
@@ -138,20 +145,31 @@ class Blueprint:
             gqa=first.heads // first.kv_heads if first.kv_heads else 0,
             experts=self.shape.experts,
             seventy=_is_seventy(self.shape),
-            tied=self.shape.tied,
-            # Every publisher of the catalogue makes the IQ mixes with an importance matrix.
-            imatrix=quant.startswith("IQ"),
+            tied=all(stack.name != "output.weight" for stack in self.stacks),
+            # Nobody publishes the IQ mixes without an importance matrix.
+            imatrix=self.imatrix or quant.startswith("IQ"),
+            fused_as_value=self.fused_as_value,
         )
 
 
-def draw(shape: Shape, *, tokenizer: str) -> Blueprint:
+def draw(shape: Shape, *, tokenizer: str, imatrix: bool, fused_as_value: bool) -> Blueprint:
     """Work out a model's tensors.
 
     Raises KeyError, with the name, for an unknown architecture, tokenizer or missing key.
     """
     if tokenizer not in _HEADER_BYTES_PER_TOKEN:
         raise KeyError(tokenizer)
-    return Blueprint(shape=shape, tokenizer=tokenizer, stacks=stacks(shape))
+    return Blueprint(
+        shape=shape,
+        tokenizer=tokenizer,
+        imatrix=imatrix,
+        fused_as_value=fused_as_value,
+        stacks=stacks(shape),
+    )
+
+
+def _full_key(prefix: str, key: str) -> str:
+    return f"tokenizer.ggml.{key}" if key == "token_type_count" else f"{prefix}.{key}"
 
 
 def _is_seventy(shape: Shape) -> bool:

@@ -24,7 +24,10 @@ def outer_rows(s: Shape) -> list[Row]:
     if not s.tied:
         rows.append(("output.weight", (s.width, s.vocabulary)))
     if "classifier" in s.extra:
-        rows.append(("cls.output.weight", (s.width, _RERANK_CLASSES)))
+        labels = s.gguf.get("classifier.output_labels", ())
+        rows.append(
+            ("cls.output.weight", (s.width, len(labels) if isinstance(labels, tuple) else 1))
+        )
     rows += _rope_factors(s)
     if s.number("embedding_length_per_layer_input", 0):
         rows += _per_layer_outside(s)
@@ -44,8 +47,6 @@ def layer_rows(s: Shape, layer: Layer) -> list[Row]:
 # llama-hparams.h: n_altup and laurel_rank are constants, not header keys.
 _ALTUP = 4
 _LAUREL = 64
-# The converter keeps the "yes" and "no" rows of a reranker's output (conversion/qwen.py).
-_RERANK_CLASSES = 2
 
 _OUTPUT_NORM = {"lfm2": "token_embd_norm.weight", "lfm2moe": "token_embd_norm.weight"}
 
@@ -139,7 +140,8 @@ def _experts(s: Shape, a: Layer) -> list[Row]:
         rows.append(("ffn_up_exps.weight", (s.width, ff, n)))
     if "expert_bias" in s.extra:
         rows.append(("exp_probs_b.bias", (n,)))
-    shared = s.number("expert_shared_feed_forward_length", ff * s.number("expert_shared_count", 0))
+    count = s.number("expert_shared_count", 1 if s.architecture == "llama4" else 0)
+    shared = s.number("expert_shared_feed_forward_length", ff * count)
     return rows + (_swiglu(s, shared, "_shexp") if shared else [])
 
 
@@ -345,9 +347,9 @@ def _granite_hybrid(s: Shape, a: Layer) -> list[Row]:
 
 
 def _falcon_h1(s: Shape, a: Layer) -> list[Row]:
-    return (
-        _mamba2(s) + _attention(s, a) + _norms(s.width, "attn_norm", "ffn_norm") + _swiglu(s, a.ff)
-    )
+    """State space and attention side by side. Its feed-forward norm has no ".weight"."""
+    norms: list[Row] = [("attn_norm.weight", (s.width,)), ("ffn_norm", (s.width,))]
+    return _mamba2(s) + _attention(s, a) + norms + _swiglu(s, a.ff)
 
 
 def _lfm2(s: Shape, a: Layer) -> list[Row]:

@@ -6,7 +6,7 @@ Keys are llama.cpp's (`llama-arch.cpp`) without the architecture's prefix.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-Value = str | int | float | bool | tuple[int, ...]
+Value = str | int | float | bool | tuple[int, ...] | tuple[str, ...]
 
 # Architectures whose recurrent layers are those without key heads ("attention.head_count_kv" 0).
 _RECURRENT_WITHOUT_HEADS = frozenset({"lfm2", "lfm2moe", "granitehybrid"})
@@ -46,8 +46,6 @@ class Shape:
     def number(self, key: str, default: int | None = None) -> int:
         """Read a whole number; KeyError when it is absent and there is no default."""
         value = self.gguf.get(key, default)
-        if isinstance(value, tuple) and value:
-            value = max(value)
         if not isinstance(value, int):
             raise KeyError(key)
         return value
@@ -56,7 +54,7 @@ class Shape:
         """Read a number that may differ by layer (an array, or one value for all)."""
         value = self.gguf.get(key, default)
         if isinstance(value, tuple):
-            return value[layer]
+            value = value[layer]
         if not isinstance(value, int):
             raise KeyError(key)
         return value
