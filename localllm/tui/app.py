@@ -1,0 +1,67 @@
+"""The terminal app: it holds the runtime, starts on the home screen, and frees everything at
+the end. What can be seen and done is in `screens/`."""
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import ClassVar
+
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+
+from localllm.runtime import Runtime
+from localllm.tui.screens.home import HomeScreen
+from localllm.tui.theme import DARK, THEMES
+
+
+class LocalLLMApp(App[None]):
+    """`clock` gives seconds, monotonic; a test passes its own."""
+
+    TITLE = "localllm"
+    CSS_PATH = "app.tcss"
+    # Textual declares this one without ClassVar, so it cannot be one here.
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "ctrl+q",
+            "quit",
+            "Quit",
+            id="app.quit",
+            tooltip="End every engine and leave",
+            priority=True,
+        )
+    ]
+
+    def __init__(self, runtime: Runtime, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self.runtime = runtime
+        self.clock = clock
+        for theme in THEMES:
+            self.register_theme(theme)
+        if "TEXTUAL_THEME" not in os.environ:
+            self.theme = DARK.name
+
+    def on_mount(self) -> None:
+        self.push_screen(HomeScreen(self.runtime, clock=self.clock))
+
+    async def on_unmount(self) -> None:
+        await self.runtime.close()
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """Every key of the screen is a command of the palette too."""
+        for command in super().get_system_commands(screen):
+            if command.title != "Quit":  # ours says what it ends
+                yield command
+        ours = {
+            active.binding.id: active
+            for active in screen.active_bindings.values()
+            if active.binding.id is not None and active.enabled
+        }
+        for active in ours.values():
+            yield SystemCommand(
+                active.binding.description,
+                active.tooltip,
+                partial(self.run_action, active.binding.action, active.node),
+            )

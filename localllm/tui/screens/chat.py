@@ -1,0 +1,262 @@
+"""The conversation with one model, and how it goes on when something breaks."""
+
+from collections.abc import Callable
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from typing import ClassVar
+from uuid import uuid4
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.content import Content
+from textual.reactive import reactive
+from textual.widgets import Footer
+from textual.worker import WorkerError
+
+from localllm.engine.events import Finished, FinishReason, GenerateRequest, PromptProgress, Token
+from localllm.errors import EngineCrashed, LocalLLMError, NotFound
+from localllm.runtime import ResidentModel, Runtime
+from localllm.tui import outside
+from localllm.tui.conversation import Conversation, Ending, Turn
+from localllm.tui.messages import PageTurned, QuestionSent
+from localllm.tui.screens.dialog import crash_dialog
+from localllm.tui.screens.loading import LoadScreen
+from localllm.tui.screens.memory import MemoryScreen
+from localllm.tui.screens.work import WorkScreen
+from localllm.tui.widgets.brand import Brand
+from localllm.tui.widgets.meter import MeterPanel
+from localllm.tui.widgets.prompt import Prompt
+from localllm.tui.widgets.transcript import Transcript, TurnView
+
+ENDINGS = {
+    FinishReason.STOP: Ending.COMPLETE,
+    FinishReason.LENGTH: Ending.CUT,
+    FinishReason.CANCELLED: Ending.STOPPED,
+}
+
+
+class ChatScreen(WorkScreen[Conversation]):
+    """Chat with `resident`; the result is the conversation as it was when it was left."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "escape", "stop", "Stop", id="chat.stop", tooltip="Stop the answer; its text stays"
+        ),
+        Binding("ctrl+n", "new", "New chat", id="chat.new", tooltip="Forget this conversation"),
+        Binding(
+            "ctrl+r",
+            "again",
+            "Ask again",
+            id="chat.again",
+            show=False,
+            tooltip="Ask the last question again",
+        ),
+        Binding(
+            "ctrl+o",
+            "models",
+            "Models",
+            id="chat.models",
+            tooltip="Free this model; go back",
+        ),
+        Binding("f2", "memory", "Memory", id="chat.memory", tooltip="Estimated and real memory"),
+    ]
+
+    answering: reactive[bool] = reactive(False, bindings=True)
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        resident: ResidentModel,
+        conversation: Conversation,
+        *,
+        clock: Callable[[], float],
+    ) -> None:
+        super().__init__(runtime)
+        self.conversation = conversation
+        self._resident = resident
+        self._clock = clock
+        self._request_id = ""
+        self._engine_gone = False
+
+    def compose(self) -> ComposeResult:
+        model = self._resident.model
+        layers = self._resident.loaded.gpu_layers
+        yield Brand(
+            subject=Content.assemble(
+                outside.line(model.name),
+                "  ",
+                outside.line(model.quant or "").stylize("$foreground 60%"),
+            ),
+            remark=Content(f"{layers} layers on the GPU" if layers else "on the CPU"),
+        )
+        with Container(id="chat"):
+            yield Transcript()
+            yield MeterPanel(
+                clock=self._clock, memory_bytes=lambda: self.runtime.memory_bytes(model.name)
+            )
+            yield Prompt(placeholder="Ask something")
+        yield Footer(compact=True)
+
+    async def on_mount(self) -> None:
+        self._transcript = self.query_one(Transcript)
+        self._meter = self.query_one(MeterPanel)
+        self._prompt = self.query_one(Prompt)
+        await self._transcript.show(self.conversation)
+        await self._meter.loaded(self._resident)
+        self._prompt.focus()
+        self.set_interval(1.0, self.watch_engine)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Grey out what cannot be done now."""
+        match action:
+            case "stop":
+                return self.answering or None
+            case "again":
+                return (bool(self.conversation.turns) and not self.answering) or None
+        return True
+
+    # --- asking and answering ---
+
+    @on(QuestionSent)
+    def _question_sent(self, event: QuestionSent) -> None:
+        if self.answering:
+            self._prompt.put_back(event.text)
+            self.notify("The answer is still coming. Escape stops it.")
+        else:
+            self.answer(event.text)
+
+    @work(exclusive=True, group="answer", exit_on_error=False)
+    async def answer(self, question: str) -> None:
+        """Ask the engine and show what it writes."""
+        self.answering = True
+        await self._drop_unanswered()
+        view = await self._transcript.add(question)
+        ending, failure = Ending.STOPPED, None
+        try:
+            ending = await self._stream(question, view)
+        except LocalLLMError as error:
+            ending, failure = Ending.BROKEN, error
+            self._engine_gone = isinstance(error, EngineCrashed | NotFound)
+        finally:  # also when this worker is cancelled: a new chat, another model, quit
+            self.answering = False
+            await self._close_turn(Turn(question=question, ending=ending), view, failure)
+        if isinstance(failure, EngineCrashed | NotFound):
+            await self._recover(failure)
+
+    async def _stream(self, question: str, view: TurnView) -> Ending:
+        request = GenerateRequest(
+            request_id=uuid4().hex, messages=self.conversation.messages(question)
+        )
+        self._request_id = request.request_id
+        self._meter.asked()
+        finished: Finished | None = None
+        events = self.runtime.generate(self._resident.model.name, request)
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    match event:
+                        case PromptProgress():
+                            self._meter.read(event)
+                            view.note(f"reading {event.processed} of {event.total} tokens…")
+                        case Token():
+                            self._meter.wrote()
+                            await view.write(event.text)
+                        case Finished():
+                            finished = event
+        finally:
+            self._meter.ended(finished)
+        return Ending.BROKEN if finished is None else ENDINGS[finished.reason]
+
+    async def _close_turn(self, turn: Turn, view: TurnView, failure: LocalLLMError | None) -> None:
+        turn = replace(turn, answer=view.answer, remark="" if failure is None else str(failure))
+        self.conversation = self.conversation.with_turn(turn)
+        if view.is_attached:
+            await view.end(turn)
+        if failure is not None and not turn.answer:
+            self._prompt.put_back(turn.question)
+        self.refresh_bindings()
+
+    async def _drop_unanswered(self) -> None:
+        """A question that broke off without an answer makes room for the next one."""
+        turns = self.conversation.turns
+        if turns and turns[-1].ending is Ending.BROKEN and not turns[-1].answer:
+            await self._drop_last()
+
+    async def _drop_last(self) -> None:
+        self.conversation = self.conversation.without_last()
+        await self._transcript.remove_last()
+
+    # --- when the engine is gone ---
+
+    def watch_engine(self) -> None:
+        """Notice an engine that ended between two questions."""
+        name = self._resident.model.name
+        alive = any(resident.model.name == name for resident in self.runtime.resident())
+        if self.is_current and not (alive or self.answering or self._engine_gone):
+            self._engine_gone = True
+            self.recover()
+
+    @work(exclusive=True, group="recover", exit_on_error=False)
+    async def recover(self) -> None:
+        await self._recover(NotFound("The engine's process ended while it was idle."))
+
+    async def _recover(self, error: EngineCrashed | NotFound) -> None:
+        """Say what happened; start the engine again, with the conversation, or leave."""
+        choice = await self.app.push_screen_wait(crash_dialog(error))
+        if choice != "restart":
+            self.leave(self.conversation)
+            return
+        resident = await self.app.push_screen_wait(
+            LoadScreen(self.runtime, self._resident.model, self._resident.settings)
+        )
+        if resident is None:
+            self.leave(self.conversation)
+            return
+        self._resident = resident
+        self._engine_gone = False
+        await self._meter.loaded(resident)
+
+    # --- keys ---
+
+    @work(group="stop", exit_on_error=False)
+    async def action_stop(self) -> None:
+        with suppress(EngineCrashed):  # the answer's own stream says so
+            await self.runtime.cancel(self._resident.model.name, self._request_id)
+
+    @work(exclusive=True, group="leave", exit_on_error=False)
+    async def action_new(self) -> None:
+        await self._end_answer()
+        self.conversation = Conversation()
+        await self._transcript.show(self.conversation)
+        self._meter.cleared()
+        self._prompt.focus()
+
+    @work(exclusive=True, group="leave", exit_on_error=False)
+    async def action_models(self) -> None:
+        await self._end_answer()
+        self.leave(self.conversation)
+
+    async def _end_answer(self) -> None:
+        """Close the answer that is being written, and wait until its text is kept."""
+        for worker in self.workers.cancel_group(self, "answer"):
+            with suppress(WorkerError):  # it was cancelled, as it should be
+                await worker.wait()
+
+    async def action_again(self) -> None:
+        question = self.conversation.turns[-1].question
+        if self._prompt.text == question:
+            self._prompt.clear()
+        await self._drop_last()
+        self.answer(question)
+
+    def action_memory(self) -> None:
+        self.app.push_screen(MemoryScreen(self._resident))
+
+    @on(PageTurned)
+    def _page_turned(self, event: PageTurned) -> None:
+        if event.up:
+            self._transcript.scroll_page_up()
+        else:
+            self._transcript.scroll_page_down()

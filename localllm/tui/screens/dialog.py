@@ -1,0 +1,150 @@
+"""A question over the screen: a title, what happened, and a few buttons."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Button, Static
+
+from localllm.core.footprint import Footprint
+from localllm.core.units import format_bytes
+from localllm.errors import EngineCrashed, LocalLLMError, NotFound
+from localllm.library.store import InstalledModel
+from localllm.runtime import Fit
+from localllm.tui import outside
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One button: `id` is the dialog's answer."""
+
+    id: str
+    label: str
+
+
+class Dialog(ModalScreen[str | None]):
+    """Ask; the result is the id of the choice, None after escape.
+
+    `message` and `log` are outside text. The first choice is the one that enter takes.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "leave", "Close", id="dialog.leave", tooltip="Close without a choice"),
+        Binding(
+            "left,up",
+            "app.focus_previous",
+            "Previous choice",
+            id="dialog.previous",
+            show=False,
+            tooltip="Go to the button before this one",
+        ),
+        Binding(
+            "right,down",
+            "app.focus_next",
+            "Next choice",
+            id="dialog.next",
+            show=False,
+            tooltip="Go to the button after this one",
+        ),
+    ]
+
+    def __init__(
+        self,
+        *,
+        title: str,
+        message: str,
+        choices: Sequence[Choice],
+        facts: Sequence[tuple[str, str]] = (),
+        log: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self._title = title
+        self._message = message
+        self._choices = tuple(choices)
+        self._facts = tuple(facts)
+        self._log = tuple(log)
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="dialog"):
+            yield Static(outside.line(self._title), id="dialog-title")
+            yield Static(outside.lines(self._message), id="dialog-message")
+            for label, value in self._facts:
+                with Horizontal(classes="dialog-fact"):
+                    yield Static(Content(label), classes="fact-label")
+                    yield Static(outside.line(value), classes="fact-value")
+            if self._log:
+                yield Static("Last lines of the engine's log", classes="dialog-heading")
+                with VerticalScroll(id="dialog-log", can_focus=False):
+                    yield Static(outside.lines("\n".join(self._log)))
+            with Horizontal(id="dialog-choices"):
+                for choice in self._choices:
+                    yield Button(Content(choice.label), id=choice.id, compact=True)
+
+    def on_mount(self) -> None:
+        self.query(Button).first().focus()
+        for log in self.query("#dialog-log"):
+            log.scroll_end(animate=False)
+
+    @on(Button.Pressed)
+    def _pressed(self, event: Button.Pressed) -> None:
+        if self.is_current:  # not for a second key while the window closes
+            self.dismiss(event.button.id)
+
+    def action_leave(self) -> None:
+        if self.is_current:
+            self.dismiss(None)
+
+
+def crash_dialog(error: EngineCrashed | NotFound) -> Dialog:
+    """The engine is gone: "restart" or back. NotFound: it ended while nobody waited for it."""
+    facts: tuple[tuple[str, str], ...] = ()
+    log: tuple[str, ...] = ()
+    if isinstance(error, EngineCrashed):
+        facts, log = (("reason", error.reason),), error.log_tail
+    return Dialog(
+        title="The engine stopped",
+        message=str(error),
+        facts=facts,
+        log=log,
+        choices=(
+            Choice(id="restart", label="Restart the engine"),
+            Choice(id="models", label="Back to the models"),
+        ),
+    )
+
+
+def too_big_dialog(model: InstalledModel, fit: Fit | None, message: str) -> Dialog:
+    """The model does not fit: `message` has the sum and the advice, the facts say what it is made
+    of. "anyway" or back; back is what enter takes."""
+    return Dialog(
+        title=f"{model.name} does not fit",
+        message=message,
+        facts=() if fit is None else _parts(fit.footprint),
+        choices=(
+            Choice(id="models", label="Back to the models"),
+            Choice(id="anyway", label="Load anyway"),
+        ),
+    )
+
+
+def _parts(need: Footprint) -> tuple[tuple[str, str], ...]:
+    parts = (
+        ("weights", need.weights_bytes),
+        ("KV cache", need.kv_bytes),
+        ("recurrent", need.recurrent_bytes),
+        ("compute", need.compute_bytes),
+        ("output", need.output_bytes),
+        ("overhead", need.overhead_bytes),
+    )
+    return tuple((label, format_bytes(size_bytes)) for label, size_bytes in parts if size_bytes)
+
+
+def failure_dialog(title: str, error: LocalLLMError) -> Dialog:
+    """Something else failed; there is nothing to choose."""
+    return Dialog(title=title, message=str(error), choices=(Choice(id="close", label="Close"),))

@@ -1,0 +1,104 @@
+"""A model on its way into memory."""
+
+from contextlib import aclosing
+from typing import ClassVar
+
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Center, Vertical
+from textual.content import Content
+from textual.widgets import Footer, ProgressBar, Static
+
+from localllm.core.load import LoadSettings
+from localllm.core.units import format_bytes
+from localllm.engine.events import LoadProgress
+from localllm.errors import DoesNotFit, EngineCrashed, LocalLLMError
+from localllm.library.store import InstalledModel
+from localllm.runtime import Fit, ResidentModel, Runtime
+from localllm.tui import outside
+from localllm.tui.screens.dialog import Dialog, crash_dialog, failure_dialog, too_big_dialog
+from localllm.tui.screens.work import WorkScreen
+from localllm.tui.widgets.brand import Brand
+
+
+class LoadScreen(WorkScreen[ResidentModel | None]):
+    """Loads as soon as it is shown; the result is the resident model, or None when given up.
+
+    The errors of a load are answered here: a retry, a load in spite of the numbers, or None.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "cancel", "Cancel", id="load.cancel", tooltip="Stop loading; go back")
+    ]
+
+    def __init__(self, runtime: Runtime, model: InstalledModel, settings: LoadSettings) -> None:
+        super().__init__(runtime)
+        self._model = model
+        self._settings = settings
+
+    def compose(self) -> ComposeResult:
+        yield Brand()
+        with Vertical(id="loading"):
+            yield Static(outside.line(self._model.name), id="loading-name")
+            yield Static(outside.line(_subject(self._model)), id="loading-subject")
+            with Center():
+                yield ProgressBar(total=1.0, show_eta=False, id="loading-bar")
+            yield Static(Content("starting the engine…"), id="loading-need")
+        yield Footer(compact=True)
+
+    def on_mount(self) -> None:
+        self.load_model()
+
+    @work(exclusive=True, group="load", exit_on_error=False)
+    async def load_model(self, *, force: bool = False) -> None:
+        fit: Fit | None = None
+        try:
+            self._model = self.runtime.resolve(self._model.name)  # is the file still the one?
+            fit = await self.runtime.fit(self._model, self._settings)
+            self._say_need(fit)
+            resident = await self._load(force=force)
+        except DoesNotFit as error:
+            await self._ask(too_big_dialog(self._model, fit, str(error)))
+        except EngineCrashed as error:
+            await self._ask(crash_dialog(error))
+        except LocalLLMError as error:
+            await self._ask(failure_dialog(f"{self._model.name} cannot be loaded", error))
+        else:
+            self.leave(resident)
+
+    async def _load(self, *, force: bool) -> ResidentModel | None:
+        bar = self.query_one(ProgressBar)
+        resident = None
+        async with aclosing(self.runtime.load(self._model, self._settings, force=force)) as events:
+            async for event in events:
+                match event:
+                    case LoadProgress():
+                        bar.update(progress=event.fraction)
+                    case ResidentModel():
+                        resident = event
+        return resident
+
+    async def _ask(self, dialog: Dialog) -> None:
+        match await self.app.push_screen_wait(dialog):
+            case "anyway":
+                self.load_model(force=True)
+            case "restart":
+                self.load_model()
+            case _:
+                self.leave(None)
+
+    def _say_need(self, fit: Fit) -> None:
+        need, free = format_bytes(fit.total_bytes), format_bytes(fit.free_bytes)
+        self.query_one("#loading-need", Static).update(
+            Content(f"needs {need} · {free} free · {self._settings.context} tokens of context")
+        )
+
+    def action_cancel(self) -> None:
+        """Give up. The worker ends with this screen, and closes the load behind it."""
+        self.leave(None)
+
+
+def _subject(model: InstalledModel) -> str:
+    size = format_bytes(model.size_bytes)
+    return size if model.quant is None else f"{model.quant} · {size}"

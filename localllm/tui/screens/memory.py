@@ -1,0 +1,47 @@
+"""The memory of the loaded model: what was estimated beside what was allocated."""
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from localllm.core.units import format_duration
+from localllm.runtime import ResidentModel
+from localllm.tui import outside
+from localllm.tui.widgets.allocations import Allocations
+
+
+class MemoryScreen(ModalScreen[None]):
+    """A small window; any of its keys closes it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,enter,f2", "close", "Close", id="memory.close", tooltip="Close the window")
+    ]
+
+    def __init__(self, resident: ResidentModel) -> None:
+        super().__init__()
+        self._resident = resident
+
+    def compose(self) -> ComposeResult:
+        loaded = self._resident.loaded
+        with Vertical(id="dialog"):
+            yield Static(outside.line(f"Memory of {self._resident.model.name}"), id="dialog-title")
+            yield Allocations()
+            yield Static(
+                Content(
+                    f"{loaded.context} tokens of context · {loaded.gpu_layers} layers on a GPU"
+                    f" · loaded in {format_duration(loaded.load_s)}"
+                ),
+                id="memory-remark",
+            )
+
+    async def on_mount(self) -> None:
+        await self.query_one(Allocations).show(self._resident)
+
+    def action_close(self) -> None:
+        if self.is_current:  # not for a second key while the window closes
+            self.dismiss(None)

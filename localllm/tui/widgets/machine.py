@@ -1,0 +1,105 @@
+"""What this machine has, as a short list of facts."""
+
+from collections.abc import Iterator
+
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
+from textual.widgets import Static
+
+from localllm.core.hardware import Cpu, Device, EngineBuild, HardwareInfo, Memory
+from localllm.core.units import format_bandwidth, format_bytes
+from localllm.tui import outside
+from localllm.tui.widgets.bar import Bar
+
+
+class Fact(Horizontal):
+    """One line: a quiet label and a value."""
+
+    def __init__(self, label: str, value: str, *, classes: str = "") -> None:
+        super().__init__(classes=classes)
+        self._label = label
+        self._value = value
+
+    def compose(self) -> ComposeResult:
+        yield Static(Content(self._label), classes="fact-label")
+        yield Static(outside.line(self._value), classes="fact-value")
+
+
+class MachinePanel(Vertical):
+    """The machine; empty until `show` is called."""
+
+    def compose(self) -> ComposeResult:
+        yield Static("This machine", classes="heading")
+        with Vertical(id="facts"):
+            yield Fact("reading", "the hardware and the engine…")
+
+    async def show(self, hardware: HardwareInfo) -> None:
+        """Replace what is shown."""
+        facts = self.query_one("#facts", Vertical)
+        async with facts.batch():
+            await facts.remove_children()
+            await facts.mount_all(_facts(hardware))
+
+
+def _facts(hardware: HardwareInfo) -> Iterator[Horizontal | Static]:
+    yield Fact("cpu", _cpu(hardware.cpu))
+    yield Fact("memory", _ram(hardware.ram), classes="-barred")
+    yield MemoryBar(hardware.ram)
+    if hardware.ram.limit_bytes is not None:
+        yield Fact("limit", f"{format_bytes(hardware.ram.limit_bytes)} for this process")
+    for device in hardware.devices:
+        yield Fact("gpu", _device(device))
+    if not hardware.devices:
+        yield Fact("gpu", "none found")
+    yield Fact("engine", _engine(hardware.engine))
+    for warning in hardware.warnings:
+        yield Static(outside.line(f"! {warning}"), classes="warning")
+
+
+class MemoryBar(Horizontal):
+    """Under the memory: how much of it is taken."""
+
+    def __init__(self, ram: Memory) -> None:
+        super().__init__()
+        self._ram = ram
+
+    def compose(self) -> ComposeResult:
+        yield Static("", classes="fact-label")
+        bar = Bar(classes="fact-value")
+        total_bytes = self._ram.limit_bytes or self._ram.total_bytes
+        if total_bytes > 0:
+            bar.fraction = 1 - self._ram.available_bytes / total_bytes
+            bar.set_class(bar.fraction > 0.85, "-high")
+        yield bar
+
+
+def _cpu(cpu: Cpu) -> str:
+    cores = f"{cpu.cores_usable} usable"
+    if cpu.cores_physical is not None:
+        cores = f"{cpu.cores_physical} cores, {cores}"
+    return f"{cpu.name} · {cores}"
+
+
+def _ram(ram: Memory) -> str:
+    return f"{format_bytes(ram.available_bytes)} free of {format_bytes(ram.total_bytes)}"
+
+
+def _device(device: Device) -> str:
+    parts = [device.name]
+    if device.unified:
+        parts.append("shares the system's memory")
+    elif device.total_bytes is not None:
+        total = format_bytes(device.total_bytes)
+        free = "?" if device.free_bytes is None else format_bytes(device.free_bytes)
+        parts.append(f"{free} free of {total}")
+    if device.bandwidth_bytes_per_s is not None:
+        parts.append(format_bandwidth(device.bandwidth_bytes_per_s))
+    return " · ".join(parts)
+
+
+def _engine(build: EngineBuild | None) -> str:
+    if build is None:
+        return "llama.cpp is not usable here"
+    where = ", ".join(build.backends) or "CPU"
+    return f"llama.cpp {build.version} · {where}"

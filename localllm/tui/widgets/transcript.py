@@ -1,0 +1,108 @@
+"""The conversation as it is read: one widget a turn, the answer as streamed Markdown."""
+
+from markdown_it import MarkdownIt
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Vertical, VerticalScroll
+from textual.content import Content
+from textual.widgets import Markdown, Static
+from textual.widgets.markdown import MarkdownStream
+
+from localllm.core.text import ControlFilter, single_line, strip_controls
+from localllm.tui import outside
+from localllm.tui.conversation import Conversation, Ending, Turn
+
+ENDING_NOTES = {
+    Ending.COMPLETE: "",
+    Ending.STOPPED: "stopped",
+    Ending.CUT: "the context is full: start a new chat to go on",
+    Ending.BROKEN: "the answer broke off here",
+}
+
+
+def _parser() -> MarkdownIt:
+    """Markdown whose HTML is text: Textual drops HTML, and with it whatever a model says in
+    tags such as `<think>`."""
+    return MarkdownIt("gfm-like", {"html": False})
+
+
+class TurnView(Vertical):
+    """One question and its answer."""
+
+    def __init__(self, question: str) -> None:
+        super().__init__()
+        self._question = question
+        self._filter = ControlFilter()
+        self._stream: MarkdownStream | None = None
+        self.answer = ""
+        """The model's text so far, unchanged."""
+
+    def compose(self) -> ComposeResult:
+        yield Static(outside.lines(self._question), classes="question")
+        # Nothing that a model writes may open a browser: links are shown, see `_link_clicked`.
+        yield Markdown(classes="answer", open_links=False, parser_factory=_parser)
+        yield Static(Content(), classes="note")
+
+    def note(self, text: str) -> None:
+        """Say something small under the answer."""
+        note = self.query_one(".note", Static)
+        note.update(outside.line(text))
+        note.display = bool(text)
+
+    async def write(self, text: str) -> None:
+        """Show the next piece of the answer."""
+        if self._stream is None:
+            self.note("")
+            self._stream = Markdown.get_stream(self.query_one(Markdown))
+        self.answer += text
+        await self._stream.write(self._filter.feed(text))
+
+    async def end(self, turn: Turn) -> None:
+        """Show the whole turn once more, parsed as one text, and how it ended."""
+        if self._stream is not None:
+            await self._stream.stop()
+            self._stream = None
+        self.answer = turn.answer
+        await self.query_one(Markdown).update(strip_controls(turn.answer))
+        self.note(turn.remark or ENDING_NOTES[turn.ending])
+        self.set_class(turn.ending is Ending.BROKEN, "-broken")
+
+    @on(Markdown.LinkClicked)
+    def _link_clicked(self, event: Markdown.LinkClicked) -> None:
+        event.stop()
+        self.notify(single_line(event.href), title="Links are not opened", markup=False)
+
+
+class Transcript(VerticalScroll):
+    """All turns, oldest first; stays at the end unless somebody scrolls up."""
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="welcome"):
+            yield Static("Ask something.", classes="strong")
+            yield Static("The answer is made on this machine; nothing is sent anywhere.")
+
+    def on_mount(self) -> None:
+        self.anchor()
+
+    async def add(self, question: str) -> TurnView:
+        """Start a turn at the end."""
+        self.query_one("#welcome").display = False
+        turn = TurnView(question)
+        await self.mount(turn)
+        self.anchor()
+        return turn
+
+    async def remove_last(self) -> None:
+        """Take the last turn away."""
+        turns = self.query(TurnView)
+        if turns:
+            await turns.last().remove()
+        self.query_one("#welcome").display = not self.query(TurnView)
+
+    async def show(self, conversation: Conversation) -> None:
+        """Replace everything."""
+        await self.query(TurnView).remove()
+        self.query_one("#welcome").display = not conversation.turns
+        for turn in conversation.turns:
+            view = await self.add(turn.question)
+            await view.end(turn)

@@ -1,0 +1,135 @@
+"""A machine, a clock and a library that the tests make up; the runtime on them is the real one."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from textual.app import App
+from textual.pilot import Pilot
+
+from localllm.core.footprint import Footprint
+from localllm.core.hardware import Cpu, EngineBuild, HardwareInfo, Memory
+from localllm.core.load import LoadSettings
+from localllm.core.placement import Placement, Share
+from localllm.engine.fake import FakeEngine, Script
+from localllm.library.store import InstalledModel, Store
+from localllm.runtime import Fit, Runtime
+from localllm.tui.app import LocalLLMApp
+from localllm.tui.screens.chat import ChatScreen
+from localllm.tui.widgets.prompt import Prompt
+
+MIB, GIB = 2**20, 2**30
+
+
+@dataclass
+class Clock:
+    """Stands still until a test moves it."""
+
+    now_s: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@dataclass
+class Stage:
+    """Everything an app is given, in the test's hands."""
+
+    data_dir: Path
+    starter: InstalledModel | None
+    script: Script = field(default_factory=Script)
+    clock: Clock = field(default_factory=Clock)
+    engines: list[FakeEngine] = field(default_factory=list)
+    available_bytes: int = 10 * GIB
+    warnings: tuple[str, ...] = ()
+    cpu_name: str = "Made-up 9000"
+
+    @property
+    def engine(self) -> FakeEngine:
+        """The engine that was started last."""
+        return self.engines[-1]
+
+    @property
+    def store(self) -> Store:
+        return Store(self.data_dir, find_starter=lambda: self.starter)
+
+    def detect(self, build: EngineBuild | None) -> HardwareInfo:
+        return HardwareInfo(
+            cpu=Cpu(name=self.cpu_name, cores_physical=8, cores_usable=16),
+            ram=Memory(total_bytes=16 * GIB, available_bytes=self.available_bytes),
+            engine=build,
+            warnings=self.warnings,
+        )
+
+    def start_engine(self) -> FakeEngine:
+        self.engines.append(FakeEngine(self.script))
+        return self.engine
+
+    def app(self, runtime: type[Runtime] = Runtime) -> LocalLLMApp:
+        made = runtime(store=self.store, detect=self.detect, start_engine=self.start_engine)
+        app = LocalLLMApp(made, clock=self.clock)
+        app.animation_level = "none"
+        return app
+
+
+def made_up_fit(*, need_bytes: int, free_bytes: int, advice: str | None = None) -> Fit:
+    """A verdict with the numbers that a test wants."""
+    weights_bytes = need_bytes // 2
+    kv_bytes = need_bytes - weights_bytes
+    fits = need_bytes <= free_bytes
+    share = Share(
+        name="CPU",
+        weights_bytes=weights_bytes,
+        kv_bytes=kv_bytes,
+        free_bytes=free_bytes,
+        fits=fits,
+    )
+    return Fit(
+        footprint=Footprint(
+            weights_bytes=weights_bytes,
+            kv_bytes=kv_bytes,
+            recurrent_bytes=0,
+            compute_bytes=0,
+            output_bytes=0,
+            overhead_bytes=0,
+        ),
+        settings=LoadSettings(),
+        placement=Placement(gpu_layers=0, cpu_moe=0, devices=(share,)),
+        advice=advice,
+    )
+
+
+async def until(pilot: Pilot[None], holds: Callable[[], bool]) -> None:
+    """Let the app go on until something holds; a minute is a failure."""
+    async with asyncio.timeout(60):
+        while not holds():
+            await pilot.pause()
+
+
+def shown(app: App[None]) -> str:
+    """The text on the screen, line by line, as a person reads it."""
+    screen = app.screen
+    return "\n".join(
+        "".join(segment.text for segment in strip) for strip in screen._compositor.render_strips()
+    )
+
+
+def chat(app: LocalLLMApp) -> ChatScreen:
+    """The chat screen, wherever it is in the stack."""
+    return next(screen for screen in app.screen_stack if isinstance(screen, ChatScreen))
+
+
+async def open_chat(pilot: Pilot[None]) -> None:
+    """From the home screen to the chat with the model under the cursor."""
+    app = pilot.app
+    await until(pilot, lambda: bool(app.screen.query("ModelRow.-fits")))
+    await pilot.press("enter")
+    await until(pilot, lambda: isinstance(app.screen, ChatScreen))
+    await until(pilot, lambda: isinstance(app.focused, Prompt))
+
+
+async def ask(pilot: Pilot[None], question: str) -> None:
+    """Put a question into the prompt and send it with enter."""
+    pilot.app.screen.query_one(Prompt).insert(question)
+    await pilot.press("enter")

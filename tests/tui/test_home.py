@@ -1,0 +1,110 @@
+"""The home screen: what this machine has and what fits it."""
+
+from pathlib import Path
+
+from localllm.core.load import LoadSettings
+from localllm.core.units import format_bytes
+from localllm.library.store import InstalledModel
+from localllm.tui.screens.chat import ChatScreen
+from localllm.tui.screens.home import HomeScreen
+from tests.tui.made_up import MIB, Stage, shown, until
+
+
+async def test_it_says_what_the_machine_has(stage: Stage) -> None:
+    stage.warnings = ("A GPU is here that the engine cannot use.",)
+    app = stage.app()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: "Made-up 9000" in shown(app))
+        text = shown(app)
+    assert "8 cores, 16 usable" in text
+    assert "10.0 GiB free of 16.0 GiB" in text
+    assert "none found" in text
+    assert "llama.cpp 0.3.36 · CPU" in text
+    assert "A GPU is here" in text
+
+
+async def test_a_model_says_its_quant_its_size_and_that_it_fits(stage: Stage) -> None:
+    assert stage.starter is not None
+    app = stage.app()
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: "● fits" in shown(app))
+        text = shown(app)
+    assert "starter  Q4_1" in text
+    assert f"{format_bytes(stage.starter.size_bytes)} file · needs" in text
+    assert "of 10.0 GiB free" in text
+
+
+async def test_a_model_that_does_not_fit_says_what_would_help(stage: Stage) -> None:
+    stage.available_bytes = 160 * MIB
+    app = stage.app()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: "● does not fit" in shown(app))
+        fit = await app.runtime.fit(app.runtime.installed()[0], LoadSettings())
+        assert fit.advice is not None
+        assert "of 160 MiB free" in shown(app)
+        assert fit.advice in shown(app)
+
+
+async def test_a_model_whose_file_is_gone_says_so(stage: Stage, tmp_path: Path) -> None:
+    stage.starter = made_up_model(tmp_path / "gone.gguf")
+    app = stage.app()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: "○ file missing" in shown(app))
+        assert "gone.gguf" in shown(app).replace("\n", "")
+
+
+async def test_a_file_that_is_no_model_says_so_and_the_others_stay(
+    stage: Stage, tmp_path: Path
+) -> None:
+    (tmp_path / "junk.gguf").write_bytes(b"GGUF and then nothing of use")
+    stage.starter = made_up_model(tmp_path / "junk.gguf")
+    app = stage.app()
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: "○ cannot be read" in shown(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "cannot be loaded" in shown(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, HomeScreen))
+
+
+async def test_an_empty_library_says_what_to_do(stage: Stage) -> None:
+    stage.starter = None
+    app = stage.app()
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: "No model is installed yet" in shown(app))
+        assert "pip install 'localllm[starter]'" in shown(app)
+        assert "localllm import FILE" in shown(app)
+        await pilot.press("enter", "down", "r")  # nothing to choose: nothing happens
+        assert isinstance(app.screen, HomeScreen)
+
+
+async def test_refresh_finds_a_model_that_was_added_meanwhile(stage: Stage) -> None:
+    starter, stage.starter = stage.starter, None
+    app = stage.app()
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: "No model is installed yet" in shown(app))
+        stage.starter = starter
+        await pilot.press("r")
+        await until(pilot, lambda: "● fits" in shown(app))
+
+
+async def test_every_key_of_the_screen_is_a_command_of_the_palette(stage: Stage) -> None:
+    app = stage.app()
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: "● fits" in shown(app))
+        titles = [command.title for command in app.get_system_commands(app.screen)]
+    assert {"Open", "Refresh", "Quit"} <= set(titles)
+    assert len(titles) == len(set(titles))
+
+
+async def test_the_palette_runs_the_command(stage: Stage) -> None:
+    app = stage.app()
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: "● fits" in shown(app))
+        command = next(c for c in app.get_system_commands(app.screen) if c.title == "Open")
+        await command.callback()
+        await until(pilot, lambda: isinstance(app.screen, ChatScreen))
+
+
+def made_up_model(path: Path) -> InstalledModel:
+    return InstalledModel(name="odd", quant=None, path=path, size_bytes=28)

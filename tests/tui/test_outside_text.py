@@ -1,0 +1,147 @@
+"""Text that somebody else wrote: no markup, no escapes, in every widget that shows it."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from textual.app import App, ComposeResult
+from textual.widget import Widget
+from textual.widgets import Markdown
+
+import localllm.tui.app
+from localllm.core.hardware import Backend, Cpu, Device, DeviceKind, HardwareInfo, Memory
+from localllm.errors import EngineCrashed, LoadFailed
+from localllm.library.store import InstalledModel
+from localllm.tui import outside
+from localllm.tui.conversation import Ending, Turn
+from localllm.tui.screens.dialog import Dialog, crash_dialog, failure_dialog, too_big_dialog
+from localllm.tui.widgets.brand import Brand
+from localllm.tui.widgets.machine import MachinePanel
+from localllm.tui.widgets.models import ModelRow, Standing, Verdict
+from localllm.tui.widgets.transcript import TurnView
+from tests.tui.made_up import GIB, Stage, ask, chat, made_up_fit, open_chat, shown, until
+
+HOSTILE = "[/INST] [Q4_K_M] [bold]"
+ESCAPES = "\x1b]0;owned\x07\x1b[31m\x9b2J"
+RAW = f"{ESCAPES}{HOSTILE}"
+
+MODEL = InstalledModel(name=RAW, quant=RAW, path=Path("x"), size_bytes=1)
+FIT = made_up_fit(need_bytes=2 * GIB, free_bytes=GIB, advice=RAW)
+MACHINE = HardwareInfo(
+    cpu=Cpu(name=RAW, cores_physical=None, cores_usable=1),
+    ram=Memory(total_bytes=1, available_bytes=1),
+    devices=(Device(kind=DeviceKind.GPU, name=RAW, backend=Backend.OTHER),),
+    warnings=(RAW,),
+)
+
+
+class OneWidget(App[None]):
+    """Shows a single widget, with our style."""
+
+    CSS_PATH = inspect.getfile(localllm.tui.app).replace(".py", ".tcss")
+
+    def __init__(self, widget: Widget) -> None:
+        super().__init__()
+        self._widget = widget
+
+    def compose(self) -> ComposeResult:
+        yield self._widget
+
+
+async def text_of(widget: Widget, act: Callable[[], object] | None = None) -> str:
+    app = OneWidget(widget)
+    async with app.run_test(size=(100, 40)) as pilot:
+        if act is not None and (waiting := act()) is not None:
+            assert hasattr(waiting, "__await__")
+            await waiting
+        await pilot.pause()
+        return shown(app)
+
+
+async def test_the_header() -> None:
+    assert HOSTILE in await text_of(Brand(subject=outside.line(RAW)))
+
+
+async def test_the_machine() -> None:
+    panel = MachinePanel()
+    text = await text_of(panel, lambda: panel.show(MACHINE))
+    assert text.count(HOSTILE) == 3  # the processor, the device, the warning
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+async def test_a_row_of_the_models(verdict: Verdict) -> None:
+    row = ModelRow(MODEL)
+    text = await text_of(row, lambda: row.show(Standing(verdict=verdict, fit=FIT, remark=RAW)))
+    assert text.count(HOSTILE) == 3  # the name, the quant, the remark
+
+
+@pytest.mark.parametrize(
+    "dialog",
+    [
+        crash_dialog(EngineCrashed(RAW, reason=RAW, log_tail=(RAW, RAW))),
+        too_big_dialog(MODEL, FIT, RAW),
+        failure_dialog(RAW, LoadFailed(RAW)),
+    ],
+    ids=["crash", "too big", "failure"],
+)
+async def test_a_dialog(dialog: Dialog) -> None:
+    app = OneWidget(Widget())
+    async with app.run_test(size=(100, 40)) as pilot:
+        app.push_screen(dialog)
+        await pilot.pause()
+        assert shown(app).count(HOSTILE) >= 2
+        assert "owned" not in shown(app)
+
+
+async def test_a_question_and_the_reason_why_it_broke_off() -> None:
+    view = TurnView(RAW)
+    turn = Turn(question=RAW, ending=Ending.BROKEN, answer="", remark=RAW)
+    assert (await text_of(view, lambda: view.end(turn))).count(HOSTILE) == 2
+
+
+async def test_an_answer_streamed_and_finished(stage: Stage) -> None:
+    stage.script.tokens = (*RAW, "\n\n<think>aloud</think>")
+    app = stage.app()
+    async with app.run_test(size=(100, 40)) as pilot:
+        await open_chat(pilot)
+        await ask(pilot, "hi")
+        await until(pilot, lambda: len(chat(app).conversation.turns) == 1)
+        await pilot.pause()
+        assert HOSTILE in shown(app)
+        assert "<think>aloud</think>" in shown(app)  # HTML is text, never dropped
+        assert "owned" not in shown(app)
+        assert chat(app).query(Markdown).last().source.startswith(HOSTILE)
+
+
+async def test_an_answer_that_was_cut_says_so() -> None:
+    view = TurnView("hi")
+    turn = Turn(question="hi", ending=Ending.CUT, answer="as far as it went")
+    text = await text_of(view, lambda: view.end(turn))
+    assert "as far as it went" in text
+    assert "the context is full" in text
+
+
+PIECES = (
+    *("# ", "## ", "- ", "1. ", "> ", "```", "```py\n", "|a|b|\n|-|-|\n", "|", "**", "*", "_"),
+    *("[", "](", ")", "![", "<", "</a>", "http://x", "[/INST]", "[bold]", "\\", "\n", "    "),
+    *("$", "&amp;", "&#0;", "\x1b[", "日", "👩\u200d💻", "---\n", "[x]: y\n", "'", '"', "~~", "a"),
+    *("`", "[a](b", "<think>", "https://[", "![x](y)", "- [ ] ", "\t"),
+)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.sampled_from(PIECES), max_size=40))
+async def test_no_markdown_brings_the_app_down(pieces: list[str]) -> None:
+    view = TurnView("hi")
+    app = OneWidget(view)
+    async with app.run_test() as pilot:
+        for piece in pieces:
+            await view.write(piece)
+        await view.end(Turn(question="hi", ending=Ending.COMPLETE, answer="".join(pieces)))
+        await pilot.pause()
+        assert app.is_running
