@@ -4,7 +4,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,14 +23,18 @@ _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examined:
-    """Files that passed every check: `spec` is the header of the first of them."""
+    """Files that passed every check.
+
+    `spec` is the header of the first file with the tensors of all of them; each offset counts in
+    the tensor's own file. `file_bytes` is the sum over the files.
+    """
 
     parts: tuple[Part, ...]
     spec: ModelSpec
 
     @property
     def size_bytes(self) -> int:
-        return sum(part.size_bytes for part in self.parts)
+        return self.spec.file_bytes
 
     @property
     def stem(self) -> str:
@@ -80,9 +84,9 @@ def examine(path: Path) -> Examined:
     """
     files = files_of(path)
     read = [_read(file, number=number, count=len(files)) for number, file in enumerate(files)]
-    first = read[0][1]
-    _require_model(first, files[0])
-    return Examined(parts=tuple(part for part, _ in read), spec=first)
+    spec = _joined(tuple(spec for _, spec in read))
+    _require_model(spec, files[0])
+    return Examined(parts=tuple(part for part, _ in read), spec=spec)
 
 
 @contextmanager
@@ -124,6 +128,17 @@ def _read(path: Path, *, number: int, count: int) -> tuple[Part, ModelSpec]:
     return of_file(status, path), spec
 
 
+def _joined(specs: tuple[ModelSpec, ...]) -> ModelSpec:
+    """One header for all parts: the first has the metadata, every one its own tensors."""
+    if len(specs) == 1:
+        return specs[0]
+    return replace(
+        specs[0],
+        tensors=tuple(tensor for spec in specs for tensor in spec.tensors),
+        file_bytes=sum(spec.file_bytes for spec in specs),
+    )
+
+
 def _require_model(spec: ModelSpec, path: Path) -> None:
     """Refuse what is a GGUF file but no model that can answer. Raises GgufError."""
     kind = spec.metadata.get("general.type", "model")
@@ -133,7 +148,7 @@ def _require_model(spec: ModelSpec, path: Path) -> None:
         what = "a LoRA adapter, which works on top of a model"
     elif kind != "model":
         what = f"of type {single_line(str(kind))[:40]!r}"
-    elif not spec.tensors and "split.count" not in spec.metadata:
+    elif not spec.tensors:
         what = "a vocabulary without weights"
     else:
         return

@@ -19,7 +19,7 @@ from localllm.library.find import file_at, is_path, not_found
 from localllm.library.index import Damaged, Index, TooNew
 from localllm.library.installed import InstalledModel, Part, State
 
-__all__ = ["InstalledModel", "Part", "State", "Store"]
+__all__ = ["InstalledModel", "Part", "Removed", "State", "Store", "remedy"]
 
 _log = logging.getLogger("localllm.library")
 
@@ -70,6 +70,13 @@ class Store:
             return models[starting[0]]
         raise NotFound(not_found(name, tuple(models), starting))
 
+    def named(self, name: str) -> InstalledModel:
+        """The model of exactly this name, if it can be removed. Raises NotFound, and UsageError
+        for the starter model, which pip manages."""
+        models = {model.name: model for model in self._entries()}
+        self._require(name, models)
+        return models[name]
+
     def resolve(self, name: str) -> InstalledModel:
         """As `find`, for a model that can be used: raises NotFound also when its files were moved
         or replaced, saying what to do."""
@@ -116,18 +123,21 @@ class Store:
 
         Raises NotFound, StoreError, and UsageError for the starter model, which pip manages.
         """
-        if name == starter.NAME:
-            raise UsageError(
-                f"{name} comes with the Python package {starter.PACKAGE}; to remove it:"
-                f" pip uninstall {starter.PACKAGE}"
-            )
         with self._changing() as models:
-            if name not in models:
-                starting = tuple(each for each in models if each.startswith(name))
-                raise NotFound(not_found(name, tuple(models), starting, exact=True))
+            self._require(name, models)
             model = models.pop(name)
             freed_bytes = links.delete(model.files) if model.owned else 0
         return Removed(model=model, freed_bytes=freed_bytes)
+
+    def _require(self, name: str, models: dict[str, InstalledModel]) -> None:
+        if name == starter.NAME and self._find_starter() is not None:
+            raise UsageError(
+                f"{name} comes with the Python package {starter.PACKAGE}. To remove it:"
+                f" pip uninstall {starter.PACKAGE}"
+            )
+        if name not in models:
+            starting = tuple(each for each in models if name and each.startswith(name))
+            raise NotFound(not_found(name, tuple(models), starting, exact=True))
 
     def _name(
         self,

@@ -1,0 +1,87 @@
+"""`localllm import`: make GGUF files that are on this disk part of the library, without a copy."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from localllm.cli import choose, options
+from localllm.cli.ls import table
+from localllm.cli.output import print_json, stderr, stdout
+from localllm.errors import LocalLLMError, UsageError
+from localllm.library.digest import sha256_of
+from localllm.library.examine import files_of
+from localllm.library.names import shown
+from localllm.library.store import InstalledModel
+
+
+@click.command(name="import")
+@click.argument(
+    "paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path)
+)
+@click.option("--name", help="What to call the model (default: as it calls itself).")
+@click.option("--link", is_flag=True, help="Keep a hard link, so that deleting PATH loses nothing.")
+@click.option("--hash", "hashed", is_flag=True, help="Also record the SHA-256 of each file.")
+@options.JSON
+@options.QUIET
+def command(
+    paths: Sequence[Path], name: str | None, link: bool, hashed: bool, as_json: bool, quiet: bool
+) -> None:
+    """Adopt GGUF files that are on this disk.
+
+    Each file stays where it is and is never copied. Any part of a split model
+    (NAME-00001-of-00005.gguf) adopts all of them.
+    """
+    if name is not None and len(paths) > 1:
+        raise UsageError(
+            f"--name names one model and {len(paths)} files were given. Import them one by one; of"
+            " a split model any one part is enough."
+        )
+    digest = (lambda path: _hash(path, quiet=quiet)) if hashed else None
+    models, errors = _adopt_all(
+        paths, lambda path: choose.library().adopt(path, name=name, link=link, digest=digest)
+    )
+    if as_json:
+        print_json({"models": [choose.row(model) for model in models]})
+    elif models:
+        stdout().print(table(models))
+    for error in errors[:-1]:
+        choose.warn(str(error))
+    if errors:
+        raise errors[-1]
+
+
+def _adopt_all(
+    paths: Sequence[Path], adopt: Callable[[Path], InstalledModel]
+) -> tuple[tuple[InstalledModel, ...], list[LocalLLMError]]:
+    """Adopt each file, the parts of one model once; a file that fails does not stop the others."""
+    models: dict[str, InstalledModel] = {}
+    errors: list[LocalLLMError] = []
+    done: set[Path] = set()
+    for path in paths:
+        try:
+            files = files_of(path)
+            if done.isdisjoint(files):
+                model = adopt(path)
+                models[model.name] = model
+            done.update(files)
+        except LocalLLMError as error:
+            errors.append(error)
+    return tuple(models.values()), errors
+
+
+def _hash(path: Path, *, quiet: bool) -> str:
+    console = stderr()
+    progress = Progress(
+        TextColumn("Hashing {task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    )
+    with progress:
+        task = progress.add_task(shown(path.name), total=path.stat().st_size)
+        return sha256_of(path, read=lambda size: progress.advance(task, size))

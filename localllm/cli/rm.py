@@ -1,0 +1,53 @@
+"""`localllm rm`: take a model out of the library; a file that we only refer to stays."""
+
+import sys
+
+import click
+
+from localllm.cli import choose, options
+from localllm.cli.output import print_json, stderr
+from localllm.core.units import format_bytes
+from localllm.errors import UsageError
+from localllm.library.names import shown
+from localllm.library.store import InstalledModel, Removed
+
+
+@click.command(name="rm")
+@click.argument("model", metavar="MODEL")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@options.JSON
+def command(model: str, yes: bool, as_json: bool) -> None:
+    """Remove a model from the library.
+
+    MODEL is its whole name. Files that were imported where they are stay there; a hard link of
+    the library is deleted.
+    """
+    store = choose.library()
+    if not yes:
+        _ask(store.named(model))
+    removed = store.remove(model)
+    if as_json:
+        print_json({"models": [choose.row(removed.model)], "freed_bytes": removed.freed_bytes})
+    else:
+        stderr().print(_told(removed), soft_wrap=True)
+
+
+def _ask(model: InstalledModel) -> None:
+    """Raises UsageError where nobody can answer, click.Abort when the answer is no."""
+    if not sys.stdin.isatty():
+        raise UsageError(f"Nobody can be asked here. To remove {model.name}: add --yes.")
+    what = "and delete its hard link" if model.owned else "and leave its file where it is"
+    click.confirm(f"Remove {model.name} {what} ({shown(model.path)})?", abort=True, err=True)
+
+
+def _told(removed: Removed) -> str:
+    model = removed.model
+    if not model.owned:
+        left = "is gone already" if model.missing else "was left where it is"
+        return f"Removed {model.name}. {shown(model.path)} {left}; nothing was deleted."
+    if removed.freed_bytes == 0:
+        return (
+            f"Removed {model.name} and its hard link. This freed nothing: its file has another"
+            " name elsewhere on the disk."
+        )
+    return f"Removed {model.name} and its file. This freed {format_bytes(removed.freed_bytes)}."
