@@ -8,11 +8,11 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import TypeVar, overload
 
-Item = TypeVar("Item", str, int, float, bool)
+Item = TypeVar("Item")
 
 
 class _Packed(Sequence[Item]):
-    """What both arrays share: equal to any sequence of equal items, read-only, shown by length."""
+    """Read-only; equal to any sequence of equal items; shows its first items and its length."""
 
     __slots__ = ()
     __hash__ = None  # type: ignore[assignment]  # equal to lists, which have no hash
@@ -42,8 +42,8 @@ class _Packed(Sequence[Item]):
         return f"[{shown}{', ...' if len(self) > 3 else ''}] ({len(self)})"
 
 
-class Numbers(_Packed[Item]):
-    """Numbers or booleans. `code` is the `struct` letter of the element type."""
+class Numbers(_Packed[float]):
+    """Integers, floats or booleans. `code` is the `struct` letter of the element type."""
 
     __slots__ = ("_view", "code")
 
@@ -53,16 +53,17 @@ class Numbers(_Packed[Item]):
             swapped = array(code, bytes(raw))
             swapped.byteswap()
             raw = swapped.tobytes()
-        self._view = memoryview(raw).cast("B").cast(code).toreadonly()  # type: ignore[call-overload]  # any letter
+        view: memoryview[float] = memoryview(raw).cast(code)  # type: ignore[call-overload]  # any
+        self._view = view.toreadonly()
 
     def __len__(self) -> int:
         return len(self._view)
 
-    def __iter__(self) -> Iterator[Item]:
+    def __iter__(self) -> Iterator[float]:
         return iter(self._view)
 
-    def _item(self, index: int) -> Item:
-        return self._view[index]  # type: ignore[no-any-return]  # what the letter says
+    def _item(self, index: int) -> float:
+        return self._view[index]
 
     def __reduce__(self) -> tuple[type, tuple[bytes, str]]:
         return Numbers, (self._view.tobytes(), self.code)

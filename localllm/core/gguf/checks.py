@@ -16,6 +16,9 @@ _MIN_ALIGNMENT, _MAX_ALIGNMENT = 8, 1 << 20
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _SPLIT_MAX = 65535
 
+_FLAGS = ("attention.sliding_window_pattern", "attention.recurrent_layers")
+"""One boolean or number for each layer, or a period."""
+
 _RANGES: dict[str, tuple[int, int]] = {
     "block_count": (1, MAX_LAYERS),
     "context_length": (1, 2**31 - 1),
@@ -28,6 +31,8 @@ _RANGES: dict[str, tuple[int, int]] = {
     "expert_count": (0, 1 << 16),
     "expert_used_count": (0, 1 << 16),
     "expert_shared_count": (0, 1 << 16),
+    "expert_group_count": (0, 1 << 16),
+    "expert_group_used_count": (0, 1 << 16),
     "expert_feed_forward_length": (0, 1 << 24),
     "expert_shared_feed_forward_length": (0, 1 << 24),
     "attention.head_count": (0, 1 << 16),
@@ -52,7 +57,9 @@ _RANGES: dict[str, tuple[int, int]] = {
     "token_shift_count": (0, 1 << 8),
     "kda.head_dim": (0, 1 << 16),
     "shortconv.l_cache": (0, 1 << 16),
-}
+} | dict.fromkeys(_FLAGS, (0, MAX_LAYERS))
+"""An architecture's own keys that `core/` computes with, and what they may be (both included):
+several times what any published model has. An array has one element for each layer."""
 
 
 def architecture(metadata: Mapping[str, MetadataValue]) -> str:
@@ -95,21 +102,21 @@ def check_values(metadata: Mapping[str, MetadataValue], prefix: str) -> None:
 
 
 def _check_range(key: str, value: MetadataValue, low: int, high: int) -> None:
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        if len(value) > MAX_LAYERS:
-            raise GgufError(
-                f"{key} has {len(value)} elements; one for each of {MAX_LAYERS} layers is the"
-                f" most. {DAMAGED}"
-            )
-        for index, each in enumerate(value):
-            # 0 for a layer is common: layers without attention or without a dense part
-            _check_number(f"{key}[{index}]", each, 0, high)
-    else:
+    if not isinstance(value, Sequence) or isinstance(value, str):
         _check_number(key, value, low, high)
+    elif len(value) > MAX_LAYERS:
+        raise GgufError(
+            f"{key} has {len(value)} elements; one for each of {MAX_LAYERS} layers is the most."
+            f" {DAMAGED}"
+        )
+    else:
+        for index, each in enumerate(value):
+            # 0 is common: layers without attention or without a dense part
+            _check_number(f"{key}[{index}]", each, 0, high)
 
 
 def _check_number(key: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not isinstance(value, int):
         raise GgufError(f"{key} is {value!a:.40}; a whole number is needed. {DAMAGED}")
     if not low <= value <= high:
         raise GgufError(f"{key} is {value}; {low} to {high} is possible. {DAMAGED}")

@@ -25,6 +25,7 @@ _NAMES = {
     _STRING: "text", _ARRAY: "array", 10: "u64", 11: "i64", 12: "f64",
 }  # fmt: skip
 
+_U64 = struct.Struct("<Q")
 _SMALLEST_PAIR = 8 + 1 + 4 + 1
 
 _TYPED = {
@@ -113,7 +114,7 @@ def _scalar(source: Source, kind: int, what: str) -> MetadataValue:
     return value
 
 
-def _array(source: Source, element: int, what: str, strings_left: int) -> MetadataValue:
+def _array(source: Source, element: int, what: str, strings_left: int) -> Numbers | Strings:
     count = source.u64(what)
     if element == _ARRAY:
         raise GgufError(f"{what} is a nested array, which no reader supports. {DAMAGED}")
@@ -123,8 +124,7 @@ def _array(source: Source, element: int, what: str, strings_left: int) -> Metada
     raw = source.take(count * struct.calcsize("<" + code), f"{what} ({count} elements)")
     if element == _BOOL:
         _check_booleans(raw, what)
-    numbers: Numbers[int] = Numbers(raw, code)
-    return numbers
+    return Numbers(raw, code)
 
 
 def _check_booleans(raw: bytearray, what: str) -> None:
@@ -154,9 +154,6 @@ def _strings(source: Source, count: int, what: str, strings_left: int) -> String
         at = _walk(raw, at, count, starts)
     starts.append(at + 8)
     return Strings(raw, starts)
-
-
-_U64 = struct.Struct("<Q")
 
 
 def _length_at(raw: bytearray, at: int) -> int:
