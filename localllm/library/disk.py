@@ -3,7 +3,6 @@
 import contextlib
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +24,7 @@ def locked(path: Path, *, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
     The system lets go of it when the process ends, however it ends. Raises TimeoutError when
     another one holds it for `wait_s`, OSError when it cannot be made.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
     try:
         deadline = time.monotonic() + wait_s
         while not _try_lock(descriptor):
@@ -43,16 +42,16 @@ def write_atomically(target: Path, data: bytes) -> None:
     """
     for leftover in target.parent.glob(f"{target.name}.*.tmp"):
         leftover.unlink(missing_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f"{target.name}.", suffix=".tmp", dir=target.parent)
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
-        with os.fdopen(descriptor, "wb") as out:
+        with temporary.open("xb") as out:
             out.write(data)
             out.flush()
             os.fsync(out.fileno())
-        _replace(name, target)
+        _replace(temporary, target)
     except OSError:
         with contextlib.suppress(OSError):
-            os.unlink(name)  # noqa: PTH108  # mkstemp gives a str
+            temporary.unlink()
         raise
     sync_directory(target.parent)
 
@@ -79,11 +78,12 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _replace(source: str, target: Path) -> None:
-    """`os.replace`; on Windows again while a reader has the target open."""
+def _replace(source: Path, target: Path) -> None:
+    """`Path.replace`; on Windows again while a reader has the target open."""
     for left in reversed(range(_REPLACE_TRIES)):
         try:
-            return os.replace(source, target)  # noqa: PTH105
+            source.replace(target)
+            return
         except PermissionError:
             if sys.platform != "win32" or left == 0:
                 raise
