@@ -32,14 +32,14 @@ class Task(StrEnum):
 
 
 class Check(StrEnum):
-    """What an entry's numbers were compared with; docs/catalogue.md says how."""
+    """What an entry was compared with; docs/catalogue.md says how."""
 
     LLAMA_CPP = "llama.cpp"  # llama.cpp accepted a header with these keys, names and shapes
-    CONFIG = "config.json"  # the publisher's config.json
-    TOTAL = "published total"  # the parameter count that the Hub shows for the weights
-    FILE = "gguf file"  # the header of a published GGUF file
-    CARD = "model card"  # text of the model card
-    REPOSITORIES = "repositories"  # the GGUF repositories were seen listed
+    CONFIG = "config.json"  # the publisher's config.json was read
+    TOTAL = "total"  # the tensors add up to the count that the Hub shows for the weights
+    FILE = "file"  # a published file was read, or its size compared
+    LICENCE = "licence"  # the model card's licence tag was read
+    REPOSITORIES = "repositories"  # every GGUF repository was seen in a listing
 
 
 # Quants that a publisher of GGUF files usually offers, best first.
@@ -118,7 +118,7 @@ def parse(text: str, *, name: str = "models.toml") -> tuple[Entry, ...]:
     """
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{name} is not TOML: {error}.") from error
     tables = document.pop("model", [])
     if document or not isinstance(tables, list):
@@ -161,6 +161,8 @@ def _places(text: str) -> list[dict[str, int]]:
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip().startswith("[[model]]"):
             places.append({"": number})
+        elif places and line.strip().startswith("[model.gguf]"):
+            places[-1].setdefault("gguf", number)
         elif places and (match := _FIELD.match(line)):
             places[-1].setdefault(match[1].replace('"', ""), number)
     return places
@@ -307,7 +309,7 @@ def _blueprint(fields: _Fields, context: int, repos: tuple[str, ...], released: 
         )
     except KeyError as error:
         raise fields.wrong("gguf", f"lacks or does not know {error.args[0]!r}") from error
-    except (IndexError, ValueError) as error:
+    except (IndexError, ValueError, ArithmeticError) as error:
         raise fields.wrong("gguf", f"does not describe a model: {error}") from error
 
 
@@ -327,7 +329,7 @@ def _flat(fields: _Fields, table: Mapping[str, object], prefix: str) -> Iterator
             case int() if 0 <= value < 2**31:
                 yield prefix + key, value
             case list() if all(type(v) in (int, bool) and 0 <= v < 2**31 for v in value):
-                yield prefix + key, tuple(int(v) for v in value)
+                yield prefix + key, tuple(value)
             case list() if all(isinstance(v, str) for v in value):
                 yield prefix + key, tuple(value)
             case _:

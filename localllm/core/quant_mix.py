@@ -11,6 +11,7 @@ tensors ("UD-" and "_XL" files) follow recipes of their own, which are not known
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
+from functools import lru_cache
 from types import MappingProxyType
 
 from localllm.core.quants import BLOCKS, GgmlType
@@ -91,6 +92,7 @@ _PARTS: tuple[tuple[str, Category], ...] = (
 )
 
 
+@lru_cache(maxsize=512)
 def category(name: str) -> Category:
     """Sort a tensor by its name."""
     if name == "output.weight":
@@ -115,6 +117,7 @@ _KEPT_F32 = (
 _KEPT_SOURCE = ("altup", "laurel", "per_layer_model_proj")
 
 
+@lru_cache(maxsize=4096)
 def kept(name: str, shape: tuple[int, ...], source: GgmlType) -> GgmlType | None:
     """Give the type of a tensor that no recipe touches, or None where the recipe decides.
 

@@ -2,36 +2,57 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 from localllm.core.blueprint.shape import Shape
 from localllm.core.blueprint.stacks import Stack, stacks
 from localllm.core.model import MetadataValue, ModelSpec, TensorInfo
-from localllm.core.quant_mix import FILE_TYPES, Category, Traits, category, choose, kept
+from localllm.core.quant_mix import FILE_TYPES, Category, Traits, Where, category, choose, kept
 from localllm.core.quants import BLOCKS, GgmlType
 
 # GGUF's default; every tensor of a file starts at a multiple of it.
 ALIGNMENT = 32
-# Bytes of header per token of the vocabulary, by `tokenizer.ggml.model`: measured on published
-# files (docs/catalogue.md says which). Merges make the BPE one larger.
-_HEADER_BYTES_PER_TOKEN: Mapping[str, int] = {"gpt2": 39, "llama": 26, "bert": 21, "t5": 27}
+# Bytes of header per token of the vocabulary, by `tokenizer.ggml.model`: the difference between
+# published files and their tensors, medians of tests/core/data/published_sizes.csv. The gpt2 kind
+# holds merges too; Llama 3 and gpt-oss, with many of them, have 61 and 65.
+_HEADER_BYTES_PER_TOKEN: Mapping[str, int] = {"gpt2": 39, "llama": 24, "bert": 21, "t5": 27}
 
 _VALUES = (Category.ATTENTION_V, Category.ATTENTION_QKV)
 _FEED_FORWARD = (Category.FFN_UP, Category.FFN_GATE, Category.FFN_DOWN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Tensors that a recipe treats alike, from one stack.
+
+    `places` are their positions among the `total` that the recipe counts.
+    """
+
+    stack: Stack
+    kind: Category
+    places: tuple[int, ...]
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Blueprint:
     """A model's shape and every tensor it has. Build it with `draw`.
 
-    `imatrix` and `fused_as_value` say how its files were quantized (see `quant_mix.Traits`).
+    `runs` are the tensors whose type a quant mix decides, `fixed` the others. `imatrix` and
+    `fused_as_value` say how the model's files were quantized (see `quant_mix.Traits`).
     """
 
     shape: Shape
     tokenizer: str
     imatrix: bool
     fused_as_value: bool
-    stacks: tuple[Stack, ...]
+    runs: tuple[Run, ...]
+    fixed: tuple[Stack, ...]
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        return (*(run.stack for run in self.runs), *self.fixed)
 
     @property
     def parameters(self) -> int:
@@ -48,14 +69,21 @@ class Blueprint:
 
     def weights_bytes(self, quant: str) -> int:
         """Sum the tensors' bytes in a quant mix. Raises KeyError for an unknown label."""
-        return sum(_bytes(kind, stack.shape) * n for stack, kind, n in self._counted(quant))
+        traits, source = self._traits(quant), _source(quant)
+        size = sum(_bytes(_fixed_type(stack, source), stack.elements) for stack in self.fixed)
+        for run in self.runs:
+            choice = choose(quant, run.kind, run.stack.shape, traits)
+            each = prod(run.stack.shape)
+            raised = 0
+            if choice.raised is not None and choice.where is not None:
+                raised = _held(choice.where, run.places, run.total)
+                size += _bytes(choice.raised, each) * raised
+            size += _bytes(choice.kind, each) * (len(run.places) - raised)
+        return size
 
     def file_bytes(self, quant: str) -> int:
-        """Estimate the file's length: tensors, padded, behind a header of a typical length."""
-        tensors = sum(
-            _padded(_bytes(kind, stack.shape)) * n for stack, kind, n in self._counted(quant)
-        )
-        return self._data_offset() + tensors
+        """Estimate the file's length: its tensors behind a header of the typical length."""
+        return self._data_offset() + self.weights_bytes(quant)
 
     def spec(self, quant: str, *, name: str) -> ModelSpec:
         """Give the header such a file would have, with the keys that sizing reads.
@@ -63,9 +91,9 @@ class Blueprint:
         `name` becomes `general.name`. Raises KeyError for an unknown label.
         """
         tensors, offset = [], 0
-        for stack, kinds in self._kinds(quant):
+        for stack, kinds in self._types(quant):
             for tensor, kind in zip(stack.names(), kinds, strict=True):
-                size = _bytes(kind, stack.shape)
+                size = _bytes(kind, prod(stack.shape))
                 tensors.append(
                     TensorInfo(
                         name=tensor, shape=stack.shape, type=kind, offset=offset, size_bytes=size
@@ -83,6 +111,14 @@ class Blueprint:
             file_bytes=data_offset + offset,
         )
 
+    def _types(self, quant: str) -> Iterator[tuple[Stack, tuple[GgmlType, ...]]]:
+        traits, source = self._traits(quant), _source(quant)
+        for run in self.runs:
+            choice = choose(quant, run.kind, run.stack.shape, traits)
+            yield run.stack, tuple(choice.at(i, run.total) for i in run.places)
+        for stack in self.fixed:
+            yield stack, (_fixed_type(stack, source),) * stack.count
+
     def _metadata(self, quant: str, name: str) -> dict[str, MetadataValue]:
         prefix = self.shape.architecture
         return {
@@ -96,47 +132,7 @@ class Blueprint:
         }
 
     def _data_offset(self) -> int:
-        per_token = _HEADER_BYTES_PER_TOKEN[self.tokenizer]
-        return _padded(self.shape.vocabulary * per_token)
-
-    def _kinds(self, quant: str) -> Iterator[tuple[Stack, tuple[GgmlType, ...]]]:
-        traits, source = self._traits(quant), _source(quant)
-        for stack in self.stacks:
-            fixed = kept(stack.name, stack.shape, source)
-            if fixed is not None:
-                yield stack, (fixed,) * stack.count
-                continue
-            kind = category(stack.name)
-            choice = choose(quant, kind, stack.shape, traits)
-            if choice.raised is None:
-                yield stack, (choice.kind,) * stack.count
-            else:
-                places, total = self._places(kind, stack)
-                yield stack, tuple(choice.at(i, total) for i in places)
-
-    def _counted(self, quant: str) -> Iterator[tuple[Stack, GgmlType, int]]:
-        for stack, kinds in self._kinds(quant):
-            first = kinds[0]
-            n = kinds.count(first)
-            yield stack, first, n
-            if n != len(kinds):
-                yield from ((stack, kind, kinds.count(kind)) for kind in {*kinds} - {first})
-
-    def _places(self, kind: Category, stack: Stack) -> tuple[tuple[int, ...], int]:
-        """Where a stack's tensors stand among those of their category, and of how many."""
-        layers = stack.layers or (0,)
-        if kind in _FEED_FORWARD and self.shape.experts > 1:
-            return layers, self.shape.layers
-        like = _VALUES if kind in _VALUES else (kind,)
-        peers = sorted(
-            layer
-            for other in self.stacks
-            if category(other.name) in like and kept(other.name, other.shape, GgmlType.F16) is None
-            for layer in other.layers or (0,)
-        )
-        total = self.shape.layers if kind in _FEED_FORWARD else len(peers)
-        place = {layer: i for i, layer in enumerate(peers)}
-        return tuple(place[layer] for layer in layers), total
+        return _padded(self.shape.vocabulary * _HEADER_BYTES_PER_TOKEN[self.tokenizer])
 
     def _traits(self, quant: str) -> Traits:
         first = self.shape.layer(0)
@@ -145,7 +141,7 @@ class Blueprint:
             gqa=first.heads // first.kv_heads if first.kv_heads else 0,
             experts=self.shape.experts,
             seventy=_is_seventy(self.shape),
-            tied=all(stack.name != "output.weight" for stack in self.stacks),
+            tied=all(run.kind is not Category.OUTPUT for run in self.runs),
             # Nobody publishes the IQ mixes without an importance matrix.
             imatrix=self.imatrix or quant.startswith("IQ"),
             fused_as_value=self.fused_as_value,
@@ -155,17 +151,58 @@ class Blueprint:
 def draw(shape: Shape, *, tokenizer: str, imatrix: bool, fused_as_value: bool) -> Blueprint:
     """Work out a model's tensors.
 
-    Raises KeyError, with the name, for an unknown architecture, tokenizer or missing key.
+    Raises KeyError, with the name, for an unknown architecture, tokenizer or missing key, and
+    ValueError for sizes that no model has.
     """
     if tokenizer not in _HEADER_BYTES_PER_TOKEN:
         raise KeyError(tokenizer)
+    fixed: list[Stack] = []
+    free: list[Stack] = []
+    for stack in stacks(shape):
+        (free if kept(stack.name, stack.shape, GgmlType.F16) is None else fixed).append(stack)
     return Blueprint(
         shape=shape,
         tokenizer=tokenizer,
         imatrix=imatrix,
         fused_as_value=fused_as_value,
-        stacks=stacks(shape),
+        runs=tuple(_runs(shape, free)),
+        fixed=tuple(fixed),
     )
+
+
+def _runs(shape: Shape, free: list[Stack]) -> Iterator[Run]:
+    kinds = [category(stack.name) for stack in free]
+    values = sorted(
+        layer
+        for stack, kind in zip(free, kinds, strict=True)
+        if kind in _VALUES
+        for layer in stack.layers or ()
+    )
+    for stack, kind in zip(free, kinds, strict=True):
+        layers, total = stack.layers or (0,), shape.layers
+        if kind in _VALUES:
+            layers, total = _ranks(layers, values), len(values)
+        elif kind in _FEED_FORWARD and shape.experts <= 1:
+            same = (other for other, k in zip(free, kinds, strict=True) if k is kind)
+            layers = _ranks(layers, sorted(layer for other in same for layer in other.layers or ()))
+        yield Run(stack=stack, kind=kind, places=layers, total=total)
+
+
+def _ranks(layers: tuple[int, ...], among: list[int]) -> tuple[int, ...]:
+    if len(layers) == len(among):
+        return tuple(range(len(among)))
+    rank = {layer: i for i, layer in enumerate(among)}
+    return tuple(rank[layer] for layer in layers)
+
+
+@lru_cache(maxsize=4096)
+def _held(where: Where, places: tuple[int, ...], total: int) -> int:
+    return sum(where.holds(i, total) for i in places)
+
+
+def _fixed_type(stack: Stack, source: GgmlType) -> GgmlType:
+    kind = kept(stack.name, stack.shape, source)
+    return source if kind is None else kind
 
 
 def _full_key(prefix: str, key: str) -> str:
@@ -188,9 +225,9 @@ def _source(quant: str) -> GgmlType:
     return default if BLOCKS[default].elements == 1 else GgmlType.BF16
 
 
-def _bytes(kind: GgmlType, shape: tuple[int, ...]) -> int:
+def _bytes(kind: GgmlType, elements: int) -> int:
     block = BLOCKS[kind]
-    return prod(shape) // block.elements * block.size_bytes
+    return elements // block.elements * block.size_bytes
 
 
 def _padded(size: int) -> int:

@@ -239,13 +239,11 @@ def _per_layer_inputs(s: Shape) -> list[Row]:
 
 
 def _gemma4(s: Shape, a: Layer) -> list[Row]:
-    """Full-attention layers of the large models have no value matrix: it is the key's."""
-    lacking = set()
+    """Full-attention layers of the large models have no value matrix: it is the key's. Layers
+    that share another's cache have key and value matrices all the same, unused."""
+    rows = _gemma(s, a)
     if "shared_v" in s.extra and not a.window:
-        lacking.add("attn_v.weight")
-    if a.shares_kv:
-        lacking |= {"attn_k.weight", "attn_v.weight", "attn_k_norm.weight"}
-    rows = [row for row in _gemma(s, a) if row[0] not in lacking]
+        rows = [row for row in rows if row[0] != "attn_v.weight"]
     rows += [*_per_layer_inputs(s), ("layer_output_scale.weight", (1,))]
     if a.experts:
         rows += _experts(s, a)

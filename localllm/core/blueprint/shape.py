@@ -12,6 +12,7 @@ Value = str | int | float | bool | tuple[int, ...] | tuple[str, ...]
 _RECURRENT_WITHOUT_HEADS = frozenset({"lfm2", "lfm2moe", "granitehybrid"})
 _NEMOTRON_H = frozenset({"nemotron_h", "nemotron_h_moe"})
 _DELTA_NET = frozenset({"qwen3next", "qwen35", "qwen35moe"})
+_MIXED = _DELTA_NET | {"llama4", "nomic-bert-moe"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,6 @@ class Layer:
     recurrent: bool
     experts: bool
     window: bool
-    shares_kv: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +69,15 @@ class Shape:
         return self.number("embedding_length")
 
     @property
+    def uniform(self) -> bool:
+        """Whether all layers are alike, told quickly."""
+        return (
+            self.architecture not in _MIXED
+            and not self.number("leading_dense_block_count", 0)
+            and not any(isinstance(value, tuple) for value in self.gguf.values())
+        )
+
+    @property
     def experts(self) -> int:
         return self.number("expert_count", 0)
 
@@ -94,7 +103,6 @@ class Shape:
             recurrent=self._recurrent(i, kv_heads, ff),
             experts=self._has_experts(i, ff),
             window=self._window(i),
-            shares_kv=i >= self.layers - self.number("attention.shared_kv_layers", 0),
         )
 
     def _recurrent(self, i: int, kv_heads: int, ff: int) -> bool:

@@ -54,8 +54,11 @@ def stacks(shape: Shape) -> tuple[Stack, ...]:
     if not 0 < shape.layers <= MAX_LAYERS:
         raise ValueError(f"{shape.layers} layers (at most {MAX_LAYERS} are believed)")
     members: dict[Layer, list[int]] = {}
-    for i in range(shape.layers):
-        members.setdefault(shape.layer(i), []).append(i)
+    if shape.uniform:
+        members[shape.layer(0)] = list(range(shape.layers))
+    else:
+        for i in range(shape.layers):
+            members.setdefault(shape.layer(i), []).append(i)
     merged: dict[Row, list[int]] = {}
     for layer, indices in members.items():
         for row in layer_rows(shape, layer):
