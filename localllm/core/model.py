@@ -262,7 +262,11 @@ class ModelSpec:
     @property
     def active_experts(self) -> int:
         """Experts a token is routed to in a layer (the most, where layers differ)."""
-        return max((self._at("expert_used_count", i, 0) for i in range(self.layers)), default=0)
+        return max((self.active_experts_in(i) for i in range(self.layers)), default=0)
+
+    def active_experts_in(self, layer: int) -> int:
+        """Experts a token is routed to in this layer."""
+        return self._at("expert_used_count", layer, 0)
 
     @property
     def parameters(self) -> int:
@@ -279,7 +283,7 @@ class ModelSpec:
             if tensor.layer is not None and tensor.layer >= self.layers:
                 continue
             if tensor.expert and self.experts:
-                used = self._at("expert_used_count", tensor.layer or 0, 0)
+                used = self.active_experts_in(tensor.layer or 0)
                 total += tensor.elements * used / self.experts
             elif tensor.name != "token_embd.weight" or self.tied:
                 total += tensor.elements

@@ -42,7 +42,7 @@ def model(
         tensors=tuple(rows),
         general=general or {},
         keys={
-            **NORM,
+            **({} if "attention.layer_norm_epsilon" in keys else NORM),
             "block_count": layers,
             "embedding_length": width,
             "feed_forward_length": feed_forward,

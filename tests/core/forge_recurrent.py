@@ -2,6 +2,7 @@
 
 from tests.core.forge import Forged
 from tests.core.forge_models import (
+    NORM,
     Row,
     attention,
     experts,
@@ -156,7 +157,8 @@ HYBRID = (
     model("Nemotron-H-8B", "nemotron_h", 131072, _nemotron, width=4096, layers=52,
           feed_forward=[21504 if kind == "-" else 0 for kind in _NEMOTRON], context=8192,
           keys={**heads(32, [8 if kind == "*" else 0 for kind in _NEMOTRON], 128),
-                "attention.layer_norm_epsilon": 1e-5, **ssm_keys(4, 8192, 128, 128, 8)}),
+                **NORM, "attention.layer_norm_epsilon": 1e-5,
+                **ssm_keys(4, 8192, 128, 128, 8)}),
     model("Qwen3-Next-80B-A3B", "qwen3next", 151936, _qwen3next, width=2048, layers=48,
           feed_forward=5120, context=262144,
           keys={**heads(16, 2, 256), "rope.dimension_count": 64, **moe_keys(512, 10, 512),

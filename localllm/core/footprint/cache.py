@@ -126,11 +126,11 @@ def _widest_value(spec: ModelSpec) -> int:
 
 def recurrent_bytes(spec: ModelSpec, settings: LoadSettings) -> tuple[int, ...]:
     """Bytes of the recurrent states, one number a block: one F32 state per sequence."""
-    state = (_shift_width(spec) + _state_width(spec)) * _STATE_BYTES * settings.parallel
+    state = (shift_width(spec) + state_width(spec)) * _STATE_BYTES * settings.parallel
     return tuple(state if spec.recurrent(layer) else 0 for layer in range(spec.blocks))
 
 
-def _shift_width(spec: ModelSpec) -> int:
+def shift_width(spec: ModelSpec) -> int:
     """Values of the convolution's or token shift's history (`llama_hparams::n_embd_r`)."""
     number = spec.integer
     if number("wkv.head_size"):
@@ -145,7 +145,7 @@ def _shift_width(spec: ModelSpec) -> int:
     return max(kernel - 1, 0) * channels
 
 
-def _state_width(spec: ModelSpec) -> int:
+def state_width(spec: ModelSpec) -> int:
     """Values of the state itself (`llama_hparams::n_embd_s`)."""
     number = spec.integer
     if number("wkv.head_size"):

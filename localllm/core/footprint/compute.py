@@ -1,6 +1,7 @@
 """The scratch memory of one forward pass (`llama_context::sched_reserve`, llama.cpp b11434)."""
 
-from localllm.core.footprint.cache import cells, flash, ubatch
+from localllm.core.footprint.forward import Pass
+from localllm.core.footprint.recurrent import LAYERS, standard
 from localllm.core.load import LoadSettings
 from localllm.core.model import ModelSpec
 
@@ -9,17 +10,66 @@ _FLOAT = 4
 
 def compute_bytes(spec: ModelSpec, settings: LoadSettings) -> int:
     """Bytes of the compute buffer of a load that lies on one device."""
-    tokens = ubatch(settings)
-    size = cells(spec, settings)
-    heads = max(spec.head_count(i) for i in range(spec.layers))
-    query = max(spec.head_count(i) * spec.key_length(i) for i in range(spec.layers))
-    stream = tokens * spec.embedding * _FLOAT
-    mask = tokens * size.full * (2 if flash(spec, settings) else _FLOAT)
-    scores = 0 if flash(spec, settings) else tokens * heads * size.full * _FLOAT
-    widest = max((spec.feed_forward(i) for i in range(spec.layers)), default=0)
-    attention = scores + tokens * query * _FLOAT + 3 * stream
-    feed_forward = 2 * tokens * widest * _FLOAT + 2 * stream
-    return mask + max(attention, feed_forward)
+    flow = Pass(spec, settings)
+    flow.add_attention_inputs()
+    flow.output_ids = flow.graph.input(_FLOAT * flow.outputs)
+    node = flow.embed()
+    if "position_embd.weight" in flow.outside:
+        node = _learned_positions(flow, node)
+    if spec.architecture.startswith("gemma"):  # scaled
+        node = flow.wise(flow.width, node)
+    if spec.architecture.startswith("rwkv"):
+        node = flow.norm(node, bias=True)
+    for layer in range(spec.layers):
+        node = _layer(flow, layer, node)
+    if flow.encoder_mask < 0:
+        flow.linear(spec.vocabulary, flow.norm(node))
+    return flow.graph.peak_bytes()
+
+
+def _layer(flow: Pass, layer: int, node: int) -> int:
+    shapes, last = flow.shapes[layer], layer == flow.spec.layers - 1
+    build = LAYERS.get(flow.spec.architecture)
+    if build is not None:
+        return build(flow, layer, node, last)
+    if "layer_output_norm.weight" in shapes:
+        return _post_normed(flow, layer, node, last)
+    normed = node
+    if "attn_norm.weight" in shapes:
+        normed = flow.norm(node, bias="attn_norm.bias" in shapes)
+    if not {"ffn_norm.weight", "post_attention_norm.weight"} & shapes.keys():
+        return _parallel(flow, layer, node, normed, last)
+    return standard(flow, layer, node, flow.attend(layer, normed), last)
+
+
+def _learned_positions(flow: Pass, node: int) -> int:
+    """BERT adds positions and types to the embedding, then norms."""
+    positions = flow.linear(flow.width, flow.position)
+    if "token_types.weight" in flow.outside:
+        node = flow.wise(flow.width, node)
+    node = flow.wise(flow.width, positions, node)
+    return flow.norm(node, bias=True) if "token_embd_norm.bias" in flow.outside else node
+
+
+def _post_normed(flow: Pass, layer: int, node: int, last: bool) -> int:
+    """BERT's layer: norms after the residuals."""
+    mixed = flow.attend(layer, node)
+    if last:
+        mixed, node = flow.pick(mixed, node)
+    residual = flow.norm(flow.wise(flow.width, mixed, node), bias=True)
+    return flow.norm(flow.wise(flow.width, flow.feed(layer, residual), residual), bias=True)
+
+
+def _parallel(flow: Pass, layer: int, node: int, normed: int, last: bool) -> int:
+    """Attention and feed-forward from the same norm (Cohere)."""
+    mixed = flow.attend(layer, normed, project=False)
+    if last:
+        mixed, node = flow.pick(flow.project(layer, mixed), node)
+        (normed,) = flow.pick(normed)
+        residual = flow.wise(flow.width, flow.feed(layer, normed), node)
+        return flow.wise(flow.width, residual, mixed)
+    residual = flow.wise(flow.width, flow.feed(layer, normed), node)
+    return flow.wise(flow.width, residual, flow.project(layer, mixed))
 
 
 def output_bytes(spec: ModelSpec, settings: LoadSettings) -> int:

@@ -1,0 +1,67 @@
+"""llama.cpp's dry run of many loads, in child processes: a header that makes it abort costs only
+the rest of its batch."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from localllm.core.load import BufferKind, LoadSettings
+
+_CHILD = """
+import json, sys
+from localllm.core.load import FlashAttention, KvType, LoadSettings
+from localllm.engine.worker.probe import probe
+from localllm.errors import LoadFailed
+for line in sys.stdin:
+    path, fields = json.loads(line)
+    for name, kind in (("kv_type_k", KvType), ("kv_type_v", KvType),
+                       ("flash_attention", FlashAttention)):
+        fields[name] = kind(fields[name])
+    try:
+        sizes = {}
+        for part in probe(path, LoadSettings(**fields)):
+            sizes[part.kind] = sizes.get(part.kind, 0) + part.size_bytes
+        print(json.dumps(sizes), flush=True)
+    except LoadFailed as error:
+        print(json.dumps({"refused": str(error)}), flush=True)
+"""
+
+Sizes = dict[str, int]
+
+
+def dry_runs(loads: Iterable[tuple[Path, LoadSettings]]) -> list[Sizes | str]:
+    """Sizes by kind for each load, or why llama.cpp gave none. One child runs them in turn and is
+    started again after an abort."""
+    waiting = list(loads)
+    answers: list[Sizes | str] = []
+    while len(answers) < len(waiting):
+        batch = waiting[len(answers) :]
+        done = _batch(batch)
+        answers += done
+        if len(done) < len(batch):
+            answers.append("llama.cpp aborted")
+    return answers
+
+
+def _batch(loads: Sequence[tuple[Path, LoadSettings]]) -> list[Sizes | str]:
+    lines = "".join(json.dumps([str(path), asdict(load)]) + "\n" for path, load in loads)
+    child = subprocess.run(
+        [sys.executable, "-c", _CHILD],
+        input=lines,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+    )
+    answers = [json.loads(line) for line in child.stdout.splitlines()]
+    if not answers and child.returncode == 1:
+        raise AssertionError(f"the dry run's process did not start: {child.stderr[-2000:]}")
+    return [answer.get("refused", answer) for answer in answers]
+
+
+def total(sizes: Sizes) -> int:
+    return sum(sizes.get(kind, 0) for kind in BufferKind)
