@@ -23,7 +23,7 @@ from localllm.errors import EngineCrashed, LocalLLMError
 from localllm.runtime import Runtime
 from localllm.server import openai
 from localllm.server.body import read_json
-from localllm.server.problems import ApiError, api_error, json_response
+from localllm.server.problems import ApiError, api_error, ended_in_order, json_response
 from localllm.server.respond import EventStream, unless_gone
 from localllm.server.security import HostGuard, HostPolicy, KeyGuard, LastResort, unexpected
 
@@ -64,6 +64,7 @@ class Api:
         self._runtime = runtime
         self._served = served
         self._started_at = int(time.time())
+        self._reported: EngineCrashed | None = None
 
     async def health(self, request: Request) -> Response:
         """Say which engines run. A crashed one starts again with the next request for it."""
@@ -103,7 +104,10 @@ class Api:
                 async for event in events:
                     yield event
             except EngineCrashed as crash:
-                logger.warning("%s: %s", single_line(name), crash)
+                # All requests that were in flight get the same one.
+                if crash is not self._reported and not ended_in_order(crash):
+                    self._reported = crash
+                    logger.warning("%s: %s", single_line(name), crash)
                 raise
 
     def _check_served(self, name: str) -> None:

@@ -78,6 +78,11 @@ def json_response(
     return Response(encode(value), status, headers, media_type="application/json")
 
 
+def ended_in_order(error: EngineCrashed) -> bool:
+    """Tell an engine that was closed, with an answer still in flight, from one that crashed."""
+    return error.reason in ("exit status 0", "closed")
+
+
 def api_error(error: LocalLLMError) -> ApiError:
     """Give an error of the rooms below its status and code."""
     message = str(error)
@@ -94,6 +99,8 @@ def api_error(error: LocalLLMError) -> ApiError:
             return ApiError(message, status=503, code=error.code, headers={"Retry-After": "1"})
         case GenerationFailed():
             return ApiError(message, status=500, code=error.code)
+        case EngineCrashed() if ended_in_order(error):
+            return ApiError("The server is stopping.", status=503, code="server_stopping")
         case EngineCrashed(reason=reason):  # its own message names files of this machine
             crashed = f"The model's engine crashed ({reason}); its log is on the server."
             return ApiError(crashed, status=503, code=error.code)

@@ -1,0 +1,362 @@
+"""`localllm serve` as a user runs it: a process, the real starter model, the official client."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import openai
+import psutil
+import pytest
+from click import BadParameter
+from click.testing import CliRunner
+from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
+
+from localllm.cli import serve
+from localllm.engine.fake import FakeEngine
+from localllm.errors import NotFound, ServeError, UsageError
+from localllm.library.store import InstalledModel, Store
+from localllm.runtime import Runtime
+from localllm.server.listen import Address, bound_address, open_socket
+from tests.server.house import detect
+
+LOOPBACK = Address(ip="127.0.0.1", port=11711)
+EVERYWHERE = Address(ip="0.0.0.0", port=11711)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A running `localllm serve` and the line it printed."""
+
+    process: subprocess.Popen[bytes]
+    line: bytes
+
+    @property
+    def document(self) -> dict[str, str | list[str]]:
+        document: dict[str, str | list[str]] = json.loads(self.line)
+        return document
+
+    @property
+    def url(self) -> str:
+        return str(self.document["url"])
+
+    @property
+    def key(self) -> str:
+        return Path(str(self.document["key_file"])).read_text().strip()
+
+    @property
+    def engine(self) -> psutil.Process:
+        (child,) = psutil.Process(self.process.pid).children()
+        return child
+
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0)
+
+    def async_client(self) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0)
+
+    def health(self) -> object:
+        with urllib.request.urlopen(f"{self.url}/health") as answer:
+            return json.load(answer)
+
+
+@contextlib.contextmanager
+def serving(home: Path, *arguments: str) -> Iterator[Served]:
+    environment = os.environ | {
+        f"LOCALLLM_{name}_DIR": str(home / name.lower()) for name in ("DATA", "CONFIG", "CACHE")
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "localllm", "serve", "--port", "0", "--json", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=(home / "stderr").open("wb"),
+        env=environment,
+    )
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        assert line, (home / "stderr").read_text()
+        yield Served(process=process, line=line)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(tmp_path_factory.mktemp("home"), "starter", "--ctx", "1024") as served:
+        yield served
+
+
+def say(text: str) -> list[ChatCompletionMessageParam]:
+    return [{"role": "user", "content": text}]
+
+
+STORY = say("Tell a very long story about a fox.")
+
+
+async def read_story(
+    client: openai.AsyncOpenAI, order: list[tuple[int, bool]], number: int, tokens: int
+) -> str:
+    """Stream a story; note in `order` when its first token came and when it ended."""
+    text: list[str] = []
+    stream = await client.chat.completions.create(
+        model="starter", messages=STORY, stream=True, max_tokens=tokens, seed=number
+    )
+    async for chunk in stream:
+        if chunk.choices and chunk.choices[0].delta.content:
+            if not text:
+                order.append((number, False))
+            text.append(chunk.choices[0].delta.content)
+    order.append((number, True))
+    return "".join(text)
+
+
+def test_the_line_for_programs_has_the_promised_keys(server: Served) -> None:
+    assert server.document.keys() == {"url", "models", "key_file"}
+    assert server.document["models"] == ["starter"]
+    assert server.url.startswith("http://127.0.0.1:")
+    if os.name == "posix":
+        mode = Path(str(server.document["key_file"])).stat().st_mode
+        assert stat.S_IMODE(mode) == 0o600
+    assert server.health() == {"status": "ok", "models": [{"id": "starter", "status": "ready"}]}
+
+
+def test_greedy_answers_are_the_same_streamed_or_not(server: Served) -> None:
+    client = server.client()
+    plain = client.chat.completions.create(
+        model="starter", messages=say("Name a colour."), temperature=0, max_tokens=8
+    )
+    stream = client.chat.completions.create(
+        model="starter", messages=say("Name a colour."), temperature=0, max_tokens=8, stream=True
+    )
+    chunks: list[ChatCompletionChunk] = list(stream)
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == plain.choices[0].message.content != ""
+    assert plain.usage is not None
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == plain.usage.completion_tokens
+    assert chunks[-1].usage.prompt_tokens_details is not None
+    assert (chunks[-1].usage.prompt_tokens_details.cached_tokens or 0) > 0  # asked before
+    assert chunks[-1].model_extra is not None
+    assert chunks[-1].model_extra["timings"]["decode_tps"] > 0
+
+
+def test_a_seed_gives_the_same_answer_again_and_another_seed_another(server: Served) -> None:
+    def answer(seed: int) -> str | None:
+        done = server.client().chat.completions.create(
+            model="starter", messages=STORY, seed=seed, temperature=1.2, max_tokens=8
+        )
+        return done.choices[0].message.content
+
+    assert answer(1) == answer(1)
+    assert len({answer(seed) for seed in (1, 2, 3)}) > 1
+
+
+def test_a_stop_string_ends_the_answer_before_it(server: Served) -> None:
+    done = server.client().chat.completions.create(
+        model="starter", messages=STORY, stop=[" "], temperature=0
+    )
+    assert done.choices[0].finish_reason == "stop"
+    assert " " not in (done.choices[0].message.content or "")
+
+
+def test_a_prompt_that_is_too_long_is_told_both_numbers(server: Served) -> None:
+    with pytest.raises(openai.BadRequestError) as raised:
+        server.client().chat.completions.create(model="starter", messages=say("word " * 2000))
+    assert raised.value.code == "context_length_exceeded"
+    assert "1024" in raised.value.message
+    assert "20" in raised.value.message
+
+
+async def test_four_stories_are_told_in_one_batch(server: Served) -> None:
+    order: list[tuple[int, bool]] = []
+    client = server.async_client()
+    stories = await asyncio.gather(*(read_story(client, order, n, 12) for n in range(4)))
+    assert [over for _, over in order] == [False] * 4 + [True] * 4  # all began before any ended
+    assert all(stories)
+
+
+async def test_after_clients_have_left_the_next_is_answered(server: Served) -> None:
+    client = server.async_client()
+    for _ in range(5):  # one more than there are slots
+        stream = await client.chat.completions.create(
+            model="starter", messages=STORY, stream=True, max_tokens=900
+        )
+        await anext(stream)
+        await stream.close()
+    done = await client.chat.completions.create(
+        model="starter", messages=say("Hello"), max_tokens=2
+    )
+    assert done.usage is not None
+    assert done.usage.completion_tokens == 2
+
+
+async def test_a_killed_engine_ends_its_streams_and_is_started_again(server: Served) -> None:
+    client, order = server.async_client(), list[tuple[int, bool]]()
+    engine = server.engine
+    streams = [
+        await client.chat.completions.create(
+            model="starter", messages=STORY, stream=True, max_tokens=900
+        )
+        for _ in range(4)
+    ]
+    for stream in streams:
+        await anext(stream)
+    engine.kill()
+    for stream in streams:
+        with pytest.raises(openai.APIError) as raised:
+            async for _ in stream:
+                pass
+        assert raised.value.code == "engine_crashed"
+    assert server.health() == {
+        "status": "degraded",
+        "models": [{"id": "starter", "status": "crashed"}],
+    }
+    assert await read_story(client, order, 1, 8)
+    assert server.engine.pid != engine.pid
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
+)
+def test_a_signal_ends_server_and_engine(
+    tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    with serving(tmp_path, "--ctx", "512", "--parallel", "1") as served:
+        engine = served.engine
+        served.process.send_signal(number)
+        assert served.process.wait(60) == status
+        assert served.process.stdout is not None
+        assert served.process.stdout.read() == b""  # one line was all
+        engine_ended(engine)
+    assert "Traceback" not in (tmp_path / "stderr").read_text()
+
+
+def test_a_second_signal_ends_the_answers_that_are_being_written(tmp_path: Path) -> None:
+    with serving(tmp_path, "--ctx", "2048", "--parallel", "1") as served:
+        engine = served.engine
+        stream = served.client().chat.completions.create(
+            model="starter", messages=STORY, stream=True, temperature=2, extra_body={"min_p": 0}
+        )
+        next(stream)
+        served.process.send_signal(signal.SIGINT)
+        served.process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(openai.APIError):  # "stopping", unless it just ended by itself
+            for _ in stream:
+                pass
+        assert served.process.wait(60) == 130
+        engine_ended(engine)
+    assert "Traceback" not in (tmp_path / "stderr").read_text()
+
+
+def engine_ended(engine: psutil.Process) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+        engine.wait(30)
+    # Where nobody collects orphans it stays in the table, dead.
+    assert not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_loaded() -> None:
+    with open_socket(Address(ip="127.0.0.1", port=0)) as taken:
+        port = str(bound_address(taken).port)
+        with pytest.raises(ServeError, match=f"port {port}"):
+            invoke("--port", port)
+
+
+def invoke(*arguments: str) -> None:
+    CliRunner().invoke(serve.command, arguments, standalone_mode=False, catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        (["--no-auth", "--host", "0.0.0.0"], UsageError, "every machine"),
+        (["--no-auth", "--host", "::"], UsageError, "every machine"),
+        (["--no-auth", "--api-key-file", "x"], UsageError, "exclude"),
+        (["--api-key-file", "/nowhere/x"], UsageError, "cannot be read"),
+        (["--host", "no.such.host.invalid"], ServeError, "no.such.host"),
+        (["no-such-model"], NotFound, "no-such-model"),
+        (["starter", "starter"], UsageError, "Two of the models"),
+        (["--parallel", "0"], BadParameter, "1 to 256"),
+        (["--parallel", "257"], BadParameter, "1 to 256"),
+        (["--parallel", "²"], BadParameter, "1 to 256"),
+        (["--port", "65536"], BadParameter, "65535"),
+    ],
+)
+def test_what_cannot_be_served_is_said_at_once(
+    arguments: list[str], error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        invoke("--port", "0", *arguments)
+
+
+def test_the_key_comes_from_the_option_the_environment_or_a_new_file(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = serve.choose_key(LOOPBACK, None, no_auth=False)
+    assert made is not None
+    assert made.file == home / "config" / "api-key"
+    monkeypatch.setenv("LOCALLLM_API_KEY", "")
+    assert serve.choose_key(LOOPBACK, None, no_auth=False) == made
+    monkeypatch.setenv("LOCALLLM_API_KEY", "from-the-environment")
+    named = serve.choose_key(LOOPBACK, None, no_auth=False)
+    assert named is not None
+    assert (named.text, named.file) == ("from-the-environment", None)
+    (tmp_path / "key").write_text("from-the-option\n")
+    given = serve.choose_key(LOOPBACK, tmp_path / "key", no_auth=False)
+    assert given is not None
+    assert given.text == "from-the-option"
+    assert serve.choose_key(LOOPBACK, None, no_auth=True) is None
+
+
+def test_a_short_key_does_not_guard_an_address_that_others_reach(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LOCALLLM_API_KEY", "short")
+    assert serve.choose_key(LOOPBACK, None, no_auth=False) is not None
+    with pytest.raises(UsageError, match="16"):
+        serve.choose_key(EVERYWHERE, None, no_auth=False)
+
+
+def test_what_is_less_safe_is_said_loudly(capsys: pytest.CaptureFixture[str]) -> None:
+    key = serve.choose_key(LOOPBACK, None, no_auth=False)
+    assert key is not None
+    serve.warn(LOOPBACK, key)
+    assert capsys.readouterr().err == ""
+    serve.warn(EVERYWHERE, key)
+    loud = capsys.readouterr().err
+    assert loud.startswith("WARNING: listening on 0.0.0.0")
+    assert key.text not in loud
+    serve.warn(LOOPBACK, None)
+    assert capsys.readouterr().err.startswith("WARNING: no API key")
+
+
+def runtime_with(tmp_path: Path, starter: InstalledModel | None, *files: Path) -> Runtime:
+    store = Store(tmp_path / "library", find_starter=lambda: starter)
+    for number, file in enumerate(files):
+        store.adopt(file, name=f"model-{number}")
+    return Runtime(store=store, detect=detect, start_engine=FakeEngine)
+
+
+def test_without_a_name_the_only_model_or_the_starter_is_taken(
+    tmp_path: Path, smollm2: Path, gemma3: Path
+) -> None:
+    starter = InstalledModel(name="starter", quant=None, path=smollm2, size_bytes=98_362_432)
+    with pytest.raises(NotFound, match="import"):
+        serve.choose_models(runtime_with(tmp_path / "0", None), ())
+    only = runtime_with(tmp_path / "1", None, smollm2)
+    assert [model.name for model in serve.choose_models(only, ())] == ["model-0"]
+    both = runtime_with(tmp_path / "2", starter, gemma3)
+    assert [model.name for model in serve.choose_models(both, ())] == ["starter"]
+    two = runtime_with(tmp_path / "3", None, smollm2, gemma3)
+    with pytest.raises(UsageError, match="model-0, model-1"):
+        serve.choose_models(two, ())
