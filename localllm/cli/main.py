@@ -70,8 +70,12 @@ def cli(ctx: click.Context) -> None:
 def main() -> NoReturn:
     """Run the command line; the only place where an exception becomes an exit status."""
     try:
-        status = cli.main(standalone_mode=False, prog_name="localllm")
+        # Not cli.main(): it turns a broken pipe into exit status 1.
+        with cli.make_context("localllm", sys.argv[1:]) as context:
+            status = cli.invoke(context)
         code = status if isinstance(status, int) else ExitCode.OK
+    except click.exceptions.Exit as done:
+        code = done.exit_code
     except click.exceptions.Abort:
         code = ExitCode.INTERRUPTED
     except KeyboardInterrupt:

@@ -1,0 +1,252 @@
+"""`localllm run` as a user runs it: a process, the real starter model, a real terminal."""
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+LOCALLLM = [sys.executable, "-m", "localllm"]
+SILENCE_S = 60.0  # a hung program is a failure, not a hung suite
+GREEDY = ["--temperature", "0", "--ctx", "512"]
+
+
+def run(*arguments: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*LOCALLLM, "run", *arguments],
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_an_answer_goes_to_stdout_and_the_talk_to_stderr() -> None:
+    done = run("starter", "Name a colour.", *GREEDY, "--max-tokens", "8", "--stats")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    assert b"tok/s" in done.stderr
+    assert b"estimated" in done.stderr
+    assert b"tok/s" not in done.stdout
+
+
+def test_the_prompt_may_come_from_stdin() -> None:
+    argument = run("starter", "Name a colour.", *GREEDY, "--max-tokens", "8")
+    piped = run("starter", *GREEDY, "--max-tokens", "8", stdin=b"Name a colour.")
+    assert piped.stdout == argument.stdout != b""
+
+
+def test_json_is_one_document_with_the_promised_keys() -> None:
+    done = run("starter", "Hello", *GREEDY, "--max-tokens", "5", "--json", "--seed", "1")
+    document = json.loads(done.stdout)
+    assert document.keys() == {"text", "finish_reason", "usage", "timings"}
+    assert document["usage"].keys() == {"prompt_tokens", "completion_tokens", "cached_tokens"}
+    assert document["timings"].keys() == {"load_s", "ttft_s", "prefill_tps", "decode_tps"}
+    assert document["finish_reason"] == "length"
+    assert document["usage"]["completion_tokens"] == 5
+    assert document["timings"]["decode_tps"] > 0
+
+
+def test_a_system_message_and_a_stop_string_reach_the_model() -> None:
+    plain = run("starter", "Who are you?", *GREEDY, "--max-tokens", "12").stdout
+    pirate = run("starter", "Who are you?", *GREEDY, "--max-tokens", "12", "--system", "A pirate.")
+    assert pirate.stdout != plain
+    word = plain.decode().split()[2]
+    cut = run("starter", "Who are you?", *GREEDY, "--max-tokens", "12", "--stop", word)
+    assert word not in cut.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["nonsense", "Hello"], 5, ["nonsense", "starter"]),
+        (["starter", "  "], 2, ["empty"]),
+        (["starter"], 2, ["empty"]),
+        (["starter", "x", "--temperature", "99"], 2, ["--temperature"]),
+        (["starter", "x", "--gpu-layers", "many"], 2, ["many", "auto"]),
+        (["starter", "x", "--ctx", "16000000"], 3, ["needs", "free", "--ctx"]),
+        (["starter", "word " * 700, "--ctx", "512"], 1, ["512", "Shorten"]),
+        (["/no/such/file.gguf", "x"], 5, ["/no/such/file.gguf"]),
+    ],
+)
+def test_bad_input_is_one_message_and_the_right_status(
+    arguments: list[str], status: int, words: list[str]
+) -> None:
+    done = run(*arguments)
+    assert done.returncode == status, done.stderr
+    message = done.stderr.decode()
+    assert all(word in message for word in words), message
+    assert "Traceback" not in message
+    assert done.stdout == b""
+
+
+def test_a_file_that_is_no_gguf_is_refused_before_llama_cpp_sees_it(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(os.urandom(4096))
+    done = run(str(bad), "x")
+    assert done.returncode == 1
+    assert b"GGUF" in done.stderr
+    assert b"llama" not in done.stderr
+
+
+def test_ctrl_c_stops_the_answer_and_keeps_what_has_come() -> None:
+    command = [
+        *LOCALLLM,
+        "run",
+        "starter",
+        "Tell a very long story.",
+        "--ctx",
+        "4096",
+        "--seed",
+        "3",
+    ]
+    with started(command) as process:
+        assert process.stdout is not None
+        first = os.read(process.stdout.fileno(), 100)
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert first + rest
+
+
+def test_an_engine_that_dies_is_exit_status_4_with_its_signal() -> None:
+    command = [
+        *LOCALLLM,
+        "run",
+        "starter",
+        "Tell a very long story.",
+        "--ctx",
+        "4096",
+        "--seed",
+        "3",
+    ]
+    with started(command) as process:
+        assert process.stdout is not None
+        os.read(process.stdout.fileno(), 100)
+        (engine,) = psutil.Process(process.pid).children()
+        engine.kill()
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 4
+    assert b"SIGKILL" in errors
+    assert b"Traceback" not in errors
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    command = [*LOCALLLM, "run", "starter", "Tell a long story.", "--ctx", "4096", "--seed", "3"]
+    with started(command) as process:
+        assert process.stdout is not None and process.stderr is not None
+        os.read(process.stdout.fileno(), 10)
+        process.stdout.close()
+        errors = process.stderr.read()
+        assert process.wait(60) == 0
+    assert errors == b""
+
+
+def test_a_conversation_remembers_and_leaves_on_ctrl_d() -> None:
+    with terminal([*LOCALLLM, "run", "starter", *GREEDY, "--max-tokens", "6", "--stats"]) as (
+        process,
+        screen,
+    ):
+        screen.until(b"> ")
+        screen.type(b"My name is Ada.\n")
+        screen.until(b"decode")
+        screen.until(b"> ")
+        screen.type(b"What is my name?\n")
+        shown = screen.until(b"decode")
+        assert b"(0 cached)" not in shown
+        screen.until(b"> ")
+        screen.type(b"/new\n")
+        screen.until(b"> ")
+        screen.type(b"\x04")
+        assert process.wait(60) == 0
+
+
+def test_ctrl_c_in_a_conversation_stops_the_answer_and_a_second_one_leaves() -> None:
+    with terminal([*LOCALLLM, "run", "starter", "--ctx", "4096", "--seed", "3"]) as (
+        process,
+        screen,
+    ):
+        screen.until(b"> ")
+        screen.type(b"Tell a very long story about a dragon.\n")
+        screen.until(b" the ")
+        screen.type(b"\x03")
+        screen.until(b"\n> ")
+        screen.type(b"\x03")
+        assert process.wait(60) == 0
+
+
+@contextmanager
+def started(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def terminal(command: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], "Screen"]]:
+    """The command on a terminal of its own; what it draws is read from the descriptor."""
+    screen, inside = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import os, pty; os.setsid(); {_CONTROLLING}", *command],
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        env=os.environ | {"TERM": "dumb"},
+    )
+    os.close(inside)
+    try:
+        yield process, Screen(screen)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(screen)
+
+
+_CONTROLLING = (
+    "import fcntl, termios, sys; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
+"""Make the terminal the controlling one, so that Ctrl+C written to it becomes a signal."""
+
+
+class Screen:
+    """What a program draws on its terminal, read piece by piece."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._ahead = b""
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._descriptor, keys)
+
+    def until(self, wanted: bytes) -> bytes:
+        """Everything that is drawn up to and with `wanted`."""
+        while wanted not in self._ahead:
+            ready, _, _ = select.select([self._descriptor], [], [], SILENCE_S)
+            assert ready, f"silence before {wanted!r}: {self._ahead.decode(errors='replace')}"
+            try:
+                piece = os.read(self._descriptor, 4096)
+            except OSError:
+                piece = b""
+            assert piece, f"the end before {wanted!r}: {self._ahead.decode(errors='replace')}"
+            self._ahead += piece
+        shown, _, self._ahead = self._ahead.partition(wanted)
+        return shown + wanted
