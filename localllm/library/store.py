@@ -7,6 +7,7 @@ at any point leave a library that can be read; reading takes no lock and works o
 import contextlib
 import itertools
 import logging
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -60,9 +61,9 @@ class Store:
         """A path to a GGUF file, an installed name, or a unique prefix of one, whatever became of
         its files. Raises NotFound, with the nearest names."""
         models = {model.name: model for model in self.installed()}
-        if is_path(name):
-            return file_at(name, tuple(models.values()))
         wanted = name.lower()
+        if is_path(name) or (wanted not in models and os.path.isfile(name)):  # noqa: PTH113  # any text
+            return file_at(name, tuple(models.values()))
         if wanted in models:
             return models[wanted]
         starting = tuple(each for each in models if wanted and each.startswith(wanted))
@@ -210,7 +211,8 @@ class Store:
             raise
         except OSError as error:
             raise StoreError(
-                f"The library in {self._data} cannot be changed: {_why(error)}. It is as it was."
+                f"The library in {self._data} cannot be changed: {_why(error)}."
+                " Its index is as it was."
             ) from error
 
     def _mended(self) -> tuple[InstalledModel, ...]:

@@ -156,7 +156,7 @@ def test_a_full_disk_leaves_the_library_as_it_was(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert "cannot be changed: File too large. It is as it was." in done.stderr
+    assert "cannot be changed: File too large. Its index is as it was." in done.stderr
     assert "Traceback" not in done.stderr
     assert paths.index_file(data).read_bytes() == before
     assert sorted(each.name for each in data.iterdir()) == ["library.json", "library.lock"]

@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from localllm.errors import ExitCode, UsageError
+from localllm.library import paths
+from localllm.library.settings import Settings, load, parse
+
+FULL = """\
+offline = true
+reserve_bytes = 1073741824   # 1 GiB
+context = 8192
+
+[serve]
+host = "127.0.0.2"
+port = 0
+"""
+
+
+def test_every_setting_is_read() -> None:
+    assert parse(FULL) == Settings(
+        offline=True, reserve_bytes=1 << 30, context=8192, host="127.0.0.2", port=0
+    )
+
+
+def test_without_a_file_the_defaults_hold(home: Path) -> None:
+    assert load(environment={}) == Settings()
+
+
+def test_the_file_of_the_user_is_read_and_the_environment_wins(home: Path) -> None:
+    paths.settings_file().write_text("offline = true\n")
+    assert load(environment={}).offline
+    assert not load(environment={"LOCALLLM_OFFLINE": "0"}).offline
+    paths.settings_file().write_text("")
+    assert load(environment={"LOCALLLM_OFFLINE": "1"}).offline
+
+
+def test_a_misspelt_switch_in_the_environment_is_an_error(home: Path) -> None:
+    with pytest.raises(UsageError, match="LOCALLLM_OFFLINE is 'ture'"):
+        load(environment={"LOCALLLM_OFFLINE": "ture"})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("ofline = true", "line 1: 'ofline' is not a setting. Did you mean offline?"),
+        ("\n\n[serve]\nprt = 1", "line 4: 'serve.prt' is not a setting. Did you mean serve.port?"),
+        ("[unknown]\nx = 1", "line 1: 'unknown' is not a setting. The settings are: offline"),
+        ("[serve]\nport = 65536", "line 2: 'serve.port' is 65536 and must be from 0 to 65535"),
+        ("serve.port = true", "line 1: 'serve.port' must be a whole number"),
+        ("context = 15", "line 1: 'context' is 15 and must be from 16 to 16777216"),
+        ("reserve_bytes = -1", "line 1: 'reserve_bytes' is -1 and must be from 0"),
+        ("reserve_bytes = 1.5", "line 1: 'reserve_bytes' must be a whole number"),
+        ('offline = "yes"', "line 1: 'offline' must be true or false"),
+        ('[serve]\nhost = ""', "line 2: 'serve.host' must be a text"),
+        ("serve = 1", "line 1: 'serve' is not a setting"),
+        ("a = ", "is not valid TOML: Invalid value (at"),
+        ('"\\u001b[2Jx" = 1', ": 'x' is not a setting"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(text: str, said: str) -> None:
+    with pytest.raises(UsageError) as wrong:
+        parse(text)
+    assert said in str(wrong.value)
+    assert wrong.value.exit_code == ExitCode.USAGE
+
+
+def test_a_file_that_is_no_text_is_an_error(home: Path) -> None:
+    paths.settings_file().write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        load(environment={})
+    paths.settings_file().unlink()
+    paths.settings_file().mkdir()
+    with pytest.raises(UsageError, match="Is a directory"):
+        load(environment={})
+
+
+@given(st.text())
+def test_any_text_gives_settings_or_a_usage_error(text: str) -> None:
+    try:
+        parse(text)
+    except UsageError as error:
+        assert "settings.toml" in str(error)
