@@ -9,7 +9,7 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from localllm import machine
@@ -19,12 +19,12 @@ from localllm.core.load import LoadSettings
 from localllm.core.model import ModelSpec
 from localllm.engine.client import Engine, ProcessEngine
 from localllm.engine.events import (
-    Finished,
     GenerateEvent,
     GenerateRequest,
     Loaded,
     LoadProgress,
     LoadRequest,
+    Token,
 )
 from localllm.errors import DoesNotFit, EngineCrashed, EngineUnavailable, NotFound
 from localllm.library import paths
@@ -46,12 +46,15 @@ class ResidentModel:
 
 @dataclass(slots=True)
 class _Slot:
-    """A resident model and the process that holds it; `restarts` since the last full answer."""
+    """A resident model and the process that holds it.
+
+    `restarts` since the last token came: what crashes before it has said anything crashes again.
+    """
 
     resident: ResidentModel
     engine: Engine
     restarts: int = 0
-    restarting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    restart: asyncio.Task[None] | None = None
 
 
 class Runtime:
@@ -158,7 +161,7 @@ class Runtime:
         await self._revive(slot)
         async with aclosing(slot.engine.generate(request)) as events:
             async for event in events:
-                if isinstance(event, Finished):
+                if isinstance(event, Token):
                     slot.restarts = 0
                 yield event
 
@@ -175,6 +178,9 @@ class Runtime:
     async def unload(self, name: str) -> None:
         """Free a model; unknown names are ignored."""
         if (slot := self._slots.pop(name, None)) is not None:
+            if slot.restart is not None:
+                slot.restart.cancel()
+                await asyncio.wait((slot.restart,))
             await slot.engine.close()
 
     async def close(self) -> None:
@@ -211,24 +217,37 @@ class Runtime:
         return needed.total_bytes - (needed.weights_bytes if slot.resident.settings.mmap else 0)
 
     async def _revive(self, slot: _Slot) -> None:
-        async with slot.restarting:
+        """Wait until the engine runs. Its restart belongs to no request: one that is given up
+        meanwhile must not end it for the others, nor count as another crash."""
+        if slot.restart is None:
             if slot.engine.alive:
                 return
-            name = slot.resident.model.name
-            if slot.restarts:
-                raise EngineCrashed(
-                    f"The engine of {name} has crashed again right after it was restarted. "
-                    "Load the model again, with a smaller context or another quant.",
-                    reason="crashed again",
-                )
-            slot.restarts += 1
-            await slot.engine.close()
-            slot.engine = self._start_engine()
-            events = _loading(slot.engine, slot.resident.model, slot.resident.settings)
-            async with aclosing(events):
-                async for event in events:
-                    if isinstance(event, Loaded):
-                        slot.resident = dataclasses.replace(slot.resident, loaded=event)
+            slot.restart = asyncio.create_task(self._restart(slot))
+            slot.restart.add_done_callback(lambda task: _restarted(slot, task))
+        await asyncio.shield(slot.restart)
+
+    async def _restart(self, slot: _Slot) -> None:
+        name = slot.resident.model.name
+        if slot.restarts:
+            raise EngineCrashed(
+                f"The engine of {name} has crashed again right after it was restarted. "
+                "Load the model again, with a smaller context or another quant.",
+                reason="crashed again",
+            )
+        slot.restarts += 1
+        await slot.engine.close()
+        slot.engine = self._start_engine()
+        events = _loading(slot.engine, slot.resident.model, slot.resident.settings)
+        async with aclosing(events):
+            async for event in events:
+                if isinstance(event, Loaded):
+                    slot.resident = dataclasses.replace(slot.resident, loaded=event)
+
+
+def _restarted(slot: _Slot, task: asyncio.Task[None]) -> None:
+    slot.restart = None
+    if not task.cancelled():
+        task.exception()  # whoever waited has it; nobody may have
 
 
 def read_spec(path: Path) -> ModelSpec:

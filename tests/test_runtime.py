@@ -1,5 +1,6 @@
 """The runtime over a made-up machine and a scripted engine."""
 
+import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -27,9 +28,11 @@ class House:
     available_bytes: int = 8 * GIB
     script: Callable[[], Script] = Script
     engines: list[FakeEngine] = field(default_factory=list)
+    started: asyncio.Event = field(default_factory=asyncio.Event)
 
     def start(self) -> FakeEngine:
         self.engines.append(FakeEngine(self.script()))
+        self.started.set()
         return self.engines[-1]
 
     def detect(self, build: EngineBuild | None) -> HardwareInfo:
@@ -186,6 +189,34 @@ async def test_an_engine_that_crashes_again_and_again_is_given_up(house: House) 
     with pytest.raises(EngineCrashed, match="crashed again"):
         await answer(runtime)
     assert len(house.engines) == started
+
+
+async def test_a_request_that_is_given_up_during_a_restart_does_not_end_it(house: House) -> None:
+    runtime = house.runtime()
+    await load(runtime)
+    house.engines[-1].kill()
+    house.started.clear()
+    waiting = asyncio.create_task(answer(runtime, "given up"))
+    await house.started.wait()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await answer(runtime, "next") == "Hello, world."
+    assert house.engines[-1].alive
+    assert len(house.engines) == 3, "the restart was ended and begun again"
+
+
+async def test_unloading_ends_a_restart(house: House) -> None:
+    runtime = house.runtime()
+    await load(runtime)
+    house.engines[-1].kill()
+    house.started.clear()
+    waiting = asyncio.create_task(answer(runtime))
+    await house.started.wait()
+    await runtime.unload("starter")
+    with pytest.raises((asyncio.CancelledError, EngineCrashed)):
+        await waiting
+    assert not any(engine.alive for engine in house.engines)
 
 
 async def test_a_full_answer_forgives_the_crashes_before_it(house: House) -> None:
