@@ -6,6 +6,7 @@ A vocabulary has a quarter of a million texts and most callers want only its len
 import sys
 from array import array
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import TypeVar, overload
 
 Item = TypeVar("Item")
@@ -88,6 +89,11 @@ class Strings(_Packed[str]):
 
     def __len__(self) -> int:
         return len(self._starts) - 1
+
+    def __iter__(self) -> Iterator[str]:
+        raw = self._raw
+        for start, after in pairwise(self._starts):
+            yield raw[start : after - 8].decode("utf-8", "replace")
 
     def _item(self, index: int) -> str:
         start, end = self._starts[index], self._starts[index + 1] - 8

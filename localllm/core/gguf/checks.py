@@ -58,8 +58,8 @@ _RANGES: dict[str, tuple[int, int]] = {
     "kda.head_dim": (0, 1 << 16),
     "shortconv.l_cache": (0, 1 << 16),
 } | dict.fromkeys(_FLAGS, (0, MAX_LAYERS))
-"""An architecture's own keys that `core/` computes with, and what they may be (both included):
-several times what any published model has. An array has one element for each layer."""
+"""An architecture's own keys that `core/` computes with, and what they may be (both included).
+Wide: they keep arithmetic sane and refuse no model. An array has one element for each layer."""
 
 
 def architecture(metadata: Mapping[str, MetadataValue]) -> str:

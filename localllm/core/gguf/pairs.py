@@ -9,11 +9,11 @@ from localllm.core.model import MetadataValue
 from localllm.errors import GgufError
 
 MAX_KEYS = 4096
-"""Published files have 20 to 80."""
+"""SmolLM2 and Gemma 3 have 30; llama.cpp knows 270 (`Keys` in gguf-py 0.19)."""
 MAX_KEY_BYTES = 256
-"""The format allows 65535; the longest key in use has about 60."""
+"""The format allows 65535; the longest that llama.cpp knows has 55."""
 MAX_STRINGS = 1 << 21
-"""Texts in all arrays of a header; the largest published vocabularies and merges: 0.8 million."""
+"""Texts in all arrays of a header: eight times the vocabulary of Gemma 3."""
 
 _BOOL, _STRING, _ARRAY = 7, 8, 9
 _CODES = {
@@ -37,7 +37,7 @@ _TYPED = {
     "tokenizer.ggml.token_type": ("array of i32", "array of u32"),
     "tokenizer.ggml.precompiled_charsmap": ("array of i8", "array of u8"),
 }
-"""Keys whose array llama.cpp has read as this type without looking (`llama-vocab.cpp`)."""
+"""What these must be: llama.cpp reads the arrays through a pointer (`llama-vocab.cpp`)."""
 
 
 def read_pairs(source: Source, count: int) -> dict[str, MetadataValue]:
@@ -142,8 +142,8 @@ def _strings(source: Source, count: int, what: str, strings_left: int) -> String
     source.require(8 * count, f"{what} ({count} texts)")
     if count > strings_left:
         raise GgufError(
-            f"{what} claims {count} texts; all arrays of a header together may have {MAX_STRINGS}."
-            f" {DAMAGED}"
+            f"{what} claims {count} texts; all arrays of a header together may have {MAX_STRINGS}"
+            f" and {strings_left} of these are left. {DAMAGED}"
         )
     raw = bytearray()
     starts = array("I")

@@ -10,7 +10,7 @@ from localllm.core.quants import BLOCKS, RETIRED, GgmlType, row_bytes
 from localllm.errors import GgufError
 
 MAX_TENSORS = 16384
-"""llama.cpp reads at most 512 layers; layers have at most about 30 tensors."""
+"""32 for each of the 512 layers that llama.cpp reads at most (LLAMA_MAX_LAYERS)."""
 
 _MAX_NAME = 64
 """GGML_MAX_NAME, the closing NUL counted (ggml.h)."""
