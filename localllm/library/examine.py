@@ -54,7 +54,10 @@ def files_of(path: Path) -> tuple[Path, ...]:
 
     Raises NotFound naming the parts of a split model that are not there.
     """
-    path = paths.absolute(path)
+    try:
+        path = paths.absolute(path)
+    except FileNotFoundError as error:
+        raise NotFound("The current directory was deleted. Change to another one.") from error
     split = names.split_of(path.name)
     if split is None:
         return (path,)
@@ -65,7 +68,7 @@ def files_of(path: Path) -> tuple[Path, ...]:
         path.with_name(names.split_name(stem, each, count, path.suffix))
         for each in range(1, count + 1)
     )
-    missing = [file for file in files if not file.exists()]
+    missing = [file for file in files if not os.path.exists(file)]  # noqa: PTH110  # never raises
     if missing:
         listed = ", ".join(shown(file.name) for file in missing[:_SHOWN_MISSING])
         more = f" and {len(missing) - _SHOWN_MISSING} more" if len(missing) > _SHOWN_MISSING else ""

@@ -27,9 +27,7 @@ def file_at(text: str, models: Iterable[InstalledModel]) -> InstalledModel:
     try:
         files = files_of(Path(text))
         statuses = [file.stat() for file in files]
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: "~nobody"
-        if isinstance(error, NotFound):
-            raise
+    except (OSError, ValueError) as error:
         raise NotFound(_no_file(text, error)) from error
     irregular = [file for file in files if not file.is_file()]
     if irregular:
@@ -84,7 +82,7 @@ def _list(some: tuple[str, ...]) -> str:
     return ", ".join(some[:_LISTED]) + more
 
 
-def _no_file(text: str, error: OSError | ValueError | RuntimeError) -> str:
+def _no_file(text: str, error: OSError | ValueError) -> str:
     shown = names.shown(text)[:200]
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return f"There is no file {shown}, and no installed model is called so."

@@ -72,8 +72,8 @@ def absolute(path: Path) -> Path:
     Links are kept because a cache's link (`model-00001-of-00002.gguf`) has a name that its target
     (`blobs/4f2a...`) has not.
     """
-    text = str(path)
-    return Path(os.path.abspath(Path(text).expanduser() if text.startswith("~") else text))  # noqa: PTH100  # Path.absolute() keeps ".."
+    # Not pathlib's: absolute() keeps "..", and expanduser() raises for "~nobody".
+    return Path(os.path.abspath(os.path.expanduser(path)))  # noqa: PTH100, PTH111
 
 
 def _directory(variable: str, default: Path) -> Path:

@@ -36,8 +36,8 @@ class Store:
         warn: Callable[[str], None] = _log.warning,
     ) -> None:
         """`warn` gets a sentence when something had to be mended."""
-        self._data = data_dir
-        self._index = Index(data_dir)
+        self._data = paths.absolute(data_dir)
+        self._index = Index(self._data)
         self._find_starter = find_starter
         self._warn = warn
 

@@ -168,6 +168,24 @@ def test_what_is_no_file_is_refused_and_never_waited_for(tmp_path: Path, store: 
             store.adopt(Path("/dev/zero"))
 
 
+@pytest.mark.parametrize(
+    "name", ["x" * 300, "x" * 250 + "-00001-of-00002.gguf", "~nobody/x", "a\0b"]
+)
+def test_an_impossible_path_is_refused(store: Store, name: str) -> None:
+    with pytest.raises((NotFound, StoreError)):
+        store.adopt(Path(name))
+
+
+def test_a_library_in_a_relative_directory_is_the_same_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = Store(Path("here"), find_starter=lambda: None)
+    model = store.adopt(tiny.write(tmp_path / "x.gguf", name="X"), link=True)
+    monkeypatch.chdir("/")
+    assert store.installed() == (model,)
+
+
 def test_a_file_that_is_no_gguf_is_refused_by_name(tmp_path: Path, store: Store) -> None:
     file = tmp_path / "x.gguf"
     file.write_bytes(b"not a model" * 100)
