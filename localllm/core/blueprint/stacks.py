@@ -10,7 +10,9 @@ to llama.cpp itself, which refuses a missing, surplus or misshapen tensor.
 from dataclasses import dataclass
 from math import prod
 
-from localllm.core.blueprint.rows import Row, layer_rows, outer_rows
+from localllm.core.blueprint.layers import layer_rows
+from localllm.core.blueprint.outside import outer_rows
+from localllm.core.blueprint.parts import Row
 from localllm.core.blueprint.shape import Layer, Shape
 
 # llama-hparams.h, LLAMA_MAX_LAYERS.
