@@ -24,7 +24,7 @@ from localllm.core.footprint.overhead import (
 from localllm.core.footprint.weights import loaded
 from localllm.core.hardware import Backend, HardwareInfo
 from localllm.core.load import LoadSettings
-from localllm.core.model import ModelSpec
+from localllm.core.model import ModelSpec, TensorInfo
 
 HOST = "CPU"
 
@@ -75,11 +75,15 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """The shares of a load; the host's comes last. `gpu_layers` counts the output as one."""
+    """The shares of a load; the host's comes last. `gpu_layers` counts the output as one.
+
+    `layout[i]` is the device (an index into `devices`) of layer i, the last one the output's.
+    """
 
     gpu_layers: int
     cpu_moe: int
     devices: tuple[Share, ...]
+    layout: tuple[int, ...]
 
     @property
     def fits(self) -> bool:
@@ -88,6 +92,15 @@ class Placement:
     @property
     def host(self) -> Share:
         return self.devices[-1]
+
+    def device_of(self, tensor: TensorInfo) -> int:
+        """The index of the device that multiplies with this tensor (a tied embedding: the
+        output's)."""
+        if tensor.layer is None:
+            return self.layout[-1]
+        if tensor.expert and tensor.layer < self.cpu_moe:
+            return len(self.devices) - 1
+        return self.layout[tensor.layer]
 
 
 def budget(hardware: HardwareInfo, *, reserve_bytes: int = 0, returned_bytes: int = 0) -> Budget:
@@ -161,7 +174,8 @@ class _Load:
         every = len(self.blocks) + 1
         gpu_layers = min(gpu_layers, every)
         if gpu_layers == 0:
-            return Placement(gpu_layers=0, cpu_moe=0, devices=(self._host_only(budget),))
+            host_only = (self._host_only(budget),)
+            return Placement(gpu_layers=0, cpu_moe=0, devices=host_only, layout=(0,) * every)
         split = _split(budget.gpus, gpu_layers)
         shares = [self._gpu(gpu, len(budget.gpus) > 1) for gpu in budget.gpus]
         host_weights, host_kv, host_repacked = self._input_bytes(), 0, 0
@@ -199,6 +213,7 @@ class _Load:
             gpu_layers=gpu_layers,
             cpu_moe=cpu_moe,
             devices=self._judged(budget, shares, host),
+            layout=(*(len(budget.gpus) for _ in range(first)), *split),
         )
 
     def _input_bytes(self) -> int:
