@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from localllm.core import gguf
 from localllm.core.model import ModelSpec
 from localllm.core.text import single_line
 from localllm.errors import GgufError, NotFound, StoreError
@@ -112,8 +113,6 @@ def open_regular(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
 
 def _read(path: Path, *, number: int, count: int) -> tuple[Part, ModelSpec]:
     """Read one part's header and compare its place in the split with its file's name."""
-    from localllm.core import gguf
-
     with open_regular(path) as (stream, status):
         try:
             spec = gguf.read(stream, status.st_size)

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localllm.library.index import Damaged, Index, TooNew
@@ -47,11 +47,13 @@ libraries = st.lists(models(), unique_by=lambda model: model.name).map(
 )
 
 
+@settings(deadline=None)
 @given(libraries)
 def test_what_is_written_is_read_back(found: tuple[InstalledModel, ...]) -> None:
     assert INDEX.parse(INDEX.dump(found)) == found
 
 
+@settings(deadline=None)
 @given(libraries, st.data())
 def test_a_torn_index_gives_back_every_entry_that_is_whole(
     found: tuple[InstalledModel, ...], data: st.DataObject
@@ -64,6 +66,7 @@ def test_a_torn_index_gives_back_every_entry_that_is_whole(
     assert set(saved) <= set(found)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_any_bytes_are_an_index_or_damage(data: bytes) -> None:
     try:
@@ -72,6 +75,7 @@ def test_any_bytes_are_an_index_or_damage(data: bytes) -> None:
         assert INDEX.salvage(data) == ()
 
 
+@settings(deadline=None)
 @given(libraries, st.data())
 def test_a_flipped_bit_never_gives_another_exception(
     found: tuple[InstalledModel, ...], data: st.DataObject

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localllm.errors import StoreError, UsageError
@@ -56,6 +56,7 @@ def test_a_link_that_leads_out_of_the_library_is_no_path(tmp_path: Path) -> None
         names.path_in(root, "model")
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_whatever_a_slug_is_made_of_it_is_a_name_or_nothing(text: str) -> None:
     slug = names.slug(text)
@@ -63,6 +64,7 @@ def test_whatever_a_slug_is_made_of_it_is_a_name_or_nothing(text: str) -> None:
     assert names.slug(slug) == slug
 
 
+@settings(deadline=None)
 @given(st.from_regex(r"[a-z0-9]+([._-][a-z0-9]+)*", fullmatch=True).filter(names.valid))
 def test_every_valid_name_is_a_file_in_the_library(name: str) -> None:
     root = Path("/library/models")

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localllm.errors import NotFound
@@ -100,6 +100,7 @@ def test_a_directory_is_no_model(tmp_path: Path, store: Store) -> None:
         store.resolve(f"{tmp_path}/")
 
 
+@settings(deadline=None)
 @given(typed=st.text())
 def test_nonsense_is_not_found_and_its_escapes_are_not_repeated(typed: str) -> None:
     store = Store(Path("/nonexistent/library"), find_starter=lambda: None)

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localllm.errors import ExitCode, UsageError
@@ -77,6 +77,7 @@ def test_a_file_that_is_no_text_is_an_error(home: Path) -> None:
         load(environment={})
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_gives_settings_or_a_usage_error(text: str) -> None:
     try:

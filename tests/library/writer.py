@@ -30,8 +30,6 @@ def _kill_at(number: int) -> None:
 def main(data: str, verb: str, crash_at: str, *subjects: str) -> None:
     store = Store(Path(data), find_starter=lambda: None)
     store.installed()
-    import localllm.core.gguf  # noqa: F401  # read now: opening its source is no system event of ours
-
     _kill_at(int(crash_at))
     for subject in subjects:
         if verb == "remove":
