@@ -3,10 +3,10 @@
 A vocabulary has a quarter of a million texts and most callers want only its length.
 """
 
-import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from struct import Struct
 from typing import TypeVar, overload
 
 Item = TypeVar("Item")
@@ -46,28 +46,25 @@ class _Packed(Sequence[Item]):
 class Numbers(_Packed[float]):
     """Integers, floats or booleans. `code` is the `struct` letter of the element type."""
 
-    __slots__ = ("_view", "code")
+    __slots__ = ("_layout", "_raw", "code")
 
     def __init__(self, raw: bytes | bytearray, code: str) -> None:
         self.code = code
-        if sys.byteorder == "big" and code not in "bB?":
-            swapped = array(code, bytes(raw))
-            swapped.byteswap()
-            raw = swapped.tobytes()
-        view: memoryview[float] = memoryview(raw).cast(code)  # type: ignore[call-overload]  # any
-        self._view = view.toreadonly()
+        self._layout = Struct("<" + code)
+        self._raw = raw
 
     def __len__(self) -> int:
-        return len(self._view)
+        return len(self._raw) // self._layout.size
 
     def __iter__(self) -> Iterator[float]:
-        return iter(self._view)
+        return (value for (value,) in self._layout.iter_unpack(self._raw))
 
     def _item(self, index: int) -> float:
-        return self._view[index]
+        value: float = self._layout.unpack_from(self._raw, index * self._layout.size)[0]
+        return value
 
     def __reduce__(self) -> tuple[type, tuple[bytes, str]]:
-        return Numbers, (self._view.tobytes(), self.code)
+        return Numbers, (bytes(self._raw), self.code)
 
 
 class Strings(_Packed[str]):
