@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 from localllm.core.architectures import ARCHITECTURES, Architecture, Memory, Recurrence, Window
@@ -37,13 +38,23 @@ class TensorInfo:
     @property
     def layer(self) -> int | None:
         """The layer it belongs to ("blk.7..."); None for embeddings, output and norms."""
-        match = _LAYER.match(self.name)
-        return int(match[1]) if match else None
+        return _layer_of(self.name)
 
     @property
     def expert(self) -> bool:
         """Whether it holds routed experts, of which a token reads only some."""
-        return _EXPERT.search(self.name) is not None
+        return _is_expert(self.name)
+
+
+@lru_cache(maxsize=1 << 16)  # the names repeat from model to model
+def _layer_of(name: str) -> int | None:
+    match = _LAYER.match(name)
+    return int(match[1]) if match else None
+
+
+@lru_cache(maxsize=1 << 16)
+def _is_expert(name: str) -> bool:
+    return _EXPERT.search(name) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,15 +238,18 @@ class ModelSpec:
         return False
 
     def _off_interval(self, layer: int, default: int) -> bool:
-        if self.value("attention.recurrent_layers") is not None:
-            return bool(self._at("attention.recurrent_layers", layer, 0))
+        stated = self.value("attention.recurrent_layers")
+        if isinstance(stated, Sequence) and not isinstance(stated, str):
+            return layer < len(stated) and bool(stated[layer])
         interval = self._int("full_attention_interval", default)
         return interval > 0 and (layer + 1) % interval != 0
 
     def attends(self, layer: int) -> bool:
         """Whether this layer has a KV cache of its own or reads another layer's."""
         rules = self.rules
-        if rules is None or rules.memory in (Memory.NONE, Memory.RECURRENT):
+        if rules is None:  # unknown: taken for plain attention, and said to be unknown
+            return layer < self.layers and self.head_count_kv(layer) > 0
+        if rules.memory in (Memory.NONE, Memory.RECURRENT):
             return False
         if rules.recurrence is Recurrence.EVERY:
             return True
@@ -335,7 +349,7 @@ class ModelSpec:
         return self._number(key, value)
 
     def _number(self, key: str, value: MetadataValue) -> int:
-        if not isinstance(value, int) or value < 0:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             shown = f"{value!r:.40}"
             raise GgufError(f"{self.architecture}.{key} is {shown}; a whole number is needed")
-        return int(value)
+        return value

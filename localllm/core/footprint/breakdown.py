@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from localllm.core.architectures import Memory
 from localllm.core.footprint.cache import check, kv_bytes, recurrent_bytes
-from localllm.core.footprint.compute import compute_bytes, output_bytes
+from localllm.core.footprint.compute import CONFIRMED, compute_bytes, output_bytes
 from localllm.core.footprint.overhead import overhead_bytes
 from localllm.core.footprint.weights import embedding_bytes, loaded, on_input
 from localllm.core.load import LoadSettings
@@ -126,7 +126,16 @@ def layers(spec: ModelSpec, settings: LoadSettings) -> tuple[LayerBytes, ...]:
 def _doubts(spec: ModelSpec) -> tuple[str, ...]:
     rules = spec.rules
     if rules is None:
-        return (f"the architecture {spec.architecture!r} is unknown: its cache is not summed",)
+        return (
+            f"{spec.architecture} is an architecture that is not known here: "
+            "its cache is sized like plain attention and its compute buffer roughly",
+        )
+    doubts: tuple[str, ...] = ()
     if rules.memory is Memory.OTHER:
-        return (f"{spec.architecture} has a cache of a kind that is not summed here",)
-    return ()
+        doubts = (f"{spec.architecture} has a cache of a kind that is not summed here",)
+    if spec.architecture not in CONFIRMED:
+        doubts += (
+            f"the compute buffer of {spec.architecture} is taken from like models "
+            "and was not compared with llama.cpp",
+        )
+    return doubts

@@ -13,6 +13,9 @@ from localllm.core.model import ModelSpec
 from localllm.core.quants import BLOCKS, GgmlType, row_bytes
 from localllm.errors import UsageError
 
+MAX_SEQUENCES = 256
+"""LLAMA_MAX_SEQ (`llama-cparams.h`)."""
+
 _STATE_BYTES = 4  # recurrent states are F32 (`llama_model::create_memory`)
 _WITHOUT_FLASH = {"grok"}  # `llama_init_from_model` turns it off
 
@@ -57,7 +60,20 @@ def flash(spec: ModelSpec, settings: LoadSettings) -> bool:
 
 
 def check(spec: ModelSpec, settings: LoadSettings) -> None:
-    """Raise UsageError for cache types that llama.cpp refuses (`llama_init_from_model`)."""
+    """Raise UsageError for settings that llama.cpp refuses (`llama_init_from_model`)."""
+    for name, value in (
+        ("context", settings.context),
+        ("batch", settings.batch),
+        ("ubatch", settings.ubatch),
+    ):
+        if value < 1:
+            raise UsageError(f"{name} is {value}; it must be at least 1")
+    if not 1 <= settings.parallel <= MAX_SEQUENCES:
+        raise UsageError(f"parallel is {settings.parallel}; it must be 1 to {MAX_SEQUENCES}")
+    _check_types(spec, settings)
+
+
+def _check_types(spec: ModelSpec, settings: LoadSettings) -> None:
     key, value = _element(settings.kv_type_k), _element(settings.kv_type_v)
     if BLOCKS[value].elements > 1 and not flash(spec, settings):
         raise UsageError(
@@ -69,7 +85,7 @@ def check(spec: ModelSpec, settings: LoadSettings) -> None:
             f"{spec.architecture} keeps keys and values together: "
             f"{settings.kv_type_k} and {settings.kv_type_v} differ; choose one cache type"
         )
-    for layer in range(spec.layers):
+    for layer in range(spec.layers):  # every layer, as llama.cpp does, with a cache or without
         _check_width(settings.kv_type_k, spec.key_length(layer), "key")
         _check_width(settings.kv_type_v, spec.value_length(layer), "value")
 

@@ -1,15 +1,59 @@
 """The scratch memory of one forward pass (`llama_context::sched_reserve`, llama.cpp b11434)."""
 
+from localllm.core.footprint.arena import Graph
+from localllm.core.footprint.cache import cells, flash, ubatch
 from localllm.core.footprint.forward import Pass
 from localllm.core.footprint.recurrent import LAYERS, standard
 from localllm.core.load import LoadSettings
 from localllm.core.model import ModelSpec
+from localllm.errors import GgufError
 
 _FLOAT = 4
 
+_CONFIRMED = """
+    bert cohere2 command-r deepseek2 exaone4 falcon-h1 gemma2 gemma3 glm4moe gpt-oss granitehybrid
+    jamba lfm2 llama llama4 mamba mamba2 nemotron_h openelm phi3 qwen2 qwen3 qwen3moe qwen3next
+    rwkv6 rwkv7 starcoder2
+"""
+CONFIRMED = frozenset(_CONFIRMED.split())
+"""Architectures whose compute buffer was compared with llama.cpp's dry run over a grid of loads
+and lies within 5 % (tests/core/test_footprint_dry_run.py, docs/accuracy.md)."""
+
 
 def compute_bytes(spec: ModelSpec, settings: LoadSettings) -> int:
-    """Bytes of the compute buffer of a load that lies on one device."""
+    """Bytes of the compute buffer of a load that lies on one device.
+
+    Exact but for rounding where the architecture is in CONFIRMED. For others it is the graph of a
+    like model, or a sum of its widest phases when its tensors have other names. Raises GgufError
+    when the tensors of a confirmed architecture contradict its header.
+    """
+    if spec.tensors:
+        try:
+            return _graph(spec, settings).peak_bytes()
+        except (KeyError, IndexError) as missing:
+            if spec.architecture in CONFIRMED:
+                raise GgufError(
+                    f"the tensors do not fit the header of a {spec.architecture} model: "
+                    f"{missing} is missing"
+                ) from missing
+    return _widest_phases(spec, settings)
+
+
+def _widest_phases(spec: ModelSpec, settings: LoadSettings) -> int:
+    """The larger of attention and feed-forward, with the inputs (design notes, SIZING.md)."""
+    tokens, span, fast = ubatch(settings), cells(spec, settings).full, flash(spec, settings)
+    layers = range(spec.layers)
+    heads = max((spec.head_count(i) for i in layers), default=0)
+    query = max((spec.head_count(i) * spec.key_length(i) for i in layers), default=0)
+    stream = tokens * spec.embedding * _FLOAT
+    mask = tokens * span * (_FLOAT // 2 if fast else _FLOAT)
+    scores = 0 if fast else tokens * heads * span * _FLOAT
+    inner = max((spec.feed_forward(i) for i in layers), default=0)
+    attention = scores + 3 * tokens * query * _FLOAT
+    return mask + 4 * stream + max(attention, 3 * tokens * inner * _FLOAT)
+
+
+def _graph(spec: ModelSpec, settings: LoadSettings) -> Graph:
     flow = Pass(spec, settings)
     flow.add_attention_inputs()
     flow.output_ids = flow.graph.input(_FLOAT * flow.outputs)
@@ -20,11 +64,11 @@ def compute_bytes(spec: ModelSpec, settings: LoadSettings) -> int:
         node = flow.wise(flow.width, node)
     if spec.architecture.startswith("rwkv"):
         node = flow.norm(node, bias=True)
-    for layer in range(spec.layers):
+    for layer in flow.order:
         node = _layer(flow, layer, node)
     if flow.encoder_mask < 0:
         flow.linear(spec.vocabulary, flow.norm(node))
-    return flow.graph.peak_bytes()
+    return flow.graph
 
 
 def _layer(flow: Pass, layer: int, node: int) -> int:

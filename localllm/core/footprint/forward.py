@@ -15,6 +15,8 @@ from localllm.core.model import ModelSpec
 from localllm.core.quants import BLOCKS, GgmlType
 
 _FLOAT, _HALF, _INDEX = 4, 2, 8
+_LIKE_LAYERS = 4
+_MOST_EXPERTS = 1024  # bounds the work that a header can ask for; llama.cpp has a limit too
 _BEFORE_EXPERTS = {"llama4"}  # weights its experts before the feed-forward part
 _NORMED_AFTER_ROPE = {"llama4"}
 _ROPE_WHERE_SLIDING = {"cohere2", "exaone4", "llama4"}
@@ -53,8 +55,9 @@ class Pass:
         self.rows = self.tokens  # rows that the current layer still computes
         self.width = spec.embedding
         self.layer_norm = spec.value("attention.layer_norm_rms_epsilon") is None
-        self.shapes = _by_layer(spec)
+        self.shapes = by_layer(spec)
         self.outside: Shapes = self.shapes.pop(None, {})
+        self.order = self._distinct()
         self._token_input = self.graph.input(_HALF * 2 * self.tokens)
         self.graph.input(self.size(self.width))  # inp_embd: reserved for vectors, unused
         self.position = self.graph.input(_FLOAT * self.tokens * self._position_parts())
@@ -66,6 +69,23 @@ class Pass:
 
     def _position_parts(self) -> int:
         return 4 if self.spec.value("rope.dimension_sections") is not None else 1
+
+    def _distinct(self) -> list[int]:
+        """The layers to write down: of each run of like layers a few, for the allocator repeats
+        itself, and always the last, which computes fewer rows."""
+        spec = self.spec
+        kinds = [
+            (tuple(self.shapes[i].items()), spec.slides(i), spec.caches(i), spec.recurrent(i))
+            for i in range(spec.layers)
+        ]
+        numbers = {kind: n for n, kind in enumerate(dict.fromkeys(kinds))}
+        kept, seen = [], dict[tuple[int, ...], int]()
+        for i in range(spec.layers):
+            around = tuple(numbers[kind] for kind in kinds[max(i - 1, 0) : i + 2])
+            seen[around] = seen.get(around, 0) + 1
+            if seen[around] <= _LIKE_LAYERS or i == spec.layers - 1:
+                kept.append(i)
+        return kept
 
     def size(self, width: int, rows: int | None = None) -> int:
         return _FLOAT * width * (self.rows if rows is None else rows)
@@ -154,7 +174,7 @@ class Pass:
         whatever this layer has not been asked for yet. An attention layer comes first."""
         if self.spec.architecture in _FETCHED_LATE:
             return
-        for later in range(layer + 1, self.spec.layers):
+        for later in self.order[self.order.index(layer) + 1 :]:
             if self.spec.recurrent(later):
                 self.fetch(later)
             if self.spec.recurrent(later) or self.spec.attends(later):
@@ -384,7 +404,7 @@ class Pass:
         """`build_moe_ffn`, then the shared experts."""
         shapes, spec = self.shapes[layer], self.spec
         count = shapes["ffn_gate_inp.weight"][1]
-        used = spec.active_experts_in(layer)
+        used = min(spec.active_experts_in(layer), count, _MOST_EXPERTS)
         choice, weights = self._route(shapes, node, count, used)
         inner = shapes["ffn_down_exps.weight"][0]
         routed = node
@@ -465,7 +485,8 @@ class Pass:
         return tuple(self.linear(self.width, node, self.output_ids) for node in nodes)
 
 
-def _by_layer(spec: ModelSpec) -> dict[int | None, Shapes]:
+def by_layer(spec: ModelSpec) -> dict[int | None, Shapes]:
+    """Shapes of the loaded tensors by layer and by name within it; None for those outside."""
     layers: dict[int | None, Shapes] = {i: {} for i in range(spec.layers)}
     for tensor in spec.tensors:
         layer = tensor.layer

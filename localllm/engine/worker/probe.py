@@ -4,6 +4,7 @@
 (recurrent states are made even so). A failed assertion ends the process: call this in a child.
 """
 
+import ctypes
 import os
 import re
 import tempfile
@@ -13,15 +14,19 @@ from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
 
+from localllm.core.gguf import read
 from localllm.core.load import Allocation, BufferKind, LoadSettings
 from localllm.engine.worker.header import without_tokenizer
 from localllm.engine.worker.params import context_params, model_params
 from localllm.engine.worker.readback import allocations
-from localllm.errors import LoadFailed
+from localllm.errors import GgufError, LoadFailed
 
-_FIRST_BYTES = 4 * 2**20
-_MOST_BYTES = 512 * 2**20
-"""A header longer than this is not read; the largest published vocabularies take 20 MiB."""
+_LONGEST_FILE = 16 * 2**40
+"""A file may be only the beginning of its model: what a header says of the rest is believed up to
+this size (a sparse file of that length takes no room)."""
+
+_ERROR = 4  # GGML_LOG_LEVEL_ERROR (ggml.h, b11434)
+_ERROR_MARK = "error: "
 
 _CACHE_SIZE = re.compile(r"llama_kv_cache: size =\s*([0-9.]+) MiB")
 _CACHE_LAYER = re.compile(r"llama_kv_cache: layer\s+\d+: dev = (\S+)")
@@ -43,30 +48,18 @@ def probe(path: str, settings: LoadSettings, *, header_only: bool = True) -> tup
 
 
 def _write_stripped(source: Path, target: Path) -> None:
-    """Write the header of `source` to `target`, as long as its tensors would make it."""
+    """Write the checked header of `source` to `target`; its data becomes a hole."""
     try:
-        head = _read_head(source)
+        with source.open("rb") as file:
+            spec = read(file, max(source.stat().st_size, _LONGEST_FILE))
+            file.seek(0)
+            head = without_tokenizer(file.read(spec.data_offset))
+        data_bytes = max((t.offset + t.size_bytes for t in spec.tensors), default=0)
         with target.open("wb") as out:
             out.write(head)
-            out.truncate(len(head) + source.stat().st_size)
-    except OSError as error:
-        raise LoadFailed(f"the header of {source} could not be copied: {error}") from error
-
-
-def _read_head(source: Path) -> bytes:
-    """The stripped header, reading more of the file until it is whole."""
-    size = source.stat().st_size
-    wanted = _FIRST_BYTES
-    with source.open("rb") as file:
-        while True:
-            file.seek(0)
-            head = file.read(wanted)
-            try:
-                return without_tokenizer(head)
-            except LoadFailed:
-                if len(head) >= size or wanted >= _MOST_BYTES or head[:4] != b"GGUF":
-                    raise
-                wanted *= 4
+            out.truncate(len(head) + data_bytes)
+    except (OSError, GgufError) as error:
+        raise LoadFailed(f"the header of {source} cannot be probed: {error}") from error
 
 
 def _dry_run(path: str, settings: LoadSettings) -> tuple[Allocation, ...]:
@@ -93,14 +86,16 @@ def _captured_log() -> Iterator[list[str]]:
     pieces: list[str] = []
     lines: list[str] = []
 
-    def receive(_level: int, text: bytes, _user_data: object) -> None:
+    def receive(level: int, text: bytes, _user_data: object) -> None:
+        if level == _ERROR:
+            pieces.insert(0, _ERROR_MARK)
         pieces.append(text.decode("utf-8", "replace"))
         if text.endswith(b"\n"):
             lines.append("".join(pieces).rstrip("\n"))
             pieces.clear()
 
-    before, data = llama.llama_log_callback(), llama.ctypes.c_void_p()
-    llama.llama_log_get(llama.ctypes.byref(before), llama.ctypes.byref(data))
+    before, data = llama.llama_log_callback(), ctypes.c_void_p()
+    llama.llama_log_get(ctypes.byref(before), ctypes.byref(data))
     callback = llama.llama_log_callback(receive)
     llama.llama_log_set(callback, None)
     try:
@@ -110,8 +105,8 @@ def _captured_log() -> Iterator[list[str]]:
 
 
 def _reason(lines: Iterable[str]) -> str:
-    named = [line for line in lines if "error" in line.lower() or "failed" in line.lower()]
-    return named[0] if named else "no reason given"
+    errors = [line for line in lines if line.startswith(_ERROR_MARK)]
+    return errors[0].removeprefix(_ERROR_MARK) if errors else "it gave no reason"
 
 
 def _sizes(lines: list[str]) -> tuple[Allocation, ...]:

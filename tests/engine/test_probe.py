@@ -1,0 +1,94 @@
+"""llama.cpp's dry run in a child process: of a whole file, of a header alone, of nonsense."""
+
+from pathlib import Path
+
+import pytest
+
+from localllm.core.load import FlashAttention, KvType, LoadSettings
+from localllm.engine.worker.header import without_tokenizer
+from localllm.errors import LoadFailed
+from tests.core.dry_run import Sizes, dry_runs
+from tests.core.forge import write
+from tests.core.forge_published import DENSE
+
+MIB = 2**20
+HEADER_BYTES = 8 * MIB
+
+
+def only(path: Path, load: LoadSettings) -> Sizes | str:
+    (answer,) = dry_runs([(path, load)])
+    return answer
+
+
+def test_a_real_model_is_sized(smollm2: Path) -> None:
+    sizes = only(smollm2, LoadSettings())
+    assert not isinstance(sizes, str)
+    assert sizes["kv"] == 90 * MIB
+    assert sizes["output"] == pytest.approx(49152 * 4, abs=5500)
+
+
+def test_a_header_alone_gives_the_same_sizes(gemma3: Path, tmp_path: Path) -> None:
+    header = tmp_path / "header.gguf"
+    with gemma3.open("rb") as whole:
+        header.write_bytes(whole.read(HEADER_BYTES))
+    assert header.stat().st_size < gemma3.stat().st_size
+    load = LoadSettings(context=8192, parallel=2)
+    alone = only(header, load)
+    assert not isinstance(alone, str)
+    assert alone == only(gemma3, load)
+    assert alone["kv"] > 39 * MIB
+
+
+def test_the_stripped_header_is_small(gemma3: Path) -> None:
+    with gemma3.open("rb") as whole:
+        head = whole.read(HEADER_BYTES)
+    assert len(without_tokenizer(head)) < 100_000
+
+
+def test_settings_change_what_is_sized(tmp_path: Path) -> None:
+    path = tmp_path / "llama.gguf"
+    write(DENSE[0], path)
+    small, large = dry_runs(
+        [
+            (path, LoadSettings(kv_type_k=KvType.Q8_0, kv_type_v=KvType.Q8_0)),
+            (path, LoadSettings(flash_attention=FlashAttention.OFF)),
+        ]
+    )
+    assert not isinstance(small, str)
+    assert not isinstance(large, str)
+    assert small["kv"] < large["kv"]
+    assert small["compute"] < large["compute"]
+
+
+def test_a_refusal_carries_llama_cpps_reason(tmp_path: Path) -> None:
+    path = tmp_path / "llama.gguf"
+    write(DENSE[0], path)
+    refused = only(path, LoadSettings(kv_type_v=KvType.Q8_0, flash_attention=FlashAttention.OFF))
+    assert isinstance(refused, str)
+    assert "requires flash_attn" in refused
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"GGUF", b"not a model at all", b"GGUF\x03\x00\x00\x00" + b"\xff" * 16],
+    ids=["empty", "magic only", "other file", "huge counts"],
+)
+def test_nonsense_is_refused_before_native_code(content: bytes) -> None:
+    with pytest.raises(LoadFailed):
+        without_tokenizer(content)
+
+
+@pytest.mark.parametrize("cut", [30, 200, 1000])
+def test_a_header_that_ends_early_is_refused(cut: int, tmp_path: Path) -> None:
+    path = tmp_path / "whole.gguf"
+    write(DENSE[0], path)
+    with path.open("rb") as whole:
+        head = whole.read(cut)
+    with pytest.raises(LoadFailed, match="ends early"):
+        without_tokenizer(head)
+
+
+def test_a_missing_file_is_a_refusal(tmp_path: Path) -> None:
+    refused = only(tmp_path / "nowhere.gguf", LoadSettings())
+    assert isinstance(refused, str)
+    assert "nowhere.gguf" in refused
