@@ -32,8 +32,10 @@ class Shape:
     """Everything that tensor shapes follow from.
 
     `gguf` holds header keys without the architecture's prefix. `extra` names what a header does
-    not say but the tensors show: "qkv_bias", "output_bias", "qk_norm", "rope_freqs",
-    "rope_long_short", "classifier", "shared_v", "fused_experts".
+    not say but the tensors show: biases ("qkv_bias", "output_bias", "ffn_bias", "expert_bias"),
+    norms of queries and keys ("qk_norm"), fused matrices ("fused_qkv", "fused_experts"), a gate
+    in an encoder ("gated_ffn"), rope factors ("rope_freqs", "rope_long_short"), "token_types", a
+    "classifier", and what is missing ("no_ssm_norm", "shared_v": values are the keys).
     """
 
     architecture: str
