@@ -1,0 +1,20 @@
+"""How fast a model will run, before it runs: bytes over bandwidth, operations over compute."""
+
+from localllm.core.speed.device import DeviceSpeed
+from localllm.core.speed.estimate import Estimate, calibrated
+from localllm.core.speed.rates import Share, decode_tps, prefill_tps, ttft_s
+from localllm.core.speed.workload import Attention, WeightRead, Workload, workload_of
+
+__all__ = [
+    "Attention",
+    "DeviceSpeed",
+    "Estimate",
+    "Share",
+    "WeightRead",
+    "Workload",
+    "calibrated",
+    "decode_tps",
+    "prefill_tps",
+    "ttft_s",
+    "workload_of",
+]

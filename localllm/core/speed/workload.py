@@ -1,0 +1,182 @@
+"""What one token costs, before any device is known: bytes to read, operations to do."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from localllm.core.footprint.cache import recurrent_bytes
+from localllm.core.footprint.weights import loaded, on_input
+from localllm.core.load import KvType, LoadSettings
+from localllm.core.model import ModelSpec, TensorInfo
+from localllm.core.quants import BLOCKS, GgmlType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightRead:
+    """Weights of one element type that a token is multiplied with.
+
+    `elements` counts what one token reads (of routed experts, those it is sent to);
+    `elements_loaded` all of them, which a long prompt reads. `last_only`: the output matrix,
+    which of a prompt only the last token is multiplied with.
+    """
+
+    type: GgmlType
+    elements: int
+    elements_loaded: int
+    last_only: bool = False
+
+    @property
+    def size_bytes(self) -> float:
+        """Bytes that one token reads."""
+        return self.elements * bytes_per_element(self.type)
+
+    @property
+    def loaded_bytes(self) -> float:
+        """Bytes that a batch reads which touches every expert."""
+        return self.elements_loaded * bytes_per_element(self.type)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """Layers that look back alike, summed: what each cell of the cache costs one token.
+
+    `macs_per_cell` counts multiply-adds over all query heads; `window` is how many cells back
+    they look (None: all of them).
+    """
+
+    bytes_per_cell: float
+    elements_per_cell: int
+    macs_per_cell: int
+    window: int | None = None
+
+    def cells(self, depth: int) -> int:
+        """Cells that a token at this depth attends to."""
+        return depth if self.window is None else min(depth, self.window)
+
+    def cells_of_prompt(self, tokens: int) -> int:
+        """Cells that all tokens of a prompt attend to together."""
+        reach = tokens if self.window is None else min(tokens, self.window)
+        return reach * (reach + 1) // 2 + (tokens - reach) * reach
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """The work of one device for one token.
+
+    `layers` counts those that have work here, whole or in part; `state_bytes` what recurrent
+    layers read and write.
+    """
+
+    layers: int
+    weights: tuple[WeightRead, ...]
+    attention: tuple[Attention, ...] = ()
+    state_bytes: int = 0
+
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes of weights that one token reads."""
+        return sum(read.size_bytes for read in self.weights)
+
+    @property
+    def routed(self) -> bool:
+        """Whether a token reads only some of the experts."""
+        return any(read.elements < read.elements_loaded for read in self.weights)
+
+    def kv_bytes(self, depth: int) -> float:
+        """Bytes of keys and values that a token reads with `depth` tokens before it."""
+        return sum(part.bytes_per_cell * part.cells(depth) for part in self.attention)
+
+
+def bytes_per_element(kind: GgmlType) -> float:
+    block = BLOCKS[kind]
+    return block.size_bytes / block.elements
+
+
+def _everything(tensor: TensorInfo) -> bool:
+    return True
+
+
+def workload_of(
+    spec: ModelSpec,
+    settings: LoadSettings | None = None,
+    *,
+    holds: Callable[[TensorInfo], bool] = _everything,
+    cache_layers: Callable[[int], bool] | None = None,
+) -> Workload:
+    """Count what one token costs the device that holds the tensors for which `holds` is true.
+
+    Input embeddings are looked up, not multiplied, and count as nothing, except a tied one, which
+    is the output matrix too: `holds` is asked about it as such. The keys and values of a layer
+    are read where `cache_layers` says (default: where any tensor of the layer is that is not a
+    routed expert). An architecture whose cache is unknown counts no cache. Raises GgufError for a
+    header that lacks what every model has.
+    """
+    settings = settings or LoadSettings()
+    tensors = [tensor for tensor in loaded(spec) if holds(tensor)]
+    attending = {t.layer for t in tensors if t.layer is not None and not t.expert}
+    here = cache_layers or attending.__contains__
+    return Workload(
+        layers=len({t.layer for t in tensors if t.layer is not None}),
+        weights=_reads(spec, tensors),
+        attention=_attention(spec, settings, [i for i in range(spec.layers) if here(i)]),
+        state_bytes=_state_bytes(spec, settings, here),
+    )
+
+
+def _reads(spec: ModelSpec, tensors: Iterable[TensorInfo]) -> tuple[WeightRead, ...]:
+    used: dict[tuple[GgmlType, bool], list[int]] = defaultdict(lambda: [0, 0])
+    for tensor in tensors:
+        tied = tensor.name == "token_embd.weight" and spec.tied
+        if on_input(tensor) and not tied:
+            continue
+        total = used[tensor.type, tied or tensor.name.startswith("output.")]
+        total[0] += _active_elements(spec, tensor)
+        total[1] += tensor.elements
+    return tuple(
+        WeightRead(type=kind, elements=active, elements_loaded=every, last_only=last)
+        for (kind, last), (active, every) in sorted(used.items())
+    )
+
+
+def _active_elements(spec: ModelSpec, tensor: TensorInfo) -> int:
+    if not tensor.expert or not spec.experts:
+        return tensor.elements
+    return tensor.elements * min(spec.active_experts, spec.experts) // spec.experts
+
+
+def _attention(
+    spec: ModelSpec, settings: LoadSettings, layers: Iterable[int]
+) -> tuple[Attention, ...]:
+    sums: dict[int | None, list[float]] = defaultdict(lambda: [0.0, 0, 0])
+    for layer in layers:
+        if not spec.attends(layer):
+            continue
+        window = spec.window if spec.slides(layer) else None
+        for i, cost in enumerate(_cell(spec, settings, layer)):
+            sums[window][i] += cost
+    return tuple(
+        Attention(
+            bytes_per_cell=size, elements_per_cell=int(elements), macs_per_cell=int(macs), window=w
+        )
+        for w, (size, elements, macs) in sorted(sums.items(), key=lambda item: item[0] or 0)
+    )
+
+
+def _cell(spec: ModelSpec, settings: LoadSettings, layer: int) -> tuple[float, int, int]:
+    """Bytes, elements and multiply-adds of one cell of one layer. MLA keeps one latent vector
+    that serves as key and as value, so its values are read again but not stored."""
+    heads, kv_heads = spec.head_count(layer), spec.head_count_kv(layer)
+    key, value = spec.key_length(layer), spec.value_length(layer)
+    stored_k, stored_v = key * kv_heads, 0 if spec.mla else value * kv_heads
+    size = stored_k * _cache_bytes(settings.kv_type_k) + stored_v * _cache_bytes(settings.kv_type_v)
+    return size, stored_k + stored_v, heads * (key + value)
+
+
+def _cache_bytes(kind: KvType) -> float:
+    return bytes_per_element(GgmlType[kind.name])
+
+
+def _state_bytes(spec: ModelSpec, settings: LoadSettings, here: Callable[[int], bool]) -> int:
+    """Read and written once a token, for the one sequence that decodes."""
+    one = recurrent_bytes(spec, settings)
+    return 2 * sum(size for layer, size in enumerate(one) if here(layer)) // settings.parallel
