@@ -64,7 +64,7 @@ FILE_TYPES: Mapping[str, FileType] = MappingProxyType(
 
 
 class Category(Enum):
-    """What a tensor is to the recipes (`tensor_get_category`). Order matters: first match."""
+    """What a tensor is to the recipes (`tensor_get_category`)."""
 
     OUTPUT = auto()
     TOKEN_EMBD = auto()

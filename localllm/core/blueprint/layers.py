@@ -175,8 +175,8 @@ def _granite_hybrid(s: Shape, a: Layer) -> list[Row]:
 
 def _falcon_h1(s: Shape, a: Layer) -> list[Row]:
     """State space and attention side by side. Its feed-forward norm has no ".weight"."""
-    norms: list[Row] = [("attn_norm.weight", (s.width,)), ("ffn_norm", (s.width,))]
-    return mamba2(s) + attention(s, a) + norms + swiglu(s, a.ff)
+    around: list[Row] = [("attn_norm.weight", (s.width,)), ("ffn_norm", (s.width,))]
+    return mamba2(s) + attention(s, a) + around + swiglu(s, a.ff)
 
 
 def _lfm2(s: Shape, a: Layer) -> list[Row]:
@@ -232,27 +232,10 @@ def _bert(s: Shape, a: Layer) -> list[Row]:
 
 ARCHITECTURES: Mapping[str, Rows] = MappingProxyType(
     {
-        **dict.fromkeys(
-            [
-                "llama",
-                "qwen2",
-                "qwen2vl",
-                "qwen3",
-                "qwen3vl",
-                "qwen3moe",
-                "qwen3vlmoe",
-                "mistral3",
-                "granite",
-                "granitemoe",
-                "smollm3",
-                "internlm2",
-                "llama4",
-                "ernie4_5",
-                "ernie4_5-moe",
-            ],
-            _llama,
-        ),
-        **dict.fromkeys(("glm4moe", "seed_oss"), _post_norm_ffn),
+        **dict.fromkeys(("llama", "llama4", "mistral3", "granite", "smollm3"), _llama),
+        **dict.fromkeys(("qwen2", "qwen2vl", "qwen3", "qwen3vl"), _llama),
+        **dict.fromkeys(("qwen3moe", "qwen3vlmoe", "ernie4_5-moe"), _llama),
+        "seed_oss": _post_norm_ffn,
         **dict.fromkeys(("qwen3next", "qwen35", "qwen35moe"), _qwen35),
         **dict.fromkeys(("gemma2", "gemma3", "gemma-embedding"), _gemma),
         **dict.fromkeys(("command-r", "cohere2"), _cohere),
