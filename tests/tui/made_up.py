@@ -18,6 +18,7 @@ from localllm.runtime import Fit, Runtime
 from localllm.tui.app import LocalLLMApp
 from localllm.tui.screens.chat import ChatScreen
 from localllm.tui.widgets.prompt import Prompt
+from localllm.tui.widgets.transcript import TurnView
 
 MIB, GIB = 2**20, 2**30
 
@@ -115,7 +116,7 @@ def shown(app: App[None]) -> str:
     )
 
 
-def chat(app: LocalLLMApp) -> ChatScreen:
+def chat(app: App[None]) -> ChatScreen:
     """The chat screen, wherever it is in the stack."""
     return next(screen for screen in app.screen_stack if isinstance(screen, ChatScreen))
 
@@ -133,3 +134,8 @@ async def ask(pilot: Pilot[None], question: str) -> None:
     """Put a question into the prompt and send it with enter."""
     pilot.app.screen.query_one(Prompt).insert(question)
     await pilot.press("enter")
+
+
+def wrote(screen: ChatScreen, token: str) -> bool:
+    """Whether an answer on the screen ends with this token."""
+    return any(view.answer.endswith(token) for view in screen.query(TurnView))

@@ -14,15 +14,11 @@ from localllm.tui.screens.home import HomeScreen
 from localllm.tui.widgets.bar import Bar
 from localllm.tui.widgets.prompt import Prompt
 from localllm.tui.widgets.transcript import TurnView
-from tests.tui.made_up import Stage, ask, chat, open_chat, shown, until
+from tests.tui.made_up import Stage, ask, chat, open_chat, shown, until, wrote
 
 
 def answer(screen: ChatScreen) -> str:
     return screen.query(Markdown).last().source
-
-
-def wrote(screen: ChatScreen, token: str) -> bool:
-    return any(view.answer.endswith(token) for view in screen.query(TurnView))
 
 
 async def test_the_answer_comes_as_it_is_written(stage: Stage) -> None:

@@ -25,7 +25,7 @@ async def test_a_crash_shows_the_reason_and_the_log_and_a_restart_goes_on(stage:
         await until(pilot, lambda: isinstance(app.screen, ChatScreen))
         assert stage.engine is not first
         assert "Hello," in shown(app)  # what was written before the crash stays
-        assert "The engine's process ended (SIGKILL)." in shown(app)
+        assert "the engine stopped here (SIGKILL)" in shown(app)
         await ask(pilot, "and now")
         await until(pilot, lambda: "Hello, world." in shown(app))
         messages = stage.script.requests[-1].messages

@@ -170,7 +170,7 @@ class ChatScreen(WorkScreen[Conversation]):
         return Ending.BROKEN if finished is None else ENDINGS[finished.reason]
 
     async def _close_turn(self, turn: Turn, view: TurnView, failure: LocalLLMError | None) -> None:
-        turn = replace(turn, answer=view.answer, remark="" if failure is None else str(failure))
+        turn = replace(turn, answer=view.answer, remark=_remark(failure))
         self.conversation = self.conversation.with_turn(turn)
         if view.is_attached:
             await view.end(turn)
@@ -260,3 +260,13 @@ class ChatScreen(WorkScreen[Conversation]):
             self._transcript.scroll_page_up()
         else:
             self._transcript.scroll_page_down()
+
+
+def _remark(failure: LocalLLMError | None) -> str:
+    """What the turn itself says of a failure; that of an engine is told in full by its window."""
+    match failure:
+        case None:
+            return ""
+        case EngineCrashed():
+            return f"the engine stopped here ({failure.reason})"
+    return str(failure)

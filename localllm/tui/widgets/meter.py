@@ -20,7 +20,7 @@ from localllm.tui.widgets.bar import Bar
 
 REFRESHES_PER_S = 10
 HISTORY_BUCKETS = 40
-HISTORY_BUCKET_S = 0.25
+HISTORY_BUCKET_S = 0.5
 NOTHING = MeterReading(tokens=0, ttft_s=None, now_tps=None, average_tps=None)
 
 
@@ -121,7 +121,8 @@ class MeterPanel(Vertical):
     def _draw_speed(self, rate_tps: float | None, *, running: bool) -> None:
         digits = "-" if rate_tps is None else format_rate(rate_tps).removesuffix(" tok/s")
         rate = self.query_one("#rate", Digits)
-        rate.update(digits)
+        if rate.value != digits:
+            rate.update(digits)
         rate.set_class(rate_tps is None, "-unknown")
         self._put("#rate-unit", "tok/s now" if running else "tok/s")
 

@@ -1,0 +1,174 @@
+"""What the screens look like, at the two sizes they are made for.
+
+After a change that is meant: `pytest tests/tui/test_looks.py --snapshot-update`, then look at the
+SVG files. The machine, the clock and the verdicts are made up, so that nothing here depends on
+where it runs.
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import pytest
+from textual.app import App
+from textual.pilot import Pilot
+from textual.widgets import ProgressBar
+
+from localllm.core.load import LoadSettings
+from localllm.library.store import InstalledModel
+from localllm.runtime import Fit, Runtime
+from localllm.tui.screens.dialog import Dialog
+from localllm.tui.screens.loading import LoadScreen
+from localllm.tui.widgets.meter import MeterPanel
+from localllm.tui.widgets.prompt import Prompt
+from tests.tui.made_up import GIB, MIB, Stage, ask, chat, made_up_fit, open_chat, until, wrote
+
+SIZES = [(80, 24), (120, 40)]
+THEMES = ["localllm-dark", "localllm-light", "ansi-dark"]
+
+ANSWER = (
+    *("The ", "**KV ", "cache** ", "keeps ", "what ", "was ", "computed ", "for ", "every "),
+    *("token ", "before, ", "so ", "that ", "the ", "next ", "one ", "costs ", "one ", "step.\n\n"),
+    *("- it ", "grows ", "with ", "the ", "*context*\n", "- `q8_0` ", "halves ", "it\n\n"),
+    *("```python\n", "size ", "= ", "2 * ", "layers ", "* cells\n", "```\n"),
+)
+
+
+class Snap(Protocol):
+    def __call__(
+        self,
+        app: App[None],
+        *,
+        terminal_size: tuple[int, int],
+        run_before: Callable[[Pilot[None]], object],
+    ) -> bool: ...
+
+
+class MadeUpVerdicts(Runtime):
+    """The real runtime, but for the numbers of a fit: those depend on formulas that improve."""
+
+    need_bytes = 249 * MIB
+
+    async def fit(self, model: InstalledModel, settings: LoadSettings) -> Fit:
+        advice = "Try --ctx 2048 (9.4 GiB)." if self.need_bytes > 10 * GIB else None
+        return made_up_fit(need_bytes=self.need_bytes, free_bytes=10 * GIB, advice=advice)
+
+
+class TooBig(MadeUpVerdicts):
+    need_bytes = 12 * GIB
+
+
+@pytest.fixture
+def looks(stage: Stage) -> Stage:
+    stage.warnings = ("A GPU is here that this build of llama.cpp cannot use: see the README.",)
+    stage.script.tokens = ANSWER
+    return stage
+
+
+def still(pilot: Pilot[None]) -> None:
+    """No cursor that blinks."""
+    for prompt in pilot.app.screen.query(Prompt):
+        prompt.cursor_blink = False
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
+def test_home(looks: Stage, snap_compare: Snap, size: tuple[int, int], theme: str) -> None:
+    app = looks.app(MadeUpVerdicts)
+    app.theme = theme
+
+    async def run(pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: bool(app.screen.query("ModelRow.-fits")))
+        await until(pilot, lambda: bool(app.screen.query("MachinePanel .warning")))
+
+    assert snap_compare(app, terminal_size=size, run_before=run)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
+def test_home_without_a_model(looks: Stage, snap_compare: Snap, size: tuple[int, int]) -> None:
+    looks.starter = None
+    app = looks.app(MadeUpVerdicts)
+
+    async def run(pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: app.screen.query_one("#no-models").display)
+        await until(pilot, lambda: bool(app.screen.query("MachinePanel .warning")))
+
+    assert snap_compare(app, terminal_size=size, run_before=run)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
+def test_loading(looks: Stage, snap_compare: Snap, size: tuple[int, int]) -> None:
+    gate = looks.script.load_gate = asyncio.Semaphore(3)
+    app = looks.app(MadeUpVerdicts)
+
+    async def run(pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: bool(app.screen.query("ModelRow.-fits")))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, LoadScreen) and gate.locked())
+        await until(pilot, lambda: app.screen.query_one(ProgressBar).progress == 0.5)
+
+    assert snap_compare(app, terminal_size=size, run_before=run)
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
+def test_chat_streaming(
+    looks: Stage, snap_compare: Snap, size: tuple[int, int], theme: str
+) -> None:
+    app = looks.app(MadeUpVerdicts)
+    app.theme = theme
+
+    async def run(pilot: Pilot[None]) -> None:
+        await stream(looks, pilot)
+
+    assert snap_compare(app, terminal_size=size, run_before=run)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
+def test_a_crash(looks: Stage, snap_compare: Snap, size: tuple[int, int]) -> None:
+    app = looks.app(MadeUpVerdicts)
+
+    async def run(pilot: Pilot[None]) -> None:
+        await stream(looks, pilot)
+        looks.engine.kill()
+        await until(pilot, lambda: isinstance(app.screen, Dialog))
+
+    assert snap_compare(app, terminal_size=size, run_before=run)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
+def test_a_model_that_does_not_fit(looks: Stage, snap_compare: Snap, size: tuple[int, int]) -> None:
+    app = looks.app(TooBig)
+
+    async def run(pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: bool(app.screen.query("ModelRow.-too-big")))
+
+    assert snap_compare(app, terminal_size=size, run_before=run)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
+def test_the_question_whether_to_load_it_anyway(
+    looks: Stage, snap_compare: Snap, size: tuple[int, int]
+) -> None:
+    app = looks.app(TooBig)
+
+    async def run(pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: bool(app.screen.query("ModelRow.-too-big")))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, Dialog))
+
+    assert snap_compare(app, terminal_size=size, run_before=run)
+
+
+async def stream(stage: Stage, pilot: Pilot[None]) -> None:
+    """A question, and its answer up to the middle of the code, slower and faster by turns."""
+    gate = stage.script.gate = asyncio.Semaphore(0)
+    await open_chat(pilot)
+    await ask(pilot, "What is a KV cache?")
+    still(pilot)
+    for index, token in enumerate(ANSWER[:-2]):
+        stage.clock.now_s += 0.125 + 0.0625 * (index // 4 % 3)
+        gate.release()
+        await until(pilot, partial(wrote, chat(pilot.app), token))
+    chat(pilot.app).query_one(MeterPanel).draw()
