@@ -51,7 +51,9 @@ class HttpSystem:
 
     def __init__(self, name: str, child: subprocess.Popen[str], url: str, model: str) -> None:
         self.name, self._child, self._url, self._model = name, child, url, model
-        self.client = httpx2.AsyncClient(timeout=600, trust_env=False)
+        # No idle connections: a server may close one just when it is used again.
+        limits = httpx2.Limits(max_keepalive_connections=0)
+        self.client = httpx2.AsyncClient(timeout=600, trust_env=False, limits=limits)
 
     async def ask(self, prompt: str, max_tokens: int) -> tuple[int, int, float]:
         body = {

@@ -29,6 +29,7 @@ from localllm.engine.events import (
 from localllm.errors import DoesNotFit, EngineCrashed, EngineUnavailable, NotFound
 from localllm.library import paths
 from localllm.library.examine import examine
+from localllm.library.settings import load as load_settings
 from localllm.library.store import InstalledModel, Store
 
 __all__ = ["Fit", "ResidentModel", "Runtime", "read_spec"]
@@ -84,6 +85,7 @@ class Runtime:
             store=Store.default(),
             detect=machine.detect,
             start_engine=lambda: ProcessEngine(log_dir=paths.log_dir()),
+            reserve_bytes=load_settings().reserve_bytes,
         )
 
     # --- the machine and the library ---

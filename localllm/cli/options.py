@@ -7,6 +7,7 @@ import click
 
 from localllm.core.load import FlashAttention, KvType, LoadSettings
 from localllm.core.model import ModelSpec
+from localllm.library import settings
 
 DEFAULT_CONTEXT = 4096
 """Tokens of context when nothing is said; less for a model that was trained with less."""
@@ -59,11 +60,10 @@ def parse_gpu_layers(value: str | None) -> int | None:
 
 
 def default_context(spec: ModelSpec) -> int:
-    """The context when none is asked for: DEFAULT_CONTEXT, or the training context if less."""
-    trained = spec.metadata.get(f"{spec.architecture}.context_length")
-    if isinstance(trained, int) and trained > 0:
-        return min(DEFAULT_CONTEXT, trained)
-    return DEFAULT_CONTEXT
+    """The context when none is asked for: that of the settings, else DEFAULT_CONTEXT; the
+    training context if that is less."""
+    wanted = settings.load().context or DEFAULT_CONTEXT
+    return min(wanted, spec.context_train) if spec.context_train > 0 else wanted
 
 
 def settings_for(
