@@ -7,7 +7,7 @@ from localllm.core.architectures import Memory
 from localllm.core.footprint.cache import check, kv_bytes, recurrent_bytes
 from localllm.core.footprint.compute import CONFIRMED, compute_bytes, output_bytes
 from localllm.core.footprint.overhead import overhead_bytes
-from localllm.core.footprint.weights import embedding_bytes, loaded, on_input
+from localllm.core.footprint.weights import embedding_bytes, home, loaded, on_input
 from localllm.core.load import LoadSettings
 from localllm.core.model import ModelSpec
 
@@ -95,12 +95,13 @@ def layers(spec: ModelSpec, settings: LoadSettings) -> tuple[LayerBytes, ...]:
     weights, experts = [0] * spec.layers, [0] * spec.layers
     ends = {Part.INPUT: 0, Part.OUTPUT: 0}
     for tensor in loaded(spec):
-        if tensor.layer is None:
+        layer = home(tensor)
+        if layer is None:
             ends[Part.INPUT if on_input(tensor) else Part.OUTPUT] += tensor.size_bytes
         elif tensor.expert:
-            experts[tensor.layer] += tensor.size_bytes
+            experts[layer] += tensor.size_bytes
         else:
-            weights[tensor.layer] += tensor.size_bytes
+            weights[layer] += tensor.size_bytes
     return (
         LayerBytes(part=Part.INPUT, layer=None, weights_bytes=ends[Part.INPUT]),
         *(

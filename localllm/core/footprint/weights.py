@@ -7,6 +7,8 @@ which. Draft blocks are skipped (`load_mtp` is off).
 
 from localllm.core.model import ModelSpec, TensorInfo
 
+_FIRST_LAYER = ("rope_freqs.", "rope_factors_", "per_layer_model_proj.", "per_layer_proj_norm.")
+"""Tensors without a layer's name that llama.cpp puts with its first layer."""
 _INPUT = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_types.")
 
 
@@ -18,6 +20,11 @@ def loaded(spec: ModelSpec) -> tuple[TensorInfo, ...]:
 def on_input(tensor: TensorInfo) -> bool:
     """Whether it belongs to the input layer, which always stays on the host."""
     return tensor.name.startswith(_INPUT)
+
+
+def home(tensor: TensorInfo) -> int | None:
+    """The layer whose device it lies on; None for the input's and the output's."""
+    return 0 if tensor.name.startswith(_FIRST_LAYER) else tensor.layer
 
 
 def embedding_bytes(spec: ModelSpec) -> int:
