@@ -2,16 +2,13 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from textual.app import App
 from textual.pilot import Pilot
 
-from localllm.core.footprint import Footprint
 from localllm.core.hardware import Cpu, EngineBuild, HardwareInfo, Memory
-from localllm.core.load import LoadSettings
-from localllm.core.placement import Placement, Share
 from localllm.engine.fake import FakeEngine, Script
 from localllm.library.store import InstalledModel, Store
 from localllm.runtime import Fit, Runtime
@@ -74,20 +71,23 @@ class Stage:
         return app
 
 
-def made_up_fit(*, need_bytes: int, free_bytes: int, advice: str | None = None) -> Fit:
-    """A verdict with the numbers that a test wants."""
+def made_up_fit(real: Fit, *, need_bytes: int, free_bytes: int, advice: str | None = None) -> Fit:
+    """A real verdict with the numbers that a test wants."""
     weights_bytes = need_bytes // 2
     kv_bytes = need_bytes - weights_bytes
-    fits = need_bytes <= free_bytes
-    share = Share(
-        name="CPU",
+    share = replace(
+        real.placement.host,
         weights_bytes=weights_bytes,
         kv_bytes=kv_bytes,
+        compute_bytes=0,
+        overhead_bytes=0,
         free_bytes=free_bytes,
-        fits=fits,
+        fits=need_bytes <= free_bytes,
     )
-    return Fit(
-        footprint=Footprint(
+    return replace(
+        real,
+        footprint=replace(
+            real.footprint,
             weights_bytes=weights_bytes,
             kv_bytes=kv_bytes,
             recurrent_bytes=0,
@@ -95,8 +95,7 @@ def made_up_fit(*, need_bytes: int, free_bytes: int, advice: str | None = None) 
             output_bytes=0,
             overhead_bytes=0,
         ),
-        settings=LoadSettings(),
-        placement=Placement(gpu_layers=0, cpu_moe=0, devices=(share,)),
+        placement=replace(real.placement, devices=(share,)),
         advice=advice,
     )
 

@@ -86,6 +86,18 @@ async def test_a_second_question_waits_in_the_prompt_until_the_answer_is_there(
         await until(pilot, lambda: not chat(app).answering)
 
 
+async def test_an_answer_without_a_letter_ends_like_any_other(stage: Stage) -> None:
+    stage.script.tokens = ("", "\x1b", "")
+    app = stage.app()
+    async with app.run_test() as pilot:
+        await open_chat(pilot)
+        await ask(pilot, "hi")
+        await until(pilot, lambda: len(chat(app).conversation.turns) == 1)
+        assert not chat(app).answering
+        await ask(pilot, "again")
+        await until(pilot, lambda: len(chat(app).conversation.turns) == 2)
+
+
 async def test_ctrl_j_adds_a_line_and_enter_sends_them_all(stage: Stage) -> None:
     app = stage.app()
     async with app.run_test() as pilot:

@@ -52,7 +52,8 @@ class MadeUpVerdicts(Runtime):
 
     async def fit(self, model: InstalledModel, settings: LoadSettings) -> Fit:
         advice = "Try --ctx 2048 (9.4 GiB)." if self.need_bytes > 10 * GIB else None
-        return made_up_fit(need_bytes=self.need_bytes, free_bytes=10 * GIB, advice=advice)
+        real = await super().fit(model, settings)
+        return made_up_fit(real, need_bytes=self.need_bytes, free_bytes=10 * GIB, advice=advice)
 
 
 class TooBig(MadeUpVerdicts):

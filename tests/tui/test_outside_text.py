@@ -13,8 +13,10 @@ from textual.widgets import Markdown
 
 import localllm.tui.app
 from localllm.core.hardware import Backend, Cpu, Device, DeviceKind, HardwareInfo, Memory
+from localllm.core.load import LoadSettings
 from localllm.errors import EngineCrashed, LoadFailed
 from localllm.library.store import InstalledModel
+from localllm.runtime import Fit
 from localllm.tui import outside
 from localllm.tui.conversation import Ending, Turn
 from localllm.tui.screens.dialog import Dialog, crash_dialog, failure_dialog, too_big_dialog
@@ -29,7 +31,6 @@ ESCAPES = "\x1b]0;owned\x07\x1b[31m\x9b2J"
 RAW = f"{ESCAPES}{HOSTILE}"
 
 MODEL = InstalledModel(name=RAW, quant=RAW, path=Path("x"), size_bytes=1)
-FIT = made_up_fit(need_bytes=2 * GIB, free_bytes=GIB, advice=RAW)
 MACHINE = HardwareInfo(
     cpu=Cpu(name=RAW, cores_physical=None, cores_usable=1),
     ram=Memory(total_bytes=1, available_bytes=1),
@@ -71,28 +72,39 @@ async def test_the_machine() -> None:
     assert text.count(HOSTILE) == 3  # the processor, the device, the warning
 
 
+@pytest.fixture
+async def fit(stage: Stage) -> Fit:
+    """The verdict on a model that does not fit, with advice from outside."""
+    assert stage.starter is not None
+    real = await stage.app().runtime.fit(stage.starter, LoadSettings())
+    return made_up_fit(real, need_bytes=2 * GIB, free_bytes=GIB, advice=RAW)
+
+
 @pytest.mark.parametrize("verdict", Verdict)
-async def test_a_row_of_the_models(verdict: Verdict) -> None:
+async def test_a_row_of_the_models(verdict: Verdict, fit: Fit) -> None:
     row = ModelRow(MODEL)
-    text = await text_of(row, lambda: row.show(Standing(verdict=verdict, fit=FIT, remark=RAW)))
+    text = await text_of(row, lambda: row.show(Standing(verdict=verdict, fit=fit, remark=RAW)))
     assert text.count(HOSTILE) == 3  # the name, the quant, the remark
 
 
-@pytest.mark.parametrize(
-    "dialog",
-    [
-        crash_dialog(EngineCrashed(RAW, reason=RAW, log_tail=(RAW, RAW))),
-        too_big_dialog(MODEL, FIT, RAW),
-        failure_dialog(RAW, LoadFailed(RAW)),
-    ],
-    ids=["crash", "too big", "failure"],
-)
-async def test_a_dialog(dialog: Dialog) -> None:
+async def test_a_crash() -> None:
+    await check_dialog(crash_dialog(EngineCrashed(RAW, reason=RAW, log_tail=(RAW, RAW))), 4)
+
+
+async def test_a_model_that_does_not_fit(fit: Fit) -> None:
+    await check_dialog(too_big_dialog(MODEL, fit, RAW), 2)
+
+
+async def test_a_failure() -> None:
+    await check_dialog(failure_dialog(RAW, LoadFailed(RAW)), 2)
+
+
+async def check_dialog(dialog: Dialog, times: int) -> None:
     app = OneWidget(Widget())
     async with app.run_test(size=(100, 40)) as pilot:
         app.push_screen(dialog)
         await pilot.pause()
-        assert shown(app).count(HOSTILE) >= 2
+        assert shown(app).count(HOSTILE) == times
         assert "owned" not in shown(app)
 
 

@@ -18,6 +18,7 @@ ENDING_NOTES = {
     Ending.CUT: "the context is full: start a new chat to go on",
     Ending.BROKEN: "the answer broke off here",
 }
+NO_ANSWER = "the model said nothing"
 
 
 def _parser() -> MarkdownIt:
@@ -51,11 +52,15 @@ class TurnView(Vertical):
 
     async def write(self, text: str) -> None:
         """Show the next piece of the answer."""
+        self.answer += text
+        if not (piece := self._filter.feed(text)):
+            return
         if self._stream is None:
+            # Not before there is something to write: stopping a stream that never wrote cancels
+            # its caller (Textual 8.2, MarkdownStream.stop awaits a task that never ran).
             self.note("")
             self._stream = Markdown.get_stream(self.query_one(Markdown))
-        self.answer += text
-        await self._stream.write(self._filter.feed(text))
+        await self._stream.write(piece)
 
     async def end(self, turn: Turn) -> None:
         """Show the whole turn once more, parsed as one text, and how it ended."""
@@ -64,7 +69,7 @@ class TurnView(Vertical):
             self._stream = None
         self.answer = turn.answer
         await self.query_one(Markdown).update(strip_controls(turn.answer))
-        self.note(turn.remark or ENDING_NOTES[turn.ending])
+        self.note(turn.remark or ENDING_NOTES[turn.ending] or ("" if turn.answer else NO_ANSWER))
         self.set_class(turn.ending is Ending.BROKEN, "-broken")
 
     @on(Markdown.LinkClicked)
