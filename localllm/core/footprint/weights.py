@@ -14,7 +14,8 @@ _INPUT = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_types
 
 def loaded(spec: ModelSpec) -> tuple[TensorInfo, ...]:
     """The tensors that a load brings into memory."""
-    return tuple(t for t in spec.tensors if t.layer is None or t.layer < spec.layers)
+    count = spec.layers
+    return tuple(t for t in spec.tensors if t.layer is None or t.layer < count)
 
 
 def on_input(tensor: TensorInfo) -> bool:
