@@ -34,6 +34,11 @@ def log_dir() -> Path:
     return cache_dir() / "logs"
 
 
+def bandwidth_file() -> Path:
+    """The memory bandwidth that was measured here."""
+    return cache_dir() / "bandwidth.json"
+
+
 def settings_file() -> Path:
     """The user's settings."""
     return config_dir() / "settings.toml"

@@ -1,0 +1,146 @@
+"""The machine and the candidates that `suggest` plans with: this machine or one described."""
+
+from collections.abc import Iterator
+
+from localllm.cli.machine_now import machine_now
+from localllm.core import gpus
+from localllm.core.catalogue import Entry
+from localllm.core.hardware import Device, HardwareInfo
+from localllm.core.model import ModelSpec
+from localllm.core.placement import Budget, GpuBudget, budget
+from localllm.core.recommend import Candidate, Machine
+from localllm.core.speed import DeviceSpeed
+from localllm.errors import LocalLLMError, UsageError
+from localllm.library import paths
+from localllm.library.examine import examine
+from localllm.library.installed import InstalledModel
+from localllm.machine.bandwidth import cached_bandwidth
+
+_SLOWEST_KNOWN_BYTES_PER_S = 50e9
+"""A GPU whose bandwidth nobody knows is planned with this: a low value, and said to be one."""
+
+
+def this_machine(reserve_bytes: int = 0) -> tuple[Machine, HardwareInfo]:
+    """Detect and measure this machine; the measured bandwidth is kept in the cache."""
+    found = machine_now()
+    room = budget(found, reserve_bytes=reserve_bytes)
+    usable = {gpu.name for gpu in room.gpus}
+    speeds = tuple(_device_speed(device) for device in found.devices if device.name in usable)
+    return Machine(budget=room, host=host_speed(found), gpus=speeds), found
+
+
+def described_machine(
+    ram_bytes: int | None, vram_bytes: tuple[int, ...], gpu: str | None
+) -> Machine:
+    """A machine that is not here; what is not said is as on this one.
+
+    `ram_bytes` and `vram_bytes` are what may be used. Raises UsageError for a GPU that the table
+    does not have.
+    """
+    found = machine_now()
+    known = gpus.lookup(gpu) if gpu is not None else None
+    if gpu is not None and known is None:
+        raise UsageError(
+            f"{gpu!r} is not in the table of GPUs. Write it as its maker does (RTX 4060, RX 7900 "
+            "XTX, M3 Max), or give its memory alone with --vram."
+        )
+    sizes = vram_bytes or ((known.memory_bytes,) if known and known.memory_bytes else ())
+    if known is not None and not sizes:
+        raise UsageError(f"The memory of {known.name} is not known: say it with --vram.")
+    backend = gpus.Generation.NVIDIA_AMPERE.backend
+    if known is not None and known.generation is not None:
+        backend = known.generation.backend
+    name = known.name if known is not None else "GPU"
+    rooms = tuple(
+        GpuBudget(
+            name=name if len(sizes) == 1 else f"{name} {i}",
+            backend=backend,
+            free_bytes=size,
+            unified=known is not None and known.unified,
+        )
+        for i, size in enumerate(sizes)
+    )
+    speed = DeviceSpeed(
+        bandwidth_bytes_per_s=known.bandwidth_bytes_per_s if known else 250e9,
+        backend=backend,
+        generation=known.generation if known else gpus.Generation.NVIDIA_AMPERE,
+    )
+    host = found.ram.available_bytes if ram_bytes is None else ram_bytes
+    return Machine(
+        budget=Budget(host_bytes=host, gpus=rooms),
+        host=host_speed(found),
+        gpus=(speed,) * len(rooms),
+    )
+
+
+def host_speed(found: HardwareInfo) -> DeviceSpeed:
+    """This machine's processor: bandwidth measured once and kept."""
+    cores = max(1, min(found.cpu.cores_usable, found.cpu.cores_physical or found.cpu.cores_usable))
+    measured = cached_bandwidth(paths.bandwidth_file(), found.cpu.name, cores)
+    return DeviceSpeed(bandwidth_bytes_per_s=measured, cores=cores)
+
+
+def _device_speed(device: Device) -> DeviceSpeed:
+    known = gpus.lookup(device.name)
+    bandwidth = device.bandwidth_bytes_per_s or (known.bandwidth_bytes_per_s if known else None)
+    return DeviceSpeed(
+        bandwidth_bytes_per_s=bandwidth or _SLOWEST_KNOWN_BYTES_PER_S,
+        backend=device.backend,
+        generation=gpus.generation(device.name, compute_capability=device.compute_capability),
+    )
+
+
+def candidates(entries: tuple[Entry, ...]) -> Iterator[Candidate]:
+    """Every published quant of the catalogue's entries."""
+    for entry in entries:
+        for quant in entry.quants:
+            yield Candidate(
+                model=entry.name,
+                quant=quant,
+                file=f"{entry.repos[0]}:{quant}",
+                size_bytes=entry.file_bytes(quant),
+                parameters=entry.parameters,
+                active_parameters=entry.active_parameters,
+                architecture=entry.blueprint.shape.architecture,
+                released=entry.released,
+                installed=False,
+                spec=lambda entry=entry, quant=quant: entry.spec(quant),  # type: ignore[misc]
+            )
+
+
+def installed_candidates(
+    models: tuple[InstalledModel, ...], entries: tuple[Entry, ...]
+) -> Iterator[Candidate]:
+    """Every installed model whose file is there and passes the gatekeeper."""
+    for model in models:
+        if model.missing:
+            continue
+        try:
+            spec = examine(model.path).spec
+        except LocalLLMError:
+            continue  # `ls` and `show` say what is wrong with it
+        yield _installed(model, spec, entries)
+
+
+def _installed(model: InstalledModel, spec: ModelSpec, entries: tuple[Entry, ...]) -> Candidate:
+    """The release date of an installed file is that of the catalogue's entry with the same
+    architecture and the same number of parameters, if there is one."""
+    same = (
+        entry
+        for entry in entries
+        if entry.parameters == spec.parameters
+        and entry.blueprint.shape.architecture == spec.architecture
+    )
+    entry = next(same, None)
+    return Candidate(
+        model=model.name,
+        quant=model.quant or "?",
+        file=str(model.path),
+        size_bytes=model.size_bytes,
+        parameters=spec.parameters,
+        active_parameters=spec.active_parameters,
+        architecture=spec.architecture,
+        released=entry.released if entry else None,
+        installed=True,
+        spec=lambda: spec,
+    )
