@@ -1,0 +1,54 @@
+"""The import contracts at run time: what a verb does not need is not loaded."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("textual", "fastapi", "starlette", "uvicorn", "llama_cpp", "huggingface_hub", "numpy")
+
+
+def loaded_after(code: str) -> set[str]:
+    """The packages that a fresh interpreter holds after `code`."""
+    script = f"import sys\n{code}\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_the_command_line_loads_nothing_heavy() -> None:
+    assert not loaded_after("import localllm.cli.main").intersection({*HEAVY, "rich", "psutil"})
+
+
+@pytest.mark.parametrize(
+    "verb", ["hardware", "suggest", "size", "import_", "ls", "show", "rm", "run"]
+)
+def test_a_verb_without_a_screen_or_a_server_loads_neither(verb: str) -> None:
+    assert not loaded_after(f"import localllm.cli.{verb}").intersection(HEAVY)
+
+
+def test_the_server_does_not_load_the_screen_and_neither_loads_the_engine() -> None:
+    assert not loaded_after("import localllm.server.app").intersection({"textual", "llama_cpp"})
+    assert not loaded_after("import localllm.tui.app").intersection({"uvicorn", "llama_cpp"})
+
+
+def test_the_core_loads_the_standard_library_only() -> None:
+    code = "import importlib, pkgutil, localllm.core\nfor m in pkgutil.walk_packages("
+    code += "localllm.core.__path__, 'localllm.core.'): importlib.import_module(m.name)"
+    ours = loaded_after(code) - loaded_after("pass")
+    outside = {name for name in ours if name not in sys.stdlib_module_names} - {"localllm"}
+    assert outside == set()
+
+
+def test_version_and_help_work_without_a_traceback() -> None:
+    for arguments in (["--version"], ["--help"], ["run", "--help"], ["serve", "--help"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "localllm", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0
+        assert "localllm" in done.stdout
