@@ -5,16 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CALIBRATED_SPREAD = math.log(1.15)
-"""What is left to err after one measurement on the same machine: the promise of the design for
-other models and quants (checked by `benchmarks/speed_accuracy.py` on the reference CPU)."""
+"""What is left to err after one measurement on the same machine: the design's promise for other
+models and quants. Checked by `benchmarks/speed_accuracy.py` on one CPU, on data that also shaped
+the constants (docs/speed.md)."""
 
 _NINETY_PERCENT = 1.645  # standard deviations either side that hold 90 % of a normal distribution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """An interval meant to hold nine of ten outcomes, and its most likely value. All three have
-    one unit: tokens/s or seconds."""
+    """An interval that aims at nine of ten outcomes, and its most likely value, in one unit:
+    tokens/s or seconds. How far it falls short outside the fitted data: docs/speed.md."""
 
     low: float
     likely: float
