@@ -9,6 +9,7 @@ from textual.widgets import Digits, Markdown
 from localllm.engine.events import Message, Role
 from localllm.errors import ContextOverflow, GenerationFailed
 from localllm.tui.conversation import Ending
+from localllm.tui.messages import QuestionSent
 from localllm.tui.screens.chat import ChatScreen
 from localllm.tui.screens.home import HomeScreen
 from localllm.tui.widgets.bar import Bar
@@ -177,6 +178,40 @@ async def test_ask_again_replaces_the_last_answer(stage: Stage) -> None:
         assert len(chat(app).query(TurnView)) == 1
         assert len(chat(app).conversation.turns) == 1
         assert stage.script.requests[0].messages == stage.script.requests[1].messages
+
+
+async def test_ask_again_twice_asks_once(stage: Stage) -> None:
+    app = stage.app()
+    async with app.run_test() as pilot:
+        await open_chat(pilot)
+        await ask(pilot, "hi")
+        await until(pilot, lambda: len(chat(app).conversation.turns) == 1)
+        await until(pilot, lambda: not chat(app).answering)
+        await asyncio.gather(chat(app).action_again(), chat(app).action_again())
+        await until(pilot, lambda: len(chat(app).conversation.turns) == 1)
+        assert len(stage.script.requests) == 2
+
+
+async def test_two_questions_in_the_same_moment_are_one_answer(stage: Stage) -> None:
+    app = stage.app()
+    async with app.run_test() as pilot:
+        await open_chat(pilot)
+        chat(app).post_message(QuestionSent("one"))
+        chat(app).post_message(QuestionSent("two"))
+        await until(pilot, lambda: len(chat(app).conversation.turns) == 1)
+        assert chat(app).query_one(Prompt).text == "two"
+
+
+async def test_a_new_chat_in_the_moment_of_asking_leaves_nothing_behind(stage: Stage) -> None:
+    app = stage.app()
+    async with app.run_test() as pilot:
+        await open_chat(pilot)
+        chat(app).post_message(QuestionSent("one"))
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: not chat(app).answering and not chat(app).query(TurnView))
+        await ask(pilot, "two")
+        await until(pilot, lambda: len(chat(app).conversation.turns) == 1)
+        assert chat(app).conversation.turns[0].question == "two"
 
 
 @pytest.mark.parametrize(

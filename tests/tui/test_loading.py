@@ -9,6 +9,7 @@ from localllm.tui.screens.chat import ChatScreen
 from localllm.tui.screens.dialog import Dialog
 from localllm.tui.screens.home import HomeScreen
 from localllm.tui.screens.loading import LoadScreen
+from localllm.tui.widgets.models import Rows
 from tests.tui.made_up import MIB, Stage, open_chat, shown, until
 
 
@@ -115,3 +116,15 @@ async def test_going_back_frees_the_model(stage: Stage) -> None:
         await pilot.press("ctrl+o")
         await until(pilot, lambda: isinstance(app.screen, HomeScreen))
         await until(pilot, lambda: not stage.engine.alive)
+
+
+async def test_enter_twice_opens_once(stage: Stage) -> None:
+    app = stage.app()
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: "● fits" in shown(app))
+        app.screen.query_one(Rows).action_select_cursor()
+        app.screen.query_one(Rows).action_select_cursor()
+        await until(pilot, lambda: isinstance(app.screen, ChatScreen))
+        await pilot.pause()
+        assert len(stage.script.loads) == 1
+        assert len(app.screen_stack) == 3  # Textual's own, home, chat

@@ -125,14 +125,18 @@ class ChatScreen(WorkScreen[Conversation]):
             self._prompt.put_back(event.text)
             self.notify("The answer is still coming. Escape stops it.")
         else:
-            self.answer(event.text)
+            self._ask(event.text)
+
+    def _ask(self, question: str) -> None:
+        self.answering = True  # from now on, not from when the worker starts: no second question
+        self.answer(question)
 
     @work(exclusive=True, group="answer", exit_on_error=False)
     async def answer(self, question: str) -> None:
         """Ask the engine and show what it writes."""
-        self.answering = True
         await self._drop_unanswered()
         view = await self._transcript.add(question)
+        view.note("reading…")
         ending, failure = Ending.STOPPED, None
         try:
             ending = await self._stream(question, view)
@@ -159,7 +163,7 @@ class ChatScreen(WorkScreen[Conversation]):
                     match event:
                         case PromptProgress():
                             self._meter.read(event)
-                            view.note(f"reading {event.processed} of {event.total} tokens…")
+                            view.note(f"reading… {event.processed} of {event.total} tokens")
                         case Token():
                             self._meter.wrote()
                             await view.write(event.text)
@@ -243,13 +247,17 @@ class ChatScreen(WorkScreen[Conversation]):
         for worker in self.workers.cancel_group(self, "answer"):
             with suppress(WorkerError):  # it was cancelled, as it should be
                 await worker.wait()
+        self.answering = False  # also when the worker was cancelled before it ran
 
     async def action_again(self) -> None:
+        if self.answering or not self.conversation.turns:  # a second press in the same moment
+            return
         question = self.conversation.turns[-1].question
         if self._prompt.text == question:
             self._prompt.clear()
+        self.answering = True
         await self._drop_last()
-        self.answer(question)
+        self._ask(question)
 
     def action_memory(self) -> None:
         self.app.push_screen(MemoryScreen(self._resident))

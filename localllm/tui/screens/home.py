@@ -44,6 +44,7 @@ class HomeScreen(WorkScreen[None]):
     def __init__(self, runtime: Runtime, *, clock: Callable[[], float]) -> None:
         super().__init__(runtime)
         self._clock = clock
+        self._opening = False
         self._conversations: dict[str, Conversation] = {}
 
     def compose(self) -> ComposeResult:
@@ -89,13 +90,23 @@ class HomeScreen(WorkScreen[None]):
         return Standing(verdict=Verdict.TOO_BIG, fit=fit, remark=fit.advice or "")
 
     @on(ModelChosen)
+    def _model_chosen(self, event: ModelChosen) -> None:
+        if not self._opening:  # enter, twice in the same moment
+            self._opening = True
+            self.open_model(event.model)
+
     @work(exclusive=True, group="open", exit_on_error=False)
-    async def open_model(self, event: ModelChosen) -> None:
+    async def open_model(self, model: InstalledModel) -> None:
         """Load a model, chat with it, and free it on the way back."""
-        name = event.model.name
-        resident = await self.app.push_screen_wait(
-            LoadScreen(self.runtime, event.model, LoadSettings())
-        )
+        try:
+            await self._open(model)
+        finally:
+            self._opening = False
+        self.read_library()
+
+    async def _open(self, model: InstalledModel) -> None:
+        name = model.name
+        resident = await self.app.push_screen_wait(LoadScreen(self.runtime, model, LoadSettings()))
         if resident is None:
             return
         earlier = self._conversations.get(name, Conversation())
@@ -103,7 +114,6 @@ class HomeScreen(WorkScreen[None]):
             ChatScreen(self.runtime, resident, earlier, clock=self._clock)
         )
         await self.runtime.unload(name)
-        self.read_library()
 
     def action_reread(self) -> None:
         self.read_library()
