@@ -215,13 +215,9 @@ async def serve_models(
             resident = await _unless_stopped(_load_all(runtime, models, wish), stop)
             if resident is not None:
                 names = tuple(one.model.name for one in resident)
-                await serve(
-                    create_app(runtime, names, hosts=policy, key=key.text if key else None),
-                    sock,
-                    stop,
-                    ready=lambda: _say_ready(address, resident, key, wish),
-                    end_answers=runtime.close,
-                )
+                app = create_app(runtime, names, hosts=policy, key=key.text if key else None)
+                _say_ready(address, resident, key, wish)  # the socket takes connections already
+                await serve(app, sock, stop, end_answers=runtime.close)
         finally:
             await runtime.close()
     return ExitCode.INTERRUPTED if stop.signal is signal.SIGINT else ExitCode.OK

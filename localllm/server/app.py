@@ -9,12 +9,11 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Literal
 
-from starlette.applications import Starlette
+from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.routing import Route
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from localllm.core.text import single_line
@@ -22,10 +21,11 @@ from localllm.engine.events import GenerateEvent, GenerateRequest
 from localllm.errors import EngineCrashed, LocalLLMError
 from localllm.runtime import Runtime
 from localllm.server import openai
-from localllm.server.body import read_json
-from localllm.server.problems import ApiError, api_error, ended_in_order, json_response
+from localllm.server.body import read_body
+from localllm.server.problems import ApiError, api_error, ended_in_order
 from localllm.server.respond import EventStream, unless_gone
 from localllm.server.security import HostGuard, HostPolicy, KeyGuard, LastResort, unexpected
+from localllm.server.shapes import Shape
 
 logger = logging.getLogger("localllm.server")
 
@@ -38,13 +38,14 @@ def create_app(
     `key` None asks for none: only for a server that no other machine reaches.
     """
     api = Api(runtime, served)
-    app = Starlette(
-        routes=[
-            Route("/health", api.health, methods=["GET"]),
-            Route("/v1/models", api.models, methods=["GET"]),
-            Route("/v1/models/{name:path}", api.model, methods=["GET"]),
-            Route("/v1/chat/completions", api.chat_completions, methods=["POST"]),
-        ],
+    app = FastAPI(
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        # A path with a slash too many is a 404, not a redirect built from the Host header.
+        redirect_slashes=False,
+        # FastAPI can export what it sees, on a word in the environment: nothing leaves here.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         exception_handlers={
             LocalLLMError: _problem,
             HTTPException: _http_problem,
@@ -52,9 +53,24 @@ def create_app(
             Exception: _unexpected,
         },
     )
-    # A path with a slash too many is a 404, not a redirect built from the Host header.
-    app.router.redirect_slashes = False
+    for path, endpoint in (
+        ("/health", api.health),
+        ("/v1/models", api.models),
+        ("/v1/models/{name:path}", api.model),
+    ):
+        app.add_api_route(path, endpoint, methods=["GET", "HEAD"])
+    app.post("/v1/chat/completions", response_model=openai.Completion)(api.chat_completions)
     return LastResort(HostGuard(KeyGuard(app, key=key), policy=hosts))
+
+
+class ModelStatus(Shape):
+    id: str
+    status: Literal["ready", "crashed"]
+
+
+class Health(Shape):
+    status: Literal["ok", "degraded"]
+    models: list[ModelStatus]
 
 
 class Api:
@@ -66,34 +82,33 @@ class Api:
         self._started_at = int(time.time())
         self._reported: EngineCrashed | None = None
 
-    async def health(self, request: Request) -> Response:
+    async def health(self) -> Health:
         """Say which engines run. A crashed one starts again with the next request for it."""
         running = {resident.model.name for resident in self._runtime.resident()}
-        models = [
-            {"id": name, "status": "ready" if name in running else "crashed"}
-            for name in self._served
-        ]
-        ready = all(name in running for name in self._served)
-        return json_response({"status": "ok" if ready else "degraded", "models": models})
+        return Health(
+            status="ok" if running.issuperset(self._served) else "degraded",
+            models=[
+                ModelStatus(id=name, status="ready" if name in running else "crashed")
+                for name in self._served
+            ],
+        )
 
-    async def models(self, request: Request) -> Response:
-        cards = [openai.model_card(name, self._started_at) for name in self._served]
-        return json_response({"object": "list", "data": cards})
+    async def models(self) -> openai.ModelList:
+        return openai.ModelList(data=[await self.model(name) for name in self._served])
 
-    async def model(self, request: Request) -> Response:
-        name = str(request.path_params["name"])
+    async def model(self, name: str) -> openai.ModelCard:
         self._check_served(name)
-        return json_response(openai.model_card(name, self._started_at))
+        return openai.ModelCard(id=name, created=self._started_at)
 
-    async def chat_completions(self, request: Request) -> Response:
-        asked = openai.ChatRequest.parse(await read_json(request))
+    async def chat_completions(self, request: Request) -> openai.Completion | EventStream:
+        asked = await read_body(request, openai.ChatRequest)
         self._check_served(asked.model)
         generate = asked.generate_request()
         events = self._events(asked.model, generate)
         if asked.stream:
             return EventStream(openai.chunks(asked, generate.request_id, events))
         answer = openai.completion(asked, generate.request_id, events)
-        return json_response(await unless_gone(request.receive, answer))
+        return await unless_gone(request.receive, answer)
 
     async def _events(
         self, name: str, request: GenerateRequest

@@ -1,17 +1,19 @@
-"""From the bytes of a request to one JSON object: every dialect reads its body through here.
+"""From the bytes of a request to a checked shape: every dialect reads its body through here.
 
 Python's `json` takes more than JSON: NaN, 1e999, numbers of any length, duplicate names, halves
-of surrogate pairs. Each is refused here, so that nothing behind this file has to think of it.
+of surrogate pairs. Each is refused here, so that no shape has to think of it.
 """
 
 import asyncio
 import json
 import math
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
+from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from localllm.server.problems import ApiError
+from localllm.server.problems import ApiError, field_error
+from localllm.server.shapes import Shape
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 """About two million tokens of text: more than any context that is served, far below memory."""
@@ -21,6 +23,27 @@ BODY_TIMEOUT_S = 60.0
 
 MAX_NUMBER_LENGTH = 64
 """Characters. A double needs 24; Python refuses integers over 4300 digits anyway."""
+
+MAX_FIELDS = 256
+"""Of one object, known or not: pydantic keeps an error for each that it does not know."""
+
+AnyShape = TypeVar("AnyShape", bound=Shape)
+
+
+async def read_body(request: Request, shape: type[AnyShape]) -> AnyShape:
+    """Read the body of a request as `shape`.
+
+    Raises what `read_json` raises, and ApiError that names the field at fault.
+    """
+    return checked(shape, await read_json(request))
+
+
+def checked(shape: type[AnyShape], document: object) -> AnyShape:
+    """Hold a parsed document to `shape`. Raises ApiError that names the field at fault."""
+    try:
+        return shape.model_validate(document)
+    except ValidationError as error:
+        raise field_error(error) from None
 
 
 async def read_json(request: Request, *, timeout_s: float = BODY_TIMEOUT_S) -> dict[str, object]:
@@ -135,6 +158,8 @@ def _parse_float(digits: str) -> float:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if len(pairs) > MAX_FIELDS:
+        raise _invalid(f"an object has more than {MAX_FIELDS} fields")
     fields = dict(pairs)
     if len(fields) != len(pairs):
         raise _invalid("an object names a field twice")

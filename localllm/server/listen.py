@@ -21,10 +21,8 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from localllm.errors import ServeError
-from localllm.server.problems import ApiError, encode
-
-MAX_HEAD_BYTES = 32 * 1024
-"""Of a request line and headers that are not complete yet."""
+from localllm.server.problems import ApiError
+from localllm.server.security import MAX_HEADER_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,16 +140,15 @@ async def serve(
     sock: socket.socket,
     stop: StopSignals,
     *,
-    ready: Callable[[], None],
     end_answers: Callable[[], Awaitable[None]],
     limits: Limits = DEFAULT_LIMITS,
 ) -> None:
-    """Answer requests on `sock` until `stop`; call `ready` once connections are accepted.
+    """Answer requests on `sock` until `stop`.
 
     After the first signal answers have `limits.grace_s` seconds to end by themselves; then, or
     at the second signal, `end_answers` ends them.
     """
-    server = _Server(_config(app, limits), ready)
+    server = _Server(_config(app, limits))
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     try:
         await _first(serving, stop.asked.wait())
@@ -232,14 +229,6 @@ class Connection(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._ready = ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._ready()
-
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield  # StopSignals has them, also while the model loads
@@ -260,7 +249,7 @@ def _config(app: ASGIApp, limits: Limits) -> uvicorn.Config:
         server_header=False,
         timeout_keep_alive=limits.idle_s,
         timeout_graceful_shutdown=int(limits.grace_s) + 10,
-        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,  # HostGuard measures complete ones
         backlog=_BACKLOG,
     )
 
@@ -281,7 +270,7 @@ def _cannot_listen(address: Address, error: OSError) -> ServeError:
 
 def _raw(error: ApiError) -> bytes:
     """Write an error as a whole HTTP response, for where no request could be read."""
-    body = encode(error.body())
+    body = error.body()
     phrase = {400: "Bad Request", 503: "Service Unavailable"}[error.status]
     head = (
         f"HTTP/1.1 {error.status} {phrase}\r\nContent-Type: application/json\r\n"

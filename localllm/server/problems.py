@@ -4,10 +4,10 @@ The shape is OpenAI's, so that its clients raise the exception their users expec
 ``{"error": {"message": ..., "type": ..., "param": ..., "code": ...}}``.
 """
 
-import json
 from collections.abc import Mapping
 
-from starlette.responses import Response
+from fastapi import Response
+from pydantic import ValidationError
 
 from localllm.errors import (
     BadRequest,
@@ -20,6 +20,18 @@ from localllm.errors import (
     NotFound,
     QueueFull,
 )
+from localllm.server.shapes import Shape
+
+
+class Problem(Shape):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorAnswer(Shape):
+    error: Problem
 
 
 class ApiError(LocalLLMError):
@@ -53,29 +65,12 @@ class ApiError(LocalLLMError):
             case _:
                 return "server_error"
 
-    def body(self) -> dict[str, object]:
-        return {
-            "error": {
-                "message": str(self),
-                "type": self.type,
-                "param": self.param,
-                "code": self.code,
-            }
-        }
+    def body(self) -> bytes:
+        problem = Problem(message=str(self), type=self.type, param=self.param, code=self.code)
+        return ErrorAnswer(error=problem).encode()
 
     def response(self) -> Response:
-        return json_response(self.body(), status=self.status, headers=self.headers)
-
-
-def encode(value: object) -> bytes:
-    """Write JSON as ASCII: no line separator inside, whatever a client takes for one."""
-    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii")
-
-
-def json_response(
-    value: object, *, status: int = 200, headers: Mapping[str, str] | None = None
-) -> Response:
-    return Response(encode(value), status, headers, media_type="application/json")
+        return Response(self.body(), self.status, self.headers, media_type="application/json")
 
 
 def ended_in_order(error: EngineCrashed) -> bool:
@@ -108,3 +103,47 @@ def api_error(error: LocalLLMError) -> ApiError:
             return ApiError(message, status=503, code=error.code)
         case _:
             return ApiError(message, status=500, code=error.code)
+
+
+def field_error(error: ValidationError) -> ApiError:
+    """Name the first field that a request's shape refuses, and why, without its value."""
+    first = error.errors(include_url=False)[0]
+    path = _path(first["loc"])
+    if first["type"] not in _REASONS:  # a refusal of ours
+        code, reason = first["type"], first["msg"]
+    elif first["input"] is None and first["type"] != "extra_forbidden":
+        code, reason = _REASONS["missing"]  # null is the same as nothing
+    else:
+        code, reason = _REASONS[first["type"]]
+    return ApiError(f"`{path}` {reason.format(**first.get('ctx', {}))}.", code=code, param=path)
+
+
+_REASONS = {
+    "missing": ("missing_required_parameter", "is required"),
+    "extra_forbidden": ("unknown_parameter", "is not known to this server"),
+    "bool_type": ("invalid_type", "must be true or false"),
+    "float_type": ("invalid_type", "must be a number"),
+    "int_type": ("invalid_type", "must be an integer"),
+    "list_type": ("invalid_type", "must be an array"),
+    "model_type": ("invalid_type", "must be an object"),
+    "string_type": ("invalid_type", "must be a string"),
+    "greater_than": ("invalid_value", "must be above {gt}"),
+    "greater_than_equal": ("invalid_value", "must be at least {ge}"),
+    "less_than_equal": ("invalid_value", "must be at most {le}"),
+    "literal_error": ("invalid_value", "must be {expected}"),
+    "string_too_long": ("invalid_value", "is longer than {max_length} characters"),
+    "too_long": ("invalid_value", "holds more than {max_length} items"),
+    "too_short": ("invalid_value", "must not be empty"),
+}
+"""pydantic's kinds of errors: the code and the words of each in this API."""
+
+
+def _path(steps: tuple[int | str, ...]) -> str:
+    """A field as messages show it: `messages[0].content`."""
+    path = ""
+    for step in steps:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        else:
+            path += f".{step}" if len(step) <= 64 else f".{step[:64]}..."
+    return path.removeprefix(".")

@@ -87,18 +87,16 @@ async def house(
 ) -> AsyncIterator[House]:
     runtime = await make_runtime(script, model, data)
     sock = open_socket(Address(ip="127.0.0.1", port=0))
-    address, stop, started = bound_address(sock), StopSignals(), asyncio.Event()
+    address, stop = bound_address(sock), StopSignals()
     serving = asyncio.create_task(
         serve(
             make_app(runtime, key),
             sock,
             stop,
-            ready=started.set,
             end_answers=runtime.close,
             limits=limits or Limits(grace_s=0.0),
         )
     )
-    await started.wait()
     try:
         yield House(address=address, runtime=runtime, script=script, stop=stop, serving=serving)
     finally:

@@ -1,6 +1,7 @@
 """What a request body may say: every field, its range, and the field's name when it is wrong."""
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,17 +9,22 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message
 
 from localllm.engine.fake import Script
 from localllm.server import body as body_module
-from localllm.server.body import MAX_BODY_BYTES, parse, read_json
-from localllm.server.openai import NEUTRAL, NEUTRAL_IN_MESSAGE, ChatRequest
+from localllm.server.body import MAX_BODY_BYTES, MAX_FIELDS, checked, parse, read_json
+from localllm.server.openai import MAX_ITEMS, ChatMessage, ChatRequest
 from localllm.server.problems import ApiError
 from tests.server.house import KEY, MODEL, make_app, make_runtime
 
-MESSAGES: list[object] = [{"role": "user", "content": "hi"}]
+MESSAGES: list[dict[str, object]] = [{"role": "user", "content": "hi"}]
+FIELD_CODES = {
+    "invalid_type", "invalid_value", "missing_required_parameter", "unknown_parameter",
+    "unsupported_parameter",
+}  # fmt: skip
 
 
 def asked(**fields: object) -> dict[str, object]:
@@ -33,6 +39,7 @@ def asked(**fields: object) -> dict[str, object]:
         ({"model": "m" * 513}, "model"),
         ({"messages": None}, "messages"),
         ({"messages": []}, "messages"),
+        ({"messages": MESSAGES * (MAX_ITEMS + 1)}, "messages"),
         ({"messages": "hi"}, "messages"),
         ({"messages": ["hi"]}, "messages[0]"),
         ({"messages": [{"content": "hi"}]}, "messages[0].role"),
@@ -111,24 +118,106 @@ def asked(**fields: object) -> dict[str, object]:
 )
 def test_a_wrong_field_is_a_400_that_names_it(fields: dict[str, object], param: str) -> None:
     with pytest.raises(ApiError) as raised:
-        ChatRequest.parse(asked(**fields))
+        checked(ChatRequest, asked(**fields))
     assert raised.value.status == 400
     assert raised.value.param == param
     assert f"`{param}`" in str(raised.value)
+    assert raised.value.code in FIELD_CODES
 
 
 @pytest.mark.parametrize(
     "fields",
-    [{name: value} for name, values in NEUTRAL.items() for value in (None, *values)],
+    [
+        {"n": 1},
+        {"store": False},
+        {"metadata": {}},
+        {"logprobs": False, "top_logprobs": 0},
+        {"logit_bias": {}},
+        {"tools": [], "tool_choice": "none", "parallel_tool_calls": True},
+        {"tool_choice": "auto", "parallel_tool_calls": False},
+        {"functions": [], "function_call": "none"},
+        {"function_call": "auto"},
+        {"response_format": {"type": "text"}},
+        {"modalities": ["text"]},
+        {"service_tier": "auto"},
+        {"service_tier": "default"},
+        {"stream_options": {"include_usage": False, "include_obfuscation": False}, "stream": True},
+        *({name: None} for name in ChatRequest.model_fields if name not in ("model", "messages")),
+    ],
 )
 def test_a_field_that_asks_for_nothing_is_accepted(fields: dict[str, object]) -> None:
-    assert ChatRequest.parse(asked(**fields)) == ChatRequest.parse(asked())
+    plain = checked(ChatRequest, asked()).generate_request()
+    odd = checked(ChatRequest, asked(**fields)).generate_request()
+    assert dataclasses.replace(odd, request_id=plain.request_id) == plain
 
 
-@pytest.mark.parametrize("name", list(NEUTRAL_IN_MESSAGE))
+@pytest.mark.parametrize("name", [n for n in ChatMessage.model_fields if n not in MESSAGES[0]])
 def test_an_empty_field_of_a_message_is_accepted(name: str) -> None:
-    message = {"role": "user", "content": "hi", name: None}
-    assert ChatRequest.parse(asked(messages=[message])) == ChatRequest.parse(asked())
+    message = MESSAGES[0] | {name: None}
+    assert checked(ChatRequest, asked(messages=[message])) == checked(ChatRequest, asked())
+
+
+@pytest.mark.parametrize("name", ["tool_calls", "annotations"])
+def test_an_empty_list_of_a_message_is_accepted(name: str) -> None:
+    message = MESSAGES[0] | {name: []}
+    assert checked(ChatRequest, asked(messages=[message])) == checked(ChatRequest, asked())
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "message"),
+    [
+        ({"model": None}, "missing_required_parameter", "`model` is required."),
+        ({"unknown": None}, "unknown_parameter", "`unknown` is not known to this server."),
+        ({"u" * 99: 1}, "unknown_parameter", f"`{'u' * 64}...` is not known to this server."),
+        ({"n": 2}, "unsupported_parameter", "`n` is not supported with this value."),
+        ({"temperature": 6}, "invalid_value", "`temperature` must be at most 5.0."),
+        ({"top_k": 2**31}, "invalid_value", "`top_k` must be at most 2147483647."),
+        ({"top_k": 0.5}, "invalid_type", "`top_k` must be an integer."),
+        ({"messages": []}, "invalid_value", "`messages` must not be empty."),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "invalid_value",
+            "`messages[0].content[0].type` must be 'text'.",
+        ),
+        ({"stop": "x" * 257}, "invalid_value", "`stop` needs strings of 1 to 256 characters."),
+    ],
+)
+def test_an_error_has_a_code_and_says_what_is_wrong(
+    fields: dict[str, object], code: str, message: str
+) -> None:
+    with pytest.raises(ApiError) as raised:
+        checked(ChatRequest, asked(**fields))
+    assert (raised.value.code, str(raised.value)) == (code, message)
+
+
+@pytest.mark.parametrize("secret", ["a-secret", ["a-secret"], {"role": "a-secret"}, [[]], 55555])
+@pytest.mark.parametrize("name", ChatRequest.model_fields)
+def test_no_error_of_any_field_quotes_the_value(name: str, secret: object) -> None:
+    try:
+        checked(ChatRequest, asked(**{name: secret}))
+    except ApiError as error:
+        assert "secret" not in str(error)
+        assert "55555" not in str(error)
+        assert error.__cause__ is None
+        assert error.code in FIELD_CODES
+
+
+def test_not_even_the_error_of_pydantic_itself_shows_the_value() -> None:
+    with pytest.raises(ValidationError) as raised:
+        ChatRequest.model_validate(asked(messages=[{"role": "user", "content": ["a-secret"]}]))
+    assert "secret" not in f"{raised.value!s} {raised.value!r}"
+
+
+def test_millions_of_wrong_items_are_one_error() -> None:
+    with pytest.raises(ApiError) as raised:
+        checked(ChatRequest, asked(messages=[1] * 2_000_000))
+    assert raised.value.param == "messages[0]"
+
+
+def test_an_object_with_very_many_fields_is_refused() -> None:
+    body = json.dumps({str(number): 1 for number in range(MAX_FIELDS + 1)})
+    with pytest.raises(ApiError, match="more than 256 fields"):
+        parse(body.encode())
 
 
 @pytest.mark.parametrize(
@@ -253,13 +342,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )  # fmt: skip
-known_fields = st.sampled_from(
-    [
-        "model", "messages", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "stream",
-        "stream_options", "max_tokens", "max_completion_tokens", "repeat_penalty", "user",
-        "frequency_penalty", "presence_penalty", *NEUTRAL,
-    ]
-)  # fmt: skip
+known_fields = st.sampled_from(list(ChatRequest.model_fields))
 message_values = st.fixed_dictionaries(
     {},
     optional={
@@ -326,6 +409,16 @@ def caller(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def test_the_caller_reaches_the_engine(caller: Caller) -> None:
     assert caller.status_of(json.dumps(asked()).encode()) == 200
+
+
+@settings(max_examples=300, deadline=None)
+@given(body=bodies)
+def test_every_body_is_a_request_or_an_error_that_names_a_field(body: dict[str, object]) -> None:
+    try:
+        checked(ChatRequest, body)
+    except ApiError as error:
+        assert error.code in FIELD_CODES
+        assert error.param is not None
 
 
 @settings(

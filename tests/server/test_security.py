@@ -5,6 +5,7 @@ import json
 import logging
 from pathlib import Path
 
+import openai
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
@@ -213,6 +214,15 @@ async def test_there_is_no_page_and_no_schema(running: House, path: str) -> None
     assert b"http" not in answer.partition(b"\r\n\r\n")[2].lower()
 
 
+@pytest.mark.parametrize("path", ["/health", "/v1/models", f"/v1/models/{MODEL}"])
+async def test_what_can_be_read_can_be_asked_for_without_its_body(
+    running: House, path: str
+) -> None:
+    answer = await running.raw(get(path, BEARER).replace(b"GET", b"HEAD"))
+    assert status(answer) == 200
+    assert answer.endswith(b"\r\n\r\n")
+
+
 async def test_another_method_is_refused_in_the_same_shape(running: House) -> None:
     answer = await running.raw(get("/v1/chat/completions", BEARER))
     assert (status(answer), code(answer)) == (405, "method_not_allowed")
@@ -238,6 +248,20 @@ async def test_no_prompt_and_no_answer_is_logged_at_any_level(
         )  # fmt: skip
     out, err = capfd.readouterr()
     assert "secret" not in caplog.text + out + err
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_error_nobody_foresaw_in_an_endpoint_is_a_500_in_the_same_shape(
+    running: House, caplog: pytest.LogCaptureFixture, stream: bool
+) -> None:
+    running.script.generate_error = ValueError("prompt-secret")  # type: ignore[assignment]  # no error of ours
+    with pytest.raises(openai.InternalServerError) as raised:
+        await running.client().chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "x"}], stream=stream
+        )
+    assert raised.value.code == "internal_error"
+    assert "unexpected ValueError" in caplog.text
+    assert "secret" not in caplog.text + raised.value.message
 
 
 async def test_an_unforeseen_error_is_a_500_and_its_values_stay_out_of_the_log(
