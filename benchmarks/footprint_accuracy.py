@@ -19,10 +19,11 @@ from localllm.core.model import MetadataValue, ModelSpec
 from localllm.errors import UsageError
 from tests.core.dry_run import dry_runs
 from tests.core.forge import Forged, spec, write
+from tests.core.forge_catalogue import catalogued
 from tests.core.forge_published import EVERY_ATTENTION
 from tests.core.forge_recurrent import EVERY_RECURRENT
 
-MODELS: tuple[Forged, ...] = (*EVERY_ATTENTION, *EVERY_RECURRENT)
+MODELS: tuple[Forged, ...] = (*EVERY_ATTENTION, *EVERY_RECURRENT, *catalogued())
 PUBLISHED = Path(__file__).parent / "data" / "llamacpp_allocations.csv"
 MIB = 2**20
 PRINTED_MIB = 0.011  # llama.cpp prints two decimals, once or twice

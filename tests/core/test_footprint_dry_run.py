@@ -11,10 +11,11 @@ from localllm.core.gguf import read
 from localllm.core.load import FlashAttention, KvType, LoadSettings
 from tests.core.dry_run import Sizes, dry_runs
 from tests.core.forge import Forged, spec, write
+from tests.core.forge_catalogue import catalogued
 from tests.core.forge_published import EVERY_ATTENTION
 from tests.core.forge_recurrent import EVERY_RECURRENT
 
-MODELS: tuple[Forged, ...] = (*EVERY_ATTENTION, *EVERY_RECURRENT)
+MODELS: tuple[Forged, ...] = (*EVERY_ATTENTION, *EVERY_RECURRENT, *catalogued())
 OFF = FlashAttention.OFF
 GRID = (
     LoadSettings(),

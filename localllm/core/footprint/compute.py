@@ -11,9 +11,10 @@ from localllm.errors import GgufError
 _FLOAT = 4
 
 _CONFIRMED = """
-    bert cohere2 command-r deepseek2 exaone4 falcon-h1 gemma2 gemma3 glm4moe gpt-oss granitehybrid
-    jamba lfm2 llama llama4 mamba mamba2 nemotron_h openelm phi3 qwen2 qwen3 qwen3moe qwen3next
-    rwkv6 rwkv7 starcoder2
+    bert cohere2 command-r deepseek2 ernie4_5-moe exaone4 falcon-h1 gemma2 gemma3 glm4 glm4moe
+    gpt-oss granite granitehybrid jamba lfm2 lfm2moe llama llama4 mamba mamba2 mistral3 nemotron_h
+    olmo2 openelm phi3 qwen2 qwen2vl qwen3 qwen35 qwen35moe qwen3moe qwen3next qwen3vl qwen3vlmoe
+    rwkv6 rwkv7 seed_oss smollm3 starcoder2
 """
 CONFIRMED = frozenset(_CONFIRMED.split())
 """Architectures whose compute buffer was compared with llama.cpp's dry run over a grid of loads
@@ -66,6 +67,8 @@ def _graph(spec: ModelSpec, settings: LoadSettings) -> Graph:
         node = flow.norm(node, bias=True)
     for layer in flow.order:
         node = _layer(flow, layer, node)
+        if layer < flow.deepstack:
+            node = flow.wise(flow.width, node, flow.wide_input)
     if flow.encoder_mask < 0:
         flow.linear(spec.vocabulary, flow.norm(node))
     return flow.graph

@@ -15,12 +15,19 @@ from localllm.core.model import ModelSpec
 from localllm.core.quants import BLOCKS, GgmlType
 
 _FLOAT, _HALF, _INDEX = 4, 2, 8
+_LAYER_NORM_NAMES = """
+    bert bloom chameleon codeshell cohere2 command-r dbrx falcon gpt2 gptneox jais jais2
+    jina-bert-v2 jina-bert-v3 modern-bert mpt nemotron nomic-bert nomic-bert-moe olmo orion phi2
+    rwkv6 rwkv7 stablelm starcoder starcoder2
+"""
+_LAYER_NORM = frozenset(_LAYER_NORM_NAMES.split())
+"""Architectures that norm with mean and variance (LLM_NORM in their file); the others with RMS."""
 _LIKE_LAYERS = 4
 _MOST_EXPERTS = 1024  # bounds the work that a header can ask for; llama.cpp has a limit too
 _BEFORE_EXPERTS = {"llama4"}  # weights its experts before the feed-forward part
 _NORMED_AFTER_ROPE = {"llama4"}
 _ROPE_WHERE_SLIDING = {"cohere2", "exaone4", "llama4"}
-_FETCHED_LATE = {"qwen3next", "falcon-h1"}
+_FETCHED_LATE = {"qwen3next", "qwen35", "qwen35moe", "falcon-h1"}
 _WITHOUT_ROPE = {"jamba", "nemotron_h", "nemotron_h_moe"}
 _SOFTMAX_AFTER_CHOICE = {"gpt-oss"}  # LLAMA_EXPERT_GATING_FUNC_TYPE_SOFTMAX_WEIGHT
 
@@ -54,16 +61,19 @@ class Pass:
         self.outputs = min(ubatch(settings), self.sequences)
         self.rows = self.tokens  # rows that the current layer still computes
         self.width = spec.embedding
-        self.layer_norm = spec.value("attention.layer_norm_rms_epsilon") is None
+        self.layer_norm = spec.architecture in _LAYER_NORM
         self.shapes = by_layer(spec)
         self.outside: Shapes = self.shapes.pop(None, {})
         self.order = self._distinct()
         self._token_input = self.graph.input(_HALF * 2 * self.tokens)
-        self.graph.input(self.size(self.width))  # inp_embd: reserved for vectors, unused
+        self.deepstack = spec.integer("n_deepstack_layers")
+        # inp_embd: reserved for vectors, unused
+        self.graph.input(self.size(self.width * (1 + self.deepstack)))
         self.position = self.graph.input(_FLOAT * self.tokens * self._position_parts())
         self.attention_inputs: dict[bool, AttentionInputs] = {}
         self.output_ids = -1
         self.encoder_mask = -1
+        self.wide_input = -1
         self.first_value = -1  # RWKV-7's, which later layers read
         self.states: dict[int, tuple[int, int]] = {}
 
@@ -91,7 +101,10 @@ class Pass:
         return _FLOAT * width * (self.rows if rows is None else rows)
 
     def embed(self) -> int:
-        return self.graph.node(self.size(self.width), self._token_input)
+        node = self.graph.node(self.size(self.width), self._token_input)
+        if self.deepstack:  # room for image features beside each token (Qwen3-VL)
+            node = self.wide_input = self.linear(self.width * (1 + self.deepstack), node)
+        return node
 
     def linear(self, width: int, *parents: int) -> int:
         return self.graph.node(self.size(width), *parents)
@@ -168,6 +181,11 @@ class Pass:
         if not self.spec.architecture.startswith("rwkv"):
             return -1
         return self._gather(state_width(self.spec))
+
+    def fetch_first(self, layer: int) -> None:
+        """Gather a recurrent layer's states before its norm, as most models do."""
+        if self.spec.recurrent(layer) and self.spec.architecture not in _FETCHED_LATE:
+            self.fetch(layer)
 
     def fetch_next(self, layer: int) -> None:
         """Gather the next recurrent layer's states already: the graph's order puts them before

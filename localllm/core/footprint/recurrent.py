@@ -147,10 +147,14 @@ def delta_net(flow: Pass, layer: int, normed: int) -> int:
     joined = _history(flow, layer, mixed, channels, number("ssm.conv_kernel") - 1)
     state = _sequences(flow, state_width(flow.spec))
     x = _convolved(flow, joined, channels, bias=False)
-    q = flow.linear(value, flow.wise(key, flow.linear(key, x)))
-    k = flow.linear(value, flow.wise(key, flow.linear(key, x)))
-    pair = flow.linear(2 * heads, normed)
-    decay, beta = flow.linear(heads, pair), flow.linear(heads, pair)
+    q, k = (flow.wise(key, flow.linear(key, x)) for _ in range(2))
+    if "ssm_ba.weight" in shapes:  # Qwen3-Next; Qwen3.5 has a matrix for each and needs no repeat
+        q, k = flow.linear(value, q), flow.linear(value, k)
+        pair = flow.linear(2 * heads, normed)
+        decay, beta = flow.linear(heads, pair), flow.linear(heads, pair)
+    else:
+        decay = flow.linear(heads, flow.linear(heads, normed))
+        beta = flow.linear(heads, flow.linear(heads, normed))
     scanned = _scan(flow, value, q, k, x, decay, beta, state)
     out = flow.wise(value, flow.linear(value, scanned))
     gate = flow.linear(value, flow.linear(value, normed))
@@ -161,7 +165,7 @@ def _mixer(flow: Pass, layer: int, normed: int) -> int:
     shapes = flow.shapes[layer]
     if "shortconv.conv.weight" in shapes:
         return short_convolution(flow, layer, normed)
-    if "ssm_ba.weight" in shapes:
+    if "attn_gate.weight" in shapes and "ssm_out.weight" in shapes:
         return delta_net(flow, layer, normed)
     if "ssm_x.weight" in shapes:
         return mamba1(flow, layer, normed)
@@ -174,13 +178,15 @@ def _mixer(flow: Pass, layer: int, normed: int) -> int:
 
 def mixed_layer(flow: Pass, layer: int, node: int, last: bool) -> int:
     """A hybrid's layer: a mixer of either kind, then the feed-forward part."""
+    flow.fetch_first(layer)
     mixed = _mixer(flow, layer, flow.norm(node))
-    viewed = "ssm_ba.weight" in flow.shapes[layer]
+    viewed = "attn_gate.weight" in flow.shapes[layer]
     return standard(flow, layer, node, mixed, last, viewed=viewed)
 
 
 def single_layer(flow: Pass, layer: int, node: int, last: bool) -> int:
     """Mamba's and Nemotron-H's layers: one mixer or one feed-forward part, one residual."""
+    flow.fetch_first(layer)
     normed = flow.norm(node)
     shapes = flow.shapes[layer]
     feeds = "ffn_down.weight" in shapes or "ffn_down_exps.weight" in shapes
@@ -302,6 +308,8 @@ LAYERS: dict[str, LayerGraph] = {
     "lfm2": mixed_layer,
     "lfm2moe": mixed_layer,
     "qwen3next": mixed_layer,
+    "qwen35": mixed_layer,
+    "qwen35moe": mixed_layer,
     "falcon-h1": both_layer,
     "rwkv6": rwkv6_layer,
     "rwkv7": rwkv7_layer,
