@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from fastapi import Response
 from pydantic import ValidationError
 
+from localllm.core.text import strip_controls
 from localllm.errors import (
     BadRequest,
     ContextOverflow,
@@ -80,7 +81,7 @@ def ended_in_order(error: EngineCrashed) -> bool:
 
 def api_error(error: LocalLLMError) -> ApiError:
     """Give an error of the rooms below its status and code."""
-    message = str(error)
+    message = strip_controls(str(error))  # a file's name can hold what JSON cannot
     match error:
         case ApiError():
             return error

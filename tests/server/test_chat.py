@@ -198,6 +198,14 @@ async def test_an_error_of_the_engine_has_a_status_and_a_code(
     assert (raised.value.response.headers.get("retry-after") == "1") == (code == "queue_full")
 
 
+async def test_an_error_that_names_an_undecodable_file_is_still_an_answer(running: House) -> None:
+    running.script.generate_error = GenerationFailed("cannot read bad\udcff.gguf")
+    with pytest.raises(openai.InternalServerError) as raised:
+        await running.client().chat.completions.create(model=MODEL, messages=HELLO)
+    assert raised.value.code == "generation_failed"
+    assert "cannot read bad.gguf" in raised.value.message
+
+
 async def test_a_crash_in_a_stream_ends_it_with_an_error_event(running: House) -> None:
     running.script.crash_after = 2
     stream = await open_stream(running)
