@@ -2,6 +2,7 @@
 
 from localllm.core.footprint.arena import Graph
 from localllm.core.footprint.cache import cells, flash, ubatch
+from localllm.core.footprint.feed_forward import feed
 from localllm.core.footprint.forward import Pass
 from localllm.core.footprint.recurrent import LAYERS, standard
 from localllm.core.load import LoadSettings
@@ -104,7 +105,7 @@ def _post_normed(flow: Pass, layer: int, node: int, last: bool) -> int:
     if last:
         mixed, node = flow.pick(mixed, node)
     residual = flow.norm(flow.wise(flow.width, mixed, node), bias=True)
-    return flow.norm(flow.wise(flow.width, flow.feed(layer, residual), residual), bias=True)
+    return flow.norm(flow.wise(flow.width, feed(flow, layer, residual), residual), bias=True)
 
 
 def _parallel(flow: Pass, layer: int, node: int, normed: int, last: bool) -> int:
@@ -113,9 +114,9 @@ def _parallel(flow: Pass, layer: int, node: int, normed: int, last: bool) -> int
     if last:
         mixed, node = flow.pick(flow.project(layer, mixed), node)
         (normed,) = flow.pick(normed)
-        residual = flow.wise(flow.width, flow.feed(layer, normed), node)
+        residual = flow.wise(flow.width, feed(flow, layer, normed), node)
         return flow.wise(flow.width, residual, mixed)
-    residual = flow.wise(flow.width, flow.feed(layer, normed), node)
+    residual = flow.wise(flow.width, feed(flow, layer, normed), node)
     return flow.wise(flow.width, residual, flow.project(layer, mixed))
 
 

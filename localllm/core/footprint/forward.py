@@ -1,4 +1,4 @@
-"""The forward pass as a graph of temporaries: what attention and feed-forward layers allocate.
+"""The forward pass as a graph of temporaries: what attention allocates.
 
 Follows `llm_graph_context` (`src/llama-graph.cpp`) and the graphs of `src/models/*.cpp` in
 llama.cpp b11434, node by node in the order in which they are computed. Which parts a layer has is
@@ -23,13 +23,10 @@ _LAYER_NORM_NAMES = """
 _LAYER_NORM = frozenset(_LAYER_NORM_NAMES.split())
 """Architectures that norm with mean and variance (LLM_NORM in their file); the others with RMS."""
 _LIKE_LAYERS = 4
-_MOST_EXPERTS = 1024  # bounds the work that a header can ask for; llama.cpp has a limit too
-_BEFORE_EXPERTS = {"llama4"}  # weights its experts before the feed-forward part
 _NORMED_AFTER_ROPE = {"llama4"}
 _ROPE_WHERE_SLIDING = {"cohere2", "exaone4", "llama4"}
 _FETCHED_LATE = {"qwen3next", "qwen35", "qwen35moe", "falcon-h1"}
 _WITHOUT_ROPE = {"jamba", "nemotron_h", "nemotron_h_moe"}
-_SOFTMAX_AFTER_CHOICE = {"gpt-oss"}  # LLAMA_EXPERT_GATING_FUNC_TYPE_SOFTMAX_WEIGHT
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -395,103 +392,6 @@ class Pass:
             return self.linear(width, node)
         rank = shapes["attn_q_a.weight"][1]
         return self.linear(width, self.norm(self.linear(rank, node), rank))
-
-    # feed-forward
-
-    def feed(self, layer: int, node: int) -> int:
-        """The feed-forward part of a layer, dense or of experts."""
-        shapes = self.shapes[layer]
-        if "ffn_gate_inp.weight" in shapes:
-            return self._experts(layer, node)
-        return self._dense(shapes, node, "")
-
-    def _dense(self, shapes: Shapes, node: int, suffix: str) -> int:
-        up_width = shapes[f"ffn_up{suffix}.weight"][1]
-        inner = shapes[f"ffn_down{suffix}.weight"][0]
-        if f"ffn_gate{suffix}.weight" in shapes:
-            gate, up = self.linear(inner, node), self.linear(inner, node)
-            mixed = self.linear(inner, gate, up)
-        elif up_width == 2 * inner:  # gate and up in one matrix
-            mixed = self.linear(inner, self.linear(up_width, node))
-        else:
-            mixed = self.wise(inner, self.wise(inner, self.linear(up_width, node)))
-        out = self.linear(self.width, mixed)
-        return self.wise(self.width, out) if f"ffn_down{suffix}.bias" in shapes else out
-
-    def _experts(self, layer: int, node: int) -> int:
-        """`build_moe_ffn`, then the shared experts."""
-        shapes, spec = self.shapes[layer], self.spec
-        count = shapes["ffn_gate_inp.weight"][1]
-        used = min(spec.active_experts_in(layer), count, _MOST_EXPERTS)
-        choice, weights = self._route(shapes, node, count, used)
-        inner = shapes["ffn_down_exps.weight"][0]
-        routed = node
-        if spec.architecture in _BEFORE_EXPERTS:
-            repeated = self.linear(self.width * used, node)
-            routed = self.wise(self.width * used, repeated, weights)
-        mixed = self._expert_product(shapes, routed, choice, inner * used)
-        down = self.linear(self.width * used, mixed, choice)
-        if "ffn_down_exps.bias" in shapes:
-            down = self.wise(self.width * used, down, choice)
-        if spec.architecture not in _BEFORE_EXPERTS:
-            down = self.wise(self.width * used, down, weights)
-        out = self._sum_experts(down, used)
-        self.fetch_next(layer)
-        if "ffn_up_shexp.weight" not in shapes:
-            return out
-        shared = self._dense(shapes, node, "_shexp")
-        if "ffn_gate_inp_shexp.weight" in shapes:
-            shared = self.wise(self.width, shared, self.wise(1, self.linear(1, node)))
-        return self.wise(self.width, out, shared)
-
-    def _route(self, shapes: Shapes, node: int, count: int, used: int) -> tuple[int, int]:
-        """Choose experts: the choice (kept until the last product) and its weights."""
-        logits = self.linear(count, node)
-        if "ffn_gate_inp.bias" in shapes:
-            logits = self.wise(count, logits)
-        if self.spec.architecture in _SOFTMAX_AFTER_CHOICE:
-            probabilities = chosen_by = logits
-        elif self.spec.architecture in _BEFORE_EXPERTS:
-            probabilities, chosen_by = self.linear(count, logits), logits
-        else:
-            probabilities = chosen_by = self.wise(count, logits)
-        if "exp_probs_b.bias" in shapes:
-            chosen_by = self.linear(count, probabilities)
-        if self.spec.integer("expert_group_count") > 1:
-            chosen_by = self._grouped(chosen_by, count)
-        choice = self.linear(count, chosen_by)
-        weights = self.linear(used, probabilities, choice)
-        return choice, weights
-
-    def _grouped(self, node: int, count: int) -> int:
-        """Keep the experts of the best groups only (DeepSeek-V3)."""
-        groups = self.spec.integer("expert_group_count")
-        order = self.linear(count, node)
-        best = self.linear(groups, self.linear(2 * groups, node, order))
-        kept = self.linear(groups, best)
-        part = count * self.spec.integer("expert_group_used_count") // groups
-        masked = self.linear(part, node, kept)
-        return self.graph.node(0, masked, self.wise(count, node))
-
-    def _expert_product(self, shapes: Shapes, node: int, choice: int, width: int) -> int:
-        biased = "ffn_up_exps.bias" in shapes
-        if "ffn_gate_up_exps.weight" in shapes:
-            return self.linear(width, self.linear(2 * width, node, choice))
-        if "ffn_gate_exps.weight" not in shapes:
-            return self.wise(width, self.linear(width, node, choice))
-        gate = self.linear(width, node, choice)
-        gate = self.wise(width, gate, choice) if biased else gate
-        up = self.linear(width, node, choice)
-        up = self.wise(width, up, choice) if biased else up
-        return self.linear(width, gate, up)
-
-    def _sum_experts(self, node: int, used: int) -> int:
-        if used == 1:
-            return self.linear(self.width, node)
-        total = self.linear(self.width, node, node)
-        for _ in range(used - 2):
-            total = self.wise(self.width, total, node)
-        return total
 
     # the end
 

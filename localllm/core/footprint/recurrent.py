@@ -8,6 +8,7 @@ takes no room here.
 from collections.abc import Callable
 
 from localllm.core.footprint.cache import shift_width, state_width
+from localllm.core.footprint.feed_forward import feed
 from localllm.core.footprint.forward import Pass
 
 _FLOAT = 4
@@ -41,7 +42,7 @@ def standard(
     normed = residual
     if as_ffn_norm or {"ffn_norm.weight", "ffn_norm"} & shapes.keys():
         normed = flow.norm(residual, bias="ffn_norm.bias" in shapes)
-    out = flow.feed(layer, normed)
+    out = feed(flow, layer, normed)
     if "post_ffw_norm.weight" in shapes:
         out = flow.norm(out)
     return flow.wise(flow.width, *((residual, out) if second else (out, residual)))
@@ -190,7 +191,7 @@ def single_layer(flow: Pass, layer: int, node: int, last: bool) -> int:
     normed = flow.norm(node)
     shapes = flow.shapes[layer]
     feeds = "ffn_down.weight" in shapes or "ffn_down_exps.weight" in shapes
-    mixed = flow.feed(layer, normed) if feeds else _mixer(flow, layer, normed)
+    mixed = feed(flow, layer, normed) if feeds else _mixer(flow, layer, normed)
     if last:
         mixed, node = flow.pick(mixed, node)
     if "ssm_x.weight" in shapes and not last:  # the result is a view there
