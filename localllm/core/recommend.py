@@ -35,6 +35,9 @@ MAX_LOSS_PERCENT = 10.0
 """A quant that is published to change perplexity by more is not suggested: it costs more than a
 model of half the size would."""
 
+USUAL_BITS = 5.0
+"""Bits a weight of Q4_K_M, the quant most people take, rounded up."""
+
 _SPARE = 3
 _MOST_PRICED = 2
 """Models are placed and timed exactly in the rough order of size and bandwidth until there are
@@ -155,11 +158,19 @@ def _rough(
     group: Sequence[Candidate], wish: Wish, machine: Machine, room: int
 ) -> tuple[bool, float]:
     """Order by file size and bandwidth alone: what surely does not fit last."""
-    first = next((c for c in _quants(group, wish.goal) if c.size_bytes < room), None)
-    if first is None:
-        return True, 0.0
-    tps = _fastest_tps(first, machine)
-    return tps < wish.slowest_tps, -_score(capability(first), tps, wish)
+    usual = _usual(group)
+    tps = _fastest_tps(usual, machine)
+    out_of_reach = usual.size_bytes >= room or tps < wish.slowest_tps
+    return out_of_reach, -_score(capability(usual), tps, wish)
+
+
+def _usual(group: Sequence[Candidate]) -> Candidate:
+    """The quant that stands for a model before any is priced: the largest of at most USUAL_BITS,
+    else the smallest."""
+    small = [candidate for candidate in group if _bits(candidate) <= USUAL_BITS]
+    if small:
+        return max(small, key=lambda candidate: candidate.size_bytes)
+    return min(group, key=lambda candidate: candidate.size_bytes)
 
 
 def _fastest_tps(candidate: Candidate, machine: Machine) -> float:
@@ -347,8 +358,8 @@ def _next_better(
     if not best:
         return None
     able = max(capability(plan.candidate) for plan in best)
-    knees = (quants[0] for group in groups if (quants := _quants(group, Goal.BALANCED)))
-    beyond = [c for c in knees if capability(c) > able and c.size_bytes > room]
+    usual = (_usual(group) for group in groups)
+    beyond = [c for c in usual if capability(c) > able and c.size_bytes > room]
     if not beyond:
         return None
     nearest = min(beyond, key=lambda candidate: candidate.size_bytes)

@@ -125,23 +125,20 @@ def workload_of(
 
 def _reads(spec: ModelSpec, tensors: Iterable[TensorInfo]) -> tuple[WeightRead, ...]:
     used: dict[tuple[GgmlType, bool], list[int]] = defaultdict(lambda: [0, 0])
+    is_tied, experts = spec.tied, spec.experts
+    chosen = min(spec.active_experts, experts)
     for tensor in tensors:
-        tied = tensor.name == "token_embd.weight" and spec.tied
+        tied = is_tied and tensor.name == "token_embd.weight"
         if on_input(tensor) and not tied:
             continue
+        elements = tensor.elements
         total = used[tensor.type, tied or tensor.name.startswith("output.")]
-        total[0] += _active_elements(spec, tensor)
-        total[1] += tensor.elements
+        total[0] += elements * chosen // experts if experts and tensor.expert else elements
+        total[1] += elements
     return tuple(
         WeightRead(type=kind, elements=active, elements_loaded=every, last_only=last)
         for (kind, last), (active, every) in sorted(used.items())
     )
-
-
-def _active_elements(spec: ModelSpec, tensor: TensorInfo) -> int:
-    if not tensor.expert or not spec.experts:
-        return tensor.elements
-    return tensor.elements * min(spec.active_experts, spec.experts) // spec.experts
 
 
 def _attention(
