@@ -11,11 +11,9 @@ from localllm.cli import options
 from localllm.cli.output import outside, print_json, stderr, stdout
 from localllm.core.hardware import Cpu, Device, EngineBuild, HardwareInfo, Memory
 from localllm.core.units import format_bandwidth, format_bytes
-from localllm.engine.client import ProcessEngine
+from localllm.engine.build import ENGINE_TIMEOUT_S, engine_build
 from localllm.errors import EngineError
 from localllm.machine import detect
-
-_ENGINE_TIMEOUT_S = 60.0  # a first import from a cold disk takes seconds; a hung driver for ever
 
 
 @click.command(name="hardware")
@@ -27,16 +25,6 @@ def command(as_json: bool) -> None:
         print_json(document(info))
     else:
         _print(info)
-
-
-async def engine_build() -> EngineBuild:
-    """Ask the installed engine what it is. Raises EngineError classes and TimeoutError."""
-    engine = ProcessEngine()
-    try:
-        async with asyncio.timeout(_ENGINE_TIMEOUT_S):
-            return await engine.describe()
-    finally:
-        await engine.close()
 
 
 def document(info: HardwareInfo) -> dict[str, object]:
@@ -73,7 +61,7 @@ def _look() -> HardwareInfo:
     except EngineError as error:
         reason = str(error)
     except TimeoutError:
-        reason = f"The engine did not say what it is within {_ENGINE_TIMEOUT_S:.0f} s."
+        reason = f"The engine did not say what it is within {ENGINE_TIMEOUT_S:.0f} s."
     except OSError as error:
         reason = f"The engine's process cannot be started: {error}."
     info = detect(None)

@@ -7,20 +7,15 @@ from rich.table import Table
 
 from localllm.cli import options
 from localllm.cli.output import outside, print_json, stderr, stdout
-from localllm.cli.planning import (
-    candidates,
-    described_machine,
-    installed_candidates,
-    this_machine,
-)
-from localllm.cli.target import read_catalogue
 from localllm.core.catalogue import Entry, Task
 from localllm.core.placement import Placement
 from localllm.core.recommend import Advice, FitPlan, Goal, Machine, Verdict, Wish, plans
 from localllm.core.units import format_bytes, format_duration, parse_bytes
 from localllm.errors import ExitCode, UsageError
 from localllm.library import settings
+from localllm.library.catalogue_file import read_catalogue
 from localllm.library.store import Store
+from localllm.planning import candidates, described_machine, installed_candidates, this_machine
 
 BUSINESS = "business"
 """The word for "any licence that lets a business use it"."""

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from localllm.cli.planning import candidates
 from localllm.core import catalogue
 from localllm.core.catalogue import Entry, Task
 from localllm.core.gpus import Generation
@@ -24,6 +23,7 @@ from localllm.core.recommend import (
     plans,
 )
 from localllm.core.speed import DeviceSpeed
+from localllm.planning import candidates
 
 GIB = 2**30
 LAPTOP_CPU = DeviceSpeed(bandwidth_bytes_per_s=60e9, cores=8)

@@ -1,32 +1,55 @@
-"""The machine and the candidates that `suggest` plans with: this machine or one described."""
+"""What the front ends plan with before anything is loaded: the machine, this one or one
+described, and the candidates that could run on it."""
 
+import asyncio
 from collections.abc import Iterator
+from functools import partial
 
-from localllm.cli.machine_now import machine_now
 from localllm.core import gpus
-from localllm.core.catalogue import Entry
+from localllm.core.catalogue import Entry, Task
 from localllm.core.hardware import Device, HardwareInfo
 from localllm.core.model import ModelSpec
 from localllm.core.placement import Budget, GpuBudget, budget
-from localllm.core.recommend import Candidate, Machine
+from localllm.core.recommend import Candidate, FitPlan, Machine, Verdict, Wish, plans
 from localllm.core.speed import DeviceSpeed
-from localllm.errors import LocalLLMError, UsageError
-from localllm.library import paths
+from localllm.engine.build import engine_build
+from localllm.errors import EngineError, LocalLLMError, UsageError
+from localllm.library import paths, settings
+from localllm.library.catalogue_file import read_catalogue
 from localllm.library.examine import examine
 from localllm.library.installed import InstalledModel
-from localllm.machine.bandwidth import cached_bandwidth
+from localllm.machine import detect
+from localllm.machine.bandwidth import cached_bandwidth, measure_bandwidth
 
 _SLOWEST_KNOWN_BYTES_PER_S = 50e9
 """A GPU whose bandwidth nobody knows is planned with this: a low value, and said to be one."""
 
 
+def machine_now() -> HardwareInfo:
+    """Detect; the engine is asked what it can use only when there is a device to be used, so
+    that planning on a machine without a GPU starts no process."""
+    found = detect(None)
+    if not found.devices:
+        return found
+    try:
+        return detect(asyncio.run(engine_build()))
+    except (EngineError, TimeoutError):
+        return found
+
+
 def this_machine(reserve_bytes: int = 0) -> tuple[Machine, HardwareInfo]:
     """Detect and measure this machine; the measured bandwidth is kept in the cache."""
     found = machine_now()
+    return measured(found, reserve_bytes), found
+
+
+def measured(found: HardwareInfo, reserve_bytes: int = 0) -> Machine:
+    """The room and the speed of a machine that was detected. Raises LocalLLMError when its
+    memory cannot be measured."""
     room = budget(found, reserve_bytes=reserve_bytes)
     usable = {gpu.name for gpu in room.gpus}
     speeds = tuple(_device_speed(device) for device in found.devices if device.name in usable)
-    return Machine(budget=room, host=host_speed(found), gpus=speeds), found
+    return Machine(budget=room, host=host_speed(found), gpus=speeds)
 
 
 def described_machine(
@@ -74,10 +97,18 @@ def described_machine(
 
 
 def host_speed(found: HardwareInfo) -> DeviceSpeed:
-    """This machine's processor: bandwidth measured once and kept."""
+    """This machine's processor: bandwidth measured once and kept. Raises LocalLLMError when the
+    memory for that cannot be had."""
     cores = max(1, min(found.cpu.cores_usable, found.cpu.cores_physical or found.cpu.cores_usable))
-    measured = cached_bandwidth(paths.bandwidth_file(), found.cpu.name, cores)
-    return DeviceSpeed(bandwidth_bytes_per_s=measured, cores=cores)
+    measure = partial(measure_bandwidth, available_bytes=found.ram.available_bytes)
+    try:
+        bandwidth = cached_bandwidth(paths.bandwidth_file(), found.cpu.name, cores, measure)
+    except (OSError, MemoryError) as error:
+        raise LocalLLMError(
+            f"The speed of this machine's memory cannot be measured: {error}. "
+            "Close other programs and try again."
+        ) from error
+    return DeviceSpeed(bandwidth_bytes_per_s=bandwidth, cores=cores)
 
 
 def _device_speed(device: Device) -> DeviceSpeed:
@@ -88,6 +119,23 @@ def _device_speed(device: Device) -> DeviceSpeed:
         backend=device.backend,
         generation=gpus.generation(device.name, compute_capability=device.compute_capability),
     )
+
+
+def suggestions(
+    found: HardwareInfo, installed: tuple[InstalledModel, ...], *, limit: int = 5
+) -> tuple[FitPlan, ...]:
+    """The best chat models of the catalogue that fit this machine and are not installed.
+
+    Reads the library's files and may measure the machine: call it in a thread.
+    Raises LocalLLMError when the catalogue or the settings cannot be read.
+    """
+    chosen = settings.load()
+    entries = tuple(entry for entry in read_catalogue() if Task.CHAT in entry.tasks)
+    have = tuple(each.spec() for each in installed_candidates(installed, entries))
+    entries = tuple(entry for entry in entries if not any(_same(entry, spec) for spec in have))
+    wish = Wish(context=chosen.context) if chosen.context else Wish()
+    advice = plans(candidates(entries), wish, measured(found, chosen.reserve_bytes), limit=limit)
+    return tuple(plan for plan in advice.plans if plan.verdict is not Verdict.DOES_NOT_FIT)
 
 
 def candidates(entries: tuple[Entry, ...]) -> Iterator[Candidate]:
@@ -125,13 +173,7 @@ def installed_candidates(
 def _installed(model: InstalledModel, spec: ModelSpec, entries: tuple[Entry, ...]) -> Candidate:
     """The release date of an installed file is that of the catalogue's entry with the same
     architecture and the same number of parameters, if there is one."""
-    same = (
-        entry
-        for entry in entries
-        if entry.parameters == spec.parameters
-        and entry.blueprint.shape.architecture == spec.architecture
-    )
-    entry = next(same, None)
+    entry = next((entry for entry in entries if _same(entry, spec)), None)
     return Candidate(
         model=model.name,
         quant=model.quant or "?",
@@ -143,4 +185,11 @@ def _installed(model: InstalledModel, spec: ModelSpec, entries: tuple[Entry, ...
         released=entry.released if entry else None,
         installed=True,
         spec=lambda: spec,
+    )
+
+
+def _same(entry: Entry, spec: ModelSpec) -> bool:
+    return (
+        entry.parameters == spec.parameters
+        and entry.blueprint.shape.architecture == spec.architecture
     )
