@@ -82,8 +82,9 @@ class ProbeRequest:
 class GenerateRequest:
     """One answer. Exactly one of `messages` (through the chat template) and `prompt` is set.
 
-    `max_tokens` None: until the model stops or the context is full. Answered by
-    `PromptProgress`*, `Token`*, then `Finished` or `Refused`.
+    `max_tokens` None: until the model stops or the context is full. `ignore_eos`: the model's
+    end token is a token like any other, so that an answer has the length that was asked for.
+    Answered by `PromptProgress`*, `Token`*, then `Finished` or `Refused`.
     """
 
     request_id: str
@@ -92,6 +93,7 @@ class GenerateRequest:
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

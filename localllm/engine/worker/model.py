@@ -89,13 +89,17 @@ class Model:
         self.allocations: tuple[Allocation, ...] = allocations(log.take())
         self._vocab = llama.llama_model_get_vocab(self._model)
         self._memory = llama.llama_get_memory(self._context)
-        self._batch = llama.llama_batch_init(settings.batch, 0, 1)
+        self.chunk = min(settings.batch, settings.ubatch)
+        """Tokens of one physical batch: `decode` takes no more."""
+        self._batch = llama.llama_batch_init(self.chunk, 0, 1)
         self._pieces: dict[int, bytes] = {}
         self.vocabulary: int = llama.llama_vocab_n_tokens(self._vocab)
         self.window: int = llama.llama_model_n_swa(self._model)
         self.recurrent = bool(
             llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model)
         )
+        # llama.cpp shares cells only within one stream, and asserts it (llama_kv_cache::seq_cp).
+        self.shares = settings.kv_unified and not self.recurrent
 
     @property
     def context(self) -> int:
@@ -163,7 +167,7 @@ class Model:
         return bool(llama.llama_vocab_is_eog(self._vocab, token))
 
     def decode(self, rows: Sequence[Row]) -> None:
-        """Compute one batch, `len(rows)` at most `settings.batch`; afterwards row i's logits can
+        """Compute one batch, `len(rows)` at most `chunk`; afterwards row i's logits can
         be sampled. Raises Aborted, NoRoom, or RuntimeError (llama.cpp's error code)."""
         batch = self._batch
         batch.n_tokens = len(rows)
@@ -184,7 +188,7 @@ class Model:
     def keep(self, slot: int, tokens: int) -> bool:
         """Drop the cells of `slot` after its first `tokens`. False (and an empty slot) when this
         kind of cache cannot be cut there: recurrent state, or a window that has moved on."""
-        continues = tokens > 0 and self._can_continue_at(slot, tokens)
+        continues = tokens > 0 and self.can_continue_at(slot, tokens)
         if continues and llama.llama_memory_seq_rm(self._memory, slot, tokens, -1):
             return True
         llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
@@ -194,18 +198,22 @@ class Model:
         """Give `slot` the first `tokens` cells of `source` (nothing is copied). False (and an
         empty slot) when they are not all there any more."""
         llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
-        if self.recurrent or not self._can_continue_at(source, tokens):
+        if not self.shares or not self.can_continue_at(source, tokens):
             return False
         llama.llama_memory_seq_cp(self._memory, source, slot, 0, tokens)
         return True
 
-    def _can_continue_at(self, slot: int, tokens: int) -> bool:
-        """Whether every cell that position `tokens` attends to is still in the cache."""
+    def can_continue_at(self, slot: int, tokens: int) -> bool:
+        """Whether every cell that position `tokens` attends to is still in the cache.
+
+        A sequence has every position from its oldest to its newest (llama_kv_cache::apply_ubatch
+        sees to that), and position p attends to p - window + 1 and later ones.
+        """
         oldest = llama.llama_memory_seq_pos_min(self._memory, slot)
         newest = llama.llama_memory_seq_pos_max(self._memory, slot)
         if self.recurrent:  # its state is that of the newest position and of no other
             return bool(newest == tokens - 1)
-        needed = max(0, tokens - self.window) if self.window else 0
+        needed = max(0, tokens - self.window + 1) if self.window else 0
         return bool(0 <= oldest <= needed and newest >= tokens - 1)
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ common beginning of an idle slot's cache, or share (`llama_memory_seq_cp`: no da
 unified cache) the beginning of any other slot's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 MIN_SHARED_TOKENS = 16
@@ -36,20 +36,35 @@ def common(cached: list[int], prompt: list[int]) -> int:
     return low
 
 
-def plan(prompt: list[int], cached: Mapping[int, list[int]], idle: list[int]) -> Reuse:
+def plan(
+    prompt: list[int],
+    cached: Mapping[int, list[int]],
+    idle: list[int],
+    *,
+    continues: Callable[[int, int], bool],
+    shares: bool = True,
+) -> Reuse:
     """Choose a slot of `idle` (least recently used first, at least one) for `prompt`.
 
-    `cached` maps every slot to the tokens its cells hold. At least the prompt's last token is
-    always computed again: its logits are needed.
+    `cached` maps every slot to the tokens its cells hold; `continues(slot, tokens)` says whether
+    that slot's cells can be used up to there (a window may have moved on, a recurrent state is
+    only that of its end). `shares`: whether one slot may use another's cells. At least the
+    prompt's last token is always computed again: its logits are needed.
     """
     usable = prompt[:-1]
-    own = {slot: common(cached[slot], usable) for slot in idle}
+
+    def reusable(slot: int) -> int:
+        tokens = common(cached[slot], usable)
+        return tokens if tokens and continues(slot, tokens) else 0
+
+    own = {slot: reusable(slot) for slot in idle}
     slot = max(idle, key=lambda candidate: own[candidate])
-    if own[slot] < MIN_SHARED_TOKENS:
+    forgets_most = shares and 2 * own[slot] < len(cached[slot])
+    if own[slot] < MIN_SHARED_TOKENS or forgets_most:  # a system prompt is no conversation
         slot = idle[0]
     source, tokens = slot, own[slot]
-    for other, held in cached.items():
-        shared = common(held, usable)
+    for other in cached if shares else ():
+        shared = own[other] if other in own else reusable(other)
         if shared >= tokens + MIN_SHARED_TOKENS:
             source, tokens = other, shared
     return Reuse(slot=slot, source=source, tokens=tokens)

@@ -23,7 +23,7 @@ from localllm.engine.worker import prefix
 from localllm.engine.worker.model import Aborted, Model, NoRoom, Row
 from localllm.engine.worker.sampling import Sampler
 from localllm.engine.worker.text import TextStream
-from localllm.errors import ContextOverflow, GenerationFailed, QueueFull
+from localllm.errors import BadRequest, ContextOverflow, GenerationFailed, QueueFull
 
 MAX_WAITING = 256
 """Requests that may wait for a slot; one more is refused at once."""
@@ -87,6 +87,8 @@ class Scheduler:
         self._running: dict[int, Sequence] = {}
         self._idle: OrderedDict[int, None] = OrderedDict.fromkeys(range(model.settings.parallel))
         self._cells: dict[int, list[int]] = {slot: [] for slot in self._idle}
+        self._sharing: set[int] = set()
+        """Slots that may have cells in common with another one."""
         self.reading: frozenset[str] = frozenset()
         """Requests whose prompt is in the batch being computed: those an abort may interrupt.
         Replaced, never changed: another thread looks at it."""
@@ -96,7 +98,9 @@ class Scheduler:
         return bool(self._waiting or self._running)
 
     def submit(self, request: GenerateRequest, prompt: list[int], arrived: float) -> None:
-        """Queue a request. Raises ContextOverflow, QueueFull."""
+        """Queue a request. Raises BadRequest (its id is taken), ContextOverflow, QueueFull."""
+        if any(sequence.id == request.request_id for sequence in self._everybody()):
+            raise BadRequest(f"A request with the id {request.request_id!r} is running already.")
         room = self._model.context - len(prompt)
         if room < 1:
             raise ContextOverflow(
@@ -119,10 +123,13 @@ class Scheduler:
 
     def cancel(self, request_id: str) -> None:
         """End a request between steps. Unknown ids are ignored."""
-        for sequence in [*self._running.values(), *self._waiting]:
+        for sequence in self._everybody():
             if sequence.id == request_id:
                 self._retire(sequence, FinishReason.CANCELLED)
                 return
+
+    def _everybody(self) -> list[Sequence]:
+        return [*self._running.values(), *self._waiting]
 
     def step(self) -> None:
         """Compute one batch for everybody."""
@@ -153,19 +160,31 @@ class Scheduler:
         while self._waiting and self._idle:
             sequence = self._waiting.popleft()
             sequence.admitted = time.monotonic()
-            plan = prefix.plan(sequence.prompt, self._cells, list(self._idle))
-            sequence.slot = plan.slot
-            del self._idle[plan.slot]
-            if plan.source == plan.slot:
-                kept = self._model.keep(plan.slot, plan.tokens)
-            else:
-                kept = self._model.share(plan.source, plan.slot, plan.tokens)
-            sequence.cached = plan.tokens if kept else 0
-            self._cells[plan.slot] = sequence.prompt[: sequence.cached]
+            sequence.cached = self._take_slot(sequence)
             sampling = sequence.request.sampling
             sequence.sampler = Sampler(sampling, vocabulary=self._model.vocabulary)
             sequence.sampler.accept_prompt(sequence.prompt, sampling.penalty_last_n)
-            self._running[plan.slot] = sequence
+            self._running[sequence.slot] = sequence
+
+    def _take_slot(self, sequence: Sequence) -> int:
+        """Choose a slot and its reusable cells; return how many tokens of the prompt they hold."""
+        reuse = prefix.plan(
+            sequence.prompt,
+            self._cells,
+            list(self._idle),
+            continues=self._model.can_continue_at,
+            shares=self._model.shares,
+        )
+        sequence.slot = reuse.slot
+        del self._idle[reuse.slot]
+        if reuse.source == reuse.slot:
+            kept = self._model.keep(reuse.slot, reuse.tokens)
+        else:
+            kept = self._model.share(reuse.source, reuse.slot, reuse.tokens)
+            self._sharing |= {reuse.source, reuse.slot}
+        tokens = reuse.tokens if kept else 0
+        self._cells[reuse.slot] = sequence.prompt[:tokens]
+        return tokens
 
     # --- build ---
 
@@ -177,7 +196,7 @@ class Scheduler:
             batch.add(sequence, [sequence.next_token], start, samples=True)
         # One physical batch a step: larger ones are split inside llama_decode anyway, and this
         # way nobody who is answering waits for more than one chunk of somebody's prompt.
-        room = self._model.settings.ubatch - len(batch.rows)
+        room = self._model.chunk - len(batch.rows)
         for sequence in self._reading():
             if room <= 0:
                 break
@@ -202,7 +221,7 @@ class Scheduler:
         sequence = chunk.sequence
         cells = self._cells[sequence.slot]
         cells += chunk.tokens
-        if sequence.next_token is None:
+        if sequence.produced == 0:
             self._emit(
                 PromptProgress(
                     request_id=sequence.id,
@@ -222,7 +241,7 @@ class Scheduler:
             sequence.first_token = sequence.last_token
         sequence.next_token = token
         sequence.produced += 1
-        if self._model.is_end(token):
+        if self._model.is_end(token) and not sequence.request.ignore_eos:
             self._retire(sequence, FinishReason.STOP)
             return
         self._emit(Token(request_id=sequence.id, text=sequence.text.push(self._model.piece(token))))
@@ -268,30 +287,43 @@ class Scheduler:
                 self._recompute(chunk.sequence)
 
     def _recompute(self, sequence: Sequence) -> None:
-        """Read everything again: this kind of cache cannot go back to where it was."""
+        """Read everything again: what its cells held is lost or given up."""
         answered = self._cells[sequence.slot][len(sequence.prompt) :]
         if sequence.next_token is not None:
             answered = [*answered, sequence.next_token]
             sequence.next_token = None
         sequence.prompt = [*sequence.prompt, *answered]
-        self._cells[sequence.slot] = []
+        self._forget(sequence.slot)
+
+    def _forget(self, slot: int) -> None:
+        self._model.keep(slot, 0)
+        self._cells[slot] = []
+        self._sharing.discard(slot)
 
     def _make_room(self, batch: _Batch) -> None:
-        """The cache is full of what idle slots remember: forget it. If that was not it, fail."""
+        """The cache is full: forget what idle slots remember, then what running ones share.
+
+        A sliding window's cache has a window for each slot, but llama.cpp gives back a cell that
+        has left the window only when it belongs to one sequence (llama_kv_cache::find_slot): a
+        shared prefix stays, and is too much once every slot has filled its window.
+        """
         self._undo(batch)
         remembered = [slot for slot in self._idle if self._cells[slot]]
-        if not remembered:
+        sharing = [slot for slot in self._running if slot in self._sharing and self._cells[slot]]
+        if remembered:
+            for slot in remembered:
+                self._forget(slot)
+        elif sharing:
+            shortest = min(sharing, key=lambda slot: len(self._cells[slot]))
+            self._recompute(self._running[shortest])
+        else:
             self._fail(batch, "The KV cache has no room for this request.")
-        for slot in remembered:
-            self._model.keep(slot, 0)
-            self._cells[slot] = []
 
     def _fail(self, batch: _Batch, message: str) -> None:
         for chunk in batch.chunks:
             sequence = chunk.sequence
             self._release(sequence)
-            self._model.keep(sequence.slot, 0)
-            self._cells[sequence.slot] = []
+            self._forget(sequence.slot)
             code = GenerationFailed.code
             self._emit(Refused(request_id=sequence.id, code=code, message=message))
 
