@@ -90,9 +90,9 @@ class Runtime:
 
     # --- the machine and the library ---
 
-    async def hardware(self) -> HardwareInfo:
-        """This machine, engine build included; cached after the first call."""
-        if self._hardware is None:
+    async def hardware(self, *, fresh: bool = False) -> HardwareInfo:
+        """This machine, engine build included; cached after the first call, unless `fresh`."""
+        if fresh or self._hardware is None:
             self._hardware = await self._look()
         return self._hardware
 
@@ -103,6 +103,13 @@ class Runtime:
     def resolve(self, name: str) -> InstalledModel:
         """Find a model by path, installed name or unique prefix. Raises NotFound."""
         return self._store.resolve(name)
+
+    async def adopt(self, path: Path) -> InstalledModel:
+        """Make a GGUF file part of the library, where it is.
+
+        Raises NotFound, GgufError, StoreError.
+        """
+        return await asyncio.to_thread(self._store.adopt, path)
 
     async def fit(self, model: InstalledModel, settings: LoadSettings) -> Fit:
         """Compare what this load needs with what is free now. Raises GgufError, NotFound."""
@@ -176,6 +183,19 @@ class Runtime:
         """Resident memory of the engine that holds `name`."""
         slot = self._slots.get(name)
         return slot.engine.memory_bytes() if slot is not None else None
+
+    async def crash(self, name: str) -> EngineCrashed | None:
+        """Why the engine that holds `name` is gone; None while it lives or nothing is known."""
+        slot = self._slots.get(name)
+        if slot is None or slot.engine.alive:
+            return None
+        try:
+            await slot.engine.describe()  # a crashed engine answers everything with its crash
+        except EngineCrashed as crash:
+            return crash
+        except EngineUnavailable:
+            pass
+        return None
 
     async def unload(self, name: str) -> None:
         """Free a model; unknown names are ignored."""

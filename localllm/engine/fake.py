@@ -74,6 +74,7 @@ class FakeEngine:
         return self._alive
 
     async def describe(self) -> EngineBuild:
+        self._check_alive()
         return FAKE_BUILD
 
     async def load(self, request: LoadRequest) -> AsyncGenerator[LoadProgress | Loaded, None]:
