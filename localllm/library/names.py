@@ -5,8 +5,11 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
+from localllm.core.file_names import quant_in as quant_in
+from localllm.core.file_names import split_name as split_name
+from localllm.core.file_names import split_of as split_of
+from localllm.core.file_names import without_quant as without_quant
 from localllm.core.model import ModelSpec
-from localllm.core.quants import QUANT_LABELS
 from localllm.core.text import single_line
 from localllm.errors import StoreError, UsageError
 
@@ -16,14 +19,6 @@ _MAX_FILE_NAME = 120
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?")
 """Devices: on Windows `nul.gguf` is no file, in any directory."""
-
-_QUANT = re.compile(
-    rf"(?:^|[-._ ])({'|'.join(sorted(set(QUANT_LABELS.values()), key=len, reverse=True))})$",
-    re.IGNORECASE,
-)
-_SPLIT = re.compile(
-    r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})(?P<suffix>\.gguf)", re.I
-)
 
 
 def slug(text: str) -> str:
@@ -77,28 +72,6 @@ def candidates(spec: ModelSpec, stem: str) -> Iterator[str]:
 def shown(text: Path | str) -> str:
     """A path or a name as it may stand in a message: files' names are outside text."""
     return single_line(str(text))
-
-
-def quant_in(stem: str) -> str | None:
-    """The quant that a file's name ends in: "SmolLM2.Q4_1" -> "Q4_1"."""
-    match = _QUANT.search(stem)
-    return match[1].upper() if match else None
-
-
-def without_quant(stem: str) -> str:
-    """A file's name without the quant at its end."""
-    return _QUANT.sub("", stem)
-
-
-def split_of(file_name: str) -> tuple[str, int, int] | None:
-    """Stem, number and count of a part of a split model; None for a file that is whole."""
-    match = _SPLIT.fullmatch(file_name)
-    return (match["stem"], int(match["number"]), int(match["count"])) if match else None
-
-
-def split_name(stem: str, number: int, count: int, suffix: str = ".gguf") -> str:
-    """The name of one part, as llama.cpp writes it (`llama_split_path`)."""
-    return f"{stem}-{number:05d}-of-{count:05d}{suffix}"
 
 
 def _well_formed(name: str) -> bool:
