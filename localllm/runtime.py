@@ -17,6 +17,7 @@ from localllm.core.fit import Fit, weigh
 from localllm.core.hardware import EngineBuild, HardwareInfo
 from localllm.core.load import LoadSettings
 from localllm.core.model import ModelSpec
+from localllm.core.placement import HOST
 from localllm.engine.client import Engine, ProcessEngine
 from localllm.engine.events import (
     GenerateEvent,
@@ -24,6 +25,7 @@ from localllm.engine.events import (
     Loaded,
     LoadProgress,
     LoadRequest,
+    ProbeRequest,
     Token,
 )
 from localllm.errors import DoesNotFit, EngineCrashed, EngineUnavailable, NotFound
@@ -114,13 +116,25 @@ class Runtime:
     async def fit(self, model: InstalledModel, settings: LoadSettings) -> Fit:
         """Compare what this load needs with what is free now. Raises GgufError, NotFound."""
         spec = await asyncio.to_thread(read_spec, model.path)
+        back = self._returned(model.name)
         return weigh(
             spec,
             settings,
             await self._look(),
             reserve_bytes=self._reserve_bytes,
-            returned_bytes=self._returned_bytes(model.name),
+            returned_bytes=back.pop(HOST, 0),
+            returned_gpu_bytes=back,
         )
+
+    async def probe(self, model: InstalledModel, fit: Fit) -> Fit:
+        """Ask llama.cpp itself what this load would allocate, in a process of its own that has
+        ended when this returns. Raises LoadFailed, EngineCrashed."""
+        engine = self._start_engine()
+        try:
+            answer = await engine.probe(ProbeRequest(path=str(model.path), settings=fit.settings))
+        finally:
+            await engine.close()
+        return fit.with_probe(answer.allocations)
 
     # --- models in memory ---
 
@@ -129,10 +143,14 @@ class Runtime:
     ) -> AsyncGenerator[LoadProgress | ResidentModel, None]:
         """Load a model in an engine of its own; the last value is the ResidentModel.
 
-        A model of the same name that is already resident is unloaded first.
+        A model of the same name that is already resident is unloaded first. A load that would
+        take most of what is free, or that the estimate is unsure of, is asked of llama.cpp first,
+        unless `force`.
         Raises DoesNotFit (unless `force`), GgufError, LoadFailed, EngineCrashed.
         """
         fit = await self.fit(model, settings)
+        if fit.wants_probe and not force:
+            fit = await self.probe(model, fit)
         if not fit.fits and not force:
             raise DoesNotFit(fit.message(model.name))
         await self.unload(model.name)
@@ -230,13 +248,17 @@ class Runtime:
         threads = min(cpu.cores_usable, cpu.cores_physical or cpu.cores_usable)
         return dataclasses.replace(settings, threads=max(1, threads))
 
-    def _returned_bytes(self, name: str) -> int:
-        """What unloading `name` gives back; its mapped weights are page cache, free already."""
+    def _returned(self, name: str) -> dict[str, int]:
+        """What unloading `name` gives back, by the engine's name of the device; the mapped weights
+        on the host are page cache, free already."""
         slot = self._slots.get(name)
         if slot is None or not slot.engine.alive:
-            return 0
-        needed = slot.resident.fit.footprint
-        return needed.total_bytes - (needed.weights_bytes if slot.resident.settings.mmap else 0)
+            return {}
+        resident = slot.resident
+        *gpus, host = resident.fit.placement.devices
+        back = {gpu.engine_name: gpu.total_bytes for gpu in gpus if gpu.engine_name is not None}
+        mapped = host.weights_bytes if resident.settings.mmap else 0
+        return back | {HOST: host.total_bytes - mapped}
 
     async def _revive(self, slot: _Slot) -> None:
         """Wait until the engine runs. Its restart belongs to no request: one that is given up

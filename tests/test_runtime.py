@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from localllm.core.hardware import Cpu, EngineBuild, HardwareInfo, Memory
-from localllm.core.load import LoadSettings
+from localllm.core.load import Allocation, BufferKind, LoadSettings
 from localllm.engine.events import Finished, GenerateRequest, LoadProgress, Token
 from localllm.engine.fake import FAKE_BUILD, FakeEngine, Script
 from localllm.errors import DoesNotFit, EngineCrashed, LoadFailed, NotFound
@@ -244,3 +244,60 @@ async def test_a_reader_that_leaves_closes_the_engines_stream(house: House) -> N
             assert not isinstance(event, Finished)
             break
     assert await answer(runtime, "next") == "Hello, world."
+
+
+def dry_run(kv_mib: int) -> tuple[Allocation, ...]:
+    return (Allocation(device="CPU", kind=BufferKind.KV, size_bytes=kv_mib * 2**20),)
+
+
+def tight(house: House, *, kv_mib: int) -> Runtime:
+    """A machine with little more than the 246 MiB that the starter needs with 4096 tokens."""
+    house.available_bytes = 260 * 2**20
+    house.script = lambda: Script(probe_answer=dry_run(kv_mib))
+    return house.runtime()
+
+
+def probes(house: House) -> list[FakeEngine]:
+    return [engine for engine in house.engines if engine.script.probes]
+
+
+async def test_a_load_with_room_to_spare_is_not_probed(house: House) -> None:
+    resident = await load(house.runtime())
+    assert resident.fit.probed is None
+    assert not probes(house)
+
+
+async def test_a_tight_load_is_probed_in_an_engine_of_its_own(house: House) -> None:
+    runtime = tight(house, kv_mib=91)
+    resident = await load(runtime, LoadSettings(context=4096))
+    (asked,) = probes(house)
+    assert not asked.alive
+    assert not asked.script.loads
+    assert asked.script.probes[0].settings == resident.fit.settings
+    assert resident.fit.probed == dry_run(91)
+    assert resident.fit.placement.host.kv_bytes == 91 * 2**20
+    assert resident.loaded.allocations  # estimate, dry run and read-back are all at hand
+
+
+async def test_a_probe_that_finds_more_than_is_free_refuses_the_load(house: House) -> None:
+    runtime = tight(house, kv_mib=120)
+    with pytest.raises(DoesNotFit, match=r"llama\.cpp's own dry run") as caught:
+        await load(runtime, LoadSettings(context=4096))
+    assert "needs 276 MiB" in str(caught.value)
+    assert not any(engine.script.loads for engine in house.engines)
+    assert not any(engine.alive for engine in house.engines)
+
+
+async def test_force_asks_nobody(house: House) -> None:
+    resident = await load(tight(house, kv_mib=120), LoadSettings(context=4096), force=True)
+    assert resident.fit.probed is None
+    assert not probes(house)
+
+
+async def test_a_dry_run_that_llama_cpp_refuses_ends_the_load(house: House) -> None:
+    runtime = tight(house, kv_mib=91)
+    house.script = lambda: Script(probe_error=LoadFailed("llama.cpp would not make this context"))
+    with pytest.raises(LoadFailed, match="would not make"):
+        await load(runtime, LoadSettings(context=4096))
+    assert not any(engine.alive for engine in house.engines)
+    assert runtime.resident() == ()

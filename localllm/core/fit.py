@@ -1,19 +1,23 @@
 """Whether one load fits what is free, and the smallest change that would help when not."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from localllm.core import footprint
 from localllm.core.footprint import Footprint
 from localllm.core.hardware import HardwareInfo
-from localllm.core.load import KvType, LoadSettings
+from localllm.core.load import Allocation, BufferKind, KvType, LoadSettings
 from localllm.core.model import ModelSpec
-from localllm.core.placement import Budget, Placement, budget, place
+from localllm.core.placement import HOST, Budget, Placement, Share, budget, place
+from localllm.core.placement.budget import NOTHING
 from localllm.core.units import format_bytes
 
 MIN_CONTEXT = 512
 """A shorter context than this is no help to anybody."""
+
+PROBE_ABOVE = 0.8
+"""A load that would take more than this of what is free is asked of llama.cpp itself first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,13 +25,15 @@ class Fit:
     """What a load would need against what is free.
 
     `settings` are those asked for with the placement filled in: what is sized is what is loaded.
-    `advice` is the smallest change that would help when it does not fit, else None.
+    `advice` is the smallest change that would help when it does not fit, else None. `probed` is
+    llama.cpp's dry run when it was asked; `placement` then holds the larger of both.
     """
 
     footprint: Footprint
     settings: LoadSettings
     placement: Placement
     advice: str | None = None
+    probed: tuple[Allocation, ...] | None = None
 
     @property
     def fits(self) -> bool:
@@ -43,18 +49,84 @@ class Fit:
         """Of the devices that are used."""
         return sum(max(0, share.free_bytes) for share in self.placement.devices)
 
+    @property
+    def wants_probe(self) -> bool:
+        """Whether the estimate is too near to what is free, or too unsure, to be relied upon."""
+        near = any(
+            share.total_bytes > PROBE_ABOVE * share.free_bytes
+            for share in self.placement.devices
+            if share.total_bytes
+        )
+        return self.fits and (near or bool(self.footprint.needs_probe))
+
+    def with_probe(self, allocations: tuple[Allocation, ...]) -> "Fit":
+        """The same load by the larger of the estimate and of llama.cpp's dry run, on each device
+        and for the cache and the computing apart. Weights and overhead are not part of a dry run.
+        """
+        gpus = {share.engine_name for share in self.placement.devices[:-1]} - {None}
+        kv, compute = _sums(allocations, gpus)
+        shares = tuple(
+            _larger(share, kv.get(_key(share), 0), compute.get(_key(share), 0))
+            for share in self.placement.devices
+        )
+        placement = dataclasses.replace(self.placement, devices=shares)
+        advice = self.advice
+        if not placement.fits and advice is None:
+            advice = "Try a smaller --ctx or a smaller quant, close other programs, or --force."
+        return dataclasses.replace(self, placement=placement, probed=allocations, advice=advice)
+
     def message(self, name: str) -> str:
         """The refusal, with its numbers."""
         context = f"{self.settings.context} tokens of context"
         if self.settings.parallel > 1:
             context += f" for each of {self.settings.parallel} conversations"
-        lacking = [
-            f"{format_bytes(share.total_bytes)} on {share.name}, where "
-            f"{format_bytes(max(0, share.free_bytes))} is free"
-            for share in self.placement.devices
-            if not share.fits
-        ]
-        return f"{name} with {context} needs {' and '.join(lacking)}. {self.advice or ''}".rstrip()
+        lacking = [_lack(share) for share in self.placement.devices if not share.fits]
+        source = "" if self.probed is None else ", by llama.cpp's own dry run"
+        return (
+            f"{name} with {context} needs {' and '.join(lacking)}{source}. {self.advice or ''}"
+        ).rstrip()
+
+
+def _lack(share: Share) -> str:
+    if share.breaks_cap and share.max_buffer_bytes is not None:
+        return (
+            f"a buffer of {format_bytes(share.largest_buffer_bytes)} on {share.name}, whose "
+            f"backend takes at most {format_bytes(share.max_buffer_bytes)} in one piece"
+        )
+    return (
+        f"{format_bytes(share.total_bytes)} on {share.name}, where "
+        f"{format_bytes(max(0, share.free_bytes))} is free"
+    )
+
+
+def _key(share: Share) -> str:
+    return share.engine_name or HOST
+
+
+def _sums(
+    allocations: tuple[Allocation, ...], gpus: set[str | None]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Cache and computing by device; what lies on none of the GPUs ("CUDA_Host") is the host's."""
+    kv: dict[str, int] = {}
+    compute: dict[str, int] = {}
+    for part in allocations:
+        if part.kind is BufferKind.WEIGHTS:
+            continue
+        sums = kv if part.kind in (BufferKind.KV, BufferKind.RECURRENT) else compute
+        device = part.device if part.device in gpus else HOST
+        sums[device] = sums.get(device, 0) + part.size_bytes
+    return kv, compute
+
+
+def _larger(share: Share, kv_bytes: int, compute_bytes: int) -> Share:
+    larger = dataclasses.replace(
+        share,
+        kv_bytes=max(share.kv_bytes, kv_bytes),
+        compute_bytes=max(share.compute_bytes, compute_bytes),
+    )
+    added = larger.total_bytes - share.total_bytes
+    fits = share.fits and (not added or larger.total_bytes <= share.free_bytes)
+    return dataclasses.replace(larger, fits=fits)
 
 
 def weigh(
@@ -64,18 +136,23 @@ def weigh(
     *,
     reserve_bytes: int = 0,
     returned_bytes: int = 0,
+    returned_gpu_bytes: Mapping[str, int] = NOTHING,
 ) -> Fit:
     """Place a load on this machine as it is now.
 
-    `returned_bytes` of system memory come back when the model to be replaced is unloaded.
+    The model to be replaced gives back `returned_bytes` of system memory when it is unloaded, and
+    `returned_gpu_bytes` of each device, by the engine's name of it.
     """
-    room = budget(hardware, reserve_bytes=reserve_bytes, returned_bytes=returned_bytes)
+    room = budget(
+        hardware,
+        reserve_bytes=reserve_bytes,
+        returned_bytes=returned_bytes,
+        returned_gpu_bytes=returned_gpu_bytes,
+    )
     placement = place(spec, settings, room)
     return Fit(
         footprint=footprint.of(spec, settings),
-        settings=dataclasses.replace(
-            settings, gpu_layers=placement.gpu_layers, cpu_moe=placement.cpu_moe
-        ),
+        settings=placement.chosen(settings),
         placement=placement,
         advice=None if placement.fits else _advice(spec, settings, room),
     )

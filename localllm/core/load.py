@@ -38,8 +38,10 @@ class LoadSettings:
     `context` is tokens of one conversation; the unified cache has context x parallel cells.
     Not `kv_unified`: each sequence has a cache of its own, and no prefix is shared.
     `gpu_layers` None means as many as fit; the routed experts of the first `cpu_moe` layers stay
-    in system memory. `threads` None means the physical cores this process
-    may use.
+    in system memory. `devices` are those the engine may use, by its names for them ("CUDA0"):
+    None is all it has, () none; `tensor_split` gives each of them so many layers, () in
+    proportion to their free memory. Not `kv_offload`: the KV cache stays in system memory, and
+    attention is computed there. `threads` None means the physical cores this process may use.
     """
 
     context: int = 4096
@@ -55,6 +57,9 @@ class LoadSettings:
     mmap: bool = True
     threads: int | None = None
     kv_unified: bool = True
+    kv_offload: bool = True
+    devices: tuple[str, ...] | None = None
+    tensor_split: tuple[int, ...] = ()
 
     @property
     def cells(self) -> int:

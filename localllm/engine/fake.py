@@ -42,17 +42,23 @@ class Script:
     instead of an answer; `crash_after` ends the process after so many tokens. `gate`, when set,
     is awaited before each token, so that a test decides when the stream goes on. `opened` gets
     the id of each request, `closed` that of each whose stream was closed before its end.
-    `load_gate` is awaited before each step of a load.
+    `load_gate` is awaited before each step of a load. `probe_answer` is what every dry run says,
+    unless `probe_error` is raised instead.
     """
 
     tokens: tuple[str, ...] = ("Hello", ", ", "world", ".")
     load_error: LocalLLMError | None = None
     generate_error: LocalLLMError | None = None
+    probe_answer: tuple[Allocation, ...] = (
+        Allocation(device="CPU", kind=BufferKind.KV, size_bytes=94_371_840),
+    )
+    probe_error: LocalLLMError | None = None
     crash_after: int | None = None
     gate: asyncio.Semaphore | None = None
     load_gate: asyncio.Semaphore | None = None
     requests: list[GenerateRequest] = field(default_factory=list)
     loads: list[LoadRequest] = field(default_factory=list)
+    probes: list[ProbeRequest] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     opened: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
     closed: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
@@ -107,9 +113,10 @@ class FakeEngine:
 
     async def probe(self, request: ProbeRequest) -> Probed:
         self._check_alive()
-        return Probed(
-            allocations=(Allocation(device="CPU", kind=BufferKind.KV, size_bytes=94_371_840),)
-        )
+        self.script.probes.append(request)
+        if self.script.probe_error is not None:
+            raise self.script.probe_error
+        return Probed(allocations=self.script.probe_answer)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
         done = False

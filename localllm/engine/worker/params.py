@@ -11,6 +11,7 @@ from llama_cpp._ggml import libggml
 
 from localllm.core.load import FlashAttention, LoadSettings
 from localllm.core.quants import GgmlType
+from localllm.errors import LoadFailed
 
 ALL_LAYERS = -1
 """llama.cpp's "every layer" for n_gpu_layers."""
@@ -29,7 +30,10 @@ class _BufferOverride(ctypes.Structure):
 
 
 def model_params(settings: LoadSettings) -> llama.llama_model_params:
-    """The model's half: where the weights go and whether the file is mapped."""
+    """The model's half: where the weights go and whether the file is mapped.
+
+    Raises LoadFailed for a device that the engine does not have.
+    """
     params = llama.llama_model_default_params()
     params.n_gpu_layers = ALL_LAYERS if settings.gpu_layers is None else settings.gpu_layers
     params.load_mode = (
@@ -41,7 +45,32 @@ def model_params(settings: LoadSettings) -> llama.llama_model_params:
         params.tensor_buft_overrides = ctypes.cast(
             _experts_on_cpu(settings.cpu_moe), ctypes.c_void_p
         )
+    if settings.devices is not None:
+        params.devices = ctypes.cast(_devices(settings.devices), ctypes.c_void_p)
+    if settings.tensor_split:
+        params.tensor_split = _split(settings.tensor_split)
     return params
+
+
+@cache
+def _devices(names: tuple[str, ...]) -> "ctypes.Array[ctypes.c_void_p]":
+    """The devices of these names, ended by a null: an empty list keeps everything, and the
+    computing too, off the GPUs. Cached because llama.cpp keeps the pointer."""
+    find = libggml.ggml_backend_dev_by_name
+    find.argtypes, find.restype = [ctypes.c_char_p], ctypes.c_void_p
+    found = [find(name.encode()) for name in names]
+    for name, device in zip(names, found, strict=True):
+        if device is None:
+            raise LoadFailed(f"the engine has no device {name} (any more); plan the load again")
+    return (ctypes.c_void_p * (len(found) + 1))(*found, None)
+
+
+@cache
+def _split(layers: tuple[int, ...]) -> "ctypes.Array[ctypes.c_float]":
+    """Layers of each device. llama.cpp compares the running sums, divided by their total, with
+    each layer's own fraction: counts come out as they were put in."""
+    length = max(len(layers), int(llama.llama_max_devices()))
+    return (ctypes.c_float * length)(*layers)
 
 
 @cache
@@ -68,6 +97,7 @@ def context_params(settings: LoadSettings, threads: int) -> llama.llama_context_
     params.type_v = GgmlType[settings.kv_type_v.name]
     params.flash_attn_type = _FLASH_ATTENTION[settings.flash_attention]
     params.swa_full = settings.swa_full
+    params.offload_kqv = settings.kv_offload
     params.n_threads = threads
     params.n_threads_batch = threads
     params.no_perf = True

@@ -1,0 +1,123 @@
+"""What may be used: free bytes of the host and of each device that the installed engine drives."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from localllm.core.hardware import Backend, Device, DeviceKind, EngineBuild, HardwareInfo
+
+_PREFIXES: Mapping[Backend, tuple[str, ...]] = MappingProxyType(
+    {
+        Backend.CUDA: ("cuda",),
+        Backend.ROCM: ("rocm", "hip"),
+        Backend.METAL: ("mtl", "metal"),
+        Backend.VULKAN: ("vulkan",),
+        Backend.SYCL: ("sycl",),
+    }
+)
+"""How ggml's backends name their devices ("CUDA0", "MTL0", before 2025-11 "Metal")."""
+
+NOTHING: Mapping[str, int] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuBudget:
+    """What may be used of one accelerator. `unified`: the bytes are the host's own.
+
+    `engine_name` is the engine's name of it ("CUDA0"), None when the engine named none.
+    `max_buffer_bytes` is the largest single tensor that its backend takes (about 4 GiB on some
+    Vulkan, SYCL and Metal devices), None when unknown.
+    """
+
+    name: str
+    backend: Backend
+    free_bytes: int
+    unified: bool = False
+    engine_name: str | None = None
+    max_buffer_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """Free bytes now, the reserve already taken off. `gpus` holds only devices that the
+    installed engine can use, in the engine's order: layers are split in that order."""
+
+    host_bytes: int
+    gpus: tuple[GpuBudget, ...] = ()
+
+
+def budget(
+    hardware: HardwareInfo,
+    *,
+    reserve_bytes: int = 0,
+    returned_bytes: int = 0,
+    returned_gpu_bytes: Mapping[str, int] = NOTHING,
+) -> Budget:
+    """What this machine has free for the installed engine.
+
+    `reserve_bytes` are kept free on every device. The model that is to be unloaded first gives
+    back `returned_bytes` of system memory and `returned_gpu_bytes` of each device, by the engine's
+    name of it.
+    """
+    gpus = []
+    for device, name in _driven(hardware):
+        back = returned_gpu_bytes.get(name, 0) if name is not None else 0
+        if device.unified:
+            returned_bytes += back
+        gpus.append(
+            GpuBudget(
+                name=device.name,
+                backend=device.backend,
+                free_bytes=max(0, (device.free_bytes or 0) + back - reserve_bytes),
+                unified=device.unified,
+                engine_name=name,
+            )
+        )
+    return Budget(
+        host_bytes=hardware.ram.available_bytes - reserve_bytes + returned_bytes,
+        gpus=tuple(gpus),
+    )
+
+
+def _driven(hardware: HardwareInfo) -> list[tuple[Device, str | None]]:
+    """The devices that the engine will use, with its names for them.
+
+    Integrated ones only when there is no other (`llama_prepare_model_devices`, `src/llama.cpp`).
+    A device whose free memory nobody knows is not planned on.
+    """
+    engine = hardware.engine
+    if engine is None or not engine.gpu_offload:
+        return []
+    devices = [device for device in hardware.devices if device.free_bytes is not None]
+    found: list[tuple[Device, str | None]] = [(device, None) for device in devices]
+    if engine.devices:
+        found = list(_named(devices, engine))
+    discrete = [pair for pair in found if pair[0].kind is DeviceKind.GPU]
+    return discrete or found
+
+
+def _named(devices: list[Device], engine: EngineBuild) -> Iterator[tuple[Device, str | None]]:
+    """Pair the engine's list, in its order, with the devices that were found: the same backend,
+    the same name rather than another, the nearest in memory."""
+    left = list(devices)
+    for listed in engine.devices:
+        if listed.kind not in ("gpu", "igpu"):
+            continue
+        same = [device for device in left if _drives(listed.name, device.backend)]
+        if not same:
+            continue
+        total = listed.total_bytes or 0
+        device = min(
+            same,
+            key=lambda d: (d.name != listed.description, abs((d.total_bytes or 0) - total)),
+        )
+        left.remove(device)
+        yield device, listed.name
+
+
+def _drives(listed: str, backend: Backend) -> bool:
+    lowered = listed.lower()
+    known = _PREFIXES.get(backend)
+    if known is not None:
+        return lowered.startswith(known)
+    return not any(lowered.startswith(prefixes) for prefixes in _PREFIXES.values())

@@ -1,0 +1,153 @@
+"""What is said of a load that fits, of one that does not, and of llama.cpp's own word on it."""
+
+from dataclasses import replace
+
+from localllm.core.fit import Fit, weigh
+from localllm.core.hardware import (
+    Backend,
+    Cpu,
+    Device,
+    DeviceKind,
+    EngineBuild,
+    EngineDevice,
+    HardwareInfo,
+    Memory,
+)
+from localllm.core.load import Allocation, BufferKind, KvType, LoadSettings
+from tests.core.forge import spec
+from tests.core.forge_published import EVERY_ATTENTION
+
+GIB = 2**30
+MODELS = {forged.name: spec(forged) for forged in EVERY_ATTENTION}
+LLAMA = MODELS["Llama-3.1-8B"]
+
+
+def machine(ram_gib: float, *vram_gib: float) -> HardwareInfo:
+    return HardwareInfo(
+        cpu=Cpu(name="Made up", cores_physical=4, cores_usable=4),
+        ram=Memory(total_bytes=64 * GIB, available_bytes=int(ram_gib * GIB)),
+        devices=tuple(
+            Device(
+                kind=DeviceKind.GPU,
+                name=f"card {i}",
+                backend=Backend.CUDA,
+                free_bytes=int(size * GIB),
+            )
+            for i, size in enumerate(vram_gib)
+        ),
+        engine=EngineBuild(
+            version="1",
+            commit=None,
+            backends=("CPU", "CUDA"),
+            gpu_offload=True,
+            devices=(
+                *(
+                    EngineDevice(name=f"CUDA{i}", description=f"card {i}", kind="gpu")
+                    for i in range(len(vram_gib))
+                ),
+                EngineDevice(name="CPU", description="CPU", kind="cpu"),
+            ),
+        ),
+    )
+
+
+def dry_run(kv_gib: float, compute_gib: float, device: str = "CPU") -> tuple[Allocation, ...]:
+    return (
+        Allocation(device=device, kind=BufferKind.KV, size_bytes=int(kv_gib * GIB)),
+        Allocation(device=device, kind=BufferKind.COMPUTE, size_bytes=int(compute_gib * GIB)),
+        Allocation(device="CUDA_Host", kind=BufferKind.OUTPUT, size_bytes=1000),
+    )
+
+
+def roomy() -> Fit:
+    return weigh(LLAMA, LoadSettings(), machine(64))
+
+
+def test_the_settings_that_are_loaded_are_those_that_were_sized() -> None:
+    asked = LoadSettings(context=2048, parallel=2, kv_type_k=KvType.Q8_0)
+    fit = weigh(LLAMA, asked, machine(64, 24, 12))
+    assert fit.settings == replace(
+        asked, gpu_layers=33, devices=("CUDA0", "CUDA1"), tensor_split=(22, 11)
+    )
+    assert fit.fits
+    assert fit.advice is None
+
+
+def test_the_advice_fits() -> None:
+    asked = LoadSettings(context=65536, parallel=2)
+    fit = weigh(LLAMA, asked, machine(18))
+    assert not fit.fits
+    assert fit.advice is not None
+    assert fit.advice.startswith("Try --parallel 1 (")
+    assert weigh(LLAMA, replace(asked, parallel=1), machine(18)).fits
+    assert "65536 tokens of context for each of 2 conversations needs" in fit.message("It")
+
+
+def test_the_advice_for_too_many_layers_is_to_let_them_be_chosen() -> None:
+    fit = weigh(LLAMA, LoadSettings(gpu_layers=33), machine(64, 4))
+    assert fit.advice is not None
+    assert "--gpu-layers auto" in fit.advice
+    assert "on card 0, where 4.0 GiB is free" in fit.message("It")
+
+
+def test_a_tensor_above_the_cap_is_named_in_the_refusal() -> None:
+    fit = weigh(LLAMA, LoadSettings(gpu_layers=33), machine(64, 24))
+    gpu, host = fit.placement.devices
+    capped = replace(gpu, max_buffer_bytes=GIB // 4, largest_buffer_bytes=GIB // 2, fits=False)
+    refused = replace(fit, placement=replace(fit.placement, devices=(capped, host)))
+    assert "a buffer of 512 MiB on card 0" in refused.message("It")
+    assert "at most 256 MiB in one piece" in refused.message("It")
+
+
+def test_a_load_that_takes_most_of_what_is_free_wants_a_probe() -> None:
+    need = roomy().total_bytes / GIB
+    assert not roomy().wants_probe
+    assert weigh(LLAMA, LoadSettings(), machine(need * 1.2)).wants_probe
+    assert not weigh(LLAMA, LoadSettings(), machine(need * 1.3)).wants_probe
+    assert not weigh(LLAMA, LoadSettings(), machine(need * 0.9)).wants_probe  # refused already
+    assert weigh(LLAMA, LoadSettings(), machine(64, 10)).wants_probe
+
+
+def test_an_architecture_that_is_unknown_wants_a_probe() -> None:
+    metadata = {k.replace("llama.", "novel."): v for k, v in LLAMA.metadata.items()}
+    novel = replace(LLAMA, architecture="novel", metadata=metadata)
+    assert weigh(novel, LoadSettings(), machine(64)).wants_probe
+
+
+def test_a_probe_that_says_less_changes_no_number() -> None:
+    fit = roomy()
+    asked = fit.with_probe(dry_run(0.1, 0.1))
+    assert asked.placement == fit.placement
+    assert asked.probed == dry_run(0.1, 0.1)
+
+
+def test_a_probe_that_says_more_is_believed_and_named_in_the_refusal() -> None:
+    tight = weigh(LLAMA, LoadSettings(), machine(roomy().total_bytes / GIB * 1.1))
+    assert tight.fits
+    refused = tight.with_probe(dry_run(2, 3))
+    assert not refused.fits
+    assert refused.placement.host.kv_bytes == 2 * GIB
+    assert refused.placement.host.compute_bytes == 3 * GIB + 1000
+    assert "by llama.cpp's own dry run. Try a smaller --ctx" in refused.message("It")
+
+
+def test_a_probe_counts_each_device_apart() -> None:
+    fit = weigh(LLAMA, LoadSettings(), machine(64, 24))
+    gpu, host = fit.with_probe(dry_run(9, 1, "CUDA0")).placement.devices
+    assert gpu.kv_bytes == 9 * GIB
+    assert gpu.compute_bytes == 1 * GIB
+    assert gpu.fits
+    assert host == fit.placement.host
+    assert not fit.with_probe(dry_run(30, 1, "CUDA0")).fits
+
+
+def test_what_comes_back_is_free_again() -> None:
+    short = weigh(LLAMA, LoadSettings(gpu_layers=33), machine(64, 4))
+    assert not short.fits
+    again = weigh(
+        LLAMA,
+        LoadSettings(gpu_layers=33),
+        machine(64, 4),
+        returned_gpu_bytes={"CUDA0": 20 * GIB},
+    )
+    assert again.fits
