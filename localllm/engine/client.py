@@ -8,7 +8,9 @@ import asyncio
 import os
 import sys
 import tempfile
+from collections import deque
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Protocol
 
@@ -35,6 +37,7 @@ from localllm.engine.events import (
     Shutdown,
     Token,
 )
+from localllm.engine.limits import check_request
 from localllm.engine.process import ChildProcess
 from localllm.engine.wire import UNAVAILABLE_STATUS, WireError, decode_event, encode
 from localllm.errors import (
@@ -106,8 +109,12 @@ class ProcessEngine:
         self._log_dir = log_dir
         self._child: ChildProcess | None = None
         self._reader: asyncio.Task[None] | None = None
-        self._control: asyncio.Queue[_Control] = asyncio.Queue()
+        self._starting = asyncio.Lock()
+        self._asked: deque[asyncio.Queue[_Control]] = deque()
+        """Whoever waits for a Described, Probed or Loaded, in the order of their commands, which
+        is that of the worker's answers. Who has given up stays until the answer has come."""
         self._streams: dict[str, asyncio.Queue[_Answer]] = {}
+        """By request id, until the worker has said the last word: an id is not free earlier."""
         self._crash: EngineCrashed | EngineUnavailable | None = None
         self._closing = False
 
@@ -128,53 +135,49 @@ class ProcessEngine:
             return None
 
     async def describe(self) -> EngineBuild:
-        await self._send(Describe())
-        event = await self._next_control()
+        event = await (await self._ask(Describe())).get()
         if isinstance(event, Described):
             return event.build
-        raise LoadFailed(f"The engine answered {type(event).__name__} to Describe.")
+        raise _unexpected(event, "Describe")
 
     async def load(self, request: LoadRequest) -> AsyncGenerator[LoadProgress | Loaded, None]:
-        await self._send(request)
+        answers = await self._ask(request)
         done = False
         try:
             while not done:
-                event = await self._next_control()
-                if isinstance(event, LoadRefused):
-                    done = True
-                    raise LoadFailed(event.message)
-                if isinstance(event, LoadProgress | Loaded):
-                    done = isinstance(event, Loaded)
-                    yield event
+                event = await answers.get()
+                done = not isinstance(event, LoadProgress)
+                if not isinstance(event, LoadProgress | Loaded):
+                    raise _unexpected(event, "LoadRequest")
+                yield event
         finally:
             if not done and self._child is not None:
                 self._closing = True  # a load that nobody waits for: only the end stops it
                 self._child.kill()
 
     async def probe(self, request: ProbeRequest) -> Probed:
-        await self._send(request)
-        event = await self._next_control()
-        if isinstance(event, LoadRefused):
-            raise LoadFailed(event.message)
+        event = await (await self._ask(request)).get()
         if isinstance(event, Probed):
             return event
-        raise LoadFailed(f"The engine answered {type(event).__name__} to ProbeRequest.")
+        raise _unexpected(event, "ProbeRequest")
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
-        answers: asyncio.Queue[_Answer] = asyncio.Queue()
-        self._streams[request.request_id] = answers
+        check_request(request)
+        line = _line(request)
+        child = await self._running()
+        if request.request_id in self._streams:
+            raise BadRequest(f"A request with the id {request.request_id!r} is running already.")
+        answers = self._streams[request.request_id] = asyncio.Queue()
         done = False
         try:
-            await self._send(request)
+            await child.send(line)
             while not done:
                 event = await answers.get()
+                done = not isinstance(event, PromptProgress | Token)
                 if isinstance(event, LocalLLMError):
-                    done = True
                     raise event
-                done = isinstance(event, Finished)
                 yield event
         finally:
-            self._streams.pop(request.request_id, None)
             if not done:
                 await self.cancel(request.request_id)
 
@@ -184,72 +187,119 @@ class ProcessEngine:
 
     async def close(self) -> None:
         self._closing = True
-        child, reader = self._child, self._reader
+        async with self._starting:  # a process that is being started is there afterwards
+            child, reader = self._child, self._reader
         if child is None or reader is None:
             return
-        if child.running:
-            await child.send(encode(Shutdown()))
-            await child.close(grace_s=_SHUTDOWN_GRACE_S)
-        await reader
+        await child.close(grace_s=_SHUTDOWN_GRACE_S, farewell=encode(Shutdown()))
+        await asyncio.wait((reader,))
         if self._log_dir is None:
             child.log_path.unlink(missing_ok=True)
 
-    async def _send(self, command: Command) -> None:
+    async def _running(self) -> ChildProcess:
+        """The child, started now if it was not. Nothing may be awaited between this and the
+        first write to it: what has happened to the child until then is checked here."""
+        async with self._starting:
+            if self._child is None and not self._closing:
+                self._child = await _start(self._log_dir)
+                self._reader = asyncio.create_task(self._read(self._child))
         if self._crash is not None:
             raise self._crash
-        if self._closing:
-            raise EngineCrashed("The engine was closed.", reason="closed")
-        if self._child is None:
-            self._child = await ChildProcess.start(
-                # -P: a llama_cpp.py in the current directory must not be imported.
-                [sys.executable, "-P", "-m", "localllm.engine.worker"],
-                log_path=_log_path(self._log_dir),
-                environment=os.environ | _ENVIRONMENT,
-            )
-            self._reader = asyncio.create_task(self._read(self._child))
-        await self._child.send(encode(command))
+        if self._closing or self._child is None:
+            raise _closed()
+        return self._child
 
-    async def _next_control(self) -> "_ControlEvent":
-        event = await self._control.get()
-        if isinstance(event, LocalLLMError):
-            self._control.put_nowait(event)  # whoever asks next gets it too
-            raise event
-        return event
+    async def _ask(self, command: Describe | LoadRequest | ProbeRequest) -> "_Answers":
+        line = _line(command)
+        child = await self._running()
+        answers: _Answers = asyncio.Queue()
+        self._asked.append(answers)
+        try:
+            await child.send(line)
+        except asyncio.CancelledError:
+            if isinstance(command, LoadRequest):
+                self._closing = True
+                child.kill()
+            raise
+        return answers
 
     async def _read(self, child: ChildProcess) -> None:
         garbage: str | None = None
-        async for line in child.lines():
-            try:
-                self._dispatch(decode_event(line))
-            except WireError as error:
-                garbage = str(error)
-                child.kill()
-                break
-        reason = await child.exit_reason()
-        crash = _crash(reason if garbage is None else f"garbage on its output: {garbage}", child)
-        self._crash = crash
-        self._control.put_nowait(crash)
+        try:
+            async with aclosing(child.lines()) as lines:
+                async for line in lines:
+                    self._dispatch(decode_event(line))
+        except ValueError as error:  # a WireError, or a line without end
+            garbage = f"garbage on its output: {error}"
+            child.kill()
+        reason = await child.exit_reason(grace_s=_SHUTDOWN_GRACE_S)
+        self._crash = _closed() if self._closing else _crash(garbage or reason, child)
+        for asked in self._asked:
+            asked.put_nowait(self._crash)
         for answers in self._streams.values():
-            answers.put_nowait(crash)
+            answers.put_nowait(self._crash)
+        self._asked.clear()
+        self._streams.clear()
 
     def _dispatch(self, event: Event) -> None:
         match event:
-            case PromptProgress() | Token() | Finished():
+            case PromptProgress() | Token():
                 if (answers := self._streams.get(event.request_id)) is not None:
                     answers.put_nowait(event)
-            case Refused():
-                if (answers := self._streams.get(event.request_id)) is not None:
-                    answers.put_nowait(_failure(event))
+            case Finished() | Refused():
+                if (answers := self._streams.pop(event.request_id, None)) is not None:
+                    answers.put_nowait(_failure(event) if isinstance(event, Refused) else event)
+            case _ if not self._asked:
+                raise WireError(f"{type(event).__name__}, which nobody has asked for")
+            case LoadProgress():
+                self._asked[0].put_nowait(event)
             case _:
-                self._control.put_nowait(event)
+                self._asked.popleft().put_nowait(event)
 
 
 _ControlEvent = Described | LoadProgress | Loaded | Probed | LoadRefused
 _Control = _ControlEvent | LocalLLMError
+_Answers = asyncio.Queue[_Control]
 _Answer = GenerateEvent | LocalLLMError
 _FAILURES: dict[str, type[GenerationFailed]] = {
     kind.code: kind for kind in (GenerationFailed, BadRequest, ContextOverflow, QueueFull)
 }
+
+
+def _unexpected(event: _Control, command: str) -> LocalLLMError:
+    """Why a command was not answered as it should be."""
+    if isinstance(event, LocalLLMError):
+        return event
+    if isinstance(event, LoadRefused):
+        return LoadFailed(event.message)
+    return LoadFailed(f"The engine answered {type(event).__name__} to {command}.")
+
+
+def _line(command: Command) -> bytes:
+    try:
+        return encode(command)
+    except WireError as error:
+        if isinstance(command, GenerateRequest):
+            raise BadRequest(f"The request is not valid Unicode: {error}") from error
+        raise LoadFailed(
+            f"The engine cannot be told this path; rename the file to plain letters: {error}"
+        ) from error
+
+
+def _closed() -> EngineCrashed:
+    return EngineCrashed("The engine was closed.", reason="closed")
+
+
+async def _start(log_dir: Path | None) -> ChildProcess:
+    try:
+        return await ChildProcess.start(
+            # -P: a llama_cpp.py in the current directory must not be imported.
+            [sys.executable, "-P", "-m", "localllm.engine.worker"],
+            log_path=_log_path(log_dir),
+            environment=os.environ | _ENVIRONMENT,
+        )
+    except OSError as error:  # no such directory, no more processes, no memory for one
+        raise EngineUnavailable(f"The engine's process does not start: {error}") from error
 
 
 def _failure(event: Refused) -> GenerationFailed:
@@ -276,9 +326,16 @@ def _log_path(directory: Path | None) -> Path:
     """A new log file; of the older ones in `directory` the last few are kept."""
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
-        logs = sorted(directory.glob("engine-*.log"), key=lambda path: path.stat().st_mtime)
+        logs = sorted(directory.glob("engine-*.log"), key=_written)
         for old in logs[: -_KEPT_LOGS + 1]:
             old.unlink(missing_ok=True)
     descriptor, name = tempfile.mkstemp(prefix="engine-", suffix=".log", dir=directory)
     os.close(descriptor)
     return Path(name)
+
+
+def _written(log: Path) -> float:
+    try:
+        return log.stat().st_mtime
+    except OSError:  # another engine has just removed it
+        return 0.0

@@ -7,7 +7,7 @@ is still there after a crash.
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -56,15 +56,26 @@ class ChildProcess:
             self._process.stdin.write(line)
             await self._process.stdin.drain()
 
-    async def lines(self) -> AsyncIterator[bytes]:
-        """Every line the child writes, until it closes its output."""
+    async def lines(self) -> AsyncGenerator[bytes, None]:
+        """Every whole line the child writes, until it closes its output.
+
+        What a killed child had half written is left out. Raises ValueError for a line of more
+        than _LINE_LIMIT_BYTES.
+        """
         assert self._process.stdout is not None
-        while line := await self._process.stdout.readline():
+        while (line := await self._process.stdout.readline()).endswith(b"\n"):
             yield line
 
-    async def exit_reason(self) -> str:
-        """Wait for the end: "exit status 3", or the name of the signal that ended it."""
-        status = await self._process.wait()
+    async def exit_reason(self, *, grace_s: float | None = None) -> str:
+        """Wait for the end: "exit status 3", or the name of the signal that ended it.
+
+        A child that has not left after `grace_s` is killed.
+        """
+        try:
+            status = await asyncio.wait_for(self._process.wait(), grace_s)
+        except TimeoutError:
+            self.kill()
+            status = await self._process.wait()
         if status >= 0:
             return f"exit status {status}"
         with suppress(ValueError):
@@ -87,12 +98,17 @@ class ChildProcess:
         with suppress(ProcessLookupError):
             self._process.kill()
 
-    async def close(self, *, grace_s: float) -> None:
-        """Close its input, wait `grace_s` for it to leave, then kill it."""
+    async def close(self, *, grace_s: float, farewell: bytes = b"") -> None:
+        """Send a last line, close its input, wait `grace_s` for it to leave, then kill it.
+
+        It is dead afterwards even when this is cancelled.
+        """
         assert self._process.stdin is not None
-        self._process.stdin.close()
         try:
-            await asyncio.wait_for(self._process.wait(), grace_s)
-        except TimeoutError:
-            self.kill()
-            await self._process.wait()
+            if self.running and farewell:
+                self._process.stdin.write(farewell)
+            self._process.stdin.close()
+            await self.exit_reason(grace_s=grace_s)
+        finally:
+            if self.running:
+                self.kill()

@@ -34,8 +34,11 @@ class WireError(ValueError):
 
 
 def encode(message: Command | Event) -> bytes:
-    """One message as a line, newline included."""
-    return _encoder.encode((type(message).__name__, message)) + b"\n"
+    """One message as a line, newline included. Raises WireError for what JSON cannot carry."""
+    try:
+        return _encoder.encode((type(message).__name__, message)) + b"\n"
+    except (UnicodeEncodeError, OverflowError, TypeError) as error:
+        raise WireError(f"{type(message).__name__} cannot be sent: {error}") from None
 
 
 def decode_command(line: bytes) -> Command:

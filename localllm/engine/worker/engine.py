@@ -25,14 +25,18 @@ from localllm.engine.events import (
     ProbeRequest,
     Refused,
 )
+from localllm.engine.limits import check_request, check_settings
 from localllm.engine.worker.build import describe
 from localllm.engine.worker.log import NativeLog
 from localllm.engine.worker.model import Model
 from localllm.engine.worker.scheduler import Scheduler
 from localllm.engine.worker.template import ChatTemplate
-from localllm.errors import BadRequest, GenerationFailed, LoadFailed
+from localllm.errors import BadRequest, ContextOverflow, GenerationFailed, LoadFailed
 
 Emit = Callable[[Event], None]
+
+_FIRST_CHARS = 8
+"""Characters for each token of the context that are looked at first; text has 3 to 5."""
 
 
 class WorkerEngine:
@@ -94,6 +98,7 @@ class WorkerEngine:
             self._emit(LoadRefused(message="This engine already holds a model."))
             return
         try:
+            check_settings(request.settings)
             model = Model(request.path, request.settings, log=self._log, on_progress=self._progress)
         except LoadFailed as error:
             self._emit(LoadRefused(message=str(error)))
@@ -132,6 +137,7 @@ class WorkerEngine:
         from localllm.engine.worker.probe import probe
 
         try:
+            check_settings(request.settings)
             self._emit(Probed(allocations=probe(request.path, request.settings)))
         except LoadFailed as error:
             self._emit(LoadRefused(message=str(error)))
@@ -140,6 +146,7 @@ class WorkerEngine:
         try:
             if self._scheduler is None or self._model is None:
                 raise BadRequest("No model is loaded.")
+            check_request(request)
             prompt = self._tokens(request, self._model)
             if not prompt:
                 raise BadRequest("The prompt is empty.")
@@ -150,7 +157,7 @@ class WorkerEngine:
 
     def _tokens(self, request: GenerateRequest, model: Model) -> list[int]:
         if request.prompt is not None:
-            return model.tokenize(request.prompt, special=True)
+            return _tokenize(model, request.prompt)
         if self._template is None:
             raise BadRequest(
                 "This model has no usable chat template: it is a base model that continues text. "
@@ -159,7 +166,26 @@ class WorkerEngine:
         text = self._template.render(request.messages or ())
         if model.adds_bos and model.bos:
             text = text.removeprefix(model.bos)  # the tokenizer adds it; twice hurts the answer
-        return model.tokenize(text, special=True)
+        return _tokenize(model, text)
+
+
+def _tokenize(model: Model, text: str) -> list[int]:
+    """Tokens of a prompt; of a far too long one no more than it takes to know that.
+
+    Nobody else's answer goes on meanwhile, and 10 MB of control tokens keep llama.cpp busy for
+    minutes (its search for them takes quadratic time).
+    """
+    length = _FIRST_CHARS * model.context
+    while length < len(text):
+        tokens = model.tokenize(text[:length], special=True)
+        if len(tokens) > 2 * model.context:  # twice: what the cut changed does not matter
+            raise ContextOverflow(
+                f"The prompt has {len(text)} characters, more than {len(tokens)} tokens, and the "
+                f"context holds {model.context}. Shorten the conversation, or load the model with "
+                "a larger context (--ctx)."
+            )
+        length *= 2
+    return model.tokenize(text, special=True)
 
 
 def _offloaded(model: Model) -> int:

@@ -90,17 +90,21 @@ class Inbox:
         return taken
 
     def _read(self) -> NoReturn:
-        for line in self._stream:
-            try:
-                command = decode_command(line)
-            except WireError as error:
-                sys.stderr.write(f"localllm worker: {error}\n")
-                sys.stderr.flush()
-                os._exit(BAD_INPUT_STATUS)
-            self._queue.put((command, time.monotonic()))
-            if isinstance(command, Cancel):
-                self._on_cancel(command.request_id)
-        os._exit(0)  # stdin ended: the parent is gone, even if a decode is still running
+        status = BAD_INPUT_STATUS  # also when memory runs out here: a deaf worker is no worker
+        try:
+            for line in self._stream:
+                self._take_in(decode_command(line))
+            status = 0  # stdin ended: the parent is gone, even if a decode is still running
+        except (WireError, MemoryError) as error:
+            sys.stderr.write(f"localllm worker: {error!r}\n")
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
+
+    def _take_in(self, command: Command) -> None:
+        self._queue.put((command, time.monotonic()))
+        if isinstance(command, Cancel):
+            self._on_cancel(command.request_id)
 
 
 def _take_stdout() -> BinaryIO:

@@ -11,6 +11,9 @@ from localllm.engine.events import Sampling
 
 _MAX_SEED = 2**32 - 2  # 2**32 - 1 is LLAMA_DEFAULT_SEED, "choose one"
 
+_GREEDY_BELOW = 1e-6
+"""Temperatures that divide logits into infinities: what they mean is greedy."""
+
 
 class Sampler:
     """Draws the next token of one sequence. Close it when the sequence ends."""
@@ -60,7 +63,7 @@ def _stages(sampling: Sampling, seed: int, vocabulary: int) -> list[int]:
                 sampling.presence_penalty,
             )
         )
-    if sampling.temperature <= 0:
+    if sampling.temperature < _GREEDY_BELOW:
         return [*stages, llama.llama_sampler_init_greedy()]
     if 0 < sampling.top_k < vocabulary:
         stages.append(llama.llama_sampler_init_top_k(sampling.top_k))

@@ -1,0 +1,104 @@
+"""What a request or a load may ask for: ranges that native code never sees the outside of.
+
+Checked on both sides: by the parent, because JSON has no NaN and no half of a character, and by
+the worker, which trusts nobody.
+"""
+
+from localllm.core.load import LoadSettings
+from localllm.engine.events import GenerateRequest, Sampling
+from localllm.errors import BadRequest, LoadFailed
+
+MAX_STOPS = 256
+MAX_STOP_CHARS = 65_536
+"""Of all stop strings of a request together."""
+
+_MAX_INT = 2**31 - 1  # int32_t in llama.h
+_MAX_UINT = 2**32 - 1  # uint32_t: n_ctx
+_MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ (llama-cparams.h, b11434)
+_MAX_THREADS = 512  # GGML_MAX_N_THREADS (ggml.h, b11434)
+
+_SAMPLING: dict[str, tuple[float, float]] = {
+    "temperature": (0, 5),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+    "frequency_penalty": (-2, 2),
+    "presence_penalty": (-2, 2),
+}
+_SAMPLING_INT: dict[str, tuple[int, int]] = {
+    "top_k": (0, _MAX_INT),
+    "penalty_last_n": (0, 2**20),  # llama.cpp allocates a ring of this many tokens
+}
+_MAX_REPEAT_PENALTY = 10
+_MAX_SEED = 2**32 - 2  # 2**32 - 1 is LLAMA_DEFAULT_SEED, "choose one"
+
+
+def check_request(request: GenerateRequest) -> None:
+    """Raise BadRequest, which names the field, when a value is out of its range."""
+    if (request.messages is None) == (request.prompt is None):
+        raise BadRequest("A request has either messages or a prompt, one of them.")
+    if request.messages is not None and not request.messages:
+        raise BadRequest("The conversation is empty: send at least one message.")
+    if request.max_tokens is not None:
+        _check_int("max_tokens", request.max_tokens, 1, _MAX_INT)
+    _check_stop(request.stop)
+    _check_sampling(request.sampling)
+
+
+def check_settings(settings: LoadSettings) -> None:
+    """Raise LoadFailed, which names the setting, when llama.cpp must not be given a value."""
+    for name, low, high in (
+        ("context", 1, _MAX_INT),
+        ("parallel", 1, _MAX_SEQUENCES),
+        ("batch", 1, _MAX_INT),
+        ("ubatch", 1, _MAX_INT),
+        ("threads", 1, _MAX_THREADS),
+        ("gpu_layers", 0, _MAX_INT),
+        ("cpu_moe", 0, _MAX_INT),
+    ):
+        value = getattr(settings, name)
+        if value is not None and not low <= value <= high:
+            raise LoadFailed(f"The setting {name} is {value}; it can be {low} to {high}.")
+    if settings.cells > _MAX_UINT:
+        raise LoadFailed(
+            f"{settings.parallel} conversations of {settings.context} tokens need "
+            f"{settings.cells} cells; llama.cpp counts to {_MAX_UINT}. Try a smaller context."
+        )
+    if settings.parallel > min(settings.batch, settings.ubatch):
+        raise LoadFailed(
+            f"{settings.parallel} conversations at once need a batch of as many tokens; it has "
+            f"{settings.batch}, and {settings.ubatch} at a time. Raise batch and ubatch."
+        )
+
+
+def _check_stop(stop: tuple[str, ...]) -> None:
+    if len(stop) > MAX_STOPS:
+        raise BadRequest(f"There are {len(stop)} stop strings; at most {MAX_STOPS} are accepted.")
+    if not all(stop):
+        raise BadRequest("A stop string is empty: it would end every answer before it begins.")
+    length = sum(map(len, stop))
+    if length > MAX_STOP_CHARS:
+        raise BadRequest(
+            f"The stop strings have {length} characters; at most {MAX_STOP_CHARS} are accepted."
+        )
+
+
+def _check_sampling(sampling: Sampling) -> None:
+    for name, (low, high) in _SAMPLING.items():
+        _check_float(name, getattr(sampling, name), low, high)
+    for name, (least, most) in _SAMPLING_INT.items():
+        _check_int(name, getattr(sampling, name), least, most)
+    _check_float("repeat_penalty", sampling.repeat_penalty, 0, _MAX_REPEAT_PENALTY)
+    if sampling.repeat_penalty == 0:
+        raise BadRequest("repeat_penalty is 0; it must be more than that (1 switches it off).")
+    if sampling.seed is not None:
+        _check_int("seed", sampling.seed, 0, _MAX_SEED)
+
+
+def _check_float(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # NaN is not
+        raise BadRequest(f"{name} is {value}; it can be {low:g} to {high:g}.")
+
+
+def _check_int(name: str, value: int, low: int, high: int) -> None:
+    if not isinstance(value, int) or not low <= value <= high:
+        raise BadRequest(f"{name} is {value}; it can be a whole number from {low} to {high}.")

@@ -1,0 +1,79 @@
+"""Nothing outside its range reaches native code."""
+
+from dataclasses import replace
+
+import pytest
+
+from localllm.core.load import LoadSettings
+from localllm.engine.events import GenerateRequest, Sampling
+from localllm.engine.limits import check_request, check_settings
+from localllm.errors import BadRequest, LoadFailed
+
+REQUEST = GenerateRequest(request_id="a", prompt="hello")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", 5.1),
+        ("temperature", float("nan")),
+        ("temperature", float("inf")),
+        ("top_k", -1),
+        ("top_k", 2**31),
+        ("top_p", 1.01),
+        ("min_p", -0.01),
+        ("repeat_penalty", 0.0),
+        ("repeat_penalty", float("inf")),
+        ("frequency_penalty", 2.1),
+        ("presence_penalty", -2.1),
+        ("penalty_last_n", -1),
+        ("penalty_last_n", 2**31 - 1),
+        ("seed", -1),
+        ("seed", 2**32 - 1),
+        ("seed", 2**64),
+        ("seed", 1.5),
+    ],
+)
+def test_a_sampling_value_out_of_range_is_refused_by_name(field: str, value: float) -> None:
+    sampling = replace(Sampling(), **{field: value})  # type: ignore[arg-type]
+    with pytest.raises(BadRequest, match=field):
+        check_request(replace(REQUEST, sampling=sampling))
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(),
+        Sampling(temperature=0, top_k=0, top_p=0, min_p=1, seed=0),
+        Sampling(temperature=5, top_p=1, min_p=0, seed=2**32 - 2, repeat_penalty=10),
+        Sampling(frequency_penalty=-2, presence_penalty=2, penalty_last_n=0),
+    ],
+)
+def test_the_edges_of_every_range_are_accepted(sampling: Sampling) -> None:
+    check_request(replace(REQUEST, sampling=sampling, max_tokens=1, stop=("x",) * 256))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (LoadSettings(context=0), "context is 0"),
+        (LoadSettings(context=-5), "context is -5"),
+        (LoadSettings(parallel=257), "parallel is 257"),
+        (LoadSettings(context=2**31 - 1, parallel=4), "smaller context"),
+        (LoadSettings(parallel=64, batch=32), "Raise batch"),
+        (LoadSettings(threads=0), "threads is 0"),
+        (LoadSettings(threads=513), "threads is 513"),
+        (LoadSettings(ubatch=0), "ubatch is 0"),
+        (LoadSettings(gpu_layers=-2), "gpu_layers is -2"),
+    ],
+)
+def test_a_setting_that_native_code_must_not_see_is_refused_by_name(
+    settings: LoadSettings, message: str
+) -> None:
+    with pytest.raises(LoadFailed, match=message):
+        check_settings(settings)
+
+
+def test_the_default_settings_are_accepted() -> None:
+    check_settings(LoadSettings())
