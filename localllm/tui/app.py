@@ -11,13 +11,14 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
+from localllm.planning import suggestions
 from localllm.runtime import Runtime
-from localllm.tui.screens.home import HomeScreen
+from localllm.tui.screens.home import HomeScreen, Suggest
 from localllm.tui.theme import DARK, THEMES
 
 
 class LocalLLMApp(App[None]):
-    """`clock` gives seconds, monotonic; a test passes its own."""
+    """`clock` gives seconds, monotonic; `suggest` what else fits. A test passes its own."""
 
     TITLE = "localllm"
     CSS_PATH = "app.tcss"
@@ -34,17 +35,24 @@ class LocalLLMApp(App[None]):
         )
     ]
 
-    def __init__(self, runtime: Runtime, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        suggest: Suggest = suggestions,
+    ) -> None:
         super().__init__()
         self.runtime = runtime
         self.clock = clock
+        self.suggest = suggest
         for theme in THEMES:
             self.register_theme(theme)
         if "TEXTUAL_THEME" not in os.environ:
             self.theme = DARK.name
 
     def on_mount(self) -> None:
-        self.push_screen(HomeScreen(self.runtime, clock=self.clock))
+        self.push_screen(HomeScreen(self.runtime, clock=self.clock, suggest=self.suggest))
 
     async def on_unmount(self) -> None:
         await self.runtime.close()

@@ -2,6 +2,7 @@
 
 from textual.message import Message
 
+from localllm.core.recommend import FitPlan
 from localllm.library.store import InstalledModel
 
 
@@ -27,3 +28,19 @@ class PageTurned(Message):
     def __init__(self, *, up: bool) -> None:
         super().__init__()
         self.up = up
+
+
+class SuggestionChosen(Message):
+    """A model that is not installed was chosen."""
+
+    def __init__(self, plan: FitPlan) -> None:
+        super().__init__()
+        self.plan = plan
+
+
+class ListEndPassed(Message):
+    """The cursor was moved on at the first or the last row of a list."""
+
+    def __init__(self, *, down: bool) -> None:
+        super().__init__()
+        self.down = down

@@ -14,8 +14,10 @@ from localllm.library.store import InstalledModel, Store
 from localllm.runtime import Fit, Runtime
 from localllm.tui.app import LocalLLMApp
 from localllm.tui.screens.chat import ChatScreen
+from localllm.tui.screens.home import Suggest
 from localllm.tui.widgets.prompt import Prompt
 from localllm.tui.widgets.transcript import TurnView
+from tests.tui.made_up_plans import Orchard
 
 MIB, GIB = 2**20, 2**30
 
@@ -42,6 +44,7 @@ class Stage:
     available_bytes: int = 10 * GIB
     warnings: tuple[str, ...] = ()
     cpu_name: str = "Made-up 9000"
+    suggest: Suggest = field(default_factory=Orchard)
 
     @property
     def engine(self) -> FakeEngine:
@@ -66,7 +69,7 @@ class Stage:
 
     def app(self, runtime: type[Runtime] = Runtime) -> LocalLLMApp:
         made = runtime(store=self.store, detect=self.detect, start_engine=self.start_engine)
-        app = LocalLLMApp(made, clock=self.clock)
+        app = LocalLLMApp(made, clock=self.clock, suggest=self.suggest)
         app.animation_level = "none"
         return app
 

@@ -60,7 +60,9 @@ async def test_a_crash_between_two_questions_is_noticed(stage: Stage) -> None:
         await open_chat(pilot)
         stage.engine.kill()
         await until(pilot, lambda: isinstance(app.screen, Dialog))
-        await until(pilot, lambda: "while it was idle" in shown(app))
+        await until(pilot, lambda: "Restart the engine" in shown(app))
+        assert "SIGKILL" in shown(app)
+        assert "fake: killed" in shown(app)
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, ChatScreen) and stage.engine.alive)
 

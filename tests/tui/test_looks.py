@@ -8,21 +8,25 @@ where it runs.
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import pytest
 from textual.app import App
 from textual.pilot import Pilot
-from textual.widgets import ProgressBar
+from textual.widgets import Input, ProgressBar
 
 from localllm.core.load import LoadSettings
 from localllm.library.store import InstalledModel
 from localllm.runtime import Fit, Runtime
 from localllm.tui.screens.dialog import Dialog
+from localllm.tui.screens.import_file import ImportScreen
 from localllm.tui.screens.loading import LoadScreen
 from localllm.tui.widgets.meter import MeterPanel
 from localllm.tui.widgets.prompt import Prompt
+from localllm.tui.widgets.suggestions import SuggestionRow
 from tests.tui.made_up import GIB, MIB, Stage, ask, chat, made_up_fit, open_chat, until, wrote
+from tests.tui.made_up_plans import MODELS, Orchard, made_up_plans
 
 SIZES = [(80, 24), (120, 40)]
 THEMES = ["localllm-dark", "localllm-light", "ansi-dark"]
@@ -61,10 +65,18 @@ class TooBig(MadeUpVerdicts):
 
 
 @pytest.fixture
-def looks(stage: Stage) -> Stage:
+def looks(stage: Stage, smollm2: Path) -> Stage:
     stage.warnings = ("A GPU is here that this build of llama.cpp cannot use: see the README.",)
     stage.script.tokens = ANSWER
+    stage.suggest = Orchard(plans=made_up_plans(smollm2))
     return stage
+
+
+async def all_there(pilot: Pilot[None]) -> None:
+    """What is computed behind the first screen has come."""
+    screen = pilot.app.screen
+    await until(pilot, lambda: bool(screen.query("MachinePanel .warning")))
+    await until(pilot, lambda: len(screen.query(SuggestionRow)) == len(MODELS))
 
 
 def still(pilot: Pilot[None]) -> None:
@@ -81,7 +93,54 @@ def test_home(looks: Stage, snap_compare: Snap, size: tuple[int, int], theme: st
 
     async def run(pilot: Pilot[None]) -> None:
         await until(pilot, lambda: bool(app.screen.query("ModelRow.-fits")))
-        await until(pilot, lambda: bool(app.screen.query("MachinePanel .warning")))
+        await all_there(pilot)
+
+    assert snap_compare(app, terminal_size=size, run_before=run)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
+def test_a_suggestion_under_the_cursor(
+    looks: Stage, snap_compare: Snap, size: tuple[int, int]
+) -> None:
+    app = looks.app(MadeUpVerdicts)
+
+    async def run(pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: bool(app.screen.query("ModelRow.-fits")))
+        await all_there(pilot)
+        await pilot.press("down", "down")
+
+    assert snap_compare(app, terminal_size=size, run_before=run)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
+def test_a_suggestion_that_was_opened(
+    looks: Stage, snap_compare: Snap, size: tuple[int, int]
+) -> None:
+    app = looks.app(MadeUpVerdicts)
+
+    async def run(pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: bool(app.screen.query("ModelRow.-fits")))
+        await all_there(pilot)
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: isinstance(app.screen, Dialog))
+
+    assert snap_compare(app, terminal_size=size, run_before=run)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
+def test_an_import_that_fails(looks: Stage, snap_compare: Snap, size: tuple[int, int]) -> None:
+    app = looks.app(MadeUpVerdicts)
+
+    async def run(pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: bool(app.screen.query("ModelRow.-fits")))
+        await all_there(pilot)
+        await pilot.press("i")
+        await until(pilot, lambda: isinstance(app.screen, ImportScreen))
+        field = app.screen.query_one(Input)
+        field.cursor_blink = False
+        field.value = "/made/up/quince.gguf"
+        await pilot.press("enter")
+        await until(pilot, lambda: bool(app.screen.query("#import-remark.-failed")))
 
     assert snap_compare(app, terminal_size=size, run_before=run)
 
@@ -93,7 +152,7 @@ def test_home_without_a_model(looks: Stage, snap_compare: Snap, size: tuple[int,
 
     async def run(pilot: Pilot[None]) -> None:
         await until(pilot, lambda: app.screen.query_one("#no-models").display)
-        await until(pilot, lambda: bool(app.screen.query("MachinePanel .warning")))
+        await all_there(pilot)
 
     assert snap_compare(app, terminal_size=size, run_before=run)
 
@@ -144,6 +203,7 @@ def test_a_model_that_does_not_fit(looks: Stage, snap_compare: Snap, size: tuple
 
     async def run(pilot: Pilot[None]) -> None:
         await until(pilot, lambda: bool(app.screen.query("ModelRow.-too-big")))
+        await all_there(pilot)
 
     assert snap_compare(app, terminal_size=size, run_before=run)
 
@@ -156,6 +216,7 @@ def test_the_question_whether_to_load_it_anyway(
 
     async def run(pilot: Pilot[None]) -> None:
         await until(pilot, lambda: bool(app.screen.query("ModelRow.-too-big")))
+        await all_there(pilot)
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, Dialog))
 

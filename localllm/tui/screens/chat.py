@@ -204,7 +204,8 @@ class ChatScreen(WorkScreen[Conversation]):
 
     @work(exclusive=True, group="recover", exit_on_error=False)
     async def recover(self) -> None:
-        await self._recover(NotFound("The engine's process ended while it was idle."))
+        crash = await self.runtime.crash(self._resident.model.name)
+        await self._recover(crash or NotFound("The engine's process ended while it was idle."))
 
     async def _recover(self, error: EngineCrashed | NotFound) -> None:
         """Say what happened; start the engine again, with the conversation, or leave."""

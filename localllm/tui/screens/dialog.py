@@ -13,11 +13,13 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
 from localllm.core.footprint import Footprint
-from localllm.core.units import format_bytes
+from localllm.core.recommend import FitPlan
+from localllm.core.units import format_bytes, format_rate
 from localllm.errors import EngineCrashed, LocalLLMError, NotFound
 from localllm.library.store import InstalledModel
 from localllm.runtime import Fit
 from localllm.tui import outside
+from localllm.tui.widgets.suggestions import need_bytes, rate_range
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +33,7 @@ class Choice:
 class Dialog(ModalScreen[str | None]):
     """Ask; the result is the id of the choice, None after escape.
 
-    `message` and `log` are outside text. The first choice is the one that enter takes.
+    `message`, `remark` and `log` are outside text. The first choice is the one that enter takes.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -61,6 +63,7 @@ class Dialog(ModalScreen[str | None]):
         message: str,
         choices: Sequence[Choice],
         facts: Sequence[tuple[str, str]] = (),
+        remark: str = "",
         log: Sequence[str] = (),
     ) -> None:
         super().__init__()
@@ -68,6 +71,7 @@ class Dialog(ModalScreen[str | None]):
         self._message = message
         self._choices = tuple(choices)
         self._facts = tuple(facts)
+        self._remark = remark
         self._log = tuple(log)
 
     def compose(self) -> ComposeResult:
@@ -78,6 +82,8 @@ class Dialog(ModalScreen[str | None]):
                 with Horizontal(classes="dialog-fact"):
                     yield Static(Content(label), classes="fact-label")
                     yield Static(outside.line(value), classes="fact-value")
+            if self._remark:
+                yield Static(outside.lines(self._remark), id="dialog-remark")
             if self._log:
                 yield Static("Last lines of the engine's log", classes="dialog-heading")
                 with VerticalScroll(id="dialog-log", can_focus=False):
@@ -143,6 +149,31 @@ def _parts(need: Footprint) -> tuple[tuple[str, str], ...]:
         ("overhead", need.overhead_bytes),
     )
     return tuple((label, format_bytes(size_bytes)) for label, size_bytes in parts if size_bytes)
+
+
+def suggestion_dialog(plan: FitPlan) -> Dialog:
+    """What a model that is not installed is, where it is published, and how to get it in."""
+    candidate = plan.candidate
+    repository = candidate.file.removesuffix(f":{candidate.quant}")
+    need, likely = format_bytes(need_bytes(plan)), format_rate(plan.decode.likely)
+    return Dialog(
+        title=f"{candidate.model} {candidate.quant}",
+        message=" ".join(plan.reasons),
+        facts=(
+            ("file", format_bytes(candidate.size_bytes)),
+            (
+                "need",
+                f"{need} with {plan.settings.context} tokens of context",
+            ),
+            ("speed", f"{rate_range(plan.decode)} tok/s, likely {likely}"),
+            ("published", f"{repository} on Hugging Face"),
+        ),
+        remark=(
+            "It is not on this disk, and localllm does not download. Get the file of "
+            f"{candidate.quant} from there yourself, then: localllm import FILE"
+        ),
+        choices=(Choice(id="close", label="Close"), Choice(id="import", label="Import a file")),
+    )
 
 
 def failure_dialog(title: str, error: LocalLLMError) -> Dialog:

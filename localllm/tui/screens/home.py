@@ -1,28 +1,36 @@
-"""The first screen: what this machine has, and which installed model fits it."""
+"""The first screen: what this machine has, which installed model fits it, and what else would."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Container
+from textual.containers import Container, Vertical
 from textual.content import Content
 from textual.widgets import Footer
 
+from localllm.core.hardware import HardwareInfo
 from localllm.core.load import LoadSettings
+from localllm.core.recommend import FitPlan
 from localllm.errors import LocalLLMError
 from localllm.library.store import InstalledModel, State
 from localllm.runtime import Runtime
 from localllm.tui.conversation import Conversation
-from localllm.tui.messages import ModelChosen
+from localllm.tui.messages import ListEndPassed, ModelChosen, SuggestionChosen
 from localllm.tui.screens.chat import ChatScreen
-from localllm.tui.screens.dialog import failure_dialog
+from localllm.tui.screens.dialog import failure_dialog, suggestion_dialog
+from localllm.tui.screens.import_file import ImportScreen
 from localllm.tui.screens.loading import LoadScreen
 from localllm.tui.screens.work import WorkScreen
 from localllm.tui.widgets.brand import Brand
 from localllm.tui.widgets.machine import MachinePanel
-from localllm.tui.widgets.models import ModelList, ModelRow, Standing, Verdict
+from localllm.tui.widgets.models import ModelList, ModelRow, Rows, Standing, Verdict
+from localllm.tui.widgets.suggestions import SuggestionRows, Suggestions
+
+Suggest = Callable[[HardwareInfo, tuple[InstalledModel, ...]], Sequence[FitPlan]]
+"""What else fits a machine on which these models are installed. Blocks; raises LocalLLMError."""
 
 
 class HomeScreen(WorkScreen[None]):
@@ -39,11 +47,22 @@ class HomeScreen(WorkScreen[None]):
             id="home.refresh",
             tooltip="Read the library and the free memory again",
         ),
+        Binding(
+            "i",
+            "import",
+            "Import a GGUF file",
+            id="home.import",
+            tooltip="Make a file of this disk part of the library",
+        ),
     ]
 
-    def __init__(self, runtime: Runtime, *, clock: Callable[[], float]) -> None:
+    def __init__(self, runtime: Runtime, *, clock: Callable[[], float], suggest: Suggest) -> None:
         super().__init__(runtime)
         self._clock = clock
+        self._suggest = suggest
+        self._suggesting = False
+        self._stale = False
+        self._imported = ""
         self._opening = False
         self._conversations: dict[str, Conversation] = {}
 
@@ -51,18 +70,21 @@ class HomeScreen(WorkScreen[None]):
         yield Brand(remark=Content("everything stays on this machine"))
         with Container(id="home"):
             yield MachinePanel()
-            yield ModelList()
+            with Vertical(id="library"):
+                yield ModelList()
+                yield Suggestions()
         yield Footer(compact=True)
 
     def on_mount(self) -> None:
         self.read_machine()
+        self.call_after_refresh(self._renew_suggestions)
 
     def on_screen_resume(self) -> None:
         self.read_library()
 
     @work(exclusive=True, group="machine", exit_on_error=False)
-    async def read_machine(self) -> None:
-        hardware = await self.runtime.hardware()
+    async def read_machine(self, *, fresh: bool = False) -> None:
+        hardware = await self.runtime.hardware(fresh=fresh)
         await self.query_one(MachinePanel).show(hardware)
 
     @work(exclusive=True, group="library", exit_on_error=False)
@@ -72,7 +94,8 @@ class HomeScreen(WorkScreen[None]):
         except LocalLLMError as error:
             self.app.push_screen(failure_dialog("The library cannot be read", error))
             return
-        await self.query_one(ModelList).show(models)
+        imported, self._imported = self._imported, ""
+        await self.query_one(ModelList).show(models, at=imported or None)
         for row in self.query(ModelRow):
             row.show(await self._standing(row.model))
 
@@ -115,5 +138,66 @@ class HomeScreen(WorkScreen[None]):
         )
         await self.runtime.unload(name)
 
+    # --- what else would fit ---
+
+    def _renew_suggestions(self) -> None:
+        """Compute them again. What is being computed in a thread cannot be stopped: it is left to
+        end, and is followed by one more."""
+        self._stale = True
+        if not self._suggesting:
+            self._suggesting = True
+            self.read_suggestions()
+
+    @work(exclusive=True, group="suggestions", exit_on_error=False)
+    async def read_suggestions(self) -> None:
+        try:
+            while self._stale:
+                self._stale = False
+                await self._show_suggestions()
+        finally:
+            self._suggesting = False
+
+    async def _show_suggestions(self) -> None:
+        suggestions = self.query_one(Suggestions)
+        hardware = await self.runtime.hardware()
+        try:
+            models = self.runtime.installed()
+            plans = await asyncio.to_thread(self._suggest, hardware, models)
+        except LocalLLMError as error:
+            suggestions.say(str(error))
+            return
+        await suggestions.show(plans)
+        if self.focused is None and self.is_current:
+            suggestions.enter()
+
+    @on(SuggestionChosen)
+    def _suggestion_chosen(self, event: SuggestionChosen) -> None:
+        if self.is_current:  # not for a second key while the window opens
+            self.app.push_screen(suggestion_dialog(event.plan), self._suggestion_answered)
+
+    def _suggestion_answered(self, choice: str | None) -> None:
+        if choice == "import":
+            self.action_import()
+
+    @on(ListEndPassed)
+    def _list_end_passed(self, event: ListEndPassed) -> None:
+        if event.down and self.focused is self.query_one(Rows):
+            self.query_one(Suggestions).enter()
+        elif not event.down and self.focused is self.query_one(SuggestionRows):
+            self.query_one(ModelList).enter()
+
+    # --- keys ---
+
     def action_reread(self) -> None:
+        self.read_machine(fresh=True)
         self.read_library()
+        self._renew_suggestions()
+
+    def action_import(self) -> None:
+        self.app.push_screen(ImportScreen(self.runtime), self._import_ended)
+
+    def _import_ended(self, model: InstalledModel | None) -> None:
+        if model is not None:
+            self._imported = model.name
+            self.read_library()
+            self._renew_suggestions()

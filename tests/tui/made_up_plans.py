@@ -1,0 +1,84 @@
+"""Suggestions that depend on no catalogue, no machine and no formula."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from localllm.core.hardware import HardwareInfo
+from localllm.core.load import LoadSettings
+from localllm.core.placement import Placement, Share
+from localllm.core.recommend import Candidate, FitPlan, Verdict
+from localllm.core.speed import Estimate
+from localllm.errors import LocalLLMError
+from localllm.library.store import InstalledModel
+from localllm.runtime import read_spec
+
+GIB = 2**30
+MODELS = (
+    ("quince-30b-a3b", "Q4_K_M", 8.7, 12.0),
+    ("deep-medlar-r1-distill-llama-8b", "IQ4_XS", 5.2, 7.4),
+    ("sloe-4b", "Q6_K", 3.9, 9.1),
+    ("damson-1.7b", "Q8_0", 2.4, 21.0),
+    ("rowan-0.6b", "Q8_0", 0.9, 48.0),
+)
+
+
+def made_up_plans(model_file: Path) -> tuple[FitPlan, ...]:
+    """Five plans; the header of `model_file` stands for all of theirs."""
+    return tuple(_plan(model_file, *each) for each in MODELS)
+
+
+def _plan(model_file: Path, model: str, quant: str, need_gib: float, likely: float) -> FitPlan:
+    spec = read_spec(model_file)
+    need = int(need_gib * GIB)
+    share = Share(
+        name="CPU",
+        weights_bytes=need,
+        kv_bytes=0,
+        compute_bytes=0,
+        overhead_bytes=0,
+        free_bytes=10 * GIB,
+        fits=True,
+    )
+    return FitPlan(
+        candidate=Candidate(
+            model=model,
+            quant=quant,
+            file=f"orchard/{model}-GGUF:{quant}",
+            size_bytes=need * 9 // 10,
+            parameters=spec.parameters,
+            active_parameters=spec.active_parameters,
+            architecture=spec.architecture,
+            released=None,
+            installed=False,
+            spec=lambda: spec,
+        ),
+        spec=spec,
+        settings=LoadSettings(),
+        placement=Placement(gpu_layers=0, cpu_moe=0, devices=(share,), layout=()),
+        decode=Estimate(low=likely * 0.625, likely=likely, high=likely * 1.5),
+        ttft=Estimate(low=0.5, likely=1.0, high=2.0),
+        verdict=Verdict.GOOD,
+        reasons=(
+            f"Fits with {10 - need_gib:.1f} GiB to spare.",
+            f"About {likely:.1f} tok/s: {likely / 6:.1f} times reading speed.",
+            f"{quant} changes perplexity by +1.6 % (published).",
+        ),
+    )
+
+
+@dataclass
+class Orchard:
+    """A catalogue in a test's hands: what it answers, and what it was asked about."""
+
+    plans: tuple[FitPlan, ...] = ()
+    error: LocalLLMError | None = None
+    asked: list[tuple[InstalledModel, ...]] = field(default_factory=list)
+
+    def __call__(
+        self, hardware: HardwareInfo, models: tuple[InstalledModel, ...]
+    ) -> Sequence[FitPlan]:
+        self.asked.append(models)
+        if self.error is not None:
+            raise self.error
+        return self.plans
