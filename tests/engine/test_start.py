@@ -1,0 +1,24 @@
+"""What a worker imports: it starts for every model, and for every look at the machine."""
+
+import subprocess
+import sys
+
+
+def test_a_worker_imports_the_low_level_api_and_nothing_around_it() -> None:
+    script = (
+        "import os, sys\n"
+        "from localllm.engine.worker.main import main\n"
+        "real = os._exit\n"
+        "def leave(status):\n"
+        "    names = [n for n in ('llama_cpp.llama_cpp', 'llama_cpp.llama', 'numpy')\n"
+        "             if n in sys.modules]\n"
+        "    print(*names, file=sys.stderr, flush=True)\n"
+        "    real(status)\n"
+        "os._exit = leave\n"
+        "main()\n"
+    )
+    worker = subprocess.run(
+        [sys.executable, "-c", script], stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    assert worker.returncode == 0
+    assert worker.stderr.decode().splitlines()[-1] == "llama_cpp.llama_cpp"
