@@ -188,6 +188,18 @@ def test_whatever_a_file_weighs_its_tensors_add_up_to_it(factor: float) -> None:
     assert weight(offer.candidate.spec()) == pytest.approx(size - around, rel=tolerance, abs=0)
 
 
+@pytest.mark.parametrize(
+    "model", ["deepseek-v2-lite", "qwen3-30b-a3b-2507", "llama-3.3-70b", "phi-4", "qwen3.5-4b"]
+)
+def test_experts_fused_matrices_and_70b_get_the_types_their_blueprint_has(model: str) -> None:
+    entry = entries()[model]
+    files = [RepoFile(name=f"m-{q}.gguf", size_bytes=entry.file_bytes(q)) for q in FILE_TYPES]
+    for offer in listing("a/b", entry.spec("Q8_0"), files).offers:
+        derived = offer.candidate.spec()
+        assert offer.note is None
+        assert types(derived) == types(entry.spec(offer.candidate.quant)), offer.candidate.quant
+
+
 def test_every_architecture_can_be_given_every_quant() -> None:
     for forged in (*EVERY_ATTENTION, *EVERY_RECURRENT):
         header = forged_spec(forged)
