@@ -1,22 +1,38 @@
 """`localllm size`: the memory one model needs, estimated from its header, or asked of llama.cpp."""
 
 import asyncio
+import tempfile
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import click
+from rich.console import Console
 from rich.table import Table
 
 from localllm.cli import options
+from localllm.cli.besides import (
+    Limits,
+    Training,
+    limits_of,
+    print_limits,
+    print_rules,
+    print_training,
+    rules_of_thumb,
+)
 from localllm.cli.machine_now import machine_now
 from localllm.cli.output import outside, print_json, stderr, stdout
 from localllm.cli.target import Target, find_target
+from localllm.core.finetune import Method
 from localllm.core.fit import Fit, weigh
 from localllm.core.load import Allocation, BufferKind, FlashAttention, KvType, LoadSettings
+from localllm.core.placement import Share, budget
 from localllm.core.units import format_bytes
 from localllm.engine.client import ProcessEngine
 from localllm.engine.events import ProbeRequest
 from localllm.errors import ExitCode, UsageError
 from localllm.library import paths
+from localllm.library import settings as user_settings
+from localllm.library.header_file import write_header
 from localllm.library.store import Store
 
 
@@ -41,7 +57,8 @@ class Exact:
 
 @click.command()
 @click.argument("model")
-@click.option("--quant", metavar="QUANT", help="Quant of a catalogue model (default Q4_K_M).")
+@click.option("--quant", metavar="QUANT",
+              help="Quant of a catalogue model (default Q4_K_M, if it is published).")  # fmt: skip
 @options.CONTEXT
 @options.PARALLEL
 @options.KV_TYPE
@@ -50,8 +67,17 @@ class Exact:
 @options.GPU_LAYERS
 @click.option("--cpu-moe", type=click.IntRange(0, 10_000), default=0, metavar="N",
               help="Keep the experts of the first N layers in system memory.")  # fmt: skip
+@click.option("--no-kv-offload", is_flag=True, help="Keep the KV cache in system memory.")
 @options.FLASH_ATTENTION
 @options.SWA_FULL
+@click.option("--finetune", type=click.Choice([method.value for method in Method]),
+              help="Also say what fine-tuning would need.")  # fmt: skip
+@click.option("--rank", type=click.IntRange(1, 65_536), metavar="R",
+              help="Rank of the adapters of --finetune lora and qlora (default 16).")  # fmt: skip
+@click.option("--train-batch", type=click.IntRange(1, 65_536), metavar="B",
+              help="Sequences at once for --finetune (default 1).")  # fmt: skip
+@click.option("--seq", type=click.IntRange(1, options.MAX_CONTEXT), metavar="S",
+              help="Tokens of a training sequence for --finetune (default 2048).")  # fmt: skip
 @click.option("--exact", is_flag=True, help="Ask llama.cpp itself (a dry run; nothing is loaded).")
 @options.JSON
 def command(
@@ -64,12 +90,18 @@ def command(
     ubatch: int,
     gpu_layers: int | None,
     cpu_moe: int,
+    no_kv_offload: bool,
     flash_attn: str,
     swa_full: bool,
+    finetune: str | None,
+    rank: int | None,
+    train_batch: int | None,
+    seq: int | None,
     exact: bool,
     as_json: bool,
 ) -> int:
     """The memory MODEL needs: a GGUF file, an installed model, or a catalogue name[:QUANT]."""
+    training = _training(finetune, rank, train_batch, seq)
     target = find_target(Store.default(), model, quant)
     settings = LoadSettings(
         context=context or options.default_context(target.spec),
@@ -82,22 +114,56 @@ def command(
         cpu_moe=cpu_moe,
         flash_attention=FlashAttention(flash_attn),
         swa_full=swa_full,
+        kv_offload=not no_kv_offload,
     )
-    fit = weigh(target.spec, settings, machine_now())
-    answer = asyncio.run(_probe(target, fit)) if exact else None
+    machine, reserve_bytes = machine_now(), user_settings.load().reserve_bytes
+    fit = weigh(target.spec, settings, machine, reserve_bytes=reserve_bytes)
+    report = Report(
+        target=target,
+        fit=fit,
+        limits=limits_of(target, settings, budget(machine, reserve_bytes=reserve_bytes)),
+        training=training,
+        exact=asyncio.run(_probe(target, fit)) if exact else None,
+    )
     if as_json:
-        print_json(document(target, fit, answer))
+        print_json(document(report))
     else:
-        _print(target, fit, answer)
+        _print(report)
     return ExitCode.OK
 
 
-def document(target: Target, fit: Fit, exact: Exact | None) -> dict[str, object]:
+def _training(
+    method: str | None, rank: int | None, batch: int | None, sequence: int | None
+) -> Training | None:
+    """Raises UsageError for the details of a fine-tune that was not asked for."""
+    given = {"--rank": rank, "--train-batch": batch, "--seq": sequence}
+    if method is None:
+        stray = [name for name, value in given.items() if value is not None]
+        if stray:
+            raise UsageError(f"{stray[0]} belongs to --finetune full, lora or qlora.")
+        return None
+    return Training(
+        method=Method(method), rank=rank or 16, batch=batch or 1, sequence=sequence or 2048
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything that `size` says of one model."""
+
+    target: Target
+    fit: Fit
+    limits: Limits
+    training: Training | None = None
+    exact: Exact | None = None
+
+
+def document(report: Report) -> dict[str, object]:
     """What `size --json` prints."""
-    spec = target.spec
+    spec, fit, exact = report.target.spec, report.fit, report.exact
     found: dict[str, object] = {
-        "name": target.name,
-        "quant": target.quant,
+        "name": report.target.name,
+        "quant": report.target.quant,
         "context": fit.settings.context,
         "parallel": fit.settings.parallel,
         "model": {
@@ -108,26 +174,34 @@ def document(target: Target, fit: Fit, exact: Exact | None) -> dict[str, object]
             "context_train": spec.context_train,
         },
         "footprint": asdict(fit.footprint) | {"total_bytes": fit.footprint.total_bytes},
-        "devices": [
-            {
-                "name": share.name,
-                "weights_bytes": share.weights_bytes,
-                "kv_bytes": share.kv_bytes,
-                "compute_bytes": share.compute_bytes,
-                "overhead_bytes": share.overhead_bytes,
-                "total_bytes": share.total_bytes,
-                "free_bytes": share.free_bytes,
-                "fits": share.fits,
-            }
-            for share in fit.placement.devices
-        ],
+        "gpu_layers": fit.settings.gpu_layers,
+        "cpu_moe": fit.settings.cpu_moe,
+        "devices": [_device(share) for share in fit.placement.devices],
         "fits": fit.fits,
         "advice": fit.advice,
+        "limits": asdict(report.limits),
+        "rules_of_thumb": [asdict(each) for each in rules_of_thumb(spec, fit)],
     }
+    if report.training is not None:
+        found["finetune"] = report.training.document(spec)
     if exact is not None:
         found["exact"] = asdict(exact) | {"total_bytes": exact.total_bytes}
         found["error_percent"] = error_percent(fit, exact)
     return found
+
+
+def _device(share: Share) -> dict[str, object]:
+    return {
+        "name": share.name,
+        "layers": share.layers,
+        "weights_bytes": share.weights_bytes,
+        "kv_bytes": share.kv_bytes,
+        "compute_bytes": share.compute_bytes,
+        "overhead_bytes": share.overhead_bytes,
+        "total_bytes": share.total_bytes,
+        "free_bytes": share.free_bytes,
+        "fits": share.fits,
+    }
 
 
 def error_percent(fit: Fit, exact: Exact) -> float:
@@ -136,16 +210,18 @@ def error_percent(fit: Fit, exact: Exact) -> float:
 
 
 async def _probe(target: Target, fit: Fit) -> Exact:
-    if target.path is None:
-        raise UsageError(
-            f"{target.name} is not on this disk, and --exact needs its header. "
-            "Name a GGUF file or an installed model."
-        )
+    """Ask llama.cpp; of a model that is not on this disk it gets the header that the catalogue
+    describes."""
     engine = ProcessEngine(log_dir=paths.log_dir())
-    try:
-        answer = await engine.probe(ProbeRequest(path=str(target.path), settings=fit.settings))
-    finally:
-        await engine.close()
+    with tempfile.TemporaryDirectory(prefix="localllm-size-") as directory:
+        path = target.path
+        if path is None:
+            path = Path(directory) / "header.gguf"
+            write_header(target.spec, path)
+        try:
+            answer = await engine.probe(ProbeRequest(path=str(path), settings=fit.settings))
+        finally:
+            await engine.close()
     return exact_of(fit, answer.allocations)
 
 
@@ -174,8 +250,29 @@ _PARTS = (
 )
 
 
-def _print(target: Target, fit: Fit, exact: Exact | None) -> None:
-    console, spec = stdout(), target.spec
+def _print(report: Report) -> None:
+    console, spec, fit = stdout(), report.target.spec, report.fit
+    _print_model(console, report)
+    console.print(_table(fit, report.exact))
+    if report.exact is not None:
+        console.print(
+            f"The estimate is {error_percent(fit, report.exact):+.2f} % off llama.cpp's dry run."
+        )
+    for share in fit.placement.devices:
+        _print_share(console, share)
+    if fit.advice is not None:
+        console.print(fit.advice)
+    print_limits(console, report.limits, fit.settings)
+    if report.training is not None:
+        print_training(console, report.training, spec)
+    print_rules(console, spec, fit)
+    if report.exact is None:
+        for doubt in fit.footprint.needs_probe:
+            stderr().print(f"Note: {doubt}. --exact asks llama.cpp.", style="yellow")
+
+
+def _print_model(console: Console, report: Report) -> None:
+    target, fit, spec = report.target, report.fit, report.target.spec
     title = f"{target.name} {target.quant or ''}".strip()
     console.print(outside(title, style="bold"))
     active = f" ({spec.active_parameters / 1e9:.2f} B active)" if spec.experts else ""
@@ -185,31 +282,31 @@ def _print(target: Target, fit: Fit, exact: Exact | None) -> None:
         f"x {fit.settings.parallel}, trained for {spec.context_train}",
         style="dim",
     )
+
+
+def _table(fit: Fit, exact: Exact | None) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("part")
     table.add_column("estimate", justify="right")
     if exact is not None:
         table.add_column("llama.cpp", justify="right")
-    for label, name in _PARTS:
-        row = [label, format_bytes(getattr(fit.footprint, name))]
-        table.add_row(*row, *([] if exact is None else [format_bytes(getattr(exact, name))]))
-    total = ["total", format_bytes(fit.footprint.total_bytes)]
-    table.add_row(
-        *total, *([] if exact is None else [format_bytes(exact.total_bytes)]), style="bold"
-    )
-    console.print(table)
-    if exact is not None:
-        console.print(
-            f"The estimate is {error_percent(fit, exact):+.2f} % off llama.cpp's dry run."
-        )
-    for share in fit.placement.devices:
-        verdict = "fits" if share.fits else "does not fit"
-        console.print(
+    for label, name in (*_PARTS, ("total", "total_bytes")):
+        columns = [format_bytes(getattr(fit.footprint, name))]
+        if exact is not None:
+            columns.append(format_bytes(getattr(exact, name)))
+        table.add_row(label, *columns, style="bold" if label == "total" else None)
+    return table
+
+
+def _print_share(console: Console, share: Share) -> None:
+    verdict = "fits" if share.fits else "does not fit"
+    if share.breaks_cap:
+        verdict += f" ({format_bytes(share.largest_buffer_bytes)} in one piece is too much)"
+    layers = f", {share.layers} layers" if share.layers else ""
+    console.print(
+        outside(
             f"{share.name}: {format_bytes(share.total_bytes)} of "
-            f"{format_bytes(max(0, share.free_bytes))} free: {verdict}",
+            f"{format_bytes(max(0, share.free_bytes))} free{layers}: {verdict}",
             style="green" if share.fits else "red",
         )
-    for doubt in fit.footprint.needs_probe:
-        stderr().print(f"Note: {doubt}. --exact asks llama.cpp.", style="yellow")
-    if fit.advice is not None:
-        console.print(fit.advice)
+    )

@@ -3,39 +3,28 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from localllm.core import catalogue
 from localllm.core.catalogue import Entry
 from localllm.core.model import ModelSpec
 from localllm.core.text import single_line
 from localllm.errors import NotFound, UsageError
-from localllm.library import paths
+from localllm.library.catalogue_file import read_catalogue
 from localllm.library.store import Store
 from localllm.runtime import read_spec
 
 DEFAULT_QUANT = "Q4_K_M"
-"""What a catalogue entry is sized as when no quant is named."""
+"""What a catalogue entry is sized as when no quant is named and it is published so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A model that can be sized. `path` is None for one that is not on this disk."""
+    """A model that can be sized. `path` is None for one that is not on this disk; `entry` is the
+    catalogue's, when it was found there."""
 
     name: str
     quant: str | None
     spec: ModelSpec
     path: Path | None = None
-
-
-def read_catalogue() -> tuple[Entry, ...]:
-    """The catalogue that came with this installation. Raises UsageError when it is damaged."""
-    path = paths.catalogue_path()
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"The catalogue {path} cannot be read ({error}). Install localllm again."
-        ) from error
-    return catalogue.parse(text)
+    entry: Entry | None = None
 
 
 def find_target(store: Store, model: str, quant: str | None) -> Target:
@@ -74,6 +63,14 @@ def catalogue_entry(name: str) -> Entry | None:
     return None
 
 
+def default_quant(entry: Entry) -> str:
+    """DEFAULT_QUANT where the entry is published so, else the smallest that it is published as
+    (gpt-oss is MXFP4 and nothing else)."""
+    if DEFAULT_QUANT in entry.quants:
+        return DEFAULT_QUANT
+    return min(entry.quants, key=entry.file_bytes)
+
+
 def _in_catalogue(model: str, quant: str | None) -> Target | None:
     name, _, named = model.partition(":")
     entry = catalogue_entry(name)
@@ -81,7 +78,7 @@ def _in_catalogue(model: str, quant: str | None) -> Target | None:
         return None
     if quant is not None and named and quant.upper() != named.upper():
         raise UsageError(f"{single_line(model)} names one quant and --quant {quant} another.")
-    wanted = (quant or named or DEFAULT_QUANT).upper()
+    wanted = (quant or named or default_quant(entry)).upper()
     try:
         spec = entry.spec(wanted)
     except KeyError:
@@ -89,4 +86,4 @@ def _in_catalogue(model: str, quant: str | None) -> Target | None:
             f"{single_line(wanted)} is not a quant. {entry.name} is published as: "
             f"{', '.join(entry.quants)}."
         ) from None
-    return Target(name=entry.name, quant=wanted, spec=spec)
+    return Target(name=entry.name, quant=wanted, spec=spec, entry=entry)
