@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,20 @@ from localllm.library.store import InstalledModel
 from localllm.runtime import Fit
 from localllm.tui import outside
 from localllm.tui.conversation import Ending, Turn
-from localllm.tui.screens.dialog import Dialog, crash_dialog, failure_dialog, too_big_dialog
+from localllm.tui.screens.dialog import (
+    Dialog,
+    crash_dialog,
+    failure_dialog,
+    suggestion_dialog,
+    too_big_dialog,
+)
 from localllm.tui.widgets.brand import Brand
 from localllm.tui.widgets.machine import MachinePanel
 from localllm.tui.widgets.models import ModelRow, Standing, Verdict
+from localllm.tui.widgets.suggestions import SuggestionRow
 from localllm.tui.widgets.transcript import TurnView
 from tests.tui.made_up import GIB, Stage, ask, chat, made_up_fit, open_chat, shown, until
+from tests.tui.made_up_plans import made_up_plans
 
 HOSTILE = "[/INST] [Q4_K_M] [bold]"
 ESCAPES = "\x1b]0;owned\x07\x1b[31m\x9b2J"
@@ -97,6 +106,14 @@ async def test_a_model_that_does_not_fit(fit: Fit) -> None:
 
 async def test_a_failure() -> None:
     await check_dialog(failure_dialog(RAW, LoadFailed(RAW)), 2)
+
+
+async def test_a_suggestion(smollm2: Path) -> None:
+    plan = made_up_plans(smollm2)[0]
+    named = replace(plan.candidate, model=RAW, quant="Q4", file=f"{RAW}:Q4")
+    plan = replace(plan, candidate=named, reasons=(RAW,))
+    assert (await text_of(SuggestionRow(plan))).count(HOSTILE) == 1  # the reasons wait
+    await check_dialog(suggestion_dialog(plan), 3)
 
 
 async def check_dialog(dialog: Dialog, times: int) -> None:
