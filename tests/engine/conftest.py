@@ -9,12 +9,12 @@ from localllm.core.load import LoadSettings
 from localllm.engine.client import ProcessEngine
 from localllm.engine.events import LoadRequest
 
-SMALL = LoadSettings(context=1024, parallel=4, threads=2)
+SMALL = LoadSettings(context=512, parallel=4, threads=2)
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def engine(smollm2: Path, tmp_path_factory) -> AsyncIterator[ProcessEngine]:  # type: ignore[no-untyped-def]
-    """SmolLM2 with four slots of 1024 tokens."""
+    """SmolLM2 with four slots of 512 tokens."""
     engine = ProcessEngine(log_dir=tmp_path_factory.mktemp("log"))
     async for _ in engine.load(LoadRequest(path=str(smollm2), settings=SMALL)):
         pass

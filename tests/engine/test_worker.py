@@ -23,6 +23,7 @@ from localllm.engine.events import (
 )
 from localllm.errors import BadRequest, ContextOverflow, LoadFailed
 from tests.engine.answers import GREEDY, ask, collect
+from tests.engine.conftest import SMALL
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -102,16 +103,16 @@ async def test_max_tokens_ends_the_answer(engine: ProcessEngine) -> None:
 async def test_a_full_context_ends_the_answer(engine: ProcessEngine) -> None:
     # A random walk hardly ever ends by itself: the end of the context must end it.
     sampling = Sampling(temperature=5.0, top_k=0, top_p=1.0, min_p=0.0, seed=1)
-    prompt = GenerateRequest(request_id="c1", prompt="word " * 990, sampling=sampling)
+    prompt = GenerateRequest(request_id="c1", prompt="word " * 500, sampling=sampling)
     _, done, _ = await collect(engine, prompt)
-    assert done.prompt_tokens + done.completion_tokens <= 1024
+    assert done.prompt_tokens + done.completion_tokens <= SMALL.context
     assert done.reason is FinishReason.LENGTH
 
 
 async def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(
     engine: ProcessEngine,
 ) -> None:
-    with pytest.raises(ContextOverflow, match=r"2\d\d\d tokens .* 1024"):
+    with pytest.raises(ContextOverflow, match=rf"1\d\d\d tokens, .* holds {SMALL.context}"):
         await collect(engine, ask("o1", "word " * 2000))
     text, _, _ = await collect(engine, ask("o2", "Hello"))
     assert text  # the engine lives
@@ -122,11 +123,8 @@ async def test_an_empty_prompt_is_refused(engine: ProcessEngine) -> None:
         await collect(engine, GenerateRequest(request_id="e1", prompt=""))
 
 
-async def test_several_requests_run_in_one_batch_and_say_what_they_say_alone(
-    engine: ProcessEngine,
-) -> None:
+async def test_several_requests_run_in_one_batch(engine: ProcessEngine) -> None:
     questions = ["What is rain?", "Name a fruit.", "Say hello.", "What is 2+2?"]
-    alone = [(await collect(engine, ask(f"a{i}", q)))[0] for i, q in enumerate(questions)]
     order: list[str] = []
 
     async def one(i: int, question: str) -> str:
@@ -140,9 +138,7 @@ async def test_several_requests_run_in_one_batch_and_say_what_they_say_alone(
 
     together = await asyncio.gather(*(one(i, q) for i, q in enumerate(questions)))
     assert len({*order[: len(questions)]}) > 1, "answers came one after the other"
-    # Batched arithmetic sums in another order, so a near tie may fall the other way later on;
-    # the beginnings agree.
-    assert [text[:8] for text in together] == [text[:8] for text in alone]
+    assert all(together)  # that they say what they say alone: test_scheduler.py, exactly
 
 
 async def test_more_requests_than_slots_wait_and_are_all_answered(engine: ProcessEngine) -> None:
@@ -174,7 +170,7 @@ async def test_a_conversation_computes_only_its_new_turn(engine: ProcessEngine) 
 async def test_a_reader_that_leaves_frees_its_slot(engine: ProcessEngine) -> None:
     for i in range(6):  # more than there are slots
         async with aclosing(
-            engine.generate(ask(f"l{i}", "A long story.", max_tokens=900))
+            engine.generate(ask(f"l{i}", "A long story.", max_tokens=400))
         ) as events:
             async for event in events:
                 if isinstance(event, Token):
@@ -185,14 +181,14 @@ async def test_a_reader_that_leaves_frees_its_slot(engine: ProcessEngine) -> Non
 
 async def test_cancel_ends_a_long_prompt_before_it_is_read(smollm2: Path) -> None:
     engine = ProcessEngine()
-    settings = LoadSettings(context=8192, parallel=2, batch=8192, ubatch=4096, threads=1)
+    settings = LoadSettings(context=4096, parallel=2, batch=1024, ubatch=1024, threads=2)
     async for _ in engine.load(LoadRequest(path=str(smollm2), settings=settings)):
         pass
-    request = GenerateRequest(request_id="long", prompt="word " * 8000, max_tokens=4)
+    request = GenerateRequest(request_id="long", prompt="word " * 4000, max_tokens=4)
     stream = engine.generate(request)
     first = asyncio.ensure_future(anext(stream))
     other, _, _ = await collect(engine, ask("other", "Hello", max_tokens=1))
-    # "other" was answered in the batch that read the first 4096 tokens; the second batch runs.
+    # "other" was answered in the batch that read the first 1024 tokens; the second batch runs.
     assert isinstance(await first, PromptProgress)
     await engine.cancel("long")
     event = await anext(stream)
