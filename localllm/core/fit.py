@@ -150,9 +150,10 @@ def weigh(
         returned_gpu_bytes=returned_gpu_bytes,
     )
     placement = place(spec, settings, room)
+    chosen = placement.chosen(settings)
     return Fit(
-        footprint=footprint.of(spec, settings),
-        settings=placement.chosen(settings),
+        footprint=footprint.of(spec, chosen),
+        settings=chosen,
         placement=placement,
         advice=None if placement.fits else _advice(spec, settings, room),
     )

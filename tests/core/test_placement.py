@@ -313,6 +313,20 @@ def test_weights_in_a_gpus_host_buffer_are_not_rearranged() -> None:
     assert metal.host.overhead_bytes > cuda.host.overhead_bytes + GIB
 
 
+def test_a_file_whose_rearranged_copy_does_not_fit_beside_it_is_read_not_mapped() -> None:
+    model = replace(LLAMA, tensors=tuple(_q4(tensor) for tensor in LLAMA.tensors))
+    mapped, read = (footprint.of(model, LoadSettings(mmap=m)).total_bytes for m in (True, False))
+    assert mapped > read + GIB
+    assert place(model, LoadSettings(), Budget(host_bytes=mapped)).mmap
+    tight = place(model, LoadSettings(), Budget(host_bytes=read))
+    assert tight.fits
+    assert not tight.chosen(LoadSettings()).mmap
+    assert tight.host.total_bytes == read
+    neither = place(model, LoadSettings(), Budget(host_bytes=read - 1))
+    assert neither.mmap
+    assert not neither.fits
+
+
 def _q4(tensor: TensorInfo) -> TensorInfo:
     return replace(tensor, type=GgmlType.Q4_K) if len(tensor.shape) > 1 else tensor
 

@@ -76,18 +76,27 @@ class _Search:
         yield from ((count, moe) for count in range(slots.count - 1, 0, -1))
 
     def host_only(self) -> Placement:
-        """Everything on the host; the engine is told to use no device at all."""
-        needed, slots = self.slots.needed, self.slots
+        """Everything on the host; the engine is told to use no device at all. A mapped file whose
+        rearranged copy does not fit beside it is read instead."""
+        mapped, slots = self._on_host(0), self.slots
+        copies = slots.host_repacked(slots.count, 0)
+        if mapped.fits or not copies:
+            return mapped
+        read = self._on_host(copies)
+        return replace(read, mmap=False) if read.fits else mapped
+
+    def _on_host(self, saved_bytes: int) -> Placement:
+        needed = self.slots.needed
         share = Share(
             name=HOST,
             weights_bytes=needed.weights_bytes,
             kv_bytes=needed.kv_bytes + needed.recurrent_bytes,
             compute_bytes=needed.compute_bytes + needed.output_bytes,
-            overhead_bytes=needed.overhead_bytes,
+            overhead_bytes=needed.overhead_bytes - saved_bytes,
             free_bytes=self.budget.host_bytes,
         )
         share = replace(share, fits=share.total_bytes <= share.free_bytes)
-        return Placement(gpu_layers=0, cpu_moe=0, devices=(share,), layout=(0,) * slots.count)
+        return Placement(gpu_layers=0, cpu_moe=0, devices=(share,), layout=(0,) * self.slots.count)
 
     def arrange(self, gpu_layers: int, cpu_moe: int) -> Placement:
         """Put the last `gpu_layers` slots on the GPUs: in proportion to free memory if each then

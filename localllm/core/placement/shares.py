@@ -44,13 +44,15 @@ class Placement:
     """The shares of a load; the host's comes last. `gpu_layers` counts as llama.cpp does: every
     block of the file, draft blocks included, and the output as one more.
 
-    `layout[i]` is the device (an index into `devices`) of block i, the last one the output's.
+    `layout[i]` is the device (an index into `devices`) of block i, the last one the output's. Not
+    `mmap`: the file is read instead of mapped, so that the copy the CPU rearranges is the only one.
     """
 
     gpu_layers: int
     cpu_moe: int
     devices: tuple[Share, ...]
     layout: tuple[int, ...]
+    mmap: bool = True
 
     @property
     def fits(self) -> bool:
@@ -79,6 +81,7 @@ class Placement:
             settings,
             gpu_layers=self.gpu_layers,
             cpu_moe=self.cpu_moe,
+            mmap=settings.mmap and self.mmap,
             devices=names if named else None,
             tensor_split=tuple(share.layers for share in used) if named and len(used) > 1 else (),
         )
