@@ -3,6 +3,7 @@ described, and the candidates that could run on it."""
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 from localllm.core import gpus
@@ -10,14 +11,24 @@ from localllm.core.catalogue import Entry, Task
 from localllm.core.hardware import Device, HardwareInfo
 from localllm.core.model import ModelSpec
 from localllm.core.placement import Budget, GpuBudget, budget
-from localllm.core.recommend import Candidate, FitPlan, Machine, Verdict, Wish, plans
+from localllm.core.recommend import (
+    Candidate,
+    FitPlan,
+    Machine,
+    Seen,
+    Verdict,
+    Wish,
+    plans,
+    predict,
+)
 from localllm.core.speed import DeviceSpeed
 from localllm.engine.build import engine_build
 from localllm.errors import EngineError, LocalLLMError, UsageError
-from localllm.library import paths, settings
+from localllm.library import measurements, paths, settings
 from localllm.library.catalogue_file import read_catalogue
 from localllm.library.examine import examine
 from localllm.library.installed import InstalledModel
+from localllm.library.store import Store
 from localllm.machine import detect
 from localllm.machine.bandwidth import cached_bandwidth, measure_bandwidth
 
@@ -47,9 +58,30 @@ def measured(found: HardwareInfo, reserve_bytes: int = 0) -> Machine:
     """The room and the speed of a machine that was detected. Raises LocalLLMError when its
     memory cannot be measured."""
     room = budget(found, reserve_bytes=reserve_bytes)
-    usable = {gpu.name for gpu in room.gpus}
-    speeds = tuple(_device_speed(device) for device in found.devices if device.name in usable)
-    return Machine(budget=room, host=host_speed(found), gpus=speeds)
+    named = {device.name: device for device in found.devices}
+    machine = Machine(
+        budget=room,
+        host=host_speed(found),
+        gpus=tuple(_device_speed(named[gpu.name]) for gpu in room.gpus),
+    )
+    return replace(machine, seen=tuple(_seen(found, machine)))
+
+
+def _seen(found: HardwareInfo, machine: Machine) -> Iterator[Seen]:
+    """What `bench` measured of one conversation on this machine, of models that are still here."""
+    devices = tuple(device.name for device in found.devices)
+    models = {model.size_bytes: model for model in Store.default().installed() if not model.missing}
+    for one in measurements.load(paths.measurements_file(paths.data_dir())):
+        here = (one.machine.cpu, one.machine.devices) == (found.cpu.name, devices)
+        model = models.get(one.model.size_bytes)
+        if not here or model is None or one.n_gen == 0 or one.parallel != 1:
+            continue
+        try:
+            estimate, on_gpu = predict(examine(model.path).spec, machine, tokens=one.n_gen)
+        except LocalLLMError:
+            continue  # `ls` and `show` say what is wrong with it
+        if on_gpu == (one.gpu_layers > 0):
+            yield Seen(measured_tps=one.tps_mean, predicted_tps=estimate.likely, on_gpu=on_gpu)
 
 
 def described_machine(

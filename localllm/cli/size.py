@@ -19,7 +19,6 @@ from localllm.cli.besides import (
     print_training,
     rules_of_thumb,
 )
-from localllm.cli.machine_now import machine_now
 from localllm.cli.output import outside, print_json, stderr, stdout
 from localllm.cli.target import Target, find_target
 from localllm.core.finetune import Method
@@ -34,6 +33,7 @@ from localllm.library import paths
 from localllm.library import settings as user_settings
 from localllm.library.header_file import write_header
 from localllm.library.store import Store
+from localllm.planning import machine_now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

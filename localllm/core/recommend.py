@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from enum import StrEnum
+from itertools import pairwise
 
 from localllm.core import footprint, quality
 from localllm.core.footprint import Footprint
@@ -18,7 +19,15 @@ from localllm.core.load import LoadSettings
 from localllm.core.model import ModelSpec
 from localllm.core.placement import Budget, Placement, place
 from localllm.core.quality import Quality
-from localllm.core.speed import DeviceSpeed, Estimate, Share, decode_tps, ttft_s, workload_of
+from localllm.core.speed import (
+    DeviceSpeed,
+    Estimate,
+    Share,
+    calibrated,
+    decode_tps,
+    ttft_s,
+    workload_of,
+)
 from localllm.core.units import format_bytes, format_rate
 
 READING_TPS = 6.0
@@ -88,13 +97,23 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What another model did here (tokens/s of one conversation), and what was predicted."""
+
+    measured_tps: float
+    predicted_tps: float
+    on_gpu: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """Room and speed of each device; `gpus` in the order of `budget.gpus`."""
+    """Room and speed of each device; `gpus` in the order of `budget.gpus`. `seen` corrects the
+    estimates of loads that lie on the same side, GPU or not."""
 
     budget: Budget
     host: DeviceSpeed
     gpus: tuple[DeviceSpeed, ...] = ()
-    correct: Callable[[Estimate], Estimate] = lambda estimate: estimate
+    seen: tuple[Seen, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,19 +276,40 @@ def price(candidate: Candidate, wish: Wish, machine: Machine) -> FitPlan:
     context = min(wish.context, spec.context_train or wish.context)
     settings = LoadSettings(context=context, parallel=wish.parallel)
     placement = place(spec, settings, machine.budget)
-    speeds = (*machine.gpus, machine.host) if len(placement.devices) > 1 else (machine.host,)
-    shares = _work(spec, settings, placement, speeds)
-    decode = machine.correct(decode_tps(shares, depth=context // 4))
+    shares = _work(spec, settings, placement, machine)
+    hops = _hops(placement)
+    decode = decode_tps(shares, depth=context // 4, hops=hops)
+    seen = [one for one in machine.seen if one.on_gpu == (placement.gpu_layers > 0)]
+    measured, predicted = [s.measured_tps for s in seen], [s.predicted_tps for s in seen]
+    decode = calibrated(decode, measured, predicted)
     verdict = Verdict.GOOD if decode.likely >= wish.slowest_tps else Verdict.SLOW
     return FitPlan(
         candidate=candidate,
         spec=spec,
-        settings=replace(settings, gpu_layers=placement.gpu_layers, cpu_moe=placement.cpu_moe),
+        settings=placement.chosen(settings),
         placement=placement,
         decode=decode,
-        ttft=ttft_s(shares, tokens=min(PROMPT_TOKENS, context)),
+        ttft=ttft_s(shares, tokens=min(PROMPT_TOKENS, context), hops=hops),
         verdict=verdict if placement.fits else Verdict.DOES_NOT_FIT,
     )
+
+
+def predict(spec: ModelSpec, machine: Machine, *, tokens: int) -> tuple[Estimate, bool]:
+    """The uncorrected decode rate of an answer of `tokens` tokens after an almost empty prompt,
+    as `bench` measures it, and whether a GPU takes part."""
+    settings = LoadSettings(context=max(512, 2 * tokens))
+    placement = place(spec, settings, machine.budget)
+    shares = _work(spec, settings, placement, machine)
+    estimate = decode_tps(shares, depth=tokens // 2, hops=_hops(placement))
+    return estimate, placement.gpu_layers > 0
+
+
+def _hops(placement: Placement) -> int:
+    """How often a token's state moves between devices: along the layers, and there and back for
+    each layer whose experts are on the host."""
+    layout = placement.layout
+    along = sum(one != other for one, other in pairwise(layout))
+    return along + 2 * placement.cpu_moe
 
 
 def _explained(plan: FitPlan, wish: Wish) -> FitPlan:
@@ -287,9 +327,10 @@ def _work(
     spec: ModelSpec,
     settings: LoadSettings,
     placement: Placement,
-    speeds: Sequence[DeviceSpeed],
+    machine: Machine,
 ) -> list[Share]:
     """What each device that holds layers or experts does for one token."""
+    speeds = (*machine.gpus, machine.host) if len(placement.devices) > 1 else (machine.host,)
     shares = []
     for i, speed in enumerate(speeds):
         work = workload_of(

@@ -66,6 +66,11 @@ def lock_file(data: Path) -> Path:
     return data / "library.lock"
 
 
+def measurements_file(data: Path) -> Path:
+    """What `bench` measured, in the library whose directory is `data`."""
+    return data / "measurements.json"
+
+
 def models_dir(data: Path) -> Path:
     """Where the library's own hard links are."""
     return data / "models"

@@ -1,0 +1,92 @@
+"""What a model was measured to do on a machine: the rate, and what it is a rate of.
+
+`library/measurements.py` keeps them; the estimate of another model on the same machine is
+corrected by them (`core.speed.calibrated`).
+"""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredMachine:
+    """The machine and the engine of a measurement: equal values, comparable rates.
+
+    `threads` is what the engine computed with; `devices` the accelerators that were found,
+    `backends` what the engine's build can drive (the same version with another backend is
+    another machine).
+    """
+
+    cpu: str
+    threads: int
+    devices: tuple[str, ...] = ()
+    engine_version: str | None = None
+    engine_commit: str | None = None
+    backends: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredModel:
+    """The file that was measured. Two files of one name differ in their size."""
+
+    name: str
+    quant: str | None
+    architecture: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """A rate in tokens/s: mean and standard deviation over `repetitions`.
+
+    Either `n_prompt` tokens of prompt were read (`n_gen` 0), or `n_gen` tokens were decoded after
+    an almost empty prompt (`n_prompt` 0), by each of `parallel` conversations at the same time;
+    the rate is that of all of them together. `gpu_layers` and `cpu_moe` say where the model lay.
+    `tps_stdev` is None for a single repetition. `measured_at` is ISO 8601, UTC. Raises ValueError
+    for numbers that nothing measures.
+    """
+
+    machine: MeasuredMachine
+    model: MeasuredModel
+    n_prompt: int
+    n_gen: int
+    parallel: int
+    gpu_layers: int
+    cpu_moe: int = 0
+    repetitions: int
+    tps_mean: float
+    tps_stdev: float | None
+    measured_at: str
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tps_mean < math.inf:
+            raise ValueError(f"tps_mean must be a positive number, not {self.tps_mean}")
+        if self.tps_stdev is not None and not 0 <= self.tps_stdev < math.inf:
+            raise ValueError(f"tps_stdev must be a number from 0 on, not {self.tps_stdev}")
+        if min(self.n_prompt, self.n_gen) != 0 or max(self.n_prompt, self.n_gen) < 1:
+            raise ValueError("one of n_prompt and n_gen must be 0, the other at least 1")
+        if min(self.parallel, self.repetitions, self.machine.threads) < 1:
+            raise ValueError("parallel, repetitions and threads must be at least 1")
+        if min(self.gpu_layers, self.cpu_moe, self.model.size_bytes) < 0:
+            raise ValueError("gpu_layers, cpu_moe and size_bytes cannot be negative")
+
+    @property
+    def test(self) -> str:
+        """Its name in llama-bench: "pp512" for a prompt, "tg128" for an answer."""
+        return f"pp{self.n_prompt}" if self.n_prompt else f"tg{self.n_gen}"
+
+    def replaces(self, other: "Measurement") -> bool:
+        """Whether both measure the same thing, so that only the newer one counts."""
+        return _what(self) == _what(other)
+
+
+def _what(one: Measurement) -> tuple[object, ...]:
+    return (
+        one.machine,
+        one.model,
+        one.n_prompt,
+        one.n_gen,
+        one.parallel,
+        one.gpu_layers,
+        one.cpu_moe,
+    )
