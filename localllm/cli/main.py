@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "rm": ("localllm.cli.rm", "Remove a model from the library."),
     "run": ("localllm.cli.run", "One answer, or a conversation on a terminal."),
     "serve": ("localllm.cli.serve", "The local API."),
+    "bench": ("localllm.cli.bench", "Prompt and decode rates, stored to correct the estimates."),
 }
 """Verb -> (module that holds `command`, one line for --help)."""
 

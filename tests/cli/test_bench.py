@@ -1,0 +1,245 @@
+"""`localllm bench` as a user runs it, and what it loads, on a scripted engine."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import click
+import pytest
+
+from localllm.cli.bench import Plan, document, measure, parse_parallel
+from localllm.core.hardware import Cpu, EngineBuild, HardwareInfo, Memory
+from localllm.core.measured import Measurement
+from localllm.engine.fake import FakeEngine, Script
+from localllm.errors import DoesNotFit, LoadFailed
+from localllm.library import measurements, paths
+from localllm.library.store import Store
+from localllm.runtime import Runtime
+
+LOCALLLM = [sys.executable, "-m", "localllm"]
+SMALL = ["--prompt-tokens", "32", "--gen-tokens", "4", "--repetitions", "2"]
+PLAN = Plan(prompt_tokens=32, gen_tokens=8, parallel=(1, 4), repetitions=2)
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*LOCALLLM, "bench", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def stored() -> tuple[Measurement, ...]:
+    return measurements.load(paths.measurements_file(paths.data_dir()))
+
+
+# --- as a process, on the real starter model ---
+
+
+def test_json_has_the_promised_keys_and_what_it_says_is_stored() -> None:
+    done = bench("starter", *SMALL, "--parallel", "1,2", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report.keys() >= {"model", "quant", "architecture", "size_bytes", "machine", "results"}
+    assert (report["model"], report["quant"]) == ("starter", "Q4_1")
+    tests = [(one["test"], one["parallel"]) for one in report["results"]]
+    assert tests == [("pp32", 1), ("tg4", 1), ("tg4", 2)]
+    for one in report["results"]:
+        assert one.keys() >= {"test", "n_prompt", "n_gen", "parallel", "tps_mean", "tps_stdev"}
+        assert one["tps_mean"] > 0 <= one["tps_stdev"]
+    kept = [(one.test, one.parallel, one.tps_mean) for one in stored()]
+    assert kept == [(one["test"], one["parallel"], one["tps_mean"]) for one in report["results"]]
+    machine = stored()[0].machine
+    assert report["machine"]["cpu"] == machine.cpu != ""
+    assert machine.threads >= 1 and machine.engine_version is not None
+
+
+def test_the_table_goes_to_stdout_and_the_talk_to_stderr() -> None:
+    done = bench("starter", *SMALL, "--parallel", "1")
+    assert done.returncode == 0, done.stderr
+    assert b"pp32" in done.stdout and b"tg4" in done.stdout and b"tok/s" in done.stdout
+    assert b"Stored in" in done.stderr and b"Stored in" not in done.stdout
+    again = bench("starter", *SMALL, "--repetitions", "1", "--parallel", "1", "--quiet")
+    assert again.stderr == b""
+    assert len(stored()) == 2  # the second run took the place of the first
+
+
+def test_ctrl_c_is_status_130_and_nothing_is_stored() -> None:
+    with started("starter", "--gen-tokens", "4000", "--parallel", "1") as process:
+        assert process.stderr is not None
+        while b"tg4000" not in process.stderr.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert output == b""
+    assert b"nothing is stored" in errors
+    assert b"Traceback" not in errors
+    assert stored() == ()
+
+
+def test_damaged_measurements_are_set_aside_and_said_so() -> None:
+    path = paths.measurements_file(paths.data_dir())
+    path.write_bytes(b'{"schema": 1, "measurements": [{"machine"')
+    done = bench("starter", *SMALL, "--parallel", "1", "--quiet")
+    assert done.returncode == 0
+    assert b"damaged" in done.stderr and b"measurements.damaged.json" in done.stderr
+    assert len(stored()) == 2
+
+
+def test_results_that_cannot_be_stored_are_printed_all_the_same() -> None:
+    paths.measurements_file(paths.data_dir()).with_suffix(".lock").mkdir()
+    done = bench("starter", *SMALL, "--parallel", "1", "--json")
+    assert done.returncode == 1
+    assert len(json.loads(done.stdout)["results"]) == 2
+    assert b"cannot be changed" in done.stderr and b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["nonsense"], 5, ["nonsense", "starter"]),
+        (["starter", "--parallel", "0"], 2, ["--parallel", "1 to 256"]),
+        (["starter", "--parallel", "1,two"], 2, ["1,two"]),
+        (["starter", "--parallel", ""], 2, ["--parallel"]),
+        (["starter", "--prompt-tokens", "3"], 2, ["--prompt-tokens"]),
+        (["starter", "--gen-tokens", "-1"], 2, ["--gen-tokens"]),
+        (["starter", "--repetitions", "0"], 2, ["--repetitions"]),
+        (["starter", "--ctx", "256"], 2, ["--ctx 256", "576"]),
+        (["starter", "--ctx", "16000000"], 3, ["needs", "free"]),
+        (["/no/such/file.gguf"], 5, ["/no/such/file.gguf"]),
+    ],
+)
+def test_bad_input_is_one_message_and_the_right_status(
+    arguments: list[str], status: int, words: list[str]
+) -> None:
+    done = bench(*arguments)
+    message = done.stderr.decode()
+    assert done.returncode == status, message
+    assert all(word in message for word in words), message
+    assert "Traceback" not in message
+    assert done.stdout == b""
+
+
+@contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [*LOCALLLM, "bench", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+# --- what it loads and reports, on a scripted engine ---
+
+
+@dataclass
+class House:
+    """A runtime on a made-up machine, and every engine it has started."""
+
+    data: Path
+    available_bytes: int = 8 * 2**30
+    script: Script = field(default_factory=lambda: Script(tokens=("x",) * 100))
+    engines: list[FakeEngine] = field(default_factory=list)
+
+    def start(self) -> FakeEngine:
+        self.engines.append(FakeEngine(self.script))
+        return self.engines[-1]
+
+    def detect(self, build: EngineBuild | None) -> HardwareInfo:
+        return HardwareInfo(
+            cpu=Cpu(name="Made up", cores_physical=6, cores_usable=4),
+            ram=Memory(total_bytes=16 * 2**30, available_bytes=self.available_bytes),
+            engine=build,
+        )
+
+    async def measure(self, plan: Plan = PLAN, *, force: bool = False) -> tuple[Measurement, ...]:
+        runtime = Runtime(store=Store(self.data), detect=self.detect, start_engine=self.start)
+        model = runtime.resolve("starter")
+        return await measure(runtime, model, plan, force=force, quiet=True)
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+async def test_each_number_of_conversations_is_a_load_of_its_own(house: House) -> None:
+    results = await house.measure()
+    assert [load.settings.parallel for load in house.script.loads] == [1, 4]
+    assert [(one.test, one.parallel) for one in results] == [("pp32", 1), ("tg8", 1), ("tg8", 4)]
+    assert not any(engine.alive for engine in house.engines)
+
+
+async def test_prompts_are_read_by_one_alone_even_when_it_was_not_asked_for(house: House) -> None:
+    plan = Plan(prompt_tokens=32, gen_tokens=8, parallel=(4,), repetitions=2)
+    results = await house.measure(plan)
+    assert [(one.test, one.parallel) for one in results] == [("pp32", 1), ("tg8", 4)]
+
+
+async def test_a_result_says_on_what_it_was_measured(house: House) -> None:
+    prompt, answer, _ = await house.measure()
+    machine = prompt.machine
+    assert (machine.cpu, machine.threads, machine.devices) == ("Made up", 4, ())
+    assert (machine.engine_version, machine.engine_commit) == ("0.3.36", "0123abc")
+    assert (prompt.model.name, prompt.model.architecture) == ("starter", "llama")
+    assert (prompt.tps_mean, answer.tps_mean) == (200.0, 40.0)  # the script's rates
+    assert prompt.tps_stdev == answer.tps_stdev == 0.0
+    assert answer.repetitions == 2
+
+
+async def test_the_context_is_what_the_tests_need_or_what_was_asked_for(house: House) -> None:
+    await house.measure()
+    plan = Plan(prompt_tokens=32, gen_tokens=8, parallel=(1,), repetitions=1, context=1000)
+    await house.measure(plan)
+    assert [load.settings.context for load in house.script.loads] == [96, 96, 1000]
+
+
+async def test_a_largest_load_that_does_not_fit_is_refused_before_any_load(house: House) -> None:
+    house.available_bytes = 300 * 2**20
+    plan = Plan(prompt_tokens=512, gen_tokens=8, parallel=(1, 256), repetitions=1)
+    with pytest.raises(DoesNotFit, match="256 conversations"):
+        await house.measure(plan)
+    assert house.script.loads == []
+    await house.measure(replace(plan, parallel=(1, 2)), force=True)
+    assert len(house.script.loads) == 2
+
+
+async def test_a_load_that_fails_is_said_and_measures_nothing(house: House) -> None:
+    house.script.load_error = LoadFailed("refused")
+    with pytest.raises(LoadFailed):
+        await house.measure()
+
+
+async def test_the_document_holds_unknown_as_null(house: House) -> None:
+    plan = Plan(prompt_tokens=32, gen_tokens=8, parallel=(1,), repetitions=1)
+    report = document(await house.measure(plan))
+    assert isinstance(report["results"], list)
+    assert [one["tps_stdev"] for one in report["results"]] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"), [("1", (1,)), ("8,1, 2,8", (1, 2, 8)), ("256", (256,))]
+)
+def test_a_list_of_conversations_is_read(text: str, counts: tuple[int, ...]) -> None:
+    assert parse_parallel(text) == counts
+
+
+@pytest.mark.parametrize("text", ["", ",", "1,,2", "-1", "1.5", "257", "99999999999", "٣", "²"])
+def test_nonsense_is_no_list_of_conversations(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        parse_parallel(text)

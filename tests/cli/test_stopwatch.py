@@ -1,0 +1,159 @@
+"""How a loaded model is timed: on scripted answers, and that real prompts are what they claim."""
+
+import itertools
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from localllm.cli.stopwatch import Stopwatch, Timed, context_for, rate_together
+from localllm.core.load import LoadSettings
+from localllm.engine.client import ProcessEngine
+from localllm.engine.events import (
+    Finished,
+    FinishReason,
+    GenerateEvent,
+    GenerateRequest,
+    LoadRequest,
+    Timings,
+    Token,
+)
+from localllm.errors import GenerationFailed
+
+
+@dataclass
+class Answers:
+    """Answers every request at once, with rates that rise by one from run to run."""
+
+    per_word: Callable[[str], int] = lambda _: 1
+    first: int = 1
+    cached: int = 1
+    ends_after: int | None = None
+    asked: list[GenerateRequest] = field(default_factory=list)
+
+    async def __call__(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+        self.asked.append(request)
+        assert request.prompt is not None and request.max_tokens is not None
+        tokens = min(request.max_tokens, self.ends_after or request.max_tokens)
+        for _ in range(tokens):
+            yield Token(request_id=request.request_id, text="x")
+        rate = float(len(self.asked))
+        yield Finished(
+            request_id=request.request_id,
+            reason=FinishReason.LENGTH,
+            prompt_tokens=self.first + sum(map(self.per_word, request.prompt.split())),
+            completion_tokens=tokens,
+            cached_tokens=self.cached,
+            timings=Timings(
+                queue_s=0, ttft_s=1, total_s=1, prefill_tps=100 + rate, decode_tps=10 + rate
+            ),
+        )
+
+    def prompts(self) -> list[list[str]]:
+        return [(request.prompt or "").split() for request in self.asked]
+
+
+async def test_a_prompt_has_exactly_the_tokens_that_were_asked_for() -> None:
+    answers = Answers()
+    timed = await Stopwatch(answers).prompt(512, repetitions=3)
+    assert timed.tokens == 512
+    assert [len(words) for words in answers.prompts()[-4:]] == [511] * 4
+
+
+@pytest.mark.parametrize("tokens", [16, 17, 100, 1000])
+@pytest.mark.parametrize("per_word", [2, 3, 7])
+async def test_a_length_that_the_vocabulary_cannot_make_is_the_next_below(
+    tokens: int, per_word: int
+) -> None:
+    timed = await Stopwatch(Answers(per_word=lambda _: per_word)).prompt(tokens, repetitions=1)
+    assert tokens - per_word < timed.tokens <= tokens
+
+
+async def test_words_of_many_lengths_come_close_and_never_above() -> None:
+    timed = await Stopwatch(Answers(per_word=len)).prompt(512, repetitions=1)
+    assert 500 < timed.tokens <= 512
+
+
+async def test_no_prompt_begins_like_another() -> None:
+    answers = Answers()
+    await Stopwatch(answers).prompt(64, repetitions=20)
+    for one, other in itertools.combinations(answers.prompts()[-21:], 2):
+        assert one[:6] != other[:6]
+
+
+async def test_the_first_run_warms_up_and_does_not_count() -> None:
+    answers, runs = Answers(), []
+    watch = Stopwatch(answers, ran=lambda: runs.append(len(answers.asked)))
+    timed = await watch.prompt(64, repetitions=3)
+    asked = len(answers.asked)
+    assert timed.tps == (100.0 + asked - 2, 100.0 + asked - 1, 100.0 + asked)
+    assert runs == [asked - 3, asked - 2, asked - 1, asked]
+
+
+async def test_a_prompt_that_a_cache_answered_is_no_measurement() -> None:
+    with pytest.raises(GenerationFailed, match="30 of 64 prompt tokens came from the cache"):
+        await Stopwatch(Answers(cached=30)).prompt(64, repetitions=1)
+
+
+async def test_one_answer_is_timed_by_the_engine_and_ignores_the_end_token() -> None:
+    answers = Answers()
+    timed = await Stopwatch(answers).decode(5, parallel=1, repetitions=2)
+    assert timed == Timed(tokens=5, tps=(12.0, 13.0))
+    assert all(request.ignore_eos for request in answers.asked)
+    # The first token of an answer comes out of its prompt.
+    assert [request.max_tokens for request in answers.asked] == [6, 6, 6]
+
+
+async def test_several_answers_are_timed_together_as_their_tokens_come() -> None:
+    answers, clock = Answers(), itertools.count()
+    watch = Stopwatch(answers, clock=lambda: float(next(clock)))
+    timed = await watch.decode(5, parallel=4, repetitions=3)
+    assert timed.tps == (1.0, 1.0, 1.0)  # the clock ticks once a token
+    assert len(answers.asked) == 16
+    assert len({request.prompt for request in answers.asked}) == 16
+
+
+async def test_an_answer_that_ends_early_is_no_measurement() -> None:
+    with pytest.raises(GenerationFailed, match="ended after 3 of 6 tokens"):
+        await Stopwatch(Answers(ends_after=3)).decode(5, parallel=1, repetitions=1)
+
+
+def test_the_rate_together_starts_when_all_of_them_answer() -> None:
+    # The second starts a second later; from 2.0 on, five tokens come in three seconds.
+    assert rate_together([[1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 4.0, 5.0]]) == pytest.approx(5 / 3)
+
+
+def test_a_rate_over_no_time_is_refused() -> None:
+    with pytest.raises(GenerationFailed, match="too fast"):
+        rate_together([[1.0], [1.0]])
+
+
+def test_mean_and_standard_deviation_are_those_of_a_sample() -> None:
+    timed = Timed(tokens=1, tps=(1.0, 2.0, 3.0))
+    assert (timed.mean, timed.stdev) == (2.0, 1.0)
+    assert Timed(tokens=1, tps=(4.0,)).stdev is None
+
+
+@pytest.mark.parametrize("model", ["smollm2", "gemma3"])
+async def test_real_prompts_are_exact_and_new_to_the_engine(
+    model: str, request: pytest.FixtureRequest
+) -> None:
+    path: Path = request.getfixturevalue(model)
+    engine, ends = ProcessEngine(), []
+    settings = LoadSettings(context=context_for(prompt_tokens=96, gen_tokens=1), threads=2)
+    async for _ in engine.load(LoadRequest(path=str(path), settings=settings)):
+        pass
+
+    async def generate(request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+        async for event in engine.generate(request):
+            if isinstance(event, Finished):
+                ends.append(event)
+            yield event
+
+    timed = await Stopwatch(generate).prompt(96, repetitions=5)
+    await engine.close()
+    assert timed.tokens == 96
+    assert [done.prompt_tokens for done in ends[-6:]] == [96] * 6
+    assert all(done.cached_tokens <= 4 for done in ends[-6:])
+    assert all(rate > 0 for rate in timed.tps)
