@@ -145,7 +145,7 @@ def command(
         print_json(document(results))
     else:
         _print(results)
-    _warn_if_unsteady(results)
+    warn_if_unsteady(results)
     store = paths.measurements_file(paths.data_dir())
     measurements.add(store, *results, warn=warn)
     if not quiet:
@@ -298,7 +298,8 @@ def _print(results: tuple[Measurement, ...]) -> None:
     console.print(table(results))
 
 
-def _warn_if_unsteady(results: tuple[Measurement, ...]) -> None:
+def warn_if_unsteady(results: tuple[Measurement, ...]) -> None:
+    """Say on stderr when the runs of a test differ too much to be relied on."""
     worst = max(results, key=_spread)
     if _spread(worst) > UNSTEADY:
         warn(

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from localllm.cli.bench import Plan, document, measure, parse_parallel
+from localllm.cli.bench import Plan, document, measure, parse_parallel, warn_if_unsteady
 from localllm.core.hardware import Cpu, EngineBuild, HardwareInfo, Memory
 from localllm.core.measured import Measurement
 from localllm.engine.fake import FakeEngine, Script
@@ -230,6 +230,18 @@ async def test_the_document_holds_unknown_as_null(house: House) -> None:
     report = document(await house.measure(plan))
     assert isinstance(report["results"], list)
     assert [one["tps_stdev"] for one in report["results"]] == [None, None]
+
+
+async def test_runs_that_differ_much_are_said_to(
+    house: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompt, alone, together = await house.measure(replace(PLAN, parallel=(1, 2)))
+    steady = (prompt, replace(alone, tps_stdev=None), replace(together, tps_stdev=0.0))
+    warn_if_unsteady(steady)
+    assert capsys.readouterr().err == ""
+    warn_if_unsteady((*steady, replace(alone, tps_mean=40.0, tps_stdev=12.0)))
+    message = capsys.readouterr().err
+    assert "tg8 with 1 at a time" in message and "30%" in message
 
 
 @pytest.mark.parametrize(
