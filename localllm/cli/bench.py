@@ -7,14 +7,16 @@ load for all of them the cells that idle conversations remember would slow down 
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import click
+import psutil
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from localllm.cli import options
+from localllm.cli.bystanders import cpu_time, crowded
 from localllm.cli.choose import warn
 from localllm.cli.loading import load_with_progress
 from localllm.cli.output import outside, print_json, stderr, stdout
@@ -31,8 +33,6 @@ from localllm.runtime import ResidentModel, Runtime, read_spec
 
 MAX_TOKENS = 2**20
 MAX_PARALLEL = 256
-UNSTEADY = 0.2
-"""A standard deviation above this part of the mean means that something else was running."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +189,7 @@ class Tests:
     async def run(self, runtime: Runtime) -> list[Measurement]:
         """One after the other, each with a bar on stderr."""
         name, parallel = self.resident.model.name, self.resident.settings.parallel
-        plan, results = self.plan, []
+        plan, results, before = self.plan, [], cpu_time()
         if parallel == 1:
             with self._bar(f"pp{plan.prompt_tokens}") as ran:
                 watch = Stopwatch(lambda request: runtime.generate(name, request), ran=ran)
@@ -202,7 +202,10 @@ class Tests:
                     plan.gen_tokens, parallel=parallel, repetitions=plan.repetitions
                 )
             results.append(self._measurement(timed, n_prompt=0, n_gen=timed.tokens))
-        return results
+        spoilt = crowded(
+            before, cpu_time(), threads=self.machine.threads, processors=psutil.cpu_count()
+        )
+        return [replace(result, crowded=spoilt) for result in results]
 
     @contextmanager
     def _bar(self, label: str) -> Iterator[Callable[[], None]]:
@@ -265,6 +268,7 @@ def document(results: tuple[Measurement, ...]) -> dict[str, object]:
                 "cpu_moe": one.cpu_moe,
                 "tps_mean": one.tps_mean,
                 "tps_stdev": one.tps_stdev,
+                "crowded": one.crowded,
             }
             for one in results
         ],
@@ -299,19 +303,17 @@ def _print(results: tuple[Measurement, ...]) -> None:
 
 
 def warn_if_unsteady(results: tuple[Measurement, ...]) -> None:
-    """Say on stderr when the runs of a test differ too much to be relied on."""
-    worst = max(results, key=_spread)
-    if _spread(worst) > UNSTEADY:
-        warn(
-            f"The runs of {worst.test} with {worst.parallel} at a time differ by "
-            f"{_spread(worst):.0%}: other programs use this machine too. Measure again when it is "
-            "quiet; the new results take the place of these."
-        )
-
-
-def _spread(one: Measurement) -> float:
-    """The standard deviation as a part of the mean; 0 for a single run."""
-    return (one.tps_stdev or 0.0) / one.tps_mean
+    """Say on stderr when other programs have spoilt the results."""
+    worst = max(results, key=lambda one: (one.crowded, one.spread))
+    if worst.steady:
+        return
+    named = f"{worst.test} with {worst.parallel} at a time"
+    reason = (
+        f"Other programs kept processors busy that {named} needed, so it is too slow."
+        if worst.crowded
+        else f"The runs of {named} differ by {worst.spread:.0%}: other programs use this machine."
+    )
+    warn(f"{reason} Measure again when it is quiet; the new results take the place of these.")
 
 
 def _machine(hardware: HardwareInfo, resident: ResidentModel) -> MeasuredMachine:

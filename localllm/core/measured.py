@@ -7,6 +7,9 @@ corrected by them (`core.speed.calibrated`).
 import math
 from dataclasses import dataclass
 
+UNSTEADY = 0.2
+"""A standard deviation above this part of the mean means that something else was running."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredMachine:
@@ -42,8 +45,9 @@ class Measurement:
     Either `n_prompt` tokens of prompt were read (`n_gen` 0), or `n_gen` tokens were decoded after
     an almost empty prompt (`n_prompt` 0), by each of `parallel` conversations at the same time;
     the rate is that of all of them together. `gpu_layers` and `cpu_moe` say where the model lay.
-    `tps_stdev` is None for a single repetition. `measured_at` is ISO 8601, UTC. Raises ValueError
-    for numbers that nothing measures.
+    `tps_stdev` is None for a single repetition. `measured_at` is ISO 8601, UTC. `crowded`: other
+    programs left the engine too few processors, so the rate says little of the machine. Raises
+    ValueError for numbers that nothing measures.
     """
 
     machine: MeasuredMachine
@@ -57,6 +61,7 @@ class Measurement:
     tps_mean: float
     tps_stdev: float | None
     measured_at: str
+    crowded: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.tps_mean < math.inf:
@@ -69,6 +74,17 @@ class Measurement:
             raise ValueError("parallel, repetitions and threads must be at least 1")
         if min(self.gpu_layers, self.cpu_moe, self.model.size_bytes) < 0:
             raise ValueError("gpu_layers, cpu_moe and size_bytes cannot be negative")
+
+    @property
+    def steady(self) -> bool:
+        """Whether it says what the machine can do: nobody else had its processors, and the runs
+        differ little."""
+        return not self.crowded and self.spread <= UNSTEADY
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation as a part of the mean; 0 for a single run."""
+        return (self.tps_stdev or 0.0) / self.tps_mean
 
     @property
     def test(self) -> str:

@@ -189,5 +189,11 @@ def test_a_measurement_of_nothing_cannot_be_made(
         make()
 
 
+def test_only_a_quiet_machine_s_even_results_are_steady() -> None:
+    assert DECODE.steady and replace(DECODE, tps_stdev=None).steady
+    assert not replace(DECODE, crowded=True).steady
+    assert not replace(DECODE, tps_stdev=DECODE.tps_mean / 4).steady
+
+
 def test_a_test_is_called_as_llama_bench_calls_it() -> None:
     assert (PROMPT.test, DECODE.test) == ("pp512", "tg128")
