@@ -74,7 +74,8 @@ def _seen(found: HardwareInfo, machine: Machine) -> Iterator[Seen]:
     for one in measurements.load(paths.measurements_file(paths.data_dir())):
         here = (one.machine.cpu, one.machine.devices) == (found.cpu.name, devices)
         model = models.get(one.model.size_bytes)
-        if not here or model is None or one.n_gen == 0 or one.parallel != 1:
+        decodes_alone = one.n_gen > 0 and one.parallel == 1
+        if not here or model is None or not decodes_alone or not one.steady:
             continue
         try:
             estimate, on_gpu = predict(examine(model.path).spec, machine, tokens=one.n_gen)

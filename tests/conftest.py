@@ -5,6 +5,7 @@ but loopback fails.
 """
 
 import ipaddress
+import signal
 import socket
 from collections.abc import Iterator
 from importlib.metadata import distribution
@@ -13,6 +14,10 @@ from pathlib import Path
 import pytest
 
 _real_connect = socket.socket.connect
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A suite that runs in the background ignores Ctrl+C, and so would every process it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _is_loopback(address: object) -> bool:
