@@ -2,7 +2,7 @@
 
 Decode: N clients at once, each sends requests of about 100 prompt tokens for 96 tokens at
 temperature 0 over HTTP; aggregate tokens/s counts every completion token over the wall time of
-the round. Prefill: one client, one prompt of about 900 tokens, one token of answer. Every round
+the round. Prefill: one client, one prompt of about 650 tokens, one token of answer. Every round
 uses new prompts, so that no prompt cache answers for the engine. The systems take turns within a
 round, and the medians and the ratios round by round are printed: a noisy machine hits them alike.
 
