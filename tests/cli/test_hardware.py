@@ -85,7 +85,7 @@ def llama_cpp_that(does: str, directory: Path) -> str:
     package = directory / "llama_cpp"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(does)
-    (package / "llama_cpp.py").write_text("")
+    (package / "llama_cpp.py").write_text(does)
     return str(directory)
 
 
