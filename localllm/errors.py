@@ -9,6 +9,10 @@
     ├── StoreError (OSError)          1   the library on disk cannot be read or written
     ├── GgufError (ValueError)        1   a file is not a GGUF that native code may open
     ├── ServeError (OSError)          1   the local API cannot listen
+    ├── HubError (OSError)            1   the Hub cannot be reached, or answers what it should not
+    │   ├── Offline                   1   the network is switched off here; nothing was tried
+    │   ├── AccessDenied              1   the repository wants a token, or another one
+    │   └── DownloadFailed            1   a transfer ended early; what came is kept
     └── EngineError (RuntimeError)    1
         ├── EngineUnavailable         1   llama.cpp is not installed or does not import
         ├── LoadFailed                1   llama.cpp refused the model; its process lives
@@ -68,6 +72,22 @@ class GgufError(LocalLLMError, ValueError):
 
 class ServeError(LocalLLMError, OSError):
     code = "cannot_serve"
+
+
+class HubError(LocalLLMError, OSError):
+    code = "hub"
+
+
+class Offline(HubError):
+    code = "offline"
+
+
+class AccessDenied(HubError):
+    code = "access_denied"
+
+
+class DownloadFailed(HubError):
+    code = "download_failed"
 
 
 class EngineError(LocalLLMError, RuntimeError):
