@@ -68,7 +68,8 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One model as one file. `spec` is only called for the few that are priced exactly."""
+    """One model as one file. `spec` is only called for the few that are priced exactly; `notes`
+    are sentences on what is not exact about it, told among a plan's reasons."""
 
     model: str
     quant: str
@@ -80,6 +81,7 @@ class Candidate:
     released: date | None
     installed: bool
     spec: Callable[[], ModelSpec]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -367,6 +369,7 @@ def _reasons(plan: FitPlan, wish: Wish) -> Iterable[str]:
         )
     if plan.quality is not None:
         yield _quality_words(candidate, plan.quality)
+    yield from candidate.notes
     for doubt in plan.footprint.needs_probe if plan.footprint else ():
         yield f"The memory is an estimate: {doubt}."
 

@@ -127,15 +127,26 @@ def _require_whole(header: ModelSpec) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
-    """A whole model file, or all parts of one; `stem` is the name they share."""
+class ModelFile:
+    """A whole model file, or all parts of one in order; `stem` is the name they share."""
 
     stem: str
     names: tuple[str, ...]
     size_bytes: int
 
+    @property
+    def label(self) -> str | None:
+        """The quant in the file's name; else that of the folder it lies in."""
+        folder, _, name = self.stem.rpartition("/")
+        return label_in(name) or label_in(folder.rpartition("/")[2])
 
-def _whole(files: Sequence[RepoFile]) -> Iterator[_File | LeftOut]:
+
+def model_files(files: Sequence[RepoFile]) -> tuple[ModelFile, ...]:
+    """What may hold a model, by its name and length alone: the files whose header can be read."""
+    return tuple(each for each in _whole(files) if isinstance(each, ModelFile))
+
+
+def _whole(files: Sequence[RepoFile]) -> Iterator[ModelFile | LeftOut]:
     """The GGUF files, parts put together, each name once."""
     splits: dict[tuple[str, int], dict[int, RepoFile]] = {}
     unique = {file.name: file for file in files if _SUFFIX.search(file.name)}
@@ -148,19 +159,19 @@ def _whole(files: Sequence[RepoFile]) -> Iterator[_File | LeftOut]:
             stem, number, count = split
             splits.setdefault((stem, count), {})[number] = file
         else:
-            yield _File(_SUFFIX.sub("", file.name), (file.name,), file.size_bytes)
+            yield ModelFile(_SUFFIX.sub("", file.name), (file.name,), file.size_bytes)
     for (stem, count), parts in splits.items():
         yield _put_together(stem, count, parts)
 
 
-def _put_together(stem: str, count: int, parts: dict[int, RepoFile]) -> _File | LeftOut:
+def _put_together(stem: str, count: int, parts: dict[int, RepoFile]) -> ModelFile | LeftOut:
     present = sum(1 <= number <= count for number in parts)
     if present < count or present < len(parts):
         what = f"{present} of its {count} parts" if count else "parts of none"
         return _left_out(stem, f"the repository lists {what}")
     ordered = [parts[number] for number in sorted(parts)]
     size = sum(file.size_bytes for file in ordered)
-    return _File(stem, tuple(file.name for file in ordered), size)
+    return ModelFile(stem, tuple(file.name for file in ordered), size)
 
 
 def _unusable(file: RepoFile) -> str | None:
@@ -209,8 +220,8 @@ class _Reader:
         self._parameters = header.parameters
         self._active_parameters = header.active_parameters
 
-    def read(self, file: _File) -> Offer | LeftOut:
-        label = _label(file.stem)
+    def read(self, file: ModelFile) -> Offer | LeftOut:
+        label = file.label
         mix = _mix(label)
         if label is not None and label.removeprefix("UD-") in RETIRED.values():
             return _left_out(file.names[0], f"{label} is a type that llama.cpp no longer reads")
@@ -223,35 +234,36 @@ class _Reader:
             return _left_out(file.names[0], self._other_model(file, recipe))
         return self._offer(file, label, mix, recipe, weights)
 
-    def _is_own(self, file: _File, mix: str | None) -> bool:
+    def _is_own(self, file: ModelFile, mix: str | None) -> bool:
         """Whether this is the file whose header was read. Two quants can be of one length."""
         own = _mix(self._header.quant)
         same_label = mix is None or own is None or mix == own
         return file.size_bytes == self._header.file_bytes and same_label
 
-    def _own(self, file: _File, quant: str) -> Offer:
+    def _own(self, file: ModelFile, quant: str) -> Offer:
         candidate = self._candidate(file, quant)
         return Offer(candidate=candidate, files=file.names, recipe=None, note=None)
 
     def _offer(
-        self, file: _File, label: str | None, mix: str | None, recipe: Recipe, weights: int
+        self, file: ModelFile, label: str | None, mix: str | None, recipe: Recipe, weights: int
     ) -> Offer:
         """An offer with the tensors of `recipe`, made as large as the file where they are not."""
         follows = abs(recipe.weights_bytes / weights - 1) <= SAME_WEIGHT
         size = file.size_bytes
         scaled = None if follows else weights
-        candidate = replace(
-            self._candidate(file, label or recipe.quant),
-            spec=lambda: self._mould.spec(recipe, file_bytes=size, weights_bytes=scaled),
-        )
         note = None
         if mix is None:
             note = _nearest_words(label, recipe)
         if not follows:
             note = " ".join(filter(None, (note, _weight_words(weights, recipe))))
+        candidate = replace(
+            self._candidate(file, label or recipe.quant),
+            spec=lambda: self._mould.spec(recipe, file_bytes=size, weights_bytes=scaled),
+            notes=() if note is None else (note,),
+        )
         return Offer(candidate=candidate, files=file.names, recipe=recipe.quant, note=note)
 
-    def _candidate(self, file: _File, quant: str) -> Candidate:
+    def _candidate(self, file: ModelFile, quant: str) -> Candidate:
         return Candidate(
             model=self._repository,
             quant=quant,
@@ -265,18 +277,12 @@ class _Reader:
             spec=lambda: self._header,
         )
 
-    def _other_model(self, file: _File, recipe: Recipe) -> str:
+    def _other_model(self, file: ModelFile, recipe: Recipe) -> str:
         expected = format_bytes(recipe.weights_bytes + self._around_bytes)
         return (
             f"{format_bytes(file.size_bytes)} cannot be {recipe.quant} of this model, which is"
             f" {expected}: it holds another model or a part of one"
         )
-
-
-def _label(stem: str) -> str | None:
-    """The label in a file's name; else that of the folder it lies in."""
-    folder, _, name = stem.rpartition("/")
-    return label_in(name) or label_in(folder.rpartition("/")[2])
 
 
 def _mix(label: str | None) -> str | None:

@@ -22,7 +22,14 @@ from localllm.core.placement import Budget
 from localllm.core.quant_mix import FILE_TYPES
 from localllm.core.quants import row_bytes
 from localllm.core.recommend import Goal, Machine, Wish, plans
-from localllm.core.repository import SAME_WEIGHT, Listing, RepoFile, candidates, listing
+from localllm.core.repository import (
+    SAME_WEIGHT,
+    Listing,
+    RepoFile,
+    candidates,
+    listing,
+    model_files,
+)
 from localllm.core.requantize import Mould
 from localllm.core.speed import DeviceSpeed
 from localllm.core.text import single_line
@@ -400,3 +407,23 @@ def test_a_repository_is_planned_with_like_the_catalogue() -> None:
     larger = [c for c in offered if plan.candidate.size_bytes < c.size_bytes < 7 * GIB]
     assert not larger
     assert plan.reasons
+
+
+def test_what_is_not_exact_about_a_file_is_told_among_the_reasons_of_its_plan() -> None:
+    machine = Machine(
+        budget=Budget(host_bytes=64 * GIB), host=DeviceSpeed(bandwidth_bytes_per_s=60e9, cores=8)
+    )
+    usual = entries()["qwen3-8b"].file_bytes("Q4_K_M")
+    found = sort(file("Qwen3-8B-Q4_K_M.gguf", int(usual * 1.1)))
+    (plan,) = plans(found.candidates, Wish(), machine, limit=1).plans
+    assert found.offers[0].note is not None
+    assert found.offers[0].note in plan.reasons
+
+
+def test_the_files_that_may_hold_a_model_are_known_before_any_header_is_read() -> None:
+    parts = [file(f"big/Q8_0/m-{n:05d}-of-00002.gguf", 5) for n in (1, 2)]
+    found = model_files([*parts, file("mmproj-F16.gguf"), file("a.Q4_K_M.gguf"), file("README.md")])
+    assert [(each.names, each.size_bytes, each.label) for each in found] == [
+        (("a.Q4_K_M.gguf",), file("x").size_bytes, "Q4_K_M"),
+        (tuple(part.name for part in parts), 10, "Q8_0"),
+    ]
