@@ -30,8 +30,9 @@ class Message:
 class Sampling:
     """How the next token is drawn. Neutral values switch a stage off; temperature 0 is greedy.
 
-    Ranges: temperature 0..5, top_p and min_p 0..1, top_k >= 0 (0: all), repeat_penalty > 0,
-    frequency_penalty and presence_penalty -2..2, seed 0..2**32-2 (None: a random one).
+    Names and meanings are llama.cpp's (common/common.h); the ranges are in `limits.py`. `seed`
+    None: a random one. With `mirostat` 1 or 2 only the penalties and the temperature go before
+    it, as in llama.cpp. `logit_bias` adds to single tokens' logits: (token, bias).
     """
 
     temperature: float = 0.8
@@ -43,6 +44,21 @@ class Sampling:
     presence_penalty: float = 0.0
     penalty_last_n: int = 64
     seed: int | None = None
+    typical_p: float = 1.0
+    top_n_sigma: float = 0.0
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = 1024
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
 
 class FinishReason(StrEnum):
@@ -82,8 +98,11 @@ class ProbeRequest:
 class GenerateRequest:
     """One answer. Exactly one of `messages` (through the chat template) and `prompt` is set.
 
-    `max_tokens` None: until the model stops or the context is full. `ignore_eos`: the model's
-    end token is a token like any other, so that an answer has the length that was asked for.
+    `max_tokens` None: until the model stops or the context is full. `min_tokens`: the model's end
+    tokens and `stop_tokens` are not drawn before. `ignore_eos`: the model's end token is a token
+    like any other, so that an answer has the length that was asked for. `stop_tokens` end the
+    answer and are no part of it. `top_logprobs`: with every token its log probability and that
+    of so many most likely ones (0: its own alone, None: none at all).
     Answered by `PromptProgress`*, `Token`*, then `Finished` or `Refused`.
     """
 
@@ -94,6 +113,9 @@ class GenerateRequest:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    min_tokens: int = 0
+    stop_tokens: tuple[int, ...] = ()
+    top_logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,11 +186,30 @@ class PromptProgress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """A token and the logarithm of its probability, before anything changes the logits.
+
+    `raw` are its bytes, which may be a part of a character; `text` shows them as well as it can.
+    """
+
+    token: int
+    text: str
+    raw: tuple[int, ...]
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """One generated token; `text` may be empty while bytes or a possible stop are held back."""
+    """One generated token; `text` may be empty while bytes or a possible stop are held back.
+
+    `logprob` and `top` (the most likely tokens, best first) when they were asked for; what is
+    held back at the end comes in an event that has neither.
+    """
 
     request_id: str
     text: str
+    logprob: TokenLogprob | None = None
+    top: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,11 +23,29 @@ _SAMPLING: dict[str, tuple[float, float]] = {
     "min_p": (0, 1),
     "frequency_penalty": (-2, 2),
     "presence_penalty": (-2, 2),
+    "typical_p": (0, 1),
+    "top_n_sigma": (0, 100),
+    "dynatemp_range": (0, 5),
+    "dynatemp_exponent": (0, 10),
+    "xtc_probability": (0, 1),
+    "xtc_threshold": (0, 1),
+    "dry_multiplier": (0, 100),
+    "dry_base": (0, 10),
+    "mirostat_tau": (0, 100),
+    "mirostat_eta": (0, 10),
 }
 _SAMPLING_INT: dict[str, tuple[int, int]] = {
     "top_k": (0, _MAX_INT),
     "penalty_last_n": (0, 2**20),  # llama.cpp allocates a ring of this many tokens
+    "dry_penalty_last_n": (0, 2**20),
+    "dry_allowed_length": (0, _MAX_INT),
+    "mirostat": (0, 2),
 }
+MAX_LOGIT_BIASES = 4096
+MAX_BIAS = 100.0
+MAX_TOP_LOGPROBS = 20
+MAX_DRY_BREAKERS = 16
+_MAX_DRY_BREAKER_BYTES = 40  # MAX_CHAR_LEN in llama_sampler_init_dry: longer ones are cut
 _MAX_REPEAT_PENALTY = 10
 _MAX_SEED = 2**32 - 2  # 2**32 - 1 is LLAMA_DEFAULT_SEED, "choose one"
 
@@ -40,8 +58,21 @@ def check_request(request: GenerateRequest) -> None:
         raise BadRequest("The conversation is empty: send at least one message.")
     if request.max_tokens is not None:
         _check_int("max_tokens", request.max_tokens, 1, _MAX_INT)
+    _check_int("min_tokens", request.min_tokens, 0, _MAX_INT)
+    if request.top_logprobs is not None:
+        _check_int("top_logprobs", request.top_logprobs, 0, MAX_TOP_LOGPROBS)
     _check_stop(request.stop)
     _check_sampling(request.sampling)
+
+
+def check_tokens(request: GenerateRequest, vocabulary: int) -> None:
+    """Raise BadRequest for a token that the model's vocabulary does not have."""
+    if len(request.stop_tokens) > MAX_STOPS:
+        raise BadRequest(f"stop_tokens has {len(request.stop_tokens)}; at most {MAX_STOPS}.")
+    for token in request.stop_tokens:
+        _check_int("stop_tokens", token, 0, vocabulary - 1)
+    for token, _ in request.sampling.logit_bias:
+        _check_int("logit_bias", token, 0, vocabulary - 1)
 
 
 def check_settings(settings: LoadSettings) -> None:
@@ -92,6 +123,27 @@ def _check_sampling(sampling: Sampling) -> None:
         raise BadRequest("repeat_penalty is 0; it must be more than that (1 switches it off).")
     if sampling.seed is not None:
         _check_int("seed", sampling.seed, 0, _MAX_SEED)
+    if len(sampling.logit_bias) > MAX_LOGIT_BIASES:
+        raise BadRequest(
+            f"logit_bias has {len(sampling.logit_bias)} tokens; at most {MAX_LOGIT_BIASES}."
+        )
+    for _, bias in sampling.logit_bias:
+        _check_float("logit_bias", bias, -MAX_BIAS, MAX_BIAS)
+    _check_breakers(sampling.dry_sequence_breakers)
+
+
+def _check_breakers(breakers: tuple[str, ...]) -> None:
+    if len(breakers) > MAX_DRY_BREAKERS:
+        raise BadRequest(
+            f"dry_sequence_breakers has {len(breakers)} texts; at most {MAX_DRY_BREAKERS}."
+        )
+    for breaker in breakers:
+        size = len(breaker.encode("utf-8", "replace"))
+        if not 0 < size <= _MAX_DRY_BREAKER_BYTES or "\0" in breaker:
+            raise BadRequest(
+                f"dry_sequence_breakers has a text of {size} bytes; each can have 1 to "
+                f"{_MAX_DRY_BREAKER_BYTES}, and no NUL."
+            )
 
 
 def _check_float(name: str, value: float, low: float, high: float) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from localllm.core.load import LoadSettings
 from localllm.engine.events import GenerateRequest, Sampling
-from localllm.engine.limits import check_request, check_settings
+from localllm.engine.limits import check_request, check_settings, check_tokens
 from localllm.errors import BadRequest, LoadFailed
 
 REQUEST = GenerateRequest(request_id="a", prompt="hello")
@@ -29,13 +29,32 @@ REQUEST = GenerateRequest(request_id="a", prompt="hello")
         ("presence_penalty", -2.1),
         ("penalty_last_n", -1),
         ("penalty_last_n", 2**31 - 1),
+        ("typical_p", 1.01),
+        ("top_n_sigma", -1.0),
+        ("dynatemp_range", float("nan")),
+        ("dynatemp_exponent", -1.0),
+        ("xtc_probability", 1.1),
+        ("xtc_threshold", -0.1),
+        ("dry_multiplier", float("inf")),
+        ("dry_base", -1.0),
+        ("dry_allowed_length", -1),
+        ("dry_penalty_last_n", 2**31 - 1),
+        ("dry_sequence_breakers", ("",)),
+        ("dry_sequence_breakers", ("x" * 41,)),
+        ("dry_sequence_breakers", ("a\0b",)),
+        ("dry_sequence_breakers", ("x",) * 17),
+        ("mirostat", 3),
+        ("mirostat_tau", float("nan")),
+        ("mirostat_eta", -0.1),
+        ("logit_bias", ((1, 101.0),)),
+        ("logit_bias", ((1, 0.0),) * 4097),
         ("seed", -1),
         ("seed", 2**32 - 1),
         ("seed", 2**64),
         ("seed", 1.5),
     ],
 )
-def test_a_sampling_value_out_of_range_is_refused_by_name(field: str, value: float) -> None:
+def test_a_sampling_value_out_of_range_is_refused_by_name(field: str, value: object) -> None:
     sampling = replace(Sampling(), **{field: value})  # type: ignore[arg-type]
     with pytest.raises(BadRequest, match=field):
         check_request(replace(REQUEST, sampling=sampling))
@@ -77,3 +96,23 @@ def test_a_setting_that_native_code_must_not_see_is_refused_by_name(
 
 def test_the_default_settings_are_accepted() -> None:
     check_settings(LoadSettings())
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        replace(REQUEST, stop_tokens=(100,)),
+        replace(REQUEST, stop_tokens=(-1,)),
+        replace(REQUEST, stop_tokens=(1,) * 257),
+        replace(REQUEST, sampling=Sampling(logit_bias=((100, 1.0),))),
+    ],
+)
+def test_a_token_that_the_vocabulary_has_not_is_refused(request_: GenerateRequest) -> None:
+    with pytest.raises(BadRequest, match=r"stop_tokens|logit_bias"):
+        check_tokens(request_, 100)
+
+
+@pytest.mark.parametrize(("field", "value"), [("min_tokens", -1), ("top_logprobs", 21)])
+def test_a_count_out_of_range_is_refused_by_name(field: str, value: int) -> None:
+    with pytest.raises(BadRequest, match=field):
+        check_request(replace(REQUEST, **{field: value}))  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ from localllm.engine.events import (
     ProbeRequest,
     Refused,
 )
-from localllm.engine.limits import check_request, check_settings
+from localllm.engine.limits import check_request, check_settings, check_tokens
 from localllm.engine.worker.build import describe
 from localllm.engine.worker.log import NativeLog
 from localllm.engine.worker.model import Model
@@ -147,6 +147,7 @@ class WorkerEngine:
             if self._scheduler is None or self._model is None:
                 raise BadRequest("No model is loaded.")
             check_request(request)
+            check_tokens(request, self._model.vocabulary)
             prompt = self._tokens(request, self._model)
             if not prompt:
                 raise BadRequest("The prompt is empty.")

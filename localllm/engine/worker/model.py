@@ -5,6 +5,7 @@ here, and nothing here knows of requests.
 """
 
 import ctypes
+import functools
 import os
 import sys
 import time
@@ -115,6 +116,16 @@ class Model:
     def handle(self) -> int:
         """llama.cpp's context, for the sampler."""
         return int(self._context)
+
+    @property
+    def vocab(self) -> int:
+        """llama.cpp's vocabulary object, for the sampler."""
+        return int(self._vocab)
+
+    @functools.cached_property
+    def ends(self) -> frozenset[int]:
+        """Every token that ends an answer. Looks at the whole vocabulary, once."""
+        return frozenset(filter(self.is_end, range(self.vocabulary)))
 
     def token_text(self, token: int) -> str:
         """A token's text as the vocabulary writes it ("<s>"); "" for none."""

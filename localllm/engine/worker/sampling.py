@@ -1,9 +1,13 @@
 """Sampler chains: one C object per sequence, built from `Sampling`.
 
-The order is llama.cpp's (common/sampling.cpp): penalties, top-k, top-p, min-p, temperature, draw.
+The order is llama.cpp's (common/sampling.cpp, common_params_sampling::samplers): logit bias,
+penalties, DRY, top-n-sigma, top-k, typical, top-p, min-p, XTC, temperature, draw. With mirostat:
+logit bias, penalties, temperature, mirostat, which draws.
 """
 
+import ctypes
 import secrets
+from collections.abc import Iterator
 
 import llama_cpp.llama_cpp as llama
 
@@ -14,24 +18,33 @@ _MAX_SEED = 2**32 - 2  # 2**32 - 1 is LLAMA_DEFAULT_SEED, "choose one"
 _GREEDY_BELOW = 1e-6
 """Temperatures that divide logits into infinities: what they mean is greedy."""
 
+_MIROSTAT_CANDIDATES = 100  # `m` of mirostat 1, as in common_sampler_init
+
+
+Stage = object
+"""A `llama_sampler *`; the chain that it is added to owns it."""
+
 
 class Sampler:
     """Draws the next token of one sequence. Close it when the sequence ends."""
 
-    def __init__(self, sampling: Sampling, *, vocabulary: int) -> None:
+    def __init__(self, sampling: Sampling, *, vocab: int, vocabulary: int) -> None:
+        """`vocab` is llama.cpp's vocabulary object, of `vocabulary` tokens."""
         self.seed = secrets.randbelow(_MAX_SEED) if sampling.seed is None else sampling.seed
         params = llama.llama_sampler_chain_default_params()
         params.no_perf = True
         self._chain = llama.llama_sampler_chain_init(params)
-        self._remembers = _has_penalties(sampling)
-        for stage in _stages(sampling, self.seed, vocabulary):
+        self._remembered = max(
+            sampling.penalty_last_n if _has_penalties(sampling) else 0,
+            sampling.dry_penalty_last_n if _has_dry(sampling) else 0,
+        )
+        for stage in _stages(sampling, self.seed, vocab, vocabulary):
             llama.llama_sampler_chain_add(self._chain, stage)
 
-    def accept_prompt(self, tokens: list[int], last_n: int) -> None:
+    def accept_prompt(self, tokens: list[int]) -> None:
         """Let the penalties see the end of the prompt."""
-        if self._remembers:
-            for token in tokens[-last_n:]:
-                llama.llama_sampler_accept(self._chain, token)
+        for token in tokens[-self._remembered :] if self._remembered else ():
+            llama.llama_sampler_accept(self._chain, token)
 
     def sample(self, context: int, row: int) -> int:
         """Draw from output row `row` of the last decode, and remember the draw."""
@@ -51,25 +64,81 @@ def _has_penalties(sampling: Sampling) -> bool:
     )
 
 
-def _stages(sampling: Sampling, seed: int, vocabulary: int) -> list[int]:
-    stages: list[int] = []
+def _has_dry(sampling: Sampling) -> bool:
+    return (
+        sampling.dry_multiplier > 0 and sampling.dry_base >= 1 and sampling.dry_penalty_last_n != 0
+    )
+
+
+def _stages(sampling: Sampling, seed: int, vocab: int, vocabulary: int) -> Iterator[Stage]:
+    if sampling.logit_bias:
+        yield _logit_bias(sampling, vocabulary)
     if _has_penalties(sampling):
-        stages.append(
-            llama.llama_sampler_init_penalties(
-                vocabulary,
-                sampling.penalty_last_n,
-                sampling.repeat_penalty,
-                sampling.frequency_penalty,
-                sampling.presence_penalty,
-            )
+        yield llama.llama_sampler_init_penalties(
+            vocabulary,
+            sampling.penalty_last_n,
+            sampling.repeat_penalty,
+            sampling.frequency_penalty,
+            sampling.presence_penalty,
         )
     if sampling.temperature < _GREEDY_BELOW:
-        return [*stages, llama.llama_sampler_init_greedy()]
+        if _has_dry(sampling):
+            yield _dry(sampling, vocab)
+        yield llama.llama_sampler_init_greedy()
+    elif sampling.mirostat:
+        yield llama.llama_sampler_init_temp(sampling.temperature)
+        yield _mirostat(sampling, seed, vocabulary)
+    else:
+        yield from _narrowing(sampling, seed, vocab, vocabulary)
+        yield llama.llama_sampler_init_temp_ext(
+            sampling.temperature, sampling.dynatemp_range, sampling.dynatemp_exponent
+        )
+        yield llama.llama_sampler_init_dist(seed)
+
+
+def _narrowing(sampling: Sampling, seed: int, vocab: int, vocabulary: int) -> Iterator[Stage]:
+    """The stages that leave fewer candidates; each that would leave all is left out."""
+    if _has_dry(sampling):
+        yield _dry(sampling, vocab)
+    if sampling.top_n_sigma > 0:
+        yield llama.llama_sampler_init_top_n_sigma(sampling.top_n_sigma)
     if 0 < sampling.top_k < vocabulary:
-        stages.append(llama.llama_sampler_init_top_k(sampling.top_k))
+        yield llama.llama_sampler_init_top_k(sampling.top_k)
+    if sampling.typical_p < 1:
+        yield llama.llama_sampler_init_typical(sampling.typical_p, 1)
     if sampling.top_p < 1:
-        stages.append(llama.llama_sampler_init_top_p(sampling.top_p, 1))
+        yield llama.llama_sampler_init_top_p(sampling.top_p, 1)
     if sampling.min_p > 0:
-        stages.append(llama.llama_sampler_init_min_p(sampling.min_p, 1))
-    stages.append(llama.llama_sampler_init_temp(sampling.temperature))
-    return [*stages, llama.llama_sampler_init_dist(seed)]
+        yield llama.llama_sampler_init_min_p(sampling.min_p, 1)
+    if sampling.xtc_probability > 0:
+        yield llama.llama_sampler_init_xtc(
+            sampling.xtc_probability, sampling.xtc_threshold, 1, seed
+        )
+
+
+def _logit_bias(sampling: Sampling, vocabulary: int) -> Stage:
+    pairs = sampling.logit_bias
+    biases = (llama.llama_logit_bias * len(pairs))(
+        *(llama.llama_logit_bias(*each) for each in pairs)
+    )
+    return llama.llama_sampler_init_logit_bias(vocabulary, len(pairs), biases)
+
+
+def _dry(sampling: Sampling, vocab: int) -> Stage:
+    breakers = [text.encode() for text in sampling.dry_sequence_breakers]
+    return llama.llama_sampler_init_dry(
+        vocab,
+        sampling.dry_multiplier,
+        sampling.dry_base,
+        sampling.dry_allowed_length,
+        sampling.dry_penalty_last_n,
+        (ctypes.c_char_p * len(breakers))(*breakers),
+        len(breakers),
+    )
+
+
+def _mirostat(sampling: Sampling, seed: int, vocabulary: int) -> Stage:
+    tau, eta = sampling.mirostat_tau, sampling.mirostat_eta
+    if sampling.mirostat == 1:
+        return llama.llama_sampler_init_mirostat(vocabulary, seed, tau, eta, _MIROSTAT_CANDIDATES)
+    return llama.llama_sampler_init_mirostat_v2(seed, tau, eta)

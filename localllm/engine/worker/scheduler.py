@@ -18,8 +18,9 @@ from localllm.engine.events import (
     Refused,
     Timings,
     Token,
+    TokenLogprob,
 )
-from localllm.engine.worker import prefix
+from localllm.engine.worker import logits, prefix
 from localllm.engine.worker.model import Aborted, Model, NoRoom, Row
 from localllm.engine.worker.sampling import Sampler
 from localllm.engine.worker.text import TextStream
@@ -161,9 +162,12 @@ class Scheduler:
             sequence = self._waiting.popleft()
             sequence.admitted = time.monotonic()
             sequence.cached = self._take_slot(sequence)
-            sampling = sequence.request.sampling
-            sequence.sampler = Sampler(sampling, vocabulary=self._model.vocabulary)
-            sequence.sampler.accept_prompt(sequence.prompt, sampling.penalty_last_n)
+            sequence.sampler = Sampler(
+                sequence.request.sampling,
+                vocab=self._model.vocab,
+                vocabulary=self._model.vocabulary,
+            )
+            sequence.sampler.accept_prompt(sequence.prompt)
             self._running[sequence.slot] = sequence
 
     def _take_slot(self, sequence: Sequence) -> int:
@@ -235,20 +239,51 @@ class Scheduler:
 
     def _sample(self, sequence: Sequence, row: int) -> None:
         assert sequence.sampler is not None
+        request = sequence.request
+        untouched = self._row(row).copy() if request.top_logprobs is not None else None
+        if sequence.produced < request.min_tokens:
+            ends = self._model.ends if not request.ignore_eos else frozenset[int]()
+            logits.rule_out(self._row(row), ends.union(request.stop_tokens))
         token = sequence.sampler.sample(self._model.handle, row)
         sequence.last_token = time.monotonic()
         if sequence.first_token is None:
             sequence.first_token = sequence.last_token
         sequence.next_token = token
         sequence.produced += 1
-        if self._model.is_end(token) and not sequence.request.ignore_eos:
+        if self._ends(request, token):
             self._retire(sequence, FinishReason.STOP)
             return
-        self._emit(Token(request_id=sequence.id, text=sequence.text.push(self._model.piece(token))))
+        text = sequence.text.push(self._model.piece(token))
+        if untouched is None:
+            self._emit(Token(request_id=sequence.id, text=text))
+        else:
+            self._emit(self._with_logprobs(sequence, token, text, untouched))
         if sequence.text.stopped:
             self._retire(sequence, FinishReason.STOP)
         elif sequence.produced >= sequence.limit:
             self._retire(sequence, FinishReason.LENGTH)
+
+    def _row(self, index: int) -> logits.Row:
+        return logits.row_of(self._model.handle, index, self._model.vocabulary)
+
+    def _ends(self, request: GenerateRequest, token: int) -> bool:
+        if token in request.stop_tokens:
+            return True
+        return self._model.is_end(token) and not request.ignore_eos
+
+    def _with_logprobs(self, sequence: Sequence, token: int, text: str, row: logits.Row) -> Token:
+        own, top = logits.logprobs(row, token, sequence.request.top_logprobs or 0)
+        return Token(
+            request_id=sequence.id,
+            text=text,
+            logprob=self._logprob(token, own),
+            top=tuple(self._logprob(*each) for each in top),
+        )
+
+    def _logprob(self, token: int, logprob: float) -> TokenLogprob:
+        raw = self._model.piece(token)
+        text = raw.decode("utf-8", "replace")
+        return TokenLogprob(token=token, text=text, raw=tuple(raw), logprob=logprob)
 
     # --- retire ---
 

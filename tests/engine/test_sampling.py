@@ -1,0 +1,215 @@
+"""Every stage of the sampler chain does what its name says, on the logits of a tiny model."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from localllm.engine.events import GenerateRequest, Sampling, Token
+from localllm.engine.worker import logits
+from localllm.engine.worker.model import Row
+from localllm.engine.worker.sampling import Sampler
+from tests.engine import tiny
+from tests.engine.driven import Driven, settings
+
+OPEN = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
+"""Nothing is narrowed: every token can be drawn."""
+
+SEEDS = range(120)
+
+
+@pytest.fixture(scope="module")
+def driven(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driven]:
+    driven = Driven(
+        tiny.plain(tmp_path_factory.mktemp("tiny") / "plain.gguf"), settings(parallel=1)
+    )
+    yield driven
+    driven.close()
+
+
+@pytest.fixture
+def row(driven: Driven) -> npt.NDArray[np.float64]:
+    """The logits after a prompt of a few tokens: output row 0 for every sampler of a test."""
+    model = driven.model
+    model.keep(0, 0)
+    tokens = model.tokenize("The sky", special=False)
+    last = len(tokens) - 1
+    model.decode([Row(each, at, 0, at == last) for at, each in enumerate(tokens)])
+    return logits.row_of(model.handle, -1, model.vocabulary).astype(np.float64)
+
+
+def draws(driven: Driven, sampling: Sampling, seeds: range = SEEDS) -> list[int]:
+    """One draw per seed, always from the last row of the last batch."""
+    found = []
+    for seed in seeds:
+        sampler = Sampler(
+            replace(sampling, seed=seed),
+            vocab=driven.model.vocab,
+            vocabulary=driven.model.vocabulary,
+        )
+        found.append(sampler.sample(driven.model.handle, -1))
+        sampler.close()
+    return found
+
+
+def probabilities(row: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    exponents: npt.NDArray[np.float64] = np.exp(row - row.max())
+    chances: npt.NDArray[np.float64] = exponents / exponents.sum()
+    return chances
+
+
+def test_an_open_chain_draws_many_tokens(driven: Driven, row: npt.NDArray[np.float64]) -> None:
+    assert len(set(draws(driven, OPEN))) > 20
+
+
+def test_a_bias_forces_or_forbids_a_token(driven: Driven, row: npt.NDArray[np.float64]) -> None:
+    favourite = int(row.argmax())
+    assert set(draws(driven, replace(OPEN, logit_bias=((5, 100.0),)))) == {5}
+    greedy = replace(OPEN, temperature=0.0)
+    assert set(draws(driven, greedy)) == {favourite}
+    assert favourite not in draws(driven, replace(greedy, logit_bias=((favourite, -100.0),)))
+
+
+def test_top_n_sigma_keeps_what_is_near_the_best(
+    driven: Driven, row: npt.NDArray[np.float64]
+) -> None:
+    allowed = set(np.flatnonzero(row >= row.max() - 1.0 * row.std()).tolist())
+    assert 1 < len(allowed) < 40
+    found = set(draws(driven, replace(OPEN, top_n_sigma=1.0)))
+    assert found <= allowed
+    assert len(found) > 1
+
+
+def test_typical_keeps_what_is_as_surprising_as_expected(
+    driven: Driven, row: npt.NDArray[np.float64]
+) -> None:
+    chances = probabilities(row)
+    entropy = -(chances * np.log(chances)).sum()
+    order = np.argsort(np.abs(-np.log(chances) - entropy))
+    count = int(np.searchsorted(np.cumsum(chances[order]), 0.3)) + 1
+    assert set(draws(driven, replace(OPEN, typical_p=0.3))) <= set(order[:count].tolist())
+
+
+def test_xtc_leaves_out_the_likeliest_but_the_last_above_the_threshold(
+    driven: Driven, row: npt.NDArray[np.float64]
+) -> None:
+    chances = probabilities(row)
+    ordered = np.argsort(-chances)
+    threshold = float(chances[ordered[3]]) * 0.999
+    found = draws(driven, replace(OPEN, xtc_probability=1.0, xtc_threshold=threshold))
+    assert not set(ordered[:3].tolist()) & set(found)
+    assert int(ordered[3]) in draws(
+        driven,
+        replace(OPEN, top_k=4, xtc_probability=1.0, xtc_threshold=threshold),
+    )
+
+
+def test_a_dynamic_temperature_is_the_one_that_the_entropy_gives(
+    driven: Driven, row: npt.NDArray[np.float64]
+) -> None:
+    chances = probabilities(np.sort(row)[-20:])
+    share = -(chances * np.log(chances)).sum() / np.log(len(chances))
+    temperature = 0.5 + 1.0 * share**2  # from 0.5 to 1.5, exponent 2 (llama_sampler_temp_ext)
+    sorted_first = replace(OPEN, top_k=20)  # so that both chains draw from one order
+    dynamic = replace(sorted_first, temperature=1.0, dynatemp_range=0.5, dynatemp_exponent=2.0)
+    same = np.array(draws(driven, dynamic)) == draws(
+        driven, replace(sorted_first, temperature=float(temperature))
+    )
+    assert same.mean() > 0.97  # a draw on the border may fall to the other side
+    assert not np.array_equal(draws(driven, dynamic), draws(driven, sorted_first))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_mirostat_aims_at_a_surprise(
+    driven: Driven, row: npt.NDArray[np.float64], version: int
+) -> None:
+    mirostat = replace(OPEN, mirostat=version)
+    assert draws(driven, mirostat) == draws(driven, mirostat)
+    calm = draws(driven, replace(mirostat, mirostat_tau=0.01))
+    wild = draws(driven, replace(mirostat, mirostat_tau=5.0))
+    assert set(calm) == {int(row.argmax())}
+    assert len(set(wild)) > 5
+
+
+def test_dry_ends_a_loop(driven: Driven) -> None:
+    loop = "abcdefgh" * 4
+    plain = Sampling(temperature=0.0)
+    looping = ask(driven, "plain", loop, plain)
+    dry = ask(driven, "dry", loop, replace(plain, dry_multiplier=50.0, dry_allowed_length=2))
+    assert longest_repeat(looping) > 4
+    assert longest_repeat(dry) <= 4
+
+
+def ask(driven: Driven, request_id: str, prompt: str, sampling: Sampling) -> str:
+    request = GenerateRequest(
+        request_id=request_id, prompt=prompt, sampling=sampling, max_tokens=40, ignore_eos=True
+    )
+    driven.scheduler.submit(request, driven.model.tokenize(prompt, special=False), 0.0)
+    driven.run()
+    return driven.text(request_id)
+
+
+def longest_repeat(text: str) -> int:
+    """Length of the longest run of characters that comes twice."""
+    return max(
+        length
+        for length in range(len(text))
+        if any(text[at : at + length] in text[at + 1 :] for at in range(len(text) - length))
+    )
+
+
+def test_log_probabilities_are_those_of_the_logits(row: npt.NDArray[np.float64]) -> None:
+    own, top = logits.logprobs(row.astype(np.float32), 7, 5)
+    expected = np.log(probabilities(row))
+    assert own == pytest.approx(expected[7], abs=1e-5)
+    assert [token for token, _ in top] == np.argsort(-row, kind="stable")[:5].tolist()
+    assert [value for _, value in top] == pytest.approx(np.sort(expected)[::-1][:5], abs=1e-5)
+
+
+def test_as_many_log_probabilities_as_the_vocabulary_has_are_no_error() -> None:
+    own, top = logits.logprobs(np.zeros(3, np.float32), 1, 3)
+    assert [token for token, _ in top] == [0, 1, 2]
+    assert np.exp(own) == pytest.approx(1 / 3)
+
+
+def test_tokens_carry_the_log_probabilities_that_were_asked_for(driven: Driven) -> None:
+    request = GenerateRequest(
+        request_id="logprobs",
+        prompt="Hello",
+        sampling=Sampling(temperature=0.0),
+        max_tokens=4,
+        ignore_eos=True,
+        top_logprobs=3,
+    )
+    driven.scheduler.submit(request, driven.model.tokenize("Hello", special=False), 0.0)
+    driven.run()
+    tokens = [e for e in driven.events if isinstance(e, Token) and e.request_id == "logprobs"]
+    assert len(tokens) == 4
+    for token in tokens:
+        assert token.logprob is not None
+        assert token.logprob == token.top[0]  # greedy: the likeliest
+        assert len(token.top) == 3
+        assert token.logprob.text == token.text
+        assert sum(np.exp([each.logprob for each in token.top])) <= 1
+
+
+def test_an_answer_has_at_least_the_tokens_that_were_asked_for(driven: Driven) -> None:
+    prompt = driven.model.tokenize("Hello", special=False)
+    first = ask(driven, "first", "Hello", Sampling(temperature=0.0))
+    stop = driven.model.tokenize(first[0], special=False)[-1]
+    request = GenerateRequest(
+        request_id="none",
+        prompt="Hello",
+        sampling=Sampling(temperature=0.0),
+        max_tokens=40,
+        stop_tokens=(stop,),
+    )
+    driven.scheduler.submit(request, prompt, 0.0)
+    at_least = replace(request, request_id="some", min_tokens=5)
+    driven.scheduler.submit(at_least, prompt, 0.0)
+    driven.run()
+    assert driven.text("none") == ""
+    assert len(driven.text("some")) >= 5
+    assert first[0] not in driven.text("some")[:5]
