@@ -6,6 +6,7 @@ makes the directory it writes to.
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from platformdirs import PlatformDirs
@@ -49,6 +50,22 @@ def key_file() -> Path:
     return config_dir() / "api-key"
 
 
+def hub_headers_dir(cache: Path) -> Path:
+    """The headers that were read from models on the Hub, in the cache whose directory is
+    `cache`."""
+    return cache / "hub-headers"
+
+
+def hf_token_file(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where huggingface_hub keeps the token that `hf auth login` writes (its constants.py)."""
+    if chosen := environment.get("HF_TOKEN_PATH"):
+        return absolute(Path(os.path.expandvars(chosen)))
+    home = environment.get("HF_HOME") or os.path.join(  # noqa: PTH118
+        environment.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"
+    )
+    return absolute(Path(os.path.expandvars(home)) / "token")
+
+
 def catalogue_path() -> Path:
     """The catalogue of known models: `localllm/models.toml` in a wheel, the file at the root of
     the repository in an editable install."""
@@ -74,6 +91,11 @@ def measurements_file(data: Path) -> Path:
 def models_dir(data: Path) -> Path:
     """Where the library's own hard links are."""
     return data / "models"
+
+
+def hub_dir(data: Path) -> Path:
+    """Where downloads from the Hub lie: `hub_dir/ORG/REPO/FILE`."""
+    return data / "hub"
 
 
 def absolute(path: Path) -> Path:

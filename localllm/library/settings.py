@@ -24,7 +24,8 @@ class Settings:
     """What the user set, or what holds when nothing was set.
 
     `reserve_bytes` of free memory are never planned for a model; `context` is in tokens of one
-    conversation, None: the verb's own default.
+    conversation, None: the verb's own default. `endpoints` are the Hub's mirrors in the order they
+    are tried, none: the Hub itself; `ca_cert` is a file of certificates that are trusted too.
     """
 
     offline: bool = False
@@ -32,23 +33,29 @@ class Settings:
     context: int | None = None
     host: str = "127.0.0.1"
     port: int = 11711
+    endpoints: tuple[str, ...] = ()
+    ca_cert: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Key:
     """A key of settings.toml: the field it sets and what it may be. `low` and `high` bound a
-    number."""
+    number; a list holds texts."""
 
     field: str
-    kind: type[bool] | type[int] | type[str]
+    kind: type[bool] | type[int] | type[str] | type[list[str]]
     low: int = 0
     high: int = 2**63 - 1
 
     def problem(self, value: object) -> str | None:
         """What is wrong with a value, or None."""
         if type(value) is not self.kind or value == "":
-            names = {bool: "true or false", int: "a whole number", str: "a text"}
+            names = {
+                bool: "true or false", int: "a whole number", str: "a text", list: "a list of texts"
+            }  # fmt: skip
             return f"must be {names[self.kind]}"
+        if isinstance(value, list) and not all(isinstance(each, str) and each for each in value):
+            return "must be a list of texts"
         if isinstance(value, int) and not self.low <= value <= self.high:
             return f"is {value} and must be from {self.low} to {self.high}"
         return None
@@ -60,6 +67,8 @@ _KEYS: Mapping[tuple[str, ...], _Key] = {
     ("context",): _Key("context", int, 16, 2**24),
     ("serve", "host"): _Key("host", str),
     ("serve", "port"): _Key("port", int, 0, 65535),
+    ("hub", "endpoints"): _Key("endpoints", list),
+    ("hub", "ca_cert"): _Key("ca_cert", str),
 }
 _TABLES = {key[:-1] for key in _KEYS if len(key) > 1}
 
@@ -124,6 +133,10 @@ def _with(settings: Settings, field: str, value: object) -> Settings:
             return replace(settings, host=value)
         case "port", int():
             return replace(settings, port=value)
+        case "endpoints", list():
+            return replace(settings, endpoints=tuple(value))
+        case "ca_cert", str():
+            return replace(settings, ca_cert=value)
     raise AssertionError(f"_KEYS names {field}, which Settings has not")
 
 

@@ -16,12 +16,22 @@ context = 8192
 [serve]
 host = "127.0.0.2"
 port = 0
+
+[hub]
+endpoints = ["https://mirror.example", "https://huggingface.co"]
+ca_cert = "/etc/ours.pem"
 """
 
 
 def test_every_setting_is_read() -> None:
     assert parse(FULL) == Settings(
-        offline=True, reserve_bytes=1 << 30, context=8192, host="127.0.0.2", port=0
+        offline=True,
+        reserve_bytes=1 << 30,
+        context=8192,
+        host="127.0.0.2",
+        port=0,
+        endpoints=("https://mirror.example", "https://huggingface.co"),
+        ca_cert="/etc/ours.pem",
     )
 
 
@@ -56,6 +66,10 @@ def test_a_misspelt_switch_in_the_environment_is_an_error(home: Path) -> None:
         ('offline = "yes"', "line 1: 'offline' must be true or false"),
         ('[serve]\nhost = ""', "line 2: 'serve.host' must be a text"),
         ("serve = 1", "line 1: 'serve' is not a setting"),
+        ('[hub]\nendpoints = "https://x"', "line 2: 'hub.endpoints' must be a list of texts"),
+        ("[hub]\nendpoints = [1]", "line 2: 'hub.endpoints' must be a list of texts"),
+        ('[hub]\nendpoints = [""]', "line 2: 'hub.endpoints' must be a list of texts"),
+        ("[hub]\nca_cert = true", "line 2: 'hub.ca_cert' must be a text"),
         ("a = ", "is not valid TOML: Invalid value (at"),
         ('"\\u001b[2Jx" = 1', ": 'x' is not a setting"),
     ],
