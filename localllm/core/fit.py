@@ -149,6 +149,11 @@ def weigh(
         returned_bytes=returned_bytes,
         returned_gpu_bytes=returned_gpu_bytes,
     )
+    return weigh_in(spec, settings, room)
+
+
+def weigh_in(spec: ModelSpec, settings: LoadSettings, room: Budget) -> Fit:
+    """Place a load in a room that is known already."""
     placement = place(spec, settings, room)
     chosen = placement.chosen(settings)
     return Fit(

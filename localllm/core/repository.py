@@ -151,7 +151,7 @@ def _whole(files: Sequence[RepoFile]) -> Iterator[ModelFile | LeftOut]:
     splits: dict[tuple[str, int], dict[int, RepoFile]] = {}
     unique = {file.name: file for file in files if _SUFFIX.search(file.name)}
     for file in unique.values():
-        reason = _unusable(file)
+        reason = unusable(file) or _no_model(file.name.rpartition("/")[2])
         split = split_of(file.name) if reason is None else None
         if reason is not None:
             yield _left_out(file.name, reason)
@@ -174,8 +174,8 @@ def _put_together(stem: str, count: int, parts: dict[int, RepoFile]) -> ModelFil
     return ModelFile(stem, tuple(file.name for file in ordered), size)
 
 
-def _unusable(file: RepoFile) -> str | None:
-    """Why a listed file cannot be offered, whatever model it holds."""
+def unusable(file: RepoFile) -> str | None:
+    """Why a listed file cannot be fetched, whatever it holds; None when it can."""
     name = file.name
     if len(name) > _MAX_NAME:
         return f"its name has {len(name)} characters; at most {_MAX_NAME} are taken"
@@ -186,7 +186,7 @@ def _unusable(file: RepoFile) -> str | None:
         return "its name is no path inside the repository"
     if not 0 < file.size_bytes <= _LARGEST_FILE:
         return "the repository does not say how large it is"
-    return _no_model(steps[-1])
+    return None
 
 
 def _no_model(file_name: str) -> str | None:
