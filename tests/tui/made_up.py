@@ -1,22 +1,14 @@
 """A machine, a clock and a library that the tests make up; the runtime on them is the real one."""
 
-import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-from textual.app import App
-from textual.pilot import Pilot
 
 from localllm.core.hardware import Cpu, EngineBuild, HardwareInfo, Memory
 from localllm.engine.fake import FakeEngine, Script
 from localllm.library.store import InstalledModel, Store
 from localllm.runtime import Fit, Runtime
 from localllm.tui.app import LocalLLMApp
-from localllm.tui.screens.chat import ChatScreen
 from localllm.tui.screens.home import Suggest
-from localllm.tui.widgets.prompt import Prompt
-from localllm.tui.widgets.transcript import TurnView
 from tests.tui.made_up_plans import Orchard
 
 MIB, GIB = 2**20, 2**30
@@ -101,43 +93,3 @@ def made_up_fit(real: Fit, *, need_bytes: int, free_bytes: int, advice: str | No
         placement=replace(real.placement, devices=(share,)),
         advice=advice,
     )
-
-
-async def until(pilot: Pilot[None], holds: Callable[[], bool]) -> None:
-    """Let the app go on until something holds; a minute is a failure."""
-    async with asyncio.timeout(60):
-        while not holds():
-            await pilot.pause()
-
-
-def shown(app: App[None]) -> str:
-    """The text on the screen, line by line, as a person reads it."""
-    screen = app.screen
-    return "\n".join(
-        "".join(segment.text for segment in strip) for strip in screen._compositor.render_strips()
-    )
-
-
-def chat(app: App[None]) -> ChatScreen:
-    """The chat screen, wherever it is in the stack."""
-    return next(screen for screen in app.screen_stack if isinstance(screen, ChatScreen))
-
-
-async def open_chat(pilot: Pilot[None]) -> None:
-    """From the home screen to the chat with the model under the cursor."""
-    app = pilot.app
-    await until(pilot, lambda: bool(app.screen.query("ModelRow.-fits")))
-    await pilot.press("enter")
-    await until(pilot, lambda: isinstance(app.screen, ChatScreen))
-    await until(pilot, lambda: isinstance(app.focused, Prompt))
-
-
-async def ask(pilot: Pilot[None], question: str) -> None:
-    """Put a question into the prompt and send it with enter."""
-    pilot.app.screen.query_one(Prompt).insert(question)
-    await pilot.press("enter")
-
-
-def wrote(screen: ChatScreen, token: str) -> bool:
-    """Whether an answer on the screen ends with this token."""
-    return any(view.answer.endswith(token) for view in screen.query(TurnView))

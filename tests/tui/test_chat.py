@@ -15,7 +15,19 @@ from localllm.tui.screens.home import HomeScreen
 from localllm.tui.widgets.bar import Bar
 from localllm.tui.widgets.prompt import Prompt
 from localllm.tui.widgets.transcript import TurnView
-from tests.tui.made_up import Stage, ask, chat, open_chat, shown, until, wrote
+from tests.tui.acts import (
+    ask,
+    ask_and_hear,
+    begin_answer,
+    chat,
+    open_chat,
+    reaches,
+    sees,
+    shown,
+    until,
+    wrote,
+)
+from tests.tui.made_up import Stage
 
 
 def answer(screen: ChatScreen) -> str:
@@ -23,13 +35,9 @@ def answer(screen: ChatScreen) -> str:
 
 
 async def test_the_answer_comes_as_it_is_written(stage: Stage) -> None:
-    gate = stage.script.gate = asyncio.Semaphore(0)
     app = stage.app()
     async with app.run_test() as pilot:
-        await open_chat(pilot)
-        await ask(pilot, "hi there")
-        gate.release()
-        await until(pilot, lambda: "Hello" in shown(app))
+        gate = await begin_answer(stage, pilot, "hi there")
         assert "world" not in shown(app)
         for _ in range(3):
             gate.release()
@@ -43,9 +51,7 @@ async def test_the_model_is_told_the_whole_conversation(stage: Stage) -> None:
     async with app.run_test() as pilot:
         await open_chat(pilot)
         for question in ("one", "two"):
-            await ask(pilot, question)
-            await until(pilot, lambda: bool(stage.script.requests) and not chat(app).answering)
-        await until(pilot, lambda: len(chat(app).conversation.turns) == 2)
+            await ask_and_hear(pilot, question)
     assert stage.script.requests[1].messages == (
         Message(role=Role.USER, content="one"),
         Message(role=Role.ASSISTANT, content="Hello, world."),
@@ -54,16 +60,12 @@ async def test_the_model_is_told_the_whole_conversation(stage: Stage) -> None:
 
 
 async def test_escape_stops_the_answer_and_its_text_stays(stage: Stage) -> None:
-    gate = stage.script.gate = asyncio.Semaphore(0)
     app = stage.app()
     async with app.run_test() as pilot:
-        await open_chat(pilot)
-        await ask(pilot, "hi")
-        gate.release()
-        await until(pilot, lambda: "Hello" in shown(app))
+        await begin_answer(stage, pilot, "hi")
         await pilot.press("escape")
         await until(pilot, lambda: not chat(app).answering)
-        await until(pilot, lambda: "stopped" in shown(app))
+        await sees(pilot, "stopped")
         assert stage.script.cancelled == [stage.script.requests[0].request_id]
         assert answer(chat(app)).startswith("Hello")
         assert chat(app).conversation.turns[0].ending is Ending.STOPPED
@@ -92,11 +94,9 @@ async def test_an_answer_without_a_letter_ends_like_any_other(stage: Stage) -> N
     app = stage.app()
     async with app.run_test() as pilot:
         await open_chat(pilot)
-        await ask(pilot, "hi")
-        await until(pilot, lambda: len(chat(app).conversation.turns) == 1)
+        await ask_and_hear(pilot, "hi")
         assert not chat(app).answering
-        await ask(pilot, "again")
-        await until(pilot, lambda: len(chat(app).conversation.turns) == 2)
+        await ask_and_hear(pilot, "again")
 
 
 async def test_ctrl_j_adds_a_line_and_enter_sends_them_all(stage: Stage) -> None:
@@ -125,13 +125,9 @@ async def test_an_empty_question_is_not_sent(stage: Stage) -> None:
 
 
 async def test_a_new_chat_forgets_and_stops_what_is_being_written(stage: Stage) -> None:
-    gate = stage.script.gate = asyncio.Semaphore(0)
     app = stage.app()
     async with app.run_test() as pilot:
-        await open_chat(pilot)
-        await ask(pilot, "hi")
-        gate.release()
-        await until(pilot, lambda: "Hello" in shown(app))
+        await begin_answer(stage, pilot, "hi")
         await pilot.press("ctrl+n")
         await until(pilot, lambda: not chat(app).query(TurnView))
         await until(pilot, lambda: not chat(app).answering)
@@ -144,24 +140,19 @@ async def test_the_conversation_is_there_again_after_a_look_at_the_models(stage:
     app = stage.app()
     async with app.run_test() as pilot:
         await open_chat(pilot)
-        await ask(pilot, "remember me")
-        await until(pilot, lambda: len(chat(app).conversation.turns) == 1)
+        await ask_and_hear(pilot, "remember me")
         await pilot.press("ctrl+o")
-        await until(pilot, lambda: isinstance(app.screen, HomeScreen))
+        await reaches(pilot, HomeScreen)
         await open_chat(pilot)
         await until(pilot, lambda: "remember me" in shown(app) and "Hello, world." in shown(app))
 
 
 async def test_leaving_while_it_answers_keeps_what_was_written(stage: Stage) -> None:
-    gate = stage.script.gate = asyncio.Semaphore(0)
     app = stage.app()
     async with app.run_test() as pilot:
-        await open_chat(pilot)
-        await ask(pilot, "hi")
-        gate.release()
-        await until(pilot, lambda: "Hello" in shown(app))
+        await begin_answer(stage, pilot, "hi")
         await pilot.press("ctrl+o")
-        await until(pilot, lambda: isinstance(app.screen, HomeScreen))
+        await reaches(pilot, HomeScreen)
         await open_chat(pilot)
         await until(pilot, lambda: "Hello" in shown(app) and "stopped" in shown(app))
 
@@ -170,8 +161,7 @@ async def test_ask_again_replaces_the_last_answer(stage: Stage) -> None:
     app = stage.app()
     async with app.run_test() as pilot:
         await open_chat(pilot)
-        await ask(pilot, "hi")
-        await until(pilot, lambda: len(chat(app).conversation.turns) == 1)
+        await ask_and_hear(pilot, "hi")
         await pilot.press("ctrl+r")
         await until(pilot, lambda: len(stage.script.requests) == 2)
         await until(pilot, lambda: not chat(app).answering)
@@ -184,8 +174,7 @@ async def test_ask_again_twice_asks_once(stage: Stage) -> None:
     app = stage.app()
     async with app.run_test() as pilot:
         await open_chat(pilot)
-        await ask(pilot, "hi")
-        await until(pilot, lambda: len(chat(app).conversation.turns) == 1)
+        await ask_and_hear(pilot, "hi")
         await until(pilot, lambda: not chat(app).answering)
         await asyncio.gather(chat(app).action_again(), chat(app).action_again())
         await until(pilot, lambda: len(chat(app).conversation.turns) == 1)
@@ -209,8 +198,7 @@ async def test_a_new_chat_in_the_moment_of_asking_leaves_nothing_behind(stage: S
         chat(app).post_message(QuestionSent("one"))
         await pilot.press("ctrl+n")
         await until(pilot, lambda: not chat(app).answering and not chat(app).query(TurnView))
-        await ask(pilot, "two")
-        await until(pilot, lambda: len(chat(app).conversation.turns) == 1)
+        await ask_and_hear(pilot, "two")
         assert chat(app).conversation.turns[0].question == "two"
 
 
@@ -226,11 +214,11 @@ async def test_a_failed_request_is_said_plainly_and_the_question_comes_back(
     async with app.run_test() as pilot:
         await open_chat(pilot)
         await ask(pilot, "a long question")
-        await until(pilot, lambda: str(error) in shown(app))
+        await sees(pilot, str(error))
         assert chat(app).query_one(Prompt).text == "a long question"
         stage.script.generate_error = None
         await pilot.press("enter")
-        await until(pilot, lambda: "Hello, world." in shown(app))
+        await sees(pilot, "Hello, world.")
         assert len(chat(app).query(TurnView)) == 1  # the failed one made room
 
 
@@ -259,7 +247,7 @@ async def test_the_meter_shows_the_context_and_the_memory_of_the_engine(stage: S
     async with app.run_test() as pilot:
         await open_chat(pilot)
         await ask(pilot, "three words here")
-        await until(pilot, lambda: "7 of 4096 tokens" in shown(app))
+        await sees(pilot, "7 of 4096 tokens")
         assert "engine 210 MiB" in shown(app)
         assert chat(app).query_one("#context-bar", Bar).fraction == pytest.approx(7 / 4096)
 
@@ -269,11 +257,11 @@ async def test_estimate_and_reality_are_side_by_side(stage: Stage) -> None:
     async with app.run_test() as pilot:
         await open_chat(pilot)
         await pilot.press("f2")
-        await until(pilot, lambda: "Memory of starter" in shown(app))
+        await sees(pilot, "Memory of starter")
         row = next(line for line in shown(app).splitlines() if "KV cache" in line)
         assert row.split("KV cache")[1].split()[2:4] == ["90.0", "MiB"]
         await pilot.press("f2")
-        await until(pilot, lambda: isinstance(app.screen, ChatScreen))
+        await reaches(pilot, ChatScreen)
 
 
 async def test_links_in_an_answer_are_shown_and_not_opened(stage: Stage) -> None:
@@ -283,11 +271,10 @@ async def test_links_in_an_answer_are_shown_and_not_opened(stage: Stage) -> None
     app.open_url = lambda url, *, new_tab=True: opened.append(url)  # type: ignore[method-assign]
     async with app.run_test(notifications=True) as pilot:
         await open_chat(pilot)
-        await ask(pilot, "hi")
-        await until(pilot, lambda: len(chat(app).conversation.turns) == 1)
+        await ask_and_hear(pilot, "hi")
         markdown = chat(app).query(Markdown).last()
         markdown.post_message(Markdown.LinkClicked(markdown, "http://127.0.0.1/[/x]"))
-        await until(pilot, lambda: "Links are not opened" in shown(app))
+        await sees(pilot, "Links are not opened")
         assert "http://127.0.0.1/[/x]" in shown(app)
     assert opened == []
 

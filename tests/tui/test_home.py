@@ -7,14 +7,15 @@ from localllm.core.units import format_bytes
 from localllm.library.store import InstalledModel
 from localllm.tui.screens.chat import ChatScreen
 from localllm.tui.screens.home import HomeScreen
-from tests.tui.made_up import MIB, Stage, shown, until
+from tests.tui.acts import reaches, sees, shown, weighs
+from tests.tui.made_up import MIB, Stage
 
 
 async def test_it_says_what_the_machine_has(stage: Stage) -> None:
     stage.warnings = ("A GPU is here that the engine cannot use.",)
     app = stage.app()
     async with app.run_test(size=(120, 40)) as pilot:
-        await until(pilot, lambda: "Made-up 9000" in shown(app))
+        await sees(pilot, "Made-up 9000")
         text = shown(app)
     assert "8 cores, 16 usable" in text
     assert "10.0 GiB free of 16.0 GiB" in text
@@ -27,7 +28,7 @@ async def test_a_model_says_its_quant_its_size_and_that_it_fits(stage: Stage) ->
     assert stage.starter is not None
     app = stage.app()
     async with app.run_test() as pilot:
-        await until(pilot, lambda: "● fits" in shown(app))
+        await weighs(pilot)
         text = shown(app)
     assert "starter  Q4_1" in text
     assert f"{format_bytes(stage.starter.size_bytes)} file · needs" in text
@@ -38,7 +39,7 @@ async def test_a_model_that_does_not_fit_says_what_would_help(stage: Stage) -> N
     stage.available_bytes = 160 * MIB
     app = stage.app()
     async with app.run_test(size=(120, 40)) as pilot:
-        await until(pilot, lambda: "● does not fit" in shown(app))
+        await sees(pilot, "● does not fit")
         fit = await app.runtime.fit(app.runtime.installed()[0], LoadSettings())
         assert fit.advice is not None
         assert "of 160 MiB free" in shown(app)
@@ -49,7 +50,7 @@ async def test_a_model_whose_file_is_gone_says_so(stage: Stage, tmp_path: Path) 
     stage.starter = made_up_model(tmp_path / "gone.gguf")
     app = stage.app()
     async with app.run_test(size=(120, 40)) as pilot:
-        await until(pilot, lambda: "○ file missing" in shown(app))
+        await sees(pilot, "○ file missing")
         assert "gone.gguf" in shown(app).replace("\n", "")
 
 
@@ -60,18 +61,18 @@ async def test_a_file_that_is_no_model_says_so_and_the_others_stay(
     stage.starter = made_up_model(tmp_path / "junk.gguf")
     app = stage.app()
     async with app.run_test() as pilot:
-        await until(pilot, lambda: "○ cannot be read" in shown(app))
+        await sees(pilot, "○ cannot be read")
         await pilot.press("enter")
-        await until(pilot, lambda: "cannot be loaded" in shown(app))
+        await sees(pilot, "cannot be loaded")
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, HomeScreen))
+        await reaches(pilot, HomeScreen)
 
 
 async def test_an_empty_library_says_what_to_do(stage: Stage) -> None:
     stage.starter = None
     app = stage.app()
     async with app.run_test() as pilot:
-        await until(pilot, lambda: "No model is installed yet" in shown(app))
+        await sees(pilot, "No model is installed yet")
         assert "pip install 'localllm[starter]'" in shown(app)
         assert "localllm import FILE" in shown(app)
         await pilot.press("enter", "down", "r")  # nothing to choose: nothing happens
@@ -82,16 +83,16 @@ async def test_refresh_finds_a_model_that_was_added_meanwhile(stage: Stage) -> N
     starter, stage.starter = stage.starter, None
     app = stage.app()
     async with app.run_test() as pilot:
-        await until(pilot, lambda: "No model is installed yet" in shown(app))
+        await sees(pilot, "No model is installed yet")
         stage.starter = starter
         await pilot.press("r")
-        await until(pilot, lambda: "● fits" in shown(app))
+        await weighs(pilot)
 
 
 async def test_every_key_of_the_screen_is_a_command_of_the_palette(stage: Stage) -> None:
     app = stage.app()
     async with app.run_test() as pilot:
-        await until(pilot, lambda: "● fits" in shown(app))
+        await weighs(pilot)
         titles = [command.title for command in app.get_system_commands(app.screen)]
     assert {"Open", "Refresh", "Quit"} <= set(titles)
     assert len(titles) == len(set(titles))
@@ -100,10 +101,10 @@ async def test_every_key_of_the_screen_is_a_command_of_the_palette(stage: Stage)
 async def test_the_palette_runs_the_command(stage: Stage) -> None:
     app = stage.app()
     async with app.run_test() as pilot:
-        await until(pilot, lambda: "● fits" in shown(app))
+        await weighs(pilot)
         command = next(c for c in app.get_system_commands(app.screen) if c.title == "Open")
         await command.callback()
-        await until(pilot, lambda: isinstance(app.screen, ChatScreen))
+        await reaches(pilot, ChatScreen)
 
 
 def made_up_model(path: Path) -> InstalledModel:

@@ -9,14 +9,15 @@ from textual.widgets import Input, Static
 from localllm.tui.screens.home import HomeScreen
 from localllm.tui.screens.import_file import ImportScreen
 from localllm.tui.widgets.models import Rows
-from tests.tui.made_up import Stage, shown, until
+from tests.tui.acts import holds, reaches, until, weighs
+from tests.tui.made_up import Stage
 
 
 async def open_import(pilot: Pilot[None]) -> None:
     app = pilot.app
-    await until(pilot, lambda: isinstance(app.screen, HomeScreen))
+    await reaches(pilot, HomeScreen)
     await pilot.press("i")
-    await until(pilot, lambda: isinstance(app.screen, ImportScreen))
+    await reaches(pilot, ImportScreen)
     await until(pilot, lambda: isinstance(app.focused, Input))
 
 
@@ -41,8 +42,8 @@ async def test_a_model_is_imported_and_the_cursor_is_on_it(
     async with app.run_test() as pilot:
         await open_import(pilot)
         await enter_path(pilot, f" {quotes}{path}{quotes} ")
-        await until(pilot, lambda: isinstance(app.screen, HomeScreen))
-        await until(pilot, lambda: "● fits" in shown(app))
+        await reaches(pilot, HomeScreen)
+        await weighs(pilot)
         assert isinstance(app.focused, Rows)
         assert [model.path for model in stage.store.installed()] == [path]
 
@@ -54,7 +55,7 @@ async def test_of_several_models_the_imported_one_is_under_the_cursor(
     path.symlink_to(smollm2)
     app = stage.app()
     async with app.run_test() as pilot:
-        await until(pilot, lambda: "● fits" in shown(app))
+        await weighs(pilot)
         for _ in range(2):  # the second time it is there already
             await open_import(pilot)
             await enter_path(pilot, str(path))
@@ -74,14 +75,14 @@ async def test_a_file_that_is_no_model_is_said_and_another_can_be_tried(
     async with app.run_test(size=(120, 40)) as pilot:
         await open_import(pilot)
         await enter_path(pilot, str(tmp_path / "junk.gguf"))
-        await until(pilot, lambda: bool(app.screen.query("#import-remark.-failed")))
+        await holds(pilot, "#import-remark.-failed")
         await until(pilot, lambda: "junk.gguf" in remark(pilot))
         await enter_path(pilot, str(tmp_path / "[INST] gone.gguf"))
         await until(pilot, lambda: "There is no file" in remark(pilot))
         await enter_path(pilot, str(tmp_path))
         await until(pilot, lambda: "is a directory" in remark(pilot))
         await enter_path(pilot, str(smollm2))
-        await until(pilot, lambda: isinstance(app.screen, HomeScreen))
+        await reaches(pilot, HomeScreen)
         await until(pilot, lambda: len(stage.store.installed()) == 2)
 
 
@@ -91,7 +92,7 @@ async def test_nonsense_is_refused_in_the_window(stage: Stage, text: str) -> Non
     async with app.run_test() as pilot:
         await open_import(pilot)
         await enter_path(pilot, text)
-        await until(pilot, lambda: bool(app.screen.query("#import-remark.-failed")))
+        await holds(pilot, "#import-remark.-failed")
         assert isinstance(app.screen, ImportScreen)
 
 
@@ -101,14 +102,14 @@ async def test_escape_imports_nothing(stage: Stage, smollm2: Path) -> None:
         await open_import(pilot)
         app.screen.query_one(Input).value = str(smollm2)
         await pilot.press("escape")
-        await until(pilot, lambda: isinstance(app.screen, HomeScreen))
+        await reaches(pilot, HomeScreen)
         assert [model.name for model in stage.store.installed()] == ["starter"]
 
 
 async def test_it_is_a_command_of_the_palette(stage: Stage) -> None:
     app = stage.app()
     async with app.run_test() as pilot:
-        await until(pilot, lambda: "● fits" in shown(app))
+        await weighs(pilot)
         commands = {command.title: command for command in app.get_system_commands(app.screen)}
         await commands["Import a GGUF file"].callback()
-        await until(pilot, lambda: isinstance(app.screen, ImportScreen))
+        await reaches(pilot, ImportScreen)

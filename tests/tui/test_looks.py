@@ -25,11 +25,12 @@ from localllm.tui.screens.loading import LoadScreen
 from localllm.tui.widgets.meter import MeterPanel
 from localllm.tui.widgets.prompt import Prompt
 from localllm.tui.widgets.suggestions import SuggestionRow
-from tests.tui.made_up import GIB, MIB, Stage, ask, chat, made_up_fit, open_chat, until, wrote
+from tests.tui.acts import ask, chat, holds, open_chat, reaches, until, wrote
+from tests.tui.made_up import GIB, MIB, Stage, made_up_fit
 from tests.tui.made_up_plans import MODELS, Orchard, made_up_plans
 
-SIZES = [(80, 24), (120, 40)]
-THEMES = ["localllm-dark", "localllm-light", "ansi-dark"]
+at_both_sizes = pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=["80x24", "120x40"])
+in_every_theme = pytest.mark.parametrize("theme", ["localllm-dark", "localllm-light", "ansi-dark"])
 
 ANSWER = (
     *("The ", "**KV ", "cache** ", "keeps ", "what ", "was ", "computed ", "for ", "every "),
@@ -72,9 +73,10 @@ def looks(stage: Stage, smollm2: Path) -> Stage:
     return stage
 
 
-async def all_there(pilot: Pilot[None]) -> None:
-    """What is computed behind the first screen has come."""
+async def all_there(pilot: Pilot[None], row: str) -> None:
+    """What is computed behind the first screen has come, such a row of the models too."""
     screen = pilot.app.screen
+    await holds(pilot, row)
     await until(pilot, lambda: bool(screen.query("MachinePanel .warning")))
     await until(pilot, lambda: len(screen.query(SuggestionRow)) == len(MODELS))
 
@@ -85,85 +87,81 @@ def still(pilot: Pilot[None]) -> None:
         prompt.cursor_blink = False
 
 
-@pytest.mark.parametrize("theme", THEMES)
-@pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
+@in_every_theme
+@at_both_sizes
 def test_home(looks: Stage, snap_compare: Snap, size: tuple[int, int], theme: str) -> None:
     app = looks.app(MadeUpVerdicts)
     app.theme = theme
 
     async def run(pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: bool(app.screen.query("ModelRow.-fits")))
-        await all_there(pilot)
+        await all_there(pilot, "ModelRow.-fits")
 
     assert snap_compare(app, terminal_size=size, run_before=run)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
+@at_both_sizes
 def test_a_suggestion_under_the_cursor(
     looks: Stage, snap_compare: Snap, size: tuple[int, int]
 ) -> None:
     app = looks.app(MadeUpVerdicts)
 
     async def run(pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: bool(app.screen.query("ModelRow.-fits")))
-        await all_there(pilot)
+        await all_there(pilot, "ModelRow.-fits")
         await pilot.press("down", "down")
 
     assert snap_compare(app, terminal_size=size, run_before=run)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
+@at_both_sizes
 def test_a_suggestion_that_was_opened(
     looks: Stage, snap_compare: Snap, size: tuple[int, int]
 ) -> None:
     app = looks.app(MadeUpVerdicts)
 
     async def run(pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: bool(app.screen.query("ModelRow.-fits")))
-        await all_there(pilot)
+        await all_there(pilot, "ModelRow.-fits")
         await pilot.press("down", "enter")
-        await until(pilot, lambda: isinstance(app.screen, Dialog))
+        await reaches(pilot, Dialog)
 
     assert snap_compare(app, terminal_size=size, run_before=run)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
+@at_both_sizes
 def test_an_import_that_fails(looks: Stage, snap_compare: Snap, size: tuple[int, int]) -> None:
     app = looks.app(MadeUpVerdicts)
 
     async def run(pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: bool(app.screen.query("ModelRow.-fits")))
-        await all_there(pilot)
+        await all_there(pilot, "ModelRow.-fits")
         await pilot.press("i")
-        await until(pilot, lambda: isinstance(app.screen, ImportScreen))
+        await reaches(pilot, ImportScreen)
         field = app.screen.query_one(Input)
         field.cursor_blink = False
         field.value = "/made/up/quince.gguf"
         await pilot.press("enter")
-        await until(pilot, lambda: bool(app.screen.query("#import-remark.-failed")))
+        await holds(pilot, "#import-remark.-failed")
 
     assert snap_compare(app, terminal_size=size, run_before=run)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
+@at_both_sizes
 def test_home_without_a_model(looks: Stage, snap_compare: Snap, size: tuple[int, int]) -> None:
     looks.starter = None
     app = looks.app(MadeUpVerdicts)
 
     async def run(pilot: Pilot[None]) -> None:
+        await all_there(pilot, "#no-models")
         await until(pilot, lambda: app.screen.query_one("#no-models").display)
-        await all_there(pilot)
 
     assert snap_compare(app, terminal_size=size, run_before=run)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
+@at_both_sizes
 def test_loading(looks: Stage, snap_compare: Snap, size: tuple[int, int]) -> None:
     gate = looks.script.load_gate = asyncio.Semaphore(3)
     app = looks.app(MadeUpVerdicts)
 
     async def run(pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: bool(app.screen.query("ModelRow.-fits")))
+        await holds(pilot, "ModelRow.-fits")
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, LoadScreen) and gate.locked())
         await until(pilot, lambda: app.screen.query_one(ProgressBar).progress == 0.5)
@@ -171,8 +169,8 @@ def test_loading(looks: Stage, snap_compare: Snap, size: tuple[int, int]) -> Non
     assert snap_compare(app, terminal_size=size, run_before=run)
 
 
-@pytest.mark.parametrize("theme", THEMES)
-@pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
+@in_every_theme
+@at_both_sizes
 def test_chat_streaming(
     looks: Stage, snap_compare: Snap, size: tuple[int, int], theme: str
 ) -> None:
@@ -185,40 +183,38 @@ def test_chat_streaming(
     assert snap_compare(app, terminal_size=size, run_before=run)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
+@at_both_sizes
 def test_a_crash(looks: Stage, snap_compare: Snap, size: tuple[int, int]) -> None:
     app = looks.app(MadeUpVerdicts)
 
     async def run(pilot: Pilot[None]) -> None:
         await stream(looks, pilot)
         looks.engine.kill()
-        await until(pilot, lambda: isinstance(app.screen, Dialog))
+        await reaches(pilot, Dialog)
 
     assert snap_compare(app, terminal_size=size, run_before=run)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
+@at_both_sizes
 def test_a_model_that_does_not_fit(looks: Stage, snap_compare: Snap, size: tuple[int, int]) -> None:
     app = looks.app(TooBig)
 
     async def run(pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: bool(app.screen.query("ModelRow.-too-big")))
-        await all_there(pilot)
+        await all_there(pilot, "ModelRow.-too-big")
 
     assert snap_compare(app, terminal_size=size, run_before=run)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
+@at_both_sizes
 def test_the_question_whether_to_load_it_anyway(
     looks: Stage, snap_compare: Snap, size: tuple[int, int]
 ) -> None:
     app = looks.app(TooBig)
 
     async def run(pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: bool(app.screen.query("ModelRow.-too-big")))
-        await all_there(pilot)
+        await all_there(pilot, "ModelRow.-too-big")
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, Dialog))
+        await reaches(pilot, Dialog)
 
     assert snap_compare(app, terminal_size=size, run_before=run)
 

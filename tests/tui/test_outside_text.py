@@ -32,7 +32,8 @@ from localllm.tui.widgets.machine import MachinePanel
 from localllm.tui.widgets.models import ModelRow, Standing, Verdict
 from localllm.tui.widgets.suggestions import SuggestionRow
 from localllm.tui.widgets.transcript import TurnView
-from tests.tui.made_up import GIB, Stage, ask, chat, made_up_fit, open_chat, shown, until
+from tests.tui.acts import ask, chat, open_chat, shown, until
+from tests.tui.made_up import GIB, Stage, made_up_fit
 from tests.tui.made_up_plans import made_up_plans
 
 HOSTILE = "[/INST] [Q4_K_M] [bold]"

@@ -11,7 +11,8 @@ from localllm.tui.screens.home import HomeScreen
 from localllm.tui.screens.import_file import ImportScreen
 from localllm.tui.widgets.models import Rows
 from localllm.tui.widgets.suggestions import SuggestionRows
-from tests.tui.made_up import Stage, shown, until
+from tests.tui.acts import holds, reaches, sees, shown, until, weighs
+from tests.tui.made_up import Stage
 from tests.tui.made_up_plans import MODELS, Orchard, made_up_plans
 
 
@@ -24,7 +25,7 @@ def orchard(stage: Stage, smollm2: Path) -> Orchard:
 async def test_each_says_its_need_its_speed_and_its_size(stage: Stage, orchard: Orchard) -> None:
     app = stage.app()
     async with app.run_test(size=(120, 40)) as pilot:
-        await until(pilot, lambda: "rowan-0.6b" in shown(app))
+        await sees(pilot, "rowan-0.6b")
         text = shown(app)
     assert "Also fits here" in text
     row = next(line for line in text.splitlines() if "quince-30b-a3b" in line)
@@ -41,10 +42,10 @@ async def test_the_keyboard_reaches_them_below_the_models_and_comes_back(
         await until(pilot, lambda: "● fits" in shown(app) and "rowan-0.6b" in shown(app))
         assert isinstance(app.focused, Rows)
         await pilot.press("down")
-        await until(pilot, lambda: "Fits with 1.3 GiB to spare." in shown(app))
+        await sees(pilot, "Fits with 1.3 GiB to spare.")
         assert isinstance(app.focused, SuggestionRows)
         await pilot.press("down")
-        await until(pilot, lambda: "Fits with 4.8 GiB to spare." in shown(app))
+        await sees(pilot, "Fits with 4.8 GiB to spare.")
         assert "Fits with 1.3 GiB" not in shown(app)
         await pilot.press("up", "up")
         await until(pilot, lambda: isinstance(app.focused, Rows))
@@ -55,10 +56,10 @@ async def test_the_last_row_stays_in_sight_and_the_cursor_stays_on_it(
 ) -> None:
     app = stage.app()
     async with app.run_test(size=(80, 16)) as pilot:
-        await until(pilot, lambda: bool(app.screen.query("ModelRow.-fits")))
-        await until(pilot, lambda: bool(app.screen.query("SuggestionRow")))
+        await holds(pilot, "ModelRow.-fits")
+        await holds(pilot, "SuggestionRow")
         await pilot.press(*["down"] * (len(MODELS) + 3))
-        await until(pilot, lambda: "Fits with 9.1 GiB to spare." in shown(app))
+        await sees(pilot, "Fits with 9.1 GiB to spare.")
         assert isinstance(app.focused, SuggestionRows)
         assert app.focused.index == len(MODELS) - 1
 
@@ -68,14 +69,14 @@ async def test_enter_says_what_it_is_and_how_to_get_it(stage: Stage, orchard: Or
     async with app.run_test() as pilot:
         await until(pilot, lambda: "● fits" in shown(app) and "rowan-0.6b" in shown(app))
         await pilot.press("down", "enter")
-        await until(pilot, lambda: isinstance(app.screen, Dialog))
-        await until(pilot, lambda: "orchard/quince-30b-a3b-GGUF on Hugging Face" in shown(app))
+        await reaches(pilot, Dialog)
+        await sees(pilot, "orchard/quince-30b-a3b-GGUF on Hugging Face")
         assert "8.7 GiB with 4096 tokens of context" in shown(app)
         assert "8-18 tok/s, likely 12.0 tok/s" in shown(app)
         assert "localllm does not download" in shown(app)
         assert "localllm import FILE" in shown(app)
         await pilot.press("escape")
-        await until(pilot, lambda: isinstance(app.screen, HomeScreen))
+        await reaches(pilot, HomeScreen)
         assert stage.script.loads == []
 
 
@@ -84,9 +85,9 @@ async def test_its_window_leads_to_the_import(stage: Stage, orchard: Orchard) ->
     async with app.run_test() as pilot:
         await until(pilot, lambda: "● fits" in shown(app) and "rowan-0.6b" in shown(app))
         await pilot.press("down", "enter")
-        await until(pilot, lambda: isinstance(app.screen, Dialog))
+        await reaches(pilot, Dialog)
         await pilot.press("right", "enter")
-        await until(pilot, lambda: isinstance(app.screen, ImportScreen))
+        await reaches(pilot, ImportScreen)
 
 
 @pytest.mark.parametrize(
@@ -103,26 +104,26 @@ async def test_a_catalogue_that_fails_does_not_hurt_the_screen(
     app = stage.app()
     async with app.run_test(size=(120, 40)) as pilot:
         await until(pilot, lambda: str(error) in " ".join(shown(app).split()))
-        await until(pilot, lambda: "● fits" in shown(app))
+        await weighs(pilot)
         await pilot.press("down", "enter")  # there is nothing below to go to
-        await until(pilot, lambda: isinstance(app.screen, ChatScreen))
+        await reaches(pilot, ChatScreen)
 
 
 async def test_refresh_asks_the_catalogue_again(stage: Stage, orchard: Orchard) -> None:
     orchard.error = UsageError("The catalogue is gone.")
     app = stage.app()
     async with app.run_test() as pilot:
-        await until(pilot, lambda: "The catalogue is gone." in shown(app))
+        await sees(pilot, "The catalogue is gone.")
         orchard.error = None
         await pilot.press("r", "r", "r")
-        await until(pilot, lambda: "rowan-0.6b" in shown(app))
+        await sees(pilot, "rowan-0.6b")
         assert "The catalogue is gone." not in shown(app)
 
 
 async def test_nothing_that_fits_is_said(stage: Stage) -> None:
     app = stage.app()
     async with app.run_test() as pilot:
-        await until(pilot, lambda: "Nothing else of the catalogue fits" in shown(app))
+        await sees(pilot, "Nothing else of the catalogue fits")
 
 
 async def test_without_any_model_the_cursor_is_on_the_first(stage: Stage, orchard: Orchard) -> None:
@@ -131,4 +132,4 @@ async def test_without_any_model_the_cursor_is_on_the_first(stage: Stage, orchar
     async with app.run_test() as pilot:
         await until(pilot, lambda: isinstance(app.focused, SuggestionRows))
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, Dialog))
+        await reaches(pilot, Dialog)
