@@ -93,6 +93,12 @@ def examine(path: Path) -> Examined:
     return Examined(parts=tuple(part for part, _ in read), spec=spec)
 
 
+def of_path(path: Path) -> Part:
+    """Record a file that goes with a model, as it is now. Raises NotFound, StoreError."""
+    with open_regular(path) as (_, status):
+        return of_file(status, path)
+
+
 @contextmanager
 def open_regular(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
     """Open a file for reading if it is one. Raises NotFound, StoreError."""

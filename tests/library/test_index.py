@@ -141,5 +141,5 @@ def test_two_entries_with_one_name_are_damage_and_the_first_is_kept() -> None:
 
 
 def test_a_later_schema_is_not_damage() -> None:
-    with pytest.raises(TooNew, match="schema 2"):
-        INDEX.parse(b'{"schema": 2, "models": {}}')
+    with pytest.raises(TooNew, match="schema 3"):
+        INDEX.parse(b'{"schema": 3, "models": {}}')

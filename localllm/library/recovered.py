@@ -1,0 +1,56 @@
+"""The library's own files that no entry names: what a damaged index may have lost."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from localllm.errors import LocalLLMError
+from localllm.library import names, paths
+from localllm.library.entry import Origin, entry_of
+from localllm.library.examine import Examined, examine
+from localllm.library.installed import InstalledModel
+
+
+def with_own_files(models: tuple[InstalledModel, ...], data: Path) -> tuple[InstalledModel, ...]:
+    """Add the hard links and downloads that none of `models` has."""
+    known = {part.path for model in models for part in model.all_files}
+    found = {model.name: model for model in models}
+    for file, source in _own_files(data):
+        if file in known:
+            continue
+        try:
+            seen = examine(file)
+        except LocalLLMError:
+            continue  # a part whose others are gone, an encoder, what somebody else put there
+        known.update(part.path for part in seen.parts)
+        name = _name(seen, linked=source == "import")
+        if name not in found:
+            found[name] = entry_of(
+                seen, name, seen.parts, origin=Origin(source=source), owned=True, verified_at=None
+            )
+    return tuple(found.values())
+
+
+def _own_files(data: Path) -> Iterator[tuple[Path, str]]:
+    """Every file that may be a model of ours, and its source as far as its place tells it."""
+    for file in sorted(paths.models_dir(data).glob("*.gguf")):
+        yield file, "import"
+    hub = paths.hub_dir(data)
+    for file in sorted(hub.glob("*/**/*.gguf")):
+        relative = file.relative_to(hub).as_posix()
+        try:
+            names.below(hub, relative)
+        except LocalLLMError:
+            continue
+        yield file, f"hub:{_repo(relative)}"
+
+
+def _repo(relative: str) -> str:
+    """`ORG/REPO[@COMMIT]` of a download's place; the oldest repositories have no ORG."""
+    folders = relative.split("/")[:-1]
+    return "/".join(folders[:2])
+
+
+def _name(seen: Examined, *, linked: bool) -> str:
+    """A hard link is called as its model was; a download as its publisher called it."""
+    own = seen.stem if linked else names.slug(seen.stem)
+    return own if names.valid(own) else next(names.candidates(seen.spec, ""))

@@ -1,0 +1,131 @@
+"""What the store does with files that a download brought."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from localllm.errors import StoreError
+from localllm.library import paths
+from localllm.library.installed import InstalledModel
+from localllm.library.store import Store
+from tests.library import tiny
+
+OLD, NEW = "a" * 40, "b" * 40
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def store(data: Path) -> Store:
+    return Store(data, find_starter=lambda: None)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def bring(store: Store, file: str, *, commit: str = OLD, name: str = "Big") -> Path:
+    """Put a model where its download would put it."""
+    place = store.place("org/repo", commit, file, None)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return tiny.write(place, name=name, author=commit)
+
+
+def add(store: Store, *files: Path, commit: str = OLD, **more: Path | str) -> InstalledModel:
+    mmproj = more.get("mmproj")
+    own = [*files, mmproj] if isinstance(mmproj, Path) else files
+    return store.add_download(
+        files,
+        repo="org/repo",
+        commit=commit,
+        sha256s={file: digest(file) for file in own},
+        mmproj=mmproj if isinstance(mmproj, Path) else None,
+        license="mit",
+    )
+
+
+def test_a_download_is_the_librarys_own_and_verified(data: Path, store: Store) -> None:
+    file = bring(store, "big-Q4_K_M.gguf")
+    assert file == paths.hub_dir(data) / "org" / "repo" / "big-Q4_K_M.gguf"
+    model = add(store, file)
+    assert (model.name, model.source) == ("big", f"hub:org/repo@{OLD}")
+    assert (model.sha256, model.license, model.owned) == (digest(file), "mit", True)
+    assert model.verified_at is not None
+    assert store.installed() == (model,)
+
+
+def test_a_download_that_came_again_renews_its_entry(store: Store) -> None:
+    file = bring(store, "big-Q4_K_M.gguf")
+    first = add(store, file)
+    again = add(store, file, commit=NEW)
+    assert again.name == first.name
+    assert again.source == f"hub:org/repo@{NEW}"
+    assert store.installed() == (again,)
+
+
+def test_an_encoder_goes_with_its_model(store: Store) -> None:
+    file = bring(store, "big-Q4_K_M.gguf")
+    encoder = tiny.write(file.with_name("mmproj-F16.gguf"), type="mmproj")
+    model = add(store, file, mmproj=encoder)
+    assert model.mmproj == encoder
+    assert model.encoder is not None
+    assert model.encoder.sha256 == digest(encoder)
+    assert store.installed() == (model,)
+
+
+def test_a_library_with_downloads_can_be_moved(tmp_path: Path, data: Path, store: Store) -> None:
+    file = bring(store, "Q4/big-Q4_K_M.gguf")
+    add(store, file, mmproj=tiny.write(file.with_name("mmproj.gguf"), type="mmproj"))
+    moved = data.rename(tmp_path / "moved")
+    model = Store(moved, find_starter=lambda: None).resolve("big")
+    assert model.path == paths.hub_dir(moved) / "org/repo/Q4/big-Q4_K_M.gguf"
+    assert model.mmproj == model.path.with_name("mmproj.gguf")
+
+
+def test_another_commit_never_overwrites_a_file_that_an_entry_has(store: Store) -> None:
+    file = bring(store, "big.gguf")
+    add(store, file)
+    place = store.place("org/repo", NEW, "big.gguf", "f" * 64)
+    assert place == file.parent.parent / f"repo@{NEW[:12]}" / "big.gguf"
+    assert store.place("org/repo", OLD, "big.gguf", None) == file
+    assert store.place("org/repo", NEW, "big.gguf", digest(file)) == file
+
+
+def test_the_parts_of_another_commit_stay_together(store: Store) -> None:
+    stem = "big-0000{}-of-00002.gguf"
+    folder = store.place("org/repo", OLD, stem.format(1), None).parent
+    folder.mkdir(parents=True)
+    files = tiny.write_split(folder, "big", 2, name="Big")
+    add(store, *files)
+    places = {store.place("org/repo", NEW, file.name, digest(file)).parent for file in files}
+    assert places == {folder.parent / f"repo@{NEW[:12]}"}
+
+
+def test_a_download_to_a_chosen_directory_is_not_the_librarys(tmp_path: Path, store: Store) -> None:
+    place = store.place("org/repo", OLD, "Q4/big.gguf", None, tmp_path / "mine")
+    assert place == tmp_path / "mine" / "big.gguf"
+    place.parent.mkdir()
+    assert not add(store, tiny.write(place, name="Big")).owned
+
+
+def test_importing_a_download_again_forgets_nothing(store: Store) -> None:
+    file = bring(store, "big.gguf")
+    model = add(store, file, mmproj=tiny.write(file.with_name("mmproj.gguf"), type="mmproj"))
+    assert store.adopt(file) == model
+
+
+def test_downloads_are_found_again_without_the_index(data: Path, store: Store) -> None:
+    model = add(store, bring(store, "big-Q4_K_M.gguf"))
+    paths.index_file(data).write_bytes(b"gone")
+    (found,) = store.installed()
+    assert (found.path, found.owned, found.source) == (model.path, True, "hub:org/repo")
+
+
+def test_files_that_are_not_the_parts_that_came_are_refused(store: Store) -> None:
+    file = bring(store, "big.gguf")
+    with pytest.raises(StoreError, match="are not the files that came"):
+        add(store, file, tiny.write(file.with_name("other.gguf")))
