@@ -64,13 +64,18 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineDevice:
-    """One device as the installed llama.cpp build names it (`ggml_backend_dev_*`)."""
+    """One device as the installed llama.cpp build names it (`ggml_backend_dev_*`).
+
+    `max_buffer_bytes` is the largest single tensor that it takes, None where there is no limit or
+    none is known.
+    """
 
     name: str
     description: str
     kind: str  # "cpu", "gpu", "igpu" or "accel"
     total_bytes: int | None = None
     free_bytes: int | None = None
+    max_buffer_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

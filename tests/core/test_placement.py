@@ -391,6 +391,17 @@ def test_devices_that_the_build_cannot_use_are_not_planned_on() -> None:
     assert budget(machine(unknown, listed=("CUDA0",))).gpus == ()
 
 
+def test_the_cap_that_the_engine_names_is_the_devices() -> None:
+    found = machine(RTX, listed=("CUDA0", "CPU"))
+    assert found.engine is not None
+    assert [each.max_buffer_bytes for each in budget(found).gpus] == [None]
+    capped = replace(found.engine.devices[0], max_buffer_bytes=4 * GIB)
+    engine = replace(found.engine, devices=(capped, found.engine.devices[1]))
+    assert [each.max_buffer_bytes for each in budget(replace(found, engine=engine)).gpus] == [
+        4 * GIB
+    ]
+
+
 def test_an_integrated_gpu_is_used_only_where_there_is_no_other() -> None:
     both = budget(machine(RTX, IRIS, listed=("CUDA0", "Vulkan1", "CPU")))
     assert [each.name for each in both.gpus] == ["NVIDIA RTX 4060"]

@@ -4,7 +4,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from localllm.core.hardware import Backend, Device, DeviceKind, EngineBuild, HardwareInfo
+from localllm.core.hardware import (
+    Backend,
+    Device,
+    DeviceKind,
+    EngineBuild,
+    EngineDevice,
+    HardwareInfo,
+)
 
 _PREFIXES: Mapping[Backend, tuple[str, ...]] = MappingProxyType(
     {
@@ -60,7 +67,8 @@ def budget(
     name of it.
     """
     gpus = []
-    for device, name in _driven(hardware):
+    for device, listed in _driven(hardware):
+        name = listed.name if listed is not None else None
         back = returned_gpu_bytes.get(name, 0) if name is not None else 0
         if device.unified:
             returned_bytes += back
@@ -71,6 +79,7 @@ def budget(
                 free_bytes=max(0, (device.free_bytes or 0) + back - reserve_bytes),
                 unified=device.unified,
                 engine_name=name,
+                max_buffer_bytes=listed.max_buffer_bytes if listed is not None else None,
             )
         )
     return Budget(
@@ -79,8 +88,8 @@ def budget(
     )
 
 
-def _driven(hardware: HardwareInfo) -> list[tuple[Device, str | None]]:
-    """The devices that the engine will use, with its names for them.
+def _driven(hardware: HardwareInfo) -> list[tuple[Device, EngineDevice | None]]:
+    """The devices that the engine will use, with what it says of them.
 
     Integrated ones only when there is no other (`llama_prepare_model_devices`, `src/llama.cpp`).
     A device whose free memory nobody knows is not planned on.
@@ -89,14 +98,16 @@ def _driven(hardware: HardwareInfo) -> list[tuple[Device, str | None]]:
     if engine is None or not engine.gpu_offload:
         return []
     devices = [device for device in hardware.devices if device.free_bytes is not None]
-    found: list[tuple[Device, str | None]] = [(device, None) for device in devices]
+    found: list[tuple[Device, EngineDevice | None]] = [(device, None) for device in devices]
     if engine.devices:
         found = list(_named(devices, engine))
     discrete = [pair for pair in found if pair[0].kind is DeviceKind.GPU]
     return discrete or found
 
 
-def _named(devices: list[Device], engine: EngineBuild) -> Iterator[tuple[Device, str | None]]:
+def _named(
+    devices: list[Device], engine: EngineBuild
+) -> Iterator[tuple[Device, EngineDevice | None]]:
     """Pair the engine's list, in its order, with the devices that were found: the same backend,
     the same name rather than another, the nearest in memory."""
     left = list(devices)
@@ -112,7 +123,7 @@ def _named(devices: list[Device], engine: EngineBuild) -> Iterator[tuple[Device,
             key=lambda d: (d.name != listed.description, abs((d.total_bytes or 0) - total)),
         )
         left.remove(device)
-        yield device, listed.name
+        yield device, listed
 
 
 def _drives(listed: str, backend: Backend) -> bool:

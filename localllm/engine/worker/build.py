@@ -35,6 +35,13 @@ _dev_memory = _declare(
     ctypes.POINTER(ctypes.c_size_t),
     ctypes.POINTER(ctypes.c_size_t),
 )
+_dev_buffer_type = _declare("ggml_backend_dev_buffer_type", ctypes.c_void_p, ctypes.c_void_p)
+_buft_max_size = _declare("ggml_backend_buft_get_max_size", ctypes.c_size_t, ctypes.c_void_p)
+
+_NO_LIMIT = ctypes.c_size_t(-1).value
+_NOT_A_CAP = ("vulkan",)
+"""Backends whose figure is no limit: Vulkan answers with the 1 GiB blocks it likes to allocate
+(`suballocation_block_size`, ggml-vulkan.cpp, b11434), and takes larger tensors."""
 
 
 def describe() -> EngineBuild:
@@ -52,13 +59,23 @@ def describe() -> EngineBuild:
 def _device(handle: int) -> EngineDevice:
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     _dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
+    name = _text(_dev_name(handle))
     return EngineDevice(
-        name=_text(_dev_name(handle)),
+        name=name,
         description=_text(_dev_description(handle)),
         kind=_KINDS.get(_dev_type(handle), "accel"),
         total_bytes=total.value or None,
         free_bytes=free.value if total.value else None,
+        max_buffer_bytes=buffer_cap(name, _buft_max_size(_dev_buffer_type(handle))),
     )
+
+
+def buffer_cap(device: str, size_bytes: int) -> int | None:
+    """Say what `ggml_backend_buft_get_max_size` means: the largest tensor the device takes, None
+    where the backend knows no limit or its figure is none."""
+    if size_bytes in (0, _NO_LIMIT) or device.lower().startswith(_NOT_A_CAP):
+        return None
+    return size_bytes
 
 
 def _text(raw: bytes | None) -> str:
