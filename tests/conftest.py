@@ -13,7 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.hub.fixture import hub as hub
+
 _real_connect = socket.socket.connect
+
+_OF_THE_USER = (
+    "hf_token", "hugging_face_hub_token", "hf_token_path", "hf_endpoint", "hf_hub_offline",
+    "http_proxy", "https_proxy", "all_proxy", "no_proxy",
+)  # fmt: skip
+"""Variables that would lead a test to this user's token, mirror or proxy."""
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A suite that runs in the background ignores Ctrl+C, and so would every process it starts.
@@ -53,6 +61,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(f"LOCALLLM_{name}_DIR", str(directory))
     monkeypatch.setenv("GGML_NO_BACKTRACE", "1")
     monkeypatch.delenv("LOCALLLM_API_KEY", raising=False)
+    for name in (*_OF_THE_USER, *(each.upper() for each in _OF_THE_USER)):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home" / "huggingface"))
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")
     return tmp_path / "home"
 
 
