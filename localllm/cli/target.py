@@ -7,7 +7,7 @@ from localllm.core.catalogue import Entry
 from localllm.core.model import ModelSpec
 from localllm.core.text import single_line
 from localllm.errors import NotFound, UsageError
-from localllm.library.catalogue_file import read_catalogue
+from localllm.library.catalogue_file import find_entry
 from localllm.library.store import Store
 from localllm.runtime import read_spec
 
@@ -52,17 +52,6 @@ def find_target(store: Store, model: str, quant: str | None) -> Target:
     )
 
 
-def catalogue_entry(name: str) -> Entry | None:
-    """The catalogue's entry of this name, or of the only name that begins so."""
-    wanted = name.lower()
-    entries = read_catalogue()
-    starting = [entry for entry in entries if wanted and entry.name.startswith(wanted)]
-    exact = [entry for entry in starting if entry.name == wanted]
-    if exact or len(starting) == 1:
-        return (exact or starting)[0]
-    return None
-
-
 def default_quant(entry: Entry) -> str:
     """DEFAULT_QUANT where the entry is published so, else the smallest that it is published as
     (gpt-oss is MXFP4 and nothing else)."""
@@ -73,7 +62,7 @@ def default_quant(entry: Entry) -> str:
 
 def _in_catalogue(model: str, quant: str | None) -> Target | None:
     name, _, named = model.partition(":")
-    entry = catalogue_entry(name)
+    entry = find_entry(name)
     if entry is None:
         return None
     if quant is not None and named and quant.upper() != named.upper():
