@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
 
 from localllm.core.architectures import ARCHITECTURES, Architecture, Memory, Recurrence, Window
+from localllm.core.once import once, once_each
 from localllm.core.quants import QUANT_LABELS, GgmlType
 from localllm.errors import GgufError
 
@@ -74,6 +75,10 @@ class ModelSpec:
     alignment: int
     data_offset: int
     file_bytes: int
+    # what was worked out of the fields above, by `once`
+    _known: dict[object, object] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     # what it is called
 
@@ -105,6 +110,7 @@ class ModelSpec:
     # sizes
 
     @property
+    @once
     def blocks(self) -> int:
         """Layers in the file, draft (next-token-prediction) blocks included."""
         return self._required("block_count", at_most=MAX_LAYERS)
@@ -115,11 +121,13 @@ class ModelSpec:
         return min(self._int("nextn_predict_layers", 0), self.blocks)
 
     @property
+    @once
     def layers(self) -> int:
         """Layers that every token passes."""
         return self.blocks - self.draft_blocks
 
     @property
+    @once
     def embedding(self) -> int:
         """Width of the residual stream."""
         return self._required("embedding_length")
@@ -130,6 +138,7 @@ class ModelSpec:
         return self._required("context_length")
 
     @property
+    @once
     def vocabulary(self) -> int:
         """Tokens of the vocabulary: the tokenizer's list, else the header's count, else the
         rows of the embedding."""
@@ -141,24 +150,29 @@ class ModelSpec:
             return stated
         return next((t.shape[-1] for t in self.tensors if t.name == "token_embd.weight"), 0)
 
+    @once_each
     def feed_forward(self, layer: int) -> int:
         """Width of a layer's dense feed-forward part; 0 where it has none."""
         return self._at("feed_forward_length", layer, 0)
 
     # attention
 
+    @once_each
     def head_count(self, layer: int) -> int:
         """Query heads."""
         return self._at("attention.head_count", layer, 0)
 
+    @once_each
     def head_count_kv(self, layer: int) -> int:
         """Key and value heads; as many as query heads unless the header says fewer."""
         return self._at("attention.head_count_kv", layer, self.head_count(layer))
 
+    @once_each
     def key_length(self, layer: int) -> int:
         """Width of one key head, in elements."""
         return self._head_length("key", layer)
 
+    @once_each
     def value_length(self, layer: int) -> int:
         """Width of one value head, in elements."""
         return self._head_length("value", layer)
@@ -177,6 +191,7 @@ class ModelSpec:
         return self._int(key, 0) if self.architecture == "plamo2" else 0
 
     @property
+    @once
     def mla(self) -> bool:
         """Multi-head latent attention: one compressed key per token, no value cache."""
         return bool(
@@ -184,6 +199,7 @@ class ModelSpec:
         )
 
     @property
+    @once
     def window(self) -> int:
         """Tokens that a sliding layer looks back; 0 when no layer slides."""
         rule = self._window_rule()
@@ -193,6 +209,7 @@ class ModelSpec:
             return rule.forced_size
         return self._int("attention.sliding_window", rule.size or 0)
 
+    @once_each
     def slides(self, layer: int) -> bool:
         """Whether this layer attends only within the window."""
         rule = self._window_rule()
@@ -208,6 +225,7 @@ class ModelSpec:
             return True
         return layer % period != 0 if rule.dense_first else layer % period < period - 1
 
+    @once
     def _window_rule(self) -> Window | None:
         """The architecture's window if this model has one (the `swa_type` of its models/*.cpp)."""
         rule = self.rules.window if self.rules else None
@@ -222,6 +240,7 @@ class ModelSpec:
 
     # recurrence
 
+    @once_each
     def recurrent(self, layer: int) -> bool:
         """Whether this layer carries a recurrent state."""
         rules = self.rules
@@ -244,6 +263,7 @@ class ModelSpec:
         interval = self._int("full_attention_interval", default)
         return interval > 0 and (layer + 1) % interval != 0
 
+    @once_each
     def attends(self, layer: int) -> bool:
         """Whether this layer has a KV cache of its own or reads another layer's."""
         rules = self.rules
@@ -257,6 +277,7 @@ class ModelSpec:
             return not self.recurrent(layer) and self.feed_forward(layer) == 0
         return layer < self.layers and not self.recurrent(layer)
 
+    @once_each
     def caches(self, layer: int) -> bool:
         """Whether this layer owns keys and values (Gemma 3n's and 4's last layers share)."""
         if not self.attends(layer):
@@ -269,15 +290,18 @@ class ModelSpec:
     # experts
 
     @property
+    @once
     def experts(self) -> int:
         """Routed experts a layer; 0 for a dense model."""
         return self._int("expert_count", 0)
 
     @property
+    @once
     def active_experts(self) -> int:
         """Experts a token is routed to in a layer (the most, where layers differ)."""
         return max((self.active_experts_in(i) for i in range(self.layers)), default=0)
 
+    @once_each
     def active_experts_in(self, layer: int) -> int:
         """Experts a token is routed to in this layer."""
         return self._at("expert_used_count", layer, 0)
@@ -304,6 +328,7 @@ class ModelSpec:
         return round(total)
 
     @property
+    @once
     def tied(self) -> bool:
         """Whether the input embedding is also the output matrix."""
         names = {tensor.name for tensor in self.tensors}

@@ -1,15 +1,17 @@
 """One load's memory as one breakdown, and the same layer by layer for placement."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from localllm.core.architectures import Memory
 from localllm.core.footprint.cache import check, kv_bytes, recurrent_bytes
 from localllm.core.footprint.compute import CONFIRMED, compute_bytes, output_bytes
+from localllm.core.footprint.held import held
 from localllm.core.footprint.overhead import overhead_bytes
-from localllm.core.footprint.weights import embedding_bytes, home, loaded, on_input
+from localllm.core.footprint.weights import embedding_bytes, loaded
 from localllm.core.load import LoadSettings
 from localllm.core.model import ModelSpec
+from localllm.core.once import once_each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +75,24 @@ def of(spec: ModelSpec, settings: LoadSettings) -> Footprint:
     Raises UsageError for settings that llama.cpp refuses, GgufError for a header that lacks what
     every model has.
     """
+    return _of(spec, _unplaced(settings))
+
+
+def _unplaced(settings: LoadSettings) -> LoadSettings:
+    """The settings without those that move bytes but do not change how many there are."""
+    return replace(
+        settings,
+        gpu_layers=None,
+        cpu_moe=0,
+        threads=None,
+        kv_offload=True,
+        devices=None,
+        tensor_split=(),
+    )
+
+
+@once_each
+def _of(spec: ModelSpec, settings: LoadSettings) -> Footprint:
     check(spec, settings)
     return Footprint(
         weights_bytes=sum(tensor.size_bytes for tensor in loaded(spec)),
@@ -92,33 +112,24 @@ def layers(spec: ModelSpec, settings: LoadSettings) -> tuple[LayerBytes, ...]:
     """
     check(spec, settings)
     kv, state = kv_bytes(spec, settings), recurrent_bytes(spec, settings)
-    weights, experts = [0] * spec.layers, [0] * spec.layers
-    ends = {Part.INPUT: 0, Part.OUTPUT: 0}
-    for tensor in loaded(spec):
-        layer = home(tensor)
-        if layer is None:
-            ends[Part.INPUT if on_input(tensor) else Part.OUTPUT] += tensor.size_bytes
-        elif tensor.expert:
-            experts[layer] += tensor.size_bytes
-        else:
-            weights[layer] += tensor.size_bytes
+    weights = held(spec)
     return (
-        LayerBytes(part=Part.INPUT, layer=None, weights_bytes=ends[Part.INPUT]),
+        LayerBytes(part=Part.INPUT, layer=None, weights_bytes=weights.input_bytes),
         *(
             LayerBytes(
                 part=Part.LAYER,
                 layer=i,
-                weights_bytes=weights[i],
-                expert_bytes=experts[i],
+                weights_bytes=layer.plain_bytes,
+                expert_bytes=layer.expert_bytes,
                 kv_bytes=kv[i],
                 recurrent_bytes=state[i],
             )
-            for i in range(spec.layers)
+            for i, layer in enumerate(weights.layers)
         ),
         LayerBytes(
             part=Part.OUTPUT,
             layer=None,
-            weights_bytes=ends[Part.OUTPUT],
+            weights_bytes=weights.output.plain_bytes,
             tied_bytes=embedding_bytes(spec) if spec.tied else 0,
         ),
     )

@@ -12,6 +12,7 @@ from localllm.core.footprint.arena import Graph
 from localllm.core.footprint.cache import Cells, cells, flash, shift_width, state_width, ubatch
 from localllm.core.load import KvType, LoadSettings
 from localllm.core.model import ModelSpec
+from localllm.core.once import once
 from localllm.core.quants import BLOCKS, GgmlType
 
 _FLOAT, _HALF, _INDEX = 4, 2, 8
@@ -60,7 +61,7 @@ class Pass:
         self.width = spec.embedding
         self.layer_norm = spec.architecture in _LAYER_NORM
         self.shapes = by_layer(spec)
-        self.outside: Shapes = self.shapes.pop(None, {})
+        self.outside: Shapes = self.shapes.get(None, {})
         self.order = self._distinct()
         self._token_input = self.graph.input(_HALF * 2 * self.tokens)
         self.deepstack = spec.integer("n_deepstack_layers")
@@ -403,6 +404,7 @@ class Pass:
         return tuple(self.linear(self.width, node, self.output_ids) for node in nodes)
 
 
+@once
 def by_layer(spec: ModelSpec) -> dict[int | None, Shapes]:
     """Shapes of the loaded tensors by layer and by name within it; None for those outside."""
     layers: dict[int | None, Shapes] = {i: {} for i in range(spec.layers)}

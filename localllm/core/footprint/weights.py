@@ -6,12 +6,14 @@ which. Draft blocks are skipped (`load_mtp` is off).
 """
 
 from localllm.core.model import ModelSpec, TensorInfo
+from localllm.core.once import once
 
 _FIRST_LAYER = ("rope_freqs.", "rope_factors_", "per_layer_model_proj.", "per_layer_proj_norm.")
 """Tensors without a layer's name that llama.cpp puts with its first layer."""
 _INPUT = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_types.")
 
 
+@once
 def loaded(spec: ModelSpec) -> tuple[TensorInfo, ...]:
     """The tensors that a load brings into memory."""
     count = spec.layers

@@ -9,8 +9,8 @@ from itertools import accumulate
 from localllm.core import footprint
 from localllm.core.footprint import Footprint, Part
 from localllm.core.footprint.cache import cells, flash, ubatch
-from localllm.core.footprint.overhead import REPACKED_X86_AVX2, repacked, vocabulary_bytes
-from localllm.core.footprint.weights import home, loaded, on_input
+from localllm.core.footprint.held import Slot, held
+from localllm.core.footprint.overhead import vocabulary_bytes
 from localllm.core.load import LoadSettings
 from localllm.core.model import ModelSpec
 from localllm.core.quants import GgmlType, row_bytes
@@ -39,29 +39,24 @@ class Slots:
         cache = [p.kv_bytes + p.recurrent_bytes for p in blocks] + empty + [0]
         self.cache = _running(cache)
         self.has_experts = self.experts[-1] > 0
-        self._read_tensors(spec)
+        self._read_slots(spec)
         self.largest_cache = [
             _largest_cache(spec, settings, p.kv_bytes, p.recurrent_bytes, i)
             for i, p in enumerate(blocks)
         ] + [*empty, 0]
         self.largest_node = min(_largest_node(spec, settings), self.needed.compute_bytes)
 
-    def _read_tensors(self, spec: ModelSpec) -> None:
+    def _read_slots(self, spec: ModelSpec) -> None:
         """The largest tensors of each slot and what the CPU would keep rearranged of it."""
-        self.largest, self.largest_expert = [0] * self.count, [0] * self.count
-        rearranged, rearranged_experts = [0] * self.count, [0] * self.count
-        for tensor in loaded(spec):
-            layer = home(tensor)
-            if layer is None and on_input(tensor):
-                continue
-            at = self.count - 1 if layer is None else layer
-            largest = self.largest_expert if tensor.expert else self.largest
-            largest[at] = max(largest[at], tensor.size_bytes)
-            # Without mmap the rearranged tensors are the only copy.
-            if self.settings.mmap and repacked(tensor, REPACKED_X86_AVX2):
-                (rearranged_experts if tensor.expert else rearranged)[at] += tensor.size_bytes
-        self.repacked = _running(rearranged)
-        self.repacked_experts = _running(rearranged_experts)
+        weights = held(spec)
+        drafts = [Slot()] * (spec.blocks - len(weights.layers))
+        slots = [*weights.layers, *drafts, weights.output]
+        self.largest = [slot.largest_plain for slot in slots]
+        self.largest_expert = [slot.largest_expert for slot in slots]
+        # Without mmap the rearranged tensors are the only copy.
+        mapped = self.settings.mmap
+        self.repacked = _running(slot.rearranged_plain if mapped else 0 for slot in slots)
+        self.repacked_experts = _running(slot.rearranged_expert if mapped else 0 for slot in slots)
 
     def gpu_weights(self, start: int, end: int, cpu_moe: int) -> int:
         """Bytes of the slots without the experts that stay on the host."""

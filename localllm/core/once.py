@@ -1,0 +1,47 @@
+"""Answers that an immutable object works out once and keeps.
+
+For frozen, slotted classes, which `functools.cached_property` cannot serve: they keep the answers
+in a dictionary of their own (`_known`, no part of their value), which goes with them.
+"""
+
+from collections.abc import Callable, Hashable
+from functools import wraps
+from typing import Protocol, TypeVar
+
+
+class Keeps(Protocol):
+    """What has a place for its answers."""
+
+    @property
+    def _known(self) -> dict[object, object]: ...
+
+
+_Of = TypeVar("_Of", bound=Keeps)
+_Asked = TypeVar("_Asked", bound=Hashable)
+_Answer = TypeVar("_Answer")
+
+
+def once(ask: Callable[[_Of], _Answer]) -> Callable[[_Of], _Answer]:
+    """Keep what a method, or a function of the object alone, answers; an error is not kept."""
+
+    @wraps(ask)
+    def answer(keeper: _Of) -> _Answer:
+        known = keeper._known
+        if ask not in known:
+            known[ask] = ask(keeper)
+        return known[ask]  # type: ignore[return-value]  # only `ask` puts it there
+
+    return answer
+
+
+def once_each(ask: Callable[[_Of, _Asked], _Answer]) -> Callable[[_Of, _Asked], _Answer]:
+    """As `once`, for each value (a layer, settings) that it is asked about."""
+
+    @wraps(ask)
+    def answer(keeper: _Of, about: _Asked) -> _Answer:
+        key, known = (ask, about), keeper._known
+        if key not in known:
+            known[key] = ask(keeper, about)
+        return known[key]  # type: ignore[return-value]  # only `ask` puts it there
+
+    return answer

@@ -1,0 +1,70 @@
+"""Answers that are kept: each asked for once, errors never, none shared between two objects."""
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from localllm.core.once import once, once_each
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    number: int
+    asked: list[object] = field(default_factory=list, compare=False)
+    _known: dict[object, object] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    @property
+    @once
+    def double(self) -> int:
+        self.asked.append("double")
+        return 2 * self.number
+
+    @once_each
+    def divided(self, by: int) -> float:
+        self.asked.append(by)
+        return self.number / by
+
+
+@once
+def double(counted: Counted) -> int:
+    counted.asked.append("another double")
+    return counted.double
+
+
+def test_an_answer_is_worked_out_once() -> None:
+    counted = Counted(number=6)
+    assert (counted.double, counted.double, counted.divided(2), counted.divided(2)) == (
+        12,
+        12,
+        3,
+        3,
+    )
+    assert counted.asked == ["double", 2]
+
+
+def test_each_question_has_its_own_answer() -> None:
+    counted = Counted(number=6)
+    assert (counted.divided(2), counted.divided(3)) == (3, 2)
+
+
+def test_a_function_does_not_get_the_answer_of_a_method_of_its_name() -> None:
+    counted = Counted(number=6)
+    assert (counted.double, double(counted)) == (12, 12)
+    assert counted.asked == ["double", "another double"]
+
+
+def test_an_error_is_not_kept() -> None:
+    counted = Counted(number=6)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            counted.divided(0)
+    assert counted.asked == [0, 0]
+
+
+def test_a_changed_copy_answers_for_itself_and_kept_answers_are_no_part_of_the_value() -> None:
+    counted = Counted(number=6)
+    assert counted.double == 12
+    assert replace(counted, number=7).double == 14
+    assert counted == Counted(number=6)
