@@ -8,6 +8,7 @@ The arithmetic of llama.cpp b11434: `llama_kv_cache::llama_kv_cache` (`src/llama
 
 from dataclasses import dataclass
 
+from localllm.core.footprint.graph import check_graph
 from localllm.core.load import CONTEXT_PADDING, FlashAttention, KvType, LoadSettings
 from localllm.core.model import ModelSpec
 from localllm.core.quants import BLOCKS, GgmlType, row_bytes
@@ -60,7 +61,8 @@ def flash(spec: ModelSpec, settings: LoadSettings) -> bool:
 
 
 def check(spec: ModelSpec, settings: LoadSettings) -> None:
-    """Raise UsageError for settings that llama.cpp refuses (`llama_init_from_model`)."""
+    """Raise UsageError for settings that llama.cpp refuses (`llama_init_from_model`), or
+    aborts on."""
     for name, value in (
         ("context", settings.context),
         ("batch", settings.batch),
@@ -71,6 +73,7 @@ def check(spec: ModelSpec, settings: LoadSettings) -> None:
     if not 1 <= settings.parallel <= MAX_SEQUENCES:
         raise UsageError(f"parallel is {settings.parallel}; it must be 1 to {MAX_SEQUENCES}")
     _check_types(spec, settings)
+    check_graph(spec, settings, flash=flash(spec, settings))
 
 
 def _check_types(spec: ModelSpec, settings: LoadSettings) -> None:
