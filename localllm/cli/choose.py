@@ -26,6 +26,14 @@ def warn_of_problems(models: Iterable[InstalledModel]) -> None:
             warn(f"{model.name}: {problem}. {remedy(model)}")
 
 
+def source(model: InstalledModel) -> str:
+    """Where a model came from, short enough for a table."""
+    place, at, commit = model.source.partition("@")
+    if at:
+        return f"{place}@{commit[:7]}"
+    return f"{place} (hard link)" if model.owned else place
+
+
 def row(model: InstalledModel) -> dict[str, object]:
     """One entry of `models` in the JSON of every verb of the library (docs/library.md)."""
     return {
@@ -39,9 +47,10 @@ def row(model: InstalledModel) -> dict[str, object]:
         "verified_at": model.verified_at,
         "state": model.state.value,
         "problem": model.problem,
-        "linked": model.owned,
+        "owned": model.owned,
+        "mmproj": str(model.mmproj) if model.mmproj else None,
         "files": [
             {"path": str(part.path), "size_bytes": part.size_bytes, "sha256": part.sha256}
-            for part in model.files
+            for part in model.all_files
         ],
     }

@@ -4,15 +4,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from localllm.cli import choose, options
+from localllm.cli import choose, hashing, options
 from localllm.cli.ls import table
-from localllm.cli.output import print_json, stderr, stdout
+from localllm.cli.output import print_json, stdout
 from localllm.errors import LocalLLMError, UsageError
 from localllm.library.digest import sha256_of
 from localllm.library.examine import files_of
-from localllm.library.names import shown
 from localllm.library.store import InstalledModel
 
 
@@ -72,16 +70,5 @@ def _adopt_all(
 
 
 def _hash(path: Path, *, quiet: bool) -> str:
-    console = stderr()
-    progress = Progress(
-        TextColumn("Hashing {task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=quiet or not console.is_terminal,
-    )
-    with progress:
-        task = progress.add_task(shown(path.name), total=path.stat().st_size)
-        return sha256_of(path, read=lambda size: progress.advance(task, size))
+    with hashing.progress(path.name, path.stat().st_size, quiet=quiet) as read:
+        return sha256_of(path, read=read)

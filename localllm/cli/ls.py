@@ -35,8 +35,9 @@ def table(models: tuple[InstalledModel, ...]) -> Table:
     drawn.add_column("QUANT", no_wrap=True)
     drawn.add_column("SIZE", justify="right", no_wrap=True)
     drawn.add_column("LICENSE", overflow="fold")
-    drawn.add_column("SOURCE")
-    drawn.add_column("STATE")
+    drawn.add_column("SOURCE", overflow="fold")
+    drawn.add_column("STATE", no_wrap=True)
+    drawn.add_column("VERIFIED", no_wrap=True)
     for model in models:
         good = model.state is State.OK
         drawn.add_row(
@@ -44,7 +45,13 @@ def table(models: tuple[InstalledModel, ...]) -> Table:
             outside(model.quant or "unknown"),
             format_bytes(model.size_bytes),
             outside(model.license or "unknown"),
-            outside("import (hard link)" if model.owned else model.source),
+            outside(choose.source(model)),
             outside(model.state.value, "" if good else "bold yellow"),
+            outside(_verified(model) if good else "no"),
         )
     return drawn
+
+
+def _verified(model: InstalledModel) -> str:
+    """The day (UTC) on which all bytes were last found as recorded."""
+    return model.verified_at[:10] if model.verified_at else "no"

@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "import": ("localllm.cli.import_", "Adopt a GGUF file that is on this disk."),
     "ls": ("localllm.cli.ls", "Installed models."),
     "show": ("localllm.cli.show", "Everything known of one model."),
+    "verify": ("localllm.cli.verify", "Prove that models are what was recorded of them."),
     "rm": ("localllm.cli.rm", "Remove a model from the library."),
     "run": ("localllm.cli.run", "One answer, or a conversation on a terminal."),
     "serve": ("localllm.cli.serve", "The local API."),

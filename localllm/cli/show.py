@@ -129,12 +129,12 @@ def _facts(model: InstalledModel, header: Header) -> Iterator[tuple[str, str | N
     yield "Chat template", _template(header)
     for label, group in zip(_labels("Tensors"), header.tensors, strict=False):
         yield label, f"{group.count} {group.type}, {format_bytes(group.size_bytes)}"
-    for label, part in zip(_labels("Files"), model.files, strict=False):
+    for label, part in zip(_labels("Files"), model.all_files, strict=False):
         yield label, str(part.path)
     yield "Size", f"{format_bytes(model.size_bytes)} ({model.size_bytes:,} bytes)"
     yield "SHA-256", model.sha256 or "not computed"
     yield "Verified", model.verified_at or "never"
-    yield "Source", "import (hard link)" if model.owned else model.source
+    yield "Source", choose.source(model)
     yield "State", model.state.value
 
 

@@ -190,6 +190,26 @@ class Store:
             freed_bytes = links.delete(model.files) if model.owned else 0
         return Removed(model=model, freed_bytes=freed_bytes)
 
+    def record(self, model: InstalledModel, files: tuple[Part, ...], *, ok: bool) -> InstalledModel:
+        """Write down that a model's files, `model.all_files` as they are now, were hashed: it is
+        verified from now on, or (not `ok`) no more.
+
+        Raises StoreError, also when its entry became another meanwhile.
+        """
+        with self._changing() as models:
+            known = models.get(model.name)
+            if known is None or [p.path for p in known.all_files] != [p.path for p in files]:
+                raise StoreError(f"{model.name} was removed or replaced meanwhile.")
+            count = len(known.files)
+            models[model.name] = done = replace(
+                known,
+                parts=files[:count],
+                encoder=files[count] if known.encoder else None,
+                sha256=files[0].sha256 if count == 1 else None,
+                verified_at=_now() if ok else None,
+            )
+        return done
+
     def _require(self, name: str, models: dict[str, InstalledModel]) -> None:
         if name == starter.NAME and self._find_starter() is not None:
             raise UsageError(

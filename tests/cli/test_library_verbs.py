@@ -13,7 +13,7 @@ from localllm.library import paths
 from tests.library import tiny
 
 BASE_KEYS = {"name", "quant", "path", "size_bytes", "sha256", "license", "source", "verified_at"}
-EXTRA_KEYS = {"state", "problem", "linked", "files"}
+EXTRA_KEYS = {"state", "problem", "owned", "mmproj", "files"}
 
 
 def localllm(*arguments: str | Path, typed: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -67,7 +67,7 @@ def test_import_hashes_when_asked(model: Path) -> None:
 def test_import_links_when_asked(model: Path) -> None:
     (row,) = rows(localllm("import", model, "--link", "--name", "kept", "--json"))
     model.unlink()
-    assert row["linked"] is True
+    assert row["owned"] is True
     (listed,) = [each for each in rows(localllm("ls", "--json")) if each["name"] == "kept"]
     assert listed["state"] == "ok"
 

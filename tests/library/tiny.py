@@ -1,5 +1,6 @@
 """Small GGUF files with true headers, in a few hundred bytes."""
 
+import os
 import struct
 from pathlib import Path
 
@@ -36,6 +37,15 @@ def write_split(directory: Path, stem: str, count: int, **general: str | int | b
         path.write_bytes(header((MODEL | own | place) if number == 0 else place))
         files.append(path)
     return files
+
+
+def spoil(file: Path) -> None:
+    """Flip the last byte and leave size and times as they are, as a bad disk does."""
+    status = file.stat()
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def _text(text: str) -> bytes:

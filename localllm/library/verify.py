@@ -1,0 +1,106 @@
+"""Hash installed models again and compare them with what was recorded. Needs no network: the
+digest that the Hub, a cache or an earlier import stated was recorded when the files came."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from localllm.errors import LocalLLMError, StoreError
+from localllm.library.digest import sha256_of
+from localllm.library.installed import InstalledModel, Part, State
+from localllm.library.names import shown
+from localllm.library.store import Store, remedy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What came of one model. `ok` is None for a file that is not in the library and states no
+    digest; `unrecorded` says why the result could not be written down, None when it was."""
+
+    model: InstalledModel
+    ok: bool | None
+    detail: str
+    unrecorded: str | None = None
+
+
+def verify(
+    model: InstalledModel, store: Store, *, read: Callable[[Part, int], None] = lambda _p, _n: None
+) -> Checked:
+    """Hash every file of a model, and record when it was found as it should be.
+
+    `read` is told of the bytes as they are read. Where there was no digest the first is recorded;
+    where the bytes differ the model counts as verified no more. Raises nothing for a bad file.
+    """
+    hashed: list[Part] = []
+    problems: list[str] = []
+    for part in model.all_files:
+        try:
+            hashed.append(_hash(part, read))
+        except LocalLLMError as error:
+            hashed.append(part)
+            problems.append(str(error).rstrip("."))
+    first = any(part.sha256 is None for part in model.all_files)
+    if problems:
+        detail = f"{'. '.join(problems)}. {_advice(model)}"
+        return _recorded(store, model, model.all_files, ok=False, detail=detail)
+    if model.source == "path" and first:
+        digests = ", ".join(part.sha256 or "" for part in hashed)
+        return Checked(
+            model=_with(model, tuple(hashed)),
+            ok=None,
+            detail=f"not in the library: nothing to compare SHA-256 {digests} with",
+        )
+    detail = "matches the recorded SHA-256"
+    if first:
+        detail = "first digest recorded, nothing to compare it with"
+    return _recorded(store, model, tuple(hashed), ok=True, detail=detail)
+
+
+def _hash(part: Part, read: Callable[[Part, int], None]) -> Part:
+    """The file with its digest and its time of now. Raises StoreError when it is not what was
+    recorded, NotFound when it is gone."""
+    state, problem = part.look()
+    if state is State.MISSING or (state is State.CHANGED and part.sha256 is None):
+        raise StoreError(problem)
+    if part.path.stat().st_size != part.size_bytes:
+        raise StoreError(problem)
+    digest = sha256_of(part.path, read=lambda count: read(part, count))
+    if part.sha256 is not None and digest != part.sha256.lower():
+        raise StoreError(
+            f"{shown(part.path)} is not what was recorded: its SHA-256 is {digest} and should be"
+            f" {part.sha256}"
+        )
+    mtime_ns = part.path.stat().st_mtime_ns if part.mtime_ns is not None else None
+    return replace(part, sha256=digest, mtime_ns=mtime_ns)
+
+
+def _recorded(
+    store: Store, model: InstalledModel, files: tuple[Part, ...], *, ok: bool, detail: str
+) -> Checked:
+    """Write down what came of it, where that can be."""
+    if model.source in ("starter", "path"):
+        return Checked(model=_with(model, files), ok=ok, detail=detail)
+    try:
+        return Checked(model=store.record(model, files, ok=ok), ok=ok, detail=detail)
+    except StoreError as error:
+        return Checked(model=_with(model, files), ok=ok, detail=detail, unrecorded=str(error))
+
+
+def _with(model: InstalledModel, files: tuple[Part, ...]) -> InstalledModel:
+    parts = files[: len(model.files)]
+    return replace(model, parts=parts, sha256=parts[0].sha256 if len(parts) == 1 else None)
+
+
+def _advice(model: InstalledModel) -> str:
+    """What to do about files that are not what they were."""
+    if model.source == "starter":
+        return remedy(model)
+    place, _, where = model.source.partition(":")
+    if place == "hub":
+        quant = f":{model.quant}" if model.quant else ""
+        return f"To fetch it again: localllm pull {where.partition('@')[0]}{quant}"
+    if place == "ollama":
+        return f"To fetch it again: ollama pull {where}"
+    return (
+        "Bring back the file as it was, or accept it as it is now:"
+        f" localllm import {shown(model.path)}"
+    )

