@@ -335,12 +335,14 @@ def _work(
     speeds = (*machine.gpus, machine.host) if len(placement.devices) > 1 else (machine.host,)
     shares = []
     for i, speed in enumerate(speeds):
-        work = workload_of(
-            spec,
-            settings,
-            holds=lambda tensor, i=i: placement.device_of(tensor) == i,  # type: ignore[misc]
-            cache_layers=lambda layer, i=i: placement.layout[layer] == i,  # type: ignore[misc]
-        )
+
+        def holds(layer: int | None, expert: bool, i: int = i) -> bool:
+            return placement.device_of(layer, expert=expert) == i
+
+        def caches(layer: int, i: int = i) -> bool:
+            return placement.layout[layer] == i
+
+        work = workload_of(spec, settings, holds=holds, cache_layers=caches)
         if work.weights:
             shares.append(Share(device=speed, work=work))
     return shares

@@ -244,11 +244,11 @@ def test_a_recurrent_model_costs_the_same_at_any_depth() -> None:
 def test_shares_of_a_split_model_add_up_to_the_whole() -> None:
     model = spec(FORGED["gpt-oss-20b"])
 
-    def on_gpu(tensor: TensorInfo) -> bool:
-        return not tensor.expert
+    def on_gpu(layer: int | None, expert: bool) -> bool:
+        return not expert
 
     gpu = workload_of(model, holds=on_gpu)
-    cpu = workload_of(model, holds=lambda tensor: tensor.expert)
+    cpu = workload_of(model, holds=lambda layer, expert: expert)
     whole = workload_of(model)
     assert gpu.weight_bytes + cpu.weight_bytes == pytest.approx(whole.weight_bytes)
     assert gpu.attention == whole.attention

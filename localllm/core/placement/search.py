@@ -6,7 +6,7 @@ said to it (`tensor_split`), so that what is planned is what is loaded. docs/pla
 is charged to whom and why.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
@@ -50,6 +50,8 @@ def place(spec: ModelSpec, settings: LoadSettings, budget: Budget) -> Placement:
         return search.arrange(settings.gpu_layers, settings.cpu_moe)
     nearest: Placement | None = None
     for gpu_layers, cpu_moe in search.candidates():
+        if search.surely_too_large(gpu_layers, cpu_moe):
+            continue
         found = search.arrange(gpu_layers, cpu_moe)
         if found.fits:
             return found
@@ -74,6 +76,15 @@ class _Search:
             yield from ((slots.count, n) for n in range(moe + 1, slots.blocks + 1))
             moe = slots.blocks
         yield from ((count, moe) for count in range(slots.count - 1, 0, -1))
+
+    def surely_too_large(self, gpu_layers: int, cpu_moe: int) -> bool:
+        """Whether the slots need more than all GPUs have together, however they are split: what
+        they hold, and on at least one GPU the temporaries and what no log line shows."""
+        slots = self.slots
+        first, end = slots.count - gpu_layers, slots.count
+        held = slots.gpu_weights(first, end, cpu_moe) + slots.gpu_cache(first, end)
+        once = slots.needed.compute_bytes + min(_overhead(gpu) for gpu in self.gpus)
+        return held + once > sum(max(0, gpu.free_bytes) for gpu in self.gpus)
 
     def host_only(self) -> Placement:
         """Everything on the host; the engine is told to use no device at all. A mapped file whose
@@ -136,10 +147,14 @@ class _Search:
         """Give each GPU in turn as many slots as it has room for; None when some are left."""
         cuts, end = [first], self.slots.count
         for gpu in self.gpus:
-            start = at = cuts[-1]
-            while at < end and self._gpu(gpu, start, at + 1, first, cpu_moe, several=True).fits:
-                at += 1
-            cuts.append(at)
+            start = cuts[-1]
+
+            def too_large(at: int, gpu: GpuBudget = gpu, start: int = start) -> bool:
+                return not self._gpu(gpu, start, at, first, cpu_moe, several=True).fits
+
+            # what a run of slots needs never shrinks when one more slot is added to it
+            run = range(start + 1, end + 1)
+            cuts.append(start + bisect_left(run, True, key=too_large))
         return tuple(cuts) if cuts[-1] == end else None
 
     def _gpu_shares(self, cuts: _Cuts, cpu_moe: int) -> tuple[Share, ...]:
@@ -152,14 +167,13 @@ class _Search:
     def _gpu(
         self, gpu: GpuBudget, start: int, end: int, first: int, cpu_moe: int, *, several: bool
     ) -> Share:
-        share = Share(
-            name=gpu.name,
-            engine_name=gpu.engine_name,
-            free_bytes=gpu.free_bytes,
-            max_buffer_bytes=gpu.max_buffer_bytes,
-        )
-        if start == end:
-            return share  # the engine is not told of it
+        if start == end:  # the engine is not told of it
+            return Share(
+                name=gpu.name,
+                engine_name=gpu.engine_name,
+                free_bytes=gpu.free_bytes,
+                max_buffer_bytes=gpu.max_buffer_bytes,
+            )
         slots = self.slots
         compute = slots.needed.compute_bytes
         if several and first == 0 and not cpu_moe and slots.settings.kv_offload:
@@ -170,16 +184,22 @@ class _Search:
         mapped = gpu.backend is Backend.METAL and slots.settings.mmap
         if end == slots.count and not mapped:
             weights += slots.tied_bytes
-        share = replace(
-            share,
+        kv, overhead = slots.gpu_cache(start, end), _overhead(gpu)
+        largest, cap = slots.largest_gpu_tensor(start, end, cpu_moe), gpu.max_buffer_bytes
+        return Share(
+            name=gpu.name,
+            engine_name=gpu.engine_name,
             layers=end - start,
             weights_bytes=weights,
-            kv_bytes=slots.gpu_cache(start, end),
+            kv_bytes=kv,
             compute_bytes=compute,
-            overhead_bytes=DEVICE_OVERHEAD_BYTES.get(gpu.backend, _OTHER_OVERHEAD_BYTES),
-            largest_buffer_bytes=slots.largest_gpu_tensor(start, end, cpu_moe),
+            overhead_bytes=overhead,
+            free_bytes=gpu.free_bytes,
+            largest_buffer_bytes=largest,
+            max_buffer_bytes=cap,
+            fits=weights + kv + compute + overhead <= gpu.free_bytes
+            and (cap is None or largest <= cap),
         )
-        return replace(share, fits=share.total_bytes <= share.free_bytes and not share.breaks_cap)
 
     def _with_host(self, shares: tuple[Share, ...], first: int, cpu_moe: int) -> tuple[Share, ...]:
         """Add the host's share; unified devices draw on the host's bytes.
@@ -220,6 +240,10 @@ class _Search:
             share.layers and gpu.backend is not Backend.METAL
             for gpu, share in zip(self.gpus, shares, strict=True)
         )
+
+
+def _overhead(gpu: GpuBudget) -> int:
+    return DEVICE_OVERHEAD_BYTES.get(gpu.backend, _OTHER_OVERHEAD_BYTES)
 
 
 def _proportional(gpus: Sequence[GpuBudget], first: int, end: int) -> _Cuts:

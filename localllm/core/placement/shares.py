@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 
 from localllm.core.load import LoadSettings
-from localllm.core.model import TensorInfo
 
 HOST = "CPU"
 
@@ -62,14 +61,14 @@ class Placement:
     def host(self) -> Share:
         return self.devices[-1]
 
-    def device_of(self, tensor: TensorInfo) -> int:
-        """The index of the device that multiplies with this tensor (a tied embedding: the
-        output's)."""
-        if tensor.layer is None:
+    def device_of(self, layer: int | None, *, expert: bool = False) -> int:
+        """The index of the device that multiplies with a layer's tensors, or with its routed
+        experts. `layer` None: those of no layer (a tied embedding is the output's)."""
+        if layer is None:
             return self.layout[-1]
-        if tensor.expert and tensor.layer < self.cpu_moe:
+        if expert and layer < self.cpu_moe:
             return len(self.devices) - 1
-        return self.layout[tensor.layer]
+        return self.layout[layer]
 
     def chosen(self, settings: LoadSettings) -> LoadSettings:
         """The settings that load exactly this: the devices that hold something and no others, and

@@ -1,13 +1,14 @@
 """What one token costs, before any device is known: bytes to read, operations to do."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from localllm.core.footprint.cache import recurrent_bytes
 from localllm.core.footprint.weights import loaded, on_input
 from localllm.core.load import KvType, LoadSettings
-from localllm.core.model import ModelSpec, TensorInfo
+from localllm.core.model import ModelSpec
+from localllm.core.once import once
 from localllm.core.quants import BLOCKS, GgmlType
 
 
@@ -92,7 +93,7 @@ def bytes_per_element(kind: GgmlType) -> float:
     return block.size_bytes / block.elements
 
 
-def _everything(tensor: TensorInfo) -> bool:
+def _everything(layer: int | None, expert: bool) -> bool:
     return True
 
 
@@ -100,44 +101,63 @@ def workload_of(
     spec: ModelSpec,
     settings: LoadSettings | None = None,
     *,
-    holds: Callable[[TensorInfo], bool] = _everything,
+    holds: Callable[[int | None, bool], bool] = _everything,
     cache_layers: Callable[[int], bool] | None = None,
 ) -> Workload:
-    """Count what one token costs the device that holds the tensors for which `holds` is true.
+    """Count what one token costs the device that holds the tensors for which `holds` is true: it
+    is asked about each layer (None: what belongs to none), and about its routed experts apart.
 
     Input embeddings are looked up, not multiplied, and count as nothing, except a tied one, which
-    is the output matrix too: `holds` is asked about it as such. The keys and values of a layer
-    are read where `cache_layers` says (default: where any tensor of the layer is that is not a
-    routed expert). An architecture whose cache is unknown counts no cache. Raises GgufError for a
-    header that lacks what every model has.
+    is the output matrix too. The keys and values of a layer are read where `cache_layers` says
+    (default: where any tensor of the layer is that is not a routed expert). An architecture whose
+    cache is unknown counts no cache. Raises GgufError for a header that lacks what every model
+    has.
     """
     settings = settings or LoadSettings()
-    tensors = [tensor for tensor in loaded(spec) if holds(tensor)]
-    attending = {t.layer for t in tensors if t.layer is not None and not t.expert}
+    parts = {part: reads for part, reads in _reads(spec).items() if holds(*part)}
+    attending = {layer for layer, expert in parts if layer is not None and not expert}
     here = cache_layers or attending.__contains__
     return Workload(
-        layers=len({t.layer for t in tensors if t.layer is not None}),
-        weights=_reads(spec, tensors),
+        layers=len({layer for layer, _ in parts if layer is not None}),
+        weights=_summed(parts.values()),
         attention=_attention(spec, settings, [i for i in range(spec.layers) if here(i)]),
         state_bytes=_state_bytes(spec, settings, here),
     )
 
 
-def _reads(spec: ModelSpec, tensors: Iterable[TensorInfo]) -> tuple[WeightRead, ...]:
-    used: dict[tuple[GgmlType, bool], list[int]] = defaultdict(lambda: [0, 0])
+_Reads = Mapping[tuple[GgmlType, bool], tuple[int, int]]
+"""By type and by whether it is the output matrix: elements that one token reads, and all."""
+
+
+@once
+def _reads(spec: ModelSpec) -> Mapping[tuple[int | None, bool], _Reads]:
+    """What is read of each layer, and of its routed experts."""
+    parts: dict[tuple[int | None, bool], dict[tuple[GgmlType, bool], tuple[int, int]]] = {}
     is_tied, experts = spec.tied, spec.experts
     chosen = min(spec.active_experts, experts)
-    for tensor in tensors:
+    for tensor in loaded(spec):
+        expert, elements = tensor.expert, tensor.elements
+        reads = parts.setdefault((tensor.layer, expert), {})
         tied = is_tied and tensor.name == "token_embd.weight"
         if on_input(tensor) and not tied:
             continue
-        elements = tensor.elements
-        total = used[tensor.type, tied or tensor.name.startswith("output.")]
-        total[0] += elements * chosen // experts if experts and tensor.expert else elements
-        total[1] += elements
+        key = tensor.type, tied or tensor.name.startswith("output.")
+        active, every = reads.get(key, (0, 0))
+        used = elements * chosen // experts if experts and expert else elements
+        reads[key] = active + used, every + elements
+    return parts
+
+
+def _summed(parts: Iterable[_Reads]) -> tuple[WeightRead, ...]:
+    sums: dict[tuple[GgmlType, bool], list[int]] = defaultdict(lambda: [0, 0])
+    for reads in parts:
+        for key, (active, every) in reads.items():
+            total = sums[key]
+            total[0] += active
+            total[1] += every
     return tuple(
         WeightRead(type=kind, elements=active, elements_loaded=every, last_only=last)
-        for (kind, last), (active, every) in sorted(used.items())
+        for (kind, last), (active, every) in sorted(sums.items())
     )
 
 
