@@ -61,6 +61,23 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
 
 
+class GrammarKind(StrEnum):
+    JSON_OBJECT = "json_object"  # any JSON object; no text
+    JSON_SCHEMA = "json_schema"  # the text of a JSON Schema
+    REGEX = "regex"  # Rust's syntax, the whole answer
+    CHOICE = "choice"  # a JSON list of texts, one of them
+    LARK = "lark"  # llguidance's dialect
+    GBNF = "gbnf"  # llama.cpp's own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grammar:
+    """What an answer must look like."""
+
+    kind: GrammarKind
+    text: str = ""
+
+
 class FinishReason(StrEnum):
     STOP = "stop"  # end-of-generation token or a stop string
     LENGTH = "length"  # max_tokens or the end of the context
@@ -102,7 +119,8 @@ class GenerateRequest:
     tokens and `stop_tokens` are not drawn before. `ignore_eos`: the model's end token is a token
     like any other, so that an answer has the length that was asked for. `stop_tokens` end the
     answer and are no part of it. `top_logprobs`: with every token its log probability and that
-    of so many most likely ones (0: its own alone, None: none at all).
+    of so many most likely ones (0: its own alone, None: none at all). `grammar`: every token is
+    one that the grammar allows, and the answer ends when it is complete.
     Answered by `PromptProgress`*, `Token`*, then `Finished` or `Refused`.
     """
 
@@ -116,6 +134,7 @@ class GenerateRequest:
     min_tokens: int = 0
     stop_tokens: tuple[int, ...] = ()
     top_logprobs: int | None = None
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

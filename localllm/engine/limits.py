@@ -5,7 +5,7 @@ the worker, which trusts nobody.
 """
 
 from localllm.core.load import LoadSettings
-from localllm.engine.events import GenerateRequest, Sampling
+from localllm.engine.events import GenerateRequest, Grammar, GrammarKind, Sampling
 from localllm.errors import BadRequest, LoadFailed
 
 MAX_STOPS = 256
@@ -41,6 +41,7 @@ _SAMPLING_INT: dict[str, tuple[int, int]] = {
     "dry_allowed_length": (0, _MAX_INT),
     "mirostat": (0, 2),
 }
+MAX_GRAMMAR_CHARS = 2**20
 MAX_LOGIT_BIASES = 4096
 MAX_BIAS = 100.0
 MAX_TOP_LOGPROBS = 20
@@ -63,6 +64,21 @@ def check_request(request: GenerateRequest) -> None:
         _check_int("top_logprobs", request.top_logprobs, 0, MAX_TOP_LOGPROBS)
     _check_stop(request.stop)
     _check_sampling(request.sampling)
+    if request.grammar is not None:
+        _check_grammar(request, request.grammar)
+
+
+def _check_grammar(request: GenerateRequest, grammar: Grammar) -> None:
+    if len(grammar.text) > MAX_GRAMMAR_CHARS:
+        raise BadRequest(
+            f"The grammar has {len(grammar.text)} characters; at most {MAX_GRAMMAR_CHARS}."
+        )
+    if grammar.text == "" and grammar.kind is not GrammarKind.JSON_OBJECT:
+        raise BadRequest(f"The {grammar.kind.value.replace('_', ' ')} is empty.")
+    if request.ignore_eos or request.min_tokens:
+        raise BadRequest(
+            "A grammar says where the answer ends: ignore_eos and min_tokens cannot go with it."
+        )
 
 
 def check_tokens(request: GenerateRequest, vocabulary: int) -> None:

@@ -1,6 +1,4 @@
-"""One row of logits, as llama.cpp left it: log probabilities of it, and tokens ruled out in it."""
-
-from collections.abc import Collection
+"""One row of logits, as llama.cpp left it, and the log probabilities it means."""
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
@@ -10,14 +8,9 @@ Row = npt.NDArray[np.float32]
 
 
 def row_of(context: int, index: int, vocabulary: int) -> Row:
-    """Output row `index` of the last decode: float32 [vocabulary], llama.cpp's own memory, so
-    what is written is what is sampled from. Valid until the next decode."""
+    """Output row `index` of the last decode: float32 [vocabulary], llama.cpp's own memory.
+    Valid until the next decode."""
     return np.ctypeslib.as_array(llama.llama_get_logits_ith(context, index), shape=(vocabulary,))
-
-
-def rule_out(row: Row, tokens: Collection[int]) -> None:
-    """Make tokens impossible. They must leave at least one."""
-    row[list(tokens)] = -np.inf
 
 
 def logprobs(row: Row, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:

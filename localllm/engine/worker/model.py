@@ -145,16 +145,16 @@ class Model:
     def adds_bos(self) -> bool:
         return bool(llama.llama_vocab_get_add_bos(self._vocab))
 
-    def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """Tokens of `text`, the vocabulary's own BOS/EOS rules applied; control tokens written
-        in the text are recognised when `special`."""
+    def tokenize(self, text: str, *, special: bool, ends: bool = True) -> list[int]:
+        """Tokens of `text`; with the vocabulary's own BOS and EOS rules applied when `ends`;
+        control tokens written in the text are recognised when `special`."""
         raw = text.encode("utf-8", "replace")
         room = len(raw) + 8  # a token is at least one byte; BOS, EOS
         tokens = (llama.llama_token * room)()
-        count = llama.llama_tokenize(self._vocab, raw, len(raw), tokens, room, True, special)
+        count = llama.llama_tokenize(self._vocab, raw, len(raw), tokens, room, ends, special)
         if count < 0:  # the tokenizer wants more room than bytes (prefix spaces)
             tokens = (llama.llama_token * -count)()
-            count = llama.llama_tokenize(self._vocab, raw, len(raw), tokens, -count, True, special)
+            count = llama.llama_tokenize(self._vocab, raw, len(raw), tokens, -count, ends, special)
         return list(tokens[:count])
 
     def piece(self, token: int) -> bytes:

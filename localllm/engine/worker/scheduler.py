@@ -7,7 +7,9 @@ and a chunk of the prompts that are still being read. Sequences join and leave b
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
 
 from localllm.engine.events import (
     Event,
@@ -16,66 +18,19 @@ from localllm.engine.events import (
     GenerateRequest,
     PromptProgress,
     Refused,
-    Timings,
     Token,
     TokenLogprob,
 )
 from localllm.engine.worker import logits, prefix
-from localllm.engine.worker.model import Aborted, Model, NoRoom, Row
+from localllm.engine.worker.grammar import GrammarCompiler
+from localllm.engine.worker.model import Aborted, Model, NoRoom
 from localllm.engine.worker.sampling import Sampler
+from localllm.engine.worker.sequence import Batch, Chunk, Sequence, timings
 from localllm.engine.worker.text import TextStream
 from localllm.errors import BadRequest, ContextOverflow, GenerationFailed, QueueFull
 
 MAX_WAITING = 256
 """Requests that may wait for a slot; one more is refused at once."""
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Sequence:
-    """One request on its way: its prompt, its slot, what it has produced, when."""
-
-    request: GenerateRequest
-    prompt: list[int]
-    prompt_tokens: int
-    limit: int
-    text: TextStream
-    arrived: float
-    slot: int = -1
-    sampler: Sampler | None = None
-    next_token: int | None = None
-    produced: int = 0
-    cached: int = 0
-    admitted: float = 0.0
-    first_token: float | None = None
-    last_token: float = 0.0
-
-    @property
-    def id(self) -> str:
-        return self.request.request_id
-
-
-@dataclass(slots=True)
-class _Chunk:
-    """The rows of one sequence in a batch; `samples` when the last of them asks for logits."""
-
-    sequence: Sequence
-    tokens: list[int]
-    last_row: int
-    samples: bool
-
-
-@dataclass(slots=True)
-class _Batch:
-    rows: list[Row] = field(default_factory=list)
-    chunks: list[_Chunk] = field(default_factory=list)
-
-    def add(self, sequence: Sequence, tokens: list[int], start: int, *, samples: bool) -> None:
-        last = len(tokens) - 1
-        self.rows += [
-            Row(token, start + i, sequence.slot, samples and i == last)
-            for i, token in enumerate(tokens)
-        ]
-        self.chunks.append(_Chunk(sequence, tokens, len(self.rows) - 1, samples))
 
 
 class Scheduler:
@@ -84,6 +39,7 @@ class Scheduler:
     def __init__(self, model: Model, emit: Callable[[Event], None]) -> None:
         self._model = model
         self._emit = emit
+        self._grammars = GrammarCompiler(model)
         self._waiting: deque[Sequence] = deque()
         self._running: dict[int, Sequence] = {}
         self._idle: OrderedDict[int, None] = OrderedDict.fromkeys(range(model.settings.parallel))
@@ -119,6 +75,7 @@ class Scheduler:
                 limit=limit,
                 text=TextStream(request.stop),
                 arrived=arrived,
+                constraint=self._grammars.start(request.grammar) if request.grammar else None,
             )
         )
 
@@ -158,8 +115,8 @@ class Scheduler:
     # --- admit ---
 
     def _admit(self) -> None:
-        while self._waiting and self._idle:
-            sequence = self._waiting.popleft()
+        while self._idle and (sequence := self._next_ready()) is not None:
+            self._waiting.remove(sequence)
             sequence.admitted = time.monotonic()
             sequence.cached = self._take_slot(sequence)
             sequence.sampler = Sampler(
@@ -169,6 +126,21 @@ class Scheduler:
             )
             sequence.sampler.accept_prompt(sequence.prompt)
             self._running[sequence.slot] = sequence
+
+    def _next_ready(self) -> Sequence | None:
+        """The first that waits, but for those whose grammar is being compiled: they are overtaken
+        as long as somebody else can be served."""
+        for sequence in list(self._waiting):
+            if sequence.constraint is None:
+                return sequence
+            if sequence.constraint.ready or not self._running:
+                try:
+                    sequence.constraint.check()
+                except BadRequest as error:
+                    self._refuse(sequence, error)
+                    continue
+                return sequence
+        return None
 
     def _take_slot(self, sequence: Sequence) -> int:
         """Choose a slot and its reusable cells; return how many tokens of the prompt they hold."""
@@ -192,8 +164,8 @@ class Scheduler:
 
     # --- build ---
 
-    def _build(self) -> _Batch:
-        batch = _Batch()
+    def _build(self) -> Batch:
+        batch = Batch()
         for sequence in self._answering():
             assert sequence.next_token is not None
             start = len(self._cells[sequence.slot])
@@ -221,7 +193,7 @@ class Scheduler:
 
     # --- after decode ---
 
-    def _advance(self, chunk: _Chunk) -> None:
+    def _advance(self, chunk: Chunk) -> None:
         sequence = chunk.sequence
         cells = self._cells[sequence.slot]
         cells += chunk.tokens
@@ -240,11 +212,11 @@ class Scheduler:
     def _sample(self, sequence: Sequence, row: int) -> None:
         assert sequence.sampler is not None
         request = sequence.request
-        untouched = self._row(row).copy() if request.top_logprobs is not None else None
-        if sequence.produced < request.min_tokens:
-            ends = self._model.ends if not request.ignore_eos else frozenset[int]()
-            logits.rule_out(self._row(row), ends.union(request.stop_tokens))
-        token = sequence.sampler.sample(self._model.handle, row)
+        try:
+            token = self._draw(sequence, sequence.sampler, row)
+        except GenerationFailed as error:
+            self._refuse(sequence, error)
+            return
         sequence.last_token = time.monotonic()
         if sequence.first_token is None:
             sequence.first_token = sequence.last_token
@@ -253,15 +225,29 @@ class Scheduler:
         if self._ends(request, token):
             self._retire(sequence, FinishReason.STOP)
             return
+        complete = sequence.constraint is not None and not sequence.constraint.accept(token)
         text = sequence.text.push(self._model.piece(token))
-        if untouched is None:
+        if request.top_logprobs is None:
             self._emit(Token(request_id=sequence.id, text=text))
         else:
-            self._emit(self._with_logprobs(sequence, token, text, untouched))
-        if sequence.text.stopped:
+            self._emit(self._with_logprobs(sequence, token, text, self._row(row)))
+        if sequence.text.stopped or complete:
             self._retire(sequence, FinishReason.STOP)
         elif sequence.produced >= sequence.limit:
             self._retire(sequence, FinishReason.LENGTH)
+
+    def _draw(self, sequence: Sequence, sampler: Sampler, row: int) -> int:
+        """The next token. Raises GenerationFailed when a grammar cannot be followed."""
+        if sequence.constraint is not None:
+            return sampler.sample_among(self._row(row), sequence.constraint.allowed())
+        if sequence.produced < sequence.request.min_tokens:
+            return sampler.sample_among(self._row(row), self._going_on(sequence.request))
+        return sampler.sample(self._model.handle, row)
+
+    def _going_on(self, request: GenerateRequest) -> npt.NDArray[np.intp]:
+        """The tokens that do not end an answer."""
+        ends = set(request.stop_tokens) | (set() if request.ignore_eos else self._model.ends)
+        return np.setdiff1d(np.arange(self._model.vocabulary), np.array(list(ends), np.intp))
 
     def _row(self, index: int) -> logits.Row:
         return logits.row_of(self._model.handle, index, self._model.vocabulary)
@@ -299,7 +285,7 @@ class Scheduler:
                 prompt_tokens=sequence.prompt_tokens,
                 completion_tokens=sequence.produced,
                 cached_tokens=sequence.cached,
-                timings=_timings(sequence),
+                timings=timings(sequence),
             )
         )
 
@@ -314,7 +300,7 @@ class Scheduler:
 
     # --- when a batch is not computed ---
 
-    def _undo(self, batch: _Batch) -> None:
+    def _undo(self, batch: Batch) -> None:
         """Take the interrupted batch's cells out again; the next step computes what is left."""
         for chunk in batch.chunks:
             slot = chunk.sequence.slot
@@ -335,7 +321,7 @@ class Scheduler:
         self._cells[slot] = []
         self._sharing.discard(slot)
 
-    def _make_room(self, batch: _Batch) -> None:
+    def _make_room(self, batch: Batch) -> None:
         """The cache is full: forget what idle slots remember, then what running ones share.
 
         A sliding window's cache has a window for each slot, but llama.cpp gives back a cell that
@@ -354,24 +340,11 @@ class Scheduler:
         else:
             self._fail(batch, "The KV cache has no room for this request.")
 
-    def _fail(self, batch: _Batch, message: str) -> None:
+    def _fail(self, batch: Batch, message: str) -> None:
         for chunk in batch.chunks:
-            sequence = chunk.sequence
-            self._release(sequence)
-            self._forget(sequence.slot)
-            code = GenerationFailed.code
-            self._emit(Refused(request_id=sequence.id, code=code, message=message))
+            self._refuse(chunk.sequence, GenerationFailed(message))
+            self._forget(chunk.sequence.slot)
 
-
-def _timings(sequence: Sequence) -> Timings:
-    now = time.monotonic()
-    first, read = sequence.first_token, sequence.prompt_tokens - sequence.cached
-    prefill_s = first - sequence.admitted if first is not None else 0.0
-    decode_s = sequence.last_token - first if first is not None else 0.0
-    return Timings(
-        queue_s=(sequence.admitted or now) - sequence.arrived,
-        ttft_s=first - sequence.arrived if first is not None else None,
-        total_s=now - sequence.arrived,
-        prefill_tps=read / prefill_s if prefill_s > 0 else None,
-        decode_tps=(sequence.produced - 1) / decode_s if decode_s > 0 else None,
-    )
+    def _refuse(self, sequence: Sequence, error: GenerationFailed) -> None:
+        self._release(sequence)
+        self._emit(Refused(request_id=sequence.id, code=error.code, message=str(error)))

@@ -1,0 +1,165 @@
+"""What an answer must look like: a grammar and, for every next token, the tokens it allows.
+
+llguidance (Rust) does the parsing. It releases the GIL, so grammars are compiled and masks are
+computed on a thread of their own while llama.cpp decodes.
+"""
+
+import functools
+import json
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import llguidance
+import numpy as np
+import numpy.typing as npt
+
+from localllm.engine.events import Grammar, GrammarKind
+from localllm.engine.worker.model import Model
+from localllm.errors import BadRequest, GenerationFailed
+
+Allowed = npt.NDArray[np.intp]
+"""Token ids, ascending."""
+
+_ANY_OBJECT = '{"type": "object"}'
+
+
+class Vocabulary:
+    """A model's tokens as llguidance asks for them (its `TokenizerWrapper`)."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        ids = range(model.vocabulary)
+        pieces = [model.piece(token) for token in ids]
+        self.special_token_ids = [token for token in ids if not pieces[token]]
+        for token in self.special_token_ids:
+            pieces[token] = model.token_text(token).encode()
+        self.tokens = pieces
+        self.bos_token_id = None
+        self.eos_token_id = min(model.ends)
+
+    def __call__(self, text: bytes) -> list[int]:
+        return self._model.tokenize(text.decode("utf-8", "replace"), special=False, ends=False)
+
+
+class GrammarCompiler:
+    """Makes grammars for one model's vocabulary."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._thread = ThreadPoolExecutor(1, "grammar")
+
+    @functools.cached_property
+    def _tokenizer(self) -> llguidance.LLTokenizer:
+        # Looks at every token: about a second for a large vocabulary, so only when one is needed.
+        if not self._model.ends:
+            raise BadRequest("This model has no token that ends an answer: no grammar can be used.")
+        wrapper = llguidance.TokenizerWrapper(Vocabulary(self._model))
+        return llguidance.LLTokenizer(wrapper, eos_token=sorted(self._model.ends))
+
+    def start(self, grammar: Grammar) -> "Constraint":
+        """Begin to compile; the constraint is ready some time later."""
+        return Constraint(self._thread, self._thread.submit(self._compile, grammar))
+
+    def _compile(self, grammar: Grammar) -> llguidance.LLMatcher:
+        """Raises BadRequest with llguidance's reason."""
+        try:
+            text = _lark(grammar)
+        except ValueError as error:
+            raise BadRequest(_refusal(grammar, str(error))) from None
+        matcher = llguidance.LLMatcher(self._tokenizer, text, log_level=0)
+        if matcher.is_error():
+            raise BadRequest(_refusal(grammar, matcher.get_error()))
+        return matcher
+
+
+class Constraint:
+    """One answer's way through a grammar. `ready` first; then `allowed` and `accept` in turn."""
+
+    def __init__(
+        self, thread: ThreadPoolExecutor, compiled: "Future[llguidance.LLMatcher]"
+    ) -> None:
+        self._thread = thread
+        self._compiled = compiled
+        self._next: Future[Allowed] = thread.submit(self._mask)
+
+    @property
+    def ready(self) -> bool:
+        """Whether `check` returns at once."""
+        return self._compiled.done()
+
+    def check(self) -> None:
+        """Wait until the grammar is compiled. Raises BadRequest when it is not one that can be
+        followed."""
+        self._compiled.result()
+
+    def allowed(self) -> Allowed:
+        """The tokens that may come next; at least one. Raises GenerationFailed when the grammar
+        became too large to follow."""
+        tokens = self._next.result()
+        if not len(tokens):
+            reason = self._compiled.result().get_error() or "no token can continue the answer"
+            raise GenerationFailed(f"The grammar cannot be followed any further: {reason}.")
+        return tokens
+
+    def accept(self, token: int) -> bool:
+        """Go on by a token that was allowed; false when the answer can only end now."""
+        matcher = self._compiled.result()
+        matcher.consume_token(token)
+        if matcher.is_stopped():
+            return False
+        self._next = self._thread.submit(self._mask)
+        return True
+
+    def _mask(self) -> Allowed:
+        matcher = self._compiled.result()  # the thread is one: it is compiled by now
+        bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+        return np.flatnonzero(np.unpackbits(bits, bitorder="little"))
+
+
+def _lark(grammar: Grammar) -> str:
+    """The grammar in llguidance's own form. Raises ValueError."""
+    match grammar.kind:
+        case GrammarKind.JSON_OBJECT:
+            return _json(_ANY_OBJECT)
+        case GrammarKind.JSON_SCHEMA:
+            return _json(_schema(grammar.text))
+        case GrammarKind.CHOICE:
+            return llguidance.LLMatcher.grammar_from_lark(_choice(grammar.text))
+        case GrammarKind.REGEX:
+            return llguidance.LLMatcher.grammar_from_regex(grammar.text)
+        case GrammarKind.LARK:
+            return llguidance.LLMatcher.grammar_from_lark(grammar.text)
+        case GrammarKind.GBNF:
+            return llguidance.grammar_from("gbnf", grammar.text)
+
+
+def _json(schema: str) -> str:
+    """On one line, as `json.dumps` writes it: a small model that may write white space writes
+    nothing else until its answer is cut."""
+    return llguidance.LLMatcher.grammar_from_json_schema(
+        schema,
+        overrides={
+            "whitespace_flexible": False,
+            "item_separator": ", ",
+            "key_separator": ": ",
+        },
+    )
+
+
+def _schema(text: str) -> str:
+    """A JSON Schema as text; a schema is an object or a boolean. Raises ValueError."""
+    if not isinstance(json.loads(text), dict | bool):
+        raise ValueError("a JSON Schema is an object or true or false")
+    return text
+
+
+def _choice(text: str) -> str:
+    """A Lark grammar of a JSON list of texts. Raises ValueError."""
+    texts = json.loads(text)
+    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t for t in texts):
+        raise ValueError("a choice is a list of texts, none of them empty")
+    return "start: " + " | ".join(json.dumps(each, ensure_ascii=False) for each in texts)
+
+
+def _refusal(grammar: Grammar, reason: str) -> str:
+    first = " ".join(reason.split())[:500]
+    return f"This {grammar.kind.value.replace('_', ' ')} cannot be followed: {first}"

@@ -1,0 +1,76 @@
+"""One request on its way through the scheduler, and its part in a batch."""
+
+import time
+from dataclasses import dataclass, field
+
+from localllm.engine.events import GenerateRequest, Timings
+from localllm.engine.worker.grammar import Constraint
+from localllm.engine.worker.model import Row
+from localllm.engine.worker.sampling import Sampler
+from localllm.engine.worker.text import TextStream
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Sequence:
+    """One request on its way: its prompt, its slot, what it has produced, when."""
+
+    request: GenerateRequest
+    prompt: list[int]
+    prompt_tokens: int
+    limit: int
+    text: TextStream
+    arrived: float
+    slot: int = -1
+    sampler: Sampler | None = None
+    constraint: Constraint | None = None
+    next_token: int | None = None
+    produced: int = 0
+    cached: int = 0
+    admitted: float = 0.0
+    first_token: float | None = None
+    last_token: float = 0.0
+
+    @property
+    def id(self) -> str:
+        return self.request.request_id
+
+
+@dataclass(slots=True)
+class Chunk:
+    """The rows of one sequence in a batch; `samples` when the last of them asks for logits."""
+
+    sequence: Sequence
+    tokens: list[int]
+    last_row: int
+    samples: bool
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one step computes."""
+
+    rows: list[Row] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
+
+    def add(self, sequence: Sequence, tokens: list[int], start: int, *, samples: bool) -> None:
+        last = len(tokens) - 1
+        self.rows += [
+            Row(token, start + i, sequence.slot, samples and i == last)
+            for i, token in enumerate(tokens)
+        ]
+        self.chunks.append(Chunk(sequence, tokens, len(self.rows) - 1, samples))
+
+
+def timings(sequence: Sequence) -> Timings:
+    """What this sequence took up to now."""
+    now = time.monotonic()
+    first, read = sequence.first_token, sequence.prompt_tokens - sequence.cached
+    prefill_s = first - sequence.admitted if first is not None else 0.0
+    decode_s = sequence.last_token - first if first is not None else 0.0
+    return Timings(
+        queue_s=(sequence.admitted or now) - sequence.arrived,
+        ttft_s=first - sequence.arrived if first is not None else None,
+        total_s=now - sequence.arrived,
+        prefill_tps=read / prefill_s if prefill_s > 0 else None,
+        decode_tps=(sequence.produced - 1) / decode_s if decode_s > 0 else None,
+    )
