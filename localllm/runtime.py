@@ -8,12 +8,13 @@ after a crash.
 import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from localllm import machine
-from localllm.core.fit import Fit, weigh
+from localllm.core.comparison import Comparison
+from localllm.core.fit import Fit, TooLarge, weigh
 from localllm.core.hardware import EngineBuild, HardwareInfo
 from localllm.core.load import LoadSettings
 from localllm.core.model import ModelSpec
@@ -28,13 +29,16 @@ from localllm.engine.events import (
     ProbeRequest,
     Token,
 )
-from localllm.errors import DoesNotFit, EngineCrashed, EngineUnavailable, NotFound
+from localllm.errors import EngineCrashed, EngineUnavailable, LoadFailed, NotFound
 from localllm.library import paths
 from localllm.library.examine import examine
 from localllm.library.settings import load as load_settings
 from localllm.library.store import InstalledModel, Store
 
-__all__ = ["Fit", "ResidentModel", "Runtime", "read_spec"]
+__all__ = ["Fit", "ResidentModel", "Runtime", "TooLarge", "read_spec"]
+
+PROBE_TIMEOUT_S = 60.0
+"""A dry run takes milliseconds, a first import from a cold disk seconds, a hung driver for ever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +49,11 @@ class ResidentModel:
     settings: LoadSettings
     fit: Fit
     loaded: Loaded
+
+    @property
+    def comparison(self) -> Comparison:
+        """Estimate, dry run and read-back of this load."""
+        return self.fit.compared(self.loaded.allocations)
 
 
 @dataclass(slots=True)
@@ -70,12 +79,17 @@ class Runtime:
         detect: Callable[[EngineBuild | None], HardwareInfo],
         start_engine: Callable[[], Engine],
         reserve_bytes: int = 0,
+        probe_timeout_s: float = PROBE_TIMEOUT_S,
     ) -> None:
         """`reserve_bytes` of free memory are never planned for a model."""
         self._store = store
         self._detect = detect
         self._start_engine = start_engine
         self._reserve_bytes = reserve_bytes
+        self._probe_timeout_s = probe_timeout_s
+        self._loading = asyncio.Lock()
+        self._starting: set[Engine] = set()
+        """Engines that hold no resident model (yet): dry runs, and loads on their way."""
         self._build: EngineBuild | None = None
         self._hardware: HardwareInfo | None = None
         self._slots: dict[str, _Slot] = {}
@@ -128,12 +142,25 @@ class Runtime:
 
     async def probe(self, model: InstalledModel, fit: Fit) -> Fit:
         """Ask llama.cpp itself what this load would allocate, in a process of its own that has
-        ended when this returns. Raises LoadFailed, EngineCrashed."""
-        engine = self._start_engine()
-        try:
-            answer = await engine.probe(ProbeRequest(path=str(model.path), settings=fit.settings))
-        finally:
-            await engine.close()
+        ended when this returns. Raises LoadFailed (also when no answer comes), EngineCrashed."""
+        request = ProbeRequest(path=str(model.path), settings=fit.settings)
+        async with self._engine() as engine:
+            try:
+                async with asyncio.timeout(self._probe_timeout_s):
+                    answer = await engine.probe(request)
+            except TimeoutError:
+                raise LoadFailed(
+                    f"llama.cpp did not say within {self._probe_timeout_s:.0f} s what {model.name} "
+                    "would allocate. Try again, or --force to load without asking."
+                ) from None
+            except EngineCrashed as crash:
+                raise EngineCrashed(
+                    f"llama.cpp itself ended ({crash.reason}) when asked what {model.name} would "
+                    "allocate with these settings, so loading it would end the same way. Try "
+                    f"--kv-type f16, a smaller --ctx or another quant. {crash}",
+                    reason=crash.reason,
+                    log_tail=crash.log_tail,
+                ) from crash
         return fit.with_probe(answer.allocations)
 
     # --- models in memory ---
@@ -143,32 +170,38 @@ class Runtime:
     ) -> AsyncGenerator[LoadProgress | ResidentModel, None]:
         """Load a model in an engine of its own; the last value is the ResidentModel.
 
-        A model of the same name that is already resident is unloaded first. A load that would
-        take most of what is free, or that the estimate is unsure of, is asked of llama.cpp first,
-        unless `force`.
-        Raises DoesNotFit (unless `force`), GgufError, LoadFailed, EngineCrashed.
+        One load at a time: the next one sees what this one has left. A model of the same name that
+        is already resident is unloaded first. A load that would take most of what is free, or that
+        the estimate is unsure of, is asked of llama.cpp first, unless `force`.
+        Raises TooLarge (a DoesNotFit, unless `force`), UsageError for settings that llama.cpp
+        refuses, GgufError, LoadFailed, EngineCrashed.
         """
-        fit = await self.fit(model, settings)
-        if fit.wants_probe and not force:
-            fit = await self.probe(model, fit)
-        if not fit.fits and not force:
-            raise DoesNotFit(fit.message(model.name))
-        await self.unload(model.name)
-        settings = await self._with_threads(fit.settings)
-        engine = self._start_engine()
-        try:
-            async with aclosing(_loading(engine, model, settings)) as events:
-                async for event in events:
-                    if isinstance(event, LoadProgress):
-                        yield event
-                        continue
-                    resident = ResidentModel(model=model, settings=settings, fit=fit, loaded=event)
-                    self._slots[model.name] = _Slot(resident, engine)
-                    yield resident
-        finally:
-            slot = self._slots.get(model.name)
-            if slot is None or slot.engine is not engine:
-                await engine.close()
+        async with self._loading:
+            fit = await self.fit(model, settings)
+            if fit.wants_probe and not force:
+                fit = await self.probe(model, fit)
+            if not fit.fits and not force:
+                raise TooLarge(model.name, fit)
+            await self.unload(model.name)
+            settings = await self._with_threads(fit.settings)
+            engine = self._start_engine()
+            self._starting.add(engine)
+            try:
+                async with aclosing(_loading(engine, model, settings)) as events:
+                    async for event in events:
+                        if isinstance(event, LoadProgress):
+                            yield event
+                            continue
+                        resident = ResidentModel(
+                            model=model, settings=settings, fit=fit, loaded=event
+                        )
+                        self._slots[model.name] = _Slot(resident, engine)
+                        yield resident
+            finally:
+                self._starting.discard(engine)
+                slot = self._slots.get(model.name)
+                if slot is None or slot.engine is not engine:
+                    await engine.close()
 
     def resident(self) -> tuple[ResidentModel, ...]:
         """The models in memory, crashed ones left out."""
@@ -224,21 +257,31 @@ class Runtime:
             await slot.engine.close()
 
     async def close(self) -> None:
-        """Free every model and end every engine."""
+        """Free every model and end every engine, those of loads and dry runs too."""
+        await asyncio.gather(*(engine.close() for engine in tuple(self._starting)))
         await asyncio.gather(*(self.unload(name) for name in tuple(self._slots)))
 
     # --- inside ---
 
+    @asynccontextmanager
+    async def _engine(self) -> AsyncGenerator[Engine, None]:
+        """An engine for one question, ended afterwards."""
+        engine = self._start_engine()
+        self._starting.add(engine)
+        try:
+            yield engine
+        finally:
+            self._starting.discard(engine)
+            await engine.close()
+
     async def _look(self) -> HardwareInfo:
         """The machine as it is now; the engine's build does not change and is asked for once."""
         if self._build is None:
-            engine = self._start_engine()
             try:
-                self._build = await engine.describe()
+                async with self._engine() as engine:
+                    self._build = await engine.describe()
             except (EngineUnavailable, EngineCrashed):
                 self._build = None  # detect() warns that no engine answers
-            finally:
-                await engine.close()
         return await asyncio.to_thread(self._detect, self._build)
 
     async def _with_threads(self, settings: LoadSettings) -> LoadSettings:

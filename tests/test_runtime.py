@@ -14,7 +14,7 @@ from localllm.engine.events import Finished, GenerateRequest, LoadProgress, Toke
 from localllm.engine.fake import FAKE_BUILD, FakeEngine, Script
 from localllm.errors import DoesNotFit, EngineCrashed, LoadFailed, NotFound
 from localllm.library.store import Store
-from localllm.runtime import ResidentModel, Runtime
+from localllm.runtime import ResidentModel, Runtime, TooLarge
 
 GIB = 2**30
 SETTINGS = LoadSettings(context=1024, parallel=2)
@@ -105,6 +105,18 @@ async def test_a_model_that_does_not_fit_is_refused_with_numbers_and_advice(hous
     assert "Try --ctx 2048" in message
     assert runtime.resident() == ()
     assert all(not engine.script.loads for engine in house.engines)
+
+
+async def test_a_refusal_carries_settings_that_load(house: House) -> None:
+    house.available_bytes = 215 * 2**20
+    house.script = lambda: Script(probe_answer=dry_run(45))
+    runtime = house.runtime()
+    with pytest.raises(TooLarge) as caught:
+        await load(runtime, LoadSettings(context=4096))
+    advised = caught.value.fit.advised
+    assert advised is not None
+    assert advised.context == 2048
+    assert (await load(runtime, advised)).loaded.context == 2048
 
 
 async def test_force_loads_what_does_not_fit(house: House) -> None:
@@ -300,4 +312,135 @@ async def test_a_dry_run_that_llama_cpp_refuses_ends_the_load(house: House) -> N
     with pytest.raises(LoadFailed, match="would not make"):
         await load(runtime, LoadSettings(context=4096))
     assert not any(engine.alive for engine in house.engines)
+    assert runtime.resident() == ()
+
+
+async def test_estimate_dry_run_and_read_back_are_compared(house: House) -> None:
+    runtime = tight(house, kv_mib=91)
+    comparison = (await load(runtime, LoadSettings(context=4096))).comparison
+    cache, computing = comparison.parts
+    assert (cache.part, computing.part) == ("cache", "computing")
+    assert cache.estimated_bytes == 90 * 2**20
+    assert cache.probed_bytes == 91 * 2**20
+    assert cache.allocated_bytes == 94_371_840
+    assert computing.allocated_bytes == 30_200_000
+    assert comparison.allocated_bytes == 124_571_840
+
+
+async def test_two_loads_of_one_model_at_once_leave_one_engine(house: House) -> None:
+    runtime = house.runtime()
+    first, second = await asyncio.gather(load(runtime), load(runtime))
+    assert runtime.resident() == (second,)
+    assert first is not second
+    assert [engine.alive for engine in house.engines] == [False, False, True]
+    await runtime.close()
+    assert not any(engine.alive for engine in house.engines)
+
+
+async def test_a_load_sees_what_the_one_before_it_has_left(house: House, gemma3: Path) -> None:
+    gate = asyncio.Semaphore(0)
+    house.script = lambda: Script(load_gate=gate)
+    runtime = house.runtime()
+    await runtime.hardware()
+    house.started.clear()
+    first = asyncio.create_task(load(runtime))
+    await house.started.wait()
+    second = asyncio.create_task(last(runtime, str(gemma3)))
+    await asyncio.sleep(0)
+    assert len(house.engines) == 2  # the one that described the build, and the first load's
+    house.available_bytes = 100 * 2**20
+    for _ in range(5):
+        gate.release()
+    await first
+    with pytest.raises(TooLarge, match="100 MiB is free"):
+        await second
+
+
+async def last(runtime: Runtime, name: str) -> None:
+    async for _ in runtime.load(runtime.resolve(name), SETTINGS):
+        pass
+
+
+async def test_a_load_that_is_given_up_lets_the_next_one_in(house: House) -> None:
+    house.script = lambda: Script(load_gate=asyncio.Semaphore(0))
+    runtime = house.runtime()
+    await runtime.hardware()
+    house.started.clear()
+    given_up = asyncio.create_task(load(runtime))
+    await house.started.wait()
+    given_up.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await given_up
+    assert not any(engine.alive for engine in house.engines)
+    house.script = Script
+    assert (await load(runtime)).loaded
+
+
+def hung(house: House, *, timeout_s: float = 60.0) -> tuple[Runtime, asyncio.Semaphore]:
+    """A tight machine whose dry runs wait for the gate."""
+    gate = asyncio.Semaphore(0)
+    house.available_bytes = 260 * 2**20
+    house.script = lambda: Script(probe_gate=gate, probe_answer=dry_run(91))
+    runtime = Runtime(
+        store=Store(house.data),
+        detect=house.detect,
+        start_engine=house.start,
+        probe_timeout_s=timeout_s,
+    )
+    return runtime, gate
+
+
+async def probing(house: House, runtime: Runtime) -> asyncio.Task[ResidentModel]:
+    """A load whose dry run has begun."""
+    await runtime.hardware()
+    house.started.clear()
+    task = asyncio.create_task(load(runtime, LoadSettings(context=4096)))
+    await house.started.wait()
+    return task
+
+
+async def test_a_dry_run_that_hangs_is_given_up(house: House) -> None:
+    runtime, _ = hung(house, timeout_s=0.01)
+    with pytest.raises(LoadFailed, match=r"did not say within .* --force"):
+        await load(runtime, LoadSettings(context=4096))
+    assert not any(engine.alive for engine in house.engines)
+    assert (await load(runtime, LoadSettings(context=4096), force=True)).loaded
+
+
+async def test_a_cancel_during_a_dry_run_leaves_nothing_behind(house: House) -> None:
+    runtime, _ = hung(house)
+    task = await probing(house, runtime)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not any(engine.alive for engine in house.engines)
+    assert (await load(runtime, LoadSettings(context=4096), force=True)).loaded
+
+
+async def test_a_dry_run_that_ends_llama_cpp_ends_the_load_with_the_reason(house: House) -> None:
+    runtime, gate = hung(house)
+    task = await probing(house, runtime)
+    house.engines[-1].kill()
+    gate.release()
+    with pytest.raises(EngineCrashed, match=r"would end the same way.*--kv-type f16") as caught:
+        await task
+    assert caught.value.reason == "SIGKILL"
+    assert caught.value.log_tail == ("fake: killed",)
+    assert runtime.resident() == ()
+    assert not any(engine.script.loads for engine in house.engines)
+
+
+async def test_closing_ends_a_load_and_a_dry_run(house: House) -> None:
+    gate = asyncio.Semaphore(0)
+    house.script = lambda: Script(load_gate=gate)
+    runtime = house.runtime()
+    await runtime.hardware()
+    house.started.clear()
+    task = asyncio.create_task(load(runtime))
+    await house.started.wait()
+    await runtime.close()
+    assert not any(engine.alive for engine in house.engines)
+    gate.release()
+    with pytest.raises(EngineCrashed):
+        await task
     assert runtime.resident() == ()

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from localllm.core import footprint
+from localllm.core.comparison import Compared, Comparison
 from localllm.core.footprint import Footprint
 from localllm.core.hardware import HardwareInfo
 from localllm.core.load import Allocation, BufferKind, KvType, LoadSettings
@@ -12,6 +13,7 @@ from localllm.core.model import ModelSpec
 from localllm.core.placement import HOST, Budget, Placement, Share, budget, place
 from localllm.core.placement.budget import NOTHING
 from localllm.core.units import format_bytes
+from localllm.errors import DoesNotFit, UsageError
 
 MIN_CONTEXT = 512
 """A shorter context than this is no help to anybody."""
@@ -25,15 +27,18 @@ class Fit:
     """What a load would need against what is free.
 
     `settings` are those asked for with the placement filled in: what is sized is what is loaded.
-    `advice` is the smallest change that would help when it does not fit, else None. `probed` is
-    llama.cpp's dry run when it was asked; `placement` then holds the larger of both.
+    `advice` is the smallest change that would help when it does not fit, else None, and `advised`
+    the settings with that change where one of them helps. `probed` is llama.cpp's dry run when it
+    was asked; `placement` then holds the larger of both, and `estimated` the estimate alone.
     """
 
     footprint: Footprint
     settings: LoadSettings
     placement: Placement
     advice: str | None = None
+    advised: LoadSettings | None = None
     probed: tuple[Allocation, ...] | None = None
+    estimated: Placement | None = None
 
     @property
     def fits(self) -> bool:
@@ -63,8 +68,7 @@ class Fit:
         """The same load by the larger of the estimate and of llama.cpp's dry run, on each device
         and for the cache and the computing apart. Weights and overhead are not part of a dry run.
         """
-        gpus = {share.engine_name for share in self.placement.devices[:-1]} - {None}
-        kv, compute = _sums(allocations, gpus)
+        kv, compute = _sums(allocations, self._gpus)
         shares = tuple(
             _larger(share, kv.get(_key(share), 0), compute.get(_key(share), 0))
             for share in self.placement.devices
@@ -73,7 +77,38 @@ class Fit:
         advice = self.advice
         if not placement.fits and advice is None:
             advice = "Try a smaller --ctx or a smaller quant, close other programs, or --force."
-        return dataclasses.replace(self, placement=placement, probed=allocations, advice=advice)
+        return dataclasses.replace(
+            self,
+            placement=placement,
+            probed=allocations,
+            estimated=self.estimated or self.placement,
+            advice=advice,
+        )
+
+    def compared(self, loaded: tuple[Allocation, ...]) -> Comparison:
+        """The estimate and the dry run beside what llama.cpp then allocated, by device."""
+        kv, compute = _sums(loaded, self._gpus)
+        probed = _sums(self.probed, self._gpus) if self.probed is not None else None
+        parts = []
+        for share in (self.estimated or self.placement).devices:
+            key = _key(share)
+            for part, estimated, sums, i in (
+                ("cache", share.kv_bytes, kv, 0),
+                ("computing", share.compute_bytes, compute, 1),
+            ):
+                compared = Compared(
+                    device=share.name,
+                    part=part,
+                    estimated_bytes=estimated,
+                    probed_bytes=probed[i].get(key, 0) if probed is not None else None,
+                    allocated_bytes=sums.get(key, 0),
+                )
+                parts.append(compared)
+        return Comparison(parts=tuple(parts))
+
+    @property
+    def _gpus(self) -> set[str | None]:
+        return {share.engine_name for share in self.placement.devices[:-1]} - {None}
 
     def message(self, name: str) -> str:
         """The refusal, with its numbers."""
@@ -85,6 +120,14 @@ class Fit:
         return (
             f"{name} with {context} needs {' and '.join(lacking)}{source}. {self.advice or ''}"
         ).rstrip()
+
+
+class TooLarge(DoesNotFit):
+    """A load was refused: `fit` has the sum, and the settings that would fit where there are."""
+
+    def __init__(self, name: str, fit: Fit) -> None:
+        super().__init__(fit.message(name))
+        self.fit = fit
 
 
 def _lack(share: Share) -> str:
@@ -156,25 +199,32 @@ def weigh_in(spec: ModelSpec, settings: LoadSettings, room: Budget) -> Fit:
     """Place a load in a room that is known already."""
     placement = place(spec, settings, room)
     chosen = placement.chosen(settings)
+    advice, advised = (None, None) if placement.fits else _advice(spec, settings, room)
     return Fit(
         footprint=footprint.of(spec, chosen),
         settings=chosen,
         placement=placement,
-        advice=None if placement.fits else _advice(spec, settings, room),
+        advice=advice,
+        advised=advised,
     )
 
 
-def _advice(spec: ModelSpec, settings: LoadSettings, room: Budget) -> str:
+def _advice(
+    spec: ModelSpec, settings: LoadSettings, room: Budget
+) -> tuple[str, LoadSettings | None]:
     for words, changed in _changes(settings):
-        placement = place(spec, changed, room)
+        try:
+            placement = place(spec, changed, room)
+        except UsageError:  # this model's cache cannot be of that type
+            continue
         if placement.fits:
             total = sum(share.total_bytes for share in placement.devices)
-            return f"Try {words} ({format_bytes(total)})."
+            return f"Try {words} ({format_bytes(total)}).", changed
     weights = footprint.of(spec, settings).weights_bytes
     return (
         f"No setting makes it fit: the weights alone are {format_bytes(weights)}. "
         "Try a smaller quant or a smaller model, close other programs, or --force."
-    )
+    ), None
 
 
 def _changes(settings: LoadSettings) -> Iterator[tuple[str, LoadSettings]]:

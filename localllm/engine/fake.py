@@ -42,8 +42,8 @@ class Script:
     instead of an answer; `crash_after` ends the process after so many tokens. `gate`, when set,
     is awaited before each token, so that a test decides when the stream goes on. `opened` gets
     the id of each request, `closed` that of each whose stream was closed before its end.
-    `load_gate` is awaited before each step of a load. `probe_answer` is what every dry run says,
-    unless `probe_error` is raised instead.
+    `load_gate` is awaited before each step of a load, `probe_gate` before a dry run.
+    `probe_answer` is what every dry run says, unless `probe_error` is raised instead.
     """
 
     tokens: tuple[str, ...] = ("Hello", ", ", "world", ".")
@@ -56,6 +56,7 @@ class Script:
     crash_after: int | None = None
     gate: asyncio.Semaphore | None = None
     load_gate: asyncio.Semaphore | None = None
+    probe_gate: asyncio.Semaphore | None = None
     requests: list[GenerateRequest] = field(default_factory=list)
     loads: list[LoadRequest] = field(default_factory=list)
     probes: list[ProbeRequest] = field(default_factory=list)
@@ -114,6 +115,9 @@ class FakeEngine:
     async def probe(self, request: ProbeRequest) -> Probed:
         self._check_alive()
         self.script.probes.append(request)
+        if self.script.probe_gate is not None:
+            await self.script.probe_gate.acquire()
+            self._check_alive()
         if self.script.probe_error is not None:
             raise self.script.probe_error
         return Probed(allocations=self.script.probe_answer)

@@ -79,7 +79,8 @@ def test_the_advice_fits() -> None:
     assert not fit.fits
     assert fit.advice is not None
     assert fit.advice.startswith("Try --parallel 1 (")
-    assert weigh(LLAMA, replace(asked, parallel=1), machine(18)).fits
+    assert fit.advised == replace(asked, parallel=1)
+    assert weigh(LLAMA, fit.advised, machine(18)).fits
     assert "65536 tokens of context for each of 2 conversations needs" in fit.message("It")
 
 
@@ -88,6 +89,39 @@ def test_the_advice_for_too_many_layers_is_to_let_them_be_chosen() -> None:
     assert fit.advice is not None
     assert "--gpu-layers auto" in fit.advice
     assert "on card 0, where 4.0 GiB is free" in fit.message("It")
+
+
+def test_nothing_is_advised_where_no_setting_helps() -> None:
+    fit = weigh(LLAMA, LoadSettings(), machine(1))
+    assert fit.advice is not None
+    assert fit.advice.startswith("No setting makes it fit")
+    assert fit.advised is None
+
+
+def test_a_cache_type_that_the_model_cannot_have_is_not_advised() -> None:
+    odd = replace(LLAMA, metadata={**LLAMA.metadata, "llama.attention.value_length": 80})
+    fit = weigh(odd, LoadSettings(), machine(1))
+    assert fit.advice is not None
+    assert fit.advised is None
+
+
+def test_a_refusal_by_the_dry_run_keeps_the_estimate() -> None:
+    tight = weigh(LLAMA, LoadSettings(), machine(roomy().total_bytes / GIB * 1.1))
+    asked = tight.with_probe(dry_run(2, 3))
+    assert asked.estimated == tight.placement
+    assert asked.with_probe(dry_run(3, 3)).estimated == tight.placement
+
+
+def test_the_estimate_is_compared_with_what_was_allocated_on_each_device() -> None:
+    fit = weigh(LLAMA, LoadSettings(), machine(64, 24)).with_probe(dry_run(0.5, 1, "CUDA0"))
+    comparison = fit.compared(dry_run(0.5, 0.25, "CUDA0"))
+    found = {(part.device, part.part): part for part in comparison.parts}
+    cache = found["card 0", "cache"]
+    assert cache.estimated_bytes == cache.probed_bytes == cache.allocated_bytes == GIB // 2
+    assert found["card 0", "computing"].probed_bytes == GIB
+    assert found["card 0", "computing"].allocated_bytes == GIB // 4
+    assert found["CPU", "computing"].allocated_bytes == 1000  # "CUDA_Host" is the host's
+    assert comparison.allocated_bytes == GIB // 2 + GIB // 4 + 1000
 
 
 def test_a_tensor_above_the_cap_is_named_in_the_refusal() -> None:

@@ -1,0 +1,71 @@
+"""Estimate, dry run and read-back of one load, side by side.
+
+Compared is what all three know: the caches and the buffers that are computed in, output rows
+included. Weights are not part of it (a dry run has none, and for a mapped file llama.cpp logs the
+span of the mapping, not a sum), nor is what lies outside llama.cpp's buffers (the interpreter, the
+vocabulary, a driver's context).
+"""
+
+from dataclasses import dataclass
+
+from localllm.core.units import format_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One device's "cache" or "computing". `probed_bytes` is None when no dry run was asked for."""
+
+    device: str
+    part: str
+    estimated_bytes: int
+    probed_bytes: int | None
+    allocated_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What was expected of a load and what llama.cpp said it allocated."""
+
+    parts: tuple[Compared, ...]
+
+    @property
+    def estimated_bytes(self) -> int:
+        return sum(part.estimated_bytes for part in self.parts)
+
+    @property
+    def probed_bytes(self) -> int | None:
+        known = [part.probed_bytes for part in self.parts if part.probed_bytes is not None]
+        return sum(known) if known else None
+
+    @property
+    def allocated_bytes(self) -> int:
+        return sum(part.allocated_bytes for part in self.parts)
+
+    @property
+    def estimate_error_percent(self) -> float | None:
+        """How far the estimate is from what was allocated; positive: too much. None when nothing
+        was allocated."""
+        return self._error_percent(self.estimated_bytes)
+
+    @property
+    def probe_error_percent(self) -> float | None:
+        """The same of the dry run; None without one."""
+        return self._error_percent(self.probed_bytes)
+
+    def _error_percent(self, expected: int | None) -> float | None:
+        if expected is None or not self.allocated_bytes:
+            return None
+        return (expected / self.allocated_bytes - 1) * 100
+
+    def sentence(self) -> str:
+        """All of it in one line."""
+        said = [f"estimated {_figure(self.estimated_bytes, self.estimate_error_percent)}"]
+        if self.probed_bytes is not None:
+            said.append(f"dry run {_figure(self.probed_bytes, self.probe_error_percent)}")
+        said.append(f"allocated {format_bytes(self.allocated_bytes)}")
+        return f"cache and computing: {', '.join(said)}"
+
+
+def _figure(size_bytes: int, error_percent: float | None) -> str:
+    error = f" ({error_percent:+.2f} %)" if error_percent is not None else ""
+    return f"{format_bytes(size_bytes)}{error}"
