@@ -34,7 +34,7 @@ def read_reference(text: str, quant: str | None = None) -> Reference:
         raise UsageError(f"{shown} names no quant after the colon.")
     if inner and quant is not None and inner.upper() != quant.upper():
         raise UsageError(f"{shown} names one quant and --quant {single_line(quant)} another.")
-    if "/" in name and not is_repository(name):
+    if "://" in text or ("/" in name and not is_repository(name)):
         raise UsageError(f"{shown!r} cannot be a repository of the Hub: write ORG/REPO[:QUANT].")
     return Reference(name=name, quant=quant or inner or None)
 
