@@ -31,10 +31,20 @@ GPU_LAYERS = click.option(
 FORCE = click.option("--force", is_flag=True, help="Load even when it does not seem to fit.")
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 QUIET = click.option("--quiet", is_flag=True, help="No progress on stderr.")
+OFFLINE = click.option(
+    "--offline", is_flag=True, help="Never use the network: fail at once where it is needed."
+)
 KV_TYPE = click.option(
     "--kv-type", type=click.Choice([kind.value for kind in KvType]), default="f16",
     help="Element type of the KV cache (default f16).",
 )  # fmt: skip
+CPU_MOE = click.option(
+    "--cpu-moe", type=click.IntRange(0, 10_000), default=0, metavar="N",
+    help="Keep the experts of the first N layers in system memory.",
+)  # fmt: skip
+NO_KV_OFFLOAD = click.option(
+    "--no-kv-offload", is_flag=True, help="Keep the KV cache in system memory."
+)
 BATCH = click.option(
     "--batch", type=click.IntRange(1, 65536), default=2048, help="Logical batch (default 2048)."
 )
@@ -67,9 +77,22 @@ def default_context(spec: ModelSpec) -> int:
 
 
 def settings_for(
-    spec: ModelSpec, *, context: int | None, parallel: int = 1, gpu_layers: int | None = None
+    spec: ModelSpec,
+    *,
+    context: int | None,
+    parallel: int = 1,
+    gpu_layers: int | None = None,
+    kv_type: KvType = KvType.F16,
+    cpu_moe: int = 0,
+    kv_offload: bool = True,
 ) -> LoadSettings:
-    """The load settings of a verb that has these three options."""
+    """The load settings of a verb that has some of these options."""
     return LoadSettings(
-        context=context or default_context(spec), parallel=parallel, gpu_layers=gpu_layers
+        context=context or default_context(spec),
+        parallel=parallel,
+        gpu_layers=gpu_layers,
+        kv_type_k=kv_type,
+        kv_type_v=kv_type,
+        cpu_moe=cpu_moe,
+        kv_offload=kv_offload,
     )

@@ -20,11 +20,12 @@ from localllm.cli.besides import (
     rules_of_thumb,
 )
 from localllm.cli.output import outside, print_json, stderr, stdout
-from localllm.cli.target import Target, find_target
+from localllm.cli.target import Sought, Target, find_target
 from localllm.core.finetune import Method
 from localllm.core.fit import Fit, weigh
 from localllm.core.load import Allocation, BufferKind, FlashAttention, KvType, LoadSettings
 from localllm.core.placement import Share, budget
+from localllm.core.quality import CacheQuality, cache_loss, cache_quality
 from localllm.core.units import format_bytes
 from localllm.engine.client import ProcessEngine
 from localllm.engine.events import ProbeRequest
@@ -58,16 +59,16 @@ class Exact:
 @click.command()
 @click.argument("model")
 @click.option("--quant", metavar="QUANT",
-              help="Quant of a catalogue model (default Q4_K_M, if it is published).")  # fmt: skip
+              help="Quant of a model that is not here (default Q4_K_M).")  # fmt: skip
+@click.option("--revision", metavar="REV", help="Branch, tag or commit of a repository.")
 @options.CONTEXT
 @options.PARALLEL
 @options.KV_TYPE
 @options.BATCH
 @options.UBATCH
 @options.GPU_LAYERS
-@click.option("--cpu-moe", type=click.IntRange(0, 10_000), default=0, metavar="N",
-              help="Keep the experts of the first N layers in system memory.")  # fmt: skip
-@click.option("--no-kv-offload", is_flag=True, help="Keep the KV cache in system memory.")
+@options.CPU_MOE
+@options.NO_KV_OFFLOAD
 @options.FLASH_ATTENTION
 @options.SWA_FULL
 @click.option("--finetune", type=click.Choice([method.value for method in Method]),
@@ -79,10 +80,12 @@ class Exact:
 @click.option("--seq", type=click.IntRange(1, options.MAX_CONTEXT), metavar="S",
               help="Tokens of a training sequence for --finetune (default 2048).")  # fmt: skip
 @click.option("--exact", is_flag=True, help="Ask llama.cpp itself (a dry run; nothing is loaded).")
+@options.OFFLINE
 @options.JSON
 def command(
     model: str,
     quant: str | None,
+    revision: str | None,
     context: int | None,
     parallel: int,
     kv_type: str,
@@ -98,11 +101,14 @@ def command(
     train_batch: int | None,
     seq: int | None,
     exact: bool,
+    offline: bool,
     as_json: bool,
 ) -> int:
-    """The memory MODEL needs: a GGUF file, an installed model, or a catalogue name[:QUANT]."""
+    """The memory MODEL needs: a GGUF file, an installed model, a catalogue name[:QUANT], or a
+    repository of the Hub, ORG/REPO[:QUANT], of which only the header is read."""
     training = _training(finetune, rank, train_batch, seq)
-    target = find_target(Store.default(), model, quant)
+    sought = Sought(model=model, quant=quant, revision=revision, offline=offline)
+    target = find_target(Store.default(), sought)
     settings = LoadSettings(
         context=context or options.default_context(target.spec),
         parallel=parallel,
@@ -164,6 +170,7 @@ def document(report: Report) -> dict[str, object]:
     found: dict[str, object] = {
         "name": report.target.name,
         "quant": report.target.quant,
+        "note": report.target.note,
         "context": fit.settings.context,
         "parallel": fit.settings.parallel,
         "model": {
@@ -180,6 +187,7 @@ def document(report: Report) -> dict[str, object]:
         "fits": fit.fits,
         "advice": fit.advice,
         "limits": asdict(report.limits),
+        "cache_quality": [asdict(row) for row in _cache_quality(report)],
         "rules_of_thumb": [asdict(each) for each in rules_of_thumb(spec, fit)],
     }
     if report.training is not None:
@@ -188,6 +196,13 @@ def document(report: Report) -> dict[str, object]:
         found["exact"] = asdict(exact) | {"total_bytes": exact.total_bytes}
         found["error_percent"] = error_percent(fit, exact)
     return found
+
+
+def _cache_quality(report: Report) -> tuple[CacheQuality, ...]:
+    """What was published of this cache type on models of this family."""
+    settings = report.fit.settings
+    family, keys, values = report.target.spec.architecture, settings.kv_type_k, settings.kv_type_v
+    return cache_quality(family, keys, values) if cache_loss(family, keys, values) else ()
 
 
 def _device(share: Share) -> dict[str, object]:
@@ -262,13 +277,26 @@ def _print(report: Report) -> None:
         _print_share(console, share)
     if fit.advice is not None:
         console.print(fit.advice)
+    _print_cache_loss(console, report)
     print_limits(console, report.limits, fit.settings)
     if report.training is not None:
         print_training(console, report.training, spec)
     print_rules(console, spec, fit)
+    if report.target.note is not None:
+        stderr().print(outside(f"Note: {report.target.note}", style="yellow"), soft_wrap=True)
     if report.exact is None:
         for doubt in fit.footprint.needs_probe:
             stderr().print(f"Note: {doubt}. --exact asks llama.cpp.", style="yellow")
+
+
+def _print_cache_loss(console: Console, report: Report) -> None:
+    settings = report.fit.settings
+    loss = cache_loss(report.target.spec.architecture, settings.kv_type_k, settings.kv_type_v)
+    if loss is None:
+        return
+    console.print(outside(loss))
+    for source in dict.fromkeys(row.source for row in _cache_quality(report)):
+        console.print(outside(f"source: {source}", style="dim"))
 
 
 def _print_model(console: Console, report: Report) -> None:

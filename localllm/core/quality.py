@@ -194,6 +194,36 @@ def cache_quality(family: str, type_k: str, type_v: str) -> tuple[CacheQuality, 
     )
 
 
+LOSSLESS_CACHES = frozenset({"f32", "f16", "bf16"})
+"""Types of 16 bits or more: what every measurement compares with."""
+
+
+def cache_loss(family: str, type_k: str, type_v: str) -> str | None:
+    """Say in one sentence what a KV cache type is published to cost; None when it costs nothing."""
+    if {type_k, type_v} <= LOSSLESS_CACHES:
+        return None
+    what = f"{type_k} keys and {type_v} values" if type_k != type_v else f"A {type_k} KV cache"
+    rows = cache_quality(family, type_k, type_v)
+    if not rows:
+        return (
+            f"{what} can change answers; what it costs {family} models nobody has published. "
+            "f16 is the safe choice."
+        )
+    return f"{what} can change answers; published: {'; '.join(map(cache_words, rows))}."
+
+
+def cache_words(row: CacheQuality) -> str:
+    """One measurement in words, without its source."""
+    kind, unit = (
+        ("mean KL divergence", "") if row.metric is Metric.KLD else ("perplexity change", " %")
+    )
+    if row.low == row.high:
+        value = f"{row.high:.3g}"
+    else:
+        value = f"at most {row.high:.3g}" if row.low == 0 else f"{row.low:.3g} to {row.high:.3g}"
+    return f"{kind} {value}{unit} ({row.model})"
+
+
 def _cache(
     family: str, model: str, types: str, low: float, high: float, metric: Metric, source: str
 ) -> tuple[str, CacheQuality]:

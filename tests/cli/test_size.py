@@ -128,6 +128,17 @@ def test_limits_are_shown_and_fit() -> None:
     assert f"Conversations of 4096 tokens at once: {limits['parallel']}" in out
 
 
+def test_what_a_smaller_cache_costs_is_shown_with_its_source() -> None:
+    assert not sized("starter")["cache_quality"]
+    (row,) = sized("starter", "--kv-type", "q8_0")["cache_quality"]  # a list, not a table
+    assert row["model"] == "Llama-3-8B"  # type: ignore[index]
+    shown = run("starter", "--kv-type", "q8_0").stdout
+    assert "mean KL divergence 0.00098 (Llama-3-8B)" in shown
+    assert "source: llama.cpp pull request 7412" in shown
+    assert "can change answers" not in run("starter").stdout
+    assert "nobody has published" in run("starter", "--kv-type", "q4_1").stdout
+
+
 def test_rules_of_thumb_stand_beside_our_numbers() -> None:
     document = sized("starter")
     rules = document["rules_of_thumb"]

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from localllm.core.quality import (
     BITS_PER_WEIGHT,
     Metric,
+    cache_loss,
     cache_quality,
     knee,
     published,
@@ -111,3 +112,27 @@ def test_a_cache_type_that_nobody_measured_for_a_family_has_no_quality() -> None
 
 def test_every_published_table_names_its_source() -> None:
     assert all(row.source and row.model and row.values for row in published())
+
+
+@pytest.mark.parametrize("kind", ["f32", "f16", "bf16"])
+def test_a_cache_of_16_bits_loses_nothing_that_is_said(kind: str) -> None:
+    assert cache_loss("llama", kind, "f16") is None
+
+
+@pytest.mark.parametrize(
+    ("family", "types", "words"),
+    [
+        ("llama", ("q8_0", "q8_0"), "mean KL divergence 0.00098 (Llama-3-8B)"),
+        ("llama", ("q8_0", "f16"), "q8_0 keys and f16 values can change answers"),
+        ("qwen3moe", ("q8_0", "q8_0"), "at most 0.04 (Qwen3.6-27B / 35B-A3B)"),
+        ("qwen3", ("q4_0", "q4_0"), "0.087 to 0.117 (Qwen3.6-27B / 35B-A3B)"),
+        ("gemma3", ("q8_0", "q8_0"), "perplexity change 0.01 % (Gemma-4-31B base)"),
+        ("falcon", ("q4_1", "q4_1"), "nobody has published. f16 is the safe choice"),
+    ],
+)
+def test_what_a_smaller_cache_costs_is_what_was_published(
+    family: str, types: tuple[str, str], words: str
+) -> None:
+    loss = cache_loss(family, *types)
+    assert loss is not None
+    assert words in loss
