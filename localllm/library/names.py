@@ -70,6 +70,16 @@ def path_in(root: Path, name: str, suffix: str = ".gguf") -> Path:
     return path
 
 
+def is_repo(text: str) -> bool:
+    """Whether `text` can be the name of a Hub repository: ORG/REPO."""
+    return _REPO.fullmatch(text) is not None and ".." not in text
+
+
+def unusable(file: str) -> str | None:
+    """Why a repository's file can lie on no disk of ours under its name; None when it can."""
+    return _unusable(file.split("/"))
+
+
 def hub_path(root: Path, repo: str, file: str, *, commit: str | None = None) -> Path:
     """The place below `root` of a file of a Hub repository: the only way from the network's names
     to a path. With `commit` it is beside the usual one, for a file that is not as it was in the
@@ -79,7 +89,7 @@ def hub_path(root: Path, repo: str, file: str, *, commit: str | None = None) -> 
     cannot hold, that is ours, or that differs only in case from what is there already.
     """
     said = f"{single_line(repo)[:200]}: {single_line(file)[:200]!r}"
-    if _REPO.fullmatch(repo) is None or ".." in repo:
+    if not is_repo(repo):
         raise StoreError(f"{single_line(repo)[:200]!r} cannot be the name of a Hub repository.")
     if commit is not None and _COMMIT.fullmatch(commit) is None:
         raise StoreError(f"{said} has no usable commit: {single_line(commit)[:80]!r}.")

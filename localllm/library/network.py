@@ -8,6 +8,7 @@ gives the token to an endpoint's own origin only. `CONNECTIONS` lists everything
 import ipaddress
 import logging
 import os
+import re
 import ssl
 import threading
 import urllib.request
@@ -135,10 +136,16 @@ def access(
     )
 
 
-def open_client(access: Access, *, follow_redirects: bool = False) -> httpx2.Client:
+def open_client(
+    access: Access,
+    *,
+    follow_redirects: bool = False,
+    around: Callable[[httpx2.BaseTransport], httpx2.BaseTransport] | None = None,
+) -> httpx2.Client:
     """Make the client for everything that leaves this machine. Close it when done.
 
-    Redirects are shown to the caller unless `follow_redirects`. Raises Offline before anything is
+    Redirects are shown to the caller unless `follow_redirects`; `around` may be stricter still
+    with what comes and goes. Raises Offline before anything is
     opened while the network is off, UsageError for certificates that cannot be read. Its requests
     raise httpx2's errors, HubError for an address that must not be asked, UsageError for a proxy
     that cannot be used.
@@ -146,8 +153,9 @@ def open_client(access: Access, *, follow_redirects: bool = False) -> httpx2.Cli
     require_online(access)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
+    gate = _Gate(access, _certificates(access.ca_file))
     return httpx2.Client(
-        transport=_Gate(access, _certificates(access.ca_file)),
+        transport=around(gate) if around else gate,
         follow_redirects=follow_redirects,
         trust_env=False,
     )
@@ -167,10 +175,10 @@ def checked_endpoint(text: str, origin: str) -> str:
     wrong = f"{origin} is {shown_url(text)!r}"
     try:
         url = httpx2.URL(text)
-        port = url.port
     except httpx2.InvalidURL as error:
         raise UsageError(f"{wrong}, which is no address. {_LIKE}") from error
-    if url.scheme not in ("http", "https") or not url.host or port == 0:
+    usable = _HOST.fullmatch(url.host) and 0 < (url.port or 443) < 65536
+    if url.scheme not in ("http", "https") or not usable:
         raise UsageError(f"{wrong}, which is no http(s) address. {_LIKE}")
     if url.userinfo or url.query or url.fragment:
         raise UsageError(f"{wrong} with more than a host and a path in it. {_LIKE}")
@@ -178,6 +186,7 @@ def checked_endpoint(text: str, origin: str) -> str:
 
 
 _LIKE = f"Give one like {DEFAULT_ENDPOINT}."
+_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*|[0-9a-fA-F:.]+")
 
 
 def file_url(endpoint: str, repo: str, commit: str, file: str) -> str:
@@ -240,6 +249,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def same_origin(one: httpx2.URL, other: httpx2.URL) -> bool:
+    """Whether two addresses have the same scheme, host and port."""
+    return _origin(one) == _origin(other)
 
 
 class _Gate(httpx2.BaseTransport):
