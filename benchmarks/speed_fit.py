@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from localllm.core.gpus import generation
 from localllm.core.hardware import Backend
@@ -17,6 +18,8 @@ from localllm.core.speed import constants as fitted
 DATA = Path(__file__).parent / "data"
 TESTED_DEPTH = 64  # tg128 starts from an empty cache: 63.5 tokens on average
 GIB = 1 << 30
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,9 +116,11 @@ class BackendFit:
     efficiency: float
     layer_us: dict[str, float]
 
+    def layer_s(self, group: str) -> float:
+        return self.layer_us.get(group, statistics.median(self.layer_us.values())) * 1e-6
+
     def seconds(self, row: Row) -> float:
-        layer = self.layer_us.get(row.group, statistics.median(self.layer_us.values()))
-        return seconds_by(row, self.efficiency, layer * 1e-6)
+        return seconds_by(row, self.efficiency, self.layer_s(row.group))
 
 
 def fit_backend(rows: Sequence[Row]) -> BackendFit:
@@ -148,22 +153,17 @@ def _layer_us(rows: Sequence[Row], efficiency: float) -> float:
     return min(sorted(exact), key=loss) * 1e6
 
 
-def left_out(rows: Sequence[Row]) -> list[tuple[Row, float]]:
-    """Each row with predicted / published, fitted without its device."""
+def left_out(rows: Sequence[Row]) -> list[tuple[Row, BackendFit]]:
+    """Each row with the fit that never saw its device."""
     found = []
     for device in sorted({row.hardware for row in rows}):
         fit = fit_backend([row for row in rows if row.hardware != device])
-        found += [(row, 1 / (fit.seconds(row) * row.tps)) for row in rows if row.hardware == device]
+        found += [(row, fit) for row in rows if row.hardware == device]
     return found
 
 
-def quantile(values: Iterable[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)]
-
-
-def by(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = defaultdict(list)
+def by(rows: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
+    found: dict[str, list[T]] = defaultdict(list)
     for row in rows:
         found[key(row)].append(row)
     return dict(sorted(found.items()))

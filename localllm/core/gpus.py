@@ -2,10 +2,9 @@
 
 For machines that are not here (`suggest --gpu "RTX 4060"`) and for drivers that do not tell. The
 table merges the device tables of five public tools (fitlab 0.1.1, ggufit 0.3.0, llmfit 3f44fd30,
-whichllm 0.5.21, make-localllm-easier 0.7.1; read in August 2026): the bandwidth is the one that
-most of them give, and where they differ by more than 3 % the others are kept and shown, because
-only a measurement can settle it. A name that is not in the table is unknown, never guessed from
-its neighbours.
+whichllm 0.5.21, make-localllm-easier 0.7.1; read in August 2026) and, for the 2070 Max-Q, MI50 and
+MI60, data sheets: the bandwidth is what most of them give; where they differ by more than 3 % the
+others are kept and shown: only measuring settles it. A name that is not there is unknown.
 """
 
 import re
@@ -202,8 +201,7 @@ def _by_capability(text: str) -> Generation | None:
     return _CAPABILITIES.get((int(major), int(minor))) or _MAJORS.get(int(major))
 
 
-# CUDA C++ programming guide, "Compute capabilities": x.0 of 6, 7, 8 and all of 9 and 10 are the
-# parts with stacked memory.
+# CUDA C++ programming guide: x.0 of 6, 7, 8 and all of 9 and 10 have stacked memory
 _CAPABILITIES = {
     (6, 0): Generation.NVIDIA_HBM,
     (7, 0): Generation.NVIDIA_HBM,
@@ -237,6 +235,7 @@ _DEVICES = """
 2060 | 6 | 336
 2060 super | 8 | 448
 2070 | 8 | 448
+2070 max q | 8 | 384
 2070 super | 8 | 448
 2080 | 8 | 448
 2080 super | 8 | 496
@@ -371,6 +370,8 @@ m5 | ? | 153.6
 m5 max | ? | 614
 m5 pro | ? | 307
 mi100 | ? | 1229
+mi50 | 16/32 | 1024
+mi60 | 32 | 1024
 mi210 | 64 | 1638
 mi250 | ? | 3277
 mi250x | 128 | 3277

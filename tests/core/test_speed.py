@@ -1,6 +1,7 @@
 """The speed model: what must hold for every device, and what it says of published ones."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -349,3 +350,43 @@ def test_impossible_counts_are_refused() -> None:
         decode_tps(shares, hops=-1)
     with pytest.raises(ValueError, match="prompt of 0"):
         ttft_s(shares, tokens=0)
+
+
+def card(backend: Backend, generation: Generation, bandwidth: float) -> DeviceSpeed:
+    return DeviceSpeed(bandwidth_bytes_per_s=bandwidth, backend=backend, generation=generation)
+
+
+@pytest.mark.parametrize(
+    ("device", "kind", "layers", "elements", "measured"),
+    [
+        # Llama 3 8B and 70B on cards of two data centres and a laptop, none in the fitted table:
+        # XiongjieDai/GPU-Benchmarks-on-LLM-Inference, May 2024
+        (card(Backend.CUDA, Generation.NVIDIA_HBM, 2039e9), GgmlType.Q4_K, 32, 7.5e9, 138.31),
+        (card(Backend.CUDA, Generation.NVIDIA_HBM, 2039e9), GgmlType.Q4_K, 80, 69.5e9, 22.11),
+        (card(Backend.CUDA, Generation.NVIDIA_HBM, 2000e9), GgmlType.F16, 32, 7.5e9, 67.79),
+        (card(Backend.METAL, Generation.APPLE_M1_M2, 400e9), GgmlType.Q4_K, 32, 7.5e9, 34.49),
+        # Llama 3.2 3B on an M4 Pro (AlexsJones/llmfit, community data, 2026)
+        (card(Backend.METAL, Generation.APPLE_M3_M4, 273e9), GgmlType.Q4_K, 28, 3.2e9, 95.27),
+    ],
+)
+def test_machines_that_nothing_was_fitted_to_lie_inside_their_interval(
+    device: DeviceSpeed, kind: GgmlType, layers: int, elements: float, measured: float
+) -> None:
+    rate = decode_tps(one(device, dense(int(elements), kind, layers)))
+    assert rate.low <= measured <= rate.high
+
+
+@given(st.sampled_from(Backend), st.sampled_from(Generation), works, depths)
+def test_a_model_with_experts_or_a_state_is_never_promised_more_than_one_without(
+    backend: Backend, generation: Generation, work: Workload, depth: int
+) -> None:
+    plain = replace(
+        work,
+        state_bytes=0,
+        weights=tuple(replace(w, elements_loaded=w.elements) for w in work.weights),
+    )
+    device = card(backend, generation, 5e11)
+    assert (
+        decode_tps(one(device, work), depth=depth).low
+        <= decode_tps(one(device, plain), depth=depth).low * 1.000001
+    )

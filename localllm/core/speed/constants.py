@@ -42,6 +42,26 @@ GPU_CACHE_SLOWEST = 3.0
 """Reading the cache deep in a context, over its bytes: 2.3 on an RTX 4090 and 5.5 on an RTX 3090 in
 tables of May 2024 without flash attention; with it no table was found, so only the bound moves."""
 
+RECURRENT_SLOWEST = 1.3
+"""Layers with a recurrent state take longer than their bytes: Qwen3.5 and 3.6 were 1.2 to 1.5 times
+slower on a GB10 and an RX 7900 XT than dense models of their size (benchmarks/data,
+speed_elsewhere.csv). Only the bound moves."""
+
+LAYER_FASTEST = 0.5
+"""The least part of a layer's time that stays when layers are narrower than the 4096 of the fitted
+model: its kernels start sooner than they end. Read off an M4 Pro and an RTX 2080 with models of 1
+to 4 G parameters (speed_elsewhere.csv)."""
+
+_LAYER_EXTRA_S: Mapping[Backend, float] = MappingProxyType({Backend.CUDA: 25e-6})
+_LAYER_EXTRA_ANY_S = 50e-6
+
+
+def layer_extra_s(backend: Backend) -> float:
+    """What a layer of another architecture may cost on top: norms after each half, gates, routing,
+    up to ten more kernels of 2.5 us (replayed from a CUDA graph) or 5 us (started one by one)."""
+    return _LAYER_EXTRA_S.get(backend, _LAYER_EXTRA_ANY_S)
+
+
 # GPUs, one token
 
 EFFICIENCY: Mapping[Backend, float] = MappingProxyType(
@@ -67,24 +87,32 @@ LAYER_US: Mapping[str, float] = MappingProxyType(
 """Microseconds a layer costs whatever its size: starting its kernels and letting them drain."""
 
 LEAST_SPREAD = 0.08  # no interval is narrower: repeated runs of one card differ by as much
-SPREAD: Mapping[str, float] = MappingProxyType(
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How far a time may err: ln of likely over measured where it was too slow an estimate
+    (`fast`), ln of measured over the slow bound where it was too fast a one (`slow`)."""
+
+    fast: float
+    slow: float
+
+
+DECODE_SPREAD: Mapping[str, Spread] = MappingProxyType(
     {
-        "cuda_modern": 0.08,
-        "cuda_ampere": 0.08,
-        "cuda_turing": 0.11,
-        "cuda_pascal": 0.09,
-        "cuda_maxwell": 0.97,
-        "rocm_rdna": 0.23,
-        "rocm_hbm": 0.08,
-        "vulkan": 0.23,
-        "metal_m2": 0.08,
-        "metal_m4": 0.08,
-        "metal_m5": 0.08,
+        "cuda": Spread(0.08, 0.08),
+        "cuda_hbm": Spread(0.08, 0.39),
+        "cuda_old": Spread(0.48, 0.86),
+        "metal": Spread(0.08, 0.50),
+        "rocm": Spread(0.20, 0.08),
+        "vulkan": Spread(0.08, 0.12),
     }
 )
-"""The 90th percentile of |ln(estimate / published)| with the device itself left out of the fit."""
+"""The 95th percentile of what devices did that the fit had not seen, each device counting once:
+those of the table, one left out at a time, and those of speed_elsewhere.csv that are marked
+`spread`. `benchmarks/speed_accuracy.py` fails when the data gives anything else."""
 
-_UNKNOWN_SPREAD = 0.35  # a generation or backend that nothing was fitted to: ln(1.4)
+_UNKNOWN_SPREAD = Spread(0.35, 0.35)  # a generation that nothing was fitted to: ln(1.4) or more
 
 _GROUPS: Mapping[tuple[Backend, Generation], str] = MappingProxyType(
     {
@@ -110,11 +138,11 @@ _FALLBACK = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class GpuFit:
-    """How one kind of GPU decodes: share of bandwidth, seconds a layer, and ln of the interval."""
+    """How one kind of GPU decodes: share of bandwidth, seconds a layer, and the interval."""
 
     efficiency: float
     layer_s: float
-    spread: float
+    spread: Spread
 
 
 def group(backend: Backend, generation: Generation | None) -> str:
@@ -124,17 +152,33 @@ def group(backend: Backend, generation: Generation | None) -> str:
     return _FALLBACK.get(backend, "vulkan")
 
 
+def spread_class(backend: Backend, generation: Generation | None) -> str:
+    """Name the devices whose errors are pooled: a generation alone has too few to tell a 95th
+    percentile."""
+    if backend is not Backend.CUDA:
+        return backend.value
+    if generation is Generation.NVIDIA_HBM:
+        return "cuda_hbm"
+    old = (Generation.NVIDIA_PASCAL, Generation.NVIDIA_MAXWELL)
+    return "cuda_old" if generation in old else "cuda"
+
+
+def _wider(a: Spread, b: Spread) -> Spread:
+    return Spread(max(a.fast, b.fast), max(a.slow, b.slow))
+
+
 def gpu_fit(backend: Backend, generation: Generation | None) -> GpuFit:
     """Look up how a GPU decodes. One that nothing was fitted to borrows its backend's middle, or
     Vulkan's, with a wide interval."""
     name = group(backend, generation)
+    spread = DECODE_SPREAD.get(spread_class(backend, generation), _UNKNOWN_SPREAD)
     fitted = backend in EFFICIENCY and (
         backend is Backend.VULKAN or (backend, generation) in _GROUPS
     )
     return GpuFit(
         efficiency=EFFICIENCY.get(backend, EFFICIENCY[Backend.VULKAN]),
         layer_s=LAYER_US[name] * 1e-6,
-        spread=SPREAD[name] if fitted else max(_UNKNOWN_SPREAD, SPREAD[name]),
+        spread=spread if fitted else _wider(_UNKNOWN_SPREAD, spread),
     )
 
 
@@ -207,35 +251,39 @@ PROMPT_FLOP_PER_BYTE: Mapping[tuple[Backend, Generation], float] = MappingProxyT
 """Operations a second in matrix products over bytes/s of nominal bandwidth: within a generation the
 two are sold in step. The median of the pp512 rows; a rougher guide than the decode times."""
 
-_PROMPT_SPREAD: Mapping[tuple[Backend, Generation], float] = MappingProxyType(
+LEAST_PROMPT_SPREAD = 0.25
+PROMPT_SPREAD: Mapping[str, Spread] = MappingProxyType(
     {
-        (Backend.CUDA, Generation.NVIDIA_BLACKWELL): 0.35,
-        (Backend.CUDA, Generation.NVIDIA_MAXWELL): 0.50,
-        (Backend.ROCM, Generation.AMD_RDNA): 0.75,
-        (Backend.ROCM, Generation.AMD_HBM): 0.48,
-        (Backend.METAL, Generation.APPLE_M3_M4): 0.30,
-        (Backend.VULKAN, Generation.NVIDIA_ADA): 0.40,
+        "cuda": Spread(0.36, 0.49),
+        "cuda_hbm": Spread(0.53, 0.25),
+        "cuda_old": Spread(0.57, 0.57),
+        "metal": Spread(0.34, 0.59),
+        "rocm": Spread(0.75, 0.39),
+        "vulkan": Spread(0.25, 1.00),
     }
 )
-_LEAST_PROMPT_SPREAD = 0.25
-_UNKNOWN_PROMPT = 48.7  # the middle of the table: one that nothing was seen of
-_UNKNOWN_PROMPT_SPREAD = math.log(3)
-SEEN_PROMPT_SPREAD = 0.25
+"""As `DECODE_SPREAD`, for prompts."""
+
+UNKNOWN_PROMPT = 48.7  # the middle of the table: one that nothing was seen of
+_UNKNOWN_PROMPT_SPREAD = Spread(math.log(3), math.log(3))
+SEEN_PROMPT_SPREAD = Spread(0.25, 0.25)
 """When the rate of matrix products was seen on this very device."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptFit:
+    """Operations a second over bytes/s of bandwidth, and the interval."""
+
     flop_per_byte: float
-    spread: float
+    spread: Spread
 
 
 def prompt_fit(backend: Backend, generation: Generation | None) -> PromptFit:
     """Look up how fast a GPU reads prompts, from its nominal bandwidth."""
+    spread = PROMPT_SPREAD.get(spread_class(backend, generation), _UNKNOWN_PROMPT_SPREAD)
     if generation is None or (backend, generation) not in PROMPT_FLOP_PER_BYTE:
-        return PromptFit(_UNKNOWN_PROMPT, _UNKNOWN_PROMPT_SPREAD)
-    key = backend, generation
-    return PromptFit(PROMPT_FLOP_PER_BYTE[key], _PROMPT_SPREAD.get(key, _LEAST_PROMPT_SPREAD))
+        return PromptFit(UNKNOWN_PROMPT, _wider(_UNKNOWN_PROMPT_SPREAD, spread))
+    return PromptFit(PROMPT_FLOP_PER_BYTE[backend, generation], spread)
 
 
 # the CPU
@@ -255,8 +303,8 @@ CPU_CACHE_S = 560e-12
 """One multiply-add of a query head, and one element of the cache unpacked, on one core: decode
 1,900 tokens deep less decode at 0, for a model with and one without grouped queries."""
 
-CPU_SPREAD = math.log(1.6)
-CPU_PROMPT_SPREAD = math.log(2)
+CPU_SPREAD = Spread(math.log(1.6), math.log(1.6))
+CPU_PROMPT_SPREAD = Spread(math.log(2), math.log(2))
 """Before a calibration: the arithmetic was measured on one processor only, and others have wider
 or narrower vectors. One `bench` replaces this guess."""
 

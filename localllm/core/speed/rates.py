@@ -119,24 +119,40 @@ def _cpu_token(share: Share, depth: int) -> _Seconds:
 
 
 def _gpu_token(share: Share, backend: Backend, depth: int) -> _Seconds:
-    """Weights at the share of the nominal bandwidth that the backend's kernels reach."""
-    device, work = share.device, share.work
-    fit = fitted.gpu_fit(backend, device.generation)
-    streamed = device.bandwidth_bytes_per_s * fit.efficiency
+    fit = fitted.gpu_fit(backend, share.device.generation)
+    found = gpu_token(share.work, backend, share.device.bandwidth_bytes_per_s, fit, depth=depth)
+    return _Seconds(
+        found.fast * math.exp(-fit.spread.fast),
+        found.likely,
+        found.slow * math.exp(fit.spread.slow),
+    )
+
+
+def gpu_token(
+    work: Workload, backend: Backend, bandwidth: float, fit: fitted.GpuFit, *, depth: int
+) -> fitted.Bounds:
+    """Weights at the share of the nominal bandwidth that the backend's kernels reach, and a time
+    for each layer. The bounds are those of architectures and element types; `fit.spread`, what is
+    known of the fit's own errors, is not in them."""
+    streamed = bandwidth * fit.efficiency
     cache, state = work.kv_bytes(depth), work.state_bytes
     plain = work.weight_bytes + cache + state
     slowed = sum(read.size_bytes * fitted.gpu_slowdown(read.type) for read in work.weights)
-    fixed = work.layers * fit.layer_s
-    at_worst = (slowed + cache * fitted.GPU_CACHE_SLOWEST + state) / streamed + fixed
-    if work.routed:
-        at_worst *= fitted.ROUTED_SLOWEST
+    at_worst = slowed * (fitted.ROUTED_SLOWEST if work.routed else 1.0)
+    at_worst *= fitted.RECURRENT_SLOWEST if state else 1.0
+    at_worst += cache * fitted.GPU_CACHE_SLOWEST + state
     # the slowdown of unpacking low-bit types was measured on Metal only; elsewhere it is a bound
-    likely = ((slowed + cache + state) if backend is Backend.METAL else plain) / streamed + fixed
-    return _around(likely, at_worst, fit.spread)
+    likely = slowed + cache + state if backend is Backend.METAL else plain
+    layer = fit.layer_s
+    return fitted.Bounds(
+        fast=plain / streamed + work.layers * layer * fitted.LAYER_FASTEST,
+        likely=likely / streamed + work.layers * layer,
+        slow=at_worst / streamed + work.layers * (layer + fitted.layer_extra_s(backend)),
+    )
 
 
-def _around(likely: float, at_worst: float, spread: float) -> _Seconds:
-    return _Seconds(likely * math.exp(-spread), likely, at_worst * math.exp(spread))
+def _around(likely: float, at_worst: float, spread: fitted.Spread) -> _Seconds:
+    return _Seconds(likely * math.exp(-spread.fast), likely, at_worst * math.exp(spread.slow))
 
 
 # a prompt
@@ -170,7 +186,7 @@ def _batch_bytes(read: WeightRead, tokens: int) -> float:
     return min(read.size_bytes * tokens, read.loaded_bytes)
 
 
-def _prompt_arithmetic(share: Share, tokens: int) -> tuple[float, float]:
+def _prompt_arithmetic(share: Share, tokens: int) -> tuple[float, fitted.Spread]:
     """Seconds of multiplying, and their spread."""
     device, work = share.device, share.work
     looked_back = sum(p.macs_per_cell * p.cells_of_prompt(tokens) for p in work.attention)
