@@ -20,8 +20,9 @@ from localllm.core.text import single_line
 from localllm.engine.events import GenerateEvent, GenerateRequest
 from localllm.errors import EngineCrashed, LocalLLMError
 from localllm.runtime import Runtime
-from localllm.server import openai
 from localllm.server.body import read_body
+from localllm.server.openai import answer
+from localllm.server.openai.request import ChatRequest
 from localllm.server.problems import ApiError, api_error, ended_in_order
 from localllm.server.respond import EventStream, unless_gone
 from localllm.server.security import HostGuard, HostPolicy, KeyGuard, LastResort, unexpected
@@ -59,7 +60,7 @@ def create_app(
         ("/v1/models/{name:path}", api.model),
     ):
         app.add_api_route(path, endpoint, methods=["GET", "HEAD"])
-    app.post("/v1/chat/completions", response_model=openai.Completion)(api.chat_completions)
+    app.post("/v1/chat/completions", response_model=answer.Completion)(api.chat_completions)
     return LastResort(HostGuard(KeyGuard(app, key=key), policy=hosts))
 
 
@@ -93,22 +94,22 @@ class Api:
             ],
         )
 
-    async def models(self) -> openai.ModelList:
-        return openai.ModelList(data=[await self.model(name) for name in self._served])
+    async def models(self) -> answer.ModelList:
+        return answer.ModelList(data=[await self.model(name) for name in self._served])
 
-    async def model(self, name: str) -> openai.ModelCard:
+    async def model(self, name: str) -> answer.ModelCard:
         self._check_served(name)
-        return openai.ModelCard(id=name, created=self._started_at)
+        return answer.ModelCard(id=name, created=self._started_at)
 
-    async def chat_completions(self, request: Request) -> openai.Completion | EventStream:
-        asked = await read_body(request, openai.ChatRequest)
+    async def chat_completions(self, request: Request) -> answer.Completion | EventStream:
+        asked = await read_body(request, ChatRequest)
         self._check_served(asked.model)
         generate = asked.generate_request()
         events = self._events(asked.model, generate)
         if asked.stream:
-            return EventStream(openai.chunks(asked, generate.request_id, events))
-        answer = openai.completion(asked, generate.request_id, events)
-        return await unless_gone(request.receive, answer)
+            return EventStream(answer.chunks(asked, generate.request_id, events))
+        whole = answer.completion(asked, generate.request_id, events)
+        return await unless_gone(request.receive, whole)
 
     async def _events(
         self, name: str, request: GenerateRequest

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message
 from localllm.engine.fake import Script
 from localllm.server import body as body_module
 from localllm.server.body import MAX_BODY_BYTES, MAX_FIELDS, checked, parse, read_json
-from localllm.server.openai import MAX_ITEMS, ChatMessage, ChatRequest
+from localllm.server.openai.request import MAX_ITEMS, ChatMessage, ChatRequest
 from localllm.server.problems import ApiError
 from tests.server.house import KEY, MODEL, make_app, make_runtime
 
@@ -104,15 +104,36 @@ def asked(**fields: object) -> dict[str, object]:
         ({"user": 5}, "user"),
         ({"n": 2}, "n"),
         ({"n": True}, "n"),
-        ({"logprobs": True}, "logprobs"),
+        ({"logprobs": 1}, "logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"logit_bias": {"1": 5}}, "logit_bias"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        (
+            {"response_format": {"type": "json_object", "json_schema": {"schema": {}}}},
+            "response_format",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
+            "response_format.json_schema.schema",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": []}}},
+            "response_format.json_schema.schema",
+        ),
+        ({"logit_bias": {"a": 5}}, "logit_bias"),
+        ({"logit_bias": {"-1": 5}}, "logit_bias"),
+        ({"logit_bias": {"1": 101}}, "logit_bias[1]"),
+        ({"logit_bias": [1]}, "logit_bias"),
+        ({"typical_p": 1.1}, "typical_p"),
+        ({"dry_sequence_breakers": [""]}, "dry_sequence_breakers[0]"),
+        ({"min_tokens": -1}, "min_tokens"),
         ({"store": True}, "store"),
         ({"metadata": {"a": "b"}}, "metadata"),
         ({"reasoning_effort": "low"}, "reasoning_effort"),
-        ({"mirostat": 2}, "mirostat"),
+        ({"mirostat": 3}, "mirostat"),
         ({"": 1}, ""),
     ],
 )

@@ -1,0 +1,239 @@
+"""What the OpenAI dialect is asked: `/v1/chat/completions`, as its official clients speak it."""
+
+import json
+import secrets
+from dataclasses import fields
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+
+from localllm.engine.events import (
+    GenerateRequest,
+    Grammar,
+    GrammarKind,
+    Message,
+    Role,
+    Sampling,
+)
+from localllm.engine.limits import MAX_BIAS, MAX_DRY_BREAKERS, MAX_LOGIT_BIASES, MAX_TOP_LOGPROBS
+from localllm.server.shapes import Shape, neutral, refusal
+
+MAX_ITEMS = 16384
+"""Messages of a request, parts of a message. The 230,000 that fit a body would take seconds."""
+
+MAX_STOPS = 16
+MAX_STOP_LENGTH = 256
+
+# Of a list that is wrong everywhere only the first error is kept: there could be millions.
+Items = Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)
+Label = Annotated[str, Field(max_length=512)]
+NativeInt = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Hundred = Annotated[float, Field(ge=0, le=100)]
+Window = Annotated[int, Field(ge=0, le=2**20)]
+Breaker = Annotated[str, Field(min_length=1, max_length=40)]
+
+
+class TextPart(Shape):
+    type: Literal["text"]
+    text: str
+
+
+def _parts(value: object) -> object:
+    if isinstance(value, str):
+        return [{"type": "text", "text": value}]
+    if value is not None and not isinstance(value, list):
+        raise refusal("invalid_type", "must be a string or an array of text parts")
+    return value
+
+
+def _stops(value: object) -> object:
+    stops = [value] if isinstance(value, str) else value
+    if stops is None:
+        return None
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise refusal("invalid_type", "must be a string or an array of strings")
+    if len(stops) > MAX_STOPS:
+        raise refusal("invalid_value", "holds more than {most} strings", most=MAX_STOPS)
+    if not all(1 <= len(stop) <= MAX_STOP_LENGTH for stop in stops):
+        raise refusal(
+            "invalid_value", "needs strings of 1 to {most} characters", most=MAX_STOP_LENGTH
+        )
+    return stops
+
+
+class ChatMessage(Shape):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[list[TextPart], Items, BeforeValidator(_parts)]
+    name: Annotated[object, neutral()] = None
+    refusal: Annotated[object, neutral()] = None
+    audio: Annotated[object, neutral()] = None
+    function_call: Annotated[object, neutral()] = None
+    tool_calls: Annotated[object, neutral([])] = None
+    tool_call_id: Annotated[object, neutral()] = None
+    annotations: Annotated[object, neutral([])] = None
+
+    def message(self) -> Message:
+        """Say the same to the engine; parts each on a line, as llama-server joins them."""
+        role = Role.SYSTEM if self.role == "developer" else Role(self.role)
+        return Message(role=role, content="\n".join(part.text for part in self.content))
+
+
+class StreamOptions(Shape):
+    include_usage: bool | None = None
+    include_obfuscation: Annotated[object, neutral(False)] = None
+
+
+class JsonSchema(Shape):
+    """`strict` and the names change nothing: every answer follows the schema."""
+
+    name: Label | None = None
+    description: str | None = None
+    strict: bool | None = None
+    schema_: Annotated[dict[str, object], Field(alias="schema")]
+
+
+class ResponseFormat(Shape):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise refusal("invalid_value", "has a `json_schema` if its type is that, and only then")
+        return self
+
+    @property
+    def grammar(self) -> Grammar | None:
+        if self.json_schema is not None:
+            text = json.dumps(self.json_schema.schema_)
+            return Grammar(kind=GrammarKind.JSON_SCHEMA, text=text)
+        return Grammar(kind=GrammarKind.JSON_OBJECT) if self.type == "json_object" else None
+
+
+def _biases(value: object) -> object:
+    """Token ids are JSON keys, so texts."""
+    if value is None or not isinstance(value, dict):
+        return value
+    if not all(key.isascii() and key.isdigit() and len(key) < 11 for key in value):
+        raise refusal("invalid_value", "needs token ids as its keys")
+    return {int(key): bias for key, bias in value.items()}
+
+
+class ChatRequest(Shape):
+    """The body of `/v1/chat/completions`; null is the same as nothing.
+
+    The ranges are those that `Sampling` documents; what is not given keeps the engine's default.
+    """
+
+    model: Label
+    messages: Annotated[list[ChatMessage], Items]
+    temperature: Annotated[float, Field(ge=0, le=5)] | None = None
+    top_p: Fraction | None = None
+    min_p: Fraction | None = None
+    top_k: NativeInt | None = None
+    repeat_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    penalty_last_n: Window | None = None
+    seed: Annotated[int, Field(ge=0, le=2**32 - 2)] | None = None
+    typical_p: Fraction | None = None
+    top_n_sigma: Hundred | None = None
+    dynatemp_range: Annotated[float, Field(ge=0, le=5)] | None = None
+    dynatemp_exponent: Annotated[float, Field(ge=0, le=10)] | None = None
+    xtc_probability: Fraction | None = None
+    xtc_threshold: Fraction | None = None
+    dry_multiplier: Hundred | None = None
+    dry_base: Annotated[float, Field(ge=0, le=10)] | None = None
+    dry_allowed_length: NativeInt | None = None
+    dry_penalty_last_n: Window | None = None
+    dry_sequence_breakers: Annotated[list[Breaker], Field(max_length=MAX_DRY_BREAKERS)] | None = (
+        None
+    )
+    mirostat: Annotated[int, Field(ge=0, le=2)] | None = None
+    mirostat_tau: Hundred | None = None
+    mirostat_eta: Annotated[float, Field(ge=0, le=10)] | None = None
+    logit_bias: Annotated[
+        dict[NativeInt, Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]] | None,
+        Field(max_length=MAX_LOGIT_BIASES),
+        BeforeValidator(_biases),
+    ] = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    min_tokens: NativeInt | None = None
+    ignore_eos: bool | None = None
+    response_format: ResponseFormat | None = None
+    max_completion_tokens: Annotated[NativeInt, Field(ge=1)] | None = None
+    max_tokens: Annotated[NativeInt, Field(ge=1)] | None = None
+    stop: Annotated[list[str] | None, BeforeValidator(_stops)] = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    # Names that a client gives its request; no value of theirs changes the answer.
+    user: Label | None = None
+    safety_identifier: Label | None = None
+    prompt_cache_key: Label | None = None
+
+    # What clients send on their own and this server does not do.
+    n: Annotated[object, neutral(1)] = None
+    store: Annotated[object, neutral(False)] = None
+    metadata: Annotated[object, neutral({})] = None
+    tools: Annotated[object, neutral([])] = None
+    tool_choice: Annotated[object, neutral("none", "auto")] = None
+    parallel_tool_calls: Annotated[object, neutral(True, False)] = None
+    functions: Annotated[object, neutral([])] = None
+    function_call: Annotated[object, neutral("none", "auto")] = None
+    modalities: Annotated[object, neutral(["text"])] = None
+    service_tier: Annotated[object, neutral("auto", "default")] = None
+    audio: Annotated[object, neutral()] = None
+    prediction: Annotated[object, neutral()] = None
+    reasoning_effort: Annotated[object, neutral()] = None
+    verbosity: Annotated[object, neutral()] = None
+    web_search_options: Annotated[object, neutral()] = None
+
+    @field_validator("max_tokens")
+    @classmethod
+    def _agree(cls, value: int | None, info: ValidationInfo) -> int | None:
+        other = info.data.get("max_completion_tokens")
+        if value is not None and other is not None and value != other:
+            raise refusal("invalid_value", "is not what `max_completion_tokens` is")
+        return value
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _asked_for(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value and not info.data.get("logprobs"):
+            raise refusal("invalid_value", "has a meaning only with `logprobs`: true")
+        return value
+
+    @field_validator("stream_options")
+    @classmethod
+    def _stream(cls, value: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
+        if value is not None and value.include_usage and not info.data.get("stream"):
+            raise refusal("invalid_value", "has a meaning only with `stream`: true")
+        return value
+
+    @property
+    def usage_apart(self) -> bool:
+        """Whether usage comes in a chunk of its own."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    def generate_request(self) -> GenerateRequest:
+        """Say the same to the engine, under a new name."""
+        sampling = self.model_dump(
+            include={field.name for field in fields(Sampling)} - {"logit_bias"}, exclude_none=True
+        )
+        if "dry_sequence_breakers" in sampling:
+            sampling["dry_sequence_breakers"] = tuple(sampling["dry_sequence_breakers"])
+        return GenerateRequest(
+            request_id=f"chatcmpl-{secrets.token_hex(12)}",
+            messages=tuple(message.message() for message in self.messages),
+            sampling=Sampling(**sampling, logit_bias=tuple((self.logit_bias or {}).items())),
+            max_tokens=self.max_completion_tokens or self.max_tokens,
+            stop=tuple(self.stop or ()),
+            ignore_eos=bool(self.ignore_eos),
+            min_tokens=self.min_tokens or 0,
+            top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            grammar=self.response_format.grammar if self.response_format else None,
+        )
