@@ -27,11 +27,7 @@ class Limits:
 
 def limits_of(target: Target, settings: LoadSettings, room: Budget) -> Limits:
     """Ask backwards what this machine has room for."""
-    quant, entry = None, target.entry
-    if entry is not None:
-        ordered = sorted(entry.quants, key=entry.file_bytes, reverse=True)
-        specs = [(name, lambda name=name: entry.spec(name)) for name in ordered]
-        quant = backwards.largest_quant(specs, settings, room)
+    quant = backwards.largest_quant(target.sizes, settings, room) if target.sizes else None
     return Limits(
         context=backwards.largest_context(target.spec, settings, room),
         parallel=backwards.most_parallel(target.spec, settings, room),

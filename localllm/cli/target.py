@@ -1,10 +1,15 @@
-"""What MODEL means to verbs that size: an installed file, any GGUF file, a catalogue entry."""
+"""What MODEL means to verbs that size: any GGUF file, an installed model, a catalogue entry, or a
+repository of the Hub."""
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from localllm.core.catalogue import Entry
 from localllm.core.model import ModelSpec
+from localllm.core.reference import is_repository, read_reference
 from localllm.core.text import single_line
 from localllm.errors import NotFound, UsageError
 from localllm.library.catalogue_file import find_entry
@@ -15,41 +20,64 @@ DEFAULT_QUANT = "Q4_K_M"
 """What a catalogue entry is sized as when no quant is named and it is published so."""
 
 
+Sizes = tuple[tuple[str, Callable[[], ModelSpec]], ...]
+"""Each quant that a model is published in, the largest first, and its header."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A model that can be sized. `path` is None for one that is not on this disk; `entry` is the
-    catalogue's, when it was found there."""
+    """A model that can be sized. `path` is None for one that is not in one file on this disk;
+    `sizes` are the quants that one can choose from. `note` says what is not exact about it."""
 
     name: str
     quant: str | None
     spec: ModelSpec
     path: Path | None = None
-    entry: Entry | None = None
+    sizes: Sizes = ()
+    note: str | None = None
 
 
-def find_target(store: Store, model: str, quant: str | None) -> Target:
-    """A path, an installed name or prefix, or a catalogue name with an optional `:QUANT`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sought:
+    """What a person asks to be sized: MODEL, and what options say of it."""
 
-    Raises NotFound with the nearest names, UsageError for a quant that makes no sense here.
+    model: str
+    quant: str | None = None
+    revision: str | None = None
+    offline: bool = False
+
+
+def find_target(store: Store, sought: Sought) -> Target:
+    """A path, an installed name or prefix, a catalogue name or a repository of the Hub, the last
+    two with an optional `:QUANT`. Only for a repository anybody is asked.
+
+    Raises NotFound with the nearest names, UsageError for a quant that makes no sense here, and
+    what the Hub raises.
     """
     try:
-        installed = store.resolve(model)
+        installed = store.resolve(sought.model)
     except NotFound as not_installed:
-        target = _in_catalogue(model, quant)
+        target = _in_catalogue(sought) or _on_hub(sought)
         if target is None:
             raise not_installed
         return target
+    quant = sought.quant
     if quant is not None and quant.upper() != (installed.quant or "").upper():
         raise UsageError(
             f"{installed.name} is a file of {installed.quant or 'an unknown quant'}; "
-            f"--quant {quant} works with names of the catalogue."
+            f"--quant {quant} works with names of the catalogue and repositories of the Hub."
         )
     return Target(
         name=installed.name,
         quant=installed.quant,
         spec=read_spec(installed.path),
-        path=installed.path,
+        path=installed.path if len(installed.files) == 1 else None,
     )
+
+
+def on_hub(model: str) -> bool:
+    """Whether MODEL is written as a repository of the Hub and nothing of this name is here."""
+    return is_repository(model.partition(":")[0]) and not os.path.lexists(model)
 
 
 def default_quant(entry: Entry) -> str:
@@ -60,14 +88,12 @@ def default_quant(entry: Entry) -> str:
     return min(entry.quants, key=entry.file_bytes)
 
 
-def _in_catalogue(model: str, quant: str | None) -> Target | None:
-    name, _, named = model.partition(":")
+def _in_catalogue(sought: Sought) -> Target | None:
+    name, _, _ = sought.model.partition(":")
     entry = find_entry(name)
     if entry is None:
         return None
-    if quant is not None and named and quant.upper() != named.upper():
-        raise UsageError(f"{single_line(model)} names one quant and --quant {quant} another.")
-    wanted = (quant or named or default_quant(entry)).upper()
+    wanted = (read_reference(sought.model, sought.quant).quant or default_quant(entry)).upper()
     try:
         spec = entry.spec(wanted)
     except KeyError:
@@ -75,4 +101,28 @@ def _in_catalogue(model: str, quant: str | None) -> Target | None:
             f"{single_line(wanted)} is not a quant. {entry.name} is published as: "
             f"{', '.join(entry.quants)}."
         ) from None
-    return Target(name=entry.name, quant=wanted, spec=spec, entry=entry)
+    largest_first = sorted(entry.quants, key=entry.file_bytes, reverse=True)
+    sizes = tuple((quant, partial(entry.spec, quant)) for quant in largest_first)
+    return Target(name=entry.name, quant=wanted, spec=spec, sizes=sizes)
+
+
+def _on_hub(sought: Sought) -> Target | None:
+    """A repository's file: the usual quant unless one is named."""
+    if not on_hub(sought.model):
+        return None
+    # Only here: everything that asks the network takes a moment to import.
+    from localllm.cli.asking import hub_access, hub_of
+    from localllm.shelf import look, offer_of, usual
+
+    asked = read_reference(sought.model, sought.quant)
+    hub = hub_of(hub_access(offline=sought.offline))
+    shelf = look(hub, asked.name, sought.revision, quant=asked.quant)
+    offers = shelf.listing.offers
+    offer = usual(shelf) if asked.quant is None else offer_of(shelf, asked.quant)
+    return Target(
+        name=single_line(shelf.repo.name),
+        quant=offer.candidate.quant,
+        spec=offer.candidate.spec(),
+        sizes=tuple((each.candidate.quant, each.candidate.spec) for each in offers),
+        note=offer.note,
+    )
