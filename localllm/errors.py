@@ -13,6 +13,7 @@
     │   ├── Offline                   1   the network is switched off here; nothing was tried
     │   ├── AccessDenied              1   the repository wants a token, or another one
     │   └── DownloadFailed            1   a transfer ended early; what came is kept
+    │       └── DownloadStopped     130   because somebody stopped it
     └── EngineError (RuntimeError)    1
         ├── EngineUnavailable         1   llama.cpp is not installed or does not import
         ├── LoadFailed                1   llama.cpp refused the model; its process lives
@@ -88,6 +89,11 @@ class AccessDenied(HubError):
 
 class DownloadFailed(HubError):
     code = "download_failed"
+
+
+class DownloadStopped(DownloadFailed):
+    exit_code = ExitCode.INTERRUPTED
+    code = "stopped"
 
 
 class EngineError(LocalLLMError, RuntimeError):
