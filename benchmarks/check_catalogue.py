@@ -23,8 +23,8 @@ import gguf
 import llama_cpp.llama_cpp as llama
 
 from localllm.core.catalogue import Entry, parse
+from localllm.core.file_types import FILE_TYPES
 from localllm.core.model import ModelSpec
-from localllm.core.quant_mix import FILE_TYPES
 from localllm.core.quants import GgmlType
 
 MODELS = Path(__file__).parents[1] / "models.toml"

@@ -15,8 +15,8 @@ from typing import TypeVar
 
 from localllm.core.blueprint.model import Blueprint, draw
 from localllm.core.blueprint.shape import Shape, Value
+from localllm.core.file_types import FILE_TYPES
 from localllm.core.model import ModelSpec
-from localllm.core.quant_mix import FILE_TYPES
 from localllm.errors import UsageError
 
 

@@ -5,12 +5,10 @@ Names are text that anybody may have written; nothing here raises, whatever they
 
 import re
 
-from localllm.core.quants import QUANT_LABELS
+from localllm.core.file_types import ALIASES, QUANT_LABELS
 
-_QUANT = re.compile(
-    rf"(?:^|[-._ ])({'|'.join(sorted(set(QUANT_LABELS.values()), key=len, reverse=True))})$",
-    re.IGNORECASE,
-)
+_LABELS = sorted({*QUANT_LABELS.values(), *ALIASES}, key=len, reverse=True)
+_QUANT = re.compile(rf"(?:^|[-._ ])({'|'.join(_LABELS)})$", re.IGNORECASE)
 _SPLIT = re.compile(
     r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})(?P<suffix>\.gguf)", re.I
 )
@@ -27,7 +25,10 @@ _LABEL = re.compile(
 def quant_in(stem: str) -> str | None:
     """The quant that a file's name ends in: "SmolLM2.Q4_1" -> "Q4_1"."""
     match = _QUANT.search(stem)
-    return match[1].upper() if match else None
+    if match is None:
+        return None
+    label = match[1].upper()
+    return ALIASES.get(label, label)
 
 
 def label_in(text: str) -> str | None:

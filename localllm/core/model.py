@@ -7,8 +7,9 @@ from functools import lru_cache
 from math import prod
 
 from localllm.core.architectures import ARCHITECTURES, Architecture, Memory, Recurrence, Window
+from localllm.core.file_types import QUANT_LABELS
 from localllm.core.once import once, once_each
-from localllm.core.quants import QUANT_LABELS, GgmlType
+from localllm.core.quants import GgmlType
 from localllm.errors import GgufError
 
 MetadataValue = (

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from localllm.core.file_names import label_in, split_of
+from localllm.core.file_types import ALIASES, FILE_TYPES
 from localllm.core.model import ModelSpec
-from localllm.core.quant_mix import FILE_TYPES
 from localllm.core.quants import RETIRED
 from localllm.core.recommend import Candidate
 from localllm.core.requantize import Mould, Recipe
@@ -38,7 +38,7 @@ _ALIASES = {
     "Q5_K": "Q5_K_M",
     "FP16": "F16",
     "FP32": "F32",
-    "MXFP4_MOE": "MXFP4",
+    **ALIASES,
 }
 _WORD = re.compile(r"[a-z0-9]+")
 _SUFFIX = re.compile(r"\.gguf\Z", re.IGNORECASE)

@@ -12,8 +12,9 @@ from functools import lru_cache
 from itertools import product
 from math import prod
 
+from localllm.core.file_types import FILE_TYPES
 from localllm.core.model import ModelSpec, TensorInfo
-from localllm.core.quant_mix import FILE_TYPES, Category, Traits, category, choose, kept
+from localllm.core.quant_mix import Category, Traits, category, choose, kept
 from localllm.core.quants import BLOCKS, GgmlType, row_bytes
 
 _IN_LAYER = re.compile(r"blk\.\d+\.")

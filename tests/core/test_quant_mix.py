@@ -4,8 +4,9 @@ from itertools import product
 
 import pytest
 
+from localllm.core.file_names import quant_in
+from localllm.core.file_types import ALIASES, FILE_TYPES, QUANT_LABELS
 from localllm.core.quant_mix import (
-    FILE_TYPES,
     Category,
     Choice,
     Traits,
@@ -83,3 +84,14 @@ def test_every_recipe_gives_every_shape_a_type_whose_blocks_it_fills() -> None:
         choice = choose(quant, kind, (columns, 64, 8), PLAIN)
         for each in (choice.kind, choice.raised):
             assert each is None or columns % BLOCKS[each].elements == 0
+
+
+def test_a_label_has_one_number_and_one_spelling() -> None:
+    assert len(set(QUANT_LABELS.values())) == len(QUANT_LABELS)
+    assert all(QUANT_LABELS[each.number] == label for label, each in FILE_TYPES.items())
+    assert set(ALIASES.values()) <= set(QUANT_LABELS.values())
+    for label in QUANT_LABELS.values():
+        assert quant_in(f"model-{label.lower()}") == label
+    for alias, label in ALIASES.items():
+        assert alias not in QUANT_LABELS.values()
+        assert quant_in(f"model.{alias}") == label

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from localllm.core import catalogue, footprint, gguf
 from localllm.core.catalogue import Entry
 from localllm.core.file_names import label_in, quant_in, split_of
+from localllm.core.file_types import FILE_TYPES
 from localllm.core.load import LoadSettings
 from localllm.core.model import ModelSpec
 from localllm.core.placement import Budget
-from localllm.core.quant_mix import FILE_TYPES
 from localllm.core.quants import row_bytes
 from localllm.core.recommend import Goal, Machine, Wish, plans
 from localllm.core.repository import (

@@ -1,15 +1,19 @@
 """A model that was never downloaded: its tensors, sizes and header for any quant mix."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
 
 from localllm.core.blueprint.shape import Shape
 from localllm.core.blueprint.stacks import Stack, stacks
+from localllm.core.file_types import FILE_TYPES
+from localllm.core.footprint.weights import is_input
 from localllm.core.model import MetadataValue, ModelSpec, TensorInfo
-from localllm.core.quant_mix import FILE_TYPES, Category, Traits, Where, category, choose, kept
+from localllm.core.once import once_each
+from localllm.core.quant_mix import Category, Traits, Where, category, kept, recipe
 from localllm.core.quants import BLOCKS, GgmlType
+from localllm.core.speed import WeightRead, Workload
 
 # GGUF's default; every tensor of a file starts at a multiple of it.
 ALIGNMENT = 32
@@ -35,6 +39,10 @@ class Run:
     total: int
 
 
+_Counted = tuple[Stack, int, GgmlType, int]
+"""A stack, the elements of one of its tensors, a type, and how many of them have it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blueprint:
     """A model's shape and every tensor it has. Build it with `draw`.
@@ -49,6 +57,9 @@ class Blueprint:
     fused_as_value: bool
     runs: tuple[Run, ...]
     fixed: tuple[Stack, ...]
+    _known: dict[object, object] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
@@ -69,17 +80,53 @@ class Blueprint:
 
     def weights_bytes(self, quant: str) -> int:
         """Sum the tensors' bytes in a quant mix. Raises KeyError for an unknown label."""
-        traits, source = self._traits(quant), _source(quant)
-        size = sum(_bytes(_fixed_type(stack, source), stack.elements) for stack in self.fixed)
+        mixed = sum(_bytes(kind, one) * count for _, one, kind, count in self._mixed(quant))
+        return mixed + self._kept_bytes(_source(quant))
+
+    def work(self, quant: str) -> Workload:
+        """Give what one token reads of the weights in a quant mix, its cache left out, with the
+        routed experts apart from the others. Raises KeyError for an unknown label."""
+        used, experts = self.shape.experts_used, max(self.shape.experts, 1)
+        tied = all(run.kind is not Category.OUTPUT for run in self.runs)
+        reads = []
+        for stack, one, kind, count in (*self._mixed(quant), *self._kept(_source(quant))):
+            last = stack.name.startswith("output.") or (tied and stack.name == "token_embd.weight")
+            if is_input(stack.name) and not last:
+                continue
+            active = one * min(used, experts) // experts if "_exps." in stack.name else one
+            reads.append(
+                WeightRead(
+                    type=kind,
+                    elements=active * count,
+                    elements_loaded=one * count,
+                    last_only=last,
+                )
+            )
+        return Workload(layers=self.shape.layers, weights=tuple(reads))
+
+    @once_each
+    def _mixed(self, quant: str) -> tuple[_Counted, ...]:
+        """What the quant mix decides."""
+        mix = recipe(quant, self._traits(quant))
+        counted: list[_Counted] = []
         for run in self.runs:
-            choice = choose(quant, run.kind, run.stack.shape, traits)
-            each = prod(run.stack.shape)
-            raised = 0
+            shape, count = run.stack.shape, len(run.places)
+            choice, each = mix.choose(run.kind, shape), prod(shape)
             if choice.raised is not None and choice.where is not None:
                 raised = _held(choice.where, run.places, run.total)
-                size += _bytes(choice.raised, each) * raised
-            size += _bytes(choice.kind, each) * (len(run.places) - raised)
-        return size
+                counted.append((run.stack, each, choice.raised, raised))
+                count -= raised
+            counted.append((run.stack, each, choice.kind, count))
+        return tuple(counted)
+
+    @once_each
+    def _kept(self, source: GgmlType) -> tuple[_Counted, ...]:
+        """What no mix touches, in files made from one of this type."""
+        return tuple((s, prod(s.shape), _fixed_type(s, source), s.count) for s in self.fixed)
+
+    @once_each
+    def _kept_bytes(self, source: GgmlType) -> int:
+        return sum(_bytes(kind, one) * count for _, one, kind, count in self._kept(source))
 
     def file_bytes(self, quant: str) -> int:
         """Estimate the file's length: its tensors behind a header of the typical length."""
@@ -112,9 +159,9 @@ class Blueprint:
         )
 
     def _types(self, quant: str) -> Iterator[tuple[Stack, tuple[GgmlType, ...]]]:
-        traits, source = self._traits(quant), _source(quant)
+        mix, source = recipe(quant, self._traits(quant)), _source(quant)
         for run in self.runs:
-            choice = choose(quant, run.kind, run.stack.shape, traits)
+            choice = mix.choose(run.kind, run.stack.shape)
             yield run.stack, tuple(choice.at(i, run.total) for i in run.places)
         for stack in self.fixed:
             yield stack, (_fixed_type(stack, source),) * stack.count
@@ -135,6 +182,11 @@ class Blueprint:
         return _padded(self.shape.vocabulary * _HEADER_BYTES_PER_TOKEN[self.tokenizer])
 
     def _traits(self, quant: str) -> Traits:
+        # Nobody publishes the IQ mixes without an importance matrix.
+        return self._traits_with(self.imatrix or quant.startswith("IQ"))
+
+    @once_each
+    def _traits_with(self, imatrix: bool) -> Traits:
         first = self.shape.layer(0)
         return Traits(
             architecture=self.shape.architecture,
@@ -142,8 +194,7 @@ class Blueprint:
             experts=self.shape.experts,
             seventy=_is_seventy(self.shape),
             tied=all(run.kind is not Category.OUTPUT for run in self.runs),
-            # Nobody publishes the IQ mixes without an importance matrix.
-            imatrix=self.imatrix or quant.startswith("IQ"),
+            imatrix=imatrix,
             fused_as_value=self.fused_as_value,
         )
 

@@ -22,7 +22,12 @@ def loaded(spec: ModelSpec) -> tuple[TensorInfo, ...]:
 
 def on_input(tensor: TensorInfo) -> bool:
     """Whether it belongs to the input layer, which always stays on the host."""
-    return tensor.name.startswith(_INPUT)
+    return is_input(tensor.name)
+
+
+def is_input(name: str) -> bool:
+    """As `on_input`, by a tensor's name."""
+    return name.startswith(_INPUT)
 
 
 def home(tensor: TensorInfo) -> int | None:

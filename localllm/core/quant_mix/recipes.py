@@ -1,183 +1,13 @@
-"""Which element type each tensor gets in each quant mix.
-
-A label such as "Q4_K_M" is a recipe, not a type: some layers of some matrices get more bits.
-The recipes here are those of `llama_tensor_get_type_impl`, `tensor_type_fallback` and
-`tensor_allows_quantization` in llama.cpp's `src/llama-quant.cpp` (the build that
-llama-cpp-python 0.3.36 carries); tests compare them with what that build writes. They let a
-model be sized for every quant before any of its files was seen. Publishers who override single
-tensors ("UD-" and "_XL" files) follow recipes of their own, which are not known here.
-"""
+"""llama.cpp's recipes: the type of each category of tensors in each quant mix."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum, StrEnum, auto
 from functools import lru_cache
-from types import MappingProxyType
 
+from localllm.core.file_types import FILE_TYPES
+from localllm.core.quant_mix.categories import Category
+from localllm.core.quant_mix.choice import Choice, Where
 from localllm.core.quants import BLOCKS, GgmlType
-
-
-@dataclass(frozen=True, slots=True)
-class FileType:
-    """A quant label: its number in `general.file_type` and the type most tensors get."""
-
-    number: int
-    default: GgmlType
-
-
-# llama.h, enum llama_ftype; llama-quant.cpp, llama_ftype_get_default_type.
-FILE_TYPES: Mapping[str, FileType] = MappingProxyType(
-    {
-        "F32": FileType(0, GgmlType.F32),
-        "F16": FileType(1, GgmlType.F16),
-        "BF16": FileType(32, GgmlType.BF16),
-        "Q8_0": FileType(7, GgmlType.Q8_0),
-        "Q6_K": FileType(18, GgmlType.Q6_K),
-        "Q5_K_M": FileType(17, GgmlType.Q5_K),
-        "Q5_K_S": FileType(16, GgmlType.Q5_K),
-        "Q5_1": FileType(9, GgmlType.Q5_1),
-        "Q5_0": FileType(8, GgmlType.Q5_0),
-        "Q4_K_M": FileType(15, GgmlType.Q4_K),
-        "Q4_K_S": FileType(14, GgmlType.Q4_K),
-        "Q4_1": FileType(3, GgmlType.Q4_1),
-        "Q4_0": FileType(2, GgmlType.Q4_0),
-        "MXFP4": FileType(38, GgmlType.MXFP4),
-        "IQ4_NL": FileType(25, GgmlType.IQ4_NL),
-        "IQ4_XS": FileType(30, GgmlType.IQ4_XS),
-        "Q3_K_L": FileType(13, GgmlType.Q3_K),
-        "Q3_K_M": FileType(12, GgmlType.Q3_K),
-        "Q3_K_S": FileType(11, GgmlType.Q3_K),
-        "IQ3_M": FileType(27, GgmlType.IQ3_S),
-        "IQ3_S": FileType(26, GgmlType.IQ3_S),
-        "IQ3_XS": FileType(22, GgmlType.IQ3_S),
-        "IQ3_XXS": FileType(23, GgmlType.IQ3_XXS),
-        "Q2_K": FileType(10, GgmlType.Q2_K),
-        "Q2_K_S": FileType(21, GgmlType.Q2_K),
-        "IQ2_M": FileType(29, GgmlType.IQ2_S),
-        "IQ2_S": FileType(28, GgmlType.IQ2_XS),
-        "IQ2_XS": FileType(20, GgmlType.IQ2_XS),
-        "IQ2_XXS": FileType(19, GgmlType.IQ2_XXS),
-        "IQ1_M": FileType(31, GgmlType.IQ1_M),
-        "IQ1_S": FileType(24, GgmlType.IQ1_S),
-    }
-)
-
-
-class Category(Enum):
-    """What a tensor is to the recipes (`tensor_get_category`)."""
-
-    OUTPUT = auto()
-    TOKEN_EMBD = auto()
-    ATTENTION_QKV = auto()
-    ATTENTION_V = auto()  # attn_v and attn_kv_b: the recipes treat them alike
-    ATTENTION_K = auto()
-    ATTENTION_Q = auto()
-    ATTENTION_OUTPUT = auto()
-    FFN_UP = auto()
-    FFN_GATE = auto()
-    FFN_DOWN = auto()
-    OTHER = auto()
-
-
-_PARTS: tuple[tuple[str, Category], ...] = (
-    ("attn_qkv.weight", Category.ATTENTION_QKV),
-    ("attn_kv_b.weight", Category.ATTENTION_V),
-    ("attn_v.weight", Category.ATTENTION_V),
-    ("attn_k.weight", Category.ATTENTION_K),
-    ("attn_q.weight", Category.ATTENTION_Q),
-    ("attn_output.weight", Category.ATTENTION_OUTPUT),
-    ("ffn_up", Category.FFN_UP),
-    ("ffn_gate", Category.FFN_GATE),
-    ("ffn_down", Category.FFN_DOWN),
-)
-
-
-@lru_cache(maxsize=512)
-def category(name: str) -> Category:
-    """Sort a tensor by its name."""
-    if name == "output.weight":
-        return Category.OUTPUT
-    if name in ("token_embd.weight", "per_layer_token_embd.weight"):
-        return Category.TOKEN_EMBD
-    return next((kind for part, kind in _PARTS if part in name), Category.OTHER)
-
-
-# tensor_allows_quantization: kept as the converter wrote them. The F32 ones are those that
-# conversion/base.py writes in F32 whatever the file type; the others stay in the source's type.
-_KEPT_F32 = (
-    "_norm.weight",
-    "ffn_gate_inp",
-    "ssm_conv1d",
-    "shortconv.conv.weight",
-    "position_embd.weight",
-    "token_types.weight",
-    "altup_correct_coef",
-    "altup_predict_coef",
-)
-_KEPT_SOURCE = ("altup", "laurel", "per_layer_model_proj")
-
-
-@lru_cache(maxsize=4096)
-def kept(name: str, shape: tuple[int, ...], source: GgmlType) -> GgmlType | None:
-    """Give the type of a tensor that no recipe touches, or None where the recipe decides.
-
-    `shape` is in ggml order; `source` is the type of the unquantized file (F16, BF16 or F32).
-    """
-    dimensions = max((i for i, n in enumerate(shape, 1) if n > 1), default=1)
-    if len(shape) < 2 or not name.endswith(".weight"):
-        return GgmlType.F32
-    if any(part in name for part in _KEPT_F32):
-        return GgmlType.F32
-    if dimensions < 2 or any(part in name for part in _KEPT_SOURCE):
-        return source
-    return None
-
-
-class Where(StrEnum):
-    """Which positions of a run of `total` tensors get the raised type."""
-
-    MORE_BITS = "first and last eighth, and every third between"
-    FIRST_EIGHTH = "first eighth"
-    FIRST_SIXTEENTH = "first sixteenth"
-    FIRST_TWO = "first two"
-    FIRST_FOUR = "first four"
-    MIDDLE = "all but the first and last eighth"
-
-    def holds(self, i: int, total: int) -> bool:
-        eighth = total // 8
-        match self:
-            case Where.MORE_BITS:
-                return i < eighth or i >= 7 * total // 8 or (i - eighth) % 3 == 2
-            case Where.FIRST_EIGHTH:
-                return i < eighth
-            case Where.FIRST_SIXTEENTH:
-                return i < total // 16
-            case Where.FIRST_TWO:
-                return i < 2
-            case Where.FIRST_FOUR:
-                return i < 4
-            case Where.MIDDLE:
-                return eighth <= i < 7 * total // 8
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The type of a run of tensors: `kind`, or `raised` at the positions where `where` holds."""
-
-    kind: GgmlType
-    raised: GgmlType | None = None
-    where: Where | None = None
-
-    def at(self, i: int, total: int) -> GgmlType:
-        """Give the type at position `i` of `total`."""
-        if self.raised is not None and self.where is not None and self.where.holds(i, total):
-            return self.raised
-        return self.kind
-
-    def mapped(self, fit: Mapping[GgmlType, GgmlType]) -> "Choice":
-        """Replace types; those not in `fit` stay."""
-        raised = None if self.raised is None else fit.get(self.raised, self.raised)
-        return Choice(fit.get(self.kind, self.kind), raised, self.where)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,23 +46,47 @@ _EIGHT_EXPERTS_OUTPUT = [
 _T = GgmlType
 
 
+class Recipe:
+    """One quant mix (a key of FILE_TYPES, else KeyError) for models of the same traits."""
+
+    def __init__(self, quant: str, traits: Traits) -> None:
+        self._quant, self._traits = quant, traits
+        self._default = FILE_TYPES[quant].default
+        self._float = BLOCKS[self._default].elements == 1
+        self._choices: dict[Category, Choice] = {}
+
+    def choose(self, kind: Category, ne: tuple[int, ...]) -> Choice:
+        """Give the type of the quantizable tensors of one category and shape.
+
+        Positions count the tensors of the category in layer order, except feed-forward tensors of
+        models with experts, where the position is the layer.
+        """
+        if self._float:
+            return Choice(self._default)
+        if kind is Category.OUTPUT or (self._traits.tied and kind is Category.TOKEN_EMBD):
+            output = _output(self._quant, self._default, ne[0], self._traits)
+            return _fallback(Choice(output), ne[0])
+        if self._quant == "MXFP4":
+            stacked = len(ne) > 2 and ne[2] > 1
+            return _fallback(Choice(_T.MXFP4 if stacked else _T.Q8_0), ne[0])
+        if kind not in self._choices:
+            self._choices[kind] = _in_layers(self._quant, self._default, kind, self._traits)
+        return _fallback(self._choices[kind], ne[0])
+
+
+@lru_cache(maxsize=1024)
+def recipe(quant: str, traits: Traits) -> Recipe:
+    """Give the recipe of a quant mix. Raises KeyError for a label that has none here."""
+    return Recipe(quant, traits)
+
+
 def choose(quant: str, kind: Category, ne: tuple[int, ...], traits: Traits) -> Choice:
-    """Give the type of the quantizable tensors of one category and shape.
-
-    Positions count the tensors of the category in layer order, except feed-forward tensors of
-    models with experts, where the position is the layer. `quant` is a key of FILE_TYPES.
-    """
-    default = FILE_TYPES[quant].default
-    if BLOCKS[default].elements == 1:
-        return Choice(default)
-    return _fallback(_recipe(quant, default, kind, ne, traits), ne[0])
+    """As `Recipe.choose`, for a single question."""
+    return recipe(quant, traits).choose(kind, ne)
 
 
-def _recipe(quant: str, default: _T, kind: Category, ne: tuple[int, ...], traits: Traits) -> Choice:
-    if kind is Category.OUTPUT or (traits.tied and kind is Category.TOKEN_EMBD):
-        return Choice(_output(quant, default, ne[0], traits))
-    if quant == "MXFP4":
-        return Choice(_T.MXFP4 if len(ne) > 2 and ne[2] > 1 else _T.Q8_0)
+def _in_layers(quant: str, default: _T, kind: Category, traits: Traits) -> Choice:
+    """The choice for what is neither the output matrix nor MXFP4's; shapes do not matter."""
     if kind is Category.TOKEN_EMBD:
         return Choice(_TOKEN_EMBD.get(quant, default))
     if kind is Category.ATTENTION_QKV:

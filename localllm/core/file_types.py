@@ -1,0 +1,68 @@
+"""The quant labels of llama.cpp: what `general.file_type` numbers, and the type most tensors get.
+
+A label is a mix of element types, not a type (`core/quant_mix` says which tensor gets which).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from localllm.core.quants import GgmlType
+
+
+@dataclass(frozen=True, slots=True)
+class FileType:
+    """A quant label: its number in `general.file_type` and the type most tensors get."""
+
+    number: int
+    default: GgmlType
+
+
+# llama.h, enum llama_ftype; llama-quant.cpp, llama_ftype_get_default_type.
+FILE_TYPES: Mapping[str, FileType] = MappingProxyType(
+    {
+        "F32": FileType(0, GgmlType.F32),
+        "F16": FileType(1, GgmlType.F16),
+        "BF16": FileType(32, GgmlType.BF16),
+        "Q8_0": FileType(7, GgmlType.Q8_0),
+        "Q6_K": FileType(18, GgmlType.Q6_K),
+        "Q5_K_M": FileType(17, GgmlType.Q5_K),
+        "Q5_K_S": FileType(16, GgmlType.Q5_K),
+        "Q5_1": FileType(9, GgmlType.Q5_1),
+        "Q5_0": FileType(8, GgmlType.Q5_0),
+        "Q4_K_M": FileType(15, GgmlType.Q4_K),
+        "Q4_K_S": FileType(14, GgmlType.Q4_K),
+        "Q4_1": FileType(3, GgmlType.Q4_1),
+        "Q4_0": FileType(2, GgmlType.Q4_0),
+        "MXFP4": FileType(38, GgmlType.MXFP4),
+        "IQ4_NL": FileType(25, GgmlType.IQ4_NL),
+        "IQ4_XS": FileType(30, GgmlType.IQ4_XS),
+        "Q3_K_L": FileType(13, GgmlType.Q3_K),
+        "Q3_K_M": FileType(12, GgmlType.Q3_K),
+        "Q3_K_S": FileType(11, GgmlType.Q3_K),
+        "IQ3_M": FileType(27, GgmlType.IQ3_S),
+        "IQ3_S": FileType(26, GgmlType.IQ3_S),
+        "IQ3_XS": FileType(22, GgmlType.IQ3_S),
+        "IQ3_XXS": FileType(23, GgmlType.IQ3_XXS),
+        "Q2_K": FileType(10, GgmlType.Q2_K),
+        "Q2_K_S": FileType(21, GgmlType.Q2_K),
+        "IQ2_M": FileType(29, GgmlType.IQ2_S),
+        "IQ2_S": FileType(28, GgmlType.IQ2_XS),
+        "IQ2_XS": FileType(20, GgmlType.IQ2_XS),
+        "IQ2_XXS": FileType(19, GgmlType.IQ2_XXS),
+        "IQ1_M": FileType(31, GgmlType.IQ1_M),
+        "IQ1_S": FileType(24, GgmlType.IQ1_S),
+    }
+)
+"""The mixes whose recipe is known here."""
+
+# Mixes that llama.cpp reads and whose recipe is not known here.
+_OTHERS = {36: "TQ1_0", 37: "TQ2_0", 39: "NVFP4", 40: "Q1_0", 41: "Q2_0"}
+
+QUANT_LABELS: Mapping[int, str] = MappingProxyType(
+    {each.number: label for label, each in FILE_TYPES.items()} | _OTHERS
+)
+"""`general.file_type` as the label that uploaders use."""
+
+ALIASES: Mapping[str, str] = MappingProxyType({"MXFP4_MOE": "MXFP4"})
+"""Labels that mean another one: llama.cpp's own word for 38 is not what the files are called."""
