@@ -25,8 +25,9 @@ class Answer:
     def stopped(self) -> bool:
         return self.finished is None
 
-    def document(self, *, load_s: float) -> dict[str, object]:
+    def document(self, resident: ResidentModel) -> dict[str, object]:
         """What `run --json` prints."""
+        comparison = resident.comparison
         done = self.finished
         timings = done.timings if done is not None else None
         return {
@@ -38,10 +39,17 @@ class Answer:
                 "cached_tokens": done.cached_tokens if done is not None else None,
             },
             "timings": {
-                "load_s": load_s,
+                "load_s": resident.loaded.load_s,
                 "ttft_s": timings.ttft_s if timings is not None else None,
                 "prefill_tps": timings.prefill_tps if timings is not None else None,
                 "decode_tps": timings.decode_tps if timings is not None else None,
+            },
+            "memory": {
+                "estimated_bytes": comparison.estimated_bytes,
+                "probed_bytes": comparison.probed_bytes,
+                "allocated_bytes": comparison.allocated_bytes,
+                "estimate_error_percent": comparison.estimate_error_percent,
+                "probe_error_percent": comparison.probe_error_percent,
             },
         }
 
@@ -89,7 +97,7 @@ async def read_answer(events: AsyncGenerator[GenerateEvent, None], writer: Write
 
 
 def print_stats(answer: Answer, resident: ResidentModel, memory_bytes: int | None) -> None:
-    """Counts and rates on stderr."""
+    """Counts and rates on stderr, then what the memory was estimated at and what it is."""
     done = answer.finished
     if done is None:
         click.echo("stopped", err=True)
@@ -107,6 +115,7 @@ def print_stats(answer: Answer, resident: ResidentModel, memory_bytes: int | Non
     if memory_bytes is not None:
         parts.append(f"engine {format_bytes(memory_bytes)}")
     click.echo(" · ".join(parts), err=True)
+    click.echo(resident.comparison.sentence(), err=True)
 
 
 def _rate(tokens_per_s: float | None) -> str:

@@ -18,7 +18,7 @@ from rich.table import Table
 from localllm.cli import options
 from localllm.cli.bystanders import cpu_time, crowded
 from localllm.cli.choose import warn
-from localllm.cli.loading import load_with_progress
+from localllm.cli.loading import load_with_progress, require_answers
 from localllm.cli.output import outside, print_json, stderr, stdout
 from localllm.cli.stopwatch import MIN_PROMPT_TOKENS, Stopwatch, Timed, context_for
 from localllm.core.hardware import HardwareInfo
@@ -26,10 +26,10 @@ from localllm.core.load import LoadSettings
 from localllm.core.measured import MeasuredMachine, MeasuredModel, Measurement
 from localllm.core.model import ModelSpec
 from localllm.core.units import format_bytes, format_rate
-from localllm.errors import DoesNotFit, ExitCode, UsageError
+from localllm.errors import ExitCode, UsageError
 from localllm.library import measurements, paths
 from localllm.library.store import InstalledModel
-from localllm.runtime import ResidentModel, Runtime, read_spec
+from localllm.runtime import ResidentModel, Runtime, TooLarge, read_spec
 
 MAX_TOKENS = 2**20
 MAX_PARALLEL = 256
@@ -158,12 +158,14 @@ async def measure(
 ) -> tuple[Measurement, ...]:
     """Load the model once for each number of conversations and time it.
 
-    Raises DoesNotFit before anything is measured when the largest load does not fit.
+    Raises DoesNotFit before anything is measured when the largest load does not fit, UsageError
+    for a model that does not continue text.
     """
     spec = await asyncio.to_thread(read_spec, installed.path)
+    require_answers(spec, installed.name)
     largest = await runtime.fit(installed, plan.settings(spec, plan.loads[-1]))
     if not largest.fits and not force:
-        raise DoesNotFit(largest.message(installed.name))
+        raise TooLarge(installed.name, largest)
     hardware = await runtime.hardware()
     results: list[Measurement] = []
     for parallel in plan.loads:

@@ -1,15 +1,30 @@
-"""A model's way into memory, with a bar on stderr."""
+"""A model's way into memory, with a bar on stderr, and what is said before and after."""
 
+import asyncio
 from contextlib import aclosing
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from localllm.core.load import LoadSettings
+from localllm.core.model import ModelSpec
+from localllm.core.purpose import why_no_answers
+from localllm.core.quality import cache_loss
 from localllm.core.text import single_line
 from localllm.engine.events import LoadProgress
+from localllm.errors import UsageError
 from localllm.library.store import InstalledModel
-from localllm.runtime import ResidentModel, Runtime
+from localllm.runtime import ResidentModel, Runtime, read_spec
+
+
+def require_answers(spec: ModelSpec, name: str) -> None:
+    """Raise UsageError for a model that does not continue text (an encoder, a reranker)."""
+    if (instead := why_no_answers(spec)) is not None:
+        raise UsageError(
+            f"{single_line(name)} ({spec.architecture}) is {instead}. "
+            "This verb needs a model that answers; `localllm ls` lists what is installed."
+        )
 
 
 async def load_with_progress(
@@ -20,7 +35,12 @@ async def load_with_progress(
     force: bool,
     quiet: bool,
 ) -> ResidentModel:
-    """Load; the bar is gone when it is done and is not drawn where there is no terminal."""
+    """Load; the bar is gone when it is done and is not drawn where there is no terminal.
+
+    A cache type that can change answers is named first, with what that is published to cost.
+    """
+    if not quiet:
+        await _say_loss(model, settings)
     console = Console(stderr=True, quiet=quiet)
     progress = Progress(
         TextColumn("Loading {task.fields[name]}", markup=False),
@@ -39,3 +59,12 @@ async def load_with_progress(
                 else:
                     return event
     raise AssertionError("a load ends with its resident model")
+
+
+async def _say_loss(model: InstalledModel, settings: LoadSettings) -> None:
+    keys, values = settings.kv_type_k, settings.kv_type_v
+    if cache_loss("", keys, values) is None:
+        return  # most loads: the file is not read for this
+    spec = await asyncio.to_thread(read_spec, model.path)
+    if (loss := cache_loss(spec.architecture, keys, values)) is not None:
+        click.echo(single_line(loss), err=True)

@@ -9,8 +9,9 @@ import click
 
 from localllm.cli import options
 from localllm.cli.answer import Answer, Writer, print_stats, read_answer
-from localllm.cli.loading import load_with_progress
+from localllm.cli.loading import load_with_progress, require_answers
 from localllm.cli.output import print_json
+from localllm.core.load import KvType
 from localllm.core.text import strip_controls
 from localllm.engine.events import GenerateRequest, Message, Role, Sampling
 from localllm.errors import ExitCode, GenerationFailed, UsageError
@@ -54,9 +55,12 @@ class Question:
 @click.option("--seed", type=click.IntRange(0, 2**32 - 2), help="Same seed, same answer.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End the answer here; repeatable.")
 @options.CONTEXT
+@options.KV_TYPE
 @options.GPU_LAYERS
+@options.CPU_MOE
+@options.NO_KV_OFFLOAD
 @options.FORCE
-@click.option("--stats", is_flag=True, help="Token counts and rates on stderr.")
+@click.option("--stats", is_flag=True, help="Token counts, rates and memory on stderr.")
 @options.JSON
 @options.QUIET
 def command(
@@ -72,7 +76,10 @@ def command(
     seed: int | None,
     stop: tuple[str, ...],
     context: int | None,
+    kv_type: str,
     gpu_layers: int | None,
+    cpu_moe: int,
+    no_kv_offload: bool,
     force: bool,
     stats: bool,
     as_json: bool,
@@ -101,8 +108,15 @@ def command(
     with asyncio.Runner() as runner:
         try:
             installed = runtime.resolve(model)
+            spec = read_spec(installed.path)
+            require_answers(spec, installed.name)
             settings = options.settings_for(
-                read_spec(installed.path), context=context, gpu_layers=gpu_layers
+                spec,
+                context=context,
+                gpu_layers=gpu_layers,
+                kv_type=KvType(kv_type),
+                cpu_moe=cpu_moe,
+                kv_offload=not no_kv_offload,
             )
             resident = runner.run(
                 load_with_progress(runtime, installed, settings, force=force, quiet=quiet)
@@ -153,7 +167,7 @@ def _report(
     answer: Answer, resident: ResidentModel, runtime: Runtime, *, as_json: bool, stats: bool
 ) -> None:
     if as_json:
-        print_json(answer.document(load_s=resident.loaded.load_s))
+        print_json(answer.document(resident))
     if stats:
         print_stats(answer, resident, runtime.memory_bytes(resident.model.name))
 

@@ -14,7 +14,7 @@ import click
 
 from localllm.cli import options
 from localllm.cli.loading import load_with_progress
-from localllm.core.load import LoadSettings
+from localllm.core.load import KvType, LoadSettings
 from localllm.core.text import single_line
 from localllm.core.units import format_duration
 from localllm.errors import ExitCode, NotFound, UsageError
@@ -41,6 +41,9 @@ class Wish:
     context: int | None
     parallel: int | None
     gpu_layers: int | None
+    kv_type: KvType
+    cpu_moe: int
+    kv_offload: bool
     force: bool
     as_json: bool
     quiet: bool
@@ -75,7 +78,10 @@ def parse_parallel(
     help="Answers at the same time, in one batch (default auto: 4, or fewer when that does not "
     "fit). Each has the whole --ctx.",
 )
+@options.KV_TYPE
 @options.GPU_LAYERS
+@options.CPU_MOE
+@options.NO_KV_OFFLOAD
 @click.option(
     "--api-key-file",
     type=click.Path(path_type=Path),
@@ -98,7 +104,10 @@ def command(
     port: int,
     context: int | None,
     parallel: int | None,
+    kv_type: str,
     gpu_layers: int | None,
+    cpu_moe: int,
+    no_kv_offload: bool,
     api_key_file: Path | None,
     no_auth: bool,
     force: bool,
@@ -114,6 +123,7 @@ def command(
 
     wish = Wish(
         models=models, context=context, parallel=parallel, gpu_layers=gpu_layers,
+        kv_type=KvType(kv_type), cpu_moe=cpu_moe, kv_offload=not no_kv_offload,
         force=force, as_json=as_json, quiet=quiet,
     )  # fmt: skip
     address = find_address(host, port)
@@ -246,6 +256,7 @@ async def _load_all(
         )
         if not wish.quiet:
             click.echo(f"Loaded {_summary(resident)}", err=True)
+            click.echo(f"  {resident.comparison.sentence()}", err=True)
         loaded.append(resident)
     return tuple(loaded)
 
@@ -254,7 +265,13 @@ async def _settings(runtime: Runtime, model: InstalledModel, wish: Wish) -> Load
     spec = await asyncio.to_thread(read_spec, model.path)
     candidates = [
         options.settings_for(
-            spec, context=wish.context, parallel=parallel, gpu_layers=wish.gpu_layers
+            spec,
+            context=wish.context,
+            parallel=parallel,
+            gpu_layers=wish.gpu_layers,
+            kv_type=wish.kv_type,
+            cpu_moe=wish.cpu_moe,
+            kv_offload=wish.kv_offload,
         )
         for parallel in ((wish.parallel,) if wish.parallel else AUTO_PARALLEL)
     ]

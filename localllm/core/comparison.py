@@ -67,5 +67,7 @@ class Comparison:
 
 
 def _figure(size_bytes: int, error_percent: float | None) -> str:
-    error = f" ({error_percent:+.2f} %)" if error_percent is not None else ""
-    return f"{format_bytes(size_bytes)}{error}"
+    if error_percent is None:
+        return format_bytes(size_bytes)
+    rounded = round(error_percent, 2) + 0.0  # no "-0.00"
+    return f"{format_bytes(size_bytes)} ({rounded:+.2f} %)"

@@ -20,8 +20,11 @@ from localllm.errors import DoesNotFit, LoadFailed
 from localllm.library import measurements, paths
 from localllm.library.store import Store
 from localllm.runtime import Runtime
+from tests.core.forge import write
+from tests.core.forge_recurrent import EVERY_RECURRENT
 from tests.library.test_measurements import DECODE
 
+ENCODER = next(forged for forged in EVERY_RECURRENT if forged.architecture == "bert")
 LOCALLLM = [sys.executable, "-m", "localllm"]
 SMALL = ["--prompt-tokens", "32", "--gen-tokens", "4", "--repetitions", "2"]
 PLAN = Plan(prompt_tokens=32, gen_tokens=8, parallel=(1, 4), repetitions=2)
@@ -218,6 +221,15 @@ async def test_a_largest_load_that_does_not_fit_is_refused_before_any_load(house
     assert house.script.loads == []
     await house.measure(replace(plan, parallel=(1, 2)), force=True)
     assert len(house.script.loads) == 2
+
+
+def test_a_model_that_only_embeds_has_no_rates(tmp_path: Path) -> None:
+    path = tmp_path / "embedder.gguf"
+    write(ENCODER, path)
+    done = bench(str(path), *SMALL)
+    assert done.returncode == 2
+    assert b"is an embedding model" in done.stderr
+    assert stored() == ()
 
 
 async def test_a_load_that_fails_is_said_and_measures_nothing(house: House) -> None:

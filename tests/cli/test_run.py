@@ -14,8 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.core.forge import write
+from tests.core.forge_recurrent import EVERY_RECURRENT
+
 LOCALLLM = [sys.executable, "-m", "localllm"]
 SILENCE_S = 60.0  # a hung program is a failure, not a hung suite
+ENCODER = next(forged for forged in EVERY_RECURRENT if forged.architecture == "bert")
 GREEDY = ["--temperature", "0", "--ctx", "512"]
 
 
@@ -36,6 +40,7 @@ def test_an_answer_goes_to_stdout_and_the_talk_to_stderr() -> None:
     assert done.stdout.strip()
     assert b"tok/s" in done.stderr
     assert b"estimated" in done.stderr
+    assert b"cache and computing: estimated" in done.stderr
     assert b"tok/s" not in done.stdout
 
 
@@ -48,7 +53,11 @@ def test_the_prompt_may_come_from_stdin() -> None:
 def test_json_is_one_document_with_the_promised_keys() -> None:
     done = run("starter", "Hello", *GREEDY, "--max-tokens", "5", "--json", "--seed", "1")
     document = json.loads(done.stdout)
-    assert document.keys() == {"text", "finish_reason", "usage", "timings"}
+    assert document.keys() == {"text", "finish_reason", "usage", "timings", "memory"}
+    memory = document["memory"]
+    assert memory["allocated_bytes"] > 2**20
+    assert abs(memory["estimate_error_percent"]) < 1
+    assert memory["probed_bytes"] is None  # there was room to spare
     assert document["usage"].keys() == {"prompt_tokens", "completion_tokens", "cached_tokens"}
     assert document["timings"].keys() == {"load_s", "ttft_s", "prefill_tps", "decode_tps"}
     assert document["finish_reason"] == "length"
@@ -65,6 +74,29 @@ def test_a_system_message_and_a_stop_string_reach_the_model() -> None:
     assert word not in cut.stdout.decode()
 
 
+def test_a_smaller_cache_is_loaded_and_what_it_costs_is_said() -> None:
+    plain = run("starter", "Hello", *GREEDY, "--max-tokens", "2", "--json")
+    small = run("starter", "Hello", *GREEDY, "--max-tokens", "2", "--json", "--kv-type", "q8_0")
+    quiet = run("starter", "Hello", *GREEDY, "--max-tokens", "2", "--kv-type", "q8_0", "--quiet")
+    assert b"KL divergence 0.00098 (Llama-3-8B)" in small.stderr
+    assert b"can change answers" not in plain.stderr + quiet.stderr
+    sizes = [json.loads(each.stdout)["memory"]["allocated_bytes"] for each in (plain, small)]
+    assert sizes[1] < sizes[0]
+
+
+def test_options_of_placement_are_taken() -> None:
+    placed = ["--cpu-moe", "2", "--no-kv-offload", "--gpu-layers", "0"]
+    assert run("starter", "Hello", *GREEDY, "--max-tokens", "2", *placed).returncode == 0
+
+
+def test_a_model_that_only_embeds_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "embedder.gguf"
+    write(ENCODER, path)
+    done = run(str(path), "Hello")
+    assert done.returncode == 2
+    assert b"embedder (bert) is an embedding model" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
@@ -73,6 +105,8 @@ def test_a_system_message_and_a_stop_string_reach_the_model() -> None:
         (["starter"], 2, ["empty"]),
         (["starter", "x", "--temperature", "99"], 2, ["--temperature"]),
         (["starter", "x", "--gpu-layers", "many"], 2, ["many", "auto"]),
+        (["starter", "x", "--kv-type", "q9"], 2, ["--kv-type", "q8_0"]),
+        (["starter", "x", "--cpu-moe", "-1"], 2, ["--cpu-moe"]),
         (["starter", "x", "--ctx", "16000000"], 3, ["needs", "free", "--ctx"]),
         (["starter", "word " * 700, "--ctx", "512"], 1, ["512", "Shorten"]),
         (["/no/such/file.gguf", "x"], 5, ["/no/such/file.gguf"]),

@@ -241,6 +241,16 @@ def test_a_signal_ends_server_and_engine(
     assert "Traceback" not in (tmp_path / "stderr").read_text()
 
 
+def test_a_load_with_a_smaller_cache_says_what_it_costs_and_takes(tmp_path: Path) -> None:
+    options = ("--kv-type", "q8_0", "--cpu-moe", "1", "--no-kv-offload")
+    with serving(tmp_path, "--ctx", "512", "--parallel", "1", *options):
+        pass
+    said = (tmp_path / "stderr").read_text()
+    assert "A q8_0 KV cache can change answers" in said
+    assert "cache and computing: estimated" in said
+    assert "allocated" in said
+
+
 def test_a_second_signal_ends_the_answers_that_are_being_written(tmp_path: Path) -> None:
     with serving(tmp_path, "--ctx", "2048", "--parallel", "1") as served:
         engine = served.engine

@@ -32,6 +32,17 @@ def test_too_much_is_positive_and_too_little_negative() -> None:
     )
 
 
+def test_a_difference_that_rounds_to_nothing_has_no_minus() -> None:
+    part = Compared(
+        device="CPU",
+        part="cache",
+        estimated_bytes=10**9 - 1,
+        probed_bytes=None,
+        allocated_bytes=10**9,
+    )
+    assert "(+0.00 %)" in Comparison(parts=(part,)).sentence()
+
+
 def test_without_a_dry_run_none_is_said() -> None:
     comparison = parts(100, None, 100)
     assert comparison.probed_bytes is None
