@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +32,12 @@ _LARGEST = 1024 * _MIB
 _CACHE_MULTIPLE = 4  # of the last-level cache: at most a quarter of the reads can hit it
 _WINDOWS = 4
 _WINDOW_S = 0.06
+
+RECENT_S = 30 * 24 * 3600.0
+"""How long a figure counts: memory is rarely changed, and a laptop's power plan does not last."""
+
+RETRY_S = 600.0
+_IDLE_LOAD = 0.5  # what the services of an idle desktop reach
 
 _MATMUL_TIMEOUT_S = 30.0
 _MATMUL = """
@@ -96,24 +103,89 @@ def measure_compute(threads: int) -> float | None:
     return _positive(done.stdout.decode("ascii", "replace"))
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The best bandwidth of late, in bytes/s. Times are Unix seconds: `taken_at` of this figure,
+    `tried_at` of the last measurement, better or not. `busy`: other programs were at work whenever
+    it was measured, so the memory may be faster."""
+
+    bytes_per_s: float
+    taken_at: float
+    tried_at: float
+    busy: bool
+
+    def due(self, now: float, *, busy: bool) -> bool:
+        """Whether another measurement may teach something: this one is old, or was taken while
+        others worked and they are gone. Not again within ten minutes, so that no command waits
+        twice."""
+        if busy or 0 <= now - self.tried_at < RETRY_S:
+            return False
+        return self.busy or not self.recent(now)
+
+    def recent(self, now: float) -> bool:
+        """Whether it is of the last month and not of the future (a clock was set back)."""
+        return 0 <= now - self.taken_at < RECENT_S
+
+    def better(self, new: "Reading") -> "Reading":
+        """The larger of two counts, for other work only ever lowers one; an old figure gives way
+        to a new one of a quiet machine, which may have other memory now."""
+        if new.bytes_per_s >= self.bytes_per_s or not (new.busy or self.recent(new.taken_at)):
+            return replace(new, busy=new.busy and (self.busy or not self.recent(new.taken_at)))
+        return replace(self, tried_at=new.tried_at, busy=self.busy and new.busy)
+
+
+def processors_busy(
+    threads: int, processors: int | None, load: Callable[[], tuple[float, float, float]] | None
+) -> bool:
+    """Whether the last minute's load leaves fewer processors than `threads`. An idle desktop's
+    services are not counted; False where the system does not tell (`load` None on Windows)."""
+    if load is None or processors is None:
+        return False
+    try:
+        waiting = load()[0]
+    except OSError:
+        return False
+    return waiting > _IDLE_LOAD and waiting + threads > processors
+
+
 def cached_bandwidth(
     path: Path,
     cpu_name: str,
     threads: int,
     measure: Callable[[int], float] = measure_bandwidth,
+    *,
+    again: bool = False,
+    now: Callable[[], float] = time.time,
+    busy: Callable[[], bool] | None = None,
 ) -> float:
     """Give the bandwidth stored at `path` for this processor and thread count, or measure it.
 
-    A file that cannot be read counts as empty, one that cannot be written is left alone: the
-    figure is right either way. The file is replaced in one step.
+    It is measured when there is none, when `again` asks for it, and when it is due
+    (`Reading.due`); the best of the last month counts. A file that cannot be read counts as empty,
+    one that cannot be written is left alone: the figure is right either way. The file is replaced
+    in one step. Raises what `measure` raises, unless there is a figure already.
     """
     key = f"{cpu_name}, {threads} threads"
-    stored = _stored(path)
-    if key not in stored:
-        stored[key] = measure(threads)
-        with suppress(OSError):
-            _write(path, stored)
-    return stored[key]
+    stored, time_s = _stored(path), now()
+    crowded = busy() if busy is not None else _busy_now(threads)
+    known = stored.get(key)
+    if known is not None and not again and not known.due(time_s, busy=crowded):
+        return known.bytes_per_s
+    try:
+        rate = measure(threads)
+    except (OSError, MemoryError):
+        if known is None:
+            raise
+        return known.bytes_per_s
+    new = Reading(rate, taken_at=time_s, tried_at=time_s, busy=crowded)
+    stored[key] = new if known is None else known.better(new)
+    with suppress(OSError):
+        _write(path, stored)
+    return stored[key].bytes_per_s
+
+
+def _busy_now(threads: int) -> bool:
+    return processors_busy(threads, os.cpu_count(), getattr(os, "getloadavg", None))
 
 
 def last_level_cache(root: Path) -> int:
@@ -173,15 +245,29 @@ def _memchr() -> Callable[[int, int, int], int | None]:
     return function
 
 
-def _stored(path: Path) -> dict[str, float]:
+def _stored(path: Path) -> dict[str, Reading]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(document, dict):
         return {}
-    values = {str(key): _positive(str(value)) for key, value in document.items()}
-    return {key: value for key, value in values.items() if value is not None}
+    readings = {str(key): _reading(value) for key, value in document.items()}
+    return {key: value for key, value in readings.items() if value is not None}
+
+
+def _reading(value: object) -> Reading | None:
+    """One entry of the file; a bare number is of a version that kept no times, and is due."""
+    fields = value if isinstance(value, dict) else {"bytes_per_s": value}
+    rate = _positive(str(fields.get("bytes_per_s")))
+    if rate is None:
+        return None
+    return Reading(
+        rate,
+        taken_at=_positive(str(fields.get("taken_at"))) or 0.0,
+        tried_at=_positive(str(fields.get("tried_at"))) or 0.0,
+        busy=fields.get("busy") is not False,
+    )
 
 
 def _positive(text: str) -> float | None:
@@ -192,13 +278,13 @@ def _positive(text: str) -> float | None:
     return value if math.isfinite(value) and value > 0 else None
 
 
-def _write(path: Path, stored: dict[str, float]) -> None:
+def _write(path: Path, stored: dict[str, Reading]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(stored, file, indent=2)
+            json.dump({key: asdict(one) for key, one in stored.items()}, file, indent=2)
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)
