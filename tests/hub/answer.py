@@ -66,6 +66,7 @@ class Answer(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.request_seen = Request(self.command, unquote(split.path), split.query, headers)
         self.record.add(self.request_seen)
+        self.stalled = False
         self.plan: Plan = self.faults.take(self.port_name, self.request_seen.path)
         try:
             if not self._refused():
@@ -165,20 +166,18 @@ class Answer(BaseHTTPRequestHandler):
 
     def _send_body(self, content: Content, start: int, end: int) -> None:
         position = start
-        while position < end:
+        while position < end and not self._ends_here(position - start):
             piece = content.read(position, min(end - position, self._room(position - start)))
             piece = self._spoilt(piece, position)
             self.wfile.write(piece)
             self.request_seen.sent += len(piece)
             position += len(piece)
             self._slow_down(len(piece))
-            if self._ends_here(position - start):
-                return
 
     def _room(self, sent: int) -> int:
         """How many bytes may go out before the next thing goes wrong."""
         marks = [each.after for each in self.plan.faults if isinstance(each, Drop | Truncate)]
-        if (stall := self.plan.get(Stall)) and not stall.reached.is_set():
+        if (stall := self.plan.get(Stall)) and not self.stalled:
             marks.append(stall.after)
         if throttle := self.plan.get(Throttle):
             marks.append(sent + max(1, int(throttle.bytes_per_s * _TICK_S)))
@@ -200,8 +199,8 @@ class Answer(BaseHTTPRequestHandler):
     def _ends_here(self, sent: int) -> bool:
         """Whether the answer breaks off after so many bytes; waits while it stalls."""
         stall = self.plan.get(Stall)
-        if stall and sent >= stall.after and not stall.reached.is_set():
-            self.wfile.flush()
+        if stall and sent >= stall.after and not self.stalled:
+            self.stalled = True
             stall.reached.set()
             while not stall.until.wait(_TICK_S):
                 if self.closing.is_set() or self._client_left():
