@@ -19,15 +19,22 @@ from localllm.library.store import InstalledModel, Removed
 def command(model: str, yes: bool, as_json: bool) -> None:
     """Remove a model from the library.
 
-    MODEL is its whole name. Files that were imported where they are stay there; a hard link of
-    the library is deleted.
+    MODEL is its whole name. Files that were imported where they are stay there; downloads and
+    hard links of the library are deleted unless another model uses them.
     """
     store = choose.library()
     if not yes:
         _ask(store.named(model))
     removed = store.remove(model)
     if as_json:
-        print_json({"models": [choose.row(removed.model)], "freed_bytes": removed.freed_bytes})
+        print_json(
+            {
+                "models": [choose.row(removed.model)],
+                "freed_bytes": removed.freed_bytes,
+                "deleted": [str(path) for path in removed.deleted],
+                "kept": [{"path": str(path), "used_by": name} for path, name in removed.kept],
+            }
+        )
     else:
         stderr().print(_told(removed), soft_wrap=True)
 
@@ -36,7 +43,10 @@ def _ask(model: InstalledModel) -> None:
     """Raises UsageError where nobody can answer, click.Abort when the answer is no."""
     if not sys.stdin.isatty():
         raise UsageError(f"Nobody can be asked here. To remove {model.name}: add --yes.")
-    what = "and delete its hard link" if model.owned else "and leave its file where it is"
+    what = "and leave its file where it is"
+    if model.owned:
+        size_bytes = sum(part.size_bytes for part in model.all_files)
+        what = f"and delete its files, {format_bytes(size_bytes)}"
     click.confirm(f"Remove {model.name} {what} ({shown(model.path)})?", abort=True, err=True)
 
 
@@ -45,9 +55,12 @@ def _told(removed: Removed) -> str:
     if not model.owned:
         left = "is gone already" if model.missing else "was left where it is"
         return f"Removed {model.name}. {shown(model.path)} {left}; nothing was deleted."
-    if removed.freed_bytes == 0:
-        return (
-            f"Removed {model.name} and its hard link. This freed nothing: its file has another"
-            " name elsewhere on the disk."
-        )
-    return f"Removed {model.name} and its file. This freed {format_bytes(removed.freed_bytes)}."
+    said = f"Removed {model.name}"
+    if removed.deleted:
+        files = "file" if len(removed.deleted) == 1 else "files"
+        said += f" and {len(removed.deleted)} {files} of the library"
+    stays = "".join(f" {shown(path)} stays: {name} uses it." for path, name in removed.kept)
+    if removed.freed_bytes:
+        return f"{said}. This freed {format_bytes(removed.freed_bytes)}.{stays}"
+    because = " its file has another name elsewhere on the disk." if removed.deleted else ""
+    return f"{said}. This freed nothing{':' if because else '.'}{because}{stays}"

@@ -115,6 +115,12 @@ def unchanged(parts: tuple[Part, ...], old: InstalledModel) -> bool:
     ]
 
 
+def same_bytes(parts: tuple[Part, ...], old: InstalledModel) -> bool:
+    """Whether they have the digests that `old` recorded, every one."""
+    digests = [part.sha256 for part in parts]
+    return None not in digests and digests == [part.sha256 for part in old.files]
+
+
 def _unused(found: Examined, taken: Collection[str], suggested: str | None) -> str:
     """The best name that no other model has: plain, then with the quant, then numbered."""
     plain = names.slug(suggested or "") or next(names.candidates(found.spec, found.stem))

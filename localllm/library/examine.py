@@ -99,6 +99,15 @@ def of_path(path: Path) -> Part:
         return of_file(status, path)
 
 
+def encoder_at(path: Path) -> Part:
+    """Read the header of an encoder (mmproj) and record it. Raises NotFound, StoreError, and
+    GgufError for a file that is none."""
+    part, spec = _read(path, number=0, count=1)
+    if not _is_encoder(spec):
+        raise GgufError(f"{shown(path)} is no image or audio encoder (mmproj).")
+    return part
+
+
 @contextmanager
 def open_regular(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
     """Open a file for reading if it is one. Raises NotFound, StoreError."""
@@ -150,7 +159,7 @@ def _joined(specs: tuple[ModelSpec, ...]) -> ModelSpec:
 def _require_model(spec: ModelSpec, path: Path) -> None:
     """Refuse what is a GGUF file but no model that can answer. Raises GgufError."""
     kind = spec.metadata.get("general.type", "model")
-    if kind in ("mmproj", "clip-vision") or spec.architecture == "clip":
+    if _is_encoder(spec):
         what = "an image or audio encoder (mmproj), which works beside a model"
     elif kind == "adapter":
         what = "a LoRA adapter, which works on top of a model"
@@ -161,6 +170,11 @@ def _require_model(spec: ModelSpec, path: Path) -> None:
     else:
         return
     raise GgufError(f"{shown(path)} is {what}. Import the model's own file.")
+
+
+def _is_encoder(spec: ModelSpec) -> bool:
+    kind = spec.metadata.get("general.type")
+    return kind in ("mmproj", "clip-vision") or spec.architecture == "clip"
 
 
 def _one_up(number: object) -> str:

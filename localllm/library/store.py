@@ -1,30 +1,25 @@
-"""What is installed: names, files and where they came from.
+"""What is installed: names, files and where they came from."""
 
-One JSON file is the index. It is replaced as a whole under a lock, so two processes and a crash
-at any point leave a library that can be read; reading takes no lock and works on a read-only disk.
-"""
-
-import contextlib
-import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from localllm.errors import LocalLLMError, NotFound, StoreError, UsageError
-from localllm.library import disk, entry, links, names, paths, starter
+from localllm.errors import NotFound, StoreError, UsageError
+from localllm.library import entry, links, names, paths, removal, starter
 from localllm.library.entry import Origin
 from localllm.library.examine import Examined, examine, of_path
 from localllm.library.find import file_at, is_path, not_found
-from localllm.library.index import Damaged, Index, TooNew
+from localllm.library.index_file import IndexFile
 from localllm.library.installed import InstalledModel, Part, State
 from localllm.library.names import shown
-from localllm.library.recovered import with_own_files
+from localllm.library.removal import Removed
 
 __all__ = ["InstalledModel", "Part", "Removed", "State", "Store", "remedy"]
 
+_IMPORTED = Origin()
 _log = logging.getLogger("localllm.library")
 
 
@@ -40,9 +35,8 @@ class Store:
     ) -> None:
         """`warn` gets a sentence when something had to be mended."""
         self._data = paths.absolute(data_dir)
-        self._index = Index(self._data)
+        self._index = IndexFile(self._data, warn=warn)
         self._find_starter = find_starter
-        self._warn = warn
 
     @classmethod
     def default(cls) -> "Store":
@@ -57,7 +51,7 @@ class Store:
         Raises StoreError when the index cannot be read.
         """
         found = self._find_starter()
-        models = (*self._entries(), *((found,) if found else ()))
+        models = (*self._index.entries(), *((found,) if found else ()))
         return tuple(sorted(models, key=lambda model: model.name))
 
     def find(self, name: str) -> InstalledModel:
@@ -77,7 +71,7 @@ class Store:
     def named(self, name: str) -> InstalledModel:
         """The model of exactly this name, if it can be removed. Raises NotFound, and UsageError
         for the starter model, which pip manages."""
-        models = {model.name: model for model in self._entries()}
+        models = {model.name: model for model in self._index.entries()}
         self._require(name, models)
         return models[name]
 
@@ -91,6 +85,11 @@ class Store:
 
     # --- changing ---
 
+    def require_writable(self) -> None:
+        """Raises StoreError when the library cannot be changed here, or not now."""
+        with self._index.changing():
+            pass
+
     def adopt(
         self,
         path: Path,
@@ -98,13 +97,14 @@ class Store:
         name: str | None = None,
         link: bool = False,
         digest: Callable[[Path], str] | None = None,
+        origin: Origin = _IMPORTED,
     ) -> InstalledModel:
         """Make a GGUF file part of the library: where it is, or (`link`) as a hard link of ours.
 
         Any part of a split model adopts all of them. Nothing is ever copied. Adopting a file again
         renews its entry; adopting one that was moved gives its old entry the new place. `digest`
-        hashes a file when given. Raises NotFound, GgufError, StoreError, and UsageError for a
-        name that is taken or none.
+        hashes a file when given; `origin` is where the files came from. Raises NotFound, GgufError,
+        StoreError, and UsageError for a name that is taken or none.
         """
         if name is not None and names.checked(name) == starter.NAME:
             raise UsageError(
@@ -114,10 +114,21 @@ class Store:
         if digest is not None:
             parts = tuple(replace(part, sha256=digest(part.path)) for part in found.parts)
             found = replace(found, parts=parts)
-        with self._changing() as models:
+        with self._index.changing() as models:
             return self._take(
-                found, models, origin=Origin(), name=name, link=link, hashed=digest is not None
+                found, models, origin=origin, name=name, link=link, hashed=digest is not None
             )
+
+    def preview(
+        self, path: Path, origin: Origin, *, also: Sequence[InstalledModel] = ()
+    ) -> InstalledModel:
+        """What `adopt` would make of a file in a library that has the models `also`; nothing is
+        changed. Raises as `adopt`."""
+        found = examine(path)
+        models = {model.name: model for model in also}
+        old = entry.earlier(found, models.values())
+        name = entry.name_for(found, None, old, models, suggested=origin.name)
+        return self._entry(found, name, origin=origin, link=False, hashed=False, old=old)
 
     def place(
         self, repo: str, commit: str, file: str, sha256: str | None, dest: Path | None = None
@@ -162,14 +173,14 @@ class Store:
         origin = Origin(source=f"hub:{repo}@{commit}", sha256s=digests, license=license)
         if encoder is not None:
             origin = replace(origin, encoder=origin.with_digest(encoder))
-        with self._changing() as models:
+        with self._index.changing() as models:
             hashed = all(path in digests for path in files)
             return self._take(found, models, origin=origin, name=name, hashed=hashed)
 
     def _occupied(self, path: Path, source: str, sha256: str | None) -> bool:
         """Whether an entry has another file at `path`, or another commit's parts beside it."""
         split = names.split_of(path.name)
-        for model in self._entries():
+        for model in self._index.entries():
             for part in model.all_files:
                 if part.path == path and split is None:
                     return model.source != source and (sha256 is None or part.sha256 != sha256)
@@ -180,15 +191,15 @@ class Store:
         return False
 
     def remove(self, name: str) -> "Removed":
-        """Forget a model, by its full name. Only hard links of our own are deleted from the disk.
+        """Forget a model, by its full name. Its downloads and hard links that no other model uses
+        are deleted from the disk; a file that is not the library's never is.
 
         Raises NotFound, StoreError, and UsageError for the starter model, which pip manages.
         """
-        with self._changing() as models:
+        with self._index.changing() as models:
             self._require(name, models)
             model = models.pop(name)
-            freed_bytes = links.delete(model.files) if model.owned else 0
-        return Removed(model=model, freed_bytes=freed_bytes)
+            return removal.delete(model, models.values(), self._data)
 
     def record(self, model: InstalledModel, files: tuple[Part, ...], *, ok: bool) -> InstalledModel:
         """Write down that a model's files, `model.all_files` as they are now, were hashed: it is
@@ -196,7 +207,7 @@ class Store:
 
         Raises StoreError, also when its entry became another meanwhile.
         """
-        with self._changing() as models:
+        with self._index.changing() as models:
             known = models.get(model.name)
             if known is None or [p.path for p in known.all_files] != [p.path for p in files]:
                 raise StoreError(f"{model.name} was removed or replaced meanwhile.")
@@ -255,7 +266,7 @@ class Store:
         verified_at = _now() if hashed else None
         if old is not None and not hashed:
             parts = entry.with_digests_of(parts, old)
-            verified_at = old.verified_at if all(part.sha256 for part in parts) else None
+            verified_at = old.verified_at if entry.same_bytes(parts, old) else None
         if old is not None and origin.source == "import" and entry.unchanged(parts, old):
             origin = replace(origin, source=old.source, encoder=old.encoder, license=old.license)
         if old is not None and old.owned and found.parts[0].path.samefile(old.path):
@@ -297,95 +308,6 @@ class Store:
             return False
         return True
 
-    # --- the index ---
-
-    def _entries(self) -> tuple[InstalledModel, ...]:
-        data = self._read()
-        try:
-            return self._parse(data)
-        except Damaged:
-            pass
-        try:
-            with self._changing() as models:
-                return tuple(models.values())
-        except StoreError as error:
-            saved = self._index.salvage(data)
-            self._warn(
-                f"The library's index {paths.index_file(self._data)} is damaged and cannot be"
-                f" mended: {error} {len(saved)} of its models can be read."
-            )
-            return saved
-
-    @contextlib.contextmanager
-    def _changing(self) -> Iterator[dict[str, InstalledModel]]:
-        """Hold the library alone; what the caller makes of its entries is written at the end."""
-        try:
-            self._data.mkdir(parents=True, exist_ok=True)
-            with disk.locked(paths.lock_file(self._data)):
-                models = {model.name: model for model in self._mended()}
-                before = dict(models)
-                yield models
-                if models != before:
-                    self._write(models)
-        except TimeoutError as error:
-            raise StoreError(f"The library is in use: {error}. Try again.") from error
-        except LocalLLMError:
-            raise
-        except OSError as error:
-            raise StoreError(
-                f"The library in {self._data} cannot be changed: {_why(error)}."
-                " Its index is as it was."
-            ) from error
-
-    def _mended(self) -> tuple[InstalledModel, ...]:
-        """Read the index; set a damaged one aside and write what can be read of it."""
-        data = self._read()
-        try:
-            return self._parse(data)
-        except Damaged as damage:
-            path = paths.index_file(self._data)
-            aside = _unused_path(path.with_suffix(".damaged.json"))
-            saved = with_own_files(self._index.salvage(data), self._data)
-            disk.write_atomically(aside, data)
-            self._write({model.name: model for model in saved})
-            self._warn(
-                f"The library's index {path} was damaged ({damage}): it is kept as {aside.name},"
-                f" and {len(saved)} of its models were read back. Import again what is missing."
-            )
-            return saved
-
-    def _read(self) -> bytes:
-        path = paths.index_file(self._data)
-        try:
-            return path.read_bytes()
-        except FileNotFoundError:
-            return Index(self._data).dump(())
-        except OSError as error:
-            raise StoreError(
-                f"The library's index {path} cannot be read: {_why(error)}."
-            ) from error
-
-    def _parse(self, data: bytes) -> tuple[InstalledModel, ...]:
-        """Raises Damaged, and StoreError for an index that a later version wrote."""
-        try:
-            return self._index.parse(data)
-        except TooNew as error:
-            path = paths.index_file(self._data)
-            raise StoreError(
-                f"{path} was written by a later localllm: {error}. Update localllm."
-            ) from error
-
-    def _write(self, models: dict[str, InstalledModel]) -> None:
-        disk.write_atomically(paths.index_file(self._data), self._index.dump(models.values()))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Removed:
-    """What was removed: `freed_bytes` is 0 for a model whose files were left where they are."""
-
-    model: InstalledModel
-    freed_bytes: int
-
 
 def remedy(model: InstalledModel) -> str:
     """What to do about a model whose files are not as they were recorded."""
@@ -396,14 +318,5 @@ def remedy(model: InstalledModel) -> str:
     return f"To use the file as it is now: localllm import {shown(model.path)}"
 
 
-def _unused_path(path: Path) -> Path:
-    numbered = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in itertools.count(2))
-    return next(each for each in itertools.chain((path,), numbered) if not each.exists())
-
-
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _why(error: OSError) -> str:
-    return error.strerror or str(error)

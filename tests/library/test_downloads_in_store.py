@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import StoreError
-from localllm.library import paths
+from localllm.library import disk, paths
 from localllm.library.installed import InstalledModel
 from localllm.library.store import Store
 from tests.library import tiny
@@ -129,3 +129,93 @@ def test_files_that_are_not_the_parts_that_came_are_refused(store: Store) -> Non
     file = bring(store, "big.gguf")
     with pytest.raises(StoreError, match="are not the files that came"):
         add(store, file, tiny.write(file.with_name("other.gguf")))
+
+
+# --- removing ---
+
+
+def everything(data: Path) -> set[str]:
+    """What is on the disk below the library."""
+    found = (each.relative_to(data).as_posix() for each in data.rglob("*"))
+    return {each for each in found if not each.startswith("library.")}
+
+
+def test_removing_a_download_deletes_it_and_the_folders_that_this_empties(
+    data: Path, store: Store
+) -> None:
+    model = add(store, bring(store, "Q4/big.gguf"))
+    removed = store.remove("big")
+    assert removed.freed_bytes == model.size_bytes
+    assert removed.deleted == (model.path,)
+    assert everything(data) == {"hub"}
+
+
+def test_what_its_downloads_left_goes_too(data: Path, store: Store) -> None:
+    file = bring(store, "big.gguf")
+    model = add(store, file)
+    left = [file.with_name(file.name + end) for end in (".part", ".part.json", ".part.lock")]
+    for each in left[:2]:
+        each.write_bytes(b"x" * 100)
+    left[2].touch()
+    other = file.with_name("other.gguf.part")
+    other.write_bytes(b"another download")
+    assert store.remove("big").freed_bytes == model.size_bytes + 200
+    assert everything(data) == {"hub", "hub/org", "hub/org/repo", "hub/org/repo/other.gguf.part"}
+
+
+def test_a_download_that_runs_now_is_left_alone(store: Store) -> None:
+    file = bring(store, "big.gguf")
+    add(store, file)
+    part = file.with_name("big.gguf.part")
+    part.write_bytes(b"coming")
+    with disk.locked(file.with_name("big.gguf.part.lock")):
+        store.remove("big")
+    assert part.read_bytes() == b"coming"
+
+
+def test_an_encoder_that_another_quant_uses_stays_until_the_last(data: Path, store: Store) -> None:
+    encoder = tiny.write(bring(store, "q4.gguf").with_name("mmproj.gguf"), type="mmproj")
+    first = add(store, encoder.with_name("q4.gguf"), mmproj=encoder)
+    second = add(store, bring(store, "q8.gguf", name="Bigger"), mmproj=encoder)
+    removed = store.remove(first.name)
+    assert removed.kept == ((encoder, second.name),)
+    assert removed.freed_bytes == first.size_bytes
+    assert encoder.exists()
+    both_bytes = second.size_bytes + encoder.stat().st_size
+    assert store.remove(second.name).freed_bytes == both_bytes
+    assert everything(data) == {"hub"}
+
+
+def test_a_file_that_an_import_refers_to_through_a_link_stays(tmp_path: Path, store: Store) -> None:
+    folder = store.place("org/repo", OLD, "big-00001-of-00002.gguf", None).parent
+    folder.mkdir(parents=True)
+    files = tiny.write_split(folder, "big", 2, name="Big")
+    owned = add(store, *files)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "other-00001-of-00002.gguf").write_bytes(files[0].read_bytes())
+    (mine / "other-00002-of-00002.gguf").symlink_to(files[1])
+    mixed = store.adopt(mine / "other-00001-of-00002.gguf")
+    removed = store.remove(owned.name)
+    assert removed.kept == ((files[1], mixed.name),)
+    assert store.resolve(mixed.name) == mixed
+
+
+def test_removing_a_download_with_another_name_elsewhere_frees_nothing(
+    tmp_path: Path, store: Store
+) -> None:
+    file = bring(store, "big.gguf")
+    (tmp_path / "mine.gguf").hardlink_to(file)
+    add(store, file)
+    removed = store.remove("big")
+    assert (removed.freed_bytes, removed.deleted) == (0, (file,))
+    assert (tmp_path / "mine.gguf").exists()
+
+
+def test_a_download_outside_the_library_is_never_deleted(tmp_path: Path, store: Store) -> None:
+    place = store.place("org/repo", OLD, "big.gguf", None, tmp_path / "mine")
+    place.parent.mkdir()
+    add(store, tiny.write(place, name="Big"))
+    removed = store.remove("big")
+    assert (removed.freed_bytes, removed.deleted) == (0, ())
+    assert place.exists()
