@@ -1,0 +1,82 @@
+"""The cache of huggingface_hub (and of newer llama.cpp):
+`models--ORG--REPO/snapshots/COMMIT/FILE`, links to `blobs/SHA256`.
+
+Layout: https://huggingface.co/docs/huggingface_hub/guides/manage-cache.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from localllm.library import names
+from localllm.library.scan.found import Found, Passed, folders_in, gguf_files, together
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MAX_REF_BYTES = 100
+
+
+def models(root: Path) -> Iterator[Found | Passed]:
+    """Every model of a cache, each file once: of several commits the one `main` is at first."""
+    for folder in folders_in(root):
+        if not folder.name.startswith("models--"):
+            continue
+        repo = folder.name.removeprefix("models--").replace("--", "/")
+        if not names.is_repo(repo):
+            yield Passed(path=folder, reason="its name is not that of a repository")
+            continue
+        seen: set[Path] = set()
+        for snapshot in _snapshots(folder):
+            yield from _snapshot(folder, snapshot, f"hub:{repo}@{snapshot.name}", seen)
+
+
+def _snapshots(folder: Path) -> list[Path]:
+    main = _ref(folder / "refs" / "main")
+    found = [each for each in folders_in(folder / "snapshots") if _COMMIT.fullmatch(each.name)]
+    return sorted(found, key=lambda each: (each.name != main, each.name))
+
+
+def _snapshot(
+    folder: Path, snapshot: Path, source: str, seen: set[Path]
+) -> Iterator[Found | Passed]:
+    """One commit's files. A file that an earlier commit has as well is not told again."""
+    usable: list[Path] = []
+    for file in gguf_files(snapshot):
+        if isinstance(file, Passed):
+            yield file
+        elif (reason := _unusable(folder, file)) is not None:
+            yield Passed(path=file, reason=reason)
+        else:
+            usable.append(file)
+    whole = {file: file.resolve() for file in usable}
+
+    def made(file: Path) -> Found | None:
+        if whole[file] in seen:
+            return None
+        seen.add(whole[file])
+        return Found(path=file, source=source, sha256s=digests)
+
+    digests = {
+        file: blob.name
+        for file, blob in whole.items()
+        if blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name)
+    }
+    yield from together(usable, made)
+
+
+def _unusable(folder: Path, file: Path) -> str | None:
+    try:
+        blob = file.resolve(strict=True)
+    except (OSError, RuntimeError):
+        return "what it links to is not there: its download ended early, or the cache was cleaned"
+    if not blob.is_relative_to(folder.resolve()):
+        return "it links to a place outside its repository's folder"
+    return None
+
+
+def _ref(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(_MAX_REF_BYTES).decode("ascii", "replace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,102 @@
+"""Where other programs keep their models: what their own settings say, else each one's default."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from localllm.library.paths import absolute
+from localllm.library.scan import hugging_face, llama_cpp, lm_studio, ollama
+from localllm.library.scan.found import Found, Passed, read_json
+
+_MAX_POINTER_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A folder of another program, and how to read it."""
+
+    runner: str
+    path: Path
+    models: Callable[[Path], Iterator[Found | Passed]]
+
+
+def places(
+    environment: Mapping[str, str],
+    home: Path,
+    *,
+    system: Path = Path("/"),
+    platform: str = sys.platform,
+) -> tuple[Place, ...]:
+    """Every folder of the four programs that is there. `system` is the root of the disk."""
+    listed = [
+        ("Hugging Face", hugging_face.models, _hugging_face(environment, home)),
+        ("LM Studio", lm_studio.models, _lm_studio(home)),
+        ("Ollama", ollama.models, _ollama(environment, home, system)),
+        ("llama.cpp", llama_cpp.models, _llama_cpp(environment, home, platform)),
+    ]
+    found: dict[tuple[str, Path], Place] = {}
+    for runner, models, paths in listed:
+        for path in paths:
+            if path.is_dir():
+                place = Place(runner=runner, path=path, models=models)
+                found.setdefault((runner, path.resolve()), place)
+    return tuple(found.values())
+
+
+def _hugging_face(environment: Mapping[str, str], home: Path) -> Iterator[Path]:
+    """huggingface_hub, `constants.py`."""
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        yield from _stated(environment, variable)
+    for hf_home in _stated(environment, "HF_HOME"):
+        yield hf_home / "hub"
+    for cache in _stated(environment, "XDG_CACHE_HOME"):
+        yield cache / "huggingface" / "hub"
+    yield home / ".cache" / "huggingface" / "hub"
+
+
+def _lm_studio(home: Path) -> Iterator[Path]:
+    """Its home is `~/.lmstudio`, was `~/.cache/lm-studio`, or is named by a pointer file; its
+    settings name the folder when the user chose another."""
+    homes = [home / ".lmstudio", home / ".cache" / "lm-studio"]
+    try:
+        with (home / ".lmstudio-home-pointer").open("rb") as stream:
+            text = stream.read(_MAX_POINTER_BYTES).decode("utf-8", "replace").strip()
+        homes += [absolute(Path(text))] if text and "\0" not in text else []
+    except OSError:
+        pass
+    for each in homes:
+        yield each / "models"
+        try:
+            chosen = read_json(each / "settings.json").get("downloadsFolder")
+        except ValueError:
+            continue
+        if isinstance(chosen, str) and chosen and "\0" not in chosen:
+            yield absolute(Path(chosen))
+
+
+def _ollama(environment: Mapping[str, str], home: Path, system: Path) -> Iterator[Path]:
+    """Its own user's home too: as a service it runs as `ollama` (its install.sh)."""
+    yield from _stated(environment, "OLLAMA_MODELS")
+    yield home / ".ollama" / "models"
+    for owner in ("usr/share/ollama", "var/lib/ollama"):
+        yield system / owner / ".ollama" / "models"
+    yield system / "var" / "lib" / "ollama" / "models"
+
+
+def _llama_cpp(environment: Mapping[str, str], home: Path, platform: str) -> Iterator[Path]:
+    """llama.cpp, `fs_get_cache_directory` in `common/common.cpp`."""
+    yield from _stated(environment, "LLAMA_CACHE")
+    if platform == "darwin":
+        yield home / "Library" / "Caches" / "llama.cpp"
+    elif platform == "win32":
+        for local in _stated(environment, "LOCALAPPDATA"):
+            yield local / "llama.cpp"
+    for cache in _stated(environment, "XDG_CACHE_HOME"):
+        yield cache / "llama.cpp"
+    yield home / ".cache" / "llama.cpp"
+
+
+def _stated(environment: Mapping[str, str], variable: str) -> Iterator[Path]:
+    if value := environment.get(variable):
+        yield absolute(Path(value))
