@@ -20,7 +20,7 @@ from localllm.core.text import single_line
 from localllm.errors import GgufError, HubError
 from localllm.library import disk
 from localllm.library.download.fetch import Fetcher
-from localllm.library.download.part import FileChanged
+from localllm.library.download.part import StartOver
 from localllm.library.download.patience import Patience
 from localllm.library.download.source import Source
 from localllm.library.download.wanted import Conditions, Wanted
@@ -86,7 +86,7 @@ class Ahead(io.RawIOBase):
             repo=mark.repo, commit=mark.commit, name=file.name, size_bytes=file.size_bytes,
             sha256=file.sha256, path=mark.kept,
         )  # fmt: skip
-        self._source = Source(wanted, mark.access, etags={}, stall_s=mark.conditions.stall_s)
+        self._source = Source(wanted, mark.access, stall_s=mark.conditions.stall_s)
         self._fetcher = Fetcher(self._source, mark.conditions, threading.Event(), alone=True)
         self._file = file
         self._most = most_bytes
@@ -124,7 +124,7 @@ class Ahead(io.RawIOBase):
             raise self._too_much()
         try:
             self._fetcher.fetch(start, end, self._put)
-        except FileChanged as error:
+        except StartOver as error:
             name = single_line(self._file.name)[:120]
             raise HubError(f"{name} changed while its header was read. Try again.") from error
 
