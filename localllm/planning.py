@@ -4,11 +4,14 @@ described, and the candidates that could run on it."""
 import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 
 from localllm.core import gpus
 from localllm.core.catalogue import Entry, Task
 from localllm.core.hardware import Device, HardwareInfo
+from localllm.core.measured import MeasuredMachine, calibrating
 from localllm.core.model import ModelSpec
 from localllm.core.placement import Budget, GpuBudget, budget
 from localllm.core.recommend import (
@@ -68,14 +71,15 @@ def measured(found: HardwareInfo, reserve_bytes: int = 0) -> Machine:
 
 
 def _seen(found: HardwareInfo, machine: Machine) -> Iterator[Seen]:
-    """What `bench` measured of one conversation on this machine, of models that are still here."""
-    devices = tuple(device.name for device in found.devices)
+    """What `bench` measured of one conversation on this machine with this engine, of models that
+    are still here."""
+    kept = measurements.load(paths.measurements_file(paths.data_dir()))
+    if not kept:
+        return
     models = {model.size_bytes: model for model in Store.default().installed() if not model.missing}
-    for one in measurements.load(paths.measurements_file(paths.data_dir())):
-        here = (one.machine.cpu, one.machine.devices) == (found.cpu.name, devices)
+    for one in calibrating(kept, _here(found), datetime.now(UTC)):
         model = models.get(one.model.size_bytes)
-        decodes_alone = one.n_gen > 0 and one.parallel == 1
-        if not here or model is None or not decodes_alone or not one.steady:
+        if model is None:
             continue
         try:
             estimate, on_gpu = predict(examine(model.path).spec, machine, tokens=one.n_gen)
@@ -83,6 +87,30 @@ def _seen(found: HardwareInfo, machine: Machine) -> Iterator[Seen]:
             continue  # `ls` and `show` say what is wrong with it
         if on_gpu == (one.gpu_layers > 0):
             yield Seen(measured_tps=one.tps_mean, predicted_tps=estimate.likely, on_gpu=on_gpu)
+
+
+def _here(found: HardwareInfo) -> MeasuredMachine:
+    """This machine as `bench` writes it down. Where the engine was not asked, its version is that
+    of the installed package, and the rest of its build is unknown."""
+    build = found.engine
+    try:
+        installed = build.version if build is not None else version("llama-cpp-python")
+    except PackageNotFoundError:
+        installed = None
+    return MeasuredMachine(
+        cpu=found.cpu.name,
+        threads=_threads(found),
+        devices=tuple(device.name for device in found.devices),
+        engine_version=installed,
+        engine_commit=build.commit if build is not None else None,
+        backends=build.backends if build is not None else (),
+    )
+
+
+def _threads(found: HardwareInfo) -> int:
+    """What the engine computes with: the physical cores that this process may use."""
+    cpu = found.cpu
+    return max(1, min(cpu.cores_usable, cpu.cores_physical or cpu.cores_usable))
 
 
 def described_machine(
@@ -129,13 +157,15 @@ def described_machine(
     )
 
 
-def host_speed(found: HardwareInfo) -> DeviceSpeed:
-    """This machine's processor: bandwidth measured once and kept. Raises LocalLLMError when the
-    memory for that cannot be had."""
-    cores = max(1, min(found.cpu.cores_usable, found.cpu.cores_physical or found.cpu.cores_usable))
+def host_speed(found: HardwareInfo, *, measure_again: bool = False) -> DeviceSpeed:
+    """This machine's processor: bandwidth measured once and kept, and again when asked (`bench`
+    does) or when the machine has become quiet. Raises LocalLLMError when the memory for that
+    cannot be had."""
+    cores = _threads(found)
     measure = partial(measure_bandwidth, available_bytes=found.ram.available_bytes)
+    path = paths.bandwidth_file()
     try:
-        bandwidth = cached_bandwidth(paths.bandwidth_file(), found.cpu.name, cores, measure)
+        bandwidth = cached_bandwidth(path, found.cpu.name, cores, measure, again=measure_again)
     except (OSError, MemoryError) as error:
         raise LocalLLMError(
             f"The speed of this machine's memory cannot be measured: {error}. "
@@ -185,7 +215,8 @@ def candidates(entries: tuple[Entry, ...]) -> Iterator[Candidate]:
                 architecture=entry.blueprint.shape.architecture,
                 released=entry.released,
                 installed=False,
-                spec=lambda entry=entry, quant=quant: entry.spec(quant),  # type: ignore[misc]
+                spec=partial(entry.spec, quant),
+                work=partial(entry.blueprint.work, quant),
             )
 
 

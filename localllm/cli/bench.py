@@ -6,7 +6,7 @@ load for all of them the cells that idle conversations remember would slow down 
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -26,9 +26,10 @@ from localllm.core.load import LoadSettings
 from localllm.core.measured import MeasuredMachine, MeasuredModel, Measurement
 from localllm.core.model import ModelSpec
 from localllm.core.units import format_bytes, format_rate
-from localllm.errors import ExitCode, UsageError
+from localllm.errors import ExitCode, LocalLLMError, UsageError
 from localllm.library import measurements, paths
 from localllm.library.store import InstalledModel
+from localllm.planning import host_speed
 from localllm.runtime import ResidentModel, Runtime, TooLarge, read_spec
 
 MAX_TOKENS = 2**20
@@ -167,6 +168,8 @@ async def measure(
     if not largest.fits and not force:
         raise TooLarge(installed.name, largest)
     hardware = await runtime.hardware()
+    with suppress(LocalLLMError):  # the figure that there is stays; `hardware` says what is wrong
+        await asyncio.to_thread(host_speed, hardware, measure_again=True)
     results: list[Measurement] = []
     for parallel in plan.loads:
         settings = plan.settings(spec, parallel)

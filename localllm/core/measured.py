@@ -5,10 +5,21 @@ corrected by them (`core.speed.calibrated`).
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 UNSTEADY = 0.2
 """A standard deviation above this part of the mean means that something else was running."""
+
+
+LEAST_TOKENS = 16
+"""An answer of fewer tokens is over before its rate can be told."""
+
+STALE_AFTER = timedelta(days=180)
+"""Drivers, kernels, power plans and dust change how fast a machine is; half a year is a guess."""
+
+_CLOCKS_DIFFER = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +37,18 @@ class MeasuredMachine:
     engine_version: str | None = None
     engine_commit: str | None = None
     backends: tuple[str, ...] = ()
+
+    def comparable(self, other: "MeasuredMachine") -> bool:
+        """Whether rates of the two say something of each other: the same processor, threads and
+        accelerators, and no difference in what is known of both engines."""
+        if (self.cpu, self.threads, self.devices) != (other.cpu, other.threads, other.devices):
+            return False
+        known = (
+            (self.engine_version, other.engine_version),
+            (self.engine_commit, other.engine_commit),
+            (frozenset(self.backends), frozenset(other.backends)),
+        )
+        return all(not mine or not theirs or mine == theirs for mine, theirs in known)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +117,35 @@ class Measurement:
     def replaces(self, other: "Measurement") -> bool:
         """Whether both measure the same thing, so that only the newer one counts."""
         return _what(self) == _what(other)
+
+
+def calibrating(
+    measurements: Iterable[Measurement], here: MeasuredMachine, now: datetime
+) -> tuple[Measurement, ...]:
+    """Choose what corrects estimates here: steady decode rates of one conversation, of a machine
+    and engine like `here` and of the last half year; of each file and side (GPU or not) only the
+    newest. `now` knows its time zone."""
+    newest: dict[tuple[MeasuredModel, bool], tuple[datetime, Measurement]] = {}
+    for one in measurements:
+        taken = _taken(one)
+        if taken is None or not -_CLOCKS_DIFFER < now - taken < STALE_AFTER:
+            continue
+        alone = one.n_gen >= LEAST_TOKENS and one.parallel == 1
+        if not (alone and one.steady and one.machine.comparable(here)):
+            continue
+        key = one.model, one.gpu_layers > 0
+        if key not in newest or taken >= newest[key][0]:
+            newest[key] = taken, one
+    return tuple(one for _, one in newest.values())
+
+
+def _taken(one: Measurement) -> datetime | None:
+    """When it was measured; None for text that is no time with a zone."""
+    try:
+        taken = datetime.fromisoformat(one.measured_at)
+    except ValueError:
+        return None
+    return taken if taken.tzinfo is not None else None
 
 
 def _what(one: Measurement) -> tuple[object, ...]:
