@@ -1,0 +1,96 @@
+"""What no placement of a candidate can exceed: its rate if every byte lay where it is read best.
+
+Told from the weights alone, before a header is made and anything is placed. The rates are those
+of `core/speed`, which are linear in the work; what a cache, a state or a hop costs comes on top.
+"""
+
+from collections.abc import Iterable
+from functools import cached_property
+
+from localllm.core.quants import GgmlType
+from localllm.core.recommend.plan import Candidate, Machine
+from localllm.core.recommend.price import corrected
+from localllm.core.speed import (
+    DeviceSpeed,
+    Estimate,
+    Share,
+    WeightRead,
+    Workload,
+    decode_tps,
+)
+
+_MANY = 1 << 40
+_ROUNDING = 1 + 1e-9
+
+
+class Ceiling:
+    """The fastest that a machine could be."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._devices = (*machine.gpus, machine.host)
+        self._seconds: dict[GgmlType, tuple[float, float]] = {}
+        self._gpu_bytes = sum(max(0, gpu.free_bytes) for gpu in machine.budget.gpus)
+
+    def tps(self, candidate: Candidate) -> float:
+        """Tokens/s that the candidate cannot exceed here; infinite when nothing is known of it."""
+        if candidate.work is None:
+            return float("inf")
+        work = candidate.work()
+        best = sum(self._of(read.type)[0] * read.elements for read in work.weights)
+        seconds = best + self._layer_s * work.layers + self._spilled_s(work)
+        return _ROUNDING * self._correction / seconds
+
+    def _spilled_s(self, work: Workload) -> float:
+        """What it costs at the least that the GPUs cannot hold everything: the elements that a
+        token reads least of stay on the host."""
+        left = work_bytes(work) - self._gpu_bytes
+        if not self._machine.gpus or left <= 0:
+            return 0.0
+        cost = 0.0
+        for per_byte, size in sorted(self._worse_on_host(work)):
+            cost += per_byte * min(left, size)
+            left -= size
+            if left <= 0:
+                break
+        return cost
+
+    def _worse_on_host(self, work: Workload) -> Iterable[tuple[float, float]]:
+        """Seconds that each byte of a read costs more on the host, and how many bytes there are."""
+        for read in work.weights:
+            if read.loaded_bytes:
+                best, host = self._of(read.type)
+                yield (host - best) * read.elements / read.loaded_bytes, read.loaded_bytes
+
+    def _of(self, kind: GgmlType) -> tuple[float, float]:
+        """Seconds for an element of a type: where it is read best, and on the host."""
+        if kind not in self._seconds:
+            read = WeightRead(type=kind, elements=_MANY, elements_loaded=_MANY)
+            work = Workload(layers=0, weights=(read,))
+            each = [_seconds(device, work) / _MANY for device in self._devices]
+            self._seconds[kind] = min(each), each[-1]
+        return self._seconds[kind]
+
+    @cached_property
+    def _layer_s(self) -> float:
+        """Seconds that a layer takes whatever its size, where it takes the least."""
+        read = WeightRead(type=GgmlType.F16, elements=1, elements_loaded=1)
+        thousand = Workload(layers=1000, weights=(read,))
+        none = Workload(layers=0, weights=(read,))
+        return min(_seconds(d, thousand) - _seconds(d, none) for d in self._devices) / 1000
+
+    @cached_property
+    def _correction(self) -> float:
+        """The largest factor by which measurements correct an estimate."""
+        one = Estimate(low=1.0, likely=1.0, high=1.0)
+        sides = (False, True) if self._machine.gpus else (False,)
+        return max(corrected(one, self._machine, on_gpu=side).likely for side in sides)
+
+
+def work_bytes(work: Workload) -> float:
+    """Bytes of the weights that a machine multiplies with, read or not."""
+    return sum(read.loaded_bytes for read in work.weights)
+
+
+def _seconds(device: DeviceSpeed, work: Workload) -> float:
+    return 1 / decode_tps([Share(device=device, work=work)], hops=0).likely

@@ -1,0 +1,95 @@
+"""One candidate on one machine: placed, timed and judged."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+from localllm.core import footprint, quality
+from localllm.core.load import LoadSettings
+from localllm.core.model import ModelSpec
+from localllm.core.placement import Placement, place
+from localllm.core.recommend.plan import Candidate, FitPlan, Machine, Verdict, Wish
+from localllm.core.recommend.reasons import reasons
+from localllm.core.speed import Estimate, Share, calibrated, decode_tps, ttft_s, workload_of
+
+PROMPT_TOKENS = 512
+"""The prompt that the time to the first token is told for."""
+
+
+def price(candidate: Candidate, wish: Wish, machine: Machine) -> FitPlan:
+    """Place and time one candidate."""
+    spec = candidate.spec()
+    context = min(wish.context, spec.context_train or wish.context)
+    settings = LoadSettings(context=context, parallel=wish.parallel)
+    placement = place(spec, settings, machine.budget)
+    shares = _work(spec, settings, placement, machine)
+    hops = _hops(placement)
+    decode = decode_tps(shares, depth=context // 4, hops=hops)
+    decode = corrected(decode, machine, on_gpu=placement.gpu_layers > 0)
+    verdict = Verdict.GOOD if decode.likely >= wish.slowest_tps else Verdict.SLOW
+    return FitPlan(
+        candidate=candidate,
+        spec=spec,
+        settings=placement.chosen(settings),
+        placement=placement,
+        decode=decode,
+        ttft=ttft_s(shares, tokens=min(PROMPT_TOKENS, context), hops=hops),
+        verdict=verdict if placement.fits else Verdict.DOES_NOT_FIT,
+    )
+
+
+def corrected(decode: Estimate, machine: Machine, *, on_gpu: bool) -> Estimate:
+    """Correct an estimate by what other models on the same side did here."""
+    seen = [one for one in machine.seen if one.on_gpu == on_gpu]
+    return calibrated(decode, [s.measured_tps for s in seen], [s.predicted_tps for s in seen])
+
+
+def predict(spec: ModelSpec, machine: Machine, *, tokens: int) -> tuple[Estimate, bool]:
+    """The uncorrected decode rate of an answer of `tokens` tokens after an almost empty prompt,
+    as `bench` measures it, and whether a GPU takes part."""
+    settings = LoadSettings(context=max(512, 2 * tokens))
+    placement = place(spec, settings, machine.budget)
+    shares = _work(spec, settings, placement, machine)
+    estimate = decode_tps(shares, depth=tokens // 2, hops=_hops(placement))
+    return estimate, placement.gpu_layers > 0
+
+
+def _hops(placement: Placement) -> int:
+    """How often a token's state moves between devices: along the layers, and there and back for
+    each layer whose experts are on the host."""
+    layout = placement.layout
+    along = sum(one != other for one, other in pairwise(layout))
+    return along + 2 * placement.cpu_moe
+
+
+def explained(plan: FitPlan, wish: Wish) -> FitPlan:
+    """Add what only the plans that are shown need."""
+    candidate = plan.candidate
+    plan = replace(
+        plan,
+        footprint=footprint.of(plan.spec, plan.settings),
+        quality=quality.quality(candidate.quant, candidate.parameters, candidate.architecture),
+    )
+    return replace(plan, reasons=tuple(reasons(plan, wish)))
+
+
+def _work(
+    spec: ModelSpec,
+    settings: LoadSettings,
+    placement: Placement,
+    machine: Machine,
+) -> list[Share]:
+    """What each device that holds layers or experts does for one token."""
+    speeds = (*machine.gpus, machine.host) if len(placement.devices) > 1 else (machine.host,)
+    shares = []
+    for i, speed in enumerate(speeds):
+
+        def holds(layer: int | None, expert: bool, i: int = i) -> bool:
+            return placement.device_of(layer, expert=expert) == i
+
+        def caches(layer: int, i: int = i) -> bool:
+            return placement.layout[layer] == i
+
+        work = workload_of(spec, settings, holds=holds, cache_layers=caches)
+        if work.weights:
+            shares.append(Share(device=speed, work=work))
+    return shares

@@ -1,0 +1,123 @@
+"""The best plans without pricing every file: models in the order of what they could be at best.
+
+Each model waits in a queue under the best that can still come of it. The first one is looked at
+more closely, which makes its place exact or moves it back, until the first one is a plan: nothing
+behind it can be better. What comes out is what pricing everything would give (tests compare).
+"""
+
+from collections.abc import Iterable, Sequence
+from heapq import heapify, heappop, heappush
+
+from localllm.core.recommend.ceiling import Ceiling
+from localllm.core.recommend.order import capability, next_better, score
+from localllm.core.recommend.plan import Advice, Candidate, FitPlan, Machine, Verdict, Wish
+from localllm.core.recommend.price import explained, price
+from localllm.core.recommend.quants import worth_trying
+
+_Rank = tuple[bool, float]
+"""How good a plan is, the least first: whether it is too slow, and the score, negative."""
+
+
+def plans(candidates: Iterable[Candidate], wish: Wish, machine: Machine, *, limit: int) -> Advice:
+    """Choose, place and time at most `limit` models, one quant of each, best first.
+
+    Of each model it is the first quant in the goal's order that fits and is fast enough, else the
+    fastest that fits. Models are in the order of the goal, those that are too slow last, and
+    equals in the order in which they came.
+    """
+    groups: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        groups.setdefault(candidate.model, []).append(candidate)
+    room = sum(gpu.free_bytes for gpu in machine.budget.gpus if not gpu.unified)
+    room += max(0, machine.budget.host_bytes)
+    ceiling = Ceiling(machine)
+    queue = [
+        (contender.rank, i, contender)
+        for i, group in enumerate(groups.values())
+        if (contender := _Contender(group, wish, machine, room, ceiling)).hopeful
+    ]
+    heapify(queue)
+    best: list[FitPlan] = []
+    while queue and len(best) < limit:
+        _, i, contender = heappop(queue)
+        if contender.plan is not None:
+            best.append(explained(contender.plan, wish))
+        elif contender.look_closer():
+            heappush(queue, (contender.rank, i, contender))
+    return Advice(plans=tuple(best), next_better=next_better(best, groups.values(), room))
+
+
+class _Contender:
+    """A model on the way to its plan.
+
+    `rank` is never worse than that of the plan that comes of it; `plan` is set when that is
+    settled.
+    """
+
+    def __init__(
+        self, group: Sequence[Candidate], wish: Wish, machine: Machine, room: int, ceiling: Ceiling
+    ) -> None:
+        self._group, self._wish, self._machine = group, wish, machine
+        self._room, self._ceiling = room, ceiling
+        self._sorted = False
+        self._fast: list[tuple[int, float, Candidate]] = []  # place, tokens/s at most
+        self._slow: list[tuple[int, float, Candidate]] = []
+        self._fastest: tuple[float, int, FitPlan] | None = None  # of those too slow
+        self.plan: FitPlan | None = None
+        able = max(capability(candidate) for candidate in group)
+        self.rank: _Rank = (False, -score(able, float("inf"), wish))
+
+    @property
+    def hopeful(self) -> bool:
+        """Whether any file of it is smaller than all memory together."""
+        return any(candidate.size_bytes < self._room for candidate in self._group)
+
+    def look_closer(self) -> bool:
+        """Learn a little more; false when nothing of it fits."""
+        if not self._sorted:
+            self._sort()
+        elif self._fast:
+            self._try(*self._fast.pop(0))
+        elif self._slow:
+            self._try(*self._slow.pop(0))
+        else:
+            self.plan = None if self._fastest is None else self._fastest[2]
+        if self.plan is None:
+            self._slow = [each for each in self._slow if self._could_be_fastest(each)]
+            if not (self._fast or self._slow or self._fastest):
+                return False
+        self.rank = self._best_rank()
+        return True
+
+    def _sort(self) -> None:
+        """Tell the quants that may be fast enough from those that surely are not."""
+        self._sorted = True
+        for place, candidate in enumerate(worth_trying(self._group, self._wish.goal)):
+            if candidate.size_bytes < self._room:
+                tps = self._ceiling.tps(candidate)
+                quants = self._fast if tps >= self._wish.slowest_tps else self._slow
+                quants.append((place, tps, candidate))
+
+    def _try(self, place: int, tps: float, candidate: Candidate) -> None:
+        plan = price(candidate, self._wish, self._machine)
+        if plan.verdict is Verdict.GOOD:
+            self.plan = plan
+        elif plan.verdict is Verdict.SLOW:
+            slow = plan.decode.likely, -place, plan
+            if self._fastest is None or slow[:2] > self._fastest[:2]:
+                self._fastest = slow
+
+    def _could_be_fastest(self, quant: tuple[int, float, Candidate]) -> bool:
+        place, tps, _ = quant
+        return self._fastest is None or (tps, -place) > self._fastest[:2]
+
+    def _best_rank(self) -> _Rank:
+        able = capability(self._group[0])
+        if self.plan is not None:
+            slow = self.plan.verdict is not Verdict.GOOD
+            return slow, -score(able, self.plan.decode.likely, self._wish)
+        open_ = self._fast or self._slow
+        rates = [tps for _, tps, _ in open_]
+        if not self._fast and self._fastest is not None:
+            rates.append(self._fastest[0])
+        return not self._fast, -score(able, max(rates), self._wish)

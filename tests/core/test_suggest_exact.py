@@ -1,0 +1,168 @@
+"""What is suggested is what pricing every file would suggest, at a fraction of the work."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+
+import pytest
+
+from localllm.core.gpus import Generation
+from localllm.core.hardware import Backend
+from localllm.core.model import ModelSpec
+from localllm.core.placement import Budget, GpuBudget
+from localllm.core.recommend import (
+    Candidate,
+    FitPlan,
+    Goal,
+    Machine,
+    Seen,
+    Verdict,
+    Wish,
+    capability,
+    plans,
+    price,
+)
+from localllm.core.recommend.ceiling import Ceiling
+from localllm.core.recommend.order import score
+from localllm.core.recommend.quants import worth_trying
+from localllm.core.speed import DeviceSpeed, workload_of
+from tests.core.test_recommend import GIB, LAPTOP_CPU, chat_models, entries, laptop, workstation
+
+LIMIT = 8
+
+
+def card(gib: float, backend: Backend, *, unified: bool = False) -> GpuBudget:
+    return GpuBudget(
+        name="card", backend=backend, free_bytes=int(gib * GIB), unified=unified, engine_name="X"
+    )
+
+
+def _described() -> Iterator[tuple[str, Machine]]:
+    yield "laptop", laptop(14)
+    yield "old laptop", replace(laptop(7), host=DeviceSpeed(bandwidth_bytes_per_s=12e9, cores=2))
+    yield "workstation", workstation(8)
+    pair = tuple(replace(card(gib, Backend.CUDA), name=f"card {gib}") for gib in (12, 6))
+    speeds = (
+        DeviceSpeed(
+            bandwidth_bytes_per_s=936e9, backend=Backend.CUDA, generation=Generation.NVIDIA_AMPERE
+        ),
+        DeviceSpeed(
+            bandwidth_bytes_per_s=192e9, backend=Backend.CUDA, generation=Generation.NVIDIA_PASCAL
+        ),
+    )
+    yield (
+        "two cards",
+        Machine(budget=Budget(host_bytes=30 * GIB, gpus=pair), host=LAPTOP_CPU, gpus=speeds),
+    )
+    mac = DeviceSpeed(
+        bandwidth_bytes_per_s=150e9, backend=Backend.METAL, generation=Generation.APPLE_M3_M4
+    )
+    yield (
+        "unified",
+        Machine(
+            budget=Budget(host_bytes=16 * GIB, gpus=(card(12, Backend.METAL, unified=True),)),
+            host=LAPTOP_CPU,
+            gpus=(mac,),
+        ),
+    )
+    seen = Seen(measured_tps=30.0, predicted_tps=22.0, on_gpu=False)
+    yield "measured", replace(laptop(14), seen=(seen,))
+
+
+MACHINES = dict(_described())
+
+
+@cache
+def few_models() -> tuple[Candidate, ...]:
+    """Some of the models, with all their quants: pricing every file takes its time."""
+    names = sorted({candidate.model for candidate in chat_models()})[::6]
+    return tuple(candidate for candidate in chat_models() if candidate.model in names)
+
+
+@cache
+def all_priced(name: str, wish: Wish) -> dict[tuple[str, str], FitPlan]:
+    machine = MACHINES[name]
+    return {(c.model, c.quant): price(c, wish, machine) for c in few_models()}
+
+
+def exhaustively(name: str, wish: Wish) -> list[tuple[str, str]]:
+    """The rule of `plans` as it is written there, with every file priced."""
+    priced = all_priced(name, replace(wish, goal=Goal.BALANCED))
+    models = dict.fromkeys(candidate.model for candidate in few_models())
+    chosen: list[FitPlan] = []
+    for model in models:
+        group = [candidate for candidate in few_models() if candidate.model == model]
+        tried = [priced[model, c.quant] for c in worth_trying(group, wish.goal)]
+        good = [plan for plan in tried if plan.verdict is Verdict.GOOD]
+        slow = [plan for plan in tried if plan.verdict is Verdict.SLOW]
+        if good:
+            chosen.append(good[0])
+        elif slow:
+            chosen.append(max(slow, key=lambda plan: plan.decode.likely))
+
+    def rank(plan: FitPlan) -> tuple[bool, float]:
+        able = capability(plan.candidate)
+        return plan.verdict is not Verdict.GOOD, -score(able, plan.decode.likely, wish)
+
+    chosen.sort(key=rank)
+    return [(plan.candidate.model, plan.candidate.quant) for plan in chosen]
+
+
+@pytest.mark.parametrize("goal", Goal)
+@pytest.mark.parametrize("name", MACHINES)
+def test_the_answer_is_that_of_pricing_everything(name: str, goal: Goal) -> None:
+    wish = Wish(goal=goal)
+    expected = exhaustively(name, wish)
+    for limit in (1, LIMIT, 100):
+        found = plans(few_models(), wish, MACHINES[name], limit=limit).plans
+        assert [(p.candidate.model, p.candidate.quant) for p in found] == expected[:limit]
+
+
+@pytest.mark.parametrize("name", ["laptop", "two cards"])
+def test_the_answer_is_the_same_when_nothing_is_known_of_the_weights_before(name: str) -> None:
+    blind = [replace(candidate, work=None) for candidate in few_models()]
+    told = plans(few_models(), Wish(), MACHINES[name], limit=LIMIT).plans
+    found = plans(blind, Wish(), MACHINES[name], limit=LIMIT).plans
+    assert [p.candidate.file for p in found] == [p.candidate.file for p in told]
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_no_plan_is_faster_than_what_was_said_to_be_its_limit(name: str) -> None:
+    ceiling = Ceiling(MACHINES[name])
+    for plan in all_priced(name, Wish()).values():
+        if plan.placement.fits:
+            assert plan.decode.likely <= ceiling.tps(plan.candidate)
+
+
+def test_the_work_that_a_blueprint_tells_is_that_of_the_header_it_draws() -> None:
+    for entry in entries():
+        for quant in (entry.quants[0], entry.quants[-1]):
+            told, drawn = entry.blueprint.work(quant), workload_of(entry.spec(quant))
+            assert told.layers == drawn.layers
+            for part in ("elements", "elements_loaded", "size_bytes"):
+                of_both = [sum(getattr(r, part) for r in w.weights) for w in (told, drawn)]
+                assert of_both[0] == pytest.approx(of_both[1], rel=1e-12), (entry.name, part)
+
+
+class Counter:
+    """Counts the headers that are made."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def counting(self, candidate: Candidate) -> Candidate:
+        def spec(make: Callable[[], ModelSpec] = candidate.spec) -> ModelSpec:
+            self.made += 1
+            return make()
+
+        return replace(candidate, spec=spec)
+
+
+@pytest.mark.parametrize("goal", Goal)
+@pytest.mark.parametrize("name", MACHINES)
+def test_few_of_the_hundreds_of_files_are_priced(name: str, goal: Goal) -> None:
+    counter = Counter()
+    counted = [counter.counting(candidate) for candidate in chat_models()]
+    assert len(counted) > 600
+    found = plans(counted, Wish(goal=goal), MACHINES[name], limit=LIMIT).plans
+    assert len(found) <= counter.made <= len(counted) // 10
