@@ -117,6 +117,41 @@ def test_a_conversation_that_goes_on_is_not_read_again(model: Path) -> None:
     driven.close()
 
 
+@pytest.mark.parametrize("kind", ["plain", "windowed"])
+def test_a_prefix_that_comes_at_once_from_all_is_computed_once(tmp_path: Path, kind: str) -> None:
+    path = KINDS[kind](tmp_path / "model.gguf")
+    driven, reference = Driven(path, settings(parallel=4)), Reference(path, settings(parallel=1))
+    dice = random.Random(1)
+    system = characters(dice, 100)
+    prompts = {f"r{i}": system + characters(dice, 20) for i in range(4)}
+    for request_id, prompt in prompts.items():
+        driven.submit(request_id, prompt, max_tokens=12)
+    driven.run()
+    ends = [driven.end(request_id) for request_id in prompts]
+    first, *others = [end.cached_tokens for end in ends if isinstance(end, Finished)]
+    assert first == 0
+    assert [tokens > 100 - 16 for tokens in others] == [True] * 3  # fewer are not worth sharing
+    for request_id, prompt in prompts.items():
+        assert reference.agrees(prompt, driven.text(request_id), max_tokens=12, whole=True)
+    driven.close()
+    reference.close()
+
+
+def test_who_waits_for_a_prefix_goes_on_alone_when_its_reader_leaves(plain: Path) -> None:
+    driven = Driven(plain, settings(parallel=2))
+    prompt = characters(random.Random(1), 100)
+    driven.submit("reads", prompt + "a", max_tokens=4)
+    driven.submit("waits", prompt + "b", max_tokens=4)
+    driven.step()
+    driven.scheduler.cancel("reads")
+    driven.run()
+    end = driven.end("waits")
+    assert isinstance(end, Finished)
+    assert end.completion_tokens == 4
+    assert 0 < end.cached_tokens < 100
+    driven.close()
+
+
 def test_a_window_that_has_moved_on_is_not_reused(windowed: Path) -> None:
     # 256 cells of window cache: after 600 tokens the first ones are overwritten.
     driven = Driven(windowed, settings(parallel=2, context=1024))

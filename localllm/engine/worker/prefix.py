@@ -12,6 +12,10 @@ MIN_SHARED_TOKENS = 16
 """Sharing fewer tokens from another slot is not worth giving up what the idle slot holds."""
 
 
+MIN_AWAITED_TOKENS = 32
+"""Waiting for another sequence to compute fewer tokens is not worth the step it takes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reuse:
     """Run in `slot`; its first `tokens` tokens come from `source`'s cache (maybe itself)."""
@@ -68,3 +72,16 @@ def plan(
         if shared >= tokens + MIN_SHARED_TOKENS:
             source, tokens = other, shared
     return Reuse(slot=slot, source=source, tokens=tokens)
+
+
+def longest(
+    prompt: list[int], cached: Mapping[int, list[int]], *, continues: Callable[[int, int], bool]
+) -> tuple[int, int]:
+    """The slot of `cached` that holds most of `prompt`'s beginning, and how many tokens that is
+    (0 when none can be used). The prompt's last token is not counted, as in `plan`."""
+    usable = prompt[:-1]
+    found = {slot: common(tokens, usable) for slot, tokens in cached.items()}
+    for slot in sorted(found, key=lambda slot: found[slot], reverse=True):
+        if found[slot] == 0 or continues(slot, found[slot]):
+            return slot, found[slot]
+    return next(iter(cached)), 0

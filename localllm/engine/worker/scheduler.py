@@ -173,15 +173,44 @@ class Scheduler:
         # One physical batch a step: larger ones are split inside llama_decode anyway, and this
         # way nobody who is answering waits for more than one chunk of somebody's prompt.
         room = self._model.chunk - len(batch.rows)
+        ahead: list[Sequence] = []
         for sequence in self._reading():
             if room <= 0:
                 break
+            if self._model.shares and sequence.may_share:
+                self._take_over(sequence)
+                if any(self._soon(each, sequence) for each in ahead):
+                    continue
+            ahead.append(sequence)
             start = len(self._cells[sequence.slot])
             tokens = sequence.prompt[start : start + room]
             whole = start + len(tokens) == len(sequence.prompt)
             batch.add(sequence, tokens, start, samples=whole)
             room -= len(tokens)
         return batch
+
+    def _soon(self, other: Sequence, sequence: Sequence) -> bool:
+        """Whether `other` is about to compute a good part of what `sequence` has yet to read.
+
+        Clients that ask at the same time with one system prompt: it is computed once.
+        """
+        shared = prefix.common(other.prompt, sequence.prompt[:-1])
+        has, computed = len(self._cells[sequence.slot]), len(self._cells[other.slot])
+        return computed < shared and shared - has >= prefix.MIN_AWAITED_TOKENS
+
+    def _take_over(self, sequence: Sequence) -> None:
+        """Share what another slot has computed of this prompt since it was admitted."""
+        has = len(self._cells[sequence.slot])
+        source, tokens = prefix.longest(
+            sequence.prompt, self._cells, continues=self._model.can_continue_at
+        )
+        if tokens - has < prefix.MIN_SHARED_TOKENS:
+            return
+        kept = self._model.share(source, sequence.slot, tokens)
+        self._sharing |= {source, sequence.slot}
+        self._cells[sequence.slot] = sequence.prompt[:tokens] if kept else []
+        if not sequence.produced:
+            sequence.cached = len(self._cells[sequence.slot])
 
     def _answering(self) -> Iterator[Sequence]:
         return (s for s in self._running.values() if s.next_token is not None)
@@ -336,6 +365,7 @@ class Scheduler:
                 self._forget(slot)
         elif sharing:
             shortest = min(sharing, key=lambda slot: len(self._cells[slot]))
+            self._running[shortest].may_share = False  # or it would take the same cells again
             self._recompute(self._running[shortest])
         else:
             self._fail(batch, "The KV cache has no room for this request.")

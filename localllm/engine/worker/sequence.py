@@ -23,6 +23,7 @@ class Sequence:
     slot: int = -1
     sampler: Sampler | None = None
     constraint: Constraint | None = None
+    may_share: bool = True
     next_token: int | None = None
     produced: int = 0
     cached: int = 0
