@@ -1,6 +1,7 @@
-"""The terminal app: it holds the runtime, starts on the home screen, and frees everything at
-the end. What can be seen and done is in `screens/`."""
+"""The terminal app: it holds the runtime and the fetcher, starts on the home screen, and ends
+everything with itself. What can be seen and done is in `screens/`."""
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -13,12 +14,15 @@ from textual.screen import Screen
 
 from localllm.planning import suggestions
 from localllm.runtime import Runtime
+from localllm.tui.fetcher import Fetcher
 from localllm.tui.screens.home import HomeScreen, Suggest
+from localllm.tui.source import HubSource, Source
 from localllm.tui.theme import DARK, THEMES
 
 
 class LocalLLMApp(App[None]):
-    """`clock` gives seconds, monotonic; `suggest` what else fits. A test passes its own."""
+    """`clock` gives seconds, monotonic; `suggest` what else fits; `source` fetches it, and is the
+    only one that asks the network. A test passes its own."""
 
     TITLE = "localllm"
     CSS_PATH = "app.tcss"
@@ -41,8 +45,10 @@ class LocalLLMApp(App[None]):
         *,
         clock: Callable[[], float] = time.monotonic,
         suggest: Suggest = suggestions,
+        source: Source | None = None,
     ) -> None:
         super().__init__()
+        self.fetcher = Fetcher(HubSource() if source is None else source)
         self.runtime = runtime
         self.clock = clock
         self.suggest = suggest
@@ -52,10 +58,13 @@ class LocalLLMApp(App[None]):
             self.theme = DARK.name
 
     def on_mount(self) -> None:
-        self.push_screen(HomeScreen(self.runtime, clock=self.clock, suggest=self.suggest))
+        home = HomeScreen(
+            self.runtime, clock=self.clock, suggest=self.suggest, fetcher=self.fetcher
+        )
+        self.push_screen(home)
 
     async def on_unmount(self) -> None:
-        await self.runtime.close()
+        await asyncio.gather(self.fetcher.close(), self.runtime.close())
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Every key of the screen is a command of the palette too."""

@@ -9,6 +9,8 @@ from localllm.library.store import InstalledModel, Store
 from localllm.runtime import Fit, Runtime
 from localllm.tui.app import LocalLLMApp
 from localllm.tui.screens.home import Suggest
+from localllm.tui.source import Source
+from tests.tui.made_up_hub import Nursery
 from tests.tui.made_up_plans import Orchard
 
 MIB, GIB = 2**20, 2**30
@@ -37,6 +39,7 @@ class Stage:
     warnings: tuple[str, ...] = ()
     cpu_name: str = "Made-up 9000"
     suggest: Suggest = field(default_factory=Orchard)
+    source: Source = field(default_factory=Nursery)
 
     @property
     def engine(self) -> FakeEngine:
@@ -61,7 +64,7 @@ class Stage:
 
     def app(self, runtime: type[Runtime] = Runtime) -> LocalLLMApp:
         made = runtime(store=self.store, detect=self.detect, start_engine=self.start_engine)
-        app = LocalLLMApp(made, clock=self.clock, suggest=self.suggest)
+        app = LocalLLMApp(made, clock=self.clock, suggest=self.suggest, source=self.source)
         app.animation_level = "none"
         return app
 

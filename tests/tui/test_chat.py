@@ -27,7 +27,7 @@ from tests.tui.acts import (
     until,
     wrote,
 )
-from tests.tui.made_up import Stage
+from tests.tui.made_up import MIB, Stage
 
 
 def answer(screen: ChatScreen) -> str:
@@ -260,8 +260,25 @@ async def test_estimate_and_reality_are_side_by_side(stage: Stage) -> None:
         await sees(pilot, "Memory of starter")
         row = next(line for line in shown(app).splitlines() if "KV cache" in line)
         assert row.split("KV cache")[1].split()[2:4] == ["90.0", "MiB"]
+        assert "dry run" not in shown(app)  # it fits so well that nobody was asked
+        await sees(pilot, "cache and computing: estimated")
         await pilot.press("f2")
         await reaches(pilot, ChatScreen)
+
+
+async def test_the_dry_run_stands_between_them_where_llama_cpp_was_asked(stage: Stage) -> None:
+    stage.available_bytes = 300 * MIB  # near enough to what it needs to ask
+    app = stage.app()
+    async with app.run_test() as pilot:
+        await open_chat(pilot)
+        assert len(stage.script.probes) == 1
+        await pilot.press("f2")
+        await sees(pilot, "dry run")
+        row = next(line for line in shown(app).splitlines() if "KV cache" in line)
+        numbers = row.split("KV cache")[-1].split()
+        assert numbers[1:6:2] == ["MiB"] * 3
+        weights = next(line for line in shown(app).splitlines() if "weights" in line)
+        assert weights.split("weights")[-1].split()[2] == "-"  # a dry run allocates none
 
 
 async def test_links_in_an_answer_are_shown_and_not_opened(stage: Stage) -> None:

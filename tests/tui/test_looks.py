@@ -7,6 +7,7 @@ where it runs.
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -17,16 +18,19 @@ from textual.pilot import Pilot
 from textual.widgets import Input, ProgressBar
 
 from localllm.core.load import LoadSettings
+from localllm.errors import HubError
 from localllm.library.store import InstalledModel
 from localllm.runtime import Fit, Runtime
 from localllm.tui.screens.dialog import Dialog
+from localllm.tui.screens.download import DownloadScreen
 from localllm.tui.screens.import_file import ImportScreen
 from localllm.tui.screens.loading import LoadScreen
 from localllm.tui.widgets.meter import MeterPanel
 from localllm.tui.widgets.prompt import Prompt
 from localllm.tui.widgets.suggestions import SuggestionRow
-from tests.tui.acts import ask, chat, holds, open_chat, reaches, until, wrote
+from tests.tui.acts import ask, chat, holds, open_chat, reaches, sees, until, wrote
 from tests.tui.made_up import GIB, MIB, Stage, made_up_fit
+from tests.tui.made_up_hub import Nursery, progress
 from tests.tui.made_up_plans import MODELS, Orchard, made_up_plans
 
 at_both_sizes = pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=["80x24", "120x40"])
@@ -112,16 +116,94 @@ def test_a_suggestion_under_the_cursor(
     assert snap_compare(app, terminal_size=size, run_before=run)
 
 
+@pytest.fixture
+def nursery(looks: Stage) -> Nursery:
+    """A Hub that gives the starter model, as one that was there already."""
+    assert looks.starter is not None
+    looks.source = nursery = Nursery(install=partial(replace, looks.starter, name="quince-30b"))
+    return nursery
+
+
+async def offered(pilot: Pilot[None]) -> None:
+    await all_there(pilot, "ModelRow.-fits")
+    await pilot.press("down", "enter")
+    await reaches(pilot, DownloadScreen)
+    await holds(pilot, ".-offered #download:focus")
+
+
+@in_every_theme
 @at_both_sizes
-def test_a_suggestion_that_was_opened(
-    looks: Stage, snap_compare: Snap, size: tuple[int, int]
+def test_a_download_that_is_offered(
+    looks: Stage, nursery: Nursery, snap_compare: Snap, size: tuple[int, int], theme: str
 ) -> None:
+    app = looks.app(MadeUpVerdicts)
+    app.theme = theme
+    assert snap_compare(app, terminal_size=size, run_before=offered)
+
+
+@in_every_theme
+@at_both_sizes
+def test_a_download_that_runs(
+    looks: Stage, nursery: Nursery, snap_compare: Snap, size: tuple[int, int], theme: str
+) -> None:
+    nursery.told = (progress(3.1, of_gib=7.8, note="resumed at 3.0 GiB"),)
+    app = looks.app(MadeUpVerdicts)
+    app.theme = theme
+
+    async def run(pilot: Pilot[None]) -> None:
+        await offered(pilot)
+        await pilot.press("enter")
+        await sees(pilot, "resumed at 3.0 GiB")
+
+    assert snap_compare(app, terminal_size=size, run_before=run)
+
+
+@at_both_sizes
+def test_a_download_that_was_stopped(
+    looks: Stage, nursery: Nursery, snap_compare: Snap, size: tuple[int, int]
+) -> None:
+    nursery.told = (progress(3.1, of_gib=7.8),)
     app = looks.app(MadeUpVerdicts)
 
     async def run(pilot: Pilot[None]) -> None:
-        await all_there(pilot, "ModelRow.-fits")
-        await pilot.press("down", "enter")
-        await reaches(pilot, Dialog)
+        await offered(pilot)
+        await pilot.press("enter")
+        await sees(pilot, "3.1 GiB of 7.8 GiB")
+        await pilot.press("escape")
+        await holds(pilot, ".-stopped #resume:focus")
+
+    assert snap_compare(app, terminal_size=size, run_before=run)
+
+
+@at_both_sizes
+def test_a_download_that_fails(
+    looks: Stage, nursery: Nursery, snap_compare: Snap, size: tuple[int, int]
+) -> None:
+    nursery.choose_error = HubError(
+        "hub.example cannot be reached: no connection within 10 s. Nothing was lost; try again"
+        " when you are online, or import a file that is on this disk."
+    )
+    app = looks.app(MadeUpVerdicts)
+
+    async def run(pilot: Pilot[None]) -> None:
+        await offered(pilot)
+        await pilot.press("enter")
+        await holds(pilot, ".-failed #again:focus")
+
+    assert snap_compare(app, terminal_size=size, run_before=run)
+
+
+@at_both_sizes
+def test_a_download_that_is_done(
+    looks: Stage, nursery: Nursery, snap_compare: Snap, size: tuple[int, int]
+) -> None:
+    nursery.gate.set()
+    app = looks.app(MadeUpVerdicts)
+
+    async def run(pilot: Pilot[None]) -> None:
+        await offered(pilot)
+        await pilot.press("enter")
+        await holds(pilot, ".-done #run:focus")
 
     assert snap_compare(app, terminal_size=size, run_before=run)
 

@@ -15,7 +15,8 @@ from textual.widgets import Markdown
 import localllm.tui.app
 from localllm.core.hardware import Backend, Cpu, Device, DeviceKind, HardwareInfo, Memory
 from localllm.core.load import LoadSettings
-from localllm.errors import EngineCrashed, LoadFailed
+from localllm.core.recommend import FitPlan
+from localllm.errors import EngineCrashed, HubError, LoadFailed
 from localllm.library.store import InstalledModel
 from localllm.runtime import Fit
 from localllm.tui import outside
@@ -24,17 +25,19 @@ from localllm.tui.screens.dialog import (
     Dialog,
     crash_dialog,
     failure_dialog,
-    suggestion_dialog,
     too_big_dialog,
 )
+from localllm.tui.screens.download import DownloadScreen
+from localllm.tui.source import Offer
 from localllm.tui.widgets.brand import Brand
 from localllm.tui.widgets.machine import MachinePanel
 from localllm.tui.widgets.models import ModelRow, Standing, Verdict
 from localllm.tui.widgets.suggestions import SuggestionRow
 from localllm.tui.widgets.transcript import TurnView
-from tests.tui.acts import ask, chat, open_chat, shown, until
+from tests.tui.acts import ask, chat, open_chat, reaches, sees, shown, until, weighs
 from tests.tui.made_up import GIB, Stage, made_up_fit
-from tests.tui.made_up_plans import made_up_plans
+from tests.tui.made_up_hub import Nursery, progress
+from tests.tui.made_up_plans import Orchard, made_up_plans
 
 HOSTILE = "[/INST] [Q4_K_M] [bold]"
 ESCAPES = "\x1b]0;owned\x07\x1b[31m\x9b2J"
@@ -109,12 +112,40 @@ async def test_a_failure() -> None:
     await check_dialog(failure_dialog(RAW, LoadFailed(RAW)), 2)
 
 
-async def test_a_suggestion(smollm2: Path) -> None:
+@pytest.fixture
+def hostile_plan(smollm2: Path) -> FitPlan:
     plan = made_up_plans(smollm2)[0]
     named = replace(plan.candidate, model=RAW, quant="Q4", file=f"{RAW}:Q4")
-    plan = replace(plan, candidate=named, reasons=(RAW,))
-    assert (await text_of(SuggestionRow(plan))).count(HOSTILE) == 1  # the reasons wait
-    await check_dialog(suggestion_dialog(plan), 3)
+    return replace(plan, candidate=named, reasons=(RAW,))
+
+
+async def test_a_suggestion(hostile_plan: FitPlan) -> None:
+    assert (await text_of(SuggestionRow(hostile_plan))).count(HOSTILE) == 1  # the reasons wait
+
+
+async def test_a_download(stage: Stage, hostile_plan: FitPlan) -> None:
+    nursery = Nursery(
+        made=Offer(host=RAW, directory=Path(RAW), free_bytes=1 << 40, license=RAW),
+        told=(progress(1.0, note=RAW),),
+    )
+    stage.suggest, stage.source = Orchard(plans=(hostile_plan,)), nursery
+    app = stage.app()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await weighs(pilot)
+        await pilot.press("down", "enter")
+        await reaches(pilot, DownloadScreen)
+        await sees(pilot, "Nothing was sent yet.")
+        # the title, the reason, from (twice), the disk, the licence, the last line
+        assert shown(app).count(HOSTILE) == 7
+        nursery.choose_error = HubError(RAW)
+        await pilot.press("enter")
+        await sees(pilot, "Try again")
+        assert shown(app).count(HOSTILE) == 7
+        nursery.choose_error = None
+        await pilot.press("enter")
+        await sees(pilot, "1.0 GiB of 8.0 GiB")
+        await until(pilot, lambda: shown(app).count(HOSTILE) == 6)  # its note; the licence is known
+        assert "owned" not in shown(app)
 
 
 async def check_dialog(dialog: Dialog, times: int) -> None:

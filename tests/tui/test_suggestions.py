@@ -6,8 +6,7 @@ import pytest
 
 from localllm.errors import LocalLLMError, UsageError
 from localllm.tui.screens.chat import ChatScreen
-from localllm.tui.screens.dialog import Dialog
-from localllm.tui.screens.home import HomeScreen
+from localllm.tui.screens.download import DownloadScreen
 from localllm.tui.screens.import_file import ImportScreen
 from localllm.tui.widgets.models import Rows
 from localllm.tui.widgets.suggestions import SuggestionRows
@@ -64,28 +63,12 @@ async def test_the_last_row_stays_in_sight_and_the_cursor_stays_on_it(
         assert app.focused.index == len(MODELS) - 1
 
 
-async def test_enter_says_what_it_is_and_how_to_get_it(stage: Stage, orchard: Orchard) -> None:
-    app = stage.app()
-    async with app.run_test() as pilot:
-        await until(pilot, lambda: "● fits" in shown(app) and "rowan-0.6b" in shown(app))
-        await pilot.press("down", "enter")
-        await reaches(pilot, Dialog)
-        await sees(pilot, "orchard/quince-30b-a3b-GGUF on Hugging Face")
-        assert "8.7 GiB with 4096 tokens of context" in shown(app)
-        assert "8-18 tok/s, likely 12.0 tok/s" in shown(app)
-        assert "localllm does not download" in shown(app)
-        assert "localllm import FILE" in shown(app)
-        await pilot.press("escape")
-        await reaches(pilot, HomeScreen)
-        assert stage.script.loads == []
-
-
 async def test_its_window_leads_to_the_import(stage: Stage, orchard: Orchard) -> None:
     app = stage.app()
     async with app.run_test() as pilot:
         await until(pilot, lambda: "● fits" in shown(app) and "rowan-0.6b" in shown(app))
         await pilot.press("down", "enter")
-        await reaches(pilot, Dialog)
+        await reaches(pilot, DownloadScreen)
         await pilot.press("right", "enter")
         await reaches(pilot, ImportScreen)
 
@@ -132,4 +115,4 @@ async def test_without_any_model_the_cursor_is_on_the_first(stage: Stage, orchar
     async with app.run_test() as pilot:
         await until(pilot, lambda: isinstance(app.focused, SuggestionRows))
         await pilot.press("enter")
-        await reaches(pilot, Dialog)
+        await reaches(pilot, DownloadScreen)

@@ -13,13 +13,12 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
 from localllm.core.footprint import Footprint
-from localllm.core.recommend import FitPlan
-from localllm.core.units import format_bytes, format_rate
+from localllm.core.units import format_bytes
 from localllm.errors import EngineCrashed, LocalLLMError, NotFound
 from localllm.library.store import InstalledModel
 from localllm.runtime import Fit
 from localllm.tui import outside
-from localllm.tui.widgets.suggestions import need_bytes, rate_range
+from localllm.tui.widgets.fact import Fact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +78,7 @@ class Dialog(ModalScreen[str | None]):
             yield Static(outside.line(self._title), id="dialog-title")
             yield Static(outside.lines(self._message), id="dialog-message")
             for label, value in self._facts:
-                with Horizontal(classes="dialog-fact"):
-                    yield Static(Content(label), classes="fact-label")
-                    yield Static(outside.line(value), classes="fact-value")
+                yield Fact(label, value, classes="dialog-fact")
             if self._remark:
                 yield Static(outside.lines(self._remark), id="dialog-remark")
             if self._log:
@@ -149,31 +146,6 @@ def _parts(need: Footprint) -> tuple[tuple[str, str], ...]:
         ("overhead", need.overhead_bytes),
     )
     return tuple((label, format_bytes(size_bytes)) for label, size_bytes in parts if size_bytes)
-
-
-def suggestion_dialog(plan: FitPlan) -> Dialog:
-    """What a model that is not installed is, where it is published, and how to get it in."""
-    candidate = plan.candidate
-    repository = candidate.file.removesuffix(f":{candidate.quant}")
-    need, likely = format_bytes(need_bytes(plan)), format_rate(plan.decode.likely)
-    return Dialog(
-        title=f"{candidate.model} {candidate.quant}",
-        message=" ".join(plan.reasons),
-        facts=(
-            ("file", format_bytes(candidate.size_bytes)),
-            (
-                "need",
-                f"{need} with {plan.settings.context} tokens of context",
-            ),
-            ("speed", f"{rate_range(plan.decode)} tok/s, likely {likely}"),
-            ("published", f"{repository} on Hugging Face"),
-        ),
-        remark=(
-            "It is not on this disk, and localllm does not download. Get the file of "
-            f"{candidate.quant} from there yourself, then: localllm import FILE"
-        ),
-        choices=(Choice(id="close", label="Close"), Choice(id="import", label="Import a file")),
-    )
 
 
 def failure_dialog(title: str, error: LocalLLMError) -> Dialog:

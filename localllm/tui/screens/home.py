@@ -18,9 +18,11 @@ from localllm.errors import LocalLLMError
 from localllm.library.store import InstalledModel, State
 from localllm.runtime import Runtime
 from localllm.tui.conversation import Conversation
+from localllm.tui.fetcher import Fetcher
 from localllm.tui.messages import ListEndPassed, ModelChosen, SuggestionChosen
 from localllm.tui.screens.chat import ChatScreen
-from localllm.tui.screens.dialog import failure_dialog, suggestion_dialog
+from localllm.tui.screens.dialog import failure_dialog
+from localllm.tui.screens.download import Answer, DownloadScreen
 from localllm.tui.screens.import_file import ImportScreen
 from localllm.tui.screens.loading import LoadScreen
 from localllm.tui.screens.work import WorkScreen
@@ -56,13 +58,21 @@ class HomeScreen(WorkScreen[None]):
         ),
     ]
 
-    def __init__(self, runtime: Runtime, *, clock: Callable[[], float], suggest: Suggest) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        clock: Callable[[], float],
+        suggest: Suggest,
+        fetcher: Fetcher,
+    ) -> None:
         super().__init__(runtime)
         self._clock = clock
+        self._fetcher = fetcher
         self._suggest = suggest
         self._suggesting = False
         self._stale = False
-        self._imported = ""
+        self._arrived = ""
         self._opening = False
         self._conversations: dict[str, Conversation] = {}
 
@@ -94,8 +104,8 @@ class HomeScreen(WorkScreen[None]):
         except LocalLLMError as error:
             self.app.push_screen(failure_dialog("The library cannot be read", error))
             return
-        imported, self._imported = self._imported, ""
-        await self.query_one(ModelList).show(models, at=imported or None)
+        arrived, self._arrived = self._arrived, ""
+        await self.query_one(ModelList).show(models, at=arrived or None)
         for row in self.query(ModelRow):
             row.show(await self._standing(row.model))
 
@@ -173,11 +183,17 @@ class HomeScreen(WorkScreen[None]):
     @on(SuggestionChosen)
     def _suggestion_chosen(self, event: SuggestionChosen) -> None:
         if self.is_current:  # not for a second key while the window opens
-            self.app.push_screen(suggestion_dialog(event.plan), self._suggestion_answered)
+            screen = DownloadScreen(self.runtime, self._fetcher, event.plan)
+            self.app.push_screen(screen, self._download_ended)
 
-    def _suggestion_answered(self, choice: str | None) -> None:
-        if choice == "import":
+    def _download_ended(self, answer: Answer | None) -> None:
+        if answer is None:
+            return
+        self._arrive(answer.model)
+        if answer.wants_import:
             self.action_import()
+        elif answer.run and answer.model is not None:
+            self.post_message(ModelChosen(answer.model))
 
     @on(ListEndPassed)
     def _list_end_passed(self, event: ListEndPassed) -> None:
@@ -194,10 +210,11 @@ class HomeScreen(WorkScreen[None]):
         self._renew_suggestions()
 
     def action_import(self) -> None:
-        self.app.push_screen(ImportScreen(self.runtime), self._import_ended)
+        self.app.push_screen(ImportScreen(self.runtime), self._arrive)
 
-    def _import_ended(self, model: InstalledModel | None) -> None:
+    def _arrive(self, model: InstalledModel | None) -> None:
+        """Show a model that was not there before, if there is one, with the cursor on it."""
         if model is not None:
-            self._imported = model.name
+            self._arrived = model.name
             self.read_library()
             self._renew_suggestions()

@@ -1,4 +1,4 @@
-"""The memory of the loaded model: what was estimated beside what was allocated."""
+"""The memory of the loaded model: estimate, dry run and what was really allocated."""
 
 from typing import ClassVar
 
@@ -30,7 +30,7 @@ class MemoryScreen(ModalScreen[None]):
         loaded = self._resident.loaded
         with Vertical(id="dialog"):
             yield Static(outside.line(f"Memory of {self._resident.model.name}"), id="dialog-title")
-            yield Allocations()
+            yield Allocations(all_three=True)
             yield Static(
                 Content(
                     f"{loaded.context} tokens of context · {loaded.gpu_layers} layers on a GPU"

@@ -1,4 +1,4 @@
-"""The estimate beside what llama.cpp really allocated, part by part."""
+"""What was expected of a load beside what llama.cpp really allocated, part by part."""
 
 from collections.abc import Iterator
 
@@ -7,24 +7,39 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-from localllm.core.load import BufferKind
+from localllm.core.load import Allocation, BufferKind
 from localllm.core.units import format_bytes
 from localllm.runtime import ResidentModel
+from localllm.tui import outside
 
 UNKNOWN = "-"
 
 
 class Allocations(Grid):
-    """A small table; empty until `show` is called."""
+    """A small table; empty until `show` is called.
+
+    Estimate and reality; with `all_three`, llama.cpp's dry run between them where it was asked,
+    and how far each was off.
+    """
+
+    def __init__(self, *, all_three: bool = False, classes: str = "") -> None:
+        super().__init__(classes=classes)
+        self._all_three = all_three
 
     async def show(self, resident: ResidentModel) -> None:
+        probed = resident.fit.probed if self._all_three else None
+        self.set_class(probed is not None, "-probed")
         async with self.batch():
             await self.remove_children()
-            await self.mount_all(_cells(resident))
+            await self.mount_all(_cells(resident, probed))
+            if self._all_three:
+                sentence = outside.line(resident.comparison.sentence())
+                await self.mount(Static(sentence, classes="table-remark"))
 
 
-def _cells(resident: ResidentModel) -> Iterator[Widget]:
-    yield from _row("", "estimate", "real", classes="table-head")
+def _cells(resident: ResidentModel, probed: tuple[Allocation, ...] | None) -> Iterator[Widget]:
+    row = _three if probed is not None else _two
+    yield from row(("", "estimate", "dry run", "real"), "table-head")
     estimate = resident.fit.footprint
     parts = (
         ("weights", estimate.weights_bytes, BufferKind.WEIGHTS),
@@ -34,16 +49,18 @@ def _cells(resident: ResidentModel) -> Iterator[Widget]:
         ("output", estimate.output_bytes, BufferKind.OUTPUT),
     )
     for label, estimated_bytes, kind in parts:
-        real_bytes = _allocated(resident, kind)
-        if estimated_bytes or real_bytes:
-            yield from _row(label, format_bytes(estimated_bytes), _size(real_bytes))
-    yield from _row("overhead", format_bytes(estimate.overhead_bytes), UNKNOWN)
-    yield from _row("total", format_bytes(estimate.total_bytes), "", classes="table-total")
+        real = _allocated(resident.loaded.allocations, kind)
+        # A dry run allocates no weights: what it says of them is nothing, not zero.
+        probe = None if kind is BufferKind.WEIGHTS else _allocated(probed or (), kind)
+        if estimated_bytes or probe or real:
+            yield from row((label, format_bytes(estimated_bytes), _size(probe), _size(real)))
+    yield from row(("overhead", format_bytes(estimate.overhead_bytes), UNKNOWN, UNKNOWN))
+    yield from row(("total", format_bytes(estimate.total_bytes), "", ""), "table-total")
 
 
-def _allocated(resident: ResidentModel, kind: BufferKind) -> int | None:
+def _allocated(allocations: tuple[Allocation, ...], kind: BufferKind) -> int | None:
     """Bytes of all buffers of one kind on all devices; None when llama.cpp named none."""
-    sizes = [buffer.size_bytes for buffer in resident.loaded.allocations if buffer.kind is kind]
+    sizes = [buffer.size_bytes for buffer in allocations if buffer.kind is kind]
     return sum(sizes) if sizes else None
 
 
@@ -51,7 +68,14 @@ def _size(size_bytes: int | None) -> str:
     return UNKNOWN if size_bytes is None else format_bytes(size_bytes)
 
 
-def _row(label: str, estimate: str, real: str, *, classes: str = "") -> Iterator[Static]:
+def _three(texts: tuple[str, str, str, str], classes: str = "") -> Iterator[Static]:
+    label, *numbers = texts
     yield Static(Content(label), classes=f"table-label {classes}")
-    yield Static(Content(estimate), classes=f"table-number {classes}")
-    yield Static(Content(real), classes=f"table-number {classes}")
+    for number in numbers:
+        yield Static(Content(number), classes=f"table-number {classes}")
+
+
+def _two(texts: tuple[str, str, str, str], classes: str = "") -> Iterator[Static]:
+    """Without the dry run."""
+    cells = tuple(_three(texts, classes))
+    yield from (*cells[:2], cells[3])

@@ -4,26 +4,13 @@ from collections.abc import Iterator
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
-from textual.content import Content
 from textual.widgets import Static
 
 from localllm.core.hardware import Cpu, Device, EngineBuild, HardwareInfo, Memory
 from localllm.core.units import format_bandwidth, format_bytes
 from localllm.tui import outside
 from localllm.tui.widgets.bar import Bar
-
-
-class Fact(Horizontal):
-    """One line: a quiet label and a value."""
-
-    def __init__(self, label: str, value: str, *, classes: str = "") -> None:
-        super().__init__(classes=classes)
-        self._label = label
-        self._value = value
-
-    def compose(self) -> ComposeResult:
-        yield Static(Content(self._label), classes="fact-label")
-        yield Static(outside.line(self._value), classes="fact-value")
+from localllm.tui.widgets.fact import Fact
 
 
 class MachinePanel(Vertical):

@@ -55,7 +55,7 @@ class MeterPanel(Vertical):
                 yield Static(Content(), id="context-text")
             yield Static("Memory", classes="heading wide-only")
             yield Static(Content(), id="engine-memory")
-        yield Allocations(id="allocations", classes="wide-only")
+        yield Allocations(classes="wide-only")
 
     def on_mount(self) -> None:
         self.set_interval(1 / REFRESHES_PER_S, self.draw)

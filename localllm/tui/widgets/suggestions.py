@@ -23,11 +23,11 @@ class SuggestionRows(Listing):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
-            "enter",
+            "enter,d",
             "select_cursor",
-            "Details",
-            id="suggestions.details",
-            tooltip="Say what this model is and where it is published",
+            "Download",
+            id="suggestions.download",
+            tooltip="Say what this model is and where it comes from, and download it",
         )
     ]
 

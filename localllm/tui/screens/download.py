@@ -1,0 +1,309 @@
+"""A model that is not on this disk: what it is, whom it costs asking, and the download itself.
+
+Nothing is sent before somebody says so here.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Button, Static
+
+from localllm.core.recommend import FitPlan
+from localllm.core.units import format_bytes, format_rate
+from localllm.errors import LocalLLMError
+from localllm.library.store import InstalledModel
+from localllm.runtime import Runtime
+from localllm.tui import outside
+from localllm.tui.fetcher import Fetcher
+from localllm.tui.screens.work import WorkScreen
+from localllm.tui.source import Offer
+from localllm.tui.widgets.fact import Fact
+from localllm.tui.widgets.suggestions import need_bytes, rate_range
+from localllm.tui.widgets.transfer import Transfer
+
+if TYPE_CHECKING:
+    from localllm.library.download import Progress
+    from localllm.pulling import Choice
+
+REFRESHES_PER_S = 10
+MUCH_LARGER = 1.05
+"""The catalogue computes sizes. A download that turns out this much larger is asked for again."""
+
+
+class Phase(StrEnum):
+    """Where a download stands; the value is the style class too."""
+
+    LOOKING = "looking"  # at this disk, not at the network
+    OFFERED = "offered"
+    ASKING = "asking"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    DONE = "done"
+
+
+LABELS: Final[Mapping[str, str]] = {
+    "download": "Download",
+    "resume": "Resume",
+    "again": "Try again",
+    "run": "Run it",
+    "stop": "Stop",
+    "import": "Import a file",
+    "close": "Close",
+}
+BUTTONS: Final[Mapping[Phase, tuple[str, ...]]] = {
+    Phase.LOOKING: ("close",),
+    Phase.OFFERED: ("download", "import", "close"),
+    Phase.ASKING: ("stop",),
+    Phase.RUNNING: ("stop",),
+    Phase.STOPPED: ("resume", "close"),
+    Phase.FAILED: ("again", "import", "close"),
+    Phase.DONE: ("run", "close"),
+}
+"""The first one of each is the one that enter takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """How the window was left: with a model that is installed now, to `run` it or not, or with
+    the wish to import a file."""
+
+    model: InstalledModel | None = None
+    run: bool = False
+    wants_import: bool = False
+
+
+class DownloadScreen(WorkScreen[Answer], ModalScreen[Answer]):
+    """Offer to download the model of a plan, and do it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "escape",
+            "back",
+            "Stop or close",
+            id="download.back",
+            tooltip="Stop the download; what came is kept. Close the window when nothing runs",
+        ),
+        Binding(
+            "left,up",
+            "app.focus_previous",
+            "Previous choice",
+            id="download.previous",
+            show=False,
+            tooltip="Go to the button before this one",
+        ),
+        Binding(
+            "right,down",
+            "app.focus_next",
+            "Next choice",
+            id="download.next",
+            show=False,
+            tooltip="Go to the button after this one",
+        ),
+    ]
+
+    def __init__(self, runtime: Runtime, fetcher: Fetcher, plan: FitPlan) -> None:
+        super().__init__(runtime)
+        self.phase = Phase.LOOKING
+        self._fetcher = fetcher
+        self._plan = plan
+        self._offer: Offer | None = None
+        self._choice: Choice | None = None
+        self._progress: Progress | None = None
+        self._stop = threading.Event()
+        self._model: InstalledModel | None = None
+
+    def compose(self) -> ComposeResult:
+        candidate = self._plan.candidate
+        with Vertical(id="dialog"):
+            yield Static(outside.line(f"{candidate.model} {candidate.quant}"), id="dialog-title")
+            yield Static(outside.line(" ".join(self._plan.reasons)), id="dialog-message")
+            yield Vertical(id="download-facts")
+            yield Transfer()
+            yield Static(Content(), id="download-status")
+            with Horizontal(id="dialog-choices"):
+                for name, label in LABELS.items():
+                    yield Button(label, id=name, compact=True)
+
+    def on_mount(self) -> None:
+        self._go(Phase.LOOKING)
+        self.look()
+        self.set_interval(1 / REFRESHES_PER_S, self.draw)
+
+    def on_unmount(self) -> None:
+        self._stop.set()
+
+    # --- what happens ---
+
+    @work(exclusive=True, group="download", exit_on_error=False)
+    async def look(self) -> None:
+        """Say what can be said without the network."""
+        try:
+            offer = self._offer = await self._fetcher.offer(self._plan)
+        except LocalLLMError as error:
+            self._go(Phase.FAILED, str(error))
+            return
+        await self._show_facts()
+        if offer.refusal is not None:
+            self._go(Phase.FAILED, offer.refusal)
+        else:
+            self._go(Phase.OFFERED, _before(offer, self._plan.candidate.size_bytes))
+
+    @work(exclusive=True, group="download", exit_on_error=False)
+    async def fetch(self, offer: Offer) -> None:
+        """Ask, if nobody was asked yet, and download."""
+        stop = self._stop = threading.Event()
+        try:
+            if self._choice is None and not await self._ask(offer):
+                return
+            assert self._choice is not None
+            self._go(Phase.RUNNING)
+            pulled = await self._fetcher.pull(self._choice, on_progress=self._heard, stop=stop)
+        except LocalLLMError as error:
+            if stop.is_set():
+                self._go(Phase.STOPPED, KEPT)
+            else:
+                self._go(Phase.FAILED, str(error))
+        else:
+            self._model = pulled.model
+            checked = "The sha256 is that of the Hub. " if pulled.sha256 else ""
+            self._go(Phase.DONE, f"{checked}It is installed as {pulled.model.name}.")
+
+    async def _ask(self, offer: Offer) -> bool:
+        """Ask the Hub which files these are; whether to go on without another word."""
+        self._go(Phase.ASKING, f"Asking {offer.host} for the files of {self._repository}…")
+        choice = self._choice = await self._fetcher.choose(self._plan)
+        await self._show_facts()
+        said = self._plan.candidate.size_bytes
+        if choice.size_bytes <= said * MUCH_LARGER:
+            return True
+        sizes = f"{format_bytes(choice.size_bytes)} and not {format_bytes(said)}"
+        self._go(Phase.OFFERED, f"{offer.host} says that it is {sizes}. Download it?")
+        return False
+
+    def _heard(self, progress: "Progress") -> None:
+        """Called in the thread of the transfer: only keep it; `draw` looks at it."""
+        self._progress = progress
+
+    def draw(self) -> None:
+        """Show how far the transfer is."""
+        if self._progress is not None:
+            running = self.phase is Phase.RUNNING
+            self.query_one(Transfer).show(self._progress, running=running)
+
+    # --- what is shown ---
+
+    def _go(self, phase: Phase, status: str = "") -> None:
+        self.phase = phase
+        for each in Phase:
+            self.set_class(each is phase, f"-{each}")
+        line = self.query_one("#download-status", Static)
+        line.update(outside.lines(status))
+        line.display = bool(status)
+        self.draw()
+        for button in self.query(Button):
+            button.display = button.id in BUTTONS[phase]
+        self.query_one(f"#{BUTTONS[phase][0]}", Button).focus()
+
+    async def _show_facts(self) -> None:
+        facts = self.query_one("#download-facts", Vertical)
+        async with facts.batch():
+            await facts.remove_children()
+            await facts.mount_all(
+                Fact(label, value, classes="dialog-fact") for label, value in self._facts()
+            )
+
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        plan, offer, choice = self._plan, self._offer, self._choice
+        assert offer is not None
+        yield "from", f"{self._repository} on {offer.host}"
+        if choice is None:
+            yield "size", f"about {format_bytes(plan.candidate.size_bytes)}"
+        else:
+            yield "size", _exact_size(choice)
+        if offer.free_bytes is not None:
+            yield "disk", f"{format_bytes(offer.free_bytes)} free in {offer.directory}"
+        context = plan.settings.context
+        yield "memory", f"{format_bytes(need_bytes(plan))} with {context} tokens of context"
+        likely = format_rate(plan.decode.likely)
+        yield "speed", f"{rate_range(plan.decode)} tok/s, likely {likely}"
+        if (named := (choice and choice.repo.license) or offer.license) is not None:
+            yield "licence", named
+        if choice is not None and choice.repo.gated:
+            yield "gated", "its owner wants you to accept terms first, and a token"
+
+    @property
+    def _repository(self) -> str:
+        if self._choice is not None:
+            return self._choice.repo.name
+        candidate = self._plan.candidate
+        return candidate.file.removesuffix(f":{candidate.quant}")
+
+    # --- keys ---
+
+    @on(Button.Pressed)
+    def _pressed(self, event: Button.Pressed) -> None:
+        if not self.is_current or event.button.id not in BUTTONS[self.phase]:
+            return  # a second key while the window closes or the buttons change
+        match event.button.id:
+            case "download" | "resume" if self._offer is not None:
+                self.fetch(self._offer)
+            case "again":
+                self._try_again()
+            case "stop":
+                self._give_up()
+            case "run":
+                self.leave(Answer(model=self._model, run=True))
+            case "import":
+                self.leave(Answer(wants_import=True))
+            case _:
+                self.leave(Answer(model=self._model))
+
+    def action_back(self) -> None:
+        if self.phase in (Phase.ASKING, Phase.RUNNING):
+            self._give_up()
+        elif self.is_current:
+            self.leave(Answer(model=self._model))
+
+    def _try_again(self) -> None:
+        """What was refused before anybody was asked is looked at anew."""
+        if self._offer is None or self._offer.refusal is not None:
+            self.look()
+        else:
+            self.fetch(self._offer)
+
+    def _give_up(self) -> None:
+        """Stop. A transfer ends by itself, and says so; a question is left to end unheard."""
+        self._stop.set()
+        if self.phase is Phase.ASKING:
+            self.workers.cancel_group(self, "download")
+            self._go(Phase.STOPPED, "Nothing was downloaded.")
+        else:
+            self._go(Phase.RUNNING, "Stopping…")
+
+
+KEPT: Final = "Stopped. What came is kept, and the download goes on from there."
+
+
+def _before(offer: Offer, size_bytes: int) -> str:
+    if offer.free_bytes is not None and offer.free_bytes < size_bytes:
+        return (
+            f"There is room for {format_bytes(offer.free_bytes)} only: free"
+            f" {format_bytes(size_bytes - offer.free_bytes)} first."
+        )
+    return f"Nothing was sent yet. A download asks {offer.host} and its servers for the file."
+
+
+def _exact_size(choice: "Choice") -> str:
+    files = [*choice.files, *((choice.mmproj,) if choice.mmproj is not None else ())]
+    size = format_bytes(choice.size_bytes)
+    return size if len(files) == 1 else f"{size} in {len(files)} files"
