@@ -1,15 +1,20 @@
 """Verbs that ask the Hub: the sentence before the first request, and the client that sends it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
+from localllm.cli.choose import warn
 from localllm.cli.output import outside, stderr
 from localllm.library import paths, settings
 from localllm.library.hub import Hub
-from localllm.library.network import Access, access, require_online
+from localllm.library.network import access, require_online
 
 
-def hub_access(*, offline: bool, quiet: bool = False) -> Access:
-    """How the network may be used by this verb, and who will be asked, said on stderr.
+@contextmanager
+def asked(*, offline: bool, quiet: bool = False) -> Iterator[Hub]:
+    """Give the Hub as this user may ask it. Who will be asked is said on stderr before anybody is,
+    and what the Hub had to say of how it was asked afterwards.
 
     Raises Offline, saying what switched the network off, before anything is tried or said.
     """
@@ -18,9 +23,9 @@ def hub_access(*, offline: bool, quiet: bool = False) -> Access:
     if not quiet:
         hosts = " or ".join(urlsplit(each).netloc for each in allowed.endpoints)
         stderr().print(outside(f"Asking {hosts} ...", style="dim"), soft_wrap=True)
-    return allowed
-
-
-def hub_of(allowed: Access) -> Hub:
-    """The Hub as this user may ask it; headers are kept in the cache."""
-    return Hub(allowed, cache_dir=paths.cache_dir())
+    hub = Hub(allowed, cache_dir=paths.cache_dir())
+    try:
+        yield hub
+    finally:
+        for warning in hub.warnings:
+            warn(warning)

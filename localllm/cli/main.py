@@ -18,6 +18,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "hardware": ("localllm.cli.hardware", "What this machine has and what the engine can use."),
     "suggest": ("localllm.cli.suggest", "Models and quants that fit here, ranked."),
     "size": ("localllm.cli.size", "The memory one model needs."),
+    "search": ("localllm.cli.search", "Find GGUF repositories on the Hub."),
+    "pull": ("localllm.cli.pull", "Download a model from the Hub."),
     "import": ("localllm.cli.import_", "Adopt a GGUF file that is on this disk."),
     "ls": ("localllm.cli.ls", "Installed models."),
     "show": ("localllm.cli.show", "Everything known of one model."),

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from localllm.cli import choose, options
 from localllm.cli.output import outside, print_json, stdout
+from localllm.cli.target import on_hub
 from localllm.core.model import ModelSpec
 from localllm.core.units import format_bytes
 from localllm.errors import GgufError, LocalLLMError
@@ -46,13 +47,21 @@ class Header:
 
 @click.command(name="show")
 @click.argument("model", metavar="MODEL")
+@click.option("--revision", metavar="REV", help="Branch, tag or commit of a repository.")
+@options.OFFLINE
 @options.JSON
-def command(model: str, as_json: bool) -> None:
-    """Everything known of one model.
+def command(model: str, revision: str | None, offline: bool, as_json: bool) -> None:
+    """Everything known of one model, or what a repository of the Hub holds.
 
-    MODEL is a path, an installed name or the beginning of one. What the library recorded is shown
-    also when the file was moved or replaced since.
+    MODEL is a path, an installed name or the beginning of one, or ORG/REPO. What the library
+    recorded is shown also when the file was moved or replaced since.
     """
+    if on_hub(model):
+        # Only here: everything that asks the network takes a moment to import.
+        from localllm.cli.repository import show_repository
+
+        show_repository(model, revision, offline=offline, as_json=as_json)
+        return
     found = choose.library().find(model)
     header, unreadable = Header(), None
     try:

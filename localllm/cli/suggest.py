@@ -9,7 +9,18 @@ from localllm.cli import options
 from localllm.cli.output import outside, print_json, stderr, stdout
 from localllm.core.catalogue import Entry, Task
 from localllm.core.placement import Placement
-from localllm.core.recommend import Advice, FitPlan, Goal, Machine, Verdict, Wish, plans
+from localllm.core.recommend import (
+    Advice,
+    Candidate,
+    FitPlan,
+    Goal,
+    Machine,
+    Verdict,
+    Wish,
+    plans,
+)
+from localllm.core.reference import is_repository
+from localllm.core.text import single_line
 from localllm.core.units import format_bytes, format_duration, parse_bytes
 from localllm.errors import ExitCode, UsageError
 from localllm.library import settings
@@ -23,38 +34,51 @@ BUSINESS = "business"
 
 @click.command()
 @click.option("--goal", type=click.Choice([goal.value for goal in Goal]), default="balanced")
+@click.option("--repo", "repos", multiple=True, metavar="ORG/REPO",
+              help="Choose among this repository's files on the Hub; repeatable.")  # fmt: skip
 @options.CONTEXT
 @options.PARALLEL
 @click.option("--min-tps", metavar="X", type=click.FloatRange(0, 1e6),
               help="Slowest rate called good (default: reading speed, 6 tok/s).")  # fmt: skip
-@click.option("--task", type=click.Choice([task.value for task in Task]), default="chat")
+@click.option("--task", type=click.Choice([task.value for task in Task]),
+              help="What it is for (default chat).")  # fmt: skip
 @click.option("--license", "licenses", metavar="LIST",
               help="SPDX licences, separated by commas, or `business`.")  # fmt: skip
 @click.option("--ram", metavar="SIZE", help="System memory that may be used, e.g. 16GiB.")
 @click.option("--vram", metavar="SIZE[,SIZE]", help="Memory of each GPU, e.g. 8GiB or 8GiB,8GiB.")
 @click.option("--gpu", metavar="NAME", help='A GPU by its name, e.g. "RTX 4060".')
 @click.option("--limit", type=click.IntRange(1, 100), default=8, help="Rows (default 8).")
+@options.OFFLINE
 @options.JSON
 def command(
     goal: str,
+    repos: tuple[str, ...],
     context: int | None,
     parallel: int,
     min_tps: float | None,
-    task: str,
+    task: str | None,
     licenses: str | None,
     ram: str | None,
     vram: str | None,
     gpu: str | None,
     limit: int,
+    offline: bool,
     as_json: bool,
 ) -> int:
-    """Models and quants that fit here, ranked. Works offline, from the catalogue.
+    """Models and quants that fit here, ranked. Works offline, from the catalogue; only --repo asks
+    the Hub, for a list of files and one header.
 
     With --ram, --vram or --gpu: for a machine that has these; system memory and GPU memory are
     what may be used of them.
     """
-    entries = _wanted(read_catalogue(), Task(task), licenses)
     here = not (ram or vram or gpu)
+    if repos:
+        known = _published(repos, task, licenses, offline=offline)
+    else:
+        entries = _wanted(read_catalogue(), Task(task or Task.CHAT), licenses)
+        known = [*candidates(entries)]
+        if here and task in (None, Task.CHAT) and licenses is None:
+            known += installed_candidates(Store.default().installed(), entries)
     machine = this_machine(settings.load().reserve_bytes)[0] if here else _described(ram, vram, gpu)
     wish = Wish(
         goal=Goal(goal),
@@ -62,15 +86,30 @@ def command(
         parallel=parallel,
         min_tps=min_tps,
     )
-    known = [*candidates(entries)]
-    if here and task == Task.CHAT and licenses is None:
-        known += installed_candidates(Store.default().installed(), entries)
     advice = plans(known, wish, machine, limit=limit)
     if as_json:
         print_json(document(advice))
     else:
-        _print(advice, wish, machine)
+        _print(advice, wish, machine, what=single_line(" or ".join(repos)) or "the catalogue")
     return ExitCode.OK
+
+
+def _published(
+    repos: tuple[str, ...], task: str | None, licenses: str | None, *, offline: bool
+) -> list[Candidate]:
+    """The files of repositories. Raises UsageError for what chooses among the catalogue."""
+    for option, value in (("--task", task), ("--license", licenses)):
+        if value is not None:
+            raise UsageError(f"{option} chooses among the catalogue: it does not go with --repo.")
+    for repo in repos:
+        if not is_repository(repo):
+            raise UsageError(f"{single_line(repo)[:200]!r} is no repository: write ORG/REPO.")
+    # Only here: everything that asks the network takes a moment to import.
+    from localllm.cli.asking import asked
+    from localllm.shelf import look
+
+    with asked(offline=offline) as hub:
+        return [each for repo in repos for each in look(hub, repo).listing.candidates]
 
 
 def _wanted(entries: tuple[Entry, ...], task: Task, licenses: str | None) -> tuple[Entry, ...]:
@@ -141,12 +180,12 @@ def _placement(placement: Placement) -> dict[str, object]:
     }
 
 
-def _print(advice: Advice, wish: Wish, machine: Machine) -> None:
+def _print(advice: Advice, wish: Wish, machine: Machine, *, what: str) -> None:
     console = stdout()
     if not advice.plans:
         room = format_bytes(max(0, machine.budget.host_bytes))
         console.print(
-            f"Nothing of the catalogue fits into {room} with {wish.context} tokens of context. "
+            f"Nothing of {what} fits into {room} with {wish.context} tokens of context. "
             "Try a smaller --ctx, or close other programs."
         )
         return
@@ -177,5 +216,8 @@ def _print(advice: Advice, wish: Wish, machine: Machine) -> None:
         console.print(outside(f"  Run it: localllm run {best.candidate.model}"))
     else:
         console.print(outside(f"  Published in {best.candidate.file}"))
+        console.print(
+            outside(f"  Fetch it: localllm pull {best.candidate.model}:{best.candidate.quant}")
+        )
     if advice.next_better is not None:
         stderr().print(outside(advice.next_better, style="dim"))

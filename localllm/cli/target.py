@@ -111,14 +111,14 @@ def _on_hub(sought: Sought) -> Target | None:
     if not on_hub(sought.model):
         return None
     # Only here: everything that asks the network takes a moment to import.
-    from localllm.cli.asking import hub_access, hub_of
+    from localllm.cli.asking import asked
     from localllm.shelf import look, offer_of, usual
 
-    asked = read_reference(sought.model, sought.quant)
-    hub = hub_of(hub_access(offline=sought.offline))
-    shelf = look(hub, asked.name, sought.revision, quant=asked.quant)
+    named = read_reference(sought.model, sought.quant)
+    with asked(offline=sought.offline) as hub:
+        shelf = look(hub, named.name, sought.revision, quant=named.quant)
     offers = shelf.listing.offers
-    offer = usual(shelf) if asked.quant is None else offer_of(shelf, asked.quant)
+    offer = usual(shelf) if named.quant is None else offer_of(shelf, named.quant)
     return Target(
         name=single_line(shelf.repo.name),
         quant=offer.candidate.quant,

@@ -35,14 +35,16 @@ def find_starter(package: str = PACKAGE) -> InstalledModel | None:
 
 
 def _model(package: Distribution, file: PackagePath, size_bytes: int) -> InstalledModel:
-    metadata = package.metadata
+    # `in` first: once keyring has brought importlib_metadata, a missing field is a KeyError.
+    fields = (name for name in ("License-Expression", "License") if name in package.metadata)
+    license_ = next(fields, None)
     return InstalledModel(
         name=NAME,
         quant=quant_in(file.stem),
         path=Path(str(package.locate_file(file))).resolve(),
         size_bytes=size_bytes,
         sha256=_recorded_sha256(file),
-        license=metadata["License-Expression"] or metadata["License"],
+        license=package.metadata[license_] if license_ else None,
         source="starter",
     )
 
