@@ -1,5 +1,6 @@
 """What is left of a library when a process dies, the disk is full, or two write at once."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -14,6 +15,8 @@ from localllm.errors import StoreError
 from localllm.library import disk, paths
 from localllm.library.store import InstalledModel, State, Store
 from tests.library import tiny
+from tests.library.caches import HuggingFace, Ollama, gguf
+from tests.library.writer import COMMIT
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kills with POSIX signals")
 
@@ -83,6 +86,94 @@ def test_a_kill_at_any_point_of_a_removal_loses_nothing_else(tmp_path: Path) -> 
     assert list(paths.models_dir(data).iterdir()) == []
 
 
+def test_a_kill_while_a_download_is_added_keeps_its_file_and_the_next_try_adds_it(
+    tmp_path: Path,
+) -> None:
+    data = tmp_path / "data"
+    store, warnings = store_at(data)
+    store.adopt(tiny.write(tmp_path / "keeper.gguf", name="Keeper"))
+    place = store.place("org/repo", COMMIT, "big.gguf", None)
+    place.parent.mkdir(parents=True)
+    tiny.write(place, name="Big")
+    before = place.read_bytes()
+    kills = 0
+    for _ in crash_everywhere(data, "download", str(place)):
+        kills += 1
+        assert names(store.installed()) in ({"keeper"}, {"keeper", "big"})
+        assert place.read_bytes() == before
+        assert store.place("org/repo", COMMIT, "big.gguf", None) == place
+    assert kills > 5
+    assert warnings == []
+    assert store.named("big").verified_at is not None
+    assert strays(data) == {"hub/org/repo/big.gguf"}
+
+
+def test_a_kill_while_a_download_is_removed_never_hides_what_is_left(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    store, warnings = store_at(data)
+    store.adopt(tiny.write(tmp_path / "keeper.gguf", name="Keeper"))
+    place = store.place("org/repo", COMMIT, "big.gguf", None)
+
+    def bring() -> None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        tiny.write(place, name="Big")
+        place.with_name("big.gguf.part").write_bytes(b"half")
+        digest = hashlib.sha256(place.read_bytes()).hexdigest()
+        store.add_download([place], repo="org/repo", commit=COMMIT, sha256s={place: digest})
+
+    bring()
+    kills = 0
+    for _ in crash_everywhere(data, "remove", "big"):
+        kills += 1
+        assert store.named("keeper").state is State.OK
+        if "big" in names(store.installed()):
+            if store.named("big").missing:
+                store.remove("big")  # what a person does who sees it
+                assert strays(data) <= {"hub/org/repo/big.gguf.part.lock"}
+        else:
+            assert not place.exists()
+        bring()
+    assert kills > 5
+    assert warnings == []
+    assert strays(data) == set()
+
+
+def test_a_kill_while_a_verification_is_recorded_leaves_the_old_or_the_new_entry(
+    tmp_path: Path,
+) -> None:
+    data = tmp_path / "data"
+    store, warnings = store_at(data)
+    before = store.adopt(tiny.write(tmp_path / "keeper.gguf", name="Keeper"))
+    for _ in crash_everywhere(data, "verify", "keeper"):
+        (model,) = store.installed()
+        assert model == before or (model.sha256 is not None and model.verified_at is not None)
+    assert warnings == []
+    assert store.named("keeper").verified_at is not None
+
+
+def test_a_kill_at_any_point_of_a_scan_leaves_what_was_adopted_and_a_scan_goes_on(
+    tmp_path: Path,
+) -> None:
+    data = tmp_path / "data"
+    store, warnings = store_at(data)
+    user = tmp_path / "user"
+    Ollama(user / ".ollama" / "models").add("m", "7b", gguf(name="M"))
+    HuggingFace(user / ".cache" / "huggingface" / "hub").add("x.gguf", gguf(name="X"))
+    found: set[str] = set()
+    for _ in crash_everywhere(data, "scan", str(user)):
+        assert found <= names(store.installed())
+        found = names(store.installed())
+    assert names(store.installed()) == {"m-7b", "x"}
+    assert warnings == []
+    assert strays(data) == set()
+
+
+def strays(data: Path) -> set[str]:
+    """Every file of the library but its index and its lock."""
+    files = (each.relative_to(data).as_posix() for each in data.rglob("*") if each.is_file())
+    return set(files) - {"library.json", "library.lock"}
+
+
 def test_what_a_killed_writer_left_is_cleared_away_by_the_next(tmp_path: Path) -> None:
     data = tmp_path / "data"
     store, _ = store_at(data)
@@ -111,6 +202,31 @@ def test_two_processes_at_once_lose_no_entry(tmp_path: Path) -> None:
             assert process.communicate()[1] == ""
         assert process.returncode == 0
     assert len(store.installed()) == 30
+    assert warnings == []
+
+
+def test_a_removal_a_verification_and_imports_at_once_lose_nothing(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    store, warnings = store_at(data)
+    kept = [tiny.write(tmp_path / f"kept{n}.gguf", name=f"Kept {n}") for n in range(5)]
+    gone = [tiny.write(tmp_path / f"gone{n}.gguf", name=f"Gone {n}") for n in range(5)]
+    new = [tiny.write(tmp_path / f"new{n}.gguf", name=f"New {n}") for n in range(5)]
+    for file in (*kept, *gone):
+        store.adopt(file, link=True)
+    running = [
+        start(data, "remove", *(f"gone-{n}" for n in range(5))),
+        start(data, "verify", *(f"kept-{n}" for n in range(5))),
+        start(data, "link", *map(str, new)),
+    ]
+    for process in running:
+        with process:
+            assert process.communicate()[1] == ""
+        assert process.returncode == 0
+    models = {model.name: model for model in store.installed()}
+    assert set(models) == {f"{word}-{n}" for word in ("kept", "new") for n in range(5)}
+    assert all(models[f"kept-{n}"].verified_at for n in range(5))
+    assert all(model.state is State.OK for model in models.values())
+    assert strays(data) == {f"models/{name}.gguf" for name in models}
     assert warnings == []
 
 
