@@ -24,7 +24,7 @@ import httpx2
 
 from localllm.core.text import single_line
 from localllm.errors import HubError, Offline, UsageError
-from localllm.library import paths
+from localllm.library import paths, token
 from localllm.library.settings import Settings
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -132,7 +132,7 @@ def access(
         endpoints=tuple(checked_endpoint(each, origin) for each in listed),
         offline=_switched_off_by(settings, offline, environment),
         ca_file=paths.absolute(Path(settings.ca_cert)) if settings.ca_cert else None,
-        find_token=lambda: _find_token(environment),
+        find_token=lambda: token.find(environment),
     )
 
 
@@ -251,6 +251,11 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def bounded(timeouts: Mapping[str, float | None]) -> dict[str, float]:
+    """Timeouts that end, in httpx2's words: huggingface_hub asks to wait for ever (None)."""
+    return {name: timeouts.get(name) or most for name, most in _TIMEOUTS.items()}
+
+
 def same_origin(one: httpx2.URL, other: httpx2.URL) -> bool:
     """Whether two addresses have the same scheme, host and port."""
     return _origin(one) == _origin(other)
@@ -274,8 +279,7 @@ class _Gate(httpx2.BaseTransport):
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         require_online(self._access)
         self._require_allowed(request)
-        asked: Mapping[str, float | None] = request.extensions.get("timeout", {})
-        timeouts = {key: asked.get(key) or most for key, most in _TIMEOUTS.items()}
+        timeouts = bounded(request.extensions.get("timeout", {}))
         leaving = httpx2.Request(
             request.method,
             request.url,
@@ -360,7 +364,9 @@ def _certificates(ca_file: Path | None) -> ssl.SSLContext:
             origin = f"[hub] ca_cert ({single_line(str(ca_file))})"
             context.load_verify_locations(ca_file)
     except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or "no certificate in it"
+        reason = "there is no certificate in it"
+        if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+            reason = error.strerror or reason
         raise UsageError(
             f"{origin} cannot be used: {reason}. Name a file in PEM format."
         ) from error
@@ -375,12 +381,6 @@ def _switched_off_by(
     if settings.offline:
         return "LOCALLLM_OFFLINE" if "LOCALLLM_OFFLINE" in environment else "offline in settings"
     return "HF_HUB_OFFLINE" if environment.get("HF_HUB_OFFLINE", "").lower() in _ON else None
-
-
-def _find_token(environment: Mapping[str, str]) -> str | None:
-    from localllm.library import token  # its keyring part is asked only here
-
-    return token.find(environment)
 
 
 def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:

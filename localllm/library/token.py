@@ -30,7 +30,7 @@ def find(environment: Mapping[str, str] = os.environ) -> str | None:
     file = paths.hf_token_file(environment)
     if token := _read(file):
         return _checked(token, single_line(str(file)))
-    if token := _from_keyring():
+    if token := from_keyring():
         return _checked(token, "the keyring")
     return None
 
@@ -43,7 +43,7 @@ def _read(file: Path) -> str:
 
 
 @functools.cache
-def _from_keyring() -> str:
+def from_keyring() -> str:
     """What the system's keyring holds; "" when there is none, or nothing in it.
 
     Its backends fail in their own ways, on machines without a session even while being imported:

@@ -3,8 +3,10 @@
 import hashlib
 import http.server
 import socket
+import ssl
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import quote
@@ -17,6 +19,8 @@ from tests.hub.record import Record, Request
 from tests.hub.repo import Repo
 
 LOOPBACK = "127.0.0.1"
+CERTIFICATE = Path(__file__).with_name("loopback.pem")
+"""For 127.0.0.1, signed by itself until 2126, with its key: of use to nobody but these tests."""
 
 
 class _Server(http.server.ThreadingHTTPServer):
@@ -40,10 +44,12 @@ class FakeHub:
 
     `tokens` are the tokens that are known, `members` those that may read gated repositories.
     `page` is how many entries a listing gives at once; `link_uses` how often a signed address
-    works (None: always). `faults` may be changed at any time.
+    works (None: always). `faults` may be changed at any time. With `tls` both ports speak HTTPS
+    with the certificate `CERTIFICATE`.
     """
 
-    def __init__(self, *, port: int = 0, cdn_port: int = 0) -> None:
+    def __init__(self, *, port: int = 0, cdn_port: int = 0, tls: bool = False) -> None:
+        self._scheme = "https" if tls else "http"
         self.faults = Faults()
         self.repos: dict[str, Repo] = {}
         self.tokens: set[str] = {"hf_good", "hf_member"}
@@ -58,6 +64,11 @@ class FakeHub:
         self._lock = threading.Lock()
         self._hub = self._server(port, Endpoint, HUB, self.hub_record)
         self._cdn = self._server(cdn_port, Cdn, CDN, self.cdn_record)
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(CERTIFICATE)
+            for server in (self._hub, self._cdn):
+                server.socket = context.wrap_socket(server.socket, server_side=True)
 
     def __enter__(self) -> Self:
         for server in (self._hub, self._cdn):
@@ -77,11 +88,11 @@ class FakeHub:
 
     @property
     def endpoint(self) -> str:
-        return f"http://{LOOPBACK}:{self._hub.server_address[1]}"
+        return f"{self._scheme}://{LOOPBACK}:{self._hub.server_address[1]}"
 
     @property
     def cdn(self) -> str:
-        return f"http://{LOOPBACK}:{self._cdn.server_address[1]}"
+        return f"{self._scheme}://{LOOPBACK}:{self._cdn.server_address[1]}"
 
     @property
     def requests(self) -> tuple[Request, ...]:

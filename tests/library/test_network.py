@@ -1,0 +1,390 @@
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from localllm.errors import HubError, Offline, UsageError
+from localllm.library.network import (
+    DEFAULT_ENDPOINT,
+    READ_S,
+    Access,
+    access,
+    bounded,
+    file_url,
+    open_client,
+    problem,
+    proxy_for,
+    retry_after_s,
+    shown_url,
+)
+from localllm.library.settings import Settings
+from tests.hub import Drop, FakeHub, Redirect, Truncate
+from tests.hub.server import CERTIFICATE
+
+SECRET = "hf_member"
+
+
+def with_token(hub: FakeHub) -> Access:
+    return Access(endpoints=(hub.endpoint,), token=SECRET)
+
+
+# --- what the settings and the environment say ---
+
+
+def test_without_settings_the_hub_itself_is_asked() -> None:
+    found = access(Settings(), environment={})
+    assert found.endpoints == (DEFAULT_ENDPOINT,)
+    assert found.offline is None and found.token is None and found.ca_file is None
+
+
+def test_mirrors_come_from_the_settings_and_one_from_the_environment() -> None:
+    mirrors = Settings(endpoints=("https://one.example/", "http://two.example:8080/hub"))
+    assert access(mirrors, environment={}).endpoints == (
+        "https://one.example",
+        "http://two.example:8080/hub",
+    )
+    only = access(mirrors, environment={"HF_ENDPOINT": " https://three.example/ "})
+    assert only.endpoints == ("https://three.example",)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "huggingface.co", "http://", "://x", "ftp://x.example", "https://x.example:99999",
+        "http://[bad", "https://a b", "https://x.example/?token=hf_secret", "https://x.example#a",
+        "https://user:hf_secret@x.example", "https://x.example\n.evil", "file:///etc", "https://%00",
+    ],
+)  # fmt: skip
+def test_an_endpoint_that_is_none_is_a_usage_error_without_secrets(endpoint: str) -> None:
+    with pytest.raises(UsageError, match="HF_ENDPOINT is ") as wrong:
+        access(Settings(), environment={"HF_ENDPOINT": endpoint})
+    assert "hf_secret" not in str(wrong.value)
+    with pytest.raises(UsageError, match=r"\[hub\] endpoints is "):
+        access(Settings(endpoints=(endpoint,)), environment={})
+
+
+@pytest.mark.parametrize(
+    ("settings", "offline", "environment", "who"),
+    [
+        (Settings(), True, {}, "--offline"),
+        (Settings(offline=True), False, {"LOCALLLM_OFFLINE": "1"}, "LOCALLLM_OFFLINE"),
+        (Settings(offline=True), False, {}, "offline in settings"),
+        (Settings(), False, {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE"),
+        (Settings(), False, {"LOCALLLM_OFFLINE": "0", "HF_HUB_OFFLINE": "0"}, None),
+    ],
+)
+def test_who_switched_the_network_off_is_known(
+    settings: Settings, offline: bool, environment: dict[str, str], who: str | None
+) -> None:
+    assert access(settings, offline=offline, environment=environment).offline == who
+
+
+def test_offline_nothing_is_opened(hub: FakeHub) -> None:
+    off = Access(endpoints=(hub.endpoint,), offline="--offline", token=SECRET)
+    with pytest.raises(Offline, match=r"switched off \(--offline\)"):
+        open_client(off)
+    assert hub.requests == ()
+
+
+# --- what leaves ---
+
+
+def test_only_a_short_list_of_headers_leaves(hub: FakeHub) -> None:
+    talkative = {
+        "User-Agent": "unknown/None; hf_hub/2.4.0; agent/x", "X-Amzn-Trace-Id": "1",
+        "Cookie": "a=b", "Referer": "https://x.example", "Accept-Encoding": "gzip, br",
+        "Range": "bytes=0-1", "Authorization": "Bearer somebody-elses",
+    }  # fmt: skip
+    with open_client(Access(endpoints=(hub.endpoint,))) as client:
+        client.get(f"{hub.endpoint}/api/models", headers=talkative)
+    (request,) = hub.requests
+    assert request.headers == {
+        "host": hub.endpoint.removeprefix("http://"),
+        "accept": "*/*",
+        "connection": "keep-alive",
+        "range": "bytes=0-1",
+        "user-agent": "localllm/0.1.0",
+        "accept-encoding": "identity",
+    }
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_nothing_is_ever_sent_but_questions(hub: FakeHub, method: str) -> None:
+    with open_client(with_token(hub)) as client, pytest.raises(HubError, match="only GET and HEAD"):
+        client.request(method, f"{hub.endpoint}/v1/telemetry", content=b"x")
+    assert hub.requests == ()
+
+
+def test_a_cookie_is_never_given_back(hub: FakeHub) -> None:
+    with open_client(Access(endpoints=(hub.endpoint,))) as client:
+        client.cookies.set("id", "1")
+        client.get(f"{hub.endpoint}/api/models")
+    assert "cookie" not in hub.requests[0].headers
+
+
+def test_nothing_is_waited_for_for_ever() -> None:
+    for asked in ({}, {"connect": None, "read": None, "write": None, "pool": None}):
+        assert all(0 < value <= READ_S for value in bounded(asked).values())
+    assert bounded({"read": 2.5})["read"] == 2.5
+
+
+# --- the token ---
+
+
+def test_the_token_goes_to_the_endpoint_and_not_across_its_redirect(hub: FakeHub) -> None:
+    commit = hub.add_repo("org/m", {"m.gguf": b"x" * 100}, gated="auto")
+    url = file_url(hub.endpoint, "org/m", commit, "m.gguf")
+    with open_client(with_token(hub), follow_redirects=True) as client:
+        assert client.get(url).content == b"x" * 100
+    assert [each.token for each in hub.requests] == [SECRET]
+    assert "authorization" not in hub.cdn_requests[0].headers
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_another_port_is_another_host(hub: FakeHub, status: int) -> None:
+    with FakeHub() as stranger, open_client(with_token(hub), follow_redirects=True) as client:
+        hub.faults.add(Redirect(f"{stranger.endpoint}/api/models", status))
+        assert client.get(f"{hub.endpoint}/api/models").status_code == 200
+        assert hub.requests[0].token == SECRET
+        assert [each.token for each in stranger.requests] == [None]
+
+
+def test_no_caller_can_take_the_token_elsewhere(hub: FakeHub) -> None:
+    with FakeHub() as stranger, open_client(with_token(hub)) as client:
+        client.get(stranger.endpoint, headers={"Authorization": f"Bearer {SECRET}"})
+        client.get(stranger.endpoint, auth=("user", SECRET))
+        client.get(stranger.endpoint.replace("http://", f"http://user:{SECRET}@"))
+        assert all("authorization" not in each.headers for each in stranger.requests)
+        assert SECRET not in repr(stranger.requests)
+
+
+def test_a_token_that_was_given_up_for_a_redirect_back_is_given_again(hub: FakeHub) -> None:
+    hub.add_repo("org/m", {}, private=True)
+    with FakeHub() as stranger, open_client(with_token(hub), follow_redirects=True) as client:
+        stranger.faults.add(Redirect(f"{hub.endpoint}/api/models/org/m"))
+        assert client.get(f"{stranger.endpoint}/x").status_code == 200
+        assert [each.token for each in stranger.requests] == [None]
+        assert [each.token for each in hub.requests] == [SECRET]
+
+
+def test_the_token_is_asked_for_only_when_an_endpoint_is(hub: FakeHub) -> None:
+    asked: list[str] = []
+
+    def find() -> str | None:
+        asked.append("token")
+        return SECRET
+
+    lazily = Access(endpoints=(hub.endpoint,), find_token=find)
+    with open_client(lazily) as client:
+        client.get(hub.cdn)
+        assert asked == []
+        client.get(f"{hub.endpoint}/api/models")
+    assert asked == ["token"] and hub.requests[0].token == SECRET
+
+
+def test_a_token_shows_up_nowhere(hub: FakeHub, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    commit = hub.add_repo("org/m", {"m.gguf": b"x" * 1000}, gated="auto")
+    found = with_token(hub)
+    texts = [repr(found), str(found)]
+    hub.faults.add(Truncate(10), times=1)
+    hub.faults.add(Drop(10), times=2)
+    with open_client(found) as client:
+        moved = client.get(file_url(hub.endpoint, "org/m", commit, "m.gguf"))
+        texts += [repr(moved), repr(moved.request.headers), str(moved.next_request)]
+        for _ in range(2):
+            with pytest.raises(httpx2.TransportError) as broken:
+                client.get(moved.headers["location"])
+            texts += [problem(broken.value), str(broken.value), repr(broken.value)]
+    everything = "\n".join([*texts, caplog.text, *map(str, caplog.records)])
+    assert SECRET not in everything
+    assert "X-Signature" not in caplog.text
+
+
+# --- where it may lead ---
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        (
+            "http://cdn.example/x?X-Signature=sig1",
+            "leads to http://cdn.example/x, which is not enc",
+        ),
+        ("ftp://cdn.example/x", "which is no http"),
+        ("file:///etc/passwd", "which is no http"),
+    ],
+)
+def test_a_redirect_to_what_is_not_encrypted_is_not_followed(
+    hub: FakeHub, address: str, said: str
+) -> None:
+    hub.faults.add(Redirect(address))
+    with (
+        open_client(with_token(hub), follow_redirects=True) as client,
+        pytest.raises(HubError, match=said) as refused,
+    ):
+        client.get(hub.endpoint)
+    assert "sig1" not in str(refused.value)
+
+
+def test_a_hub_elsewhere_cannot_lead_to_a_service_of_this_machine(hub: FakeHub) -> None:
+    for url in (hub.endpoint, "http://localhost:1", "https://[::1]/x", "https://127.9.9.9"):
+        with open_client(Access()) as client, pytest.raises(HubError, match="on this machine"):
+            client.get(url)
+    assert hub.requests == ()
+
+
+def test_a_mirror_without_encryption_is_asked_when_the_user_named_it(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_repo("org/m", {})
+    monkeypatch.setenv("HTTP_PROXY", hub.endpoint)  # stands in for the way to the mirror
+    plain = Access(endpoints=("http://mirror.example",), token=SECRET)
+    with open_client(plain) as client:
+        assert client.get("http://mirror.example/api/models/org/m").status_code == 200
+        with pytest.raises(HubError, match="not encrypted"):
+            client.get("http://mirror.example:8080/api/models/org/m")
+    assert [each.headers["host"] for each in hub.requests] == ["mirror.example"]
+
+
+# --- proxies ---
+
+
+PROXY = "http://proxy.example:3128"
+
+
+@pytest.mark.parametrize(
+    ("environment", "url", "proxy"),
+    [
+        ({}, "https://huggingface.co", None),
+        ({"HTTPS_PROXY": PROXY}, "https://huggingface.co", PROXY),
+        ({"https_proxy": "proxy.example:3128"}, "https://huggingface.co", PROXY),
+        ({"ALL_PROXY": PROXY}, "https://huggingface.co", PROXY),
+        ({"HTTPS_PROXY": PROXY}, "http://mirror.example", None),
+        ({"HTTPS_PROXY": PROXY, "NO_PROXY": "huggingface.co"}, "https://huggingface.co", None),
+        ({"HTTPS_PROXY": PROXY, "NO_PROXY": "a.b, .hf.co"}, "https://cdn.hf.co/x", None),
+        ({"HTTPS_PROXY": PROXY, "NO_PROXY": "*"}, "https://huggingface.co", None),
+        ({"HTTPS_PROXY": PROXY, "NO_PROXY": "10.0.0.0/8"}, "https://10.1.2.3", None),
+        ({"HTTPS_PROXY": PROXY, "NO_PROXY": "10.0.0.0/8, x/y"}, "https://11.1.2.3", PROXY),
+        ({"HTTP_PROXY": PROXY, "ALL_PROXY": PROXY}, "http://127.0.0.1:8000", None),
+        ({"HTTP_PROXY": PROXY}, "http://localhost:8000", None),
+        ({"HTTPS_PROXY": PROXY}, "https://[::1]:8000", None),
+    ],
+)
+def test_the_way_follows_the_environment(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], url: str, proxy: str | None
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert proxy_for(httpx2.URL(url)) == proxy
+
+
+def test_loopback_is_never_reached_through_a_proxy(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    with open_client(with_token(hub)) as client:
+        assert client.get(f"{hub.endpoint}/api/models").status_code == 200
+
+
+@pytest.mark.parametrize("proxy", ["socks9://x", "socks5://user:hf_secret@x:1", "http://x:y"])
+def test_a_proxy_that_cannot_be_used_is_a_usage_error(
+    monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    with open_client(Access()) as client, pytest.raises(UsageError, match="The proxy") as wrong:
+        client.get("https://huggingface.co/api/models")
+    assert "hf_secret" not in str(wrong.value)
+
+
+# --- certificates ---
+
+
+def test_a_certificate_is_trusted_when_the_settings_or_the_environment_name_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with FakeHub(tls=True) as hub:
+        url = f"{hub.endpoint}/api/models"
+        with (
+            open_client(Access(endpoints=(hub.endpoint,))) as client,
+            pytest.raises(httpx2.ConnectError) as refused,
+        ):
+            client.get(url)
+        assert "not trusted here" in problem(refused.value)
+        with open_client(Access(endpoints=(hub.endpoint,), ca_file=CERTIFICATE)) as client:
+            assert client.get(url).status_code == 200
+        monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+        with open_client(Access(endpoints=(hub.endpoint,))) as client:
+            assert client.get(url).status_code == 200
+
+
+def test_the_settings_own_certificate_comes_beside_the_systems(tmp_path: Path) -> None:
+    named = access(Settings(ca_cert=str(CERTIFICATE)), environment={})
+    assert named.ca_file == CERTIFICATE
+    for wrong, why in (("none.pem", "No such file"), ("empty.pem", "no certificate in it")):
+        (tmp_path / "empty.pem").write_text("nothing")
+        with pytest.raises(UsageError, match=rf"\[hub\] ca_cert \(.*{wrong}\) cannot.*{why}"):
+            open_client(Access(ca_file=tmp_path / wrong))
+
+
+def test_a_bad_ssl_cert_file_is_a_usage_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    with pytest.raises(UsageError, match="SSL_CERT_FILE"):
+        open_client(Access())
+
+
+# --- texts ---
+
+
+def test_an_address_is_shown_without_what_is_secret_in_it() -> None:
+    signed = "https://user:hf_secret@cdn.example/a/b.gguf?X-Signature=sig1#x"
+    assert shown_url(signed) == "https://cdn.example/a/b.gguf"
+    assert shown_url("hf_secret@host:1/x") == "host:1/x"
+    assert shown_url("https://a.example/\x1b[2J\nb?c") == "https://a.example/ b"
+    assert len(shown_url("https://a.example/" + "b" * 9999)) == 200
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("0", 0.0), ("120", 120.0), ("86400", 86400.0), (" 7 ", 7.0),
+        ("Sat, 21 Nov 2026 08:00:30 GMT", 30.0), ("Sat, 21 Nov 2026 07:00:00 GMT", 0.0),
+        ("Sun, 22 Nov 2026 08:00:00 GMT", 86400.0), ("Sat, 21 Nov 2026 09:00:30 +0100", 30.0),
+        ("", None), ("soon", None), ("-5", None), ("1.5", None), ("9" * 400, 999999999999.0),
+        ("Sat, 99 Nov 2026 08:00:30 GMT", None), ("Sat, 21 Nov 99999 08:00:30 GMT", None),
+        ("²", None), ("nan", None), ("inf", None),
+    ],
+)  # fmt: skip
+def test_the_wait_a_server_asks_for(header: str, seconds: float | None) -> None:
+    now = datetime(2026, 11, 21, 8, 0, tzinfo=UTC)
+    headers = httpx2.Headers([(b"retry-after", header.encode())])
+    assert retry_after_s(headers, now=now) == seconds
+    assert retry_after_s(httpx2.Headers(), now=now) is None
+
+
+def test_what_broke_is_said_in_words(hub: FakeHub) -> None:
+    commit = hub.add_repo("org/m", {"m.gguf": b"x" * 1000})
+    link = hub.link("org/m", commit, "m.gguf")
+    said = []
+    with open_client(with_token(hub)) as client:
+        for fault, url in ((Truncate(9), link), (Drop(9), link), (None, "http://127.0.0.1:9/x")):
+            if fault:
+                hub.faults.add(fault, times=1)
+            with pytest.raises(httpx2.TransportError) as broken:
+                client.get(url)
+            said.append(problem(broken.value))
+    assert said == [
+        "the answer broke off or is no HTTP",
+        "the connection broke: Connection reset by peer",
+        "no connection: Connection refused",
+    ]
+
+
+def test_a_files_address_keeps_odd_names_in_one_piece() -> None:
+    url = file_url("https://h", "org/m", "refs/pr/1", "a b/ü#?%.gguf")
+    assert url == "https://h/org/m/resolve/refs%2Fpr%2F1/a%20b/%C3%BC%23%3F%25.gguf"
