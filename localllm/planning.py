@@ -1,12 +1,15 @@
 """What the front ends plan with before anything is loaded: the machine, this one or one
-described, and the candidates that could run on it."""
+described, and the candidates that could run on it.
 
-import asyncio
+`localllm suggest` answers from here in a third of a second, so what only some questions need (the
+engine, the library, the measurements) is imported where it is asked.
+"""
+
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 
 from localllm.core import gpus
 from localllm.core.catalogue import Entry, Task
@@ -25,13 +28,10 @@ from localllm.core.recommend import (
     predict,
 )
 from localllm.core.speed import DeviceSpeed
-from localllm.engine.build import engine_build
 from localllm.errors import EngineError, LocalLLMError, UsageError
-from localllm.library import measurements, paths, settings
+from localllm.library import paths, settings
 from localllm.library.catalogue_file import read_catalogue
-from localllm.library.examine import examine
 from localllm.library.installed import InstalledModel
-from localllm.library.store import Store
 from localllm.machine import detect
 from localllm.machine.bandwidth import cached_bandwidth, measure_bandwidth
 
@@ -45,6 +45,10 @@ def machine_now() -> HardwareInfo:
     found = detect(None)
     if not found.devices:
         return found
+    import asyncio
+
+    from localllm.engine.build import engine_build
+
     try:
         return detect(asyncio.run(engine_build()))
     except (EngineError, TimeoutError):
@@ -73,16 +77,27 @@ def measured(found: HardwareInfo, reserve_bytes: int = 0) -> Machine:
 def _seen(found: HardwareInfo, machine: Machine) -> Iterator[Seen]:
     """What `bench` measured of one conversation on this machine with this engine, of models that
     are still here."""
-    kept = measurements.load(paths.measurements_file(paths.data_dir()))
+    file = paths.measurements_file(paths.data_dir())
+    if not os.path.exists(file):  # noqa: PTH110  # unlike Path.exists it never raises
+        return
+    from localllm.library import measurements
+    from localllm.library.examine import examine
+    from localllm.library.store import Store
+
+    kept = measurements.load(file)
     if not kept:
         return
-    models = {model.size_bytes: model for model in Store.default().installed() if not model.missing}
+    models = {}
+    for model in Store.default().installed():
+        if not model.missing:  # a model may have got another name since; two may be of one size
+            models[model.size_bytes, model.name] = models[model.size_bytes, ""] = model
     for one in calibrating(kept, _here(found), datetime.now(UTC)):
-        model = models.get(one.model.size_bytes)
-        if model is None:
+        size = one.model.size_bytes
+        known = models.get((size, one.model.name)) or models.get((size, ""))
+        if known is None:
             continue
         try:
-            estimate, on_gpu = predict(examine(model.path).spec, machine, tokens=one.n_gen)
+            estimate, on_gpu = predict(examine(known.path).spec, machine, tokens=one.n_gen)
         except LocalLLMError:
             continue  # `ls` and `show` say what is wrong with it
         if on_gpu == (one.gpu_layers > 0):
@@ -92,6 +107,8 @@ def _seen(found: HardwareInfo, machine: Machine) -> Iterator[Seen]:
 def _here(found: HardwareInfo) -> MeasuredMachine:
     """This machine as `bench` writes it down. Where the engine was not asked, its version is that
     of the installed package, and the rest of its build is unknown."""
+    from importlib.metadata import PackageNotFoundError, version
+
     build = found.engine
     try:
         installed = build.version if build is not None else version("llama-cpp-python")
@@ -224,6 +241,8 @@ def installed_candidates(
     models: tuple[InstalledModel, ...], entries: tuple[Entry, ...]
 ) -> Iterator[Candidate]:
     """Every installed model whose file is there and passes the gatekeeper."""
+    from localllm.library.examine import examine
+
     for model in models:
         if model.missing:
             continue

@@ -3,7 +3,6 @@
 from dataclasses import asdict
 
 import click
-from rich.table import Table
 
 from localllm.cli import options
 from localllm.cli.output import outside, print_json, stderr, stdout
@@ -25,7 +24,6 @@ from localllm.core.units import format_bytes, format_duration, parse_bytes
 from localllm.errors import ExitCode, UsageError
 from localllm.library import settings
 from localllm.library.catalogue_file import read_catalogue
-from localllm.library.store import Store
 from localllm.planning import candidates, described_machine, installed_candidates, this_machine
 
 BUSINESS = "business"
@@ -78,6 +76,8 @@ def command(
         entries = _wanted(read_catalogue(), Task(task or Task.CHAT), licenses)
         known = [*candidates(entries)]
         if here and task in (None, Task.CHAT) and licenses is None:
+            from localllm.library.store import Store
+
             known += installed_candidates(Store.default().installed(), entries)
     machine = this_machine(settings.load().reserve_bytes)[0] if here else _described(ram, vram, gpu)
     wish = Wish(
@@ -189,6 +189,8 @@ def _print(advice: Advice, wish: Wish, machine: Machine, *, what: str) -> None:
             "Try a smaller --ctx, or close other programs."
         )
         return
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False)
     for title in ("model", "quant", "need", "tok/s", "first token", "quality", "verdict"):
         table.add_column(title, justify="left" if title in {"model", "quant"} else "right")
