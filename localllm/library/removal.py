@@ -1,6 +1,7 @@
 """What leaves the disk when a model leaves the library: its own files that nothing else uses."""
 
 import contextlib
+import glob
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -51,7 +52,8 @@ def _delete_leftovers(path: Path) -> int:
     this freed."""
     from localllm.library.download import notes  # its imports are not for every verb
 
-    left = [notes.part_of(path), notes.notes_of(path), notes.lock_of(path)]
+    torn = path.parent.glob(f"{glob.escape(notes.notes_of(path).name)}.*.tmp")
+    left = [notes.part_of(path), notes.notes_of(path), *torn, notes.lock_of(path)]
     freed_bytes = 0
     if not any(each.exists() for each in left):
         return 0

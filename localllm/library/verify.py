@@ -10,6 +10,9 @@ from localllm.library.installed import InstalledModel, Part, State
 from localllm.library.names import shown
 from localllm.library.store import Store, remedy
 
+_MATCHES = "matches the recorded SHA-256"
+_FIRST = "first digest recorded, nothing to compare it with"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
@@ -49,9 +52,7 @@ def verify(
             ok=None,
             detail=f"not in the library: nothing to compare SHA-256 {digests} with",
         )
-    detail = "matches the recorded SHA-256"
-    if first:
-        detail = "first digest recorded, nothing to compare it with"
+    detail = _FIRST if first else _MATCHES
     return _recorded(store, model, tuple(hashed), ok=True, detail=detail)
 
 
@@ -82,6 +83,8 @@ def _recorded(
     try:
         return Checked(model=store.record(model, files, ok=ok), ok=ok, detail=detail)
     except StoreError as error:
+        if detail == _FIRST:
+            detail = "no digest was recorded to compare it with"
         return Checked(model=_with(model, files), ok=ok, detail=detail, unrecorded=str(error))
 
 

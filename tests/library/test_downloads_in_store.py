@@ -153,13 +153,12 @@ def test_removing_a_download_deletes_it_and_the_folders_that_this_empties(
 def test_what_its_downloads_left_goes_too(data: Path, store: Store) -> None:
     file = bring(store, "big.gguf")
     model = add(store, file)
-    left = [file.with_name(file.name + end) for end in (".part", ".part.json", ".part.lock")]
-    for each in left[:2]:
-        each.write_bytes(b"x" * 100)
-    left[2].touch()
+    for end in (".part", ".part.json", ".part.json.77.tmp"):
+        file.with_name(file.name + end).write_bytes(b"x" * 100)
+    file.with_name("big.gguf.part.lock").touch()
     other = file.with_name("other.gguf.part")
     other.write_bytes(b"another download")
-    assert store.remove("big").freed_bytes == model.size_bytes + 200
+    assert store.remove("big").freed_bytes == model.size_bytes + 300
     assert everything(data) == {"hub", "hub/org", "hub/org/repo", "hub/org/repo/other.gguf.part"}
 
 
