@@ -97,7 +97,7 @@ async def read_answer(events: AsyncGenerator[GenerateEvent, None], writer: Write
 
 
 def print_stats(answer: Answer, resident: ResidentModel, memory_bytes: int | None) -> None:
-    """Counts and rates on stderr, then what the memory was estimated at and what it is."""
+    """Counts and rates on stderr."""
     done = answer.finished
     if done is None:
         click.echo("stopped", err=True)
@@ -115,7 +115,6 @@ def print_stats(answer: Answer, resident: ResidentModel, memory_bytes: int | Non
     if memory_bytes is not None:
         parts.append(f"engine {format_bytes(memory_bytes)}")
     click.echo(" · ".join(parts), err=True)
-    click.echo(resident.comparison.sentence(), err=True)
 
 
 def _rate(tokens_per_s: float | None) -> str:

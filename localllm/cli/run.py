@@ -121,6 +121,8 @@ def command(
             resident = runner.run(
                 load_with_progress(runtime, installed, settings, force=force, quiet=quiet)
             )
+            if stats:  # of the load, so once and not after each answer
+                click.echo(resident.comparison.sentence(), err=True)
             if converses:
                 _converse(runner, runtime, resident, question, stats=stats)
                 return ExitCode.OK

@@ -12,6 +12,7 @@ from localllm.core.footprint.cache import MAX_SEQUENCES
 from localllm.core.load import CONTEXT_PADDING, LoadSettings
 from localllm.core.model import ModelSpec
 from localllm.core.placement import Budget, place
+from localllm.errors import UsageError
 
 MAX_CONTEXT = 2**24
 """No context beyond this is tried."""
@@ -42,7 +43,12 @@ def most_parallel(spec: ModelSpec, settings: LoadSettings, budget: Budget) -> in
     """
 
     def fits(parallel: int) -> bool:
-        return place(spec, dataclasses.replace(settings, parallel=parallel), budget).fits
+        try:
+            return place(spec, dataclasses.replace(settings, parallel=parallel), budget).fits
+        except UsageError:  # some caches are for one conversation only (`footprint.graph`)
+            if parallel == 1:
+                raise
+            return False
 
     return _last(fits, MAX_SEQUENCES) or None
 

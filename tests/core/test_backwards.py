@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from localllm.core import footprint
 from localllm.core.backwards import largest_context, largest_quant, most_parallel
 from localllm.core.hardware import Backend
-from localllm.core.load import LoadSettings
+from localllm.core.load import KvType, LoadSettings
 from localllm.core.model import ModelSpec
 from localllm.core.placement import Budget, GpuBudget, place
 from tests.core.forge import spec
@@ -118,3 +118,10 @@ def smaller(percent: int) -> ModelSpec:
     model = MODELS["Qwen2.5-3B"]
     tensors = (replace(t, size_bytes=t.size_bytes * percent // 100) for t in model.tensors)
     return replace(model, tensors=tuple(tensors))
+
+
+def test_a_cache_that_several_cannot_have_leaves_one_conversation() -> None:
+    (phi,) = [spec(forged) for forged in EVERY_ATTENTION if forged.name == "Phi-4"]
+    load = LoadSettings(kv_unified=False, kv_type_k=KvType.Q8_0, kv_type_v=KvType.Q8_0)
+    assert most_parallel(phi, load, Budget(host_bytes=64 * GIB)) == 1
+    assert most_parallel(phi, replace(load, kv_unified=True), Budget(host_bytes=64 * GIB)) != 1
