@@ -233,6 +233,7 @@ def candidates(entries: tuple[Entry, ...]) -> Iterator[Candidate]:
                 released=entry.released,
                 installed=False,
                 spec=partial(entry.spec, quant),
+                context=entry.context,
                 work=partial(entry.blueprint.work, quant),
             )
 

@@ -128,7 +128,7 @@ def test_the_answer_is_the_same_when_nothing_is_known_of_the_weights_before(name
 
 @pytest.mark.parametrize("name", MACHINES)
 def test_no_plan_is_faster_than_what_was_said_to_be_its_limit(name: str) -> None:
-    ceiling = Ceiling(MACHINES[name])
+    ceiling = Ceiling(MACHINES[name], Wish())
     for plan in all_priced(name, Wish()).values():
         if plan.placement.fits:
             assert plan.decode.likely <= ceiling.tps(plan.candidate)
@@ -139,6 +139,7 @@ def test_the_work_that_a_blueprint_tells_is_that_of_the_header_it_draws() -> Non
         for quant in (entry.quants[0], entry.quants[-1]):
             told, drawn = entry.blueprint.work(quant), workload_of(entry.spec(quant))
             assert told.layers == drawn.layers
+            assert (told.attention, told.state_bytes) == (drawn.attention, drawn.state_bytes)
             for part in ("elements", "elements_loaded", "size_bytes"):
                 of_both = [sum(getattr(r, part) for r in w.weights) for w in (told, drawn)]
                 assert of_both[0] == pytest.approx(of_both[1], rel=1e-12), (entry.name, part)

@@ -1,7 +1,7 @@
 """A model that was never downloaded: its tensors, sizes and header for any quant mix."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import prod
 
@@ -10,10 +10,10 @@ from localllm.core.blueprint.stacks import Stack, stacks
 from localllm.core.file_types import FILE_TYPES
 from localllm.core.footprint.weights import is_input
 from localllm.core.model import MetadataValue, ModelSpec, TensorInfo
-from localllm.core.once import once_each
+from localllm.core.once import once, once_each
 from localllm.core.quant_mix import Category, Traits, Where, category, kept, recipe
 from localllm.core.quants import BLOCKS, GgmlType
-from localllm.core.speed import WeightRead, Workload
+from localllm.core.speed import WeightRead, Workload, remembered
 
 # GGUF's default; every tensor of a file starts at a multiple of it.
 ALIGNMENT = 32
@@ -84,8 +84,8 @@ class Blueprint:
         return mixed + self._kept_bytes(_source(quant))
 
     def work(self, quant: str) -> Workload:
-        """Give what one token reads of the weights in a quant mix, its cache left out, with the
-        routed experts apart from the others. Raises KeyError for an unknown label."""
+        """Give what one token costs in a quant mix, with the routed experts apart from the other
+        weights. Raises KeyError for an unknown label."""
         used, experts = self.shape.experts_used, max(self.shape.experts, 1)
         tied = all(run.kind is not Category.OUTPUT for run in self.runs)
         reads = []
@@ -102,7 +102,23 @@ class Blueprint:
                     last_only=last,
                 )
             )
-        return Workload(layers=self.shape.layers, weights=tuple(reads))
+        return replace(self._remembered, layers=self.shape.layers, weights=tuple(reads))
+
+    @property
+    @once
+    def _remembered(self) -> Workload:
+        """Cache and states, which are the same in every mix."""
+        return remembered(
+            ModelSpec(
+                architecture=self.shape.architecture,
+                metadata=self._metadata("F16", ""),
+                tensors=(),
+                version=3,
+                alignment=ALIGNMENT,
+                data_offset=0,
+                file_bytes=0,
+            )
+        )
 
     @once_each
     def _mixed(self, quant: str) -> tuple[_Counted, ...]:

@@ -1,15 +1,16 @@
 """What no placement of a candidate can exceed: its rate if every byte lay where it is read best.
 
-Told from the weights alone, before a header is made and anything is placed. The rates are those
-of `core/speed`, which are linear in the work; what a cache, a state or a hop costs comes on top.
+Told before a header is made and anything is placed. The rates are those of `core/speed`, which are
+linear in the work; hops between devices come on top.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property
 
 from localllm.core.quants import GgmlType
-from localllm.core.recommend.plan import Candidate, Machine
-from localllm.core.recommend.price import corrected
+from localllm.core.recommend.plan import Candidate, Machine, Wish
+from localllm.core.recommend.price import corrected, depth_of
 from localllm.core.speed import (
     DeviceSpeed,
     Estimate,
@@ -26,8 +27,8 @@ _ROUNDING = 1 + 1e-9
 class Ceiling:
     """The fastest that a machine could be."""
 
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
+    def __init__(self, machine: Machine, wish: Wish) -> None:
+        self._machine, self._wish = machine, wish
         self._devices = (*machine.gpus, machine.host)
         self._seconds: dict[GgmlType, tuple[float, float]] = {}
         self._gpu_bytes = sum(max(0, gpu.free_bytes) for gpu in machine.budget.gpus)
@@ -39,7 +40,16 @@ class Ceiling:
         work = candidate.work()
         best = sum(self._of(read.type)[0] * read.elements for read in work.weights)
         seconds = best + self._layer_s * work.layers + self._spilled_s(work)
+        seconds += self._remembered_s(work, candidate)
         return _ROUNDING * self._correction / seconds
+
+    def _remembered_s(self, work: Workload, candidate: Candidate) -> float:
+        """Seconds for the cache and the states, each part where it is read best."""
+        depth = depth_of(min(self._wish.context, candidate.context or 0))
+        parts = [Workload(layers=0, weights=(), attention=(each,)) for each in work.attention]
+        if work.state_bytes:
+            parts.append(Workload(layers=0, weights=(), state_bytes=work.state_bytes))
+        return sum(min(_seconds(d, part, depth) for d in self._devices) for part in parts)
 
     def _spilled_s(self, work: Workload) -> float:
         """What it costs at the least that the GPUs cannot hold everything: the elements that a
@@ -74,10 +84,7 @@ class Ceiling:
     @cached_property
     def _layer_s(self) -> float:
         """Seconds that a layer takes whatever its size, where it takes the least."""
-        read = WeightRead(type=GgmlType.F16, elements=1, elements_loaded=1)
-        thousand = Workload(layers=1000, weights=(read,))
-        none = Workload(layers=0, weights=(read,))
-        return min(_seconds(d, thousand) - _seconds(d, none) for d in self._devices) / 1000
+        return min(_seconds(d, Workload(layers=1000, weights=())) for d in self._devices) / 1000
 
     @cached_property
     def _correction(self) -> float:
@@ -92,5 +99,15 @@ def work_bytes(work: Workload) -> float:
     return sum(read.loaded_bytes for read in work.weights)
 
 
-def _seconds(device: DeviceSpeed, work: Workload) -> float:
-    return 1 / decode_tps([Share(device=device, work=work)], hops=0).likely
+_HARDLY = WeightRead(type=GgmlType.F16, elements=1, elements_loaded=1)
+
+
+def _seconds(device: DeviceSpeed, work: Workload, depth: int = 0) -> float:
+    """Seconds for some work alone. An element more keeps it from being none at all."""
+    little = replace(work, layers=0, weights=(_HARDLY,), attention=(), state_bytes=0)
+    more = replace(work, weights=(*work.weights, _HARDLY))
+    with_it, without = (
+        1 / decode_tps([Share(device=device, work=each)], depth=depth, hops=0).likely
+        for each in (more, little)
+    )
+    return with_it - without

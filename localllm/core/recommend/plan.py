@@ -32,9 +32,10 @@ class Verdict(StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """One model as one file. `spec` is only called for the few that are priced exactly; `notes`
-    are sentences on what is not exact about it, told among a plan's reasons. `work` is what a
-    token reads of the weights, routed experts apart from the others; with it a model that cannot
-    be among the best is left out unpriced."""
+    are sentences on what is not exact about it, told among a plan's reasons. `context`
+    is what it was trained for, None when only the header says it. `work` is what a token costs,
+    routed experts apart from the other weights: with it a model that cannot be among the best is
+    left out unpriced."""
 
     model: str
     quant: str
@@ -47,6 +48,7 @@ class Candidate:
     installed: bool
     spec: Callable[[], ModelSpec]
     notes: tuple[str, ...] = ()
+    context: int | None = None
     work: Callable[[], Workload] | None = None
 
 

@@ -23,7 +23,7 @@ def price(candidate: Candidate, wish: Wish, machine: Machine) -> FitPlan:
     placement = place(spec, settings, machine.budget)
     shares = _work(spec, settings, placement, machine)
     hops = _hops(placement)
-    decode = decode_tps(shares, depth=context // 4, hops=hops)
+    decode = decode_tps(shares, depth=depth_of(context), hops=hops)
     decode = corrected(decode, machine, on_gpu=placement.gpu_layers > 0)
     verdict = Verdict.GOOD if decode.likely >= wish.slowest_tps else Verdict.SLOW
     return FitPlan(
@@ -37,10 +37,16 @@ def price(candidate: Candidate, wish: Wish, machine: Machine) -> FitPlan:
     )
 
 
+def depth_of(context: int) -> int:
+    """Tokens before the one that is timed: a quarter of the context is in use."""
+    return context // 4
+
+
 def corrected(decode: Estimate, machine: Machine, *, on_gpu: bool) -> Estimate:
     """Correct an estimate by what other models on the same side did here."""
     seen = [one for one in machine.seen if one.on_gpu == on_gpu]
-    return calibrated(decode, [s.measured_tps for s in seen], [s.predicted_tps for s in seen])
+    measured, predicted = [s.measured_tps for s in seen], [s.predicted_tps for s in seen]
+    return calibrated(decode, measured, predicted, on_gpu=on_gpu)
 
 
 def predict(spec: ModelSpec, machine: Machine, *, tokens: int) -> tuple[Estimate, bool]:

@@ -30,7 +30,7 @@ def plans(candidates: Iterable[Candidate], wish: Wish, machine: Machine, *, limi
         groups.setdefault(candidate.model, []).append(candidate)
     room = sum(gpu.free_bytes for gpu in machine.budget.gpus if not gpu.unified)
     room += max(0, machine.budget.host_bytes)
-    ceiling = Ceiling(machine)
+    ceiling = Ceiling(machine, wish)
     queue = [
         (contender.rank, i, contender)
         for i, group in enumerate(groups.values())

@@ -3,7 +3,13 @@
 from localllm.core.speed.device import DeviceSpeed
 from localllm.core.speed.estimate import Estimate, calibrated
 from localllm.core.speed.rates import Share, decode_tps, prefill_tps, ttft_s
-from localllm.core.speed.workload import Attention, WeightRead, Workload, workload_of
+from localllm.core.speed.workload import (
+    Attention,
+    WeightRead,
+    Workload,
+    remembered,
+    workload_of,
+)
 
 __all__ = [
     "Attention",
@@ -15,6 +21,7 @@ __all__ = [
     "calibrated",
     "decode_tps",
     "prefill_tps",
+    "remembered",
     "ttft_s",
     "workload_of",
 ]

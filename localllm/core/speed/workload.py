@@ -125,6 +125,18 @@ def workload_of(
     )
 
 
+def remembered(spec: ModelSpec) -> Workload:
+    """Give what one token costs in cache and states alone, whatever the weights are: the header's
+    keys are enough, it may hold no tensors."""
+    settings = LoadSettings()
+    return Workload(
+        layers=0,
+        weights=(),
+        attention=_attention(spec, settings, range(spec.layers)),
+        state_bytes=_state_bytes(spec, settings, lambda layer: True),
+    )
+
+
 _Reads = Mapping[tuple[GgmlType, bool], tuple[int, int]]
 """By type and by whether it is the output matrix: elements that one token reads, and all."""
 
