@@ -303,6 +303,26 @@ def test_measurements_that_disagree_leave_a_wider_interval() -> None:
     assert torn.high > agreed.high
 
 
+def test_one_measurement_on_a_gpu_leaves_what_other_architectures_may_need() -> None:
+    estimate = Estimate(low=50, likely=100, high=110)
+    once = calibrated(estimate, [80], [100], on_gpu=True)
+    assert once.likely == pytest.approx(80)
+    assert once.likely / once.low == pytest.approx(2**0.7)
+    assert once.high / once.likely == pytest.approx(2**0.7)
+    often = calibrated(estimate, [80, 81, 79], [100, 100, 100], on_gpu=True)
+    assert often.likely / often.low == pytest.approx(1.15)
+
+
+@given(st.floats(1, 1000), st.floats(1, 5), st.floats(1, 5), st.booleans())
+def test_a_corrected_interval_holds_the_corrected_rate(
+    likely: float, below: float, above: float, on_gpu: bool
+) -> None:
+    estimate = Estimate(low=likely / below, likely=likely, high=likely * above)
+    corrected = calibrated(estimate, [likely * 2], [likely], on_gpu=on_gpu)
+    assert corrected.likely == pytest.approx(likely * 2)
+    assert corrected.low <= corrected.likely <= corrected.high
+
+
 def test_without_measurements_an_estimate_stays_as_it_was() -> None:
     estimate = Estimate(low=1, likely=2, high=3)
     assert calibrated(estimate, [], []) == estimate

@@ -5,17 +5,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CALIBRATED_SPREAD = math.log(1.15)
-"""What is left to err after one measurement on the same machine: the design's promise for other
-models and quants. Checked by `benchmarks/speed_accuracy.py` on one CPU, on data that also shaped
-the constants (docs/speed.md)."""
+"""What is left to err on a CPU after one measurement on the same machine: the design's promise for
+other models and quants. Checked by `benchmarks/speed_accuracy.py` on one CPU, on data that also
+shaped the constants (docs/speed.md)."""
 
+GPU_REMAINS = 0.7
+"""The part of a GPU's interval that is left after one or two measurements: which kernels a model
+needs differs by architecture, and the measured one may be the odd one. With it 86 % of the models
+that others ran on ten devices lie inside when any one of them calibrates, with 15 % only 57 %
+(benchmarks/data, speed_elsewhere.csv)."""
+
+_ENOUGH = 3  # measurements whose own scatter tells what is left
 _NINETY_PERCENT = 1.645  # standard deviations either side that hold 90 % of a normal distribution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
     """An interval that aims at nine of ten outcomes, and its most likely value, in one unit:
-    tokens/s or seconds. How far it falls short outside the fitted data: docs/speed.md."""
+    tokens/s or seconds. How many it held outside the fitted data: docs/speed.md."""
 
     low: float
     likely: float
@@ -33,15 +40,21 @@ class Estimate:
 
 
 def calibrated(
-    estimate: Estimate, measured: Sequence[float], predicted: Sequence[float]
+    estimate: Estimate,
+    measured: Sequence[float],
+    predicted: Sequence[float],
+    *,
+    on_gpu: bool = False,
 ) -> Estimate:
     """Correct an estimate by what other models did on this machine.
 
     `measured[i]` and `predicted[i]` (the likely value that was estimated) belong to one run, in
     the unit of `estimate`. The estimate is scaled by the geometric mean of their ratios. Its
-    interval shrinks to 15 % either side, or to the spread of the ratios when they scatter more;
-    it never grows. No measurements: the estimate as it was. Raises ValueError when the two differ
-    in length or hold anything but positive numbers.
+    interval becomes 15 % either side, or the spread of the ratios when they scatter more; on a CPU
+    it never grows. On a GPU one or two measurements say less of other models (`GPU_REMAINS`), and
+    the interval becomes even: the measured model may be the odd one. No measurements: the estimate
+    as it was. Raises ValueError when the two differ in length or hold anything but positive
+    numbers.
     """
     if len(measured) != len(predicted):
         raise ValueError(f"{len(measured)} measurements but {len(predicted)} predictions")
@@ -51,11 +64,20 @@ def calibrated(
         return estimate
     logs = [math.log(m / p) for m, p in zip(measured, predicted, strict=True)]
     mean = math.fsum(logs) / len(logs)
-    scatter = math.sqrt(math.fsum((log - mean) ** 2 for log in logs) / max(1, len(logs) - 1))
-    spread = max(CALIBRATED_SPREAD, _NINETY_PERCENT * scatter)
-    likely = estimate.likely * math.exp(mean)
-    return Estimate(
-        low=likely * max(estimate.low / estimate.likely, math.exp(-spread)),
-        likely=likely,
-        high=likely * min(estimate.high / estimate.likely, math.exp(spread)),
+    below, above = (
+        math.log(estimate.likely / estimate.low),
+        math.log(estimate.high / estimate.likely),
     )
+    spread = max(CALIBRATED_SPREAD, _NINETY_PERCENT * _scatter(logs, mean))
+    if on_gpu:
+        left = GPU_REMAINS * max(below, above) if len(logs) < _ENOUGH else 0.0
+        below = above = max(spread, left)
+    else:
+        below, above = min(below, spread), min(above, spread)
+    likely = estimate.likely * math.exp(mean)
+    return Estimate(low=likely * math.exp(-below), likely=likely, high=likely * math.exp(above))
+
+
+def _scatter(logs: Sequence[float], mean: float) -> float:
+    """Their standard deviation; 0 for one."""
+    return math.sqrt(math.fsum((log - mean) ** 2 for log in logs) / max(1, len(logs) - 1))
