@@ -23,7 +23,7 @@ def price(candidate: Candidate, wish: Wish, machine: Machine) -> FitPlan:
     placement = place(spec, settings, machine.budget)
     shares = _work(spec, settings, placement, machine)
     hops = _hops(placement)
-    decode = decode_tps(shares, depth=context // 4, hops=hops)
+    decode = decode_tps(shares, depth=depth_of(context), hops=hops)
     decode = corrected(decode, machine, on_gpu=placement.gpu_layers > 0)
     verdict = Verdict.GOOD if decode.likely >= wish.slowest_tps else Verdict.SLOW
     return FitPlan(
@@ -35,6 +35,11 @@ def price(candidate: Candidate, wish: Wish, machine: Machine) -> FitPlan:
         ttft=ttft_s(shares, tokens=min(PROMPT_TOKENS, context), hops=hops),
         verdict=verdict if placement.fits else Verdict.DOES_NOT_FIT,
     )
+
+
+def depth_of(context: int) -> int:
+    """Tokens before the one that is timed: a quarter of the context is in use."""
+    return context // 4
 
 
 def corrected(decode: Estimate, machine: Machine, *, on_gpu: bool) -> Estimate:
