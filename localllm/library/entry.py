@@ -102,7 +102,7 @@ def name_for(
 
 def with_digests_of(parts: tuple[Part, ...], old: InstalledModel) -> tuple[Part, ...]:
     """Keep the digests of files that are the same by size and modification time."""
-    known = {(p.size_bytes, p.mtime_ns): p.sha256 for p in old.files}
+    known = {(p.size_bytes, p.mtime_ns): p.sha256 for p in old.files if not p.damaged}
     return tuple(
         replace(p, sha256=p.sha256 or known.get((p.size_bytes, p.mtime_ns))) for p in parts
     )

@@ -15,7 +15,8 @@ from localllm.library import names, paths
 from localllm.library.installed import InstalledModel, Part
 
 SCHEMA = 2
-"""2 has downloads (`hub/...` among the owned paths) and `mmproj`; 1 is read as it is."""
+"""2 has downloads (`ORG/REPO/FILE` among the owned paths), `mmproj` and `damaged`; 1 is read as it
+is."""
 _ENTRY = re.compile(r'\{"name":')
 
 
@@ -88,6 +89,7 @@ class Index:
             "size_bytes": part.size_bytes,
             "mtime_ns": part.mtime_ns,
             "sha256": part.sha256,
+            **({"damaged": True} if part.damaged else {}),
         }
 
     def _own_name(self, path: Path) -> str:
@@ -136,7 +138,11 @@ class Index:
         if type(size_bytes) is not int or not isinstance(mtime_ns, int | None) or size_bytes < 0:
             raise Damaged("a file has no size")
         return Part(
-            path=path, size_bytes=size_bytes, mtime_ns=mtime_ns, sha256=_optional(row, "sha256")
+            path=path,
+            size_bytes=size_bytes,
+            mtime_ns=mtime_ns,
+            sha256=_optional(row, "sha256"),
+            damaged=row.get("damaged") is True,
         )
 
 

