@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
-from localllm.core.recommend import FitPlan, Wish
+from localllm.core.recommend import Candidate, FitPlan, Wish
 from localllm.errors import Offline
 from localllm.library import paths, settings
 from localllm.library.catalogue_file import read_catalogue
@@ -36,6 +36,11 @@ class Offer:
     free_bytes: int | None
     license: str | None
     refusal: str | None = None
+
+
+def repository(candidate: Candidate) -> str:
+    """ORG/REPO of a candidate that the catalogue knows."""
+    return candidate.file.removesuffix(f":{candidate.quant}")
 
 
 class Source(Protocol):
@@ -77,10 +82,11 @@ class HubSource:
         from localllm.library.hub import Hub
         from localllm.pulling import choose
 
-        wanted = plan.candidate
+        # Not by the catalogue's name, which stands for several repositories: it comes from the one
+        # that was shown.
         return choose(
-            wanted.model,
-            quant=wanted.quant,
+            repository(plan.candidate),
+            quant=plan.candidate.quant,
             revision=None,
             hub=Hub(_access()),
             machine=None,

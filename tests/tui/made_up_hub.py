@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from localllm.core.recommend import FitPlan
-from localllm.errors import DownloadFailed, LocalLLMError
+from localllm.errors import DownloadStopped, LocalLLMError
 from localllm.library.download import Progress
 from localllm.library.hub import HubFile, HubRepo
 from localllm.library.store import InstalledModel
 from localllm.pulling import Choice, Pulled
-from localllm.tui.source import Offer
+from localllm.tui.source import Offer, repository
 
 GIB = 2**30
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -28,7 +28,7 @@ def made_up_choice(plan: FitPlan, *, size_bytes: int | None = None, gated: bool 
     file = HubFile(name=name, size_bytes=size, sha256=SHA256)
     return Choice(
         repo=HubRepo(
-            name=candidate.file.removesuffix(f":{candidate.quant}"),
+            name=repository(candidate),
             commit=COMMIT,
             files=(file,),
             gated=gated,
@@ -107,7 +107,7 @@ class Nursery:
         while not self.gate.wait(0.01):
             if stop.is_set():
                 self.stopped.append(choice)
-                raise DownloadFailed("The download was stopped. What came is kept.")
+                raise DownloadStopped("The download was stopped. What came is kept.")
         if self.pull_error is not None:
             raise self.pull_error
         assert self.install is not None

@@ -19,13 +19,13 @@ from textual.widgets import Button, Static
 
 from localllm.core.recommend import FitPlan
 from localllm.core.units import format_bytes, format_rate
-from localllm.errors import LocalLLMError
+from localllm.errors import DownloadStopped, LocalLLMError
 from localllm.library.store import InstalledModel
 from localllm.runtime import Runtime
 from localllm.tui import outside
 from localllm.tui.fetcher import Fetcher
 from localllm.tui.screens.work import WorkScreen
-from localllm.tui.source import Offer
+from localllm.tui.source import Offer, repository
 from localllm.tui.widgets.fact import Fact
 from localllm.tui.widgets.suggestions import need_bytes, rate_range
 from localllm.tui.widgets.transfer import Transfer
@@ -168,11 +168,10 @@ class DownloadScreen(WorkScreen[Answer], ModalScreen[Answer]):
             assert self._choice is not None
             self._go(Phase.RUNNING)
             pulled = await self._fetcher.pull(self._choice, on_progress=self._heard, stop=stop)
+        except DownloadStopped:
+            self._go(Phase.STOPPED, KEPT)
         except LocalLLMError as error:
-            if stop.is_set():
-                self._go(Phase.STOPPED, KEPT)
-            else:
-                self._go(Phase.FAILED, str(error))
+            self._go(Phase.FAILED, str(error))
         else:
             self._model = pulled.model
             checked = "The sha256 is that of the Hub. " if pulled.sha256 else ""
@@ -243,10 +242,7 @@ class DownloadScreen(WorkScreen[Answer], ModalScreen[Answer]):
 
     @property
     def _repository(self) -> str:
-        if self._choice is not None:
-            return self._choice.repo.name
-        candidate = self._plan.candidate
-        return candidate.file.removesuffix(f":{candidate.quant}")
+        return repository(self._plan.candidate)
 
     # --- keys ---
 

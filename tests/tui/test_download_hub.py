@@ -1,0 +1,154 @@
+"""The app in front of a whole Hub on loopback: nothing from the key to the socket is made up."""
+
+import hashlib
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from localllm.library import paths
+from localllm.tui.screens.chat import ChatScreen
+from localllm.tui.screens.download import DownloadScreen, Phase
+from localllm.tui.screens.home import HomeScreen
+from localllm.tui.source import HubSource
+from tests.cli.at_hub import renamed
+from tests.hub import Drop, FakeHub, Stall
+from tests.tui.acts import reaches, sees, until
+from tests.tui.made_up import Stage
+from tests.tui.made_up_plans import Orchard, made_up_plans
+from tests.tui.test_download import begin, comes_to, open_offer, phase, status
+
+REPO = "unsloth/Qwen3-0.6B-GGUF"
+FILE = "Qwen3-0.6B-Q4_1.gguf"
+HALF = 40 << 20
+
+
+@pytest.fixture
+def stage(stage: Stage, hub: FakeHub, smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    """One suggestion, of the real catalogue; its repository holds a small real model."""
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    hub.add_repo(REPO, {FILE: renamed(smollm2)})
+    plan, *_, rowan = made_up_plans(smollm2)
+    candidate = replace(
+        plan.candidate,
+        model="qwen3-0.6b",
+        quant="Q4_1",
+        file=f"{REPO}:Q4_1",
+        size_bytes=smollm2.stat().st_size,
+    )
+    stage.suggest = Orchard(plans=(replace(plan, candidate=candidate), rowan))
+    stage.source = HubSource()
+    stage.data_dir = paths.data_dir()
+    return stage
+
+
+def fetched(stage: Stage) -> list[Path]:
+    return [model.path for model in stage.store.installed() if model.name != "starter"]
+
+
+async def test_from_a_suggestion_to_a_conversation(stage: Stage, hub: FakeHub) -> None:
+    app = stage.app()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await open_offer(pilot)
+        await sees(pilot, f"{REPO} on {hub.endpoint.removeprefix('http://')}")
+        await sees(pilot, "Apache-2.0")  # of the catalogue
+        assert hub.requests == ()
+        await pilot.press("enter")
+        await comes_to(pilot, Phase.DONE)
+        await sees(pilot, "The sha256 is that of the Hub.")
+        await pilot.press("enter")
+        await reaches(pilot, ChatScreen)
+    (file,) = fetched(stage)
+    listed = hub.file(REPO, hub.repos[REPO].head, FILE)
+    assert listed is not None
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == listed.sha256
+
+
+async def test_a_download_that_was_stopped_goes_on_where_it_was(stage: Stage, hub: FakeHub) -> None:
+    stall = Stall(after=HALF, until=threading.Event())
+    app = stage.app()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await open_offer(pilot)
+        hub.faults.add(stall)
+        await pilot.press("enter")
+        await until(pilot, stall.reached.is_set)
+        await comes_to(pilot, Phase.RUNNING)
+        await pilot.press("escape")
+        await comes_to(pilot, Phase.STOPPED)
+        stall.until.set()
+        fetched_before = len(hub.cdn_requests)
+        await pilot.press("enter")
+        await comes_to(pilot, Phase.DONE)
+        (rest,) = hub.cdn_requests[fetched_before:]
+        first = int((rest.range or "").removeprefix("bytes=").partition("-")[0])
+        assert first > 0
+    assert len(fetched(stage)) == 1
+
+
+async def test_a_connection_that_breaks_is_nothing_to_worry_about(
+    stage: Stage, hub: FakeHub
+) -> None:
+    app = stage.app()
+    async with app.run_test() as pilot:
+        await open_offer(pilot)
+        hub.faults.add(Drop(HALF))
+        await pilot.press("enter")
+        await comes_to(pilot, Phase.DONE)
+    assert len(fetched(stage)) == 1
+
+
+async def test_quitting_in_the_middle_leaves_what_came(stage: Stage, hub: FakeHub) -> None:
+    stall = Stall(after=HALF, until=threading.Event())
+    app = stage.app()
+    async with app.run_test() as pilot:
+        await open_offer(pilot)
+        hub.faults.add(stall)
+        await pilot.press("enter")
+        await until(pilot, stall.reached.is_set)
+        await pilot.press("ctrl+q")
+    stall.until.set()
+    assert app.return_code == 0
+    assert fetched(stage) == []
+    (part,) = paths.hub_dir(paths.data_dir()).rglob("*.part")
+    assert part.stat().st_size > 0
+
+
+async def test_a_gated_repository_says_which_page_to_open(stage: Stage, hub: FakeHub) -> None:
+    hub.repos[REPO] = replace(hub.repos[REPO], gated="manual")
+    app = stage.app()
+    async with app.run_test() as pilot:
+        await begin(pilot)
+        await comes_to(pilot, Phase.FAILED)
+        assert f"{hub.endpoint}/{REPO}" in status(app)  # the page to open
+        assert "token" in status(app)
+        await pilot.press("escape")
+        await reaches(pilot, HomeScreen)
+
+
+async def test_switched_off_while_the_app_runs_it_is_off(
+    stage: Stage, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = stage.app()
+    async with app.run_test() as pilot:
+        await open_offer(pilot)
+        monkeypatch.setenv("LOCALLLM_OFFLINE", "1")
+        await pilot.press("enter")
+        await comes_to(pilot, Phase.FAILED)
+        assert "LOCALLLM_OFFLINE" in status(app)
+        monkeypatch.delenv("LOCALLLM_OFFLINE")
+        await pilot.press("enter")
+        await reaches(pilot, DownloadScreen)
+        await until(pilot, lambda: phase(app) in (Phase.RUNNING, Phase.DONE))
+    assert hub.requests != ()
+
+
+async def test_a_hub_that_is_not_there_is_said(stage: Stage, hub: FakeHub) -> None:
+    app = stage.app()
+    hub.__exit__(None, None, None)
+    async with app.run_test() as pilot:
+        await begin(pilot)
+        await comes_to(pilot, Phase.FAILED)
+        assert hub.endpoint.removeprefix("http://") in status(app)
+        assert "Traceback" not in status(app)
