@@ -12,10 +12,9 @@ from localllm.library.download.source import Source
 from localllm.library.download.wanted import Conditions
 
 _PARTS = 256
-"""With several connections, a kill loses at most what came of a 256th of the file."""
-_LEAST_BYTES = 64 * 2**10
-_BUSY = 10
-"""Saving takes at most one part in so many of the time."""
+"""With several connections, a kill loses about a 256th of the file, and saving costs so many
+times what a small file costs."""
+_LEAST_BYTES = 16 * 2**10
 
 
 class Keeper:
@@ -38,8 +37,7 @@ class Keeper:
         self._follower = follower
         self._conditions = conditions
         self._step = max(_LEAST_BYTES, part.size // _PARTS)
-        self._saved_s = self._synced_s = conditions.clock()
-        self._took_s = 0.0
+        self._synced_s = conditions.clock()
         self._saved = self._synced = part.total
 
     def save_if_due(self) -> None:
@@ -50,12 +48,11 @@ class Keeper:
             unsynced and now_s - self._synced_s >= self._conditions.checkpoint_s
         ):
             self.save(sync=True)
-        elif now_s - self._saved_s >= _BUSY * self._took_s and self._worth_it(total):
+        elif self._worth_it(total):
             self.save(sync=False)
 
     def save(self, *, sync: bool) -> None:
         """Write down what is there; with `sync` force it to the disk first. Raises OSError."""
-        began_s = self._conditions.clock()
         ranges, total = self._part.ranges, self._part.total
         changes = self.notes
         if sync:
@@ -70,10 +67,9 @@ class Keeper:
         )
         noting.save(noting.notes_of(self._path), changes)
         self.notes = changes
-        self._saved, self._saved_s = total, self._conditions.clock()
+        self._saved = total
         if sync:
-            self._synced, self._synced_s = total, self._saved_s
-        self._took_s = self._saved_s - began_s
+            self._synced, self._synced_s = total, self._conditions.clock()
 
     def _worth_it(self, total: int) -> bool:
         """Whether the notes say too little. With one connection the file's length says the rest."""

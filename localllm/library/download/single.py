@@ -51,17 +51,15 @@ class SingleDownload:
                     return self._run_alone()
 
     def _run_alone(self) -> Downloaded:
-        if self._is_there():
-            self._clear_away()
-            return self._result(self._wanted.sha256 or "", 0)
         with contextlib.ExitStack() as undone:
             undone.callback(self._leave_nothing_empty)
+            if self._is_there():
+                self._clear_away()
+                return self._result(self._wanted.sha256 or "", 0)
             stall_s = self._call.conditions.stall_s
             source = Source(self._wanted, self._call.access, stall_s=stall_s)
             undone.callback(source.close)
             sha256 = self._bring(source)
-            undone.pop_all()
-        source.close()
         sync_file(self._part_path)
         self._part_path.replace(self._wanted.path)
         disk.sync_directory(self._wanted.path.parent)
@@ -195,7 +193,8 @@ class SingleDownload:
     def _leave_nothing_empty(self) -> None:
         """When nothing came, leave nothing."""
         with contextlib.suppress(OSError):
-            if self._part_path.stat().st_size == 0:
+            empty = not self._part_path.exists() or not self._part_path.stat().st_size
+            if empty and self._wanted.size_bytes:
                 self._clear_away()
 
     def _clear_away(self) -> None:

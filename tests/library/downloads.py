@@ -1,0 +1,198 @@
+"""What the tests of the downloader share: a file on the loopback Hub, and impatience.
+
+As a program (`python -m tests.library.downloads JSON`) it downloads one file in a process of its
+own, says what came of it as JSON, and ends with the exit code that localllm would.
+"""
+
+import hashlib
+import json
+import random
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from localllm.errors import LocalLLMError
+from localllm.library.download import Conditions, Downloaded, Progress, Wanted, download
+from localllm.library.download.notes import lock_of, notes_of, part_of
+from localllm.library.download.patience import Patience
+from localllm.library.network import Access
+from tests.hub import FakeHub
+
+REPO, NAME = "org/model-GGUF", "model-Q4_K_M.gguf"
+SIZE = 3_000_001
+"""Eleven whole chunks of 256 KiB and a bit."""
+EAGER = Conditions(
+    patience=Patience(waits_s=(0.0,) * 5, fewer=3),
+    stall_s=20.0,
+    tick_s=0.002,
+    piece_bytes=200_000,
+)
+"""Tries again at once; stalls are not waited for where a test does not stall."""
+
+
+def content(size: int = SIZE, seed: int = 0) -> bytes:
+    """Bytes that look like a model's: not twice the same."""
+    return random.Random(seed).randbytes(size)
+
+
+@dataclass
+class Site:
+    """A file that a Hub has, and the directory that it is to come to."""
+
+    hub: FakeHub
+    directory: Path
+    data: bytes
+    commit: str = ""
+    shown: list[Progress] = field(default_factory=list)
+    watch: Callable[[Progress], None] = lambda _: None
+
+    def __post_init__(self) -> None:
+        self.commit = self.commit or self.hub.add_repo(REPO, {NAME: self.data})
+
+    @property
+    def path(self) -> Path:
+        return self.directory / NAME
+
+    @property
+    def part(self) -> Path:
+        return part_of(self.path)
+
+    @property
+    def access(self) -> Access:
+        return Access(endpoints=(self.hub.endpoint,))
+
+    @property
+    def wanted(self) -> Wanted:
+        return Wanted(
+            repo=REPO,
+            commit=self.commit,
+            name=NAME,
+            size_bytes=len(self.data),
+            sha256=hashlib.sha256(self.data).hexdigest(),
+            path=self.path,
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """What was said meanwhile, each once."""
+        return list(dict.fromkeys(each.note for each in self.shown if each.note))
+
+    def fetch(
+        self,
+        *,
+        connections: int = 1,
+        conditions: Conditions = EAGER,
+        access: Access | None = None,
+        stop_at: int | None = None,
+    ) -> Downloaded:
+        """Download it; with `stop_at` stop as soon as so many bytes are here."""
+        stop = threading.Event()
+
+        def show(progress: Progress) -> None:
+            self.shown.append(progress)
+            self.watch(progress)
+            if stop_at is not None and progress.done_bytes >= stop_at:
+                stop.set()
+
+        (done,) = download(
+            [self.wanted],
+            access or self.access,
+            connections=connections,
+            conditions=conditions,
+            on_progress=show,
+            stop=stop,
+        )
+        return done
+
+    def assert_complete(self) -> None:
+        """The file is right, and nothing else is left of the download."""
+        assert self.path.read_bytes() == self.data
+        assert sorted(self.directory.iterdir()) == [self.path]
+
+    def assert_only_kept(self) -> None:
+        """The file is not there under its name; what is there belongs to the download."""
+        ours = {part_of(self.path), notes_of(self.path), lock_of(self.path)}
+        there = {each for each in self.directory.iterdir() if each.suffix != ".tmp"}
+        assert there <= ours  # what a killed writer of notes leaves goes with the next one
+
+    def child(self, *, connections: int = 1, most_bytes: int | None = None) -> "Child":
+        """Start downloading it in another process; `most_bytes` limits its files."""
+        order = {
+            "endpoint": self.hub.endpoint,
+            "commit": self.commit,
+            "size": len(self.data),
+            "sha256": self.wanted.sha256,
+            "path": str(self.path),
+            "connections": connections,
+            "most_bytes": most_bytes,
+        }
+        command = [sys.executable, "-m", "tests.library.downloads", json.dumps(order)]
+        return Child(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+
+
+@dataclass
+class Child:
+    """A process that downloads."""
+
+    process: "subprocess.Popen[str]"
+
+    def kill(self) -> None:
+        """End it as a power switch would."""
+        self.process.kill()
+        self.process.communicate()
+
+    def result(self) -> dict[str, object]:
+        """Wait for its end and give back what it said."""
+        out, _ = self.process.communicate(timeout=120)
+        said = json.loads(out)
+        assert isinstance(said, dict)
+        return {**said, "exit": self.process.returncode}
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread or process is about to do."""
+    never = threading.Event()
+    for _ in range(60_000):
+        if condition():
+            return
+        never.wait(0.001)
+    raise AssertionError("it never came to it")
+
+
+def _main() -> int:
+    order = json.loads(sys.argv[1])
+    if order["most_bytes"] is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (order["most_bytes"], order["most_bytes"]))
+    wanted = Wanted(
+        repo=REPO,
+        commit=order["commit"],
+        name=NAME,
+        size_bytes=order["size"],
+        sha256=order["sha256"],
+        path=Path(order["path"]),
+    )
+    notes: dict[str, None] = {}
+    said: dict[str, object] = {}
+    code = 0
+    try:
+        (done,) = download(
+            [wanted],
+            Access(endpoints=(order["endpoint"],)),
+            connections=order["connections"],
+            conditions=EAGER,
+            on_progress=lambda each: notes.update({each.note: None} if each.note else {}),
+        )
+        said = {"resumed_from": done.resumed_from, "transferred_bytes": done.transferred_bytes}
+    except LocalLLMError as error:
+        said = {"error": str(error), "code": error.code}
+        code = int(error.exit_code)
+    sys.stdout.write(json.dumps({**said, "notes": list(notes)}))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(_main())
