@@ -5,8 +5,8 @@ each row what it was used for (`role`):
 
     spread   with the table's own left-out devices it decides how wide the intervals are
     design   it was looked at while the shape of the bounds was chosen, and sets no number of a fit
-    blind    it was added when shape and widths were settled, and changed nothing
-    broken   nothing: a card that read F16 prompts at a tenth of its sibling's rate
+    blind    it was added when shape and widths were settled, and changed neither
+    broken   nothing: F16 prompts at a tenth and at 40 % of a sibling's rate
 
 All are whole models on one device, decoded by one conversation, mostly Q4_K_M. `tg300` at depth 0
 decodes 300 tokens after an almost empty prompt, so half of them lie before the average one.
