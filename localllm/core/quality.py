@@ -10,7 +10,7 @@ an interpolated value is a guide to the shape of the curve, not a promise.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from types import MappingProxyType
 
 from localllm.core.quality_published import Metric as Metric
@@ -48,21 +48,26 @@ def quality(
     """
     if parameters < 1:
         raise ValueError(f"parameters must be at least 1, not {parameters}")
-    rows, classes = _measured(quant, metric)
+    rows = _measured(quant, metric)
     if not rows:
         return None
     own = _own(rows, parameters, family)
     if own is not None:
         source = f"{own.model}: {own.source}"
         return Quality(metric=metric, value=own.values[quant], source=source, interpolated=False)
-    return _between(classes, quant, parameters, metric)
+    return _between(quant, parameters, metric)
 
 
 @cache
-def _measured(quant: str, metric: Metric) -> tuple[list[Published], _Classes]:
-    """Who measured a quant, and the same by size class."""
-    rows = [row for row in published() if row.metric is metric and quant in row.values]
-    return rows, _classes(rows)
+def _measured(quant: str, metric: Metric) -> list[Published]:
+    return [row for row in published() if row.metric is metric and quant in row.values]
+
+
+@cache
+def _size_classes(quant: str, metric: Metric) -> tuple[_Classes, list[float]]:
+    """Who measured a quant, by size, and the sizes (logarithms of parameters)."""
+    classes = _classes(_measured(quant, metric))
+    return classes, [_centre(group) for group in classes]
 
 
 def _own(rows: list[Published], parameters: int, family: str | None) -> Published | None:
@@ -77,9 +82,9 @@ def _own(rows: list[Published], parameters: int, family: str | None) -> Publishe
     return row if distance <= _SAME_SIZE else None
 
 
-def _between(classes: _Classes, quant: str, parameters: int, metric: Metric) -> Quality:
+def _between(quant: str, parameters: int, metric: Metric) -> Quality:
     at = math.log(parameters)
-    sizes = [_centre(group) for group in classes]
+    classes, sizes = _size_classes(quant, metric)
     above = next((i for i, size in enumerate(sizes) if size >= at), len(sizes) - 1)
     below = above if sizes[above] <= at else max(0, above - 1)
     low, high = _mean(classes[below], quant), _mean(classes[above], quant)
@@ -129,6 +134,7 @@ USABLE_PERCENT = 20.0
 """The curve is looked at only where it is of use: below a fifth more perplexity."""
 
 
+@lru_cache(maxsize=1024)
 def knee(parameters: int, family: str | None = None) -> str | None:
     """Name the quant after which more bits buy little: the point of the published curve
     (perplexity change over bits per weight) farthest from the straight line between its ends

@@ -98,11 +98,17 @@ def _of(spec: ModelSpec, settings: LoadSettings) -> Footprint:
         weights_bytes=sum(tensor.size_bytes for tensor in loaded(spec)),
         kv_bytes=sum(kv_bytes(spec, settings)),
         recurrent_bytes=sum(recurrent_bytes(spec, settings)),
-        compute_bytes=compute_bytes(spec, settings),
+        compute_bytes=_scratch(spec, replace(settings, mmap=True)),
         output_bytes=output_bytes(spec, settings),
         overhead_bytes=overhead_bytes(spec, settings),
         needs_probe=_doubts(spec),
     )
+
+
+@once_each
+def _scratch(spec: ModelSpec, settings: LoadSettings) -> int:
+    """The part that takes the longest to tell, and does not depend on how a file is read."""
+    return compute_bytes(spec, settings)
 
 
 def layers(spec: ModelSpec, settings: LoadSettings) -> tuple[LayerBytes, ...]:

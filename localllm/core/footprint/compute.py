@@ -1,6 +1,7 @@
 """The scratch memory of one forward pass (`llama_context::sched_reserve`, llama.cpp b11434)."""
 
 from localllm.core.footprint.arena import Graph
+from localllm.core.footprint.attention import add_attention_inputs, attend, projected
 from localllm.core.footprint.cache import cells, flash, ubatch
 from localllm.core.footprint.feed_forward import feed
 from localllm.core.footprint.forward import Pass
@@ -57,7 +58,7 @@ def _widest_phases(spec: ModelSpec, settings: LoadSettings) -> int:
 
 def _graph(spec: ModelSpec, settings: LoadSettings) -> Graph:
     flow = Pass(spec, settings)
-    flow.add_attention_inputs()
+    add_attention_inputs(flow)
     flow.output_ids = flow.graph.input(_FLOAT * flow.outputs)
     node = flow.embed()
     if "position_embd.weight" in flow.outside:
@@ -87,7 +88,7 @@ def _layer(flow: Pass, layer: int, node: int) -> int:
         normed = flow.norm(node, bias="attn_norm.bias" in shapes)
     if not {"ffn_norm.weight", "post_attention_norm.weight"} & shapes.keys():
         return _parallel(flow, layer, node, normed, last)
-    return standard(flow, layer, node, flow.attend(layer, normed), last)
+    return standard(flow, layer, node, attend(flow, layer, normed), last)
 
 
 def _learned_positions(flow: Pass, node: int) -> int:
@@ -101,7 +102,7 @@ def _learned_positions(flow: Pass, node: int) -> int:
 
 def _post_normed(flow: Pass, layer: int, node: int, last: bool) -> int:
     """BERT's layer: norms after the residuals."""
-    mixed = flow.attend(layer, node)
+    mixed = attend(flow, layer, node)
     if last:
         mixed, node = flow.pick(mixed, node)
     residual = flow.norm(flow.wise(flow.width, mixed, node), bias=True)
@@ -110,14 +111,14 @@ def _post_normed(flow: Pass, layer: int, node: int, last: bool) -> int:
 
 def _parallel(flow: Pass, layer: int, node: int, normed: int, last: bool) -> int:
     """Attention and feed-forward from the same norm (Cohere)."""
-    mixed = flow.attend(layer, normed, project=False)
+    mixed = attend(flow, layer, normed, project=False)
     if last:
-        mixed, node = flow.pick(flow.project(layer, mixed), node)
+        mixed, node = flow.pick(projected(flow, layer, mixed), node)
         (normed,) = flow.pick(normed)
         residual = flow.wise(flow.width, feed(flow, layer, normed), node)
         return flow.wise(flow.width, residual, mixed)
     residual = flow.wise(flow.width, feed(flow, layer, normed), node)
-    return flow.wise(flow.width, residual, flow.project(layer, mixed))
+    return flow.wise(flow.width, residual, projected(flow, layer, mixed))
 
 
 def output_bytes(spec: ModelSpec, settings: LoadSettings) -> int:

@@ -7,6 +7,7 @@ takes no room here.
 
 from collections.abc import Callable
 
+from localllm.core.footprint.attention import attend, projected
 from localllm.core.footprint.cache import shift_width, state_width
 from localllm.core.footprint.feed_forward import feed
 from localllm.core.footprint.forward import Pass
@@ -172,9 +173,9 @@ def _mixer(flow: Pass, layer: int, normed: int) -> int:
         return mamba1(flow, layer, normed)
     if "ssm_in.weight" in shapes:
         return mamba2(flow, layer, normed)
-    attended = flow.attend(layer, normed, project=False)
+    attended = attend(flow, layer, normed, project=False)
     _fetch_next(flow, layer)
-    return flow.project(layer, attended)
+    return projected(flow, layer, attended)
 
 
 def mixed_layer(flow: Pass, layer: int, node: int, last: bool) -> int:
@@ -201,11 +202,11 @@ def single_layer(flow: Pass, layer: int, node: int, last: bool) -> int:
 
 def both_layer(flow: Pass, layer: int, node: int, last: bool) -> int:
     """Falcon-H1's layer: attention and Mamba-2 side by side."""
-    attended = flow.attend(layer, flow.norm(node), project=False)
+    attended = attend(flow, layer, flow.norm(node), project=False)
     flow.fetch(layer)
     scan = _mamba2_scan(flow, layer, flow.norm(node))
-    projected = flow.project(layer, attended)
-    summed = flow.wise(flow.width, projected, _mamba2_out(flow, layer, *scan))
+    mixed = projected(flow, layer, attended)
+    summed = flow.wise(flow.width, mixed, _mamba2_out(flow, layer, *scan))
     return standard(flow, layer, node, summed, last)
 
 
