@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -211,6 +212,14 @@ async def test_the_context_is_what_the_tests_need_or_what_was_asked_for(house: H
     plan = Plan(prompt_tokens=32, gen_tokens=8, parallel=(1,), repetitions=1, context=1000)
     await house.measure(plan)
     assert [load.settings.context for load in house.script.loads] == [96, 96, 1000]
+
+
+async def test_the_memory_is_measured_again_and_the_best_is_kept(house: House) -> None:
+    slow = {"bytes_per_s": 1.0, "taken_at": time.time(), "tried_at": time.time(), "busy": False}
+    paths.bandwidth_file().write_text(json.dumps({"Made up, 4 threads": slow}))
+    await house.measure()
+    kept = json.loads(paths.bandwidth_file().read_text())
+    assert kept["Made up, 4 threads"]["bytes_per_s"] > 1.0
 
 
 async def test_a_largest_load_that_does_not_fit_is_refused_before_any_load(house: House) -> None:
