@@ -100,7 +100,7 @@ class AnswersOnly(httpx2.BaseTransport):
             response = self._inner.handle_request(request)
         except httpx2.TransportError as error:
             raise NoAnswer(problem(error)) from error
-        wrong = refusal(response) or _not_json(response)
+        wrong = refusal(response) or _compressed(response) or _not_json(response)
         if wrong is not None:
             response.close()
             raise wrong
@@ -138,6 +138,13 @@ class _InTime(httpx2.SyncByteStream):
 
     def close(self) -> None:
         self._response.close()
+
+
+def _compressed(response: httpx2.Response) -> NoAnswer | None:
+    """A few bytes may become any number of them, and nobody asked for it."""
+    if response.headers.get("content-encoding", "identity").lower() == "identity":
+        return None
+    return NoAnswer("it sends a compressed answer that was not asked for", again=False)
 
 
 def _not_json(response: httpx2.Response) -> NoAnswer | None:
