@@ -1,6 +1,7 @@
 """Changing files so that a crash, a full disk or a second process loses nothing."""
 
 import contextlib
+import glob
 import os
 import sys
 import time
@@ -40,7 +41,7 @@ def write_atomically(target: Path, data: bytes) -> None:
     """Replace `target` by `data`: after a crash at any point it holds all of the old or all of
     the new. Call it under the lock, for it clears away what killed writers left. Raises OSError.
     """
-    for leftover in target.parent.glob(f"{target.name}.*.tmp"):
+    for leftover in target.parent.glob(f"{glob.escape(target.name)}.*.tmp"):
         leftover.unlink(missing_ok=True)
     temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
