@@ -104,7 +104,10 @@ def choose_from(shelf: Shelf, quant: str | None, machine: Machine | None, wish: 
     default = usual(shelf)
     if machine is None:
         return _choice(shelf, default, ("The usual quant.",))
-    plan = best_plan(shelf, machine, wish)
+    try:
+        plan = best_plan(shelf, machine, wish)
+    except GgufError as error:
+        raise GgufError(f"{error}. {_anyway(default.candidate)}") from error
     if plan is None:
         raise DoesNotFit(nothing_fits(shelf, machine.budget, wish))
     offer = next(o for o in shelf.listing.offers if o.candidate.file == plan.candidate.file)
@@ -123,12 +126,23 @@ def _asked_for(shelf: Shelf, offer: Offer, machine: Machine | None, wish: Wish) 
     asked = f"{shown(candidate.quant)} was asked for."
     if machine is None:
         return _choice(shelf, offer, (asked, *candidate.notes))
+    try:
+        reasons, warning = _judged(candidate, machine, wish)
+    except GgufError as error:  # a kind of model whose memory nobody can work out yet
+        reasons, warning = candidate.notes, f"What it needs here is not known: {error}."
+    return replace(_choice(shelf, offer, (asked, *reasons)), warning=warning)
+
+
+def _judged(
+    candidate: Candidate, machine: Machine, wish: Wish
+) -> tuple[tuple[str, ...], str | None]:
+    """The reasons of a plan, or what speaks against it. Raises GgufError."""
     found = plans((candidate,), wish, machine, limit=1).plans
     if found:
-        return _choice(shelf, offer, (asked, *found[0].reasons))
+        return found[0].reasons, None
     fit = _fit(candidate, machine.budget, wish)
     warning = _loss_words(candidate) if fit.fits else fit.message(_called(candidate))
-    return replace(_choice(shelf, offer, (asked, *candidate.notes)), warning=warning)
+    return candidate.notes, warning
 
 
 def _choice(shelf: Shelf, offer: Offer, reasons: tuple[str, ...]) -> Choice:

@@ -9,7 +9,7 @@ from localllm.cli import choose
 from localllm.cli.asking import asked
 from localllm.cli.options import DEFAULT_CONTEXT
 from localllm.cli.output import outside, print_json, stdout
-from localllm.core.recommend import FitPlan, Machine, Wish, price
+from localllm.core.recommend import FitPlan, Wish, price
 from localllm.core.reference import read_reference
 from localllm.core.repository import Offer, model_files
 from localllm.core.units import format_bytes
@@ -65,20 +65,26 @@ def _rows(shelf: Shelf) -> Iterator[Row]:
     chosen = settings.load()
     machine = this_machine(chosen.reserve_bytes)[0]
     wish = Wish(context=chosen.context or DEFAULT_CONTEXT)
-    pick = best_plan(shelf, machine, wish)
-    for offer in shelf.listing.offers:
-        yield _row(shelf, offer, machine, wish, pick)
+    try:
+        pick = best_plan(shelf, machine, wish)
+        plans: list[FitPlan | None] = [
+            price(offer.candidate, wish, machine) for offer in shelf.listing.offers
+        ]
+    except GgufError as error:  # a kind of model whose memory nobody can work out yet
+        choose.warn(f"What fits here is not known: {error}.")
+        pick, plans = None, [None for _ in shelf.listing.offers]
+    for offer, plan in zip(shelf.listing.offers, plans, strict=True):
+        yield _row(shelf, offer, plan, pick)
 
 
-def _row(shelf: Shelf, offer: Offer, machine: Machine, wish: Wish, pick: FitPlan | None) -> Row:
-    plan = price(offer.candidate, wish, machine)
+def _row(shelf: Shelf, offer: Offer, plan: FitPlan | None, pick: FitPlan | None) -> Row:
     encoder = shelf.encoder(offer)
     return Row(
         quant=offer.candidate.quant,
         files=offer.files,
         size_bytes=offer.candidate.size_bytes,
-        verdict=plan.verdict.value,
-        decode_tps=plan.decode.likely,
+        verdict=plan.verdict.value if plan else None,
+        decode_tps=plan.decode.likely if plan else None,
         pick=pick is not None and pick.candidate.file == offer.candidate.file,
         note=offer.note,
         mmproj=encoder.name if encoder else None,

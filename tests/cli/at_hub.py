@@ -11,6 +11,8 @@ from pathlib import Path
 from tests.core import forge
 from tests.core.forge import Forged
 from tests.hub import FakeHub, SparseFile
+from tests.library import tiny
+from tests.library.tiny import MODEL, Values
 
 LOCALLLM = [sys.executable, "-m", "localllm"]
 OTHER_NAME = (b"Smollm2 135M", b"Testllm 135M")
@@ -77,3 +79,18 @@ def sparse(forged: Forged, directory: Path) -> SparseFile:
 def quants(files: Mapping[str, int], head: bytes) -> dict[str, SparseFile]:
     """Files of these lengths that begin with one header."""
     return {name: SparseFile(head=head, size=size) for name, size in files.items()}
+
+
+def split_model(stem: str, count: int) -> dict[str, bytes]:
+    """A model of one tiny layer in parts, each with one tensor, as `gguf-split` makes them."""
+    keys: Values = {
+        **MODEL, "general.name": "Tiny", "llama.block_count": 1, "llama.context_length": 512,
+        "llama.embedding_length": 32, "llama.attention.head_count": 1,
+        "llama.feed_forward_length": 32, "llama.vocab_size": 32,
+    }  # fmt: skip
+    parts = {}
+    for number in range(count):
+        place: Values = {"split.no": number, "split.count": count, "split.tensors.count": count}
+        name = f"{stem}-{number + 1:05d}-of-{count:05d}.gguf"
+        parts[name] = tiny.header({**keys, **place} if number == 0 else place)
+    return parts

@@ -1,0 +1,352 @@
+"""`localllm pull` as processes in front of the loopback Hub, with a model that really answers."""
+
+import json
+import re
+import signal
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from localllm.core.catalogue import Entry
+from localllm.library.catalogue_file import read_catalogue
+from localllm.library.header_file import header_bytes
+from tests.cli.at_hub import document, localllm, renamed, split_model, start
+from tests.hub import FakeHub, Flip, Portal, Refuse, SparseFile, Stall
+
+REPO = "acme/Testllm-GGUF"
+FILE = "Testllm-135M-Q4_1.gguf"
+FAR = 48 << 20
+"""What a server has sent by then no buffers can hold: most of it was read by the client."""
+
+
+@pytest.fixture
+def stocked(hub: FakeHub, smollm2: Path) -> FakeHub:
+    """A Hub with one real model, which is not the installed one."""
+    hub.add_repo(REPO, {FILE: renamed(smollm2), "README.md": b"# a model"})
+    return hub
+
+
+@pytest.fixture
+def data(home: Path) -> Path:
+    return home / "data"
+
+
+def stalled(hub: FakeHub, after: int = FAR) -> Stall:
+    """Let the next transfer of a model stop in the middle; its header is read before that."""
+    assert localllm(hub, "pull", REPO, "--dry-run").returncode == 0
+    stall = Stall(after, threading.Event())
+    hub.faults.add(stall, times=1)
+    return stall
+
+
+def rows(found: dict[str, object], key: str) -> list[dict[str, object]]:
+    """A list of objects in a document."""
+    listed = found[key]
+    assert isinstance(listed, list)
+    return listed
+
+
+def number(found: dict[str, object], key: str) -> int:
+    value = found[key]
+    assert isinstance(value, int)
+    return value
+
+
+# what it does when all goes well
+
+
+def test_what_was_pulled_answers(stocked: FakeHub, data: Path) -> None:
+    found = document(localllm(stocked, "pull", REPO, "--json"))
+    path = data / "hub" / REPO / FILE
+    assert found.keys() >= {"file", "bytes", "sha256", "commit", "resumed_from"}
+    assert (found["file"], found["bytes"]) == (str(path), path.stat().st_size)
+    assert found["commit"] == stocked.repos[REPO].head
+    assert found["resumed_from"] == 0
+    assert found["transferred_bytes"] == found["bytes"]
+    answer = localllm(stocked, "run", str(found["name"]), "Hello", "--max-tokens", "4", "--json")
+    assert document(answer)["text"]
+    listed = document(localllm(stocked, "ls", "--json"))
+    pulled = next(model for model in rows(listed, "models") if model["name"] == found["name"])
+    assert pulled["source"] == f"hub:{REPO}@{found['commit']}"
+    assert pulled["sha256"] == found["sha256"]
+    assert pulled["verified_at"]
+
+
+def test_it_says_whom_it_asks_and_why_this_quant(stocked: FakeHub) -> None:
+    done = localllm(stocked, "pull", REPO)
+    host = stocked.endpoint.removeprefix("http://")
+    assert done.stderr.startswith(f"Asking {host} ...\n")
+    assert f"{REPO}:Q4_1" in done.stderr
+    assert "tok/s" in done.stderr
+    assert "%)" in done.stderr  # plain lines of progress: this is no terminal
+    assert "testllm" in done.stdout
+
+
+def test_quiet_says_nothing(stocked: FakeHub) -> None:
+    done = localllm(stocked, "pull", REPO, "--quiet")
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+def test_a_second_pull_fetches_nothing_and_says_so(stocked: FakeHub) -> None:
+    assert localllm(stocked, "pull", REPO).returncode == 0
+    before = len(stocked.cdn_requests)
+    again = localllm(stocked, "pull", REPO)
+    assert again.returncode == 0
+    assert "installed already" in again.stderr
+    assert len(stocked.cdn_requests) == before
+    found = document(localllm(stocked, "pull", REPO, "--json"))
+    assert (found["already_installed"], found["transferred_bytes"]) == (True, 0)
+
+
+def test_a_dry_run_fetches_no_byte_of_the_file(stocked: FakeHub, data: Path) -> None:
+    found = document(localllm(stocked, "pull", REPO, "--dry-run", "--json"))
+    file = rows(found, "files")[0]
+    assert file["path"] == str(data / "hub" / REPO / FILE)
+    assert found["missing_bytes"] == found["bytes"] == file["size_bytes"]
+    assert found["has_room"] is True
+    assert not (data / "hub").exists()
+    assert stocked.bytes_sent < 4 << 20  # the header
+    said = localllm(stocked, "pull", REPO, "--dry-run").stdout
+    assert FILE in said
+    assert "there is room" in said
+
+
+def test_a_directory_of_ones_own_gets_the_file_and_keeps_it(
+    stocked: FakeHub, tmp_path: Path
+) -> None:
+    dest = tmp_path / "my models"
+    found = document(localllm(stocked, "pull", REPO, "--dest", dest, "--name", "mine", "--json"))
+    assert (found["file"], found["name"]) == (str(dest / FILE), "mine")
+    assert localllm(stocked, "rm", "mine", "--yes").returncode == 0
+    assert (dest / FILE).exists()
+
+
+def test_a_catalogue_name_takes_the_first_repository_that_is_there(hub: FakeHub) -> None:
+    entry = catalogue_entry("smollm2-135m")
+    publish(hub, entry, entry.repos[1], ("Q8_0", "Q4_K_M"))
+    found = document(localllm(hub, "pull", f"{entry.name}:Q8_0", "--dry-run", "--json"))
+    assert (found["repo"], found["quant"]) == (entry.repos[1], "Q8_0")
+
+
+def test_the_parts_of_a_model_and_its_encoder_come_together(hub: FakeHub, data: Path) -> None:
+    parts = split_model("Tiny-Q4_K_M", 3)
+    hub.add_repo("acme/Tiny-GGUF", {**parts, "mmproj-F16.gguf": b"eyes", "mmproj-F32.gguf": b"no"})
+    done = localllm(hub, "pull", "acme/Tiny-GGUF:Q4_K_M", "--json", "--connections", "2")
+    found = document(done)
+    folder = data / "hub/acme/Tiny-GGUF"
+    held = {each.name for each in folder.iterdir() if not each.name.endswith(".lock")}
+    assert held == {*parts, "mmproj-F16.gguf"}
+    assert found["mmproj"] == str(folder / "mmproj-F16.gguf")
+    assert len(rows(found, "files")) == 4
+    assert "not known" in done.stderr  # such a model is fetched all the same when it is named
+    assert found["bytes"] == sum(len(each) for each in parts.values())
+
+
+# what it chooses
+
+
+def catalogue_entry(name: str) -> Entry:
+    return next(each for each in read_catalogue() if each.name == name)
+
+
+def publish(hub: FakeHub, entry: Entry, repo: str, quants: tuple[str, ...]) -> None:
+    """A repository of sparse files with the lengths and headers that the quants really have."""
+    files = {
+        f"M-{quant}.gguf": SparseFile(
+            head=header_bytes(entry.spec(quant)), size=entry.file_bytes(quant)
+        )
+        for quant in quants
+    }
+    hub.add_repo(repo, files)
+
+
+@pytest.mark.parametrize("wish", [[], ["--goal", "quality"], ["--goal", "speed", "--ctx", "512"]])
+def test_it_takes_what_suggest_takes(hub: FakeHub, wish: list[str]) -> None:
+    publish(hub, catalogue_entry("smollm2-135m"), "acme/M", ("Q8_0", "Q6_K", "Q4_K_M", "Q2_K"))
+    pulled = document(localllm(hub, "pull", "acme/M", "--dry-run", "--json", *wish))
+    suggested = document(localllm(hub, "suggest", "--repo", "acme/M", "--json", *wish))
+    (plan,) = rows(suggested, "plans")
+    assert pulled["quant"] == plan["quant"]
+    shown = rows(document(localllm(hub, "show", "acme/M", "--json")), "offers")
+    assert [row["quant"] for row in shown] == ["Q8_0", "Q6_K", "Q4_K_M", "Q2_K"]
+    assert sum(row["pick"] is True for row in shown) == 1
+
+
+def test_when_nothing_fits_nothing_is_fetched_unless_a_quant_is_named(
+    hub: FakeHub, home: Path
+) -> None:
+    publish(hub, catalogue_entry("qwen3-0.6b"), "acme/M", ("Q8_0", "Q4_K_M"))
+    (home / "config" / "settings.toml").write_text(f"reserve_bytes = {2**50}\n")
+    done = localllm(hub, "pull", "acme/M")
+    assert done.returncode == 3
+    assert "0 B is free" in done.stderr
+    assert "acme/M:Q4_K_M" in done.stderr
+    named = localllm(hub, "pull", "acme/M:Q4_K_M", "--dry-run")
+    assert named.returncode == 0
+    assert "Warning: acme/M Q4_K_M" in named.stderr
+
+
+# what it says when it cannot
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["no-such-model"], 5, ["no-such-model", "localllm search"]),
+        (["qwen3-0.6bb"], 5, ["qwen3-0.6b"]),
+        (["acme/Nothing"], 5, ["acme/Nothing"]),
+        ([f"{REPO}:Q8_0"], 2, ["has no Q8_0", "Q4_1"]),
+        ([f"{REPO}:Q4_1", "--quant", "Q8_0"], 2, ["another"]),
+        (["../../etc"], 2, ["ORG/REPO"]),
+        (["https://huggingface.co/a/b"], 2, ["ORG/REPO"]),
+        ([REPO, "--revision", "no-such-branch"], 5, ["no-such-branch"]),
+        ([REPO, "--revision", "../x"], 2, ["revision"]),
+        ([REPO, "--connections", "9"], 2, ["--connections"]),
+        ([REPO, "--name", "Not a Name"], 2, ["not-a-name"]),
+        ([], 2, ["MODEL"]),
+    ],
+)
+def test_bad_input_ends_with_its_status_and_no_traceback(
+    stocked: FakeHub, arguments: list[str], status: int, words: list[str], data: Path
+) -> None:
+    done = localllm(stocked, "pull", *arguments)
+    assert done.returncode == status, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert "bug" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert not (data / "hub").exists()
+
+
+@pytest.mark.parametrize("verb", ["pull", "show", "size"])
+@pytest.mark.parametrize("switch", ["--offline", "LOCALLLM_OFFLINE", "offline in settings"])
+def test_offline_is_said_at_once_with_the_switch(
+    stocked: FakeHub, verb: str, switch: str, home: Path
+) -> None:
+    more = {switch: "1"} if switch.isupper() else {}
+    if switch == "offline in settings":
+        (home / "config" / "settings.toml").write_text("offline = true\n")
+    option = [switch] if switch.startswith("--") else []
+    done = localllm(stocked, verb, REPO, *option, **more)
+    assert done.returncode == 1
+    assert switch in done.stderr
+    assert "Asking" not in done.stderr
+    assert stocked.requests == ()
+
+
+def test_a_gated_repository_says_where_to_ask_and_comes_with_a_token(
+    hub: FakeHub, smollm2: Path
+) -> None:
+    hub.add_repo(REPO, {FILE: renamed(smollm2)}, gated="manual")
+    refused = localllm(hub, "pull", REPO)
+    assert refused.returncode == 1
+    assert f"/{REPO}" in refused.stderr
+    seen = document(localllm(hub, "show", REPO, "--json"))
+    assert (seen["gated"], rows(seen, "offers")[0]["verdict"]) == (True, None)
+    done = localllm(hub, "pull", REPO, HF_TOKEN="hf_member")
+    assert done.returncode == 0, done.stderr
+    assert "hf_member" not in refused.stderr + done.stderr + done.stdout
+    assert not any(each.token for each in hub.cdn_requests)
+
+
+def test_a_captive_portal_is_no_hub(stocked: FakeHub, data: Path) -> None:
+    stocked.faults.add(Portal())
+    done = localllm(stocked, "pull", REPO)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "bug" not in done.stderr
+    assert not (data / "hub").exists()
+
+
+def test_a_file_that_is_no_model_is_refused_before_it_is_fetched(hub: FakeHub, data: Path) -> None:
+    hub.add_repo(REPO, {FILE: b"<!doctype html>" * 1000})
+    done = localllm(hub, "pull", REPO)
+    assert done.returncode == 1
+    assert "web page" in done.stderr
+    assert not (data / "hub").exists()
+
+
+def test_a_flipped_byte_is_mended_and_one_that_stays_is_never_installed(
+    stocked: FakeHub, data: Path
+) -> None:
+    assert localllm(stocked, "pull", REPO, "--dry-run").returncode == 0
+    stocked.faults.add(Flip(50 << 20))
+    done = localllm(stocked, "pull", REPO)
+    assert done.returncode == 1
+    assert not (data / "hub" / REPO / FILE).exists()
+    stocked.faults.clear()
+    mended = document(localllm(stocked, "pull", REPO, "--json"))
+    assert mended["sha256"] == published_sha256(stocked)
+
+
+def published_sha256(hub: FakeHub) -> str:
+    return hub.repos[REPO].commits[hub.repos[REPO].head][FILE].sha256
+
+
+# what happens when it is interrupted
+
+
+def test_after_a_kill_the_same_command_goes_on(stocked: FakeHub) -> None:
+    stall = stalled(stocked)
+    process = start(stocked, "pull", REPO)
+    assert stall.reached.wait(60)
+    process.kill()
+    process.communicate(timeout=60)
+    stall.until.set()
+    planned = document(localllm(stocked, "pull", REPO, "--dry-run", "--json"))
+    assert number(planned, "missing_bytes") < number(planned, "bytes")
+    done = localllm(stocked, "pull", REPO, "--json")
+    found = document(done)
+    resumed, came = number(found, "resumed_from"), number(found, "transferred_bytes")
+    assert resumed > 16 << 20
+    assert resumed + came == number(found, "bytes")
+
+
+def test_ctrl_c_is_one_message_and_keeps_what_came(stocked: FakeHub) -> None:
+    stall = stalled(stocked)
+    process = start(stocked, "pull", REPO)
+    assert stall.reached.wait(60)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    stall.until.set()
+    assert process.returncode == 130
+    assert said.count("Stopped") == 1
+    assert "Traceback" not in said
+    found = document(localllm(stocked, "pull", REPO, "--json"))
+    assert number(found, "resumed_from") > 0
+
+
+def test_two_at_once_fetch_the_file_once(stocked: FakeHub) -> None:
+    stall = stalled(stocked)
+    sent = stocked.bytes_sent
+    first = start(stocked, "pull", REPO, "--json")
+    assert stall.reached.wait(60)
+    second = start(stocked, "pull", REPO, "--json")
+    assert second.stderr is not None
+    until_line(second, "waiting")
+    stall.until.set()
+    for process in (first, second):
+        out, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+        assert json.loads(out)["bytes"]
+    published = stocked.file(REPO, stocked.repos[REPO].head, FILE)
+    assert published is not None
+    assert stocked.bytes_sent - sent < 1.1 * published.size
+
+
+def until_line(process: subprocess.Popen[str], word: str) -> None:
+    """Read what a process says until a line holds a word."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if re.search(word, line):
+            return
+    raise AssertionError(f"it ended without saying {word}")
+
+
+def test_a_busy_hub_is_asked_again(stocked: FakeHub) -> None:
+    stocked.faults.add(Refuse(503, retry_after="0"), times=2)
+    assert localllm(stocked, "pull", REPO, "--quiet").returncode == 0

@@ -1,0 +1,146 @@
+"""Which file is taken on which machine, from made-up shelves with published models on them."""
+
+from functools import cache
+
+import pytest
+
+from localllm.core import catalogue
+from localllm.core.placement import Budget
+from localllm.core.recommend import Goal, Machine, Wish, plans
+from localllm.core.repository import listing
+from localllm.core.speed import DeviceSpeed
+from localllm.errors import DoesNotFit, NotFound, UsageError
+from localllm.library import paths
+from localllm.library.hub import HubRepo
+from localllm.library.listing import HubFile
+from localllm.pulling import Choice, choose_from
+from localllm.shelf import NoSuchQuant, Shelf, listed, offer_of
+
+GIB = 2**30
+QUANTS = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q2_K")
+
+
+@cache
+def entry(name: str) -> catalogue.Entry:
+    entries = catalogue.parse(paths.catalogue_path().read_text("utf-8"))
+    return next(each for each in entries if each.name == name)
+
+
+def shelf(*quants: str, model: str = "qwen3-8b", more: tuple[HubFile, ...] = ()) -> Shelf:
+    """A repository with these quants of a published model."""
+    known = entry(model)
+    files = tuple(
+        HubFile(name=f"M-{quant}.gguf", size_bytes=known.file_bytes(quant), sha256="0" * 64)
+        for quant in quants
+    )
+    repo = HubRepo(
+        name="acme/M-GGUF", commit="c" * 40, files=(*files, *more), gated=False,
+        license="apache-2.0", tags=(), downloads=None, updated=None, endpoint="http://hub",
+    )  # fmt: skip
+    header = known.spec(quants[0])
+    return Shelf(repo=repo, header=header, listing=listing(repo.name, header, listed(repo)))
+
+
+def machine(gib: float, *, bandwidth: float = 200e9) -> Machine:
+    speed = DeviceSpeed(bandwidth_bytes_per_s=bandwidth, cores=16)
+    return Machine(budget=Budget(host_bytes=int(gib * GIB)), host=speed)
+
+
+def chosen(held: Shelf, gib: float, quant: str | None = None, goal: Goal = Goal.BALANCED) -> Choice:
+    return choose_from(held, quant, machine(gib), Wish(goal=goal))
+
+
+@pytest.mark.parametrize("gib", [5.6, 6, 7, 9, 16])
+@pytest.mark.parametrize("goal", Goal)
+def test_without_a_quant_it_is_the_one_that_suggest_takes(gib: float, goal: Goal) -> None:
+    held = shelf(*QUANTS)
+    suggested = plans(held.listing.candidates, Wish(goal=goal), machine(gib), limit=8).plans
+    choice = chosen(held, gib, goal=goal)
+    assert choice.quant == suggested[0].candidate.quant
+    assert choice.reasons == suggested[0].reasons
+    assert choice.warning is None
+
+
+def test_more_memory_never_gets_a_smaller_file_when_quality_is_the_goal() -> None:
+    held = shelf(*QUANTS)
+    sizes = [chosen(held, gib, goal=Goal.QUALITY).size_bytes for gib in (5.6, 6.5, 7, 8, 12)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1]
+
+
+def test_when_nothing_fits_the_smallest_change_is_named() -> None:
+    held = shelf("Q8_0", "Q4_K_M")
+    with pytest.raises(DoesNotFit) as caught:
+        chosen(held, 5.1)
+    said = str(caught.value)
+    assert "acme/M-GGUF Q4_K_M" in said
+    assert "Try --ctx" in said
+    assert "acme/M-GGUF:Q4_K_M" in said  # how to fetch it all the same
+    with pytest.raises(DoesNotFit, match="take a smaller model"):
+        chosen(held, 1)
+
+
+def test_a_quant_that_costs_too_much_is_not_taken_unasked() -> None:
+    held = shelf("Q2_K", model="qwen3-0.6b")
+    with pytest.raises(DoesNotFit, match="perplexity"):
+        chosen(held, 16)
+    asked = chosen(held, 16, "Q2_K")
+    assert asked.quant == "Q2_K"
+    assert "perplexity" in (asked.warning or "")
+
+
+def test_a_quant_that_was_named_is_taken_with_a_warning_when_it_does_not_fit() -> None:
+    choice = chosen(shelf(*QUANTS), 4, "q8_0")
+    assert choice.quant == "Q8_0"
+    assert "acme/M-GGUF Q8_0" in (choice.warning or "")
+    assert chosen(shelf(*QUANTS), 32, "Q8_0").warning is None
+
+
+def test_without_a_machine_the_usual_quant_is_taken() -> None:
+    assert choose_from(shelf(*QUANTS), None, None, Wish()).quant == "Q4_K_M"
+    assert choose_from(shelf("Q8_0", "Q6_K"), None, None, Wish()).quant == "Q6_K"
+    assert choose_from(shelf(*QUANTS), "Q8_0", None, Wish()).quant == "Q8_0"
+
+
+def test_a_quant_that_is_not_there_lists_those_that_are() -> None:
+    with pytest.raises(NoSuchQuant) as caught:
+        chosen(shelf("Q8_0", "Q4_K_M"), 16, "Q5_K_M")
+    assert "Q8_0" in str(caught.value)
+    assert "Q4_K_M" in str(caught.value)
+
+
+def test_two_files_of_a_quant_are_told_apart_by_their_names() -> None:
+    twin = HubFile(
+        name="old/M-Q8_0.gguf", size_bytes=entry("qwen3-8b").file_bytes("Q8_0"), sha256=None
+    )
+    held = shelf("Q8_0", "Q4_K_M", more=(twin,))
+    with pytest.raises(UsageError, match=r"old/M-Q8_0\.gguf"):
+        offer_of(held, "Q8_0")
+    assert offer_of(held, "old/M-Q8_0.gguf").files == ("old/M-Q8_0.gguf",)
+
+
+def test_a_file_that_cannot_be_what_it_is_called_says_why() -> None:
+    odd = HubFile(name="M-Q6_K.gguf", size_bytes=entry("qwen3-0.6b").file_bytes("Q6_K"), sha256="")
+    with pytest.raises(UsageError, match="another model"):
+        offer_of(shelf("Q8_0", more=(odd,)), "Q6_K")
+
+
+def test_a_repository_of_encoders_alone_holds_no_model() -> None:
+    held = shelf("Q8_0")
+    empty = Shelf(
+        repo=held.repo, header=held.header,
+        listing=listing("acme/M-GGUF", held.header, []),
+    )  # fmt: skip
+    with pytest.raises(NotFound, match="no model"):
+        chosen(empty, 16)
+
+
+def test_an_encoder_goes_with_every_quant() -> None:
+    encoders = tuple(
+        HubFile(name=f"mmproj-{kind}.gguf", size_bytes=100, sha256="1" * 64)
+        for kind in ("F32", "F16", "Q8_0")
+    )
+    choice = chosen(shelf(*QUANTS, more=encoders), 16)
+    assert choice.mmproj == encoders[1]
+    assert choice.all_files[-1] == encoders[1]
+    assert choice.size_bytes == choice.files[0].size_bytes + 100
