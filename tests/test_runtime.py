@@ -100,7 +100,7 @@ async def test_a_model_that_does_not_fit_is_refused_with_numbers_and_advice(hous
     with pytest.raises(DoesNotFit) as caught:
         await load(runtime, LoadSettings(context=4096))
     message = str(caught.value)
-    assert "starter with 4096 tokens of context needs 246 MiB" in message
+    assert "starter with 4096 tokens of context needs 254 MiB" in message
     assert "215 MiB is free" in message
     assert "Try --ctx 2048" in message
     assert runtime.resident() == ()
@@ -263,7 +263,7 @@ def dry_run(kv_mib: int) -> tuple[Allocation, ...]:
 
 
 def tight(house: House, *, kv_mib: int) -> Runtime:
-    """A machine with little more than the 246 MiB that the starter needs with 4096 tokens."""
+    """A machine with little more than the 254 MiB that the starter needs with 4096 tokens."""
     house.available_bytes = 260 * 2**20
     house.script = lambda: Script(probe_answer=dry_run(kv_mib))
     return house.runtime()
@@ -295,7 +295,7 @@ async def test_a_probe_that_finds_more_than_is_free_refuses_the_load(house: Hous
     runtime = tight(house, kv_mib=120)
     with pytest.raises(DoesNotFit, match=r"llama\.cpp's own dry run") as caught:
         await load(runtime, LoadSettings(context=4096))
-    assert "needs 276 MiB" in str(caught.value)
+    assert "needs 284 MiB" in str(caught.value)
     assert not any(engine.script.loads for engine in house.engines)
     assert not any(engine.alive for engine in house.engines)
 
