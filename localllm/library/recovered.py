@@ -6,8 +6,8 @@ from pathlib import Path
 from localllm.errors import LocalLLMError
 from localllm.library import names, paths
 from localllm.library.entry import Origin, entry_of
-from localllm.library.examine import Examined, examine
-from localllm.library.installed import InstalledModel
+from localllm.library.examine import Examined, encoder_at, examine
+from localllm.library.installed import InstalledModel, Part
 
 
 def with_own_files(models: tuple[InstalledModel, ...], data: Path) -> tuple[InstalledModel, ...]:
@@ -22,10 +22,12 @@ def with_own_files(models: tuple[InstalledModel, ...], data: Path) -> tuple[Inst
         except LocalLLMError:
             continue  # a part whose others are gone, an encoder, what somebody else put there
         known.update(part.path for part in seen.parts)
-        name = _name(seen, linked=source == "import")
+        linked = source == "import"
+        name = _name(seen, linked=linked)
         if name not in found:
+            origin = Origin(source=source, encoder=_encoder(file, name, linked))
             found[name] = entry_of(
-                seen, name, seen.parts, origin=Origin(source=source), owned=True, verified_at=None
+                seen, name, seen.parts, origin=origin, owned=True, verified_at=None
             )
     return tuple(found.values())
 
@@ -42,6 +44,17 @@ def _own_files(data: Path) -> Iterator[tuple[Path, str]]:
         except LocalLLMError:
             continue
         yield file, f"hub:{_repo(relative)}"
+
+
+def _encoder(file: Path, name: str, linked: bool) -> Part | None:
+    """The encoder of a hard link is called after it; that of a download is the first beside it."""
+    own = [file.with_name(f"{name}-mmproj.gguf")]
+    for each in own if linked else sorted(file.parent.glob("*mmproj*.gguf")):
+        try:
+            return encoder_at(each)
+        except LocalLLMError:
+            continue
+    return None
 
 
 def _repo(relative: str) -> str:

@@ -7,10 +7,11 @@ would start the library it was made for.
 
 import base64
 import binascii
+from dataclasses import replace
 from importlib.metadata import Distribution, PackageNotFoundError, PackagePath, distribution
 from pathlib import Path
 
-from localllm.library.installed import InstalledModel
+from localllm.library.installed import InstalledModel, State
 from localllm.library.names import quant_in
 
 NAME = "starter"
@@ -32,6 +33,17 @@ def find_starter(package: str = PACKAGE) -> InstalledModel | None:
         if file.suffix == ".gguf" and file.size is not None:
             return _model(found, file, file.size)
     return None
+
+
+def with_check(found: InstalledModel, checked: InstalledModel | None) -> InstalledModel:
+    """The starter with what came of its last verification, which an entry of the index holds, as
+    long as the package's file is the same one."""
+    if checked is None or checked.sha256 != found.sha256 or checked.path != found.path:
+        return found
+    (part,) = checked.files
+    if replace(part, damaged=False).look()[0] is not State.OK:
+        return found
+    return replace(found, parts=(part,), verified_at=checked.verified_at)
 
 
 def _model(package: Distribution, file: PackagePath, size_bytes: int) -> InstalledModel:

@@ -50,9 +50,11 @@ class Store:
 
         Raises StoreError when the index cannot be read.
         """
-        found = self._find_starter()
-        models = (*self._index.entries(), *((found,) if found else ()))
-        return tuple(sorted(models, key=lambda model: model.name))
+        entries = {model.name: model for model in self._index.entries()}
+        checked = entries.pop(starter.NAME, None)
+        if (found := self._find_starter()) is not None:
+            entries[starter.NAME] = starter.with_check(found, checked)
+        return tuple(sorted(entries.values(), key=lambda model: model.name))
 
     def find(self, name: str) -> InstalledModel:
         """A path to a GGUF file, an installed name, or a unique prefix of one, whatever became of
@@ -106,10 +108,7 @@ class Store:
         hashes a file when given; `origin` is where the files came from. Raises NotFound, GgufError,
         StoreError, and UsageError for a name that is taken or none.
         """
-        if name is not None and names.checked(name) == starter.NAME:
-            raise UsageError(
-                f"The name {starter.NAME} is that of the starter model. Choose another."
-            )
+        _require_usable(name)
         found = examine(path)
         if digest is not None:
             parts = tuple(replace(part, sha256=digest(part.path)) for part in found.parts)
@@ -143,7 +142,8 @@ class Store:
         path = names.hub_path(hub, repo, file)
         if dest is not None:
             return names.plain_path(paths.absolute(dest), file.rpartition("/")[2])
-        if self._occupied(path, f"hub:{repo}@{commit}", sha256):
+        # A mended index does not know the commit: the download looks at what lies there itself.
+        if self._occupied(path, (f"hub:{repo}@{commit}", f"hub:{repo}"), sha256):
             return names.hub_path(hub, repo, file, commit=commit)
         return path
 
@@ -164,6 +164,7 @@ class Store:
         `sha256s` has what was hashed while the bytes came. A file that came again renews its
         entry. Raises NotFound, GgufError, StoreError, UsageError as `adopt`.
         """
+        _require_usable(name)
         files = tuple(map(paths.absolute, files))
         digests = {paths.absolute(path): digest for path, digest in sha256s.items()}
         found = examine(files[0])
@@ -177,17 +178,18 @@ class Store:
             hashed = all(path in digests for path in files)
             return self._take(found, models, origin=origin, name=name, hashed=hashed)
 
-    def _occupied(self, path: Path, source: str, sha256: str | None) -> bool:
-        """Whether an entry has another file at `path`, or another commit's parts beside it."""
+    def _occupied(self, path: Path, sources: tuple[str, ...], sha256: str | None) -> bool:
+        """Whether an entry of another source has another file at `path`, or parts beside it."""
         split = names.split_of(path.name)
         for model in self._index.entries():
             for part in model.all_files:
                 if part.path == path and split is None:
-                    return model.source != source and (sha256 is None or part.sha256 != sha256)
+                    other = sha256 is None or part.sha256 != sha256
+                    return model.source not in sources and other
                 theirs = names.split_of(part.path.name)
                 beside = part.path.parent == path.parent and theirs is not None
                 if split and beside and theirs and (split[0], split[2]) == (theirs[0], theirs[2]):
-                    return model.source != source
+                    return model.source not in sources
         return False
 
     def remove(self, name: str) -> "Removed":
@@ -208,7 +210,7 @@ class Store:
         Raises StoreError, also when its entry became another meanwhile.
         """
         with self._index.changing() as models:
-            known = models.get(model.name)
+            known = model if model.source == starter.NAME else models.get(model.name)
             if known is None or [p.path for p in known.all_files] != [p.path for p in files]:
                 raise StoreError(f"{model.name} was removed or replaced meanwhile.")
             count = len(known.files)
@@ -227,9 +229,10 @@ class Store:
                 f"{name} comes with the Python package {starter.PACKAGE}. To remove it:"
                 f" pip uninstall {starter.PACKAGE}"
             )
-        if name not in models:
-            starting = tuple(each for each in models if name and each.startswith(name))
-            raise NotFound(not_found(name, tuple(models), starting, exact=True))
+        removable = tuple(each for each in models if each != starter.NAME)
+        if name not in removable:
+            starting = tuple(each for each in removable if name and each.startswith(name))
+            raise NotFound(not_found(name, removable, starting, exact=True))
 
     def _take(
         self,
@@ -242,7 +245,8 @@ class Store:
         hashed: bool = False,
     ) -> InstalledModel:
         """Make or renew the entry of examined files."""
-        old = entry.earlier(found, models.values())
+        others = tuple(each for each in models.values() if each.name != starter.NAME)
+        old = entry.earlier(found, others)
         chosen = entry.name_for(found, name, old, models, suggested=origin.name)
         if old is not None:
             models.pop(old.name)
@@ -291,7 +295,11 @@ class Store:
         directory = paths.models_dir(self._data)
         linked = links.place(directory, name, parts)
         if origin.encoder is not None:
-            (encoder,) = links.place(directory, f"{name}-mmproj", (origin.encoder,))
+            try:
+                (encoder,) = links.place(directory, f"{name}-mmproj", (origin.encoder,))
+            except StoreError:
+                links.delete(linked)
+                raise
             origin = replace(origin, encoder=encoder)
         return linked, origin
 
@@ -324,6 +332,12 @@ def remedy(model: InstalledModel) -> str:
     if model.missing:
         return f"To forget it: localllm rm {model.name}"
     return f"To use the file as it is now: localllm import {shown(model.path)}"
+
+
+def _require_usable(name: str | None) -> None:
+    """Raises UsageError for a chosen name that is none, or the starter's."""
+    if name is not None and names.checked(name) == starter.NAME:
+        raise UsageError(f"The name {starter.NAME} is that of the starter model. Choose another.")
 
 
 def _now() -> str:

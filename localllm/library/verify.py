@@ -14,10 +14,6 @@ _MATCHES = "matches the recorded SHA-256"
 _FIRST = "first digest recorded, nothing to compare it with"
 
 
-class _Differs(StoreError):
-    """The bytes of a file have another digest than the recorded one."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
     """What came of one model. `ok` is None for a file that is not in the library and states no
@@ -40,14 +36,9 @@ def verify(
     hashed: list[Part] = []
     problems: list[str] = []
     for part in model.all_files:
-        try:
-            hashed.append(_hash(part, read))
-        except _Differs as error:
-            hashed.append(replace(part, damaged=True))
-            problems.append(str(error))
-        except LocalLLMError as error:
-            hashed.append(part)
-            problems.append(str(error).rstrip("."))
+        now, problem = _hash(part, read)
+        hashed.append(now)
+        problems += [problem] if problem else []
     first = any(part.sha256 is None for part in model.all_files)
     if problems:
         detail = f"{'. '.join(problems)}. {remedy(model)}"
@@ -63,29 +54,35 @@ def verify(
     return _recorded(store, model, tuple(hashed), ok=True, detail=detail)
 
 
-def _hash(part: Part, read: Callable[[Part, int], None]) -> Part:
-    """The file with its digest and its time of now. Raises _Differs when its bytes are not what
-    was recorded, StoreError when that can be seen without reading them, NotFound."""
+def _hash(part: Part, read: Callable[[Part, int], None]) -> tuple[Part, str | None]:
+    """The file with its digest and its time of now; what is wrong with it, without a full stop.
+
+    A file that cannot be the recorded one, as its size says, is not read.
+    """
     state, problem = replace(part, damaged=False).look()
-    if state is State.MISSING or (state is State.CHANGED and part.sha256 is None):
-        raise StoreError(problem)
-    if part.path.stat().st_size != part.size_bytes:
-        raise StoreError(problem)
-    digest = sha256_of(part.path, read=lambda count: read(part, count))
+    try:
+        now = part.path.stat()
+        other = now.st_size != part.size_bytes or part.sha256 is None
+        if state is State.MISSING or (state is State.CHANGED and other):
+            return part, problem
+        digest = sha256_of(part.path, read=lambda count: read(part, count))
+    except LocalLLMError as error:
+        return part, str(error).rstrip(".")
+    except OSError as error:
+        return part, problem or f"{shown(part.path)} cannot be read: {error.strerror}"
     if part.sha256 is not None and digest != part.sha256.lower():
-        raise _Differs(
+        return replace(part, mtime_ns=now.st_mtime_ns, damaged=True), (
             f"{shown(part.path)} is not what was recorded: its SHA-256 is {digest} and should be"
             f" {part.sha256}"
         )
-    mtime_ns = part.path.stat().st_mtime_ns if part.mtime_ns is not None else None
-    return replace(part, sha256=digest, mtime_ns=mtime_ns, damaged=False)
+    return replace(part, sha256=digest, mtime_ns=now.st_mtime_ns, damaged=False), None
 
 
 def _recorded(
     store: Store, model: InstalledModel, files: tuple[Part, ...], *, ok: bool, detail: str
 ) -> Checked:
     """Write down what came of it, where that can be."""
-    if model.source in ("starter", "path"):
+    if model.source == "path":
         return Checked(model=_with(model, files), ok=ok, detail=detail)
     try:
         return Checked(model=store.record(model, files, ok=ok), ok=ok, detail=detail)

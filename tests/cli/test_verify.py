@@ -23,7 +23,8 @@ def test_verify_all_covers_the_starter_and_records_first_digests(model: Path) ->
     assert listed[0].keys() == BASE_KEYS | EXTRA_KEYS | {"ok", "detail"}
     assert listed[0]["sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
     assert listed[0]["detail"] == "first digest recorded, nothing to compare it with"
-    assert listed[0]["verified_at"] is not None
+    assert all(row["verified_at"] is not None for row in listed)
+    assert all(row["verified_at"] for row in rows(localllm("ls", "--json")))
 
 
 def test_ls_shows_what_is_verified(model: Path) -> None:

@@ -125,6 +125,19 @@ def test_downloads_are_found_again_without_the_index(data: Path, store: Store) -
     assert (found.path, found.owned, found.source) == (model.path, True, "hub:org/repo")
 
 
+def test_a_download_that_was_found_again_is_pulled_to_where_it_is(data: Path, store: Store) -> None:
+    file = bring(store, "big.gguf")
+    encoder = tiny.write(file.with_name("mmproj-F16.gguf"), type="mmproj")
+    add(store, file, mmproj=encoder)
+    paths.index_file(data).write_bytes(b"gone")
+    (found,) = store.installed()
+    assert found.mmproj == encoder
+    assert store.place("org/repo", NEW, "big.gguf", "f" * 64) == file
+    assert store.place("org/repo", NEW, encoder.name, "f" * 64) == encoder
+    assert add(store, file, mmproj=encoder, commit=NEW).source == f"hub:org/repo@{NEW}"
+    assert len(store.installed()) == 1
+
+
 def test_files_that_are_not_the_parts_that_came_are_refused(store: Store) -> None:
     file = bring(store, "big.gguf")
     with pytest.raises(StoreError, match="are not the files that came"):

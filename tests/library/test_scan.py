@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,6 +119,34 @@ def test_hard_links_outlive_the_other_program(user: Path, scan: Scan, store: Sto
     assert resolved.mmproj is not None
     assert resolved.mmproj.read_bytes() == ENCODER
     assert store.remove("m-7b").freed_bytes == model.size_bytes + len(ENCODER)
+
+
+def test_a_model_whose_encoder_cannot_be_linked_leaves_no_link(
+    tmp_path: Path, user: Path, scan: Scan, store: Store
+) -> None:
+    elsewhere = Path("/dev/shm")
+    if not elsewhere.is_dir() or elsewhere.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second file system here")
+    with tempfile.TemporaryDirectory(dir=elsewhere) as other:
+        encoder = tiny.write(Path(other) / "mmproj.gguf", type="mmproj")
+        models = user / ".lmstudio" / "models" / "org" / "repo"
+        models.mkdir(parents=True)
+        tiny.write(models / "x.gguf", name="X")
+        (models / "mmproj.gguf").symlink_to(encoder)
+        (reason,) = skipped(scan(link=True)).values()
+    assert "different file systems" in reason
+    assert store.installed() == ()
+    assert list(paths.models_dir(tmp_path / "data").iterdir()) == []
+
+
+def test_a_linked_encoder_is_found_again_without_the_index(
+    tmp_path: Path, user: Path, scan: Scan, store: Store
+) -> None:
+    Ollama(user / ".ollama" / "models").add("m", "7b", gguf(name="M"), projector=ENCODER)
+    (model,) = adopted(scan(link=True)).values()
+    paths.index_file(tmp_path / "data").write_bytes(b"gone")
+    (found,) = store.installed()
+    assert (found.name, found.mmproj) == ("m-7b", model.mmproj)
 
 
 # --- Hugging Face ---

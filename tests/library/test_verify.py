@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from localllm.errors import NotFound, StoreError
+from localllm.errors import NotFound, StoreError, UsageError
 from localllm.library import paths
 from localllm.library.digest import sha256_of
 from localllm.library.installed import InstalledModel, Part, State
@@ -162,8 +162,38 @@ def test_the_starter_is_compared_with_the_record_of_its_package(store: Store) ->
     assert model is not None
     checked = verify(model, store)
     assert (checked.ok, checked.detail) == (True, "matches the recorded SHA-256")
+    assert store.installed() == ()  # its package decides whether it is there
     broken = replace(model, sha256="0" * 64)
     assert verify(broken, store).ok is False
+
+
+def test_a_verified_starter_stays_so_until_its_package_changes(
+    tmp_path: Path,
+) -> None:
+    file = tiny.write(tmp_path / "starter.gguf", name="S")
+    found = InstalledModel(
+        name="starter",
+        quant="Q4_1",
+        path=file,
+        size_bytes=file.stat().st_size,
+        sha256=hashed(file),
+        source="starter",
+    )
+    store = Store(tmp_path / "data", find_starter=lambda: found)
+    assert verify(store.find("starter"), store).unrecorded is None
+    assert store.find("starter").verified_at is not None
+    tiny.spoil(file)
+    assert verify(store.find("starter"), store).ok is False
+    with pytest.raises(NotFound, match="pip install --force-reinstall"):
+        store.resolve("starter")
+    os.utime(file, ns=(0, 0))  # as pip does
+    assert store.find("starter") == found
+    with pytest.raises(UsageError, match="pip uninstall"):
+        store.remove("starter")
+    without = Store(tmp_path / "data", find_starter=lambda: None)
+    with pytest.raises(NotFound, match="is not installed"):
+        without.remove("starter")
+    assert without.adopt(file).name == "s"
 
 
 def test_a_path_that_is_not_in_the_library_is_hashed_and_nothing_is_recorded(
