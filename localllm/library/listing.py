@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from localllm.core.file_names import split_name, split_of
-from localllm.core.text import single_line
 from localllm.errors import HubError, NotFound
 from localllm.library import names
 
@@ -96,8 +95,11 @@ def _harm(name: str, models: dict[str, str]) -> str | None:
     if name.startswith(("/", "~")) or ".." in name.split("/"):
         return "the name leads out of the repository"
     # Two names that are one file on macOS and Windows.
-    other = models.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
-    return f"it differs only in case from {_quoted(other)}" if other != name else None
+    folded = unicodedata.normalize("NFC", name).casefold()
+    if (other := models.get(folded)) is None:
+        models[folded] = name
+        return None
+    return "it is listed twice" if other == name else f"{_quoted(other)} differs only in case"
 
 
 def _file(name: str, size: object, sha256: object) -> HubFile | None:
@@ -116,4 +118,5 @@ def _condemned(repo: str, name: str, wrong: str) -> HubError:
 
 
 def _quoted(name: str) -> str:
-    return repr(single_line(name)[:120])
+    """A name as it can be shown; nothing of it vanishes."""
+    return repr(name[:120])
