@@ -67,13 +67,16 @@ def measure_bandwidth(threads: int, *, available_bytes: int | None = None) -> fl
     The best of several windows, as the STREAM benchmark reports it: other work on the machine only
     ever lowers one. Takes 256 MiB, or four times the last-level cache up to 1 GiB, but never more
     than a quarter of `available_bytes`. Raises ValueError when `threads` < 1, OSError or
-    MemoryError when the buffers cannot be had.
+    MemoryError when the buffers cannot be had, or would be so small that the caches hold them.
     """
     if threads < 1:
         raise ValueError(f"threads must be at least 1, not {threads}")
-    total = min(max(_SMALLEST, _CACHE_MULTIPLE * last_level_cache(Path("/"))), _LARGEST)
+    cache = last_level_cache(Path("/"))
+    total = min(max(_SMALLEST, _CACHE_MULTIPLE * cache), _LARGEST)
     if available_bytes is not None:
         total = min(total, available_bytes // 4)
+        if total <= min(cache, _SMALLEST):
+            raise MemoryError(f"a quarter of what is free, {total >> 20} MiB, fits in the caches")
     size = max(total // threads, mmap.PAGESIZE)
     buffers = [mmap.mmap(-1, size) for _ in range(threads)]
     _together([partial(ctypes.memset, _address(buffer), 0, size) for buffer in buffers])

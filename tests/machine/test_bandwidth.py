@@ -21,8 +21,13 @@ def refuse(threads: int) -> float:
 
 
 def test_memory_is_read_at_a_rate_that_memory_has() -> None:
-    rate = measure_bandwidth(2, available_bytes=256 * MIB)
+    rate = measure_bandwidth(2, available_bytes=2048 * MIB)
     assert 1e8 < rate < 1e14  # between a card index and everything ever sold
+
+
+def test_buffers_that_the_caches_would_hold_measure_no_memory() -> None:
+    with pytest.raises(MemoryError, match="caches"):
+        measure_bandwidth(1, available_bytes=0)
 
 
 def test_matrices_are_multiplied_at_a_rate_that_processors_have() -> None:

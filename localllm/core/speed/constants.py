@@ -3,9 +3,10 @@
 Decode constants of GPUs are fitted by `benchmarks/speed_accuracy.py` to the rates of one 7B model
 that llama.cpp's users published (discussions 4167, 10879, 15013 and 15021, read August to October
 2026; 94 rows, 70 devices); the script fails when a fresh fit gives anything else. Four shares of
-bandwidth and eleven layer times are all there is. CPU constants were measured with
-llama-cpp-python 0.3.36 (AVX2, repacking on) on two cores of an AMD EPYC (Zen 4) in November 2026:
-benchmarks/data/cpu_reference.csv.
+bandwidth and eleven layer times are all there is; how wide the interval is comes from devices that
+the fit had not seen, and from what others published of other models. CPU constants were measured
+with llama-cpp-python 0.3.36 (AVX2, repacking on) on two cores of an AMD EPYC (Zen 4) in November
+2026: benchmarks/data/cpu_reference.csv.
 """
 
 import math
@@ -36,7 +37,9 @@ by XiongjieDai/GPU-Benchmarks-on-LLM-Inference, May 2024)."""
 
 ROUTED_SLOWEST = 1.5
 """Mixture of experts: nothing in the fitted table is one. gpt-oss-20b was published with 88
-tokens/s on a GB10 (estimate 85) and 86 on an M1 Ultra (estimate 126), so only the bound moves."""
+tokens/s on a GB10 (estimate 85) and 86 on an M1 Ultra (estimate 126); those of 1 to 4 G active
+parameters took 1.3 to 1.8 times the estimate on an RX 7900 XT (speed_elsewhere.csv), in part for
+their many small kernels. So only the bound moves."""
 
 GPU_CACHE_SLOWEST = 3.0
 """Reading the cache deep in a context, over its bytes: 2.3 on an RTX 4090 and 5.5 on an RTX 3090 in
