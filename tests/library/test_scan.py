@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -287,6 +288,38 @@ def test_a_file_that_was_replaced_since_is_told_and_left(
     tiny.write(file, name="X", author="another")
     assert "was replaced" in skipped(scan())["x.gguf"]
     assert {model.name: model for model in store.installed()} == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
+def test_nothing_waits_for_a_pipe(user: Path, scan: Scan) -> None:
+    studio = user / ".lmstudio"
+    (studio / "models").mkdir(parents=True)
+    hub = HuggingFace(hub_cache(user))
+    (hub.folder / "refs" / "main").unlink()
+    cpp = user / ".cache" / "llama.cpp"
+    cpp.mkdir()
+    manifests = Ollama(user / ".ollama" / "models").manifest({}, "m", "1b")
+    manifests.unlink()
+    pipes = [
+        studio / "settings.json",
+        user / ".lmstudio-home-pointer",
+        studio / "models" / "x.gguf",
+        hub.folder / "refs" / "main",
+        cpp / "manifest=org=repo=latest.json",
+        manifests,
+    ]
+    for pipe in pipes:
+        os.mkfifo(pipe)
+    assert skipped(scan()) == {
+        "x.gguf": f"{studio / 'models' / 'x.gguf'} is a pipe, not a file. Name a GGUF file"
+    }
+
+
+def test_a_pointer_names_lm_studios_home(user: Path, scan: Scan) -> None:
+    (user / "far" / "models").mkdir(parents=True)
+    tiny.write(user / "far" / "models" / "x.gguf", name="X")
+    (user / ".lmstudio-home-pointer").write_text(f"{user / 'far'}\n")
+    assert set(adopted(scan())) == {"x"}
 
 
 # --- Ollama ---

@@ -1,11 +1,13 @@
 """A process that changes a library, for the tests that kill it or run two of it.
 
-Arguments: the library's directory, "adopt", "link", "download", "verify", "scan" or "remove", the
-number of the system event at which the process kills itself (0: never), and what to adopt, verify
-or remove, or the home to scan.
+Arguments: the library's directory, "adopt", "link", "download", "verify", "scan" or "remove",
+"once" or "killed", and what to adopt, verify or remove, or the home to scan. With "killed" a child
+does it again and again and kills itself one system event later each time, until it ends well;
+after each a line says how it ended, and the next begins when a line is answered.
 """
 
 import hashlib
+import itertools
 import os
 import signal
 import sys
@@ -62,12 +64,28 @@ def _change(store: Store, verb: str, subject: str) -> None:
             store.adopt(path, link=verb == "link")
 
 
-def main(data: str, verb: str, crash_at: str, *subjects: str) -> None:
+def _kill_everywhere(store: Store, verb: str, subject: str) -> None:
+    for number in itertools.count(1):
+        child = os.fork()
+        if child == 0:
+            _kill_at(number)
+            _change(store, verb, subject)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        sys.stdout.flush()
+        if not sys.stdin.readline():
+            return
+
+
+def main(data: str, verb: str, how: str, *subjects: str) -> None:
     store = Store(Path(data), find_starter=lambda: None)
     store.installed()
-    _kill_at(int(crash_at))
     for subject in subjects:
-        _change(store, verb, subject)
+        if how == "killed":
+            _kill_everywhere(store, verb, subject)
+        else:
+            _change(store, verb, subject)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from localllm.core.file_names import label_in, split_of
+from localllm.errors import LocalLLMError
+from localllm.library.examine import open_regular
 from localllm.library.names import shown
 
 MAX_JSON_BYTES = 4 * 2**20
@@ -49,7 +51,11 @@ def gguf_files(root: Path) -> Iterator[Path | Passed]:
     files = 0
     for folder, folders, file_names in os.walk(root, followlinks=True, onerror=unreadable.append):
         here = Path(folder)
-        status = os.stat(folder)  # noqa: PTH116  # the folder that the walk is in
+        try:
+            status = here.stat()
+        except OSError as error:  # it went away meanwhile
+            unreadable.append(error)
+            continue
         deep = len(here.parts) - len(root.parts) >= _MAX_DEPTH
         if (status.st_dev, status.st_ino) in seen or deep:
             folders.clear()
@@ -64,8 +70,8 @@ def gguf_files(root: Path) -> Iterator[Path | Passed]:
         if len(seen) > _MAX_FOLDERS or files > _MAX_FILES:
             yield Passed(path=root, reason="it has too many folders or files; the rest was left")
             return
-    for error in unreadable:
-        yield Passed(path=Path(error.filename), reason=f"it cannot be read: {error.strerror}")
+    for each in unreadable:
+        yield Passed(path=Path(each.filename), reason=f"it cannot be read: {each.strerror}")
 
 
 def together(
@@ -98,13 +104,7 @@ def together(
 
 def read_json(path: Path) -> Mapping[str, object]:
     """Read a small JSON object. Raises ValueError with the reason."""
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_JSON_BYTES + 1)
-    except OSError as error:
-        raise ValueError(f"{shown(path)} cannot be read: {error.strerror}") from error
-    if len(data) > MAX_JSON_BYTES:
-        raise ValueError(f"{shown(path)} is larger than {MAX_JSON_BYTES} bytes")
+    data = read_small(path, MAX_JSON_BYTES)
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -112,6 +112,19 @@ def read_json(path: Path) -> Mapping[str, object]:
     if not isinstance(document, dict):
         raise ValueError(f"{shown(path)} is no JSON object")
     return document
+
+
+def read_small(path: Path, limit_bytes: int) -> bytes:
+    """Read a file of at most `limit_bytes`, never waiting for a pipe. Raises ValueError with the
+    reason."""
+    try:
+        with open_regular(path) as (stream, _):
+            data = stream.read(limit_bytes + 1)
+    except (LocalLLMError, OSError) as error:
+        raise ValueError(str(error).rstrip(".")) from error
+    if len(data) > limit_bytes:
+        raise ValueError(f"{shown(path)} is larger than {limit_bytes} bytes")
+    return data
 
 
 def folders_in(root: Path) -> Iterator[Path]:

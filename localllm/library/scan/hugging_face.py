@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from localllm.library import names
-from localllm.library.scan.found import Found, Passed, folders_in, gguf_files, together
+from localllm.library.scan.found import Found, Passed, folders_in, gguf_files, read_small, together
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -76,7 +76,6 @@ def _unusable(folder: Path, file: Path) -> str | None:
 
 def _ref(path: Path) -> str:
     try:
-        with path.open("rb") as stream:
-            return stream.read(_MAX_REF_BYTES).decode("ascii", "replace").strip()
-    except OSError:
+        return read_small(path, _MAX_REF_BYTES).decode("ascii", "replace").strip()
+    except ValueError:
         return ""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from localllm.library.paths import absolute
 from localllm.library.scan import hugging_face, llama_cpp, lm_studio, ollama
-from localllm.library.scan.found import Found, Passed, read_json
+from localllm.library.scan.found import Found, Passed, read_json, read_small
 
 _MAX_POINTER_BYTES = 4096
 
@@ -60,10 +60,10 @@ def _lm_studio(home: Path) -> Iterator[Path]:
     settings name the folder when the user chose another."""
     homes = [home / ".lmstudio", home / ".cache" / "lm-studio"]
     try:
-        with (home / ".lmstudio-home-pointer").open("rb") as stream:
-            text = stream.read(_MAX_POINTER_BYTES).decode("utf-8", "replace").strip()
+        pointer = read_small(home / ".lmstudio-home-pointer", _MAX_POINTER_BYTES)
+        text = pointer.decode("utf-8", "replace").strip()
         homes += [absolute(Path(text))] if text and "\0" not in text else []
-    except OSError:
+    except ValueError:
         pass
     for each in homes:
         yield each / "models"
