@@ -85,9 +85,9 @@ class HubRepo:
 class Hub:
     """The Hub, or its mirrors in order; nothing is asked before a method is called.
 
-    Every method raises Offline while the network is off, AccessDenied where a token is wanted,
-    NotFound for what is not there and HubError for a Hub that does not answer as one. `warnings`
-    are sentences for the user about what was asked.
+    Every method raises Offline while the network is off (but gives a header that is in the cache),
+    AccessDenied where a token is wanted, NotFound for what is not there and HubError for a Hub
+    that does not answer as one. `warnings` are sentences for the user about what was asked.
     """
 
     def __init__(
