@@ -234,7 +234,8 @@ def candidates(entries: tuple[Entry, ...]) -> Iterator[Candidate]:
                 installed=False,
                 spec=partial(entry.spec, quant),
                 context=entry.context,
-                work=partial(entry.blueprint.work, quant),
+                reads=partial(entry.blueprint.reads, quant),
+                recalls=entry.blueprint.recalls,
             )
 
 

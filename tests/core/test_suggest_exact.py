@@ -120,7 +120,7 @@ def test_the_answer_is_that_of_pricing_everything(name: str, goal: Goal) -> None
 
 @pytest.mark.parametrize("name", ["laptop", "two cards"])
 def test_the_answer_is_the_same_when_nothing_is_known_of_the_weights_before(name: str) -> None:
-    blind = [replace(candidate, work=None) for candidate in few_models()]
+    blind = [replace(candidate, reads=None) for candidate in few_models()]
     told = plans(few_models(), Wish(), MACHINES[name], limit=LIMIT).plans
     found = plans(blind, Wish(), MACHINES[name], limit=LIMIT).plans
     assert [p.candidate.file for p in found] == [p.candidate.file for p in told]
@@ -137,9 +137,11 @@ def test_no_plan_is_faster_than_what_was_said_to_be_its_limit(name: str) -> None
 def test_the_work_that_a_blueprint_tells_is_that_of_the_header_it_draws() -> None:
     for entry in entries():
         for quant in (entry.quants[0], entry.quants[-1]):
-            told, drawn = entry.blueprint.work(quant), workload_of(entry.spec(quant))
+            told, drawn = entry.blueprint.reads(quant), workload_of(entry.spec(quant))
             assert told.layers == drawn.layers
-            assert (told.attention, told.state_bytes) == (drawn.attention, drawn.state_bytes)
+            recalled = entry.blueprint.recalls()
+            assert recalled.attention == drawn.attention
+            assert recalled.state_bytes == drawn.state_bytes
             for part in ("elements", "elements_loaded", "size_bytes"):
                 of_both = [sum(getattr(r, part) for r in w.weights) for w in (told, drawn)]
                 assert of_both[0] == pytest.approx(of_both[1], rel=1e-12), (entry.name, part)

@@ -1,7 +1,7 @@
 """A model that was never downloaded: its tensors, sizes and header for any quant mix."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
 
@@ -83,31 +83,31 @@ class Blueprint:
         mixed = sum(_bytes(kind, one) * count for _, one, kind, count in self._mixed(quant))
         return mixed + self._kept_bytes(_source(quant))
 
-    def work(self, quant: str) -> Workload:
-        """Give what one token costs in a quant mix, with the routed experts apart from the other
-        weights. Raises KeyError for an unknown label."""
+    def reads(self, quant: str) -> Workload:
+        """Give what one token reads of the weights in a quant mix, the routed experts apart from
+        the others. Raises KeyError for an unknown label."""
         used, experts = self.shape.experts_used, max(self.shape.experts, 1)
         tied = all(run.kind is not Category.OUTPUT for run in self.runs)
-        reads = []
+        sums: dict[tuple[GgmlType, bool, bool], tuple[int, int]] = {}
         for stack, one, kind, count in (*self._mixed(quant), *self._kept(_source(quant))):
             last = stack.name.startswith("output.") or (tied and stack.name == "token_embd.weight")
             if is_input(stack.name) and not last:
                 continue
-            active = one * min(used, experts) // experts if "_exps." in stack.name else one
-            reads.append(
-                WeightRead(
-                    type=kind,
-                    elements=active * count,
-                    elements_loaded=one * count,
-                    last_only=last,
-                )
-            )
-        return replace(self._remembered, layers=self.shape.layers, weights=tuple(reads))
+            routed = "_exps." in stack.name
+            active = one * min(used, experts) // experts if routed else one
+            before = sums.get((kind, routed, last), (0, 0))
+            sums[kind, routed, last] = before[0] + active * count, before[1] + one * count
+        return Workload(
+            layers=self.shape.layers,
+            weights=tuple(
+                WeightRead(type=kind, elements=active, elements_loaded=every, last_only=last)
+                for (kind, _, last), (active, every) in sums.items()
+            ),
+        )
 
-    @property
     @once
-    def _remembered(self) -> Workload:
-        """Cache and states, which are the same in every mix."""
+    def recalls(self) -> Workload:
+        """Give what one token costs in cache and states, which is the same in every mix."""
         return remembered(
             ModelSpec(
                 architecture=self.shape.architecture,

@@ -35,16 +35,23 @@ class Ceiling:
 
     def tps(self, candidate: Candidate) -> float:
         """Tokens/s that the candidate cannot exceed here; infinite when nothing is known of it."""
-        if candidate.work is None:
+        if candidate.reads is None:
             return float("inf")
-        work = candidate.work()
+        work = candidate.reads()
         best = sum(self._of(read.type)[0] * read.elements for read in work.weights)
         seconds = best + self._layer_s * work.layers + self._spilled_s(work)
-        seconds += self._remembered_s(work, candidate)
+        if self._rate(seconds) >= self._wish.slowest_tps:  # else it is too slow in any case
+            seconds += self._recalled_s(candidate)
+        return self._rate(seconds)
+
+    def _rate(self, seconds: float) -> float:
         return _ROUNDING * self._correction / seconds
 
-    def _remembered_s(self, work: Workload, candidate: Candidate) -> float:
+    def _recalled_s(self, candidate: Candidate) -> float:
         """Seconds for the cache and the states, each part where it is read best."""
+        if candidate.recalls is None:
+            return 0.0
+        work = candidate.recalls()
         depth = depth_of(min(self._wish.context, candidate.context or 0))
         parts = [Workload(layers=0, weights=(), attention=(each,)) for each in work.attention]
         if work.state_bytes:

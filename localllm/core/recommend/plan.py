@@ -33,9 +33,9 @@ class Verdict(StrEnum):
 class Candidate:
     """One model as one file. `spec` is only called for the few that are priced exactly; `notes`
     are sentences on what is not exact about it, told among a plan's reasons. `context`
-    is what it was trained for, None when only the header says it. `work` is what a token costs,
-    routed experts apart from the other weights: with it a model that cannot be among the best is
-    left out unpriced."""
+    is what it was trained for, None when only the header says it. `reads` and
+    `recalls` tell what a token costs, in weights (routed experts apart) and in cache and states:
+    with them a model that cannot be among the best is left out unpriced."""
 
     model: str
     quant: str
@@ -49,7 +49,8 @@ class Candidate:
     spec: Callable[[], ModelSpec]
     notes: tuple[str, ...] = ()
     context: int | None = None
-    work: Callable[[], Workload] | None = None
+    reads: Callable[[], Workload] | None = None
+    recalls: Callable[[], Workload] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
