@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +52,13 @@ def document(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
     return found
 
 
+def rows(found: dict[str, object], key: str) -> list[dict[str, object]]:
+    """A list of objects in a document."""
+    listed = found[key]
+    assert isinstance(listed, list)
+    return listed
+
+
 def renamed(smollm2: Path) -> bytes:
     """The starter model's file with another name in it: it answers, and is not installed."""
     raw = smollm2.read_bytes()
@@ -74,11 +80,6 @@ def sparse(forged: Forged, directory: Path) -> SparseFile:
     with path.open("rb") as stream:
         head = stream.read(forge.spec(forged).data_offset)
     return SparseFile(head=head, size=path.stat().st_size)
-
-
-def quants(files: Mapping[str, int], head: bytes) -> dict[str, SparseFile]:
-    """Files of these lengths that begin with one header."""
-    return {name: SparseFile(head=head, size=size) for name, size in files.items()}
 
 
 def split_model(stem: str, count: int) -> dict[str, bytes]:

@@ -12,7 +12,7 @@ import pytest
 from localllm.core.catalogue import Entry
 from localllm.library.catalogue_file import read_catalogue
 from localllm.library.header_file import header_bytes
-from tests.cli.at_hub import document, localllm, renamed, split_model, start
+from tests.cli.at_hub import document, localllm, renamed, rows, split_model, start
 from tests.hub import FakeHub, Flip, Portal, Refuse, SparseFile, Stall
 
 REPO = "acme/Testllm-GGUF"
@@ -39,13 +39,6 @@ def stalled(hub: FakeHub, after: int = FAR) -> Stall:
     stall = Stall(after, threading.Event())
     hub.faults.add(stall, times=1)
     return stall
-
-
-def rows(found: dict[str, object], key: str) -> list[dict[str, object]]:
-    """A list of objects in a document."""
-    listed = found[key]
-    assert isinstance(listed, list)
-    return listed
 
 
 def number(found: dict[str, object], key: str) -> int:
