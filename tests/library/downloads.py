@@ -7,7 +7,6 @@ own, says what came of it as JSON, and ends with the exit code that localllm wou
 import hashlib
 import json
 import random
-import resource
 import subprocess
 import sys
 import threading
@@ -15,12 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from localllm.errors import LocalLLMError
+import pytest
+
+from localllm.errors import DownloadStopped, LocalLLMError
 from localllm.library.download import Conditions, Downloaded, Progress, Wanted, download
 from localllm.library.download.notes import lock_of, notes_of, part_of
 from localllm.library.download.patience import Patience
 from localllm.library.network import Access
-from tests.hub import FakeHub
+from tests.hub import FakeHub, Stall
 
 REPO, NAME = "org/model-GGUF", "model-Q4_K_M.gguf"
 SIZE = 3_000_001
@@ -153,6 +154,22 @@ class Child:
         return {**said, "exit": self.process.returncode}
 
 
+def stopped(site: Site, at: int, *, connections: int = 1) -> None:
+    """Leave a download that stopped when `at` bytes were there."""
+    until = threading.Event()
+    site.hub.faults.add(Stall(at, until))
+    with pytest.raises(DownloadStopped):
+        site.fetch(connections=connections, stop_at=at)
+    until.set()
+    site.hub.faults.clear()
+
+
+def site_in(hub: FakeHub, directory: Path, data: bytes) -> "Site":
+    """A Hub's file and an empty directory for it."""
+    directory.mkdir()
+    return Site(hub, directory, data)
+
+
 def until(condition: Callable[[], bool]) -> None:
     """Wait for what another thread or process is about to do."""
     never = threading.Event()
@@ -166,6 +183,8 @@ def until(condition: Callable[[], bool]) -> None:
 def _main() -> int:
     order = json.loads(sys.argv[1])
     if order["most_bytes"] is not None:
+        import resource  # not on Windows
+
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["most_bytes"], order["most_bytes"]))
     wanted = Wanted(
         repo=REPO,

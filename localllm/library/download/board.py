@@ -37,8 +37,10 @@ class Board:
 
     def note(self, text: str) -> None:
         """Say something, with the numbers as they were."""
+        new = self._note is None or self._note[0] != text
         self._note = (text, self._clock())
-        self._show()
+        if new:
+            self._show()
 
     def show(self, done: int, received: int) -> None:
         """Show `done` bytes of the current file on the disk, `received` of it over the network."""

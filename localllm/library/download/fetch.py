@@ -52,7 +52,7 @@ class Fetcher:
         while self._position < end:
             turn, before = self._source.turn, self._position
             interruption = self._try(turn, end, put)
-            if interruption is not None:
+            if interruption is not None and self._position < end:
                 brought = self._position > before or turn != self._source.turn
                 failures = 1 if brought else failures + 1
                 failures = self._wait(interruption, failures, turn)
@@ -89,13 +89,13 @@ class Fetcher:
             if fresh:
                 put(self._position, fresh)
                 self._position += len(fresh)
-            if self._position >= end:
+            if self._position >= end and not body.exact:
                 return
             if self._closed.is_set():
                 raise Closed
             if watch.stalled(clock(), len(data)):
                 raise Interrupted("stalled")
-        if self._position < end:
+        if self._position < min(end, body.end):
             raise Interrupted("the transfer broke off")
 
     def _wait(self, interruption: Interrupted, failures: int, turn: int) -> int:

@@ -16,6 +16,10 @@ from localllm.library.download.part import Lane, Part
 from localllm.library.download.source import Source
 from localllm.library.download.wanted import Wanted
 
+_PIECES_EACH = 4
+_LEAST_PIECE = 4 * 2**20
+"""Each piece costs a round trip."""
+_BEHIND_BYTES = 64 * 2**20
 _JOIN_S = 2.0
 """A thread that waits for an answer's first byte cannot be woken; it writes nothing any more."""
 
@@ -80,7 +84,10 @@ class Session:
         note, source.note = source.note, None
         if note is not None:
             board.note(note)
-        board.show(self._part.total, source.received)
+        here = self._part.total
+        if here == self._part.size and here - self._follower.hashed > _BEHIND_BYTES:
+            board.note("all is here, checking it")
+        board.show(here, source.received)
 
     def _hash(self) -> None:
         self._follower.run()
@@ -94,7 +101,7 @@ class Session:
             def put(position: int, data: bytes) -> None:
                 self._part.put(stream, position, data)
 
-            most = None if alone else self._call.conditions.piece_bytes
+            most = None if alone else self._piece_bytes()
             while (piece := self._part.take(most)) is not None:
                 stream.seek(piece[0])
                 try:
@@ -104,6 +111,11 @@ class Session:
                     self._part.go_alone()
                 finally:
                     self._part.give_back(*piece)
+
+    def _piece_bytes(self) -> int:
+        """What a connection takes at a time: so little that all have something to do."""
+        share = self._part.size // (self._call.connections * _PIECES_EACH)
+        return min(self._call.conditions.piece_bytes, max(_LEAST_PIECE, share))
 
 
 @contextlib.contextmanager

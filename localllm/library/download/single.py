@@ -41,6 +41,8 @@ class SingleDownload:
         """
         self._call.board.begin(self._wanted.name)
         with explained(self._wanted):
+            if self._is_there():  # also where nothing can be written, a lock neither
+                return self._result(self._wanted.sha256 or "", 0)
             while True:
                 with contextlib.ExitStack() as held:
                     try:

@@ -55,10 +55,16 @@ class NoBytesHere(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
-    """An answer's bytes: those of the file from `start` on. `whole`: it was not asked for all."""
+    """An answer's bytes: those of the file from `start` to `end`.
+
+    `whole`: the server did not look at the range. `exact`: nothing more will come than was asked
+    for, so the connection can be used again when all of it was read.
+    """
 
     start: int
+    end: int
     whole: bool
+    exact: bool
     response: httpx2.Response
 
 
@@ -83,6 +89,7 @@ class Source:
         self._link: tuple[int, httpx2.URL] | None = None
         self._refusals: list[HubError | NotFound] = []
         self._streams: set[socket.socket] = set()
+        self._asking = 0
         self._lock = threading.Lock()
 
     @property
@@ -109,7 +116,14 @@ class Source:
             self._streams |= connection
         try:
             self._keep_etag(answer.etag, turn)
-            yield Body(start=answer.start, whole=answer.whole, response=response)
+            length = response.headers.get("content-length")
+            yield Body(
+                start=answer.start,
+                end=answer.end,
+                whole=answer.whole,
+                exact=answer.end <= end and length == str(answer.end - answer.start),
+                response=response,
+            )
         finally:
             with self._lock:
                 self._streams -= connection
@@ -157,9 +171,11 @@ class Source:
                     socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close the connections."""
-        for client in self._clients:
-            client.close()
+        """Close the connections, unless a thread still waits for an answer on one: that thread
+        cannot be woken, and ends by itself when the answer comes or does not."""
+        if not self._asking:
+            for client in self._clients:
+                client.close()
 
     @property
     def _anonymous(self) -> bool:
@@ -196,7 +212,13 @@ class Source:
         if start and etag is not None and usable_in_if_range(etag):
             headers["If-Range"] = etag
         request = client.build_request("GET", url, headers=headers, timeout=self._timeout)
-        return client.send(request, stream=True)
+        with self._lock:
+            self._asking += 1
+        try:
+            return client.send(request, stream=True)
+        finally:
+            with self._lock:
+                self._asking -= 1
 
     def _read(self, response: httpx2.Response, start: int, etag: str | None) -> Answer:
         return read_answer(
