@@ -6,8 +6,8 @@ them into a library of its own, and runs `localllm bench` on each, in rounds by 
 in its turn the only one that was measured, and what `suggest` would say of all the others is
 compared with their own rates. The design promises 15 %.
 
-    python -m benchmarks.calibration                 # eight quants of both models; half an hour
-    python -m benchmarks.calibration --short         # three quants, few tokens; a minute or two
+    python -m benchmarks.calibration                 # eight quants of both models, three rounds
+    python -m benchmarks.calibration --short         # three quants, few tokens, one round
 
 Fails when the worst estimate after calibration on the default model is off by more than the
 promise, or when other programs were at work: measure on a quiet machine. `--crowded` takes such
