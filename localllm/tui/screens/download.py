@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
+from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
@@ -126,8 +126,9 @@ class DownloadScreen(WorkScreen[Answer], ModalScreen[Answer]):
         candidate = self._plan.candidate
         with Vertical(id="dialog"):
             yield Static(outside.line(f"{candidate.model} {candidate.quant}"), id="dialog-title")
-            yield Static(outside.line(" ".join(self._plan.reasons)), id="dialog-message")
-            yield Vertical(id="download-facts")
+            with VerticalScroll(id="download-text", can_focus=False):
+                yield Vertical(id="download-facts")
+                yield Static(outside.line(" ".join(self._plan.reasons)), id="download-reasons")
             yield Transfer()
             yield Static(Content(), id="download-status")
             with Horizontal(id="dialog-choices"):
@@ -194,10 +195,12 @@ class DownloadScreen(WorkScreen[Answer], ModalScreen[Answer]):
         self._progress = progress
 
     def draw(self) -> None:
-        """Show how far the transfer is."""
-        if self._progress is not None:
-            running = self.phase is Phase.RUNNING
-            self.query_one(Transfer).show(self._progress, running=running)
+        """Show how far the transfer is, until it is there."""
+        transfer = self.query_one(Transfer)
+        if self._progress is None or self.phase is Phase.DONE:
+            transfer.display = False
+        else:
+            transfer.show(self._progress, running=self.phase is Phase.RUNNING)
 
     # --- what is shown ---
 
@@ -211,7 +214,8 @@ class DownloadScreen(WorkScreen[Answer], ModalScreen[Answer]):
         self.draw()
         for button in self.query(Button):
             button.display = button.id in BUTTONS[phase]
-        self.query_one(f"#{BUTTONS[phase][0]}", Button).focus()
+        first = self.query_one(f"#{BUTTONS[phase][0]}", Button).focus()
+        self.call_after_refresh(first.scroll_visible, animate=False)
 
     async def _show_facts(self) -> None:
         facts = self.query_one("#download-facts", Vertical)
