@@ -3,8 +3,9 @@
 For machines that are not here (`suggest --gpu "RTX 4060"`) and for drivers that do not tell. The
 table merges the device tables of five public tools (fitlab 0.1.1, ggufit 0.3.0, llmfit 3f44fd30,
 whichllm 0.5.21, make-localllm-easier 0.7.1; read in August 2026) and, for the 2070 Max-Q, MI50 and
-MI60, data sheets: the bandwidth is what most of them give; where they differ by more than 3 % the
-others are kept and shown: only measuring settles it. A name that is not there is unknown.
+MI60, public device databases (read in November 2026): the bandwidth is what most of them give;
+where they differ by more than 3 % the others are kept and shown: only measuring settles it. A name
+that is not there is unknown.
 """
 
 import re
