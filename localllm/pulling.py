@@ -20,7 +20,7 @@ from localllm.core.repository import Offer
 from localllm.errors import AccessDenied, DoesNotFit, GgufError, LocalLLMError, NotFound
 from localllm.library.download import Downloaded, Progress, Wanted, download, notes
 from localllm.library.hub import Hub, HubRepo
-from localllm.library.installed import InstalledModel, State
+from localllm.library.installed import InstalledModel
 from localllm.library.listing import HubFile
 from localllm.library.names import shown
 from localllm.library.network import Access
@@ -263,8 +263,8 @@ def already_installed(choice: Choice, store: Store) -> InstalledModel | None:
         return None
     for model in store.installed():
         have = tuple(part.sha256 for part in model.files)
-        whole = choice.mmproj is None or model.mmproj is not None
-        if have == digests and whole and model.state is State.OK:
+        seeing = choice.mmproj is None or model.mmproj is not None
+        if have == digests and seeing and model.whole:
             return model
     return None
 

@@ -107,6 +107,11 @@ class InstalledModel:
         return self._look()[0]
 
     @property
+    def whole(self) -> bool:
+        """Whether every file, its encoder's too, is as it was recorded."""
+        return all(part.look()[0] is State.OK for part in self.all_files)
+
+    @property
     def problem(self) -> str | None:
         """What is wrong with the files, as a sentence without its end; None when they are fine."""
         return self._look()[1] or None
