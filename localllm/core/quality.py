@@ -46,6 +46,31 @@ def quality(
     interpolated in the logarithm of the parameters, and beyond the smallest and largest class
     (2B, 70B) the nearest is taken as it is. None when nobody published that quant.
     """
+    found = _found(quant, parameters, family, metric)
+    if found is None:
+        return None
+    return Quality(
+        metric=metric,
+        value=found.value,
+        source="; ".join(f"{row.model}: {row.source}" for row in found.rows),
+        interpolated=found.interpolated,
+    )
+
+
+def change_percent(quant: str, parameters: int, family: str | None = None) -> float | None:
+    """The perplexity change alone, as `quality` gives it."""
+    found = _found(quant, parameters, family, Metric.PERPLEXITY)
+    return None if found is None else found.value
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    value: float
+    rows: list[Published]
+    interpolated: bool
+
+
+def _found(quant: str, parameters: int, family: str | None, metric: Metric) -> _Found | None:
     if parameters < 1:
         raise ValueError(f"parameters must be at least 1, not {parameters}")
     rows = _measured(quant, metric)
@@ -53,8 +78,7 @@ def quality(
         return None
     own = _own(rows, parameters, family)
     if own is not None:
-        source = f"{own.model}: {own.source}"
-        return Quality(metric=metric, value=own.values[quant], source=source, interpolated=False)
+        return _Found(own.values[quant], [own], interpolated=False)
     return _between(quant, parameters, metric)
 
 
@@ -64,10 +88,11 @@ def _measured(quant: str, metric: Metric) -> list[Published]:
 
 
 @cache
-def _size_classes(quant: str, metric: Metric) -> tuple[_Classes, list[float]]:
-    """Who measured a quant, by size, and the sizes (logarithms of parameters)."""
+def _size_classes(quant: str, metric: Metric) -> tuple[_Classes, list[float], list[float]]:
+    """Who measured a quant, by size; the sizes (logarithms of parameters) and the mean losses."""
     classes = _classes(_measured(quant, metric))
-    return classes, [_centre(group) for group in classes]
+    sizes = [_centre(group) for group in classes]
+    return classes, sizes, [_mean(group, quant) for group in classes]
 
 
 def _own(rows: list[Published], parameters: int, family: str | None) -> Published | None:
@@ -82,21 +107,16 @@ def _own(rows: list[Published], parameters: int, family: str | None) -> Publishe
     return row if distance <= _SAME_SIZE else None
 
 
-def _between(quant: str, parameters: int, metric: Metric) -> Quality:
+def _between(quant: str, parameters: int, metric: Metric) -> _Found:
     at = math.log(parameters)
-    classes, sizes = _size_classes(quant, metric)
+    classes, sizes, means = _size_classes(quant, metric)
     above = next((i for i, size in enumerate(sizes) if size >= at), len(sizes) - 1)
     below = above if sizes[above] <= at else max(0, above - 1)
-    low, high = _mean(classes[below], quant), _mean(classes[above], quant)
     gap = sizes[above] - sizes[below]
     weight = (at - sizes[below]) / gap if gap > 0 else 0.0
+    change = (means[above] - means[below]) * min(1.0, max(0.0, weight))
     used = classes[below] if below == above else [*classes[below], *classes[above]]
-    return Quality(
-        metric=metric,
-        value=low + (high - low) * min(1.0, max(0.0, weight)),
-        source="; ".join(f"{row.model}: {row.source}" for row in used),
-        interpolated=True,
-    )
+    return _Found(means[below] + change, used, interpolated=True)
 
 
 def _classes(rows: list[Published]) -> _Classes:
@@ -151,9 +171,9 @@ def _curve(parameters: int, family: str | None) -> list[tuple[float, float, str]
     """Bits and loss of the quants that no smaller one beats, fewest bits first."""
     points = []
     for quant, bits in BITS_PER_WEIGHT.items():
-        found = quality(quant, parameters, family)
-        if found is not None and found.value < USABLE_PERCENT:
-            points.append((bits, found.value, quant))
+        change = change_percent(quant, parameters, family)
+        if change is not None and change < USABLE_PERCENT:
+            points.append((bits, change, quant))
     best: list[tuple[float, float, str]] = []
     for point in sorted(points):
         if not best or point[1] < best[-1][1]:

@@ -36,10 +36,10 @@ def worth_trying(group: Sequence[Candidate], goal: Goal) -> list[Candidate]:
 
 def _loses_too_much(candidate: Candidate) -> bool:
     """What is installed already is always worth showing."""
-    lost = quality.quality(candidate.quant, candidate.parameters, candidate.architecture)
-    if lost is None or lost.metric is not quality.Metric.PERPLEXITY or candidate.installed:
+    if candidate.installed:
         return False
-    return lost.value > MAX_LOSS_PERCENT
+    lost = quality.change_percent(candidate.quant, candidate.parameters, candidate.architecture)
+    return lost is not None and lost > MAX_LOSS_PERCENT
 
 
 def _knee_bits(candidate: Candidate) -> float:
