@@ -94,7 +94,7 @@ class AnswersOnly(httpx2.BaseTransport):
         if not same_origin(request.url, self._endpoint):
             raise HubError(
                 f"{shown_url(self._endpoint)} leads to {shown_url(request.url)}, another host. A"
-                " network that wants a login does so; if it is your mirror, name it in HF_ENDPOINT"
+                " network that wants a login does so; if it is your mirror, name it in HF_ENDPOINT."
             )
         try:
             response = self._inner.handle_request(request)

@@ -9,6 +9,7 @@ import ipaddress
 import logging
 import os
 import re
+import socket
 import ssl
 import threading
 import urllib.request
@@ -177,8 +178,7 @@ def checked_endpoint(text: str, origin: str) -> str:
         url = httpx2.URL(text)
     except httpx2.InvalidURL as error:
         raise UsageError(f"{wrong}, which is no address. {_LIKE}") from error
-    usable = _HOST.fullmatch(url.host) and 0 < (url.port or 443) < 65536
-    if url.scheme not in ("http", "https") or not usable:
+    if not _is_usable(url):
         raise UsageError(f"{wrong}, which is no http(s) address. {_LIKE}")
     if url.userinfo or url.query or url.fragment:
         raise UsageError(f"{wrong} with more than a host and a path in it. {_LIKE}")
@@ -186,7 +186,10 @@ def checked_endpoint(text: str, origin: str) -> str:
 
 
 _LIKE = f"Give one like {DEFAULT_ENDPOINT}."
-_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*|[0-9a-fA-F:.]+")
+_HOST = re.compile(
+    rb"(?=.{1,253}$)[A-Za-z0-9_][A-Za-z0-9_-]{0,62}(\.[A-Za-z0-9_-]{1,63})*\.?|[0-9a-fA-F:.]+"
+)
+"""Sockets raise what is no network's error for other names."""
 
 
 def file_url(endpoint: str, repo: str, commit: str, file: str) -> str:
@@ -222,6 +225,8 @@ def problem(error: httpx2.HTTPError) -> str:
             return "the proxy refused the connection"
         case httpx2.RemoteProtocolError():
             return "the answer broke off or is no HTTP"
+        case httpx2.TooManyRedirects():
+            return "it leads from one address to the next without end"
     return type(error).__name__
 
 
@@ -242,13 +247,20 @@ def retry_after_s(headers: httpx2.Headers, *, now: datetime | None = None) -> fl
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host's name or address is this machine."""
-    if host.lower().rstrip(".") == "localhost":
+    """Whether a host's name or address is this machine, as far as it shows without asking."""
+    plain = host.lower().strip("[]").rstrip(".")
+    if plain == "localhost" or plain.endswith(".localhost"):
         return True
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        address = ipaddress.ip_address(plain)
     except ValueError:
-        return False
+        try:
+            address = ipaddress.ip_address(socket.inet_aton(plain))  # "127.1", as connect() does
+        except OSError:
+            return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.is_loopback or address.is_unspecified
 
 
 def bounded(timeouts: Mapping[str, float | None]) -> dict[str, float]:
@@ -305,7 +317,7 @@ class _Gate(httpx2.BaseTransport):
         url, where = request.url, shown_url(request.url)
         if request.method not in _METHODS:
             raise HubError(f"{request.method} {where} was not sent: only GET and HEAD may leave.")
-        if url.scheme not in ("http", "https") or not url.host:
+        if not _is_usable(url):
             raise HubError(f"The Hub's answer leads to {where}, which is no http(s) address.")
         if _origin(url) in self._origins:
             return
@@ -381,6 +393,12 @@ def _switched_off_by(
     if settings.offline:
         return "LOCALLLM_OFFLINE" if "LOCALLLM_OFFLINE" in environment else "offline in settings"
     return "HF_HUB_OFFLINE" if environment.get("HF_HUB_OFFLINE", "").lower() in _ON else None
+
+
+def _is_usable(url: httpx2.URL) -> bool:
+    """Whether a socket could be opened to an address."""
+    host = _HOST.fullmatch(url.raw_host) is not None
+    return url.scheme in ("http", "https") and host and 0 < (url.port or 443) < 65536
 
 
 def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:

@@ -37,7 +37,8 @@ def find(environment: Mapping[str, str] = os.environ) -> str | None:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text("utf-8")[: _MAX_LENGTH * 2].strip()
+        with file.open("rb") as stream:
+            return stream.read(_MAX_LENGTH * 2).decode().strip()
     except (OSError, UnicodeDecodeError):
         return ""  # public repositories need none
 

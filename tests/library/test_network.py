@@ -13,6 +13,7 @@ from localllm.library.network import (
     access,
     bounded,
     file_url,
+    is_loopback,
     open_client,
     problem,
     proxy_for,
@@ -45,6 +46,8 @@ def test_mirrors_come_from_the_settings_and_one_from_the_environment() -> None:
         "https://one.example",
         "http://two.example:8080/hub",
     )
+    abroad = access(Settings(endpoints=("https://bücher.example",)), environment={})
+    assert abroad.endpoints == ("https://xn--bcher-kva.example",)
     only = access(mirrors, environment={"HF_ENDPOINT": " https://three.example/ "})
     assert only.endpoints == ("https://three.example",)
 
@@ -55,6 +58,7 @@ def test_mirrors_come_from_the_settings_and_one_from_the_environment() -> None:
         "huggingface.co", "http://", "://x", "ftp://x.example", "https://x.example:99999",
         "http://[bad", "https://a b", "https://x.example/?token=hf_secret", "https://x.example#a",
         "https://user:hf_secret@x.example", "https://x.example\n.evil", "file:///etc", "https://%00",
+        "https://a..example", "https://" + "a" * 64 + ".example", "https://" + "a." * 130 + "org",
     ],
 )  # fmt: skip
 def test_an_endpoint_that_is_none_is_a_usage_error_without_secrets(endpoint: str) -> None:
@@ -215,6 +219,9 @@ def test_a_token_shows_up_nowhere(hub: FakeHub, caplog: pytest.LogCaptureFixture
         ),
         ("ftp://cdn.example/x", "which is no http"),
         ("file:///etc/passwd", "which is no http"),
+        ("https://cdn.example:99999/x", "which is no http"),
+        ("https://a..example/x", "which is no http"),
+        ("https://%s.example/x" % ("a" * 64), "which is no http"),
     ],
 )
 def test_a_redirect_to_what_is_not_encrypted_is_not_followed(
@@ -230,7 +237,10 @@ def test_a_redirect_to_what_is_not_encrypted_is_not_followed(
 
 
 def test_a_hub_elsewhere_cannot_lead_to_a_service_of_this_machine(hub: FakeHub) -> None:
-    for url in (hub.endpoint, "http://localhost:1", "https://[::1]/x", "https://127.9.9.9"):
+    for url in (
+        hub.endpoint, "http://localhost:1", "https://[::1]/x", "https://127.9.9.9", "https://127.1",
+        "https://0.0.0.0", "https://2130706433", "https://[::ffff:127.0.0.1]", "https://a.localhost",
+    ):  # fmt: skip
         with open_client(Access()) as client, pytest.raises(HubError, match="on this machine"):
             client.get(url)
     assert hub.requests == ()
@@ -247,6 +257,13 @@ def test_a_mirror_without_encryption_is_asked_when_the_user_named_it(
         with pytest.raises(HubError, match="not encrypted"):
             client.get("http://mirror.example:8080/api/models/org/m")
     assert [each.headers["host"] for each in hub.requests] == ["mirror.example"]
+
+
+@pytest.mark.parametrize(
+    "host", ["huggingface.co", "8.8.8.8", "::2", "", "1.2.3.4.5", "localhost.example", "10.0.0.1"]
+)
+def test_other_hosts_are_not_this_machine(host: str) -> None:
+    assert not is_loopback(host)
 
 
 # --- proxies ---

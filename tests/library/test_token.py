@@ -107,6 +107,15 @@ def test_a_file_that_cannot_be_read_is_no_error(
     assert token.find({"HF_TOKEN_PATH": str(tmp_path / "bytes")}) is None
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no file without an end here")
+def test_a_file_without_an_end_is_read_as_far_as_a_token_can_be_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with_ring(monkeypatch, Ring(None))
+    with pytest.raises(UsageError, match="/dev/zero cannot be one"):
+        token.find({"HF_TOKEN_PATH": "/dev/zero"})
+
+
 @pytest.mark.parametrize(
     "wrong",
     ["hf_two words", "hf_line\r\nX-Evil: 1", "hf_ü", "hf_\x07", "h" * 2000],
