@@ -29,6 +29,8 @@ from localllm.core.units import format_bandwidth, format_bytes, parse_bytes  # n
 from localllm.library.download import Wanted, download  # noqa: E402
 from localllm.library.network import Access  # noqa: E402
 
+Took = tuple[float, float]
+"""Seconds by the clock, and of processor time in this process."""
 REPO, FILE = "bench/model", "model.gguf"
 
 
@@ -97,28 +99,31 @@ def _listed(endpoint: str) -> tuple[str, str]:
 
 def _in_turns(
     scratch: Path, clients: dict[str, Callable[[Path], None]], rounds: int
-) -> dict[str, list[float]]:
-    """Seconds of each client's downloads; the first round warms up and does not count."""
-    times: dict[str, list[float]] = {name: [] for name in clients}
+) -> dict[str, list[Took]]:
+    """What each client's downloads took; the first round warms up and does not count."""
+    times: dict[str, list[Took]] = {name: [] for name in clients}
     for each in range(rounds + 1):
         for name, client in clients.items():
             place = scratch / name
             place.mkdir()
             os.sync()
-            began_s = time.perf_counter()
+            began_s, began_cpu_s = time.perf_counter(), time.process_time()
             client(place)
+            took = (time.perf_counter() - began_s, time.process_time() - began_cpu_s)
             if each:
-                times[name].append(time.perf_counter() - began_s)
+                times[name].append(took)
             shutil.rmtree(place)
     return times
 
 
-def _report(size: int, connections: int, times: dict[str, list[float]]) -> None:
+def _report(size: int, connections: int, times: dict[str, list[Took]]) -> None:
     print(f"{format_bytes(size)} over loopback, {connections} connection(s) of localllm")
-    medians = {name: statistics.median(each) for name, each in times.items()}
-    for name, each in times.items():
-        rates = ", ".join(format_bandwidth(size / seconds) for seconds in each)
-        print(f"{name:16} {format_bandwidth(size / medians[name]):>9}  ({rates})")
+    medians = {name: statistics.median(each for each, _ in took) for name, took in times.items()}
+    for name, took in times.items():
+        rates = ", ".join(format_bandwidth(size / seconds) for seconds, _ in took)
+        cpu_s = statistics.median(each for _, each in took)
+        median = format_bandwidth(size / medians[name])
+        print(f"{name:16} {median:>9}  CPU {cpu_s:.2f} s  ({rates})")
     print(f"ratio            {medians['huggingface_hub'] / medians['localllm']:.2f}")
 
 
