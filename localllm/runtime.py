@@ -156,8 +156,8 @@ class Runtime:
             except EngineCrashed as crash:
                 raise EngineCrashed(
                     f"llama.cpp itself ended ({crash.reason}) when asked what {model.name} would "
-                    "allocate with these settings, so loading it would end the same way. Try "
-                    f"--kv-type f16, a smaller --ctx or another quant. {crash}",
+                    "allocate with these settings, so loading it would probably end the same way. "
+                    f"Try --kv-type f16, a smaller --ctx or another quant. {crash}",
                     reason=crash.reason,
                     log_tail=crash.log_tail,
                 ) from crash
