@@ -32,6 +32,7 @@ _MAX_FILE = 1000
 _MAX_FOLDERS = 8
 _OURS = (".part", ".part.json", ".part.lock", ".lock", ".tmp")
 """Endings of the files that downloads and locks keep beside a model."""
+_OURS_AT_END = re.compile(r"\.part(?:\.json|\.lock)?$")
 
 
 def slug(text: str) -> str:
@@ -178,9 +179,10 @@ def _occupied(root: Path, parts: Sequence[str]) -> str | None:
             return f"{shown(folder)} is a file"
         except OSError as error:
             return f"{shown(folder)} cannot be read: {error.strerror}"
-        alike = [each for each in there if each != part and _folded(each) == _folded(part)]
-        if alike:
-            return f"{shown(folder / alike[0])} is there already and differs only in case"
+        for each in there:
+            final = _OURS_AT_END.sub("", each)  # a download in progress has its place too
+            if final != part and _folded(final) == _folded(part):
+                return f"{shown(folder / final)} is there already and differs only in case"
         folder = folder / part
         if number == len(parts) - 1 and folder.is_dir():
             return f"{shown(folder)} is a directory"

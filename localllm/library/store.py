@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -211,7 +211,7 @@ class Store:
         """
         with self._index.changing() as models:
             known = model if model.source == starter.NAME else models.get(model.name)
-            if known is None or [p.path for p in known.all_files] != [p.path for p in files]:
+            if known is None or _outline(known.all_files) != _outline(files):
                 raise StoreError(f"{model.name} was removed or replaced meanwhile.")
             count = len(known.files)
             models[model.name] = done = replace(
@@ -276,15 +276,15 @@ class Store:
         if old is not None and old.owned and found.parts[0].path.samefile(old.path):
             places = [part.path for part in old.files]
             parts = tuple(replace(p, path=at) for p, at in zip(parts, places, strict=True))
-            link = False
         elif link:
             parts, origin = self._linked(name, parts, origin)
+        encoder = (origin.encoder,) if origin.encoder else ()
         return entry.entry_of(
             found,
             name,
             parts,
             origin=origin,
-            owned=link or all(self._is_ours(part.path) for part in parts),
+            owned=all(self._is_ours(part.path) for part in (*parts, *encoder)),
             verified_at=verified_at,
         )
 
@@ -305,16 +305,15 @@ class Store:
 
     def _is_ours(self, path: Path) -> bool:
         """Whether a file lies where only the library puts files."""
-        if path.parent == paths.models_dir(self._data):
-            return names.valid(path.stem) and path.suffix == ".gguf"
-        hub = paths.hub_dir(self._data)
-        if not path.is_relative_to(hub) or path.parent == hub:
-            return False
+        models, hub = paths.models_dir(self._data), paths.hub_dir(self._data)
         try:
-            names.below(hub, path.relative_to(hub).as_posix())
+            if path.parent == models:
+                return names.path_in(models, path.name.removesuffix(".gguf")) == path
+            if path.is_relative_to(hub) and path.parent != hub:
+                return names.below(hub, path.relative_to(hub).as_posix()) == path
         except StoreError:
-            return False
-        return True
+            pass
+        return False
 
 
 def remedy(model: InstalledModel) -> str:
@@ -338,6 +337,10 @@ def _require_usable(name: str | None) -> None:
     """Raises UsageError for a chosen name that is none, or the starter's."""
     if name is not None and names.checked(name) == starter.NAME:
         raise UsageError(f"The name {starter.NAME} is that of the starter model. Choose another.")
+
+
+def _outline(files: Iterable[Part]) -> list[tuple[Path, int]]:
+    return [(part.path, part.size_bytes) for part in files]
 
 
 def _now() -> str:

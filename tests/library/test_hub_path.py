@@ -194,6 +194,8 @@ ROOT = tempfile.TemporaryDirectory()  # hypothesis wants no fixture; nothing is 
         ("org/repo/Model.gguf", "org/repo", "model.gguf"),
         ("org/repo/Q4/x.gguf", "org/repo", "q4/x.gguf"),
         ("Org/repo/x.gguf", "org/repo", "x.gguf"),
+        ("org/repo/X.gguf.part", "org/repo", "x.gguf"),
+        ("org/repo/X.gguf.part.json", "org/repo", "x.gguf"),
         ("org/Repo/x.gguf", "org/repo", "x.gguf"),
         ("org/repo/stra\u00dfe.gguf", "org/repo", "STRASSE.gguf"),
     ],
@@ -205,8 +207,9 @@ def test_what_differs_only_in_case_from_what_is_there_is_refused(
     (tmp_path / there).touch()
     with pytest.raises(StoreError, match="differs only in case"):
         names.hub_path(tmp_path, repo, file)
-    own = there.split("/", 2)
-    assert names.hub_path(tmp_path, "/".join(own[:2]), own[2]) == tmp_path / there
+    org, own, last = there.split("/", 2)
+    last = last.partition(".part")[0]
+    assert names.hub_path(tmp_path, f"{org}/{own}", last) == tmp_path / org / own / last
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")

@@ -71,6 +71,17 @@ def test_parts_are_linked_under_the_names_that_llama_cpp_expects(
     assert list(directory.iterdir()) == []
 
 
+def test_links_of_a_model_with_the_longest_name_stay_the_librarys(
+    tmp_path: Path, store: Store
+) -> None:
+    files = tiny.write_split(tmp_path, "big", 2, name="Big")
+    name = "x" * 80
+    assert store.adopt(files[0], name=name, link=True).owned
+    again = store.adopt(files[0])
+    assert (again.name, again.owned) == (name, True)
+    assert store.installed() == (again,)
+
+
 def test_parts_in_the_wrong_order_are_refused(tmp_path: Path, store: Store) -> None:
     files = tiny.write_split(tmp_path, "big", 2)
     one, two = (file.read_bytes() for file in files)
