@@ -5,30 +5,35 @@ it opens nothing while the network is off, sends GET and HEAD with a short list 
 gives the token to an endpoint's own origin only. `CONNECTIONS` lists everything that can pass.
 """
 
-import ipaddress
 import logging
 import os
-import re
-import socket
 import ssl
 import threading
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from pathlib import Path
-from urllib.parse import quote
 
 import httpx2
 
 from localllm.core.text import single_line
 from localllm.errors import HubError, Offline, UsageError
 from localllm.library import paths, token
+from localllm.library.addresses import (
+    DEFAULT_ENDPOINT,
+    checked_endpoint,
+    is_loopback,
+    is_usable,
+    origin_of,
+    proxy_for,
+)
+from localllm.library.addresses import file_url as file_url
+from localllm.library.addresses import same_origin as same_origin
+from localllm.library.addresses import shown_url as shown_url
 from localllm.library.settings import Settings
 
-DEFAULT_ENDPOINT = "https://huggingface.co"
 CONNECT_S = 10.0
 READ_S = 30.0
 """A server that sends nothing for so long has stalled."""
@@ -171,40 +176,6 @@ def require_online(access: Access) -> None:
         )
 
 
-def checked_endpoint(text: str, origin: str) -> str:
-    """Give back an endpoint without its last slash. Raises UsageError naming `origin`."""
-    wrong = f"{origin} is {shown_url(text)!r}"
-    try:
-        url = httpx2.URL(text)
-    except httpx2.InvalidURL as error:
-        raise UsageError(f"{wrong}, which is no address. {_LIKE}") from error
-    if not _is_usable(url):
-        raise UsageError(f"{wrong}, which is no http(s) address. {_LIKE}")
-    if url.userinfo or url.query or url.fragment:
-        raise UsageError(f"{wrong} with more than a host and a path in it. {_LIKE}")
-    return str(url).rstrip("/")
-
-
-_LIKE = f"Give one like {DEFAULT_ENDPOINT}."
-_HOST = re.compile(
-    rb"(?=.{1,253}$)[A-Za-z0-9_][A-Za-z0-9_-]{0,62}(\.[A-Za-z0-9_-]{1,63})*\.?|[0-9a-fA-F:.]+"
-)
-"""Sockets raise what is no network's error for other names."""
-
-
-def file_url(endpoint: str, repo: str, commit: str, file: str) -> str:
-    """Where an endpoint gives a file of a repository."""
-    return f"{endpoint}/{quote(repo)}/resolve/{quote(commit, safe='')}/{quote(file)}"
-
-
-def shown_url(url: httpx2.URL | str) -> str:
-    """An address as it may stand in a message: no signature, no password, one line."""
-    plain = str(url).partition("?")[0].partition("#")[0]
-    scheme, found, rest = plain.rpartition("://")
-    host, slash, path = rest.partition("/")
-    return single_line(f"{scheme}{found}{host.rpartition('@')[2]}{slash}{path}")[:200]
-
-
 def problem(error: httpx2.HTTPError) -> str:
     """What went wrong with a request, for a message: never an address, a header or a token."""
     match error:
@@ -246,31 +217,9 @@ def retry_after_s(headers: httpx2.Headers, *, now: datetime | None = None) -> fl
         return None
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host's name or address is this machine, as far as it shows without asking."""
-    plain = host.lower().strip("[]").rstrip(".")
-    if plain == "localhost" or plain.endswith(".localhost"):
-        return True
-    try:
-        address = ipaddress.ip_address(plain)
-    except ValueError:
-        try:
-            address = ipaddress.ip_address(socket.inet_aton(plain))  # "127.1", as connect() does
-        except OSError:
-            return False
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return address.is_loopback or address.is_unspecified
-
-
 def bounded(timeouts: Mapping[str, float | None]) -> dict[str, float]:
     """Timeouts that end, in httpx2's words: huggingface_hub asks to wait for ever (None)."""
     return {name: timeouts.get(name) or most for name, most in _TIMEOUTS.items()}
-
-
-def same_origin(one: httpx2.URL, other: httpx2.URL) -> bool:
-    """Whether two addresses have the same scheme, host and port."""
-    return _origin(one) == _origin(other)
 
 
 class _Gate(httpx2.BaseTransport):
@@ -283,7 +232,7 @@ class _Gate(httpx2.BaseTransport):
     def __init__(self, access: Access, certificates: ssl.SSLContext) -> None:
         self._access = access
         self._certificates = certificates
-        self._origins = {_origin(httpx2.URL(each)) for each in access.endpoints}
+        self._origins = {origin_of(httpx2.URL(each)) for each in access.endpoints}
         self._local = any(is_loopback(host) for _, host, _ in self._origins)
         self._ways: dict[str | None, httpx2.HTTPTransport] = {}
         self._lock = threading.Lock()
@@ -309,7 +258,7 @@ class _Gate(httpx2.BaseTransport):
         headers = {name: request.headers[name] for name in _SENT if name in request.headers}
         headers["user-agent"] = f"localllm/{version('localllm')}"
         headers["accept-encoding"] = "identity"
-        if _origin(request.url) in self._origins and (token := self._access.bearer()):
+        if origin_of(request.url) in self._origins and (token := self._access.bearer()):
             headers["authorization"] = f"Bearer {token}"
         return headers
 
@@ -317,9 +266,9 @@ class _Gate(httpx2.BaseTransport):
         url, where = request.url, shown_url(request.url)
         if request.method not in _METHODS:
             raise HubError(f"{request.method} {where} was not sent: only GET and HEAD may leave.")
-        if not _is_usable(url):
+        if not is_usable(url):
             raise HubError(f"The Hub's answer leads to {where}, which is no http(s) address.")
-        if _origin(url) in self._origins:
+        if origin_of(url) in self._origins:
             return
         if is_loopback(url.host):
             if not self._local:
@@ -343,28 +292,6 @@ class _Gate(httpx2.BaseTransport):
                 f"The proxy {shown_url(proxy or '')!r} of the environment cannot be used: give"
                 " an http:// or https:// address in HTTPS_PROXY, or name the host in NO_PROXY."
             ) from error
-
-
-def proxy_for(url: httpx2.URL) -> str | None:
-    """The proxy that the environment (or the system) names for an address, None for none.
-
-    NO_PROXY may hold names, `.suffixes`, addresses, networks (`10.0.0.0/8`) and `*`. This machine
-    is never reached through a proxy.
-    """
-    proxies = urllib.request.getproxies()
-    proxy = proxies.get(url.scheme) or proxies.get("all")
-    if not proxy or is_loopback(url.host) or urllib.request.proxy_bypass(url.host):
-        return None
-    if any(_in_network(url.host, each.strip()) for each in proxies.get("no", "").split(",")):
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"
-
-
-def _in_network(host: str, network: str) -> bool:
-    try:
-        return ipaddress.ip_address(host) in ipaddress.ip_network(network, strict=False)
-    except ValueError:
-        return False
 
 
 def _certificates(ca_file: Path | None) -> ssl.SSLContext:
@@ -393,16 +320,6 @@ def _switched_off_by(
     if settings.offline:
         return "LOCALLLM_OFFLINE" if "LOCALLLM_OFFLINE" in environment else "offline in settings"
     return "HF_HUB_OFFLINE" if environment.get("HF_HUB_OFFLINE", "").lower() in _ON else None
-
-
-def _is_usable(url: httpx2.URL) -> bool:
-    """Whether a socket could be opened to an address."""
-    host = _HOST.fullmatch(url.raw_host) is not None
-    return url.scheme in ("http", "https") and host and 0 < (url.port or 443) < 65536
-
-
-def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
-    return url.scheme, url.host.lower(), url.port or {"http": 80, "https": 443}.get(url.scheme)
 
 
 def _system_reason(error: httpx2.HTTPError) -> str:

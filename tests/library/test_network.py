@@ -6,19 +6,16 @@ import httpx2
 import pytest
 
 from localllm.errors import HubError, Offline, UsageError
+from localllm.library.addresses import DEFAULT_ENDPOINT
 from localllm.library.network import (
-    DEFAULT_ENDPOINT,
     READ_S,
     Access,
     access,
     bounded,
     file_url,
-    is_loopback,
     open_client,
     problem,
-    proxy_for,
     retry_after_s,
-    shown_url,
 )
 from localllm.library.settings import Settings
 from tests.hub import Drop, FakeHub, Redirect, Truncate
@@ -259,43 +256,7 @@ def test_a_mirror_without_encryption_is_asked_when_the_user_named_it(
     assert [each.headers["host"] for each in hub.requests] == ["mirror.example"]
 
 
-@pytest.mark.parametrize(
-    "host", ["huggingface.co", "8.8.8.8", "::2", "", "1.2.3.4.5", "localhost.example", "10.0.0.1"]
-)
-def test_other_hosts_are_not_this_machine(host: str) -> None:
-    assert not is_loopback(host)
-
-
 # --- proxies ---
-
-
-PROXY = "http://proxy.example:3128"
-
-
-@pytest.mark.parametrize(
-    ("environment", "url", "proxy"),
-    [
-        ({}, "https://huggingface.co", None),
-        ({"HTTPS_PROXY": PROXY}, "https://huggingface.co", PROXY),
-        ({"https_proxy": "proxy.example:3128"}, "https://huggingface.co", PROXY),
-        ({"ALL_PROXY": PROXY}, "https://huggingface.co", PROXY),
-        ({"HTTPS_PROXY": PROXY}, "http://mirror.example", None),
-        ({"HTTPS_PROXY": PROXY, "NO_PROXY": "huggingface.co"}, "https://huggingface.co", None),
-        ({"HTTPS_PROXY": PROXY, "NO_PROXY": "a.b, .hf.co"}, "https://cdn.hf.co/x", None),
-        ({"HTTPS_PROXY": PROXY, "NO_PROXY": "*"}, "https://huggingface.co", None),
-        ({"HTTPS_PROXY": PROXY, "NO_PROXY": "10.0.0.0/8"}, "https://10.1.2.3", None),
-        ({"HTTPS_PROXY": PROXY, "NO_PROXY": "10.0.0.0/8, x/y"}, "https://11.1.2.3", PROXY),
-        ({"HTTP_PROXY": PROXY, "ALL_PROXY": PROXY}, "http://127.0.0.1:8000", None),
-        ({"HTTP_PROXY": PROXY}, "http://localhost:8000", None),
-        ({"HTTPS_PROXY": PROXY}, "https://[::1]:8000", None),
-    ],
-)
-def test_the_way_follows_the_environment(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], url: str, proxy: str | None
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert proxy_for(httpx2.URL(url)) == proxy
 
 
 def test_loopback_is_never_reached_through_a_proxy(
@@ -358,14 +319,6 @@ def test_a_bad_ssl_cert_file_is_a_usage_error(
 # --- texts ---
 
 
-def test_an_address_is_shown_without_what_is_secret_in_it() -> None:
-    signed = "https://user:hf_secret@cdn.example/a/b.gguf?X-Signature=sig1#x"
-    assert shown_url(signed) == "https://cdn.example/a/b.gguf"
-    assert shown_url("hf_secret@host:1/x") == "host:1/x"
-    assert shown_url("https://a.example/\x1b[2J\nb?c") == "https://a.example/ b"
-    assert len(shown_url("https://a.example/" + "b" * 9999)) == 200
-
-
 @pytest.mark.parametrize(
     ("header", "seconds"),
     [
@@ -400,8 +353,3 @@ def test_what_broke_is_said_in_words(hub: FakeHub) -> None:
         "the connection broke: Connection reset by peer",
         "no connection: Connection refused",
     ]
-
-
-def test_a_files_address_keeps_odd_names_in_one_piece() -> None:
-    url = file_url("https://h", "org/m", "refs/pr/1", "a b/ü#?%.gguf")
-    assert url == "https://h/org/m/resolve/refs%2Fpr%2F1/a%20b/%C3%BC%23%3F%25.gguf"

@@ -1,0 +1,102 @@
+"""Addresses of the network: which can be asked, which are this machine, how they are shown."""
+
+import ipaddress
+import re
+import socket
+import urllib.request
+from urllib.parse import quote
+
+import httpx2
+
+from localllm.core.text import single_line
+from localllm.errors import UsageError
+
+DEFAULT_ENDPOINT = "https://huggingface.co"
+
+_LIKE = f"Give one like {DEFAULT_ENDPOINT}."
+_HOST = re.compile(
+    rb"(?=.{1,253}$)[A-Za-z0-9_][A-Za-z0-9_-]{0,62}(\.[A-Za-z0-9_-]{1,63})*\.?|[0-9a-fA-F:.]+"
+)
+"""Sockets raise what is no network's error for other names."""
+
+
+def checked_endpoint(text: str, origin: str) -> str:
+    """Give back an endpoint without its last slash. Raises UsageError naming `origin`."""
+    wrong = f"{origin} is {shown_url(text)!r}"
+    try:
+        url = httpx2.URL(text)
+    except httpx2.InvalidURL as error:
+        raise UsageError(f"{wrong}, which is no address. {_LIKE}") from error
+    if not is_usable(url):
+        raise UsageError(f"{wrong}, which is no http(s) address. {_LIKE}")
+    if url.userinfo or url.query or url.fragment:
+        raise UsageError(f"{wrong} with more than a host and a path in it. {_LIKE}")
+    return str(url).rstrip("/")
+
+
+def file_url(endpoint: str, repo: str, commit: str, file: str) -> str:
+    """Where an endpoint gives a file of a repository."""
+    return f"{endpoint}/{quote(repo)}/resolve/{quote(commit, safe='')}/{quote(file)}"
+
+
+def shown_url(url: httpx2.URL | str) -> str:
+    """An address as it may stand in a message: no signature, no password, one line."""
+    plain = str(url).partition("?")[0].partition("#")[0]
+    scheme, found, rest = plain.partition("://") if "://" in plain else ("", "", plain)
+    host, slash, path = rest.partition("/")
+    return single_line(f"{scheme}{found}{host.rpartition('@')[2]}{slash}{path}")[:200]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address is this machine, as far as it shows without asking."""
+    plain = host.lower().strip("[]").rstrip(".")
+    if plain == "localhost" or plain.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(plain)
+    except ValueError:
+        try:
+            address = ipaddress.ip_address(socket.inet_aton(plain))  # "127.1", as connect() does
+        except OSError:
+            return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.is_loopback or address.is_unspecified
+
+
+def same_origin(one: httpx2.URL, other: httpx2.URL) -> bool:
+    """Whether two addresses have the same scheme, host and port."""
+    return origin_of(one) == origin_of(other)
+
+
+def is_usable(url: httpx2.URL) -> bool:
+    """Whether a socket could be opened to an address."""
+    host = _HOST.fullmatch(url.raw_host) is not None
+    return url.scheme in ("http", "https") and host and 0 < (url.port or 443) < 65536
+
+
+def origin_of(url: httpx2.URL) -> tuple[str, str, int | None]:
+    """Scheme, host and port: whom a token may be shown to."""
+    return url.scheme, url.host.lower(), url.port or {"http": 80, "https": 443}.get(url.scheme)
+
+
+def proxy_for(url: httpx2.URL) -> str | None:
+    """The proxy that the environment (or the system) names for an address, None for none.
+
+    NO_PROXY may hold names, `.suffixes`, addresses, networks (`10.0.0.0/8`) and `*`. This machine
+    is never reached through a proxy.
+    """
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if not proxy or is_loopback(url.host) or urllib.request.proxy_bypass(url.host):
+        return None
+    if any(_in_network(url.host, each.strip()) for each in proxies.get("no", "").split(",")):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _in_network(host: str, network: str) -> bool:
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(network, strict=False)
+    except ValueError:
+        return False
