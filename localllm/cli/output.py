@@ -1,4 +1,7 @@
-"""What every verb prints with: data to stdout, talk to stderr, nothing from outside as markup."""
+"""What every verb prints with: data to stdout, talk to stderr, nothing from outside as markup.
+
+Rich is imported where something is drawn: a verb that prints JSON answers sooner without it.
+"""
 
 import dataclasses
 import io
@@ -6,12 +9,13 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import TextIO
-
-from rich.console import Console
-from rich.text import Text
+from typing import TYPE_CHECKING, TextIO
 
 from localllm.core.text import single_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
 
 _PIPE_WIDTH = 200
 """Columns of a table that goes to a file or a pipe, which has no width of its own."""
@@ -28,22 +32,26 @@ def print_json(document: Mapping[str, object]) -> None:
     sys.stdout.flush()
 
 
-def stdout() -> Console:
+def stdout() -> "Console":
     """Make a console for data: colour on a terminal only, and never with NO_COLOR."""
     return _console(sys.stdout)
 
 
-def stderr() -> Console:
+def stderr() -> "Console":
     """Make a console for talk (progress, warnings, notes), coloured by the same rule."""
     return _console(sys.stderr)
 
 
-def outside(text: str, style: str = "") -> Text:
+def outside(text: str, style: str = "") -> "Text":
     """Make one line of text that others wrote (a name, a path): no markup, escapes or controls."""
+    from rich.text import Text
+
     return Text(single_line(text), style=style)
 
 
-def _console(stream: TextIO) -> Console:
+def _console(stream: TextIO) -> "Console":
+    from rich.console import Console
+
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="replace")  # what it cannot show is a "?", not a crash
     console = Console(file=stream, markup=False, emoji=False, highlight=False)
