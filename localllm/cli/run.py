@@ -1,9 +1,11 @@
 """`localllm run`: one answer, or a conversation on a terminal."""
 
 import asyncio
+import json
 import sys
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 
@@ -13,8 +15,17 @@ from localllm.cli.loading import load_with_progress, require_answers
 from localllm.cli.output import print_json
 from localllm.core.load import KvType
 from localllm.core.text import strip_controls
-from localllm.engine.events import GenerateRequest, Message, Role, Sampling
-from localllm.errors import ExitCode, GenerationFailed, UsageError
+from localllm.engine.events import (
+    GenerateRequest,
+    Grammar,
+    GrammarKind,
+    Message,
+    Role,
+    Sampling,
+)
+from localllm.engine.limits import MAX_GRAMMAR_CHARS
+from localllm.errors import ExitCode, GenerationFailed, NotFound, UsageError
+from localllm.library.names import shown
 from localllm.runtime import ResidentModel, Runtime, read_spec
 
 MAX_PROMPT_BYTES = 64 * 2**20
@@ -28,6 +39,7 @@ class Question:
     sampling: Sampling
     max_tokens: int | None
     stop: tuple[str, ...]
+    grammar: Grammar | None
 
     def request(self, turns: tuple[Message, ...], *, chat: bool) -> GenerateRequest:
         """A request for the next turn; a base model gets the last turn's text to continue."""
@@ -39,6 +51,7 @@ class Question:
             sampling=self.sampling,
             max_tokens=self.max_tokens,
             stop=self.stop,
+            grammar=self.grammar,
         )
 
 
@@ -54,6 +67,8 @@ class Question:
 @click.option("--repeat-penalty", type=click.FloatRange(0.01, 10), default=1.0, help="Default 1.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 2), help="Same seed, same answer.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End the answer here; repeatable.")
+@click.option("--json-schema", metavar="FILE", type=click.Path(path_type=Path),
+              help="Answer in JSON that follows this JSON Schema.")  # fmt: skip
 @options.CONTEXT
 @options.KV_TYPE
 @options.GPU_LAYERS
@@ -75,6 +90,7 @@ def command(
     repeat_penalty: float,
     seed: int | None,
     stop: tuple[str, ...],
+    json_schema: Path | None,
     context: int | None,
     kv_type: str,
     gpu_layers: int | None,
@@ -101,6 +117,7 @@ def command(
         ),
         max_tokens=max_tokens,
         stop=stop,
+        grammar=None if json_schema is None else _grammar(json_schema),
     )
     converses = prompt is None and sys.stdin.isatty() and not as_json
     text = "" if converses else _prompt_text(prompt)
@@ -132,6 +149,24 @@ def command(
             return ExitCode.INTERRUPTED if answer.stopped else ExitCode.OK
         finally:
             runner.run(runtime.close())
+
+
+def _grammar(path: Path) -> Grammar:
+    """Raises NotFound and UsageError for a file that holds no JSON; what the schema says is the
+    engine's to judge."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_GRAMMAR_CHARS + 1).decode("utf-8")
+    except FileNotFoundError:
+        raise NotFound(f"There is no file {shown(path)} for --json-schema.") from None
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(f"--json-schema {shown(path)} cannot be read: {reason}.") from None
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--json-schema {shown(path)} is not valid JSON: {error}.") from None
+    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=text)
 
 
 def _prompt_text(argument: str | None) -> str:

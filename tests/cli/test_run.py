@@ -97,6 +97,42 @@ def test_a_model_that_only_embeds_is_refused_before_it_is_loaded(tmp_path: Path)
     assert b"embedder (bert) is an embedding model" in done.stderr
 
 
+def test_a_json_schema_shapes_the_answer(tmp_path: Path) -> None:
+    file = tmp_path / "schema.json"
+    properties = {"colour": {"enum": ["red", "green"]}, "count": {"type": "integer", "maximum": 9}}
+    required = {"required": list(properties), "additionalProperties": False}
+    file.write_text(json.dumps({"type": "object", "properties": properties} | required))
+    done = run("starter", "A fruit.", "--json-schema", str(file), "--ctx", "512", "--seed", "1")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["colour"] in ("red", "green")
+    assert answer["count"] <= 9
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "word"),
+    [
+        (None, 5, b"no file"),
+        (b"{", 2, b"not valid JSON"),
+        (b"\xff\xfe", 2, b"UTF-8"),
+        (b"[" * 100_000, 2, b"not valid JSON"),
+        (b'{"not": {}}', 2, b"not"),
+        (b"3", 2, b"object"),
+    ],
+)
+def test_a_json_schema_that_is_none_is_told_in_one_message(
+    tmp_path: Path, content: bytes | None, status: int, word: bytes
+) -> None:
+    file = tmp_path / "schema.json"
+    if content is not None:
+        file.write_bytes(content)
+    done = run("starter", "Hi", "--json-schema", str(file), "--ctx", "512")
+    assert done.returncode == status, done.stderr
+    assert word in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert done.stdout == b""
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
