@@ -277,7 +277,7 @@ def test_a_new_commit_with_the_same_file_goes_on_with_what_is_here(site: Site) -
 
 def test_a_listing_that_is_not_true_any_more_is_said(site: Site) -> None:
     site.hub.replace(REPO, NAME, content(seed=1))
-    with pytest.raises(DownloadFailed, match="is not the file that org/model-GGUF listed"):
+    with pytest.raises(DownloadFailed, match="is not the file that was listed"):
         site.fetch()
     assert not site.hub.cdn_requests
 

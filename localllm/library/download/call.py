@@ -68,7 +68,7 @@ def _of_disk(wanted: Wanted, error: OSError) -> LocalLLMError:
     where, reason = shown(wanted.path.parent), error.strerror or type(error).__name__
     if error.errno in _FULL:
         return DownloadFailed(
-            f"The disk is full: {wanted.path.name} needs"
+            f"The disk is full: {shown(wanted.path.name)} needs"
             f" {format_bytes(wanted.size_bytes - available(wanted))} more in {where}. What came,"
             f" {_kept(wanted)}, is kept. Make room, then the same command goes on from there."
         )

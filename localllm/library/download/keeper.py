@@ -12,8 +12,8 @@ from localllm.library.download.source import Source
 from localllm.library.download.wanted import Conditions
 
 _PARTS = 256
-"""With several connections, a kill loses about a 256th of the file, and saving costs so many
-times what a small file costs."""
+"""With several connections the notes are replaced at most so often: a kill loses about that part
+of the file, and what comes while they are being replaced."""
 _LEAST_BYTES = 16 * 2**10
 
 

@@ -4,7 +4,7 @@ import contextlib
 import threading
 
 from localllm.core.units import format_bytes
-from localllm.errors import DownloadFailed, DownloadStopped, HubError, NotFound, StoreError
+from localllm.errors import DownloadFailed, HubError, NotFound, StoreError
 from localllm.library import disk
 from localllm.library.digest import sha256_of
 from localllm.library.download import notes as noting
@@ -115,11 +115,11 @@ class SingleDownload:
                 notes, sha256 = session.run()
                 if self._wanted.sha256 is None or sha256 == self._wanted.sha256:
                     return sha256
-                if not repaired and self._repair(source):
+                tried, repaired = repaired, True  # once: a fault that comes again is the server's
+                if not tried and self._repair(source):
                     return self._wanted.sha256
                 raise DownloadFailed(self._wrong(sha256))
             except StartOver as reason:
-                repaired = True  # as often as this, not more
                 notes, there = self._start_over(source, str(reason))
 
     def _pick_up(self) -> tuple[Notes, Extents]:
@@ -160,8 +160,6 @@ class SingleDownload:
                 if self._compare(source):
                     return True
                 problem = None
-            except DownloadStopped:
-                raise
             except (HubError, NotFound) as error:
                 problem = error
         if problem is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import httpx2
 
+from localllm.core.text import single_line
 from localllm.errors import AccessDenied, DownloadFailed, HubError, NotFound
 from localllm.library.download.answer import (
     Answer,
@@ -265,22 +266,23 @@ class Source:
         raise NoBytesHere(self._denial(answer))
 
     def _denial(self, answer: Unauthorized) -> HubError | NotFound:
-        wanted, page = self._wanted, f"{shown_url(self.endpoint)}/{self._wanted.repo}"
+        repo, name = single_line(self._wanted.repo), single_line(self._wanted.name)
+        page = f"{shown_url(self.endpoint)}/{repo}"
         refused = " The Hub did not take the token that localllm has." if self._anonymous else ""
         if answer.code == "GatedRepo" or answer.status == 403:
             how = "accept its terms with an account that has access" if answer.code else "log in"
             return AccessDenied(
-                f"{wanted.repo} gives its files only to those it let in.{refused} Open {page} and"
+                f"{repo} gives its files only to those it let in.{refused} Open {page} and"
                 f" {how}, then give localllm a token of that account (HF_TOKEN)."
             )
         if answer.status == 401:
             return AccessDenied(
-                f"{wanted.repo} is not at {shown_url(self.endpoint)}, or it is private.{refused}"
+                f"{repo} is not at {shown_url(self.endpoint)}, or it is private.{refused}"
                 f" Look at {page}; a private one needs a token (HF_TOKEN)."
             )
         return NotFound(
-            f"{shown_url(self.endpoint)} has no {wanted.name} in {wanted.repo} at"
-            f" {wanted.commit[:12]} (it answers {answer.status})."
+            f"{shown_url(self.endpoint)} has no {name} in {repo} at"
+            f" {single_line(self._wanted.commit)[:12]} (it answers {answer.status})."
         )
 
     def _check_listing(self, response: httpx2.Response) -> None:
@@ -291,7 +293,7 @@ class Source:
         if other_hash or (size.isdigit() and int(size[:19]) != self.size):
             raise NoBytesHere(
                 DownloadFailed(
-                    f"{self._wanted.name} is not the file that {self._wanted.repo} listed: its"
+                    f"{single_line(self._wanted.name)} is not the file that was listed: its"
                     " size or its sha256 is another now. Ask for it again."
                 )
             )
