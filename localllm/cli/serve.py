@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from localllm.cli import options
-from localllm.cli.loading import load_with_progress
+from localllm.cli.loading import load_with_progress, require_answers
 from localllm.core.load import KvType, LoadSettings
 from localllm.core.text import single_line
 from localllm.core.units import format_duration
@@ -263,6 +263,7 @@ async def _load_all(
 
 async def _settings(runtime: Runtime, model: InstalledModel, wish: Wish) -> LoadSettings:
     spec = await asyncio.to_thread(read_spec, model.path)
+    require_answers(spec, model.name)
     candidates = [
         options.settings_for(
             spec,

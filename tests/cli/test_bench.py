@@ -22,10 +22,9 @@ from localllm.library import measurements, paths
 from localllm.library.store import Store
 from localllm.runtime import Runtime
 from tests.core.forge import write
-from tests.core.forge_recurrent import EVERY_RECURRENT
+from tests.core.forge_recurrent import ENCODER
 from tests.library.test_measurements import DECODE
 
-ENCODER = next(forged for forged in EVERY_RECURRENT if forged.architecture == "bert")
 LOCALLLM = [sys.executable, "-m", "localllm"]
 SMALL = ["--prompt-tokens", "32", "--gen-tokens", "4", "--repetitions", "2"]
 PLAN = Plan(prompt_tokens=32, gen_tokens=8, parallel=(1, 4), repetitions=2)

@@ -15,11 +15,10 @@ import psutil
 import pytest
 
 from tests.core.forge import write
-from tests.core.forge_recurrent import EVERY_RECURRENT
+from tests.core.forge_recurrent import ENCODER
 
 LOCALLLM = [sys.executable, "-m", "localllm"]
 SILENCE_S = 60.0  # a hung program is a failure, not a hung suite
-ENCODER = next(forged for forged in EVERY_RECURRENT if forged.architecture == "bert")
 GREEDY = ["--temperature", "0", "--ctx", "512"]
 
 

@@ -26,6 +26,8 @@ from localllm.errors import NotFound, ServeError, UsageError
 from localllm.library.store import InstalledModel, Store
 from localllm.runtime import Runtime
 from localllm.server.listen import Address, bound_address, open_socket
+from tests.core.forge import write
+from tests.core.forge_recurrent import ENCODER
 from tests.server.house import detect
 
 LOOPBACK = Address(ip="127.0.0.1", port=11711)
@@ -307,6 +309,13 @@ def test_what_cannot_be_served_is_said_at_once(
 ) -> None:
     with pytest.raises(error, match=match):
         invoke("--port", "0", *arguments)
+
+
+def test_a_model_that_only_embeds_is_not_served(tmp_path: Path) -> None:
+    path = tmp_path / "embedder.gguf"
+    write(ENCODER, path)
+    with pytest.raises(UsageError, match="embedding model"):
+        invoke("--port", "0", "--no-auth", str(path))
 
 
 def test_the_key_comes_from_the_option_the_environment_or_a_new_file(

@@ -193,3 +193,6 @@ ENCODERS = (
 )  # fmt: skip
 
 EVERY_RECURRENT: tuple[Forged, ...] = (*RECURRENT, *HYBRID, *ENCODERS)
+
+ENCODER = next(forged for forged in EVERY_RECURRENT if forged.architecture == "bert")
+"""A model that only embeds."""
