@@ -72,7 +72,8 @@ def same_origin(one: httpx2.URL, other: httpx2.URL) -> bool:
 def is_usable(url: httpx2.URL) -> bool:
     """Whether a socket could be opened to an address."""
     host = _HOST.fullmatch(url.raw_host) is not None
-    return url.scheme in ("http", "https") and host and 0 < (url.port or 443) < 65536
+    port = url.port is None or 0 < url.port < 65536
+    return url.scheme in ("http", "https") and host and port
 
 
 def origin_of(url: httpx2.URL) -> tuple[str, str, int | None]:

@@ -87,6 +87,15 @@ def test_a_hub_that_is_busy_for_a_moment_is_asked_again(asking: Asking, status: 
     assert asking.time.slept == [0.5, 1.0]
 
 
+def test_a_search_is_asked_again_too(asking: Asking) -> None:
+    """huggingface_hub would wait in its own way there."""
+    asking.hub.faults.add(Refuse(503, "9"), times=1)
+    clock = Clock(now=asking.time.now, sleep=asking.time.sleep)
+    found = Hub(Access(endpoints=(asking.hub.endpoint,)), clock=clock).search("quince")
+    assert [each.name for each in found] == [REPO]
+    assert asking.time.slept == [9.0]
+
+
 @pytest.mark.parametrize("fault", [Drop(10), Truncate(10), WrongLength(50)])
 def test_an_answer_that_breaks_off_is_asked_for_again(asking: Asking, fault: Fault) -> None:
     asking.hub.faults.add(fault, times=2, on="hub")

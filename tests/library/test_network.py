@@ -52,7 +52,7 @@ def test_mirrors_come_from_the_settings_and_one_from_the_environment() -> None:
 @pytest.mark.parametrize(
     "endpoint",
     [
-        "huggingface.co", "http://", "://x", "ftp://x.example", "https://x.example:99999",
+        "huggingface.co", "http://", "://x", "ftp://x.example", "https://x.example:99999", "http://x:0",
         "http://[bad", "https://a b", "https://x.example/?token=hf_secret", "https://x.example#a",
         "https://user:hf_secret@x.example", "https://x.example\n.evil", "file:///etc", "https://%00",
         "https://a..example", "https://" + "a" * 64 + ".example", "https://" + "a." * 130 + "org",

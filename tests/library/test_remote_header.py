@@ -27,6 +27,7 @@ from tests.hub import (
     WrongLength,
 )
 from tests.hub.faults import Fault
+from tests.hub.server import CERTIFICATE
 from tests.library import tiny
 
 REPO = "org/quince-GGUF"
@@ -341,6 +342,15 @@ def test_a_stale_token_does_not_hide_what_is_public(reader: Reader) -> None:
     repo = reader.publish({"m.gguf": tiny.header(tiny.MODEL)})
     reader.token = "hf_stale"
     assert reader.reading().header(repo, "m.gguf").architecture == "llama"
+
+
+def test_a_header_comes_over_tls_from_both_ports(tmp_path: Path) -> None:
+    with FakeHub(tls=True) as hub:
+        hub.add_repo(REPO, {"m.gguf": tiny.header(tiny.MODEL)})
+        trusting = Access(endpoints=(hub.endpoint,), ca_file=CERTIFICATE)
+        reading = Hub(trusting, cache_dir=tmp_path)
+        assert reading.header(reading.repo(REPO), "m.gguf").architecture == "llama"
+        assert hub.cdn_requests
 
 
 def test_offline_an_unknown_header_is_not_asked_for(reader: Reader) -> None:
