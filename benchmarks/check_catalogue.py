@@ -5,7 +5,7 @@
 
 With --engine each entry becomes a sparse file with a true header and no weights. llama.cpp must
 accept it (it refuses a missing, surplus or misshapen tensor), and its quantizer's dry run must
-choose the very type that core/quant_mix.py chose for every tensor of every quant. Exits 1 when
+choose the very type that core/quant_mix chose for every tensor of every quant. Exits 1 when
 anything disagrees.
 """
 

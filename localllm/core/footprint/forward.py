@@ -1,4 +1,4 @@
-"""The forward pass as a graph of temporaries: what attention allocates.
+"""The forward pass as a graph of temporaries: what the parts of all layers share.
 
 Follows `llm_graph_context` (`src/llama-graph.cpp`) and the graphs of `src/models/*.cpp` in
 llama.cpp b11434, node by node in the order in which they are computed. Which parts a layer has is
