@@ -1,8 +1,8 @@
 """The graphs of layers that carry a state: Mamba, short convolutions, gated delta nets, RWKV.
 
 Node by node after `src/models/{mamba-base,lfm2,qwen3next,rwkv6-base,rwkv7-base}.cpp` of llama.cpp
-b11434, as attention.py does for attention. A state's update is written into the cache, so its result
-takes no room here.
+b11434, as attention.py does for attention. A state's update is written into the cache, so its
+result takes no room here.
 """
 
 from collections.abc import Callable
