@@ -1,5 +1,6 @@
 """A download on a terminal: in a thread that Ctrl+C ends cleanly, its progress on stderr."""
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ T = TypeVar("T")
 
 LINE_EVERY_S = 10.0
 """Plain lines are no more frequent: they end in log files."""
-_LOOK_S = 0.2  # Windows delivers Ctrl+C only between two waits
+_LOOK_S = 0.2  # a handler runs only between two waits
 
 
 class Interrupted(Exception):
@@ -32,18 +33,25 @@ def interruptible(run: Callable[[threading.Event], T]) -> T:
     Ctrl+C sets the event and raises Interrupted once it has ended. Raises what it raises.
     """
     stop = threading.Event()
-    workers = ThreadPoolExecutor(1)
-    future = workers.submit(run, stop)
-    try:
+    # A handler, and no KeyboardInterrupt: one that is raised while a lock is being taken leaves
+    # it taken for ever.
+    with ThreadPoolExecutor(1) as workers, _ctrl_c_sets(stop):
+        future = workers.submit(run, stop)
         while not future.done():
             wait((future,), timeout=_LOOK_S)
-    except KeyboardInterrupt:
-        stop.set()
-        if (error := future.exception()) is not None:
-            raise Interrupted from error
-    finally:
-        workers.shutdown(wait=False)
+    error = future.exception()
+    if stop.is_set() and error is not None:
+        raise Interrupted from error
     return future.result()
+
+
+@contextmanager
+def _ctrl_c_sets(stop: threading.Event) -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, lambda *_: stop.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Lines:
