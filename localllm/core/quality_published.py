@@ -6,6 +6,8 @@ from enum import StrEnum
 from functools import cache
 from types import MappingProxyType
 
+from localllm.core.file_types import ALIASES
+
 
 class Metric(StrEnum):
     """PERPLEXITY: change against the unquantized model, in percent. KLD: mean Kullback-Leibler
@@ -42,7 +44,7 @@ def _published(
         tuple(families.split()),
         billions * 1e9,
         source,
-        MappingProxyType({quant: float(value) for quant, value in pairs}),
+        MappingProxyType({ALIASES.get(quant, quant): float(value) for quant, value in pairs}),
     )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from localllm.core import footprint
@@ -84,10 +84,13 @@ def test_more_bits_never_need_less_cache(
     name: str, load: LoadSettings, a: KvType, b: KvType
 ) -> None:
     low, high = sorted((a, b), key=lambda kind: BITS[kind])
-    small, large = (
-        footprint.of(MODELS[name], replace(load, kv_type_k=kind, kv_type_v=kind)).kv_bytes
-        for kind in (low, high)
-    )
+    try:
+        small, large = (
+            footprint.of(MODELS[name], replace(load, kv_type_k=kind, kv_type_v=kind)).kv_bytes
+            for kind in (low, high)
+        )
+    except UsageError:  # Phi-4: llama.cpp would abort (footprint/graph.py)
+        reject()
     assert small <= large
 
 
