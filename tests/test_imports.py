@@ -5,7 +5,10 @@ import sys
 
 import pytest
 
-HEAVY = ("textual", "fastapi", "starlette", "uvicorn", "llama_cpp", "huggingface_hub", "numpy")
+HEAVY = (
+    "textual", "fastapi", "starlette", "uvicorn", "llama_cpp", "huggingface_hub", "httpx2",
+    "keyring", "numpy",
+)  # fmt: skip
 
 
 def loaded_after(code: str) -> set[str]:

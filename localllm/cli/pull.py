@@ -15,8 +15,8 @@ from localllm.cli.output import outside, print_json, stderr, stdout
 from localllm.core.recommend import Goal, Wish
 from localllm.core.reference import read_reference
 from localllm.core.units import format_bytes
-from localllm.errors import ExitCode
-from localllm.library import settings
+from localllm.errors import ExitCode, UsageError
+from localllm.library import settings, starter
 from localllm.library.download import Wanted
 from localllm.library.download.wanted import MAX_CONNECTIONS
 from localllm.library.names import checked, shown
@@ -86,6 +86,7 @@ def command(
     if dry_run:
         _print_plan(_planned(choice, store, dest), choice, as_json=as_json)
         return ExitCode.OK
+    _require_free(name, choice, store, dest)
     try:
         pulled = _fetch(choice, hub.access, store, dest, name, connections=connections, quiet=quiet)
     except (Interrupted, KeyboardInterrupt):
@@ -93,6 +94,18 @@ def command(
         return ExitCode.INTERRUPTED
     _print_pulled(pulled, choice, as_json=as_json, quiet=quiet)
     return ExitCode.OK
+
+
+def _require_free(name: str | None, choice: Choice, store: Store, dest: Path | None) -> None:
+    """Raise UsageError for a name that another model has, before anything is fetched for it."""
+    holder = next((model for model in store.installed() if model.name == name), None)
+    if holder is None and name != starter.NAME:
+        return
+    ours = {file.path for file in wanted(choice, store, dest)}
+    if holder is None or (holder.path not in ours and not holder.missing):
+        raise UsageError(
+            f"The name {name} is taken. Choose another --name; `localllm ls` lists all."
+        )
 
 
 def _tell(choice: Choice) -> None:

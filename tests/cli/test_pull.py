@@ -199,6 +199,7 @@ def test_when_nothing_fits_nothing_is_fetched_unless_a_quant_is_named(
         ([REPO, "--revision", "../x"], 2, ["revision"]),
         ([REPO, "--connections", "9"], 2, ["--connections"]),
         ([REPO, "--name", "Not a Name"], 2, ["not-a-name"]),
+        ([REPO, "--name", "starter"], 2, ["starter is taken"]),
         ([], 2, ["MODEL"]),
     ],
 )
