@@ -1,4 +1,6 @@
 import logging
+import socket
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -266,6 +268,33 @@ def test_loopback_is_never_reached_through_a_proxy(
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
     with open_client(with_token(hub)) as client:
         assert client.get(f"{hub.endpoint}/api/models").status_code == 200
+
+
+def test_an_encrypted_request_goes_through_the_proxy_which_sees_no_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        seen: list[bytes] = []
+
+        def refuse() -> None:
+            connection, _ = proxy.accept()
+            with connection:
+                seen.append(connection.recv(65536))
+                connection.sendall(b"HTTP/1.1 407 Who are you\r\nContent-Length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=refuse, daemon=True)
+        thread.start()
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        with (
+            open_client(Access(token=SECRET)) as client,
+            pytest.raises(httpx2.ProxyError) as refused,
+        ):
+            client.get(f"{DEFAULT_ENDPOINT}/api/models?search=secret")
+        thread.join(10)
+    assert problem(refused.value) == "the proxy refused the connection"
+    (head,) = seen
+    assert head.startswith(b"CONNECT huggingface.co:443 HTTP/1.1\r\n")
+    assert SECRET.encode() not in head and b"search" not in head and b"python" not in head.lower()
 
 
 @pytest.mark.parametrize("proxy", ["socks9://x", "socks5://user:hf_secret@x:1", "http://x:y"])
