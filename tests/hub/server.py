@@ -6,12 +6,12 @@ import socket
 import ssl
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
 from tests.hub.cdn import Cdn
+from tests.hub.certificate import loopback_certificate
 from tests.hub.content import Content, Given, content
 from tests.hub.endpoint import Endpoint
 from tests.hub.faults import CDN, HUB, Faults
@@ -19,8 +19,8 @@ from tests.hub.record import Record, Request
 from tests.hub.repo import Repo
 
 LOOPBACK = "127.0.0.1"
-CERTIFICATE = Path(__file__).with_name("loopback.pem")
-"""For 127.0.0.1, signed by itself until 2126, with its key: of use to nobody but these tests."""
+CERTIFICATE = loopback_certificate()
+"""For 127.0.0.1, signed by itself, with its key; made anew for every run of the tests."""
 
 
 class _Server(http.server.ThreadingHTTPServer):

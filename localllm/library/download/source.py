@@ -11,6 +11,7 @@ import httpx2
 
 from localllm.core.text import single_line
 from localllm.errors import AccessDenied, DownloadFailed, HubError, NotFound
+from localllm.library.denial import TOKEN_HELP
 from localllm.library.download.answer import (
     Answer,
     Bytes,
@@ -273,12 +274,12 @@ class Source:
             how = "accept its terms with an account that has access" if answer.code else "log in"
             return AccessDenied(
                 f"{repo} gives its files only to those it let in.{refused} Open {page} and"
-                f" {how}, then give localllm a token of that account (HF_TOKEN)."
+                f" {how}, then give localllm a token of that account: {TOKEN_HELP}."
             )
         if answer.status == 401:
             return AccessDenied(
                 f"{repo} is not at {shown_url(self.endpoint)}, or it is private.{refused}"
-                f" Look at {page}; a private one needs a token (HF_TOKEN)."
+                f" Look at {page}; for a private one {TOKEN_HELP}."
             )
         return NotFound(
             f"{shown_url(self.endpoint)} has no {name} in {repo} at"
