@@ -93,7 +93,8 @@ def choose(
             return choose_from(shelf, asked.quant, machine, wish)
         except (NotFound, AccessDenied, NoSuchQuant) as error:
             errors.append(error)
-    raise errors[-1]
+    # A repository that wants a token has the model; "not there" is what another one said.
+    raise next((error for error in errors if isinstance(error, AccessDenied)), errors[-1])
 
 
 def choose_from(shelf: Shelf, quant: str | None, machine: Machine | None, wish: Wish) -> Choice:

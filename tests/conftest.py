@@ -5,6 +5,7 @@ but loopback fails.
 """
 
 import ipaddress
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -22,6 +23,9 @@ _OF_THE_USER = (
     "http_proxy", "https_proxy", "all_proxy", "no_proxy",
 )  # fmt: skip
 """Variables that would lead a test to this user's token, mirror or proxy."""
+
+# Or each of the hundreds of processes that tests start would compile the package again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A suite that runs in the background ignores Ctrl+C, and so would every process it starts.

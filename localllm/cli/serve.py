@@ -92,6 +92,12 @@ def parse_parallel(
 @click.option("--no-auth", is_flag=True, help="Ask for no key; loopback addresses only.")
 @options.FORCE
 @click.option(
+    "--offline",
+    is_flag=True,
+    expose_value=False,
+    help="Never use the network: serving does not in any case.",
+)
+@click.option(
     "--json",
     "as_json",
     is_flag=True,

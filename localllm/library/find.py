@@ -2,15 +2,19 @@
 
 import difflib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from localllm.errors import NotFound
 from localllm.library import names, starter
+from localllm.library.catalogue_file import find_entry
 from localllm.library.examine import files_of
 from localllm.library.installed import InstalledModel, State, of_file
 
 _LISTED = 8
+_REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}(:[\w.-]{1,64})?", re.ASCII)
+"""What a repository of the Hub is called, with or without a quant; a file may be, too."""
 
 
 def is_path(text: str) -> bool:
@@ -60,10 +64,12 @@ def not_found(
         return f"No model is called {quoted}. Type the whole name: {starting[0]}."
     if name.lower() == starter.NAME:
         return f"The starter model is not installed. Install it with: {starter.INSTALL}"
+    if not exact and (entry := find_entry(name)) is not None:
+        return f"{entry.name} is not installed. To download it: localllm pull {entry.name}"
     if not known:
         return (
             f"No model is called {quoted}, and none is installed. Try: {starter.INSTALL}, or"
-            " localllm import FILE.gguf"
+            " localllm import FILE.gguf, or localllm suggest and localllm pull"
         )
     near = _nearest(name, known)
     hint = f"Nearest: {_list(near)}." if near else f"Installed: {_list(known)}."
@@ -85,6 +91,7 @@ def _list(some: tuple[str, ...]) -> str:
 def _no_file(text: str, error: OSError | ValueError) -> str:
     shown = names.shown(text)[:200]
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return f"There is no file {shown}, and no installed model is called so."
+        hint = f" To download it: localllm pull {shown}" if _REPOSITORY.fullmatch(text) else ""
+        return f"There is no file {shown}, and no installed model is called so.{hint}"
     reason = getattr(error, "strerror", None) or str(error)
     return f"{shown} cannot be reached: {reason}."
