@@ -1,6 +1,7 @@
 """`localllm size` as a user runs it: two real models, the catalogue, and nonsense."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -125,7 +126,9 @@ def test_limits_are_shown_and_fit() -> None:
     assert limits["parallel"] >= 1
     out = run("starter").stdout
     assert "Largest context here: 8192 tokens" in out
-    assert f"Conversations of 4096 tokens at once: {limits['parallel']}" in out
+    # Another run: what other programs hold has changed a little.
+    (found,) = re.findall(r"Conversations of 4096 tokens at once: (\d+)", out)
+    assert int(found) == pytest.approx(limits["parallel"], rel=0.25)
 
 
 def test_what_a_smaller_cache_costs_is_shown_with_its_source() -> None:

@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping
 
-TEXT = {"type": "string", "maxLength": 12}
-WORD = {"type": "string", "pattern": "^[a-z]{2,8}$"}
-COUNT = {"type": "integer", "minimum": 0, "maximum": 99}
+TEXT: dict[str, object] = {"type": "string", "maxLength": 12}
+WORD: dict[str, object] = {"type": "string", "pattern": "^[a-z]{2,8}$"}
+COUNT: dict[str, object] = {"type": "integer", "minimum": 0, "maximum": 99}
 
 
-def record(required: tuple[str, ...] | None = None, **properties: object) -> dict[str, object]:
-    """An object with these properties and no others, all required unless said."""
+def record(*optional: str, **properties: object) -> dict[str, object]:
+    """An object with these properties and no others, all required but the `optional` ones."""
     return {
         "type": "object",
         "properties": properties,
-        "required": list(properties if required is None else required),
+        "required": [name for name in properties if name not in optional],
         "additionalProperties": False,
     }
 
@@ -41,7 +41,7 @@ SCHEMAS: Mapping[str, dict[str, object]] = {
     "const": {"const": {"version": 2, "tags": ["a", "b"]}},
     "types": {"type": ["integer", "null"], "minimum": 0, "maximum": 9},
     "person": record(name=TEXT, age=COUNT),
-    "optional": record(("name",), name=TEXT, nickname=WORD),
+    "optional": record("nickname", name=TEXT, nickname=WORD),
     "no properties": record(),
     "nested": record(user=record(name=WORD, address=record(city=WORD, number=COUNT))),
     "list of texts": listing(WORD),

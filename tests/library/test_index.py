@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from localllm.library.index import Damaged, Index, TooNew
 from localllm.library.installed import InstalledModel, Part
+from localllm.library.names import valid
 
 INDEX = Index(Path("/library"))
 
@@ -17,7 +18,7 @@ sizes = st.integers(min_value=0, max_value=2**63)
 @st.composite
 def models(draw: st.DrawFn) -> InstalledModel:
     owned = draw(st.booleans())
-    name = draw(st.from_regex(r"[a-z][a-z0-9]{0,9}", fullmatch=True).filter(lambda n: n != "con"))
+    name = draw(st.from_regex(r"[a-z][a-z0-9]{0,9}", fullmatch=True).filter(valid))
     root = Path("/library/models" if owned else "/elsewhere")
     parts = tuple(
         Part(

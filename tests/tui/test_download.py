@@ -10,7 +10,7 @@ from textual.widgets import Static
 from localllm.errors import AccessDenied, DownloadFailed, HubError, LocalLLMError, UsageError
 from localllm.library.store import InstalledModel
 from localllm.tui.screens.chat import ChatScreen
-from localllm.tui.screens.download import DownloadScreen, Phase
+from localllm.tui.screens.download import BUTTONS, DownloadScreen, Phase
 from localllm.tui.screens.home import HomeScreen
 from localllm.tui.screens.import_file import ImportScreen
 from localllm.tui.source import Offer
@@ -47,10 +47,23 @@ async def open_offer(pilot: Pilot[None], *, key: str = "enter") -> None:
     await until(pilot, lambda: phase(pilot.app) is not Phase.LOOKING)
 
 
+async def accept(pilot: Pilot[None]) -> None:
+    """Take the window's first choice, as soon as it has the focus."""
+    await until(pilot, lambda: _first_has_focus(pilot.app))
+    await pilot.press("enter")
+
+
+def _first_has_focus(app: App[None]) -> bool:
+    screen, focused = app.screen, app.focused
+    if not isinstance(screen, DownloadScreen):
+        return True
+    return focused is not None and focused.id == BUTTONS[screen.phase][0]
+
+
 async def begin(pilot: Pilot[None]) -> None:
     """To the first suggestion's window, and download."""
     await open_offer(pilot)
-    await pilot.press("enter")
+    await accept(pilot)
 
 
 def phase(app: App[None]) -> Phase | None:
@@ -130,7 +143,7 @@ async def test_what_was_downloaded_is_in_the_list_and_enter_runs_it(
         nursery.gate.set()
         await comes_to(pilot, Phase.DONE)
         await sees(pilot, "The sha256 is that of the Hub.")
-        await pilot.press("enter")
+        await accept(pilot)
         await reaches(pilot, ChatScreen)
         await pilot.press("ctrl+o")
         await reaches(pilot, HomeScreen)
@@ -167,7 +180,7 @@ async def test_a_stopped_download_is_kept_and_goes_on_when_told(
         await sees(pilot, "What came is kept")
         assert "left" not in shown(app)
         assert len(nursery.stopped) == 1
-        await pilot.press("enter")
+        await accept(pilot)
         await comes_to(pilot, Phase.RUNNING)
         nursery.gate.set()
         await comes_to(pilot, Phase.DONE)
@@ -199,7 +212,7 @@ async def test_a_question_to_a_silent_hub_can_be_given_up(stage: Stage, nursery:
         await sees(pilot, "Nothing was downloaded.")
         nursery.silent = False
         nursery.choosing.set()
-        await pilot.press("enter")
+        await accept(pilot)
         await comes_to(pilot, Phase.RUNNING)
     assert len(nursery.pulled) == 1  # the answer that came late started nothing
 
@@ -248,7 +261,7 @@ async def test_a_hub_that_refuses_is_said_in_place_and_can_be_asked_again(
         await comes_to(pilot, Phase.FAILED)
         assert status(app) == str(error)
         nursery.choose_error = None
-        await pilot.press("enter")
+        await accept(pilot)
         await comes_to(pilot, Phase.RUNNING)
 
 
@@ -264,7 +277,7 @@ async def test_a_transfer_that_fails_is_said_in_place_and_goes_on_when_told(
         await comes_to(pilot, Phase.FAILED)
         assert status(app) == str(error)
         nursery.pull_error = None
-        await pilot.press("enter")
+        await accept(pilot)
         await comes_to(pilot, Phase.DONE)
 
 
@@ -279,7 +292,7 @@ async def test_offline_is_said_at_once_and_a_file_can_be_imported(
         await open_offer(pilot)
         await comes_to(pilot, Phase.FAILED)
         assert status(app) == OFFLINE
-        await pilot.press("enter")  # try again: still off
+        await accept(pilot)  # try again: still off
         await until(pilot, lambda: len(nursery.offered) == 2)
         await comes_to(pilot, Phase.FAILED)
         await pilot.press("right", "enter")
@@ -296,7 +309,7 @@ async def test_settings_that_cannot_be_read_are_said_in_place(
         await open_offer(pilot)
         assert status(app) == str(nursery.offer_error)
         nursery.offer_error = None
-        await pilot.press("enter")
+        await accept(pilot)
         await comes_to(pilot, Phase.OFFERED)
 
 
@@ -309,7 +322,7 @@ async def test_a_file_much_larger_than_was_said_is_asked_for_again(
         await begin(pilot)
         await until(pilot, lambda: "12.0 GiB and not 7.8 GiB" in status(app))
         assert nursery.pulled == []
-        await pilot.press("enter")
+        await accept(pilot)
         await comes_to(pilot, Phase.RUNNING)
     assert len(nursery.asked) == 1
 

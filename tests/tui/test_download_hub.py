@@ -17,7 +17,7 @@ from tests.hub import Drop, FakeHub, Stall
 from tests.tui.acts import reaches, sees, until
 from tests.tui.made_up import Stage
 from tests.tui.made_up_plans import Orchard, made_up_plans
-from tests.tui.test_download import begin, comes_to, open_offer, phase, status
+from tests.tui.test_download import accept, begin, comes_to, open_offer, phase, status
 
 REPO = "unsloth/Qwen3-0.6B-GGUF"
 FILE = "Qwen3-0.6B-Q4_1.gguf"
@@ -55,10 +55,10 @@ async def test_from_a_suggestion_to_a_conversation(stage: Stage, hub: FakeHub) -
         await sees(pilot, f"{REPO} on {hub.endpoint.removeprefix('http://')}")
         await sees(pilot, "Apache-2.0")  # of the catalogue
         assert hub.requests == ()
-        await pilot.press("enter")
+        await accept(pilot)
         await comes_to(pilot, Phase.DONE)
         await sees(pilot, "The sha256 is that of the Hub.")
-        await pilot.press("enter")
+        await accept(pilot)
         await reaches(pilot, ChatScreen)
     (file,) = fetched(stage)
     listed = hub.file(REPO, hub.repos[REPO].head, FILE)
@@ -72,14 +72,14 @@ async def test_a_download_that_was_stopped_goes_on_where_it_was(stage: Stage, hu
     async with app.run_test(size=(120, 40)) as pilot:
         await open_offer(pilot)
         hub.faults.add(stall)
-        await pilot.press("enter")
+        await accept(pilot)
         await until(pilot, stall.reached.is_set)
         await comes_to(pilot, Phase.RUNNING)
         await pilot.press("escape")
         await comes_to(pilot, Phase.STOPPED)
         stall.until.set()
         fetched_before = len(hub.cdn_requests)
-        await pilot.press("enter")
+        await accept(pilot)
         await comes_to(pilot, Phase.DONE)
         (rest,) = hub.cdn_requests[fetched_before:]
         first = int((rest.range or "").removeprefix("bytes=").partition("-")[0])
@@ -94,7 +94,7 @@ async def test_a_connection_that_breaks_is_nothing_to_worry_about(
     async with app.run_test() as pilot:
         await open_offer(pilot)
         hub.faults.add(Drop(HALF))
-        await pilot.press("enter")
+        await accept(pilot)
         await comes_to(pilot, Phase.DONE)
     assert len(fetched(stage)) == 1
 
@@ -105,7 +105,7 @@ async def test_quitting_in_the_middle_leaves_what_came(stage: Stage, hub: FakeHu
     async with app.run_test() as pilot:
         await open_offer(pilot)
         hub.faults.add(stall)
-        await pilot.press("enter")
+        await accept(pilot)
         await until(pilot, stall.reached.is_set)
         await pilot.press("ctrl+q")
     stall.until.set()
@@ -134,11 +134,11 @@ async def test_switched_off_while_the_app_runs_it_is_off(
     async with app.run_test() as pilot:
         await open_offer(pilot)
         monkeypatch.setenv("LOCALLLM_OFFLINE", "1")
-        await pilot.press("enter")
+        await accept(pilot)
         await comes_to(pilot, Phase.FAILED)
         assert "LOCALLLM_OFFLINE" in status(app)
         monkeypatch.delenv("LOCALLLM_OFFLINE")
-        await pilot.press("enter")
+        await accept(pilot)
         await reaches(pilot, DownloadScreen)
         await until(pilot, lambda: phase(app) in (Phase.RUNNING, Phase.DONE))
     assert hub.requests != ()

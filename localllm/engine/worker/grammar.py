@@ -1,7 +1,7 @@
 """What an answer must look like: a grammar and, for every next token, the tokens it allows.
 
 llguidance (Rust) does the parsing. It releases the GIL, so grammars are compiled and masks are
-computed on a thread of their own while llama.cpp decodes.
+computed on a thread of their own while llama.cpp decodes. Imported when a request has a grammar.
 """
 
 import functools
@@ -10,14 +10,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import llguidance
 import numpy as np
-import numpy.typing as npt
 
 from localllm.engine.events import Grammar, GrammarKind
+from localllm.engine.worker.logits import Allowed
 from localllm.engine.worker.model import Model
 from localllm.errors import BadRequest, GenerationFailed
-
-Allowed = npt.NDArray[np.intp]
-"""Token ids, ascending."""
 
 _ANY_OBJECT = '{"type": "object"}'
 

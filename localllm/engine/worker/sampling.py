@@ -8,21 +8,19 @@ logit bias, penalties, temperature, mirostat, which draws.
 import ctypes
 import secrets
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import llama_cpp.llama_cpp as llama
-import numpy as np
-import numpy.typing as npt
 
 from localllm.engine.events import Sampling
-from localllm.engine.worker.logits import Row
+
+if TYPE_CHECKING:
+    from localllm.engine.worker.logits import Allowed, Row
 
 _MAX_SEED = 2**32 - 2  # 2**32 - 1 is LLAMA_DEFAULT_SEED, "choose one"
 
 _GREEDY_BELOW = 1e-6
 """Temperatures that divide logits into infinities: what they mean is greedy."""
-
-_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
-"""`llama_token_data` in llama.h."""
 
 _MIROSTAT_CANDIDATES = 100  # `m` of mirostat 1, as in common_sampler_init
 
@@ -56,21 +54,11 @@ class Sampler:
         """Draw from output row `row` of the last decode, and remember the draw."""
         return int(llama.llama_sampler_sample(self._chain, context, row))
 
-    def sample_among(self, row: Row, allowed: npt.NDArray[np.intp]) -> int:
-        """Draw one of the `allowed` tokens (at least one) from a row of logits, and remember it.
+    def sample_among(self, row: "Row", allowed: "Allowed") -> int:
+        """Draw one of the `allowed` tokens (at least one) from a row of logits, and remember it."""
+        from localllm.engine.worker.logits import draw
 
-        The chain sees these tokens alone: a logit of minus infinity would be a candidate, whose
-        entropy is no number (llama_sampler_typical).
-        """
-        candidates = np.zeros(len(allowed), _CANDIDATE)
-        candidates["id"] = allowed
-        candidates["logit"] = row[allowed]
-        data = candidates.ctypes.data_as(ctypes.POINTER(llama.llama_token_data))
-        found = llama.llama_token_data_array(
-            data=data, size=len(allowed), selected=-1, sorted=False
-        )
-        llama.llama_sampler_apply(self._chain, ctypes.byref(found))
-        token = int(found.data[found.selected].id)
+        token = draw(self._chain, row, allowed)
         llama.llama_sampler_accept(self._chain, token)
         return token
 

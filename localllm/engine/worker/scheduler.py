@@ -7,9 +7,7 @@ and a chunk of the prompts that are still being read. Sequences join and leave b
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from localllm.engine.events import (
     Event,
@@ -21,13 +19,16 @@ from localllm.engine.events import (
     Token,
     TokenLogprob,
 )
-from localllm.engine.worker import logits, prefix
-from localllm.engine.worker.grammar import GrammarCompiler
+from localllm.engine.worker import prefix
 from localllm.engine.worker.model import Aborted, Model, NoRoom
 from localllm.engine.worker.sampling import Sampler
 from localllm.engine.worker.sequence import Batch, Chunk, Sequence, timings
 from localllm.engine.worker.text import TextStream
 from localllm.errors import BadRequest, ContextOverflow, GenerationFailed, QueueFull
+
+if TYPE_CHECKING:
+    from localllm.engine.worker.grammar import Constraint, GrammarCompiler
+    from localllm.engine.worker.logits import Row
 
 MAX_WAITING = 256
 """Requests that may wait for a slot; one more is refused at once."""
@@ -39,7 +40,7 @@ class Scheduler:
     def __init__(self, model: Model, emit: Callable[[Event], None]) -> None:
         self._model = model
         self._emit = emit
-        self._grammars = GrammarCompiler(model)
+        self._grammars: GrammarCompiler | None = None
         self._waiting: deque[Sequence] = deque()
         self._running: dict[int, Sequence] = {}
         self._idle: OrderedDict[int, None] = OrderedDict.fromkeys(range(model.settings.parallel))
@@ -75,9 +76,18 @@ class Scheduler:
                 limit=limit,
                 text=TextStream(request.stop),
                 arrived=arrived,
-                constraint=self._grammars.start(request.grammar) if request.grammar else None,
+                constraint=self._constraint(request),
             )
         )
+
+    def _constraint(self, request: GenerateRequest) -> "Constraint | None":
+        if request.grammar is None:
+            return None
+        if self._grammars is None:
+            from localllm.engine.worker.grammar import GrammarCompiler
+
+            self._grammars = GrammarCompiler(self._model)
+        return self._grammars.start(request.grammar)
 
     def cancel(self, request_id: str) -> None:
         """End a request between steps. Unknown ids are ignored."""
@@ -267,27 +277,32 @@ class Scheduler:
 
     def _draw(self, sequence: Sequence, sampler: Sampler, row: int) -> int:
         """The next token. Raises GenerationFailed when a grammar cannot be followed."""
-        if sequence.constraint is not None:
-            return sampler.sample_among(self._row(row), sequence.constraint.allowed())
-        if sequence.produced < sequence.request.min_tokens:
-            return sampler.sample_among(self._row(row), self._going_on(sequence.request))
-        return sampler.sample(self._model.handle, row)
+        request, constraint = sequence.request, sequence.constraint
+        if constraint is None and sequence.produced >= request.min_tokens:
+            return sampler.sample(self._model.handle, row)
+        from localllm.engine.worker.logits import all_but
 
-    def _going_on(self, request: GenerateRequest) -> npt.NDArray[np.intp]:
-        """The tokens that do not end an answer."""
-        ends = set(request.stop_tokens) | (set() if request.ignore_eos else self._model.ends)
-        return np.setdiff1d(np.arange(self._model.vocabulary), np.array(list(ends), np.intp))
+        if constraint is not None:
+            allowed = constraint.allowed()
+        else:
+            ends = set(request.stop_tokens) | (set() if request.ignore_eos else self._model.ends)
+            allowed = all_but(ends, self._model.vocabulary)
+        return sampler.sample_among(self._row(row), allowed)
 
-    def _row(self, index: int) -> logits.Row:
-        return logits.row_of(self._model.handle, index, self._model.vocabulary)
+    def _row(self, index: int) -> "Row":
+        from localllm.engine.worker.logits import row_of
+
+        return row_of(self._model.handle, index, self._model.vocabulary)
 
     def _ends(self, request: GenerateRequest, token: int) -> bool:
         if token in request.stop_tokens:
             return True
         return self._model.is_end(token) and not request.ignore_eos
 
-    def _with_logprobs(self, sequence: Sequence, token: int, text: str, row: logits.Row) -> Token:
-        own, top = logits.logprobs(row, token, sequence.request.top_logprobs or 0)
+    def _with_logprobs(self, sequence: Sequence, token: int, text: str, row: "Row") -> Token:
+        from localllm.engine.worker.logits import logprobs
+
+        own, top = logprobs(row, token, sequence.request.top_logprobs or 0)
         return Token(
             request_id=sequence.id,
             text=text,

@@ -2,12 +2,15 @@
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from localllm.engine.events import GenerateRequest, Timings
-from localllm.engine.worker.grammar import Constraint
 from localllm.engine.worker.model import Row
 from localllm.engine.worker.sampling import Sampler
 from localllm.engine.worker.text import TextStream
+
+if TYPE_CHECKING:
+    from localllm.engine.worker.grammar import Constraint
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -22,7 +25,7 @@ class Sequence:
     arrived: float
     slot: int = -1
     sampler: Sampler | None = None
-    constraint: Constraint | None = None
+    constraint: "Constraint | None" = None
     may_share: bool = True
     next_token: int | None = None
     produced: int = 0

@@ -212,9 +212,12 @@ class DownloadScreen(WorkScreen[Answer], ModalScreen[Answer]):
         line.update(outside.lines(status))
         line.display = bool(status)
         self.draw()
+        # A button that is hidden while it has the focus takes it away later, from its successor.
+        self.set_focus(None)
         for button in self.query(Button):
             button.display = button.id in BUTTONS[phase]
-        first = self.query_one(f"#{BUTTONS[phase][0]}", Button).focus()
+        first = self.query_one(f"#{BUTTONS[phase][0]}", Button)
+        self.set_focus(first)
         self.call_after_refresh(first.scroll_visible, animate=False)
 
     async def _show_facts(self) -> None:
