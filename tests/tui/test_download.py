@@ -57,7 +57,10 @@ def _first_has_focus(app: App[None]) -> bool:
     screen, focused = app.screen, app.focused
     if not isinstance(screen, DownloadScreen):
         return True
-    return focused is not None and focused.id == BUTTONS[screen.phase][0]
+    # Textual takes no second press of a button while it shows the first one, for 0.2 s.
+    if focused is None or focused.has_class("-active"):
+        return False
+    return focused.id == BUTTONS[screen.phase][0]
 
 
 async def begin(pilot: Pilot[None]) -> None:
