@@ -24,7 +24,7 @@ _OF_THE_USER = (
 )  # fmt: skip
 """Variables that would lead a test to this user's token, mirror or proxy."""
 
-# Or each of the hundreds of processes that tests start would compile the package again.
+# With it, each of the hundreds of processes that tests start would compile the package again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

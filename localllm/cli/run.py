@@ -105,22 +105,16 @@ def command(
 
     Ctrl+C stops the answer, a second one leaves.
     """
+    sampling = Sampling(
+        temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
+        repeat_penalty=repeat_penalty, seed=seed,
+    )  # fmt: skip
     question = Question(
-        system=system,
-        sampling=Sampling(
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            min_p=min_p,
-            repeat_penalty=repeat_penalty,
-            seed=seed,
-        ),
-        max_tokens=max_tokens,
-        stop=stop,
+        system=system, sampling=sampling, max_tokens=max_tokens, stop=stop,
         grammar=None if json_schema is None else _grammar(json_schema),
-    )
+    )  # fmt: skip
     converses = prompt is None and sys.stdin.isatty() and not as_json
-    text = "" if converses else _prompt_text(prompt)
+    text = None if converses else _prompt_text(prompt)
     runtime = Runtime.of_this_machine()
     with asyncio.Runner() as runner:
         try:
@@ -128,27 +122,30 @@ def command(
             spec = read_spec(installed.path)
             require_answers(spec, installed.name)
             settings = options.settings_for(
-                spec,
-                context=context,
-                gpu_layers=gpu_layers,
-                kv_type=KvType(kv_type),
-                cpu_moe=cpu_moe,
-                kv_offload=not no_kv_offload,
-            )
+                spec, context=context, gpu_layers=gpu_layers, kv_type=KvType(kv_type),
+                cpu_moe=cpu_moe, kv_offload=not no_kv_offload,
+            )  # fmt: skip
             resident = runner.run(
                 load_with_progress(runtime, installed, settings, force=force, quiet=quiet)
             )
             if stats:  # of the load, so once and not after each answer
                 click.echo(resident.comparison.sentence(), err=True)
-            if converses:
+            if text is None:
                 _converse(runner, runtime, resident, question, stats=stats)
                 return ExitCode.OK
-            turns = (Message(role=Role.USER, content=text),)
-            answer = runner.run(_answer(runtime, resident, question, turns, Writer(silent=as_json)))
+            answer = runner.run(_only(runtime, resident, question, text, silent=as_json))
             _report(answer, resident, runtime, as_json=as_json, stats=stats)
             return ExitCode.INTERRUPTED if answer.stopped else ExitCode.OK
         finally:
             runner.run(runtime.close())
+
+
+async def _only(
+    runtime: Runtime, resident: ResidentModel, question: Question, text: str, *, silent: bool
+) -> Answer:
+    """The answer to a prompt that stands alone."""
+    turns = (Message(role=Role.USER, content=text),)
+    return await _answer(runtime, resident, question, turns, Writer(silent=silent))
 
 
 def _grammar(path: Path) -> Grammar:
