@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
+import pytest
 from textual.app import App
 from textual.pilot import Pilot
 from textual.widget import Widget
@@ -13,14 +14,20 @@ from localllm.tui.widgets.prompt import Prompt
 from localllm.tui.widgets.transcript import TurnView
 from tests.tui.made_up import Stage
 
+BUG = "This is a bug in localllm"
+
 # --- waiting ---
 
 
 async def until(pilot: Pilot[None], holds: Callable[[], bool]) -> None:
-    """Let the app go on until something holds; a minute is a failure."""
-    async with asyncio.timeout(60):
-        while not holds():
-            await pilot.pause()
+    """Let the app go on until something holds; a minute is a failure, and so is a bug's dialog."""
+    try:
+        async with asyncio.timeout(60):
+            while not holds():
+                assert BUG not in shown(pilot.app), shown(pilot.app)
+                await pilot.pause()
+    except TimeoutError:
+        pytest.fail(f"waited for a minute in front of:\n{shown(pilot.app)}")
 
 
 async def sees(pilot: Pilot[None], text: str) -> None:
