@@ -85,20 +85,21 @@ class Driven:
 
     def check(self) -> None:
         """What the scheduler believes of each slot is what llama.cpp holds there."""
-        scheduler, memory = self.scheduler, llama.llama_get_memory(self.model.handle)
-        assert scheduler._running.keys() | scheduler._idle.keys() == scheduler._cells.keys()
-        assert not scheduler._running.keys() & scheduler._idle.keys()
-        for slot, cells in scheduler._cells.items():
-            assert llama.llama_memory_seq_pos_max(memory, slot) == len(cells) - 1
-        for slot, sequence in scheduler._running.items():
+        running, cells = self.scheduler._running, self.scheduler._cells
+        memory = llama.llama_get_memory(self.model.handle)
+        assert running.keys() | set(cells.idle) == cells.held.keys()
+        assert not running.keys() & set(cells.idle)
+        for slot, held in cells.held.items():
+            assert llama.llama_memory_seq_pos_max(memory, slot) == len(held) - 1
+        for slot, sequence in running.items():
             assert sequence.slot == slot
-            read = len(scheduler._cells[slot]) >= len(sequence.prompt)
+            read = cells.count(slot) >= len(sequence.prompt)
             assert read == (sequence.next_token is not None)
 
     def logits(self, text: str) -> np.ndarray:
         """What the model says after this text, read in an empty slot 0. Nothing may be running."""
         tokens, chunk = self.model.tokenize(text, special=False), self.model.chunk
-        self.scheduler._forget(0)
+        self.scheduler._cells.forget(0)
         for start in range(0, len(tokens), chunk):
             part = tokens[start : start + chunk]
             rows = [
@@ -108,7 +109,7 @@ class Driven:
             self.model.decode(rows)
         found = llama.llama_get_logits_ith(self.model.handle, len(part) - 1)
         values = np.ctypeslib.as_array(found, (self.model.vocabulary,)).copy()
-        self.scheduler._forget(0)
+        self.scheduler._cells.forget(0)
         return values
 
     def close(self) -> None:
@@ -124,7 +125,7 @@ class Reference:
     def agrees(self, prompt: str, answer: str, *, max_tokens: int, whole: bool) -> bool:
         """Whether `answer` (when `whole` is False: the beginning of one) is the answer to
         `prompt`. Two that part at a near tie agree."""
-        self._alone.scheduler._forget(0)
+        self._alone.scheduler._cells.forget(0)
         expected = self._alone.ask(prompt, max_tokens=max_tokens)
         if answer == expected or (not whole and expected.startswith(answer)):
             return True

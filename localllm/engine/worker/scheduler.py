@@ -5,7 +5,7 @@ and a chunk of the prompts that are still being read. Sequences join and leave b
 """
 
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from localllm.engine.events import (
     TokenLogprob,
 )
 from localllm.engine.worker import prefix
+from localllm.engine.worker.cells import Cells
 from localllm.engine.worker.model import Aborted, Model, NoRoom
 from localllm.engine.worker.sampling import Sampler
 from localllm.engine.worker.sequence import Batch, Chunk, Sequence, timings
@@ -43,10 +44,7 @@ class Scheduler:
         self._grammars: GrammarCompiler | None = None
         self._waiting: deque[Sequence] = deque()
         self._running: dict[int, Sequence] = {}
-        self._idle: OrderedDict[int, None] = OrderedDict.fromkeys(range(model.settings.parallel))
-        self._cells: dict[int, list[int]] = {slot: [] for slot in self._idle}
-        self._sharing: set[int] = set()
-        """Slots that may have cells in common with another one."""
+        self._cells = Cells(model)
         self.reading: frozenset[str] = frozenset()
         """Requests whose prompt is in the batch being computed: those an abort may interrupt.
         Replaced, never changed: another thread looks at it."""
@@ -54,6 +52,10 @@ class Scheduler:
     @property
     def busy(self) -> bool:
         return bool(self._waiting or self._running)
+
+    @property
+    def _has_slot(self) -> bool:
+        return len(self._running) < self._model.settings.parallel
 
     def submit(self, request: GenerateRequest, prompt: list[int], arrived: float) -> None:
         """Queue a request. Raises BadRequest (its id is taken), ContextOverflow, QueueFull."""
@@ -125,10 +127,11 @@ class Scheduler:
     # --- admit ---
 
     def _admit(self) -> None:
-        while self._idle and (sequence := self._next_ready()) is not None:
+        while self._has_slot and (sequence := self._next_ready()) is not None:
             self._waiting.remove(sequence)
             sequence.admitted = time.monotonic()
-            sequence.cached = self._take_slot(sequence)
+            sequence.slot = self._cells.take(sequence.prompt, sequence.space)
+            sequence.cached = self._cells.count(sequence.slot)
             sequence.sampler = Sampler(
                 sequence.request.sampling,
                 vocab=self._model.vocab,
@@ -152,33 +155,13 @@ class Scheduler:
                 return sequence
         return None
 
-    def _take_slot(self, sequence: Sequence) -> int:
-        """Choose a slot and its reusable cells; return how many tokens of the prompt they hold."""
-        reuse = prefix.plan(
-            sequence.prompt,
-            self._cells,
-            list(self._idle),
-            continues=self._model.can_continue_at,
-            shares=self._model.shares,
-        )
-        sequence.slot = reuse.slot
-        del self._idle[reuse.slot]
-        if reuse.source == reuse.slot:
-            kept = self._model.keep(reuse.slot, reuse.tokens)
-        else:
-            kept = self._model.share(reuse.source, reuse.slot, reuse.tokens)
-            self._sharing |= {reuse.source, reuse.slot}
-        tokens = reuse.tokens if kept else 0
-        self._cells[reuse.slot] = sequence.prompt[:tokens]
-        return tokens
-
     # --- build ---
 
     def _build(self) -> Batch:
         batch = Batch()
         for sequence in self._answering():
             assert sequence.next_token is not None
-            start = len(self._cells[sequence.slot])
+            start = self._cells.count(sequence.slot)
             batch.add(sequence, [sequence.next_token], start, samples=True)
         # One physical batch a step: larger ones are split inside llama_decode anyway, and this
         # way nobody who is answering waits for more than one chunk of somebody's prompt.
@@ -188,11 +171,12 @@ class Scheduler:
             if room <= 0:
                 break
             if self._model.shares and sequence.may_share:
-                self._take_over(sequence)
+                if self._cells.catch_up(sequence.slot, sequence.prompt) and not sequence.produced:
+                    sequence.cached = self._cells.count(sequence.slot)
                 if any(self._soon(each, sequence) for each in ahead):
                     continue
             ahead.append(sequence)
-            start = len(self._cells[sequence.slot])
+            start = self._cells.count(sequence.slot)
             tokens = sequence.prompt[start : start + room]
             whole = start + len(tokens) == len(sequence.prompt)
             batch.add(sequence, tokens, start, samples=whole)
@@ -204,23 +188,11 @@ class Scheduler:
 
         Clients that ask at the same time with one system prompt: it is computed once.
         """
+        if other.space != sequence.space:
+            return False
         shared = prefix.common(other.prompt, sequence.prompt[:-1])
-        has, computed = len(self._cells[sequence.slot]), len(self._cells[other.slot])
+        has, computed = self._cells.count(sequence.slot), self._cells.count(other.slot)
         return computed < shared and shared - has >= prefix.MIN_AWAITED_TOKENS
-
-    def _take_over(self, sequence: Sequence) -> None:
-        """Share what another slot has computed of this prompt since it was admitted."""
-        has = len(self._cells[sequence.slot])
-        source, tokens = prefix.longest(
-            sequence.prompt, self._cells, continues=self._model.can_continue_at
-        )
-        if tokens - has < prefix.MIN_SHARED_TOKENS:
-            return
-        kept = self._model.share(source, sequence.slot, tokens)
-        self._sharing |= {source, sequence.slot}
-        self._cells[sequence.slot] = sequence.prompt[:tokens] if kept else []
-        if not sequence.produced:
-            sequence.cached = len(self._cells[sequence.slot])
 
     def _answering(self) -> Iterator[Sequence]:
         return (s for s in self._running.values() if s.next_token is not None)
@@ -234,13 +206,12 @@ class Scheduler:
 
     def _advance(self, chunk: Chunk) -> None:
         sequence = chunk.sequence
-        cells = self._cells[sequence.slot]
-        cells += chunk.tokens
+        self._cells.grow(sequence.slot, chunk.tokens)
         if sequence.produced == 0:
             self._emit(
                 PromptProgress(
                     request_id=sequence.id,
-                    processed=len(cells),
+                    processed=self._cells.count(sequence.slot),
                     total=len(sequence.prompt),
                     cached=sequence.cached,
                 )
@@ -340,7 +311,7 @@ class Scheduler:
             return
         sequence.sampler.close()
         del self._running[sequence.slot]
-        self._idle[sequence.slot] = None
+        self._cells.give_back(sequence.slot)
 
     # --- when a batch is not computed ---
 
@@ -348,22 +319,17 @@ class Scheduler:
         """Take the interrupted batch's cells out again; the next step computes what is left."""
         for chunk in batch.chunks:
             slot = chunk.sequence.slot
-            if not self._model.keep(slot, len(self._cells[slot])):
+            if not self._cells.cut(slot, self._cells.count(slot)):
                 self._recompute(chunk.sequence)
 
     def _recompute(self, sequence: Sequence) -> None:
         """Read everything again: what its cells held is lost or given up."""
-        answered = self._cells[sequence.slot][len(sequence.prompt) :]
+        answered = self._cells.held[sequence.slot][len(sequence.prompt) :]
         if sequence.next_token is not None:
             answered = [*answered, sequence.next_token]
             sequence.next_token = None
         sequence.prompt = [*sequence.prompt, *answered]
-        self._forget(sequence.slot)
-
-    def _forget(self, slot: int) -> None:
-        self._model.keep(slot, 0)
-        self._cells[slot] = []
-        self._sharing.discard(slot)
+        self._cells.forget(sequence.slot)
 
     def _make_room(self, batch: Batch) -> None:
         """The cache is full: forget what idle slots remember, then what running ones share.
@@ -373,13 +339,10 @@ class Scheduler:
         shared prefix stays, and is too much once every slot has filled its window.
         """
         self._undo(batch)
-        remembered = [slot for slot in self._idle if self._cells[slot]]
-        sharing = [slot for slot in self._running if slot in self._sharing and self._cells[slot]]
-        if remembered:
-            for slot in remembered:
-                self._forget(slot)
-        elif sharing:
-            shortest = min(sharing, key=lambda slot: len(self._cells[slot]))
+        if self._cells.evict(len(batch.rows)):
+            return
+        shortest = self._cells.least_shared()
+        if shortest is not None:
             self._running[shortest].may_share = False  # or it would take the same cells again
             self._recompute(self._running[shortest])
         else:
@@ -388,7 +351,7 @@ class Scheduler:
     def _fail(self, batch: Batch, message: str) -> None:
         for chunk in batch.chunks:
             self._refuse(chunk.sequence, GenerationFailed(message))
-            self._forget(chunk.sequence.slot)
+            self._cells.forget(chunk.sequence.slot)
 
     def _refuse(self, sequence: Sequence, error: GenerationFailed) -> None:
         self._release(sequence)

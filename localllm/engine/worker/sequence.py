@@ -1,6 +1,7 @@
 """One request on its way through the scheduler, and its part in a batch."""
 
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ class Sequence:
     text: TextStream
     arrived: float
     slot: int = -1
+    space: Hashable = ()
     sampler: Sampler | None = None
     constraint: "Constraint | None" = None
     may_share: bool = True
