@@ -5,14 +5,10 @@ the scripted one.
 """
 
 import asyncio
-import os
-import sys
-import tempfile
-from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import psutil
 
@@ -22,8 +18,6 @@ from localllm.engine.events import (
     Command,
     Describe,
     Described,
-    Event,
-    Finished,
     GenerateEvent,
     GenerateRequest,
     Loaded,
@@ -32,31 +26,28 @@ from localllm.engine.events import (
     LoadRequest,
     Probed,
     ProbeRequest,
-    PromptProgress,
-    Refused,
     Shutdown,
-    Token,
 )
+from localllm.engine.failures import closed, crash
+from localllm.engine.launch import launch
 from localllm.engine.limits import check_request
 from localllm.engine.process import ChildProcess
-from localllm.engine.wire import UNAVAILABLE_STATUS, WireError, decode_event, encode
+from localllm.engine.replies import Answers, ControlEvent, Replies
+from localllm.engine.wire import WireError, decode_event, encode
 from localllm.errors import (
     BadRequest,
-    ContextOverflow,
     EngineCrashed,
     EngineUnavailable,
-    GenerationFailed,
     LoadFailed,
     LocalLLMError,
-    QueueFull,
 )
 
 _SHUTDOWN_GRACE_S = 3.0
-_KEPT_LOGS = 20
-_ENVIRONMENT = {
-    "GGML_NO_BACKTRACE": "1",  # keeps gdb out of the log (design notes, ENGINE.md)
-    "PYTHONUTF8": "1",
-}
+
+Question = Describe | LoadRequest | ProbeRequest
+"""A command that is answered in turn; `GenerateRequest`s are answered at the same time."""
+
+E = TypeVar("E", bound=ControlEvent)
 
 
 class Engine(Protocol):
@@ -110,11 +101,7 @@ class ProcessEngine:
         self._child: ChildProcess | None = None
         self._reader: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
-        self._asked: deque[asyncio.Queue[_Control]] = deque()
-        """Whoever waits for a Described, Probed or Loaded, in the order of their commands, which
-        is that of the worker's answers. Who has given up stays until the answer has come."""
-        self._streams: dict[str, asyncio.Queue[_Answer]] = {}
-        """By request id, until the worker has said the last word: an id is not free earlier."""
+        self._replies = Replies()
         self._crash: EngineCrashed | EngineUnavailable | None = None
         self._closing = False
 
@@ -135,10 +122,7 @@ class ProcessEngine:
             return None
 
     async def describe(self) -> EngineBuild:
-        event = await (await self._ask(Describe())).get()
-        if isinstance(event, Described):
-            return event.build
-        raise _unexpected(event, "Describe")
+        return (await self._answer(Describe(), Described)).build
 
     async def load(self, request: LoadRequest) -> AsyncGenerator[LoadProgress | Loaded, None]:
         answers = await self._ask(request)
@@ -148,7 +132,7 @@ class ProcessEngine:
                 event = await answers.get()
                 done = not isinstance(event, LoadProgress)
                 if not isinstance(event, LoadProgress | Loaded):
-                    raise _unexpected(event, "LoadRequest")
+                    raise _unexpected(event, request)
                 yield event
         finally:
             if not done and self._child is not None:
@@ -156,29 +140,19 @@ class ProcessEngine:
                 self._child.kill()
 
     async def probe(self, request: ProbeRequest) -> Probed:
-        event = await (await self._ask(request)).get()
-        if isinstance(event, Probed):
-            return event
-        raise _unexpected(event, "ProbeRequest")
+        return await self._answer(request, Probed)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
         check_request(request)
         line = _line(request)
         child = await self._running()
-        if request.request_id in self._streams:
-            raise BadRequest(f"A request with the id {request.request_id!r} is running already.")
-        answers = self._streams[request.request_id] = asyncio.Queue()
-        done = False
+        stream = self._replies.open(request.request_id)
         try:
             await child.send(line)
-            while not done:
-                event = await answers.get()
-                done = not isinstance(event, PromptProgress | Token)
-                if isinstance(event, LocalLLMError):
-                    raise event
-                yield event
+            while not stream.ended:
+                yield await stream.take()
         finally:
-            if not done:
+            if not stream.ended:
                 await self.cancel(request.request_id)
 
     async def cancel(self, request_id: str) -> None:
@@ -196,28 +170,36 @@ class ProcessEngine:
         if self._log_dir is None:
             child.log_path.unlink(missing_ok=True)
 
+    # --- inside ---
+
     async def _running(self) -> ChildProcess:
         """The child, started now if it was not. Nothing may be awaited between this and the
         first write to it: what has happened to the child until then is checked here."""
         async with self._starting:
             if self._child is None and not self._closing:
-                self._child = await _start(self._log_dir)
+                self._child = await launch(self._log_dir)
                 self._reader = asyncio.create_task(self._read(self._child))
         if self._crash is not None:
             raise self._crash
         if self._closing or self._child is None:
-            raise _closed()
+            raise closed()
         return self._child
 
-    async def _ask(self, command: Describe | LoadRequest | ProbeRequest) -> "_Answers":
-        line = _line(command)
+    async def _answer(self, question: Question, kind: type[E]) -> E:
+        """Ask, and wait for an answer of this kind. Raises what came instead."""
+        event = await (await self._ask(question)).get()
+        if isinstance(event, kind):
+            return event
+        raise _unexpected(event, question)
+
+    async def _ask(self, question: Question) -> Answers:
+        line = _line(question)
         child = await self._running()
-        answers: _Answers = asyncio.Queue()
-        self._asked.append(answers)
+        answers = self._replies.ask()
         try:
             await child.send(line)
         except asyncio.CancelledError:
-            if isinstance(command, LoadRequest):
+            if isinstance(question, LoadRequest):
                 self._closing = True
                 child.kill()
             raise
@@ -228,51 +210,22 @@ class ProcessEngine:
         try:
             async with aclosing(child.lines()) as lines:
                 async for line in lines:
-                    self._dispatch(decode_event(line))
+                    self._replies.deliver(decode_event(line))
         except ValueError as error:  # a WireError, or a line without end
             garbage = f"garbage on its output: {error}"
             child.kill()
         reason = await child.exit_reason(grace_s=_SHUTDOWN_GRACE_S)
-        self._crash = _closed() if self._closing else _crash(garbage or reason, child)
-        for asked in self._asked:
-            asked.put_nowait(self._crash)
-        for answers in self._streams.values():
-            answers.put_nowait(self._crash)
-        self._asked.clear()
-        self._streams.clear()
-
-    def _dispatch(self, event: Event) -> None:
-        match event:
-            case PromptProgress() | Token():
-                if (answers := self._streams.get(event.request_id)) is not None:
-                    answers.put_nowait(event)
-            case Finished() | Refused():
-                if (answers := self._streams.pop(event.request_id, None)) is not None:
-                    answers.put_nowait(_failure(event) if isinstance(event, Refused) else event)
-            case _ if not self._asked:
-                raise WireError(f"{type(event).__name__}, which nobody has asked for")
-            case LoadProgress():
-                self._asked[0].put_nowait(event)
-            case _:
-                self._asked.popleft().put_nowait(event)
+        self._crash = closed() if self._closing else crash(garbage or reason, child)
+        self._replies.end(self._crash)
 
 
-_ControlEvent = Described | LoadProgress | Loaded | Probed | LoadRefused
-_Control = _ControlEvent | LocalLLMError
-_Answers = asyncio.Queue[_Control]
-_Answer = GenerateEvent | LocalLLMError
-_FAILURES: dict[str, type[GenerationFailed]] = {
-    kind.code: kind for kind in (GenerationFailed, BadRequest, ContextOverflow, QueueFull)
-}
-
-
-def _unexpected(event: _Control, command: str) -> LocalLLMError:
-    """Why a command was not answered as it should be."""
+def _unexpected(event: ControlEvent | LocalLLMError, question: Question) -> LocalLLMError:
+    """Why a question was not answered as it should be."""
     if isinstance(event, LocalLLMError):
         return event
     if isinstance(event, LoadRefused):
         return LoadFailed(event.message)
-    return LoadFailed(f"The engine answered {type(event).__name__} to {command}.")
+    return LoadFailed(f"The engine answered {type(event).__name__} to {type(question).__name__}.")
 
 
 def _line(command: Command) -> bytes:
@@ -284,58 +237,3 @@ def _line(command: Command) -> bytes:
         raise LoadFailed(
             f"The engine cannot be told this path; rename the file to plain letters: {error}"
         ) from error
-
-
-def _closed() -> EngineCrashed:
-    return EngineCrashed("The engine was closed.", reason="closed")
-
-
-async def _start(log_dir: Path | None) -> ChildProcess:
-    try:
-        return await ChildProcess.start(
-            # -P: a llama_cpp.py in the current directory must not be imported.
-            [sys.executable, "-P", "-m", "localllm.engine.worker"],
-            log_path=_log_path(log_dir),
-            environment=os.environ | _ENVIRONMENT,
-        )
-    except OSError as error:  # no such directory, no more processes, no memory for one
-        raise EngineUnavailable(f"The engine's process does not start: {error}") from error
-
-
-def _failure(event: Refused) -> GenerationFailed:
-    return _FAILURES.get(event.code, GenerationFailed)(event.message)
-
-
-def _crash(reason: str, child: ChildProcess) -> EngineCrashed | EngineUnavailable:
-    tail = child.log_tail()
-    if reason == f"exit status {UNAVAILABLE_STATUS}":
-        return EngineUnavailable(tail[-1] if tail else "llama-cpp-python does not import.")
-    hint = (
-        " The system's out-of-memory killer ends processes this way: try a smaller quant or --ctx."
-        if reason == "SIGKILL"
-        else ""
-    )
-    return EngineCrashed(
-        f"The engine's process ended ({reason}).{hint} Its log: {child.log_path}",
-        reason=reason,
-        log_tail=tail,
-    )
-
-
-def _log_path(directory: Path | None) -> Path:
-    """A new log file; of the older ones in `directory` the last few are kept."""
-    if directory is not None:
-        directory.mkdir(parents=True, exist_ok=True)
-        logs = sorted(directory.glob("engine-*.log"), key=_written)
-        for old in logs[: -_KEPT_LOGS + 1]:
-            old.unlink(missing_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix="engine-", suffix=".log", dir=directory)
-    os.close(descriptor)
-    return Path(name)
-
-
-def _written(log: Path) -> float:
-    try:
-        return log.stat().st_mtime
-    except OSError:  # another engine has just removed it
-        return 0.0

@@ -1,0 +1,50 @@
+"""How the engine's process is started, and where what it writes is kept."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from localllm.engine.process import ChildProcess
+from localllm.errors import EngineUnavailable
+
+_KEPT_LOGS = 20
+_ENVIRONMENT = {
+    "GGML_NO_BACKTRACE": "1",  # keeps gdb out of the log (design notes, ENGINE.md)
+    "PYTHONUTF8": "1",
+}
+
+
+async def launch(log_dir: Path | None) -> ChildProcess:
+    """Start `python -m localllm.engine.worker`. Raises EngineUnavailable.
+
+    What llama.cpp writes goes to a new file in `log_dir` (None: a temporary file).
+    """
+    try:
+        return await ChildProcess.start(
+            # -P: a llama_cpp.py in the current directory must not be imported.
+            [sys.executable, "-P", "-m", "localllm.engine.worker"],
+            log_path=_log_path(log_dir),
+            environment=os.environ | _ENVIRONMENT,
+        )
+    except OSError as error:  # no such directory, no more processes, no memory for one
+        raise EngineUnavailable(f"The engine's process does not start: {error}") from error
+
+
+def _log_path(directory: Path | None) -> Path:
+    """A new log file; of the older ones in `directory` the last few are kept."""
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+        logs = sorted(directory.glob("engine-*.log"), key=_written)
+        for old in logs[: -_KEPT_LOGS + 1]:
+            old.unlink(missing_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix="engine-", suffix=".log", dir=directory)
+    os.close(descriptor)
+    return Path(name)
+
+
+def _written(log: Path) -> float:
+    try:
+        return log.stat().st_mtime
+    except OSError:  # another engine has just removed it
+        return 0.0

@@ -1,0 +1,95 @@
+"""Who waits for what the engine says: questions in their order, answers by their request's id."""
+
+import asyncio
+from collections import deque
+
+from localllm.engine.events import (
+    Described,
+    Event,
+    Finished,
+    GenerateEvent,
+    Loaded,
+    LoadProgress,
+    LoadRefused,
+    Probed,
+    PromptProgress,
+    Refused,
+    Token,
+)
+from localllm.engine.failures import refusal
+from localllm.engine.wire import WireError
+from localllm.errors import BadRequest, LocalLLMError
+
+ControlEvent = Described | LoadProgress | Loaded | Probed | LoadRefused
+Answers = asyncio.Queue[ControlEvent | LocalLLMError]
+"""What comes to one question; the last of it is no LoadProgress."""
+
+
+class Stream:
+    """What comes to one request, until the worker has said the last word."""
+
+    def __init__(self) -> None:
+        self._events: asyncio.Queue[GenerateEvent | LocalLLMError] = asyncio.Queue()
+        self.ended = False
+        """Whether the last word has been taken."""
+
+    async def take(self) -> GenerateEvent:
+        """The next event. Raises what ended the request instead of `Finished`."""
+        event = await self._events.get()
+        self.ended = not isinstance(event, PromptProgress | Token)
+        if isinstance(event, LocalLLMError):
+            raise event
+        return event
+
+    def put(self, event: GenerateEvent | LocalLLMError) -> None:
+        self._events.put_nowait(event)
+
+
+class Replies:
+    """Brings each event to whoever waits for it."""
+
+    def __init__(self) -> None:
+        self._asked: deque[Answers] = deque()
+        """Whoever waits for a Described, Probed or Loaded, in the order of their commands, which
+        is that of the worker's answers. Who has given up stays until the answer has come."""
+        self._streams: dict[str, Stream] = {}
+        """By request id, until the worker has said the last word: an id is not free earlier."""
+
+    def ask(self) -> Answers:
+        """Wait for the answer to the question that is sent next."""
+        answers: Answers = asyncio.Queue()
+        self._asked.append(answers)
+        return answers
+
+    def open(self, request_id: str) -> Stream:
+        """Wait for what comes to this request. Raises BadRequest when its id is taken."""
+        if request_id in self._streams:
+            raise BadRequest(f"A request with the id {request_id!r} is running already.")
+        stream = self._streams[request_id] = Stream()
+        return stream
+
+    def deliver(self, event: Event) -> None:
+        """Give an event to whoever waits for it; what comes to a request that has ended goes to
+        nobody. Raises WireError for an answer to a question that was not asked."""
+        match event:
+            case PromptProgress() | Token():
+                if (stream := self._streams.get(event.request_id)) is not None:
+                    stream.put(event)
+            case Finished() | Refused():
+                if (stream := self._streams.pop(event.request_id, None)) is not None:
+                    stream.put(refusal(event) if isinstance(event, Refused) else event)
+            case _ if not self._asked:
+                raise WireError(f"{type(event).__name__}, which nobody has asked for")
+            case LoadProgress():
+                self._asked[0].put_nowait(event)
+            case _:
+                self._asked.popleft().put_nowait(event)
+
+    def end(self, error: LocalLLMError) -> None:
+        """Give everybody who waits this error, as the last word."""
+        for answers in self._asked:
+            answers.put_nowait(error)
+        for stream in self._streams.values():
+            stream.put(error)
+        self._asked.clear()
+        self._streams.clear()
