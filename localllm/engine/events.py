@@ -78,6 +78,13 @@ class Grammar:
     text: str = ""
 
 
+class Overflow(StrEnum):
+    """What happens to a conversation that the context has no room for."""
+
+    ERROR = "error"
+    ROLL = "roll"  # its oldest turns are left out
+
+
 class FinishReason(StrEnum):
     STOP = "stop"  # end-of-generation token or a stop string
     LENGTH = "length"  # max_tokens or the end of the context
@@ -121,6 +128,7 @@ class GenerateRequest:
     answer and are no part of it. `top_logprobs`: with every token its log probability and that
     of so many most likely ones (0: its own alone, None: none at all). `grammar`: every token is
     one that the grammar allows, and the answer ends when it is complete.
+    `overflow`: what becomes of messages that do not fit (`worker/rolling.py`).
     Answered by `PromptProgress`*, `Token`*, then `Finished` or `Refused`.
     """
 
@@ -135,6 +143,7 @@ class GenerateRequest:
     stop_tokens: tuple[int, ...] = ()
     top_logprobs: int | None = None
     grammar: Grammar | None = None
+    overflow: Overflow = Overflow.ERROR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,12 +256,16 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
+    """`dropped_messages`: so many of the oldest, after the leading system messages, were left out
+    for want of room (only where `overflow` is ROLL)."""
+
     request_id: str
     reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
     timings: Timings
+    dropped_messages: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

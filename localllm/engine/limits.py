@@ -5,7 +5,7 @@ the worker, which trusts nobody.
 """
 
 from localllm.core.load import LoadSettings
-from localllm.engine.events import GenerateRequest, Grammar, GrammarKind, Sampling
+from localllm.engine.events import GenerateRequest, Grammar, GrammarKind, Overflow, Sampling
 from localllm.errors import BadRequest, LoadFailed
 
 MAX_STOPS = 256
@@ -57,6 +57,8 @@ def check_request(request: GenerateRequest) -> None:
         raise BadRequest("A request has either messages or a prompt, one of them.")
     if request.messages is not None and not request.messages:
         raise BadRequest("The conversation is empty: send at least one message.")
+    if request.messages is None and request.overflow is Overflow.ROLL:
+        raise BadRequest("A prompt has no turns that could be left out: overflow must be error.")
     if request.max_tokens is not None:
         _check_int("max_tokens", request.max_tokens, 1, _MAX_INT)
     _check_int("min_tokens", request.min_tokens, 0, _MAX_INT)

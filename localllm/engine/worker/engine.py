@@ -7,6 +7,7 @@ thread while a batch is computed.
 import hashlib
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import llama_cpp.llama_cpp as llama
 
@@ -21,6 +22,7 @@ from localllm.engine.events import (
     LoadProgress,
     LoadRefused,
     LoadRequest,
+    Overflow,
     Probed,
     ProbeRequest,
     Refused,
@@ -29,6 +31,7 @@ from localllm.engine.limits import check_request, check_settings, check_tokens
 from localllm.engine.worker.build import describe
 from localllm.engine.worker.log import NativeLog
 from localllm.engine.worker.model import Model
+from localllm.engine.worker.rolling import RollingWindow, room
 from localllm.engine.worker.scheduler import Scheduler
 from localllm.engine.worker.template import ChatTemplate
 from localllm.errors import BadRequest, ContextOverflow, GenerationFailed, LoadFailed
@@ -50,6 +53,7 @@ class WorkerEngine:
         self._model: Model | None = None
         self._scheduler: Scheduler | None = None
         self._template: ChatTemplate | None = None
+        self._window = RollingWindow()
 
     @property
     def busy(self) -> bool:
@@ -148,13 +152,30 @@ class WorkerEngine:
                 raise BadRequest("No model is loaded.")
             check_request(request)
             check_tokens(request, self._model.vocabulary)
-            prompt = self._tokens(request, self._model)
+            prompt, dropped = self._prompt(request, self._model)
             if not prompt:
                 raise BadRequest("The prompt is empty.")
-            self._scheduler.submit(request, prompt, arrived)
+            self._scheduler.submit(request, prompt, arrived, dropped=dropped)
         except GenerationFailed as error:
             refusal = Refused(request_id=request.request_id, code=error.code, message=str(error))
             self._emit(refusal)
+
+    def _prompt(self, request: GenerateRequest, model: Model) -> tuple[list[int], int]:
+        """The prompt, and how many messages were left out to make it fit."""
+        if request.overflow is Overflow.ERROR or request.messages is None:
+            return self._tokens(request, model), 0
+        prompt, dropped = self._window.fit(
+            request.messages,
+            room(model.context, request.max_tokens),
+            lambda messages: self._tokens(replace(request, messages=messages), model),
+        )
+        if len(prompt) >= model.context:
+            raise ContextOverflow(
+                f"The last turn and the system prompt alone have {len(prompt)} tokens and the "
+                f"context holds {model.context}. Shorten them, or load the model with a larger "
+                "context (--ctx)."
+            )
+        return prompt, dropped
 
     def _tokens(self, request: GenerateRequest, model: Model) -> list[int]:
         if request.prompt is not None:

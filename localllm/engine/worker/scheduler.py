@@ -57,8 +57,13 @@ class Scheduler:
     def _has_slot(self) -> bool:
         return len(self._running) < self._model.settings.parallel
 
-    def submit(self, request: GenerateRequest, prompt: list[int], arrived: float) -> None:
-        """Queue a request. Raises BadRequest (its id is taken), ContextOverflow, QueueFull."""
+    def submit(
+        self, request: GenerateRequest, prompt: list[int], arrived: float, *, dropped: int = 0
+    ) -> None:
+        """Queue a request, of whose messages `dropped` were left out.
+
+        Raises BadRequest (its id is taken), ContextOverflow, QueueFull.
+        """
         if any(sequence.id == request.request_id for sequence in self._everybody()):
             raise BadRequest(f"A request with the id {request.request_id!r} is running already.")
         room = self._model.context - len(prompt)
@@ -79,6 +84,7 @@ class Scheduler:
                 text=TextStream(request.stop),
                 arrived=arrived,
                 constraint=self._constraint(request),
+                dropped=dropped,
             )
         )
 
@@ -301,6 +307,7 @@ class Scheduler:
                 completion_tokens=sequence.produced,
                 cached_tokens=sequence.cached,
                 timings=timings(sequence),
+                dropped_messages=sequence.dropped,
             )
         )
 

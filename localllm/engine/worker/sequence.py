@@ -29,6 +29,7 @@ class Sequence:
     sampler: Sampler | None = None
     constraint: "Constraint | None" = None
     may_share: bool = True
+    dropped: int = 0
     next_token: int | None = None
     produced: int = 0
     cached: int = 0
