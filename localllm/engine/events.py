@@ -19,11 +19,28 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """What an assistant asked for in an earlier turn. `arguments` is the text of a JSON object."""
+
+    id: str
+    name: str
+    arguments: str = "{}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    `tool_calls` and `reasoning` are an assistant's; a turn of the role TOOL is the result of the
+    call `tool_call_id`. `name` is the tool's, and is looked up by that id when it is None.
+    """
 
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,10 +102,35 @@ class Overflow(StrEnum):
     ROLL = "roll"  # its oldest turns are left out
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A function that the model may ask for. `parameters` is the text of a JSON Schema."""
+
+    name: str
+    description: str = ""
+    parameters: str = '{"type": "object", "properties": {}}'
+
+
+class ToolMode(StrEnum):
+    AUTO = "auto"  # the model decides
+    NONE = "none"  # it is not told of the tools
+    REQUIRED = "required"  # at least one call
+    NAMED = "named"  # one call of the tool that is named
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolChoice:
+    """Whether an answer calls tools. `name` with NAMED, and only then."""
+
+    mode: ToolMode = ToolMode.AUTO
+    name: str | None = None
+
+
 class FinishReason(StrEnum):
     STOP = "stop"  # end-of-generation token or a stop string
     LENGTH = "length"  # max_tokens or the end of the context
     CANCELLED = "cancelled"
+    TOOL_CALLS = "tool_calls"  # as STOP, of an answer that asks for tools
 
 
 # --- commands: parent -> child ---
@@ -129,7 +171,10 @@ class GenerateRequest:
     of so many most likely ones (0: its own alone, None: none at all). `grammar`: every token is
     one that the grammar allows, and the answer ends when it is complete.
     `overflow`: what becomes of messages that do not fit (`worker/rolling.py`).
-    Answered by `PromptProgress`*, `Token`*, then `Finished` or `Refused`.
+    `tools` (with `messages` only) are what the answer may call, `tool_choice` whether it does,
+    `parallel_tool_calls` False: it ends with the first call.
+    Answered by `PromptProgress`*, then `Token`, `Reasoning`, `ToolCallBegan` and
+    `ToolCallArguments` in any order, then `Finished` or `Refused`.
     """
 
     request_id: str
@@ -144,6 +189,9 @@ class GenerateRequest:
     top_logprobs: int | None = None
     grammar: Grammar | None = None
     overflow: Overflow = Overflow.ERROR
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
+    parallel_tool_calls: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +289,40 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reasoning:
+    """A piece of what the model thinks before it answers; no part of the answer's text.
+
+    Its tokens come as `Token` with an empty text besides. `index` is the choice's, of `n`.
+    """
+
+    request_id: str
+    text: str
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCallBegan:
+    """The answer's call number `call` (from 0) is of the tool `name`."""
+
+    request_id: str
+    call: int
+    id: str
+    name: str
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCallArguments:
+    """The next piece of a call's arguments. All pieces together are the text of a JSON object,
+    or the beginning of one when `max_tokens` cut the answer."""
+
+    request_id: str
+    call: int
+    text: str
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
     """Seconds and tokens/s measured in the engine. Rates are None when nothing was timed.
 
@@ -285,7 +367,10 @@ Event = (
     | LoadRefused
     | PromptProgress
     | Token
+    | Reasoning
+    | ToolCallBegan
+    | ToolCallArguments
     | Finished
     | Refused
 )
-GenerateEvent = PromptProgress | Token | Finished
+GenerateEvent = PromptProgress | Token | Reasoning | ToolCallBegan | ToolCallArguments | Finished

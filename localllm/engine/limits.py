@@ -4,8 +4,19 @@ Checked on both sides: by the parent, because JSON has no NaN and no half of a c
 the worker, which trusts nobody.
 """
 
+import json
+import string
+
 from localllm.core.load import LoadSettings
-from localllm.engine.events import GenerateRequest, Grammar, GrammarKind, Overflow, Sampling
+from localllm.engine.events import (
+    GenerateRequest,
+    Grammar,
+    GrammarKind,
+    Overflow,
+    Sampling,
+    Tool,
+    ToolMode,
+)
 from localllm.errors import BadRequest, LoadFailed
 
 MAX_STOPS = 256
@@ -42,6 +53,9 @@ _SAMPLING_INT: dict[str, tuple[int, int]] = {
     "mirostat": (0, 2),
 }
 MAX_GRAMMAR_CHARS = 2**20
+MAX_TOOLS = 128
+MAX_TOOL_NAME = 64
+_TOOL_NAME = set(string.ascii_letters + string.digits + "_-.")
 MAX_LOGIT_BIASES = 4096
 MAX_BIAS = 100.0
 MAX_TOP_LOGPROBS = 20
@@ -68,6 +82,7 @@ def check_request(request: GenerateRequest) -> None:
     _check_sampling(request.sampling)
     if request.grammar is not None:
         _check_grammar(request, request.grammar)
+    _check_tools(request)
 
 
 def _check_grammar(request: GenerateRequest, grammar: Grammar) -> None:
@@ -81,6 +96,60 @@ def _check_grammar(request: GenerateRequest, grammar: Grammar) -> None:
         raise BadRequest(
             "A grammar says where the answer ends: ignore_eos and min_tokens cannot go with it."
         )
+
+
+def _check_tools(request: GenerateRequest) -> None:
+    choice, names = request.tool_choice, [tool.name for tool in request.tools]
+    if len(names) > MAX_TOOLS:
+        raise BadRequest(f"There are {len(names)} tools; at most {MAX_TOOLS} are accepted.")
+    for tool in request.tools:
+        _check_tool(tool)
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadRequest(f"Two tools are called {twice!r}: each needs a name of its own.")
+    if (choice.mode is ToolMode.NAMED) != (choice.name is not None):
+        raise BadRequest("tool_choice has a name if it asks for that tool, and only then.")
+    if choice.name is not None and choice.name not in names:
+        raise BadRequest(f"tool_choice asks for {choice.name!r}, which is none of the tools.")
+    if choice.mode is ToolMode.REQUIRED and not names:
+        raise BadRequest("tool_choice is required, but there are no tools.")
+    if not names or choice.mode is ToolMode.NONE:
+        return
+    if request.messages is None:
+        raise BadRequest(
+            "Tools need a conversation (messages); a plain prompt has no place for them."
+        )
+    if request.grammar is not None:
+        raise BadRequest(
+            "An answer that must follow a grammar cannot call tools: leave the tools out, or the "
+            "grammar (response_format)."
+        )
+    if choice.mode is not ToolMode.AUTO and (request.ignore_eos or request.min_tokens):
+        raise BadRequest(
+            "A forced call says where the answer ends: ignore_eos and min_tokens cannot go with it."
+        )
+
+
+def _check_tool(tool: Tool) -> None:
+    name = tool.name
+    if not 0 < len(name) <= MAX_TOOL_NAME or not all(
+        c.isascii() and (c.isalnum() or c in "_-.") for c in name
+    ):
+        raise BadRequest(
+            f"The tool name {name[:80]!r} cannot be used: 1 to {MAX_TOOL_NAME} letters, digits, "
+            "_ - and . can be."
+        )
+    if len(tool.parameters) > MAX_GRAMMAR_CHARS:
+        raise BadRequest(
+            f"The parameters of the tool {name} have {len(tool.parameters)} characters; at most "
+            f"{MAX_GRAMMAR_CHARS}."
+        )
+    try:
+        schema = json.loads(tool.parameters)
+    except (ValueError, RecursionError):
+        raise BadRequest(f"The parameters of the tool {name} are not valid JSON.") from None
+    if not isinstance(schema, dict) or schema.get("type", "object") != "object":
+        raise BadRequest(f"The parameters of the tool {name} are not the JSON Schema of an object.")
 
 
 def check_tokens(request: GenerateRequest, vocabulary: int) -> None:

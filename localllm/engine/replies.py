@@ -13,8 +13,11 @@ from localllm.engine.events import (
     LoadRefused,
     Probed,
     PromptProgress,
+    Reasoning,
     Refused,
     Token,
+    ToolCallArguments,
+    ToolCallBegan,
 )
 from localllm.engine.failures import refusal
 from localllm.engine.wire import WireError
@@ -72,7 +75,7 @@ class Replies:
         """Give an event to whoever waits for it; what comes to a request that has ended goes to
         nobody. Raises WireError for an answer to a question that was not asked."""
         match event:
-            case PromptProgress() | Token():
+            case PromptProgress() | Token() | Reasoning() | ToolCallBegan() | ToolCallArguments():
                 if (stream := self._streams.get(event.request_id)) is not None:
                     stream.put(event)
             case Finished() | Refused():

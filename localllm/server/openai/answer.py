@@ -19,6 +19,8 @@ from localllm.server.openai.request import ChatRequest
 from localllm.server.problems import ApiError, api_error
 from localllm.server.shapes import LEFT_OUT_IF_NONE, Shape
 
+Ending = Literal["stop", "length", "tool_calls"]
+
 
 class ModelCard(Shape):
     id: str
@@ -94,7 +96,7 @@ class Choice(Shape):
     index: int = 0
     message: Said
     logprobs: Logprobs | None = None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Ending
 
 
 class Completion(Shape):
@@ -118,7 +120,7 @@ class ChunkChoice(Shape):
     index: int = 0
     delta: Delta
     logprobs: Logprobs | None = None
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: Ending | None = None
 
 
 class Chunk(Shape):
@@ -207,12 +209,14 @@ async def chunks(
             yield _event(api_error(error).body())
 
 
-def _finish_reason(event: Finished) -> Literal["stop", "length"]:
+def _finish_reason(event: Finished) -> Ending:
     match event.reason:
         case FinishReason.STOP:
             return "stop"
         case FinishReason.LENGTH:
             return "length"
+        case FinishReason.TOOL_CALLS:
+            return "tool_calls"
         case FinishReason.CANCELLED:
             raise ApiError("The request was cancelled.", status=503, code="cancelled")
 

@@ -32,6 +32,7 @@ from localllm.tui.widgets.transcript import Transcript, TurnView
 
 ENDINGS = {
     FinishReason.STOP: Ending.COMPLETE,
+    FinishReason.TOOL_CALLS: Ending.COMPLETE,
     FinishReason.LENGTH: Ending.CUT,
     FinishReason.CANCELLED: Ending.STOPPED,
 }
