@@ -87,8 +87,7 @@ class Driven:
         """What the scheduler believes of each slot is what llama.cpp holds there."""
         running, cells = self.scheduler._running, self.scheduler._cells
         memory = llama.llama_get_memory(self.model.handle)
-        assert running.keys() | set(cells.idle) == cells.held.keys()
-        assert not running.keys() & set(cells.idle)
+        assert sorted([*running, *cells.idle]) == list(range(self.model.settings.parallel))
         for slot, held in cells.held.items():
             assert llama.llama_memory_seq_pos_max(memory, slot) == len(held) - 1
         for slot, sequence in running.items():

@@ -1,78 +1,224 @@
-from hypothesis import given
+"""The radix tree beside a model of it that is too simple to be wrong: a list for each holder."""
+
+from collections.abc import Sequence
+
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from localllm.engine.worker.prefix import MIN_SHARED_TOKENS, common, plan
+from localllm.engine.worker.prefix import RadixTree, _Node, common
+
+HOLDERS = range(6)
+SPACES = ((), ("adapter", 1.0))
+
+Cell = tuple[object, tuple[int, ...]]
+"""A cell is what it stands for: its space, and every symbol up to its own."""
+
+symbols = st.lists(st.integers(-1, 2), max_size=12)
+holders = st.sampled_from(HOLDERS)
 
 
-def always(_slot: int, _tokens: int) -> bool:
-    """Every cell is still there."""
-    return True
-
-
-tokens = st.lists(st.integers(0, 3), max_size=80)
-
-
-@given(tokens, tokens)
+@given(symbols, symbols)
 def test_common_is_the_longest_shared_beginning(one: list[int], other: list[int]) -> None:
     length = common(one, other)
     assert one[:length] == other[:length]
     assert length == min(len(one), len(other)) or one[length] != other[length]
 
 
-@given(
-    st.lists(st.integers(0, 3), min_size=1, max_size=80),
-    st.dictionaries(st.integers(0, 5), tokens, min_size=1),
-    st.data(),
-)
-def test_a_plan_only_reuses_what_is_there(
-    prompt: list[int], cached: dict[int, list[int]], data: st.DataObject
-) -> None:
-    idle = data.draw(
-        st.permutations(sorted(cached)).map(lambda slots: slots[: len(slots) // 2 + 1])
-    )
-    reuse = plan(prompt, cached, idle, continues=always)
-    assert reuse.slot in idle
-    assert reuse.source in cached
-    assert reuse.tokens < len(prompt)
-    assert cached[reuse.source][: reuse.tokens] == prompt[: reuse.tokens]
-    best = max(common(cached[slot], prompt[:-1]) for slot in idle)
-    assert best < reuse.tokens + MIN_SHARED_TOKENS
+class TreeAndModel(RuleBasedStateMachine):
+    """Whatever is done to both, both say the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tree = RadixTree()
+        self.held: dict[int, tuple[object, list[int]]] = {}
+        self.used: dict[Cell, int] = {}
+        self.pinned: set[int] = set()
+        self.time = 0
+
+    def cells_of(self, holder: int) -> list[Cell]:
+        space, held = self.held[holder]
+        return [(space, tuple(held[: i + 1])) for i in range(len(held))]
+
+    def all_cells(self) -> set[Cell]:
+        return {cell for holder in self.held for cell in self.cells_of(holder)}
+
+    def touch(self, holder: int) -> None:
+        self.time += 1
+        self.used |= dict.fromkeys(self.cells_of(holder), self.time)
+
+    @rule(holder=holders, space=st.sampled_from(SPACES), held=symbols)
+    def hold(self, holder: int, space: object, held: list[int]) -> None:
+        self.tree.hold(holder, space, held)
+        self.held[holder] = (space, list(held))
+        self.touch(holder)
+
+    @rule(holder=holders, source=holders, length=st.integers(0, 12), more=symbols)
+    def hold_what_begins_as_another(
+        self, holder: int, source: int, length: int, more: list[int]
+    ) -> None:
+        space, held = self.held.get(source, ((), []))
+        self.hold(holder, space, held[:length] + more)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), more=symbols)
+    def extend(self, data: st.DataObject, more: list[int]) -> None:
+        holder = data.draw(st.sampled_from(sorted(self.held)))
+        space, held = self.held[holder]
+        known = self.tree.extend(holder, more)
+        others = [
+            common(other[len(held) :], more)
+            for name, (where, other) in self.held.items()
+            if name != holder and where == space and other[: len(held)] == held
+        ]
+        longest = max(others, default=0)
+        assert (known is None) == (longest == 0)
+        if known is not None:
+            source, count = known
+            assert count == longest
+            assert self.held[source][1][: len(held) + count] == held + more[:count]
+        held += more
+        self.touch(holder)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def cut(self, data: st.DataObject) -> None:
+        holder = data.draw(st.sampled_from(sorted(self.held)))
+        length = data.draw(st.integers(0, len(self.held[holder][1])))
+        self.tree.cut(holder, length)
+        del self.held[holder][1][length:]
+
+    @rule(holder=holders)
+    def drop(self, holder: int) -> None:
+        self.tree.drop(holder)
+        self.held.pop(holder, None)
+
+    @precondition(lambda self: 0 < len(self.held) < len(HOLDERS))
+    @rule(data=st.data())
+    def rename(self, data: st.DataObject) -> None:
+        old = data.draw(st.sampled_from(sorted(self.held)))
+        new = data.draw(st.sampled_from(sorted(set(HOLDERS) - self.held.keys())))
+        self.tree.rename(old, new)
+        self.held[new] = self.held.pop(old)
+
+    @rule(holder=holders)
+    def pin(self, holder: int) -> None:
+        self.tree.pin(holder)
+        self.pinned.add(holder)
+
+    @rule(holder=holders)
+    def unpin(self, holder: int) -> None:
+        self.tree.unpin(holder)
+        self.pinned.discard(holder)
+        if holder in self.held:
+            self.touch(holder)
+
+    @rule(count=st.integers(0, 20))
+    def evict(self, count: int) -> None:
+        before = {holder: len(held) for holder, (_, held) in self.held.items()}
+        for _ in range(count):
+            self.evict_one()
+        after = {holder: len(held) for holder, (_, held) in self.held.items()}
+        cuts = {holder: length for holder, length in after.items() if length != before[holder]}
+        assert self.tree.evict(count) == cuts
+
+    def evict_one(self) -> None:
+        """The last cell of the branch that was used least recently, unless it is pinned."""
+        kept = {c for h in self.held if h in self.pinned for c in self.cells_of(h)}
+        inner = {(space, path[:-1]) for space, path in self.all_cells()}
+        ends = self.all_cells() - kept - inner
+        if not ends:
+            return
+        oldest = min(ends, key=lambda cell: self.used[cell])
+        for holder in self.held:
+            if oldest in self.cells_of(holder):
+                self.held[holder][1].pop()
+
+    @rule(space=st.sampled_from(SPACES), prompt=symbols)
+    def match(self, space: object, prompt: list[int]) -> None:
+        expected = {
+            holder: length
+            for holder, (where, held) in self.held.items()
+            if where == space and (length := common(held, prompt))
+        }
+        found = self.tree.match(space, prompt)
+        assert dict(found) == expected
+        assert len(found) == len(expected)
+        assert [length for _, length in found] == sorted(expected.values(), reverse=True)
+
+    @invariant()
+    def no_cell_is_counted_twice_or_forgotten(self) -> None:
+        assert self.tree.cells == len(self.all_cells())
+
+    @invariant()
+    def every_holder_has_what_it_was_given(self) -> None:
+        for holder in HOLDERS:
+            length = len(self.held[holder][1]) if holder in self.held else 0
+            assert self.tree.length(holder) == length
+            cells = set(self.cells_of(holder)) if length else set()
+            others = {c for h in self.held if h != holder for c in self.cells_of(h)}
+            assert self.tree.redundant(holder) == (cells <= others)
+
+    @invariant()
+    def nodes_are_runs_of_cells_with_the_same_holders(self) -> None:
+        for root in self.tree._roots.values():
+            for child in root.children.values():
+                self.check_node(child)
+
+    def check_node(self, node: _Node) -> None:
+        assert node.symbols and node.holders
+        assert node.parent is not None and node.start == node.parent.end
+        assert node.parent.children[node.symbols[0]] is node
+        assert node.holders <= node.parent.holders
+        for child in node.children.values():
+            assert child.holders != node.holders or child.used != node.used
+            self.check_node(child)
 
 
-def test_a_conversation_goes_on_in_the_slot_that_holds_it() -> None:
-    first, second = list(range(100, 150)), list(range(200, 250))
-    reuse = plan([*first, 7, 8], {0: second, 1: first}, [0, 1], continues=always)
-    assert (reuse.slot, reuse.source, reuse.tokens) == (1, 1, 50)
+TestTreeAndModel = TreeAndModel.TestCase
+TestTreeAndModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
-def test_a_system_prompt_that_another_slot_holds_is_shared() -> None:
-    system = list(range(MIN_SHARED_TOKENS * 4))
-    reuse = plan([*system, 900, 901], {0: [], 1: [*system, 5, 6]}, [0], continues=always)
-    assert (reuse.slot, reuse.source, reuse.tokens) == (0, 1, len(system))
+def tree_of(*held: Sequence[int]) -> RadixTree:
+    tree = RadixTree()
+    for holder, each in enumerate(held):
+        tree.hold(holder, (), each)
+    return tree
 
 
-def test_the_least_recently_used_slot_is_overwritten_when_nothing_matches() -> None:
-    reuse = plan([1, 2, 3], {0: [9] * 30, 1: [8] * 30}, [1, 0], continues=always)
-    assert (reuse.slot, reuse.tokens) == (1, 0)
+def test_a_system_prompt_of_many_is_kept_once() -> None:
+    tree = tree_of(*([1, 2, 3, 10 + i] for i in range(5)))
+    assert tree.cells == 3 + 5
 
 
-def test_cells_that_are_gone_are_not_counted_on() -> None:
-    long, short = list(range(100)), list(range(40))
-    reuse = plan(
-        [*long, 900, 901], {0: long, 1: short}, [0, 1], continues=lambda slot, _: slot == 1
-    )
-    assert (reuse.slot, reuse.source, reuse.tokens) == (1, 1, 40)
+def test_the_same_tokens_in_another_space_are_other_cells() -> None:
+    tree = tree_of([1, 2, 3])
+    tree.hold(1, "adapter", [1, 2, 3])
+    assert tree.cells == 6
+    assert tree.match("adapter", [1, 2, 9]) == [(1, 2)]
+    assert tree.match("unknown", [1, 2, 9]) == []
 
 
-def test_a_system_prompt_in_common_does_not_cost_another_conversation_its_cells() -> None:
-    system = list(range(MIN_SHARED_TOKENS * 2))
-    conversation = [*system, *range(200, 300)]
-    reuse = plan([*system, 900, 901], {0: [], 1: conversation}, [0, 1], continues=always)
-    assert (reuse.slot, reuse.source, reuse.tokens) == (0, 1, len(system))
+def test_the_end_of_the_branch_used_least_recently_goes_first_and_no_more_than_needed() -> None:
+    tree = tree_of([1, 2, 3, 4], [1, 2, 5, 6], [9, 9])
+    assert tree.evict(1) == {0: 3}
+    assert tree.evict(2) == {0: 2, 1: 3}
+    assert tree.cells == 3 + 2
 
 
-def test_where_slots_cannot_share_each_uses_its_own_cells() -> None:
-    system = list(range(MIN_SHARED_TOKENS * 2))
-    cached = {0: [], 1: [*system, *range(200, 300)]}
-    reuse = plan([*system, 900, 901], cached, [0, 1], continues=always, shares=False)
-    assert (reuse.slot, reuse.source, reuse.tokens) == (1, 1, len(system))
+def test_a_beginning_that_others_still_use_outlives_the_branch_that_came_first() -> None:
+    tree = tree_of([1, 2, 3, 4])
+    tree.hold(1, (), [1, 2, 7])
+    tree.drop(1)
+    assert tree.evict(2) == {0: 2}
+    assert tree.match((), [1, 2, 3]) == [(0, 2)]
+
+
+def test_what_a_running_sequence_has_is_never_evicted() -> None:
+    tree = tree_of([1, 2, 3], [1, 2, 4])
+    tree.pin(0)
+    assert tree.evict(100) == {1: 2}
+    assert tree.evict(100) == {}
+    tree.unpin(0)
+    assert tree.evict(100) == {0: 0, 1: 0}
+    assert tree.cells == 0

@@ -1,18 +1,22 @@
-"""The KV cache's cells: what each slot holds of them, and who may use it again.
+"""The KV cache's cells: what each sequence of llama.cpp holds of them, and who may use it again.
 
-The scheduler runs requests; here is known which tokens every slot's cells stand for, so that a
-prompt which begins like an earlier or a running one does not compute that beginning again.
+The scheduler runs requests; here it is known which tokens every sequence's cells stand for, so that
+a prompt which begins like an earlier or a running one does not compute that beginning again.
+What may be used again is decided in `prefix.py`, without llama.cpp.
 """
 
-from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 
-from localllm.engine.worker import prefix
 from localllm.engine.worker.model import Model
+from localllm.engine.worker.prefix import MIN_SHARED_TOKENS, RadixTree
 
 
 class Cells:
-    """Slots that run a request, and slots that remember one.
+    """Slots, the sequence ids that can run, and shelves, those that can only hold.
+
+    An idle slot remembers the last request that ran in it. When the slot is needed for another
+    one, that moves to a shelf, and stays until its cells are needed or the shelf is. Only a plain
+    cache has shelves (`Model.sequences`).
 
     A *space* keeps apart what cannot be shared although its tokens are the same, such as what
     different LoRA adapters computed; () is the model's own.
@@ -20,21 +24,30 @@ class Cells:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._idle: OrderedDict[int, None] = OrderedDict.fromkeys(range(model.settings.parallel))
-        self._held: dict[int, list[int]] = {slot: [] for slot in self._idle}
-        self._spaces: dict[int, Hashable] = dict.fromkeys(self._idle, ())
+        self._tree = RadixTree()
+        self._held: dict[int, list[int]] = {slot: [] for slot in range(model.sequences)}
+        self._idle = set(range(model.settings.parallel))
+        self._running: set[int] = set()
+        self._shelves = range(model.settings.parallel, model.sequences)
+        self._spaces: dict[int, Hashable] = {}
         self._sharing: set[int] = set()
         """Slots that may have cells in common with another one."""
 
     @property
-    def idle(self) -> Iterable[int]:
-        """Slots that run nothing, least recently used first."""
-        return self._idle.keys()
+    def idle(self) -> Collection[int]:
+        """Slots that run nothing."""
+        return self._idle
 
     @property
     def held(self) -> Mapping[int, Sequence[int]]:
-        """The tokens of every slot's cells, by position."""
+        """The tokens of every slot's and shelf's cells, by position."""
         return self._held
+
+    @property
+    def used(self) -> int:
+        """Cells that hold something, those that slots have in common counted once."""
+        fresh = sum(self.count(slot) - self._tree.length(slot) for slot in self._running)
+        return self._tree.cells + fresh
 
     def count(self, slot: int) -> int:
         """How many tokens are computed in this slot: the position of the next one."""
@@ -45,32 +58,30 @@ class Cells:
     def take(self, prompt: list[int], space: Hashable = ()) -> int:
         """Give a prompt an idle slot (there must be one) that holds as much of its beginning as
         can be used again; `count` says how much. Its last token is always computed again."""
-        reuse = prefix.plan(
-            prompt,
-            self._within(space),
-            list(self._idle),
-            continues=self._model.can_continue_at,
-            shares=self._model.shares,
-        )
-        del self._idle[reuse.slot]
-        if reuse.source == reuse.slot:
-            kept = self._model.keep(reuse.slot, reuse.tokens)
-        else:
-            kept = self._share(reuse.source, reuse.slot, reuse.tokens)
-        self._spaces[reuse.slot] = space
-        self._held[reuse.slot] = prompt[: reuse.tokens] if kept else []
-        return reuse.slot
+        found = self._usable(prompt, space)
+        slot = self._choose(found)
+        source = next(iter(found), slot)  # who has most
+        if source != slot and found[source] < found.get(slot, 0) + self._least_gain:
+            source = slot
+        if source != slot or found.get(slot, 0) < self.count(slot):
+            shelf = self._shelve(slot)
+            if source == slot and shelf is not None:
+                source, found[shelf] = shelf, found.get(slot, 0)
+        self._idle.remove(slot)
+        self._running.add(slot)
+        self._tree.pin(slot)
+        self._spaces[slot] = space
+        self._fill(slot, prompt[: found.get(source, 0)], source)
+        return slot
 
     def catch_up(self, slot: int, prompt: list[int]) -> bool:
         """Share what another slot has computed of this prompt since it was taken. False when
         that is nothing or too little."""
-        source, tokens = prefix.longest(
-            prompt, self._within(self._spaces[slot]), continues=self._model.can_continue_at
-        )
-        if tokens - self.count(slot) < prefix.MIN_SHARED_TOKENS:
+        found = self._usable(prompt, self._spaces[slot])
+        source = next(iter(found), slot)
+        if found.get(source, 0) - self.count(slot) < MIN_SHARED_TOKENS:
             return False
-        kept = self._share(source, slot, tokens)
-        self._held[slot] = prompt[:tokens] if kept else []
+        self._fill(slot, prompt[: found[source]], source)
         return True
 
     def grow(self, slot: int, tokens: Sequence[int]) -> None:
@@ -81,12 +92,16 @@ class Cells:
         """Keep the first `tokens` alone, and nothing of a batch that was not computed to its end.
         False, and an empty slot, when this kind of memory cannot be cut there."""
         kept = self._model.keep(slot, tokens)
-        del self._held[slot][tokens if kept else 0 :]
+        self._shorten(slot, tokens if kept else 0)
         return kept
 
     def give_back(self, slot: int) -> None:
         """Let `slot` be idle; its cells stay for a prompt that begins the same way."""
-        self._idle[slot] = None
+        self._settle()
+        self._tree.unpin(slot)
+        self._running.remove(slot)
+        self._idle.add(slot)
+        self._tidy()
 
     def forget(self, slot: int) -> None:
         self.cut(slot, 0)
@@ -95,21 +110,110 @@ class Cells:
     # --- room ---
 
     def evict(self, needed: int) -> bool:
-        """Forget what idle slots remember, to have `needed` cells. False: they hold nothing."""
+        """Forget of what idle slots remember, least recently used first, as much as it takes to
+        have `needed` cells. False: they hold nothing that helps."""
+        self._settle()
+        if self._model.plain:
+            missing = needed - (self._model.cells - self.used)
+            cuts = self._tree.evict(missing)
+            for slot, tokens in cuts.items():
+                self.cut(slot, tokens)
+            self._tidy()
+            return bool(cuts)
         remembered = [slot for slot in self._idle if self._held[slot]]
-        for slot in remembered:
-            self.forget(slot)
+        if remembered:
+            self.forget(min(remembered, key=self._tree.used))
         return bool(remembered)
 
     def least_shared(self) -> int | None:
         """The slot that runs, may have cells in common with another one, and holds least."""
-        sharing = [s for s in self._sharing if s not in self._idle and self._held[s]]
+        sharing = [s for s in self._sharing & self._running if self._held[s]]
         return min(sharing, key=self.count, default=None)
 
-    def _share(self, source: int, slot: int, tokens: int) -> bool:
-        self._sharing |= {source, slot}
-        return self._model.share(source, slot, tokens)
+    # --- which slot ---
 
-    def _within(self, space: Hashable) -> dict[int, list[int]]:
-        """What the slots hold that this space can use."""
-        return {s: held if self._spaces[s] == space else [] for s, held in self._held.items()}
+    @property
+    def _least_gain(self) -> int:
+        """Tokens that another slot must have more than one's own to be shared from: in a window's
+        cache shared cells are in the way later."""
+        return 1 if self._model.plain else MIN_SHARED_TOKENS
+
+    def _usable(self, prompt: list[int], space: Hashable) -> dict[int, int]:
+        """Slots that hold a beginning of this prompt which can be used, and how many tokens of
+        it: most first."""
+        self._settle()
+        wanted = prompt[:-1]
+        if self._model.shares:
+            found = self._tree.match(self._key(0, space), wanted)
+        else:
+            keys = {slot: self._key(slot, space) for slot in self._idle}
+            found = [each for key in keys.values() for each in self._tree.match(key, wanted)]
+            found.sort(key=lambda each: each[1], reverse=True)
+        return {slot: n for slot, n in found if self._model.can_continue_at(slot, n)}
+
+    def _choose(self, found: dict[int, int]) -> int:
+        """The idle slot to run in: one that goes on with all that it holds; an empty one, where
+        cells are shared freely; one that loses less than half of what it holds; the one used
+        least recently."""
+        own = max(self._idle, key=lambda slot: found.get(slot, 0))
+        oldest = min(self._idle, key=lambda slot: (self._tree.used(slot), slot))
+        tokens = found.get(own, 0)
+        if tokens and (tokens == self.count(own) or not self._model.shares):
+            return own
+        if self._model.plain:
+            return oldest
+        half = tokens >= MIN_SHARED_TOKENS and 2 * tokens >= self.count(own)
+        return own if half else oldest
+
+    def _key(self, slot: int, space: Hashable) -> Hashable:
+        """Where slots cannot share, each has a tree of its own."""
+        return space if self._model.shares else (space, slot)
+
+    # --- books and cells ---
+
+    def _fill(self, slot: int, tokens: list[int], source: int) -> None:
+        """Let `slot` hold these tokens, which `source` begins with."""
+        if source == slot:
+            kept = self._model.keep(slot, len(tokens))
+        else:
+            kept = self._model.share(source, slot, len(tokens))
+            self._sharing |= {source, slot}
+        self._held[slot] = tokens if kept else []
+        self._tree.hold(slot, self._key(slot, self._spaces[slot]), self._held[slot])
+
+    def _shorten(self, slot: int, tokens: int) -> None:
+        del self._held[slot][tokens:]
+        if tokens < self._tree.length(slot):
+            self._tree.cut(slot, tokens)
+
+    def _settle(self) -> None:
+        """Put what running slots have computed into the tree. Cells that another one has for the
+        same tokens are given up for those."""
+        for slot in self._running:
+            held, known = self._held[slot], self._tree.length(slot)
+            if len(held) == known:
+                continue
+            twice = self._tree.extend(slot, held[known:])
+            if twice is not None and self._model.plain:
+                source, count = twice
+                self._model.replace(slot, source, known, known + count)
+
+    def _shelve(self, slot: int) -> int | None:
+        """Move what `slot` holds to a shelf: an empty one, or that used least recently if that
+        was before the slot was. None: there is no such shelf, or others hold all of it too."""
+        if not self._shelves or self._tree.redundant(slot):
+            return None
+        shelf = min(self._shelves, key=self._tree.used)
+        if self._tree.used(shelf) > self._tree.used(slot):
+            return None
+        self.forget(shelf)
+        self._model.share(slot, shelf, self.count(slot))
+        self._tree.rename(slot, shelf)
+        self._held[shelf], self._held[slot] = self._held[slot], []
+        return shelf
+
+    def _tidy(self) -> None:
+        """Empty shelves and idle slots whose cells others hold too."""
+        for holder in (*self._idle, *self._shelves):
+            if self._model.plain and self._held[holder] and self._tree.redundant(holder):
+                self.forget(holder)

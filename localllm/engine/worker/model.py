@@ -101,11 +101,28 @@ class Model:
         )
         # llama.cpp shares cells only within one stream, and asserts it (llama_kv_cache::seq_cp).
         self.shares = settings.kv_unified and not self.recurrent
+        self.plain = self.shares and not self.window
+        """Whether a cell stays until its last sequence drops it, in one pool for all."""
 
     @property
     def context(self) -> int:
         """Tokens one conversation can hold."""
         return min(self.settings.context, int(llama.llama_n_ctx(self._context)))
+
+    @property
+    def cells(self) -> int:
+        """Of the whole cache."""
+        return int(llama.llama_n_ctx(self._context))
+
+    @property
+    def sequences(self) -> int:
+        """Sequence ids that can hold cells; the first `parallel` of them can be in a batch.
+
+        The others cost nothing in a plain cache: `llama_kv_cache::seq_to_stream` has LLAMA_MAX_SEQ
+        entries, whatever `n_seq_max` is. Only the batch and a written state
+        (`llama_kv_cache::state_write_meta`) know no more than `n_seq_max`.
+        """
+        return llama.llama_max_parallel_sequences() if self.plain else self.settings.parallel
 
     @property
     def chat_template(self) -> str | None:
@@ -213,6 +230,11 @@ class Model:
             return False
         llama.llama_memory_seq_cp(self._memory, source, slot, 0, tokens)
         return True
+
+    def replace(self, slot: int, source: int, start: int, end: int) -> None:
+        """Let `slot` have `source`'s cells for these positions, and give its own back."""
+        llama.llama_memory_seq_rm(self._memory, slot, start, end)
+        llama.llama_memory_seq_cp(self._memory, source, slot, start, end)
 
     def can_continue_at(self, slot: int, tokens: int) -> bool:
         """Whether every cell that position `tokens` attends to is still in the cache.

@@ -1,0 +1,155 @@
+"""The books of the cells beside llama.cpp's own, on a tiny model whose cache is plain."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import llama_cpp.llama_cpp as llama
+import pytest
+
+from localllm.core.load import LoadSettings
+from localllm.engine.events import Finished
+from localllm.engine.worker.model import Row
+from tests.engine import tiny
+from tests.engine.driven import Driven, Reference, settings
+
+CELL_BYTES = 2 * 2 * tiny.WIDTH * 4 + 8
+"""Of a written state, for each cell: keys and values of two layers in F32, a position, a count."""
+
+
+class Counted(Driven):
+    """Checks after each step that as many cells are used as the books say."""
+
+    def __init__(self, path: Path, load: LoadSettings) -> None:
+        super().__init__(path, load)
+        self.empty = llama.llama_state_get_size(self.model.handle)
+
+    def check(self) -> None:
+        super().check()
+        cells = self.scheduler._cells
+        marks = sum(cells.count(slot) for slot in range(self.model.settings.parallel))
+        written = llama.llama_state_get_size(self.model.handle) - self.empty - 4 * marks
+        assert written // CELL_BYTES == cells.used
+
+    def cached(self, prompt: str, *, max_tokens: int = 4) -> int:
+        """Ask, and say how many of the prompt's tokens were there already."""
+        self.ask(prompt, max_tokens=max_tokens)
+        end = next(e for e in reversed(self.events) if isinstance(e, Finished))
+        return end.cached_tokens
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.plain(tmp_path_factory.mktemp("tiny") / "plain.gguf")
+
+
+@pytest.fixture
+def alone(plain: Path) -> Iterator[Counted]:
+    """One slot and 512 cells."""
+    driven = Counted(plain, settings(parallel=1, context=512))
+    yield driven
+    driven.close()
+
+
+def texts(count: int, length: int, seed: int = 1) -> list[str]:
+    dice = random.Random(seed)
+    return ["".join(dice.choices(tiny.CHARACTERS, k=length)) for _ in range(count)]
+
+
+def test_one_slot_remembers_many_conversations(alone: Counted) -> None:
+    conversations = texts(6, 60)
+    assert [alone.cached(text) for text in conversations] == [0] * 6
+    assert [alone.cached(text + "more") for text in conversations] == [60] * 6
+
+
+def test_a_conversation_that_is_edited_keeps_what_came_after_too(alone: Counted) -> None:
+    (text,) = texts(1, 100)
+    alone.ask(text, max_tokens=4)
+    assert alone.cached(text[:80] + "other words") == 80
+    assert alone.cached(text + "and on") == 100
+
+
+def test_a_full_cache_forgets_the_oldest_and_no_more_than_it_must(alone: Counted) -> None:
+    first, second, third = texts(3, 200)
+    alone.ask(first, max_tokens=1)
+    alone.ask(second, max_tokens=1)
+    alone.ask(third, max_tokens=1)  # 600 for 512 cells
+    assert alone.scheduler._cells.used == 512
+    assert alone.cached(second, max_tokens=1) == 199  # all but the last, which is computed again,
+    assert alone.cached(first, max_tokens=1) == 200 - 88 - 1  # and took one more from the first
+    assert alone.cached(second, max_tokens=1) == 199
+    assert alone.cached(third, max_tokens=1) < 199
+
+
+def test_a_system_prompt_outlives_the_conversations_that_had_it(alone: Counted) -> None:
+    system, *rest = texts(9, 100)
+    for text in rest:
+        alone.ask(system + text, max_tokens=1)
+    assert alone.cached(system + "a new one", max_tokens=1) >= 100
+
+
+def test_what_one_computed_is_not_used_in_another_space(plain: Path) -> None:
+    driven = Counted(plain, settings(parallel=2))
+    prompt = list(range(30))
+    cells = driven.scheduler._cells
+    spaces: tuple[tuple[str, ...], ...] = ((), ("adapter",))
+    for space in spaces:
+        slot = cells.take(prompt, space)
+        assert cells.count(slot) == 0
+        driven.model.decode([Row(token, i, slot, False) for i, token in enumerate(prompt)])
+        cells.grow(slot, prompt)
+        cells.give_back(slot)
+    assert cells.used == 60
+    for space in spaces:
+        assert cells.count(cells.take(prompt, space)) == 29
+    driven.close()
+
+
+def test_what_two_compute_at_once_is_kept_once(plain: Path) -> None:
+    driven = Counted(plain, settings(parallel=2))
+    (prompt,) = texts(1, 25)  # too short to wait for
+    driven.submit("one", prompt, max_tokens=6)
+    driven.submit("two", prompt, max_tokens=6)
+    driven.run()
+    assert driven.text("one") == driven.text("two")
+    assert driven.scheduler._cells.used == 25 + 5
+    driven.close()
+
+
+def test_an_answer_that_is_still_being_written_is_used_by_the_next_prompt(plain: Path) -> None:
+    driven = Counted(plain, settings(parallel=2))
+    (prompt,) = texts(1, 30)
+    driven.submit("writes", prompt, max_tokens=60)
+    while len(driven.text("writes")) < 40:
+        driven.step()
+    said = driven.text("writes")[:30]
+    driven.submit("reads", prompt + said + "?", max_tokens=2)
+    driven.run()
+    end = driven.end("reads")
+    assert isinstance(end, Finished) and end.cached_tokens == 60
+    driven.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_books_are_right_whatever_happens(plain: Path, seed: int) -> None:
+    driven = Counted(plain, settings(parallel=3, context=200))
+    reference = Reference(plain, settings(parallel=1, context=200))
+    dice = random.Random(seed)
+    known = texts(4, 120, seed)
+    asked: dict[str, str] = {}
+    for number in range(60):
+        begin = dice.choice(known)[: dice.randrange(1, 120)]
+        asked[f"r{number}"] = begin + "".join(dice.choices(tiny.CHARACTERS, k=dice.randrange(9)))
+        driven.submit(f"r{number}", asked[f"r{number}"], max_tokens=dice.randrange(1, 40))
+        for _ in range(dice.randrange(12)):
+            driven.step(aborted=dice.random() < 0.05)
+        if dice.random() < 0.2:
+            driven.scheduler.cancel(dice.choice(list(asked)))
+            driven.check()
+    driven.run()
+    for request_id in dice.sample(list(asked), 12):
+        assert isinstance(driven.end(request_id), Finished)
+        answer = driven.text(request_id)
+        assert reference.agrees(asked[request_id], answer, max_tokens=40, whole=False)
+    driven.close()
+    reference.close()
