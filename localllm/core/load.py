@@ -31,6 +31,14 @@ class FlashAttention(StrEnum):
     OFF = "off"
 
 
+class Speculate(StrEnum):
+    """Whether the engine guesses tokens ahead and checks them all in one step."""
+
+    AUTO = "auto"  # where it was measured to pay
+    OFF = "off"
+    NGRAM = "ngram"  # whenever the text repeats itself, whatever that costs
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadSettings:
     """One load.
@@ -42,6 +50,7 @@ class LoadSettings:
     None is all it has, () none; `tensor_split` gives each of them so many layers, () in
     proportion to their free memory. Not `kv_offload`: the KV cache stays in system memory, and
     attention is computed there. `threads` None means the physical cores this process may use.
+    `drafts` is how many guessed tokens one step can check, of all conversations together.
     """
 
     context: int = 4096
@@ -60,6 +69,14 @@ class LoadSettings:
     kv_offload: bool = True
     devices: tuple[str, ...] | None = None
     tensor_split: tuple[int, ...] = ()
+    speculate: Speculate = Speculate.OFF
+    drafts: int = 7
+
+    @property
+    def outputs(self) -> int:
+        """Rows of logits that one step can ask for: one for each conversation and guess."""
+        guesses = 0 if self.speculate == Speculate.OFF else self.drafts
+        return self.parallel + max(0, min(guesses, min(self.batch, self.ubatch) - self.parallel))
 
     @property
     def cells(self) -> int:

@@ -26,6 +26,7 @@ MAX_STOP_CHARS = 65_536
 _MAX_INT = 2**31 - 1  # int32_t in llama.h
 _MAX_UINT = 2**32 - 1  # uint32_t: n_ctx
 _MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ (llama-cparams.h, b11434)
+_MAX_DRAFTS = 64  # more is guessed wrong long before, and each has a row of logits
 _MAX_THREADS = 512  # GGML_MAX_N_THREADS (ggml.h, b11434)
 
 _SAMPLING: dict[str, tuple[float, float]] = {
@@ -172,6 +173,7 @@ def check_settings(settings: LoadSettings) -> None:
         ("threads", 1, _MAX_THREADS),
         ("gpu_layers", 0, _MAX_INT),
         ("cpu_moe", 0, _MAX_INT),
+        ("drafts", 0, _MAX_DRAFTS),
     ):
         value = getattr(settings, name)
         if value is not None and not low <= value <= high:

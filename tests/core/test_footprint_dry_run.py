@@ -8,7 +8,7 @@ import pytest
 from localllm.core import footprint
 from localllm.core.footprint.compute import CONFIRMED
 from localllm.core.gguf import read
-from localllm.core.load import FlashAttention, KvType, LoadSettings
+from localllm.core.load import FlashAttention, KvType, LoadSettings, Speculate
 from tests.core.dry_run import Sizes, dry_runs
 from tests.core.forge import Forged, spec, write
 from tests.core.forge_catalogue import catalogued
@@ -26,6 +26,7 @@ GRID = (
     LoadSettings(kv_type_k=KvType.Q8_0, kv_type_v=KvType.Q8_0, context=16384),
     LoadSettings(kv_type_k=KvType.F32, kv_type_v=KvType.F32),
     LoadSettings(swa_full=True, context=16384, ubatch=128),
+    LoadSettings(parallel=4, speculate=Speculate.AUTO, drafts=2),
 )
 PRINTED_BYTES = 2**20 // 100  # llama.cpp prints MiB with two decimals, and may print two caches
 

@@ -1,13 +1,15 @@
 """llama.cpp's dry run in a child process: of a whole file, of a header alone, of nonsense."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from localllm.core.load import FlashAttention, KvType, LoadSettings
+from localllm.core.load import BufferKind, FlashAttention, KvType, LoadSettings, Speculate
 from localllm.engine.client import ProcessEngine
 from localllm.engine.events import ProbeRequest
 from localllm.engine.worker.header import without_tokenizer
+from localllm.engine.worker.probe import probe
 from localllm.errors import EngineCrashed, LoadFailed
 from tests.core.dry_run import Sizes, dry_runs
 from tests.core.forge import write
@@ -111,3 +113,14 @@ def test_a_missing_file_is_a_refusal(tmp_path: Path) -> None:
     refused = only(tmp_path / "nowhere.gguf", LoadSettings())
     assert isinstance(refused, str)
     assert "nowhere.gguf" in refused
+
+
+def test_rows_for_guesses_are_counted_and_cost_logits_alone(smollm2: Path) -> None:
+    vocabulary = 49152
+    plain = LoadSettings(context=512, parallel=2)
+    guessing = replace(plain, speculate=Speculate.AUTO)
+    before = {part.kind: part.size_bytes for part in probe(str(smollm2), plain)}
+    after = {part.kind: part.size_bytes for part in probe(str(smollm2), guessing)}
+    more = after.pop(BufferKind.OUTPUT) - before.pop(BufferKind.OUTPUT)
+    assert more == pytest.approx(guessing.drafts * vocabulary * 4, rel=0.02)
+    assert after == before

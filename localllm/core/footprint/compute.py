@@ -122,6 +122,6 @@ def _parallel(flow: Pass, layer: int, node: int, normed: int, last: bool) -> int
 
 
 def output_bytes(spec: ModelSpec, settings: LoadSettings) -> int:
-    """Bytes of the logits that a step hands out: one row per sequence
+    """Bytes of the logits that a step hands out: one row per sequence, one per guessed token
     (`llama_context::output_reserve`)."""
-    return spec.vocabulary * _FLOAT * settings.parallel
+    return spec.vocabulary * _FLOAT * settings.outputs

@@ -51,7 +51,7 @@ class Pass:
         self.sequences = settings.parallel
         # `graph_reserve` rounds up to whole sequences
         self.tokens = -(-ubatch(settings) // self.sequences) * self.sequences
-        self.outputs = min(ubatch(settings), self.sequences)
+        self.outputs = min(ubatch(settings), settings.outputs)
         self.rows = self.tokens  # rows that the current layer still computes
         self.width = spec.embedding
         self.layer_norm = spec.architecture in _LAYER_NORM

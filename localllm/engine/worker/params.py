@@ -92,7 +92,7 @@ def context_params(settings: LoadSettings, threads: int) -> llama.llama_context_
     params.kv_unified = settings.kv_unified
     params.n_batch = settings.batch
     params.n_ubatch = min(settings.ubatch, settings.batch)
-    params.n_outputs_max = settings.parallel
+    params.n_outputs_max = settings.outputs
     params.type_k = GgmlType[settings.kv_type_k.name]
     params.type_v = GgmlType[settings.kv_type_v.name]
     params.flash_attn_type = _FLASH_ATTENTION[settings.flash_attention]

@@ -10,6 +10,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
@@ -77,7 +78,7 @@ def _dry_run(path: str, settings: LoadSettings) -> tuple[Allocation, ...]:
             llama.llama_free(context)
         finally:
             llama.llama_model_free(model)
-    return _sizes(lines)
+    return _sizes(lines, settings)
 
 
 @contextmanager
@@ -109,11 +110,16 @@ def _reason(lines: Iterable[str]) -> str:
     return errors[0].removeprefix(_ERROR_MARK) if errors else "it gave no reason"
 
 
-def _sizes(lines: list[str]) -> tuple[Allocation, ...]:
+def _sizes(lines: list[str], settings: LoadSettings) -> tuple[Allocation, ...]:
     """The read-back of a dry run. Its KV buffers print 0, so the caches' own totals are taken,
-    each divided among devices by the layers they hold."""
+    each divided among devices by the layers they hold. Its output buffer has a row for each
+    sequence and grows with the first step that asks for more (`llama_context::output_reserve`)."""
     others = tuple(
-        a for a in allocations(lines) if a.kind not in (BufferKind.KV, BufferKind.WEIGHTS)
+        replace(a, size_bytes=a.size_bytes * settings.outputs // settings.parallel)
+        if a.kind is BufferKind.OUTPUT
+        else a
+        for a in allocations(lines)
+        if a.kind not in (BufferKind.KV, BufferKind.WEIGHTS)
     )
     return _cache_sizes(lines) + others
 
