@@ -17,6 +17,7 @@
     └── EngineError (RuntimeError)    1
         ├── EngineUnavailable         1   llama.cpp is not installed or does not import
         ├── LoadFailed                1   llama.cpp refused the model; its process lives
+        ├── StateFailed               1   a conversation's cells cannot be kept or brought back
         ├── GenerationFailed          1   one request failed; the engine lives
         │   ├── BadRequest            2   the request itself cannot be served
         │   ├── ContextOverflow       1   prompt and answer do not fit the context
@@ -106,6 +107,10 @@ class EngineUnavailable(EngineError):
 
 class LoadFailed(EngineError):
     code = "load_failed"
+
+
+class StateFailed(EngineError):
+    code = "state"
 
 
 class GenerationFailed(EngineError):

@@ -27,6 +27,10 @@ from localllm.engine.events import (
     LoadProgress,
     LoadRequest,
     ProbeRequest,
+    RestoreState,
+    SaveState,
+    StateRestored,
+    StateSaved,
     Token,
 )
 from localllm.errors import EngineCrashed, EngineUnavailable, LoadFailed, NotFound
@@ -215,15 +219,24 @@ class Runtime:
         A model whose engine has crashed is loaded again first, once.
         Raises NotFound when no such model is resident, GenerationFailed classes, EngineCrashed.
         """
-        slot = self._slots.get(name)
-        if slot is None:
-            raise NotFound(f"{name} is not loaded.")
+        slot = self._slot(name)
         await self._revive(slot)
         async with aclosing(slot.engine.generate(request)) as events:
             async for event in events:
                 if isinstance(event, Token):
                     slot.restarts = 0
                 yield event
+
+    async def save_state(self, name: str, request: SaveState) -> StateSaved:
+        """Keep what the resident model `name` has computed of a conversation in a file.
+
+        Raises NotFound when no such model is resident, StateFailed, EngineCrashed.
+        """
+        return await self._slot(name).engine.save_state(request)
+
+    async def restore_state(self, name: str, request: RestoreState) -> StateRestored:
+        """Bring it back. Raises as `save_state` does."""
+        return await self._slot(name).engine.restore_state(request)
 
     async def cancel(self, name: str, request_id: str) -> None:
         """End a request; its stream ends with reason CANCELLED."""
@@ -262,6 +275,11 @@ class Runtime:
         await asyncio.gather(*(self.unload(name) for name in tuple(self._slots)))
 
     # --- inside ---
+
+    def _slot(self, name: str) -> _Slot:
+        if (slot := self._slots.get(name)) is None:
+            raise NotFound(f"{name} is not loaded.")
+        return slot
 
     @asynccontextmanager
     async def _engine(self) -> AsyncGenerator[Engine, None]:

@@ -26,7 +26,12 @@ from localllm.engine.events import (
     LoadRequest,
     Probed,
     ProbeRequest,
+    RestoreState,
+    SaveState,
     Shutdown,
+    StateRefused,
+    StateRestored,
+    StateSaved,
 )
 from localllm.engine.failures import closed, crash
 from localllm.engine.launch import launch
@@ -40,11 +45,12 @@ from localllm.errors import (
     EngineUnavailable,
     LoadFailed,
     LocalLLMError,
+    StateFailed,
 )
 
 _SHUTDOWN_GRACE_S = 3.0
 
-Question = Describe | LoadRequest | ProbeRequest
+Question = Describe | LoadRequest | ProbeRequest | SaveState | RestoreState
 """A command that is answered in turn; `GenerateRequest`s are answered at the same time."""
 
 E = TypeVar("E", bound=ControlEvent)
@@ -78,6 +84,12 @@ class Engine(Protocol):
 
         Closing the iterator (`aclose`) cancels the request. Raises GenerationFailed classes.
         """
+
+    async def save_state(self, request: SaveState) -> StateSaved:
+        """Keep a conversation's cells in a file. Raises StateFailed."""
+
+    async def restore_state(self, request: RestoreState) -> StateRestored:
+        """Bring them back. Raises StateFailed, and the cache is as it was or emptier."""
 
     async def cancel(self, request_id: str) -> None:
         """End a request; its stream ends with `Finished(reason=CANCELLED)`."""
@@ -141,6 +153,12 @@ class ProcessEngine:
 
     async def probe(self, request: ProbeRequest) -> Probed:
         return await self._answer(request, Probed)
+
+    async def save_state(self, request: SaveState) -> StateSaved:
+        return await self._answer(request, StateSaved)
+
+    async def restore_state(self, request: RestoreState) -> StateRestored:
+        return await self._answer(request, StateRestored)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
         check_request(request)
@@ -225,6 +243,8 @@ def _unexpected(event: ControlEvent | LocalLLMError, question: Question) -> Loca
         return event
     if isinstance(event, LoadRefused):
         return LoadFailed(event.message)
+    if isinstance(event, StateRefused):
+        return StateFailed(event.message)
     return LoadFailed(f"The engine answered {type(event).__name__} to {type(question).__name__}.")
 
 
@@ -234,6 +254,8 @@ def _line(command: Command) -> bytes:
     except WireError as error:
         if isinstance(command, GenerateRequest):
             raise BadRequest(f"The request is not valid Unicode: {error}") from error
+        if isinstance(command, SaveState | RestoreState):
+            raise StateFailed(f"The engine cannot be told this path or text: {error}") from error
         raise LoadFailed(
             f"The engine cannot be told this path; rename the file to plain letters: {error}"
         ) from error

@@ -195,6 +195,31 @@ class GenerateRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SaveState:
+    """Write what the KV cache holds of this conversation to the file `path`.
+
+    `key` (64 hexadecimal digits) signs it: only a file of the same key is read again. More than
+    `max_bytes` are not written. Answered by `StateSaved` or `StateRefused`.
+    """
+
+    path: str
+    messages: tuple[Message, ...]
+    key: str
+    max_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreState:
+    """Bring back what `SaveState` wrote, for the next prompt that begins the same way.
+
+    Answered by `StateRestored` or `StateRefused`.
+    """
+
+    path: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel:
     """End a request; it finishes with reason CANCELLED. Unknown ids are ignored."""
 
@@ -206,7 +231,16 @@ class Shutdown:
     """Free the model and exit with status 0."""
 
 
-Command = Describe | LoadRequest | ProbeRequest | GenerateRequest | Cancel | Shutdown
+Command = (
+    Describe
+    | LoadRequest
+    | ProbeRequest
+    | GenerateRequest
+    | SaveState
+    | RestoreState
+    | Cancel
+    | Shutdown
+)
 
 
 # --- events: child -> parent ---
@@ -359,6 +393,28 @@ class Refused:
     message: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateSaved:
+    """The file holds the cells of `tokens` tokens."""
+
+    tokens: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateRestored:
+    """The cells of `tokens` tokens are in the KV cache again."""
+
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateRefused:
+    """Nothing was written or read; `message` says why."""
+
+    message: str
+
+
 Event = (
     Described
     | LoadProgress
@@ -372,5 +428,8 @@ Event = (
     | ToolCallArguments
     | Finished
     | Refused
+    | StateSaved
+    | StateRestored
+    | StateRefused
 )
 GenerateEvent = PromptProgress | Token | Reasoning | ToolCallBegan | ToolCallArguments | Finished

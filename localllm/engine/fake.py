@@ -17,13 +17,18 @@ from localllm.engine.events import (
     Loaded,
     LoadProgress,
     LoadRequest,
+    Overflow,
     Probed,
     ProbeRequest,
     PromptProgress,
+    RestoreState,
+    SaveState,
+    StateRestored,
+    StateSaved,
     Timings,
     Token,
 )
-from localllm.errors import EngineCrashed, LocalLLMError
+from localllm.errors import EngineCrashed, LocalLLMError, StateFailed
 
 FAKE_BUILD = EngineBuild(
     version="0.3.36",
@@ -44,6 +49,8 @@ class Script:
     the id of each request, `closed` that of each whose stream was closed before its end.
     `load_gate` is awaited before each step of a load, `probe_gate` before a dry run.
     `probe_answer` is what every dry run says, unless `probe_error` is raised instead.
+    `states` has the tokens of each file that a state was saved to. `dropped_messages` is what
+    every answer to a request that rolls says it left out.
     """
 
     tokens: tuple[str, ...] = ("Hello", ", ", "world", ".")
@@ -57,6 +64,8 @@ class Script:
     gate: asyncio.Semaphore | None = None
     load_gate: asyncio.Semaphore | None = None
     probe_gate: asyncio.Semaphore | None = None
+    states: dict[str, int] = field(default_factory=dict)
+    dropped_messages: int = 0
     requests: list[GenerateRequest] = field(default_factory=list)
     loads: list[LoadRequest] = field(default_factory=list)
     probes: list[ProbeRequest] = field(default_factory=list)
@@ -173,7 +182,23 @@ class FakeEngine:
             timings=Timings(
                 queue_s=0.0, ttft_s=0.25, total_s=1.25, prefill_tps=200.0, decode_tps=40.0
             ),
+            dropped_messages=script.dropped_messages if request.overflow is Overflow.ROLL else 0,
         )
+
+    async def save_state(self, request: SaveState) -> StateSaved:
+        self._check_alive()
+        tokens = sum(len(message.content.split()) for message in request.messages)
+        size_bytes = 1000 * tokens
+        if request.max_bytes is not None and size_bytes > request.max_bytes:
+            raise StateFailed(f"The cells take {size_bytes} bytes; at most {request.max_bytes}.")
+        self.script.states[request.path] = tokens
+        return StateSaved(tokens=tokens, size_bytes=size_bytes)
+
+    async def restore_state(self, request: RestoreState) -> StateRestored:
+        self._check_alive()
+        if request.path not in self.script.states:
+            raise StateFailed("There is no file of this conversation's cells.")
+        return StateRestored(tokens=self.script.states[request.path])
 
     async def cancel(self, request_id: str) -> None:
         self.script.cancelled.append(request_id)

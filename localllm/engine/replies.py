@@ -15,6 +15,9 @@ from localllm.engine.events import (
     PromptProgress,
     Reasoning,
     Refused,
+    StateRefused,
+    StateRestored,
+    StateSaved,
     Token,
     ToolCallArguments,
     ToolCallBegan,
@@ -23,7 +26,16 @@ from localllm.engine.failures import refusal
 from localllm.engine.wire import WireError
 from localllm.errors import BadRequest, LocalLLMError
 
-ControlEvent = Described | LoadProgress | Loaded | Probed | LoadRefused
+ControlEvent = (
+    Described
+    | LoadProgress
+    | Loaded
+    | Probed
+    | LoadRefused
+    | StateSaved
+    | StateRestored
+    | StateRefused
+)
 Answers = asyncio.Queue[ControlEvent | LocalLLMError]
 """What comes to one question; the last of it is no LoadProgress."""
 
@@ -53,8 +65,8 @@ class Replies:
 
     def __init__(self) -> None:
         self._asked: deque[Answers] = deque()
-        """Whoever waits for a Described, Probed or Loaded, in the order of their commands, which
-        is that of the worker's answers. Who has given up stays until the answer has come."""
+        """Whoever waits for a Described, Loaded, StateSaved ..., in the order of their commands,
+        which is that of the worker's answers. Who has given up stays until the answer has come."""
         self._streams: dict[str, Stream] = {}
         """By request id, until the worker has said the last word: an id is not free earlier."""
 

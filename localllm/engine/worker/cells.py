@@ -5,7 +5,7 @@ a prompt which begins like an earlier or a running one does not compute that beg
 What may be used again is decided in `prefix.py`, without llama.cpp.
 """
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 
 from localllm.engine.worker.model import Model
 from localllm.engine.worker.prefix import MIN_SHARED_TOKENS, RadixTree
@@ -102,6 +102,35 @@ class Cells:
         self._running.remove(slot)
         self._idle.add(slot)
         self._tidy()
+
+    def recall(self, tokens: list[int], space: Hashable = ()) -> int | None:
+        """Let an idle slot hold as much of the beginning of `tokens` as the cache has: which one.
+        It is taken until it is given back. None: there is no idle one, or nothing to hold."""
+        wanted = [*tokens, 0]  # `take` leaves out the last
+        if not self._idle or not self._usable(wanted, space):
+            return None
+        return self.take(wanted, space)
+
+    def bring(
+        self, tokens: Sequence[int], restore: Callable[[int], bool], space: Hashable = ()
+    ) -> bool:
+        """Remember a sequence that was computed earlier: `restore` puts its cells in the slot it
+        is given. False when no slot is idle, or `restore` fails with all the room there is."""
+        if not self._idle:
+            return False
+        slot = min(self._idle, key=lambda slot: (self._tree.used(slot), slot))
+        self._shelve(slot)
+        self._idle.remove(slot)
+        self._running.add(slot)
+        self._tree.pin(slot)
+        self._spaces[slot] = space
+        self._fill(slot, [], slot)
+        while not (done := restore(slot)) and self.evict(len(tokens)):
+            pass
+        if done:
+            self.grow(slot, tokens)
+        self.give_back(slot)
+        return done
 
     def forget(self, slot: int) -> None:
         self.cut(slot, 0)

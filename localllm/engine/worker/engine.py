@@ -5,9 +5,11 @@ thread while a batch is computed.
 """
 
 import hashlib
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
 
@@ -26,6 +28,11 @@ from localllm.engine.events import (
     Probed,
     ProbeRequest,
     Refused,
+    RestoreState,
+    SaveState,
+    StateRefused,
+    StateRestored,
+    StateSaved,
 )
 from localllm.engine.limits import check_request, check_settings, check_tokens
 from localllm.engine.worker.build import describe
@@ -33,8 +40,15 @@ from localllm.engine.worker.log import NativeLog
 from localllm.engine.worker.model import Model
 from localllm.engine.worker.rolling import RollingWindow, room
 from localllm.engine.worker.scheduler import Scheduler
+from localllm.engine.worker.state import KEY_BYTES, ModelFiles, States
 from localllm.engine.worker.template import ChatTemplate
-from localllm.errors import BadRequest, ContextOverflow, GenerationFailed, LoadFailed
+from localllm.errors import (
+    BadRequest,
+    ContextOverflow,
+    GenerationFailed,
+    LoadFailed,
+    StateFailed,
+)
 
 Emit = Callable[[Event], None]
 
@@ -54,6 +68,7 @@ class WorkerEngine:
         self._scheduler: Scheduler | None = None
         self._template: ChatTemplate | None = None
         self._window = RollingWindow()
+        self._states: States | None = None
 
     @property
     def busy(self) -> bool:
@@ -69,6 +84,10 @@ class WorkerEngine:
                 self._probe(command)
             case GenerateRequest():
                 self._generate(command, arrived)
+            case SaveState():
+                self._save_state(command)
+            case RestoreState():
+                self._restore_state(command)
             case Cancel() if self._scheduler is not None:
                 self._scheduler.cancel(command.request_id)
 
@@ -103,6 +122,7 @@ class WorkerEngine:
             return
         try:
             check_settings(request.settings)
+            files = ModelFiles(request.path)
             model = Model(request.path, request.settings, log=self._log, on_progress=self._progress)
         except LoadFailed as error:
             self._emit(LoadRefused(message=str(error)))
@@ -111,6 +131,9 @@ class WorkerEngine:
         source = model.chat_template
         self._template = self._compile(source, model)
         digest = hashlib.sha256(source.encode()).hexdigest() if source is not None else None
+        self._states = States(
+            model, self._scheduler.cells, files=files, log=self._log, chat_template=digest
+        )
         self._emit(
             Loaded(
                 allocations=model.allocations,
@@ -145,6 +168,34 @@ class WorkerEngine:
             self._emit(Probed(allocations=probe(request.path, request.settings)))
         except LoadFailed as error:
             self._emit(LoadRefused(message=str(error)))
+
+    def _save_state(self, request: SaveState) -> None:
+        try:
+            states, key = self._kept(request.key)
+            conversation = GenerateRequest(request_id="", messages=request.messages)
+            check_request(conversation)
+            assert self._model is not None  # there are states
+            tokens = self._tokens(conversation, self._model)
+            count, size = states.save(
+                tokens, Path(request.path), key=key, max_bytes=request.max_bytes
+            )
+            self._emit(StateSaved(tokens=count, size_bytes=size))
+        except (StateFailed, GenerationFailed) as error:
+            self._emit(StateRefused(message=str(error)))
+
+    def _restore_state(self, request: RestoreState) -> None:
+        try:
+            states, key = self._kept(request.key)
+            self._emit(StateRestored(tokens=states.restore(Path(request.path), key=key)))
+        except StateFailed as error:
+            self._emit(StateRefused(message=str(error)))
+
+    def _kept(self, key: str) -> "tuple[States, bytes]":
+        if self._states is None:
+            raise StateFailed("No model is loaded.")
+        if not re.fullmatch(f"[0-9a-f]{{{2 * KEY_BYTES}}}", key):
+            raise StateFailed(f"The key of a state has {2 * KEY_BYTES} hexadecimal digits.")
+        return self._states, bytes.fromhex(key)
 
     def _generate(self, request: GenerateRequest, arrived: float) -> None:
         try:

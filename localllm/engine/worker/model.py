@@ -125,6 +125,11 @@ class Model:
         return llama.llama_max_parallel_sequences() if self.plain else self.settings.parallel
 
     @property
+    def cells_each(self) -> int:
+        """Cells that llama.cpp reckons with for one sequence, padding included."""
+        return int(llama.llama_n_ctx_seq(self._context))
+
+    @property
     def chat_template(self) -> str | None:
         raw = llama.llama_model_chat_template(self._model, None)
         return raw.decode("utf-8", "replace") if raw else None
@@ -248,6 +253,38 @@ class Model:
             return bool(newest == tokens - 1)
         needed = max(0, tokens - self.window + 1) if self.window else 0
         return bool(0 <= oldest <= needed and newest >= tokens - 1)
+
+    def state_bytes(self, slot: int) -> int:
+        """How much `write_state` is about to write."""
+        return int(llama.llama_state_seq_get_size(self._context, slot))
+
+    def write_state(self, slot: int, tokens: Sequence[int], path: str) -> int:
+        """Write the cells of `slot`, layer by layer, to a file in llama.cpp's own format, after
+        `tokens`. How many bytes that were; 0 when it failed."""
+        given = (llama.llama_token * len(tokens))(*tokens)
+        return int(
+            llama.llama_state_seq_save_file(self._context, path.encode(), slot, given, len(tokens))
+        )
+
+    def read_state(self, slot: int, tokens: int, path: str) -> bool:
+        """Replace the cells of `slot` by those of a file that `write_state` wrote. llama.cpp
+        trusts it: it must have been checked. False, and an empty slot, when it does not take it."""
+        read = (llama.llama_token * tokens)()
+        count = ctypes.c_size_t()
+        took = llama.llama_state_seq_load_file(
+            self._context, path.encode(), slot, read, tokens, ctypes.byref(count)
+        )
+        newest = llama.llama_memory_seq_pos_max(self._memory, slot)
+        if took and newest == tokens - 1:
+            return True
+        llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        return False
+
+    def about(self, key: str) -> str:
+        """What the header says of a key; "" for one it has not, or has as a list."""
+        room = ctypes.create_string_buffer(256)
+        size = llama.llama_model_meta_val_str(self._model, key.encode(), room, len(room))
+        return room.value.decode("utf-8", "replace") if size >= 0 else ""
 
     def close(self) -> None:
         llama.llama_batch_free(self._batch)

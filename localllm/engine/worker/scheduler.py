@@ -50,6 +50,11 @@ class Scheduler:
         Replaced, never changed: another thread looks at it."""
 
     @property
+    def cells(self) -> Cells:
+        """Between two steps anybody may look at what is in the cache."""
+        return self._cells
+
+    @property
     def busy(self) -> bool:
         return bool(self._waiting or self._running)
 
