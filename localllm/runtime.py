@@ -35,6 +35,7 @@ from localllm.engine.events import (
 )
 from localllm.errors import EngineCrashed, EngineUnavailable, LoadFailed, NotFound
 from localllm.library import paths
+from localllm.library.adapters import with_adapters
 from localllm.library.examine import examine
 from localllm.library.settings import load as load_settings
 from localllm.library.store import InstalledModel, Store
@@ -132,8 +133,12 @@ class Runtime:
         return await asyncio.to_thread(self._store.adopt, path)
 
     async def fit(self, model: InstalledModel, settings: LoadSettings) -> Fit:
-        """Compare what this load needs with what is free now. Raises GgufError, NotFound."""
+        """Compare what this load needs with what is free now, adapters included.
+
+        Raises GgufError, also for an adapter that does not fit the model, and NotFound.
+        """
         spec = await asyncio.to_thread(read_spec, model.path)
+        settings = await asyncio.to_thread(with_adapters, settings, spec)
         back = self._returned(model.name)
         return weigh(
             spec,

@@ -1,11 +1,14 @@
 """Options that several verbs share, and the values they become."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import click
 
-from localllm.core.load import FlashAttention, KvType, LoadSettings
+from localllm.core.adapter import MAX_SCALE
+from localllm.core.load import FlashAttention, KvType, LoadSettings, Lora
 from localllm.core.model import ModelSpec
 from localllm.library import settings
 
@@ -55,6 +58,11 @@ FLASH_ATTENTION = click.option(
     "--flash-attn", type=click.Choice([mode.value for mode in FlashAttention]), default="auto",
     help="Flash attention (default auto).",
 )  # fmt: skip
+LORA = click.option(
+    "--lora", "adapters", multiple=True, metavar="FILE[:SCALE]",
+    callback=lambda _c, _p, values: tuple(map(parse_lora, values)),
+    help="LoRA adapter to load with the model, and how much it counts for (default 1); repeatable.",
+)  # fmt: skip
 SWA_FULL = click.option(
     "--swa-full", is_flag=True, help="Full-size cache for sliding-window layers."
 )
@@ -67,6 +75,21 @@ def parse_gpu_layers(value: str | None) -> int | None:
     if value.isdecimal() and int(value) <= 10_000:
         return int(value)
     raise click.BadParameter(f"{value!r} is not a number of layers; give 0, 1, 2, ... or auto.")
+
+
+def parse_lora(value: str) -> Lora:
+    """FILE or FILE:SCALE; a name with a colon in it is a file's when there is one of that name.
+    Raises click.BadParameter for a scale out of range."""
+    name, colon, number = value.rpartition(":")
+    if not colon or not name or Path(value).exists():
+        return Lora(path=os.path.abspath(value))  # noqa: PTH100  # Path.absolute keeps ".."
+    try:
+        scale = float(number)
+    except ValueError:
+        return Lora(path=os.path.abspath(value))  # noqa: PTH100
+    if not -MAX_SCALE <= scale <= MAX_SCALE:  # NaN is not
+        raise click.BadParameter(f"the scale {number} is not {-MAX_SCALE:g} to {MAX_SCALE:g}.")
+    return Lora(path=os.path.abspath(name), scale=scale)  # noqa: PTH100
 
 
 def default_context(spec: ModelSpec) -> int:
@@ -85,6 +108,7 @@ def settings_for(
     kv_type: KvType = KvType.F16,
     cpu_moe: int = 0,
     kv_offload: bool = True,
+    adapters: tuple[Lora, ...] = (),
 ) -> LoadSettings:
     """The load settings of a verb that has some of these options."""
     return LoadSettings(
@@ -95,4 +119,5 @@ def settings_for(
         kv_type_v=kv_type,
         cpu_moe=cpu_moe,
         kv_offload=kv_offload,
+        adapters=adapters,
     )

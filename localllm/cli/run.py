@@ -13,7 +13,7 @@ from localllm.cli import options
 from localllm.cli.answer import Answer, Writer, print_stats, read_answer
 from localllm.cli.loading import load_with_progress, require_answers
 from localllm.cli.output import print_json
-from localllm.core.load import KvType
+from localllm.core.load import KvType, Lora
 from localllm.core.text import strip_controls
 from localllm.engine.events import (
     GenerateRequest,
@@ -69,6 +69,7 @@ class Question:
 @click.option("--stop", multiple=True, metavar="TEXT", help="End the answer here; repeatable.")
 @click.option("--json-schema", metavar="FILE", type=click.Path(path_type=Path),
               help="Answer in JSON that follows this JSON Schema.")  # fmt: skip
+@options.LORA
 @options.CONTEXT
 @options.KV_TYPE
 @options.GPU_LAYERS
@@ -91,6 +92,7 @@ def command(
     seed: int | None,
     stop: tuple[str, ...],
     json_schema: Path | None,
+    adapters: tuple[Lora, ...],
     context: int | None,
     kv_type: str,
     gpu_layers: int | None,
@@ -123,7 +125,7 @@ def command(
             require_answers(spec, installed.name)
             settings = options.settings_for(
                 spec, context=context, gpu_layers=gpu_layers, kv_type=KvType(kv_type),
-                cpu_moe=cpu_moe, kv_offload=not no_kv_offload,
+                cpu_moe=cpu_moe, kv_offload=not no_kv_offload, adapters=adapters,
             )  # fmt: skip
             resident = runner.run(
                 load_with_progress(runtime, installed, settings, force=force, quiet=quiet)

@@ -14,7 +14,7 @@ import click
 
 from localllm.cli import options
 from localllm.cli.loading import load_with_progress, require_answers
-from localllm.core.load import KvType, LoadSettings
+from localllm.core.load import KvType, LoadSettings, Lora
 from localllm.core.text import single_line
 from localllm.core.units import format_duration
 from localllm.errors import ExitCode, NotFound, UsageError
@@ -44,6 +44,7 @@ class Wish:
     kv_type: KvType
     cpu_moe: int
     kv_offload: bool
+    adapters: tuple[Lora, ...]
     force: bool
     as_json: bool
     quiet: bool
@@ -82,6 +83,7 @@ def parse_parallel(
 @options.GPU_LAYERS
 @options.CPU_MOE
 @options.NO_KV_OFFLOAD
+@options.LORA
 @click.option(
     "--api-key-file",
     type=click.Path(path_type=Path),
@@ -114,6 +116,7 @@ def command(
     gpu_layers: int | None,
     cpu_moe: int,
     no_kv_offload: bool,
+    adapters: tuple[Lora, ...],
     api_key_file: Path | None,
     no_auth: bool,
     force: bool,
@@ -130,8 +133,10 @@ def command(
     wish = Wish(
         models=models, context=context, parallel=parallel, gpu_layers=gpu_layers,
         kv_type=KvType(kv_type), cpu_moe=cpu_moe, kv_offload=not no_kv_offload,
-        force=force, as_json=as_json, quiet=quiet,
+        adapters=adapters, force=force, as_json=as_json, quiet=quiet,
     )  # fmt: skip
+    if adapters and len(models) > 1:
+        raise UsageError("--lora belongs to one model: serve it alone.")
     address = find_address(host, port)
     key = choose_key(address, api_key_file, no_auth=no_auth)
     runtime = Runtime.of_this_machine()
@@ -279,6 +284,7 @@ async def _settings(runtime: Runtime, model: InstalledModel, wish: Wish) -> Load
             kv_type=wish.kv_type,
             cpu_moe=wish.cpu_moe,
             kv_offload=wish.kv_offload,
+            adapters=wish.adapters,
         )
         for parallel in ((wish.parallel,) if wish.parallel else AUTO_PARALLEL)
     ]

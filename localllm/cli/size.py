@@ -23,7 +23,7 @@ from localllm.cli.output import outside, print_json, stderr, stdout
 from localllm.cli.target import Sought, Target, find_target
 from localllm.core.finetune import Method
 from localllm.core.fit import Fit, weigh
-from localllm.core.load import Allocation, BufferKind, FlashAttention, KvType, LoadSettings
+from localllm.core.load import Allocation, BufferKind, FlashAttention, KvType, LoadSettings, Lora
 from localllm.core.placement import Share, budget
 from localllm.core.quality import CacheQuality, cache_loss, cache_quality
 from localllm.core.units import format_bytes
@@ -32,6 +32,7 @@ from localllm.engine.events import ProbeRequest
 from localllm.errors import ExitCode, UsageError
 from localllm.library import paths
 from localllm.library import settings as user_settings
+from localllm.library.adapters import with_adapters
 from localllm.library.header_file import write_header
 from localllm.library.store import Store
 from localllm.planning import machine_now
@@ -41,7 +42,7 @@ from localllm.planning import machine_now
 class Exact:
     """What llama.cpp's own dry run says, in the parts of a footprint.
 
-    Weights and overhead are not part of a dry run: they are the estimate's.
+    Weights, adapters and overhead are not part of a dry run: they are the estimate's.
     """
 
     weights_bytes: int
@@ -50,6 +51,7 @@ class Exact:
     compute_bytes: int
     output_bytes: int
     overhead_bytes: int
+    adapter_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -71,6 +73,7 @@ class Exact:
 @options.NO_KV_OFFLOAD
 @options.FLASH_ATTENTION
 @options.SWA_FULL
+@options.LORA
 @click.option("--finetune", type=click.Choice([method.value for method in Method]),
               help="Also say what fine-tuning would need.")  # fmt: skip
 @click.option("--rank", type=click.IntRange(1, 65_536), metavar="R",
@@ -96,6 +99,7 @@ def command(
     no_kv_offload: bool,
     flash_attn: str,
     swa_full: bool,
+    adapters: tuple[Lora, ...],
     finetune: str | None,
     rank: int | None,
     train_batch: int | None,
@@ -121,7 +125,9 @@ def command(
         flash_attention=FlashAttention(flash_attn),
         swa_full=swa_full,
         kv_offload=not no_kv_offload,
+        adapters=adapters,
     )
+    settings = with_adapters(settings, target.spec)
     machine, reserve_bytes = machine_now(), user_settings.load().reserve_bytes
     fit = weigh(target.spec, settings, machine, reserve_bytes=reserve_bytes)
     report = Report(
@@ -252,11 +258,13 @@ def exact_of(fit: Fit, allocations: tuple[Allocation, ...]) -> Exact:
         compute_bytes=sums[BufferKind.COMPUTE],
         output_bytes=sums[BufferKind.OUTPUT],
         overhead_bytes=fit.footprint.overhead_bytes,
+        adapter_bytes=fit.footprint.adapter_bytes,
     )
 
 
 _PARTS = (
     ("weights", "weights_bytes"),
+    ("adapters", "adapter_bytes"),
     ("KV cache", "kv_bytes"),
     ("recurrent state", "recurrent_bytes"),
     ("compute", "compute_bytes"),

@@ -153,7 +153,7 @@ def _sums(
     kv: dict[str, int] = {}
     compute: dict[str, int] = {}
     for part in allocations:
-        if part.kind is BufferKind.WEIGHTS:
+        if part.kind in (BufferKind.WEIGHTS, BufferKind.ADAPTERS):
             continue
         sums = kv if part.kind in (BufferKind.KV, BufferKind.RECURRENT) else compute
         device = part.device if part.device in gpus else HOST

@@ -39,6 +39,41 @@ class Speculate(StrEnum):
     NGRAM = "ngram"  # whenever the text repeats itself, whatever that costs
 
 
+class Pooling(StrEnum):
+    """How the rows of a text's tokens become its embedding."""
+
+    NONE = "none"  # not at all: a row for each token
+    MEAN = "mean"
+    CLS = "cls"  # the first token's
+    LAST = "last"
+    RANK = "rank"  # a score, by the classifier of a reranker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lora:
+    """A LoRA adapter that is loaded with a model.
+
+    `scale` is how much it counts for when a request says nothing else. The rest is what the
+    gatekeeper found in the file (`core/adapter.py`): bytes beside each layer, the input and the
+    output, and `pairs`, the different (rank, outputs) of what it adds to weights.
+    """
+
+    path: str
+    scale: float = 1.0
+    layer_bytes: tuple[int, ...] = ()
+    input_bytes: int = 0
+    output_bytes: int = 0
+    pairs: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(self.layer_bytes) + self.input_bytes + self.output_bytes
+
+    def beside(self, layer: int) -> int:
+        """Bytes that lie with this layer."""
+        return self.layer_bytes[layer] if layer < len(self.layer_bytes) else 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadSettings:
     """One load.
@@ -51,6 +86,9 @@ class LoadSettings:
     proportion to their free memory. Not `kv_offload`: the KV cache stays in system memory, and
     attention is computed there. `threads` None means the physical cores this process may use.
     `drafts` is how many guessed tokens one step can check, of all conversations together.
+    `adapters` are loaded with the model. `embeddings`: it turns texts into numbers and answers
+    nothing, `parallel` texts at the same time; `pooling` is then what a request gets that names
+    none (None: the model's own), and `RANK` makes it score pairs of texts.
     """
 
     context: int = 4096
@@ -71,6 +109,9 @@ class LoadSettings:
     tensor_split: tuple[int, ...] = ()
     speculate: Speculate = Speculate.OFF
     drafts: int = 7
+    adapters: tuple[Lora, ...] = ()
+    embeddings: bool = False
+    pooling: Pooling | None = None
 
     @property
     def outputs(self) -> int:
@@ -93,6 +134,7 @@ class BufferKind(StrEnum):
     RECURRENT = "recurrent"
     COMPUTE = "compute"
     OUTPUT = "output"
+    ADAPTERS = "adapters"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

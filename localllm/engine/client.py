@@ -18,6 +18,8 @@ from localllm.engine.events import (
     Command,
     Describe,
     Described,
+    Embedded,
+    EmbedRequest,
     GenerateEvent,
     GenerateRequest,
     Loaded,
@@ -26,6 +28,8 @@ from localllm.engine.events import (
     LoadRequest,
     Probed,
     ProbeRequest,
+    Reranked,
+    RerankRequest,
     RestoreState,
     SaveState,
     Shutdown,
@@ -35,14 +39,15 @@ from localllm.engine.events import (
 )
 from localllm.engine.failures import closed, crash
 from localllm.engine.launch import launch
-from localllm.engine.limits import check_request
+from localllm.engine.limits import check_embed, check_request, check_rerank
 from localllm.engine.process import ChildProcess
-from localllm.engine.replies import Answers, ControlEvent, Replies
+from localllm.engine.replies import Answers, ControlEvent, OneAnswer, Replies
 from localllm.engine.wire import WireError, decode_event, encode
 from localllm.errors import (
     BadRequest,
     EngineCrashed,
     EngineUnavailable,
+    GenerationFailed,
     LoadFailed,
     LocalLLMError,
     StateFailed,
@@ -54,6 +59,7 @@ Question = Describe | LoadRequest | ProbeRequest | SaveState | RestoreState
 """A command that is answered in turn; `GenerateRequest`s are answered at the same time."""
 
 E = TypeVar("E", bound=ControlEvent)
+S = TypeVar("S", bound=OneAnswer)
 
 
 class Engine(Protocol):
@@ -90,6 +96,15 @@ class Engine(Protocol):
 
     async def restore_state(self, request: RestoreState) -> StateRestored:
         """Bring them back. Raises StateFailed, and the cache is as it was or emptier."""
+
+    async def embed(self, request: EmbedRequest) -> Embedded:
+        """Turn texts into vectors. Being cancelled cancels the request.
+
+        Raises GenerationFailed classes: BadRequest also for a model that was not loaded for it.
+        """
+
+    async def rerank(self, request: RerankRequest) -> Reranked:
+        """Score documents against a query; as `embed`."""
 
     async def cancel(self, request_id: str) -> None:
         """End a request; its stream ends with `Finished(reason=CANCELLED)`."""
@@ -173,6 +188,14 @@ class ProcessEngine:
             if not stream.ended:
                 await self.cancel(request.request_id)
 
+    async def embed(self, request: EmbedRequest) -> Embedded:
+        check_embed(request)
+        return await self._single(request, Embedded)
+
+    async def rerank(self, request: RerankRequest) -> Reranked:
+        check_rerank(request)
+        return await self._single(request, Reranked)
+
     async def cancel(self, request_id: str) -> None:
         if self._child is not None and self.alive:
             await self._child.send(encode(Cancel(request_id=request_id)))
@@ -209,6 +232,21 @@ class ProcessEngine:
         if isinstance(event, kind):
             return event
         raise _unexpected(event, question)
+
+    async def _single(self, request: EmbedRequest | RerankRequest, kind: type[S]) -> S:
+        """Send a request that has one answer, and wait for it."""
+        line = _line(request)
+        child = await self._running()
+        answer = self._replies.expect(request.request_id)
+        try:
+            await child.send(line)
+            event = await answer
+        except asyncio.CancelledError:
+            await self.cancel(request.request_id)
+            raise
+        if isinstance(event, kind):
+            return event
+        raise GenerationFailed(f"The engine answered {type(event).__name__}.")
 
     async def _ask(self, question: Question) -> Answers:
         line = _line(question)
@@ -252,7 +290,7 @@ def _line(command: Command) -> bytes:
     try:
         return encode(command)
     except WireError as error:
-        if isinstance(command, GenerateRequest):
+        if isinstance(command, GenerateRequest | EmbedRequest | RerankRequest):
             raise BadRequest(f"The request is not valid Unicode: {error}") from error
         if isinstance(command, SaveState | RestoreState):
             raise StateFailed(f"The engine cannot be told this path or text: {error}") from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from localllm.core.hardware import EngineBuild
-from localllm.core.load import Allocation, LoadSettings
+from localllm.core.load import Allocation, LoadSettings, Pooling
 
 
 class Role(StrEnum):
@@ -126,6 +126,15 @@ class ToolChoice:
     name: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """One of the LoRA adapters that were loaded with the model, by its place among them, and how
+    much it counts for."""
+
+    id: int
+    scale: float = 1.0
+
+
 class FinishReason(StrEnum):
     STOP = "stop"  # end-of-generation token or a stop string
     LENGTH = "length"  # max_tokens or the end of the context
@@ -172,7 +181,8 @@ class GenerateRequest:
     one that the grammar allows, and the answer ends when it is complete.
     `overflow`: what becomes of messages that do not fit (`worker/rolling.py`).
     `tools` (with `messages` only) are what the answer may call, `tool_choice` whether it does,
-    `parallel_tool_calls` False: it ends with the first call.
+    `parallel_tool_calls` False: it ends with the first call. `adapters`: these and no others
+    (None: all that were loaded, as they were loaded).
     Answered by `PromptProgress`*, then `Token`, `Reasoning`, `ToolCallBegan` and
     `ToolCallArguments` in any order, then `Finished` or `Refused`.
     """
@@ -192,6 +202,39 @@ class GenerateRequest:
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     parallel_tool_calls: bool = True
+    adapters: tuple[Adapter, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedRequest:
+    """Turn texts (or lists of tokens) into vectors, with a model loaded for embeddings.
+
+    `pooling` None: what the model was loaded with; RANK is `RerankRequest`'s. `normalize`: to
+    length 1. `dimensions`: only so many, of a model that was trained for it. `truncate`: cut what
+    is too long instead of refusing the request.
+    Answered by `Embedded` or `Refused`.
+    """
+
+    request_id: str
+    inputs: tuple[str | tuple[int, ...], ...]
+    pooling: Pooling | None = None
+    normalize: bool = True
+    dimensions: int | None = None
+    truncate: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankRequest:
+    """Score how well each document answers the query, with a reranker loaded for embeddings.
+
+    `truncate`: cut the end of a document that is too long instead of refusing the request.
+    Answered by `Reranked` or `Refused`.
+    """
+
+    request_id: str
+    query: str
+    documents: tuple[str, ...]
+    truncate: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +281,8 @@ Command = (
     | GenerateRequest
     | SaveState
     | RestoreState
+    | EmbedRequest
+    | RerankRequest
     | Cancel
     | Shutdown
 )
@@ -385,6 +430,35 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Embedded:
+    """A vector for each input: its numbers as float32, little-endian (`array("f")` reads them).
+
+    `tokens` are those of each input. With pooling NONE a vector holds a row for each of them.
+    """
+
+    request_id: str
+    vectors: tuple[bytes, ...]
+    tokens: tuple[int, ...]
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(self.tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reranked:
+    """A score for each document, higher is better; the scale is the model's own."""
+
+    request_id: str
+    scores: tuple[float, ...]
+    tokens: tuple[int, ...]
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(self.tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
     """This request failed; the engine lives. `code` is that of a GenerationFailed class."""
 
@@ -427,6 +501,8 @@ Event = (
     | ToolCallBegan
     | ToolCallArguments
     | Finished
+    | Embedded
+    | Reranked
     | Refused
     | StateSaved
     | StateRestored

@@ -4,12 +4,15 @@ The only double of the engine; it lives here so that it changes with the protoco
 """
 
 import asyncio
+from array import array
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from localllm.core.hardware import EngineBuild, EngineDevice
 from localllm.core.load import Allocation, BufferKind
 from localllm.engine.events import (
+    Embedded,
+    EmbedRequest,
     Finished,
     FinishReason,
     GenerateEvent,
@@ -21,6 +24,8 @@ from localllm.engine.events import (
     Probed,
     ProbeRequest,
     PromptProgress,
+    Reranked,
+    RerankRequest,
     RestoreState,
     SaveState,
     StateRestored,
@@ -67,6 +72,8 @@ class Script:
     states: dict[str, int] = field(default_factory=dict)
     dropped_messages: int = 0
     requests: list[GenerateRequest] = field(default_factory=list)
+    embeds: list[EmbedRequest] = field(default_factory=list)
+    reranks: list[RerankRequest] = field(default_factory=list)
     loads: list[LoadRequest] = field(default_factory=list)
     probes: list[ProbeRequest] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
@@ -199,6 +206,30 @@ class FakeEngine:
         if request.path not in self.script.states:
             raise StateFailed("There is no file of this conversation's cells.")
         return StateRestored(tokens=self.script.states[request.path])
+
+    async def embed(self, request: EmbedRequest) -> Embedded:
+        """A vector for each input that tells its length, at every call the same."""
+        self._check_alive()
+        self.script.embeds.append(request)
+        if self.script.generate_error is not None:
+            raise self.script.generate_error
+        vectors = [array("f", [len(given), 1.0, 0.0, -1.0]) for given in request.inputs]
+        return Embedded(
+            request_id=request.request_id,
+            vectors=tuple(vector.tobytes() for vector in vectors),
+            tokens=tuple(len(given) for given in request.inputs),
+        )
+
+    async def rerank(self, request: RerankRequest) -> Reranked:
+        """Longer documents score higher."""
+        self._check_alive()
+        self.script.reranks.append(request)
+        if self.script.generate_error is not None:
+            raise self.script.generate_error
+        lengths = tuple(len(document) for document in request.documents)
+        return Reranked(
+            request_id=request.request_id, scores=tuple(map(float, lengths)), tokens=lengths
+        )
 
     async def cancel(self, request_id: str) -> None:
         self.script.cancelled.append(request_id)

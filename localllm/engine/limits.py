@@ -7,12 +7,15 @@ the worker, which trusts nobody.
 import json
 import string
 
-from localllm.core.load import LoadSettings
+from localllm.core.adapter import MAX_SCALE
+from localllm.core.load import LoadSettings, Pooling
 from localllm.engine.events import (
+    EmbedRequest,
     GenerateRequest,
     Grammar,
     GrammarKind,
     Overflow,
+    RerankRequest,
     Sampling,
     Tool,
     ToolMode,
@@ -57,6 +60,9 @@ MAX_GRAMMAR_CHARS = 2**20
 MAX_TOOLS = 128
 MAX_TOOL_NAME = 64
 _TOOL_NAME = set(string.ascii_letters + string.digits + "_-.")
+MAX_ADAPTERS = 64
+MAX_INPUTS = 2048
+"""Of one request for embeddings, as OpenAI's API has it; documents to be ranked likewise."""
 MAX_LOGIT_BIASES = 4096
 MAX_BIAS = 100.0
 MAX_TOP_LOGPROBS = 20
@@ -84,6 +90,9 @@ def check_request(request: GenerateRequest) -> None:
     if request.grammar is not None:
         _check_grammar(request, request.grammar)
     _check_tools(request)
+    for adapter in request.adapters or ():
+        _check_int("adapters: id", adapter.id, 0, MAX_ADAPTERS - 1)
+        _check_float("adapters: scale", adapter.scale, -MAX_SCALE, MAX_SCALE)
 
 
 def _check_grammar(request: GenerateRequest, grammar: Grammar) -> None:
@@ -153,6 +162,32 @@ def _check_tool(tool: Tool) -> None:
         raise BadRequest(f"The parameters of the tool {name} are not the JSON Schema of an object.")
 
 
+def check_embed(request: EmbedRequest) -> None:
+    """Raise BadRequest, which names the field, when a value is out of its range."""
+    _check_count("inputs", len(request.inputs))
+    if request.pooling is Pooling.RANK:
+        raise BadRequest("rank is no pooling of embeddings: send a query with its documents.")
+    if request.dimensions is not None:
+        _check_int("dimensions", request.dimensions, 1, _MAX_INT)
+    for i, given in enumerate(request.inputs):
+        if not given:
+            raise BadRequest(f"inputs[{i}] is empty.")
+        for token in given if isinstance(given, tuple) else ():
+            _check_int(f"inputs[{i}]", token, 0, _MAX_INT)
+
+
+def check_rerank(request: RerankRequest) -> None:
+    """Raise BadRequest, which names the field, when a value is out of its range."""
+    _check_count("documents", len(request.documents))
+    if not request.query:
+        raise BadRequest("The query is empty.")
+
+
+def _check_count(name: str, count: int) -> None:
+    if not 1 <= count <= MAX_INPUTS:
+        raise BadRequest(f"{name} holds {count}; it can be 1 to {MAX_INPUTS}.")
+
+
 def check_tokens(request: GenerateRequest, vocabulary: int) -> None:
     """Raise BadRequest for a token that the model's vocabulary does not have."""
     if len(request.stop_tokens) > MAX_STOPS:
@@ -178,6 +213,14 @@ def check_settings(settings: LoadSettings) -> None:
         value = getattr(settings, name)
         if value is not None and not low <= value <= high:
             raise LoadFailed(f"The setting {name} is {value}; it can be {low} to {high}.")
+    if len(settings.adapters) > MAX_ADAPTERS:
+        raise LoadFailed(f"There are {len(settings.adapters)} adapters; at most {MAX_ADAPTERS}.")
+    for lora in settings.adapters:
+        if not -MAX_SCALE <= lora.scale <= MAX_SCALE:  # NaN is not
+            raise LoadFailed(
+                f"The scale of an adapter is {lora.scale}; it can be -{MAX_SCALE:g} to "
+                f"{MAX_SCALE:g}."
+            )
     if settings.cells > _MAX_UINT:
         raise LoadFailed(
             f"{settings.parallel} conversations of {settings.context} tokens need "

@@ -5,6 +5,7 @@ from collections import deque
 
 from localllm.engine.events import (
     Described,
+    Embedded,
     Event,
     Finished,
     GenerateEvent,
@@ -15,6 +16,7 @@ from localllm.engine.events import (
     PromptProgress,
     Reasoning,
     Refused,
+    Reranked,
     StateRefused,
     StateRestored,
     StateSaved,
@@ -36,6 +38,7 @@ ControlEvent = (
     | StateRestored
     | StateRefused
 )
+OneAnswer = Embedded | Reranked
 Answers = asyncio.Queue[ControlEvent | LocalLLMError]
 """What comes to one question; the last of it is no LoadProgress."""
 
@@ -69,6 +72,8 @@ class Replies:
         which is that of the worker's answers. Who has given up stays until the answer has come."""
         self._streams: dict[str, Stream] = {}
         """By request id, until the worker has said the last word: an id is not free earlier."""
+        self._single: dict[str, asyncio.Future[OneAnswer]] = {}
+        """The same of requests whose first word is the last."""
 
     def ask(self) -> Answers:
         """Wait for the answer to the question that is sent next."""
@@ -78,10 +83,19 @@ class Replies:
 
     def open(self, request_id: str) -> Stream:
         """Wait for what comes to this request. Raises BadRequest when its id is taken."""
-        if request_id in self._streams:
-            raise BadRequest(f"A request with the id {request_id!r} is running already.")
+        self._check_free(request_id)
         stream = self._streams[request_id] = Stream()
         return stream
+
+    def expect(self, request_id: str) -> "asyncio.Future[OneAnswer]":
+        """Wait for the one answer to this request. Raises BadRequest when its id is taken."""
+        self._check_free(request_id)
+        answer = self._single[request_id] = asyncio.get_running_loop().create_future()
+        return answer
+
+    def _check_free(self, request_id: str) -> None:
+        if request_id in self._streams or request_id in self._single:
+            raise BadRequest(f"A request with the id {request_id!r} is running already.")
 
     def deliver(self, event: Event) -> None:
         """Give an event to whoever waits for it; what comes to a request that has ended goes to
@@ -90,9 +104,16 @@ class Replies:
             case PromptProgress() | Token() | Reasoning() | ToolCallBegan() | ToolCallArguments():
                 if (stream := self._streams.get(event.request_id)) is not None:
                     stream.put(event)
+            case Refused() if (answer := self._single.pop(event.request_id, None)) is not None:
+                if not answer.done():
+                    answer.set_exception(refusal(event))
             case Finished() | Refused():
                 if (stream := self._streams.pop(event.request_id, None)) is not None:
                     stream.put(refusal(event) if isinstance(event, Refused) else event)
+            case Embedded() | Reranked():
+                one = self._single.pop(event.request_id, None)
+                if one is not None and not one.done():
+                    one.set_result(event)
             case _ if not self._asked:
                 raise WireError(f"{type(event).__name__}, which nobody has asked for")
             case LoadProgress():
@@ -106,5 +127,9 @@ class Replies:
             answers.put_nowait(error)
         for stream in self._streams.values():
             stream.put(error)
+        for answer in self._single.values():
+            if not answer.done():  # whoever waited may have given up
+                answer.set_exception(error)
         self._asked.clear()
         self._streams.clear()
+        self._single.clear()

@@ -108,6 +108,12 @@ def encoder_at(path: Path) -> Part:
     return part
 
 
+def adapter_at(path: Path) -> ModelSpec:
+    """Read the header of an adapter, which is in one file. Raises NotFound, StoreError, GgufError;
+    what kind of file it is remains to be judged (`core/adapter.py`)."""
+    return _read(path, number=0, count=1)[1]
+
+
 @contextmanager
 def open_regular(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
     """Open a file for reading if it is one. Raises NotFound, StoreError."""

@@ -6,7 +6,7 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from localllm.core.load import FlashAttention, KvType, LoadSettings
-from localllm.engine.events import Event, Finished, GenerateRequest, Refused, Token
+from localllm.engine.events import Adapter, Event, Finished, GenerateRequest, Refused, Token
 from localllm.engine.worker.log import NativeLog
 from localllm.engine.worker.model import Model, Row
 from localllm.engine.worker.scheduler import Scheduler
@@ -45,9 +45,20 @@ class Driven:
         self.events: list[Event] = []
         self.scheduler = Scheduler(self.model, self.events.append)
 
-    def submit(self, request_id: str, prompt: str, *, max_tokens: int = 20) -> None:
+    def submit(
+        self,
+        request_id: str,
+        prompt: str,
+        *,
+        max_tokens: int = 20,
+        adapters: tuple[Adapter, ...] | None = None,
+    ) -> None:
         request = GenerateRequest(
-            request_id=request_id, prompt=prompt, sampling=GREEDY, max_tokens=max_tokens
+            request_id=request_id,
+            prompt=prompt,
+            sampling=GREEDY,
+            max_tokens=max_tokens,
+            adapters=adapters,
         )
         self.scheduler.submit(request, self.model.tokenize(prompt, special=False), 0.0)
 
@@ -81,6 +92,12 @@ class Driven:
             for e in self.events
             if isinstance(e, Finished | Refused) and e.request_id == request_id
         )
+        return end
+
+    def finished(self, request_id: str) -> Finished:
+        """How this request ended, which was not with an error."""
+        end = self.end(request_id)
+        assert isinstance(end, Finished)
         return end
 
     def check(self) -> None:

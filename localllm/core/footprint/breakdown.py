@@ -19,8 +19,9 @@ class Footprint:
     """One breakdown, shown as it is everywhere.
 
     `weights_bytes` sums the tensors that are loaded; `overhead_bytes` is the repacked copy, the
-    interpreter and the vocabulary. `needs_probe` says in sentences which parts are estimates
-    that only llama.cpp's dry run can confirm; empty means none.
+    interpreter and the vocabulary; `adapter_bytes` are LoRA adapters. `needs_probe` says in
+    sentences which parts are estimates that only llama.cpp's dry run can confirm; empty means
+    none.
     """
 
     weights_bytes: int
@@ -30,6 +31,7 @@ class Footprint:
     output_bytes: int
     overhead_bytes: int
     needs_probe: tuple[str, ...] = ()
+    adapter_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -40,6 +42,7 @@ class Footprint:
             + self.compute_bytes
             + self.output_bytes
             + self.overhead_bytes
+            + self.adapter_bytes
         )
 
 
@@ -55,9 +58,10 @@ class Part(StrEnum):
 class LayerBytes:
     """One layer's share, or the input's or the output's (`layer` None).
 
-    `weights_bytes` is without `expert_bytes`, the routed experts that may stay on the CPU.
-    `tied_bytes` is the size of an input embedding that is also the output matrix: a copy that is
-    made, and not part of the sums, when the output lies on another device than the host.
+    `weights_bytes` is with the adapters beside it and without `expert_bytes`, the routed experts
+    that may stay on the CPU. `tied_bytes` is the size of an input embedding that is also the
+    output matrix: a copy that is made, and not part of the sums, when the output lies on another
+    device than the host.
     """
 
     part: Part
@@ -102,6 +106,7 @@ def _of(spec: ModelSpec, settings: LoadSettings) -> Footprint:
         output_bytes=output_bytes(spec, settings),
         overhead_bytes=overhead_bytes(spec, settings),
         needs_probe=_doubts(spec),
+        adapter_bytes=sum(lora.size_bytes for lora in settings.adapters),
     )
 
 
@@ -114,18 +119,23 @@ def _scratch(spec: ModelSpec, settings: LoadSettings) -> int:
 def layers(spec: ModelSpec, settings: LoadSettings) -> tuple[LayerBytes, ...]:
     """Weights and cache of the input, of each layer and of the output, in that order.
 
-    The parts sum to `weights_bytes`, `kv_bytes` and `recurrent_bytes` of `of`.
+    The parts sum to `weights_bytes` with `adapter_bytes`, `kv_bytes` and `recurrent_bytes` of
+    `of`.
     """
     check(spec, settings)
     kv, state = kv_bytes(spec, settings), recurrent_bytes(spec, settings)
-    weights = held(spec)
+    weights, loras = held(spec), settings.adapters
     return (
-        LayerBytes(part=Part.INPUT, layer=None, weights_bytes=weights.input_bytes),
+        LayerBytes(
+            part=Part.INPUT,
+            layer=None,
+            weights_bytes=weights.input_bytes + sum(lora.input_bytes for lora in loras),
+        ),
         *(
             LayerBytes(
                 part=Part.LAYER,
                 layer=i,
-                weights_bytes=layer.plain_bytes,
+                weights_bytes=layer.plain_bytes + sum(lora.beside(i) for lora in loras),
                 expert_bytes=layer.expert_bytes,
                 kv_bytes=kv[i],
                 recurrent_bytes=state[i],
@@ -135,7 +145,7 @@ def layers(spec: ModelSpec, settings: LoadSettings) -> tuple[LayerBytes, ...]:
         LayerBytes(
             part=Part.OUTPUT,
             layer=None,
-            weights_bytes=weights.output.plain_bytes,
+            weights_bytes=weights.output.plain_bytes + sum(lora.output_bytes for lora in loras),
             tied_bytes=embedding_bytes(spec) if spec.tied else 0,
         ),
     )

@@ -58,6 +58,8 @@ class Pass:
         self.shapes = by_layer(spec)
         self.outside: Shapes = self.shapes.get(None, {})
         self.order = self._distinct()
+        pairs = sorted(pair for lora in settings.adapters for pair in lora.pairs)
+        self._ranks = {width: rank for rank, width in pairs}  # of each width the largest
         self._token_input = self.graph.input(_HALF * 2 * self.tokens)
         self.deepstack = spec.integer("n_deepstack_layers")
         # inp_embd: reserved for vectors, unused
@@ -100,7 +102,16 @@ class Pass:
         return node
 
     def linear(self, width: int, *parents: int) -> int:
-        return self.graph.node(self.size(width), *parents)
+        node = self.graph.node(self.size(width), *parents)
+        rank = self._ranks.get(width)
+        return node if rank is None else self._adapted(node, width, rank, parents)
+
+    def _adapted(self, node: int, width: int, rank: int, parents: tuple[int, ...]) -> int:
+        """What an adapter adds to a product (`build_lora_mm`). Which weights it changes is not
+        looked at: every result of a width that it has counts as changed."""
+        low = self.graph.node(self.size(rank), *parents)
+        scaled = self.wise(width, self.graph.node(self.size(width), low))
+        return self.graph.node(self.size(width), node, scaled, onto=(node,))
 
     def wise(self, width: int, *parents: int) -> int:
         """An element-wise step, in place where ggml can."""

@@ -36,8 +36,12 @@ _TYPED = {
     "tokenizer.ggml.scores": ("array of f32",),
     "tokenizer.ggml.token_type": ("array of i32", "array of u32"),
     "tokenizer.ggml.precompiled_charsmap": ("array of i8", "array of u8"),
+    "general.type": ("text",),
+    "adapter.type": ("text",),
+    "adapter.lora.alpha": ("f32",),
 }
-"""What these must be: llama.cpp reads the arrays through a pointer (`llama-vocab.cpp`)."""
+"""What these must be: llama.cpp reads the arrays through a pointer (`llama-vocab.cpp`), and aborts
+on an adapter's keys of another type (`llama-adapter.cpp`)."""
 
 
 def read_pairs(source: Source, count: int) -> dict[str, MetadataValue]:

@@ -100,7 +100,7 @@ class _Search:
         needed = self.slots.needed
         share = Share(
             name=HOST,
-            weights_bytes=needed.weights_bytes,
+            weights_bytes=needed.weights_bytes + needed.adapter_bytes,
             kv_bytes=needed.kv_bytes + needed.recurrent_bytes,
             compute_bytes=needed.compute_bytes + needed.output_bytes,
             overhead_bytes=needed.overhead_bytes - saved_bytes,
@@ -219,7 +219,8 @@ class _Search:
         )
         unified = [share.total_bytes if gpu.unified else 0
                    for gpu, share in zip(self.gpus, shares, strict=True)]  # fmt: skip
-        through = 0 if slots.settings.mmap else slots.needed.weights_bytes - host.weights_bytes
+        weights = slots.needed.weights_bytes + slots.needed.adapter_bytes
+        through = 0 if slots.settings.mmap else weights - host.weights_bytes
         fits = host.total_bytes + max(sum(unified), through) <= host.free_bytes
         judged = (
             replace(share, fits=share.fits and (fits or not gpu.unified or not share.layers))

@@ -9,7 +9,8 @@ HOST = "CPU"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """What one device holds. `kv_bytes` includes recurrent state, `compute_bytes` the output.
+    """What one device holds. `weights_bytes` includes adapters, `kv_bytes` recurrent state,
+    `compute_bytes` the output.
 
     `largest_buffer_bytes` is the largest tensor that needs a buffer in one piece, 0 on the host;
     `engine_name` and `max_buffer_bytes` are the budget's.

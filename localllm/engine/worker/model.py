@@ -16,6 +16,7 @@ import llama_cpp.llama_cpp as llama
 import psutil
 
 from localllm.core.load import Allocation, LoadSettings
+from localllm.engine.worker.adapters import Adapters, Space
 from localllm.engine.worker.log import NativeLog
 from localllm.engine.worker.params import context_params, model_params
 from localllm.engine.worker.readback import allocations
@@ -80,14 +81,17 @@ class Model:
         self.settings = settings
         self.abort = AbortFlag()
         self._model = _load_weights(path, settings, log, on_progress)
+        try:
+            self.adapters = Adapters(self._model, settings.adapters, log)
+        except LoadFailed:
+            llama.llama_model_free(self._model)
+            raise
         params = context_params(settings, settings.threads or usable_cores())
         self._context = llama.llama_init_from_model(self._model, params)
         if not self._context:
             llama.llama_model_free(self._model)
             raise LoadFailed(f"llama.cpp could not make a context: {log.last_error()}")
         llama.llama_set_abort_callback(self._context, self.abort.callback, self.abort.address)
-        self.load_s = time.monotonic() - started
-        self.allocations: tuple[Allocation, ...] = allocations(log.take())
         self._vocab = llama.llama_model_get_vocab(self._model)
         self._memory = llama.llama_get_memory(self._context)
         self.chunk = min(settings.batch, settings.ubatch)
@@ -103,6 +107,9 @@ class Model:
         self.shares = settings.kv_unified and not self.recurrent
         self.plain = self.shares and not self.window
         """Whether a cell stays until its last sequence drops it, in one pool for all."""
+        self._reserve()
+        self.load_s = time.monotonic() - started
+        self.allocations: tuple[Allocation, ...] = allocations(log.take())
 
     @property
     def context(self) -> int:
@@ -217,6 +224,18 @@ class Model:
             raise Aborted
         if status != _DECODED:
             raise RuntimeError(f"llama_decode returned {status}")
+
+    def use(self, space: Space) -> None:
+        """Compute the next batches with these adapters."""
+        self.adapters.use(self.handle, space)
+
+    def _reserve(self) -> None:
+        """Compute one token with the adapters that answers usually have: llama.cpp makes room for
+        them with the first batch, and what it takes belongs to the load."""
+        if usual := self.adapters.space(None):
+            self.use(usual)
+            self.decode([Row(token=0, position=0, slot=0, output=True)])
+            self.keep(0, 0)
 
     def keep(self, slot: int, tokens: int) -> bool:
         """Drop the cells of `slot` after its first `tokens`. False (and an empty slot) when this

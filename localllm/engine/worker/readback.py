@@ -2,7 +2,8 @@
 
 Formats of llama.cpp b11434: `load_tensors: CPU_Mapped model buffer size = 92.10 MiB`,
 `llama_kv_cache: CPU KV buffer size = ...`, `llama_memory_recurrent: CPU RS buffer size = ...`,
-`llama_context: CPU output buffer size = ...`, `sched_reserve: CPU compute buffer size = ...`.
+`llama_context: CPU output buffer size = ...`, `sched_reserve: CPU compute buffer size = ...`,
+`llama_adapter_lora_init_impl: CPU LoRA buffer size = ...`.
 They print two decimals of a MiB, so a size is exact to about 5 KiB.
 """
 
@@ -11,13 +12,14 @@ from collections.abc import Iterable
 
 from localllm.core.load import Allocation, BufferKind
 
-_LINE = re.compile(r":\s+(\S+)\s+(model|KV|RS|output|compute) buffer size\s*=\s*([0-9.]+) MiB")
+_LINE = re.compile(r":\s+(\S+)\s+(model|KV|RS|output|compute|LoRA) buffer size\s*=\s*([0-9.]+) MiB")
 _KINDS = {
     "model": BufferKind.WEIGHTS,
     "KV": BufferKind.KV,
     "RS": BufferKind.RECURRENT,
     "output": BufferKind.OUTPUT,
     "compute": BufferKind.COMPUTE,
+    "LoRA": BufferKind.ADAPTERS,
 }
 _REALLOCATED = {BufferKind.COMPUTE, BufferKind.OUTPUT}
 """Kinds that llama.cpp allocates again during start-up: the last line counts, not the sum."""

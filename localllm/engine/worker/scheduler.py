@@ -20,6 +20,7 @@ from localllm.engine.events import (
     TokenLogprob,
 )
 from localllm.engine.worker import prefix
+from localllm.engine.worker.adapters import Turns
 from localllm.engine.worker.cells import Cells
 from localllm.engine.worker.model import Aborted, Model, NoRoom
 from localllm.engine.worker.sampling import Sampler
@@ -45,6 +46,7 @@ class Scheduler:
         self._waiting: deque[Sequence] = deque()
         self._running: dict[int, Sequence] = {}
         self._cells = Cells(model)
+        self._turns = Turns()
         self.reading: frozenset[str] = frozenset()
         """Requests whose prompt is in the batch being computed: those an abort may interrupt.
         Replaced, never changed: another thread looks at it."""
@@ -90,6 +92,7 @@ class Scheduler:
                 arrived=arrived,
                 constraint=self._constraint(request),
                 dropped=dropped,
+                space=self._model.adapters.space(request.adapters),
             )
         )
 
@@ -170,6 +173,7 @@ class Scheduler:
 
     def _build(self) -> Batch:
         batch = Batch()
+        self._model.use(self._turns.next(s.space for s in self._running.values()))
         for sequence in self._answering():
             assert sequence.next_token is not None
             start = self._cells.count(sequence.slot)
@@ -205,12 +209,15 @@ class Scheduler:
         has, computed = self._cells.count(sequence.slot), self._cells.count(other.slot)
         return computed < shared and shared - has >= prefix.MIN_AWAITED_TOKENS
 
+    def _in_turn(self) -> Iterator[Sequence]:
+        return (s for s in self._running.values() if s.space == self._turns.current)
+
     def _answering(self) -> Iterator[Sequence]:
-        return (s for s in self._running.values() if s.next_token is not None)
+        return (s for s in self._in_turn() if s.next_token is not None)
 
     def _reading(self) -> list[Sequence]:
         """Sequences whose prompt is not read yet, first come first."""
-        reading = [s for s in self._running.values() if s.next_token is None]
+        reading = [s for s in self._in_turn() if s.next_token is None]
         return sorted(reading, key=lambda sequence: sequence.arrived)
 
     # --- after decode ---

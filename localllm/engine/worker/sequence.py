@@ -1,11 +1,11 @@
 """One request on its way through the scheduler, and its part in a batch."""
 
 import time
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from localllm.engine.events import GenerateRequest, Timings
+from localllm.engine.worker.adapters import Space
 from localllm.engine.worker.model import Row
 from localllm.engine.worker.sampling import Sampler
 from localllm.engine.worker.text import TextStream
@@ -25,7 +25,7 @@ class Sequence:
     text: TextStream
     arrived: float
     slot: int = -1
-    space: Hashable = ()
+    space: Space = ()
     sampler: Sampler | None = None
     constraint: "Constraint | None" = None
     may_share: bool = True

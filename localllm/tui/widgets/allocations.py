@@ -43,6 +43,7 @@ def _cells(resident: ResidentModel, probed: tuple[Allocation, ...] | None) -> It
     estimate = resident.fit.footprint
     parts = (
         ("weights", estimate.weights_bytes, BufferKind.WEIGHTS),
+        ("adapters", estimate.adapter_bytes, BufferKind.ADAPTERS),
         ("KV cache", estimate.kv_bytes, BufferKind.KV),
         ("recurrent", estimate.recurrent_bytes, BufferKind.RECURRENT),
         ("compute", estimate.compute_bytes, BufferKind.COMPUTE),
@@ -51,7 +52,8 @@ def _cells(resident: ResidentModel, probed: tuple[Allocation, ...] | None) -> It
     for label, estimated_bytes, kind in parts:
         real = _allocated(resident.loaded.allocations, kind)
         # A dry run allocates no weights: what it says of them is nothing, not zero.
-        probe = None if kind is BufferKind.WEIGHTS else _allocated(probed or (), kind)
+        silent = kind in (BufferKind.WEIGHTS, BufferKind.ADAPTERS)
+        probe = None if silent else _allocated(probed or (), kind)
         if estimated_bytes or probe or real:
             yield from row((label, format_bytes(estimated_bytes), _size(probe), _size(real)))
     yield from row(("overhead", format_bytes(estimate.overhead_bytes), UNKNOWN, UNKNOWN))

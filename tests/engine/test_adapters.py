@@ -1,0 +1,173 @@
+"""LoRA adapters in the worker: what they change, and that each answer is that of its own."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from localllm.core.load import BufferKind, Lora
+from localllm.engine.events import Adapter, Refused
+from localllm.engine.worker.adapters import Turns, space_of
+from localllm.errors import BadRequest, LoadFailed
+from tests.engine import forged_lora, tiny
+from tests.engine.driven import Driven, settings
+
+PROMPT = "thequickbrownfoxjumpsoverthelazydogandrunsaway"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.plain(tmp_path_factory.mktemp("lora") / "plain.gguf")
+
+
+@pytest.fixture(scope="module")
+def adapters(model: Path) -> tuple[Lora, Lora]:
+    first = forged_lora.forge(model.with_name("first.gguf"), model, seed=5)
+    second = forged_lora.forge(model.with_name("second.gguf"), model, seed=6)
+    return Lora(path=str(first), scale=0.0), Lora(path=str(second), scale=0.0)
+
+
+@pytest.fixture
+def driven(model: Path, adapters: tuple[Lora, Lora]) -> Iterator[Driven]:
+    driven = Driven(model, replace(settings(), adapters=adapters))
+    yield driven
+    driven.close()
+
+
+def alone(model: Path, lora: Lora | None = None) -> Driven:
+    return Driven(model, replace(settings(parallel=1), adapters=(lora,) if lora else ()))
+
+
+@pytest.mark.parametrize("names", [(), ("token_embd.weight",), ("output.weight",)])
+def test_an_adapter_computes_what_the_merged_model_computes(
+    model: Path, tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    adapter = forged_lora.forge(tmp_path / "adapter.gguf", model, *names)
+    merged = Path(shutil.copy(model, tmp_path / "merged.gguf"))
+    forged_lora.merge(merged, adapter, 0.5)
+    with_adapter, by_hand, base = (
+        alone(model, Lora(path=str(adapter), scale=0.5)), alone(merged), alone(model),
+    )  # fmt: skip
+    found, expected, without = (each.logits(PROMPT) for each in (with_adapter, by_hand, base))
+    assert np.abs(found - expected).max() < 1e-3
+    assert np.abs(expected - without).max() > 0.1
+    for each in (with_adapter, by_hand, base):
+        each.close()
+
+
+def test_scale_zero_is_the_model_itself(driven: Driven, model: Path) -> None:
+    base = alone(model)
+    driven.model.use(space_of([Adapter(id=0, scale=0), Adapter(id=1, scale=0)]))
+    assert np.array_equal(driven.logits(PROMPT), base.logits(PROMPT))
+    base.close()
+
+
+def test_answers_with_other_adapters_at_the_same_time_are_those_of_each_alone(
+    driven: Driven, adapters: tuple[Lora, Lora], model: Path
+) -> None:
+    asked = {"base": (), "first": (Adapter(id=0),), "second": (Adapter(id=1),)}
+    for name, chosen in asked.items():
+        driven.submit(name, PROMPT, max_tokens=30, adapters=chosen)
+    driven.run()
+    spaces = {"base": None, "first": adapters[0], "second": adapters[1]}
+    for name, lora in spaces.items():
+        single = alone(model, replace(lora, scale=1.0) if lora else None)
+        assert driven.text(name) == single.ask(PROMPT, max_tokens=30)
+        single.close()
+    assert len({driven.text(name) for name in asked}) == 3
+
+
+def test_cells_computed_with_an_adapter_are_used_by_its_own_requests_only(driven: Driven) -> None:
+    chosen = (Adapter(id=0),)
+    driven.submit("a", PROMPT, adapters=chosen)
+    driven.run()
+    driven.submit("b", PROMPT, adapters=())
+    driven.run()
+    driven.submit("c", PROMPT, adapters=chosen)
+    driven.run()
+    cached = [driven.finished(name).cached_tokens for name in "abc"]
+    assert cached == [0, 0, len(PROMPT) - 1]
+    assert driven.text("a") == driven.text("c") != driven.text("b")
+
+
+def test_a_request_without_adapters_gets_those_of_the_load(model: Path, tmp_path: Path) -> None:
+    adapter = forged_lora.forge(tmp_path / "adapter.gguf", model)
+    loaded = alone(model, Lora(path=str(adapter), scale=0.5))
+    loaded.submit("usual", PROMPT)
+    loaded.submit("named", PROMPT, adapters=(Adapter(id=0, scale=0.5),))
+    loaded.submit("none", PROMPT, adapters=())
+    loaded.run()
+    assert loaded.text("usual") == loaded.text("named") != loaded.text("none")
+    loaded.close()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ((Adapter(id=2),), "There is no LoRA adapter 2; 0 to 1"),
+        ((Adapter(id=0), Adapter(id=0, scale=0.5)), "twice"),
+    ],
+)
+def test_an_adapter_that_is_not_there_is_an_error_of_that_request(
+    driven: Driven, chosen: tuple[Adapter, ...], said: str
+) -> None:
+    with pytest.raises(BadRequest, match=said):
+        driven.submit("wrong", PROMPT, adapters=chosen)
+    assert driven.ask(PROMPT)
+
+
+def test_a_file_that_llama_cpp_refuses_is_a_load_that_failed(model: Path) -> None:
+    with pytest.raises(LoadFailed, match="refused the adapter"):
+        alone(model, Lora(path=str(model)))
+
+
+def test_the_read_back_names_the_adapters_memory(model: Path, tmp_path: Path) -> None:
+    adapter = forged_lora.forge(tmp_path / "adapter.gguf", model, rank=64)
+    loaded = alone(model, Lora(path=str(adapter)))
+    (found,) = (a for a in loaded.model.allocations if a.kind is BufferKind.ADAPTERS)
+    tensors = gguf.GGUFReader(adapter).tensors
+    assert found.size_bytes == pytest.approx(sum(t.n_bytes for t in tensors), abs=2**14)
+    loaded.close()
+
+
+spaces = st.sampled_from([(), ((0, 1.0),), ((1, 1.0),), ((0, 0.5), (1, 1.0))])
+
+
+@given(st.lists(st.sets(spaces, min_size=1), min_size=1, max_size=60), st.integers(1, 5))
+def test_no_space_waits_longer_than_a_turn_of_each_other(
+    steps: list[set[tuple[tuple[int, float], ...]]], turn: int
+) -> None:
+    turns = Turns(turn)
+    waited: dict[object, int] = {}
+    for running in steps:
+        chosen = turns.next(sorted(running))
+        assert chosen in running
+        waited = {space: waited.get(space, 0) + 1 for space in running if space != chosen}
+        assert all(steps <= 3 * turn for steps in waited.values())
+
+
+def test_one_space_alone_never_changes() -> None:
+    turns = Turns(2)
+    assert [turns.next([((0, 1.0),)]) for _ in range(9)] == [((0, 1.0),)] * 9
+
+
+def test_what_counts_for_nothing_is_no_part_of_a_space() -> None:
+    one = [Adapter(id=1, scale=0.1), Adapter(id=0, scale=0)]
+    assert space_of(one) == space_of([Adapter(id=1, scale=0.1)])
+    assert space_of([Adapter(id=1), Adapter(id=0)]) == ((0, 1.0), (1, 1.0))
+
+
+def test_a_cancelled_request_of_another_space_leaves_the_others_alone(driven: Driven) -> None:
+    driven.submit("a", PROMPT, adapters=(Adapter(id=0),))
+    driven.submit("b", PROMPT, adapters=(Adapter(id=1),))
+    driven.step()
+    driven.scheduler.cancel("b")
+    driven.run()
+    assert not isinstance(driven.end("a"), Refused)
+    assert driven.end("b").reason == "cancelled"  # type: ignore[union-attr]  # a Finished
