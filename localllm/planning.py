@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from typing import TYPE_CHECKING
 
 from localllm.core import gpus
 from localllm.core.catalogue import Entry, Task
 from localllm.core.hardware import Device, HardwareInfo
-from localllm.core.measured import MeasuredMachine, calibrating
 from localllm.core.model import ModelSpec
 from localllm.core.placement import Budget, GpuBudget, budget
 from localllm.core.recommend import (
@@ -34,6 +34,9 @@ from localllm.library.catalogue_file import read_catalogue
 from localllm.library.installed import InstalledModel
 from localllm.machine import detect
 from localllm.machine.bandwidth import cached_bandwidth, measure_bandwidth
+
+if TYPE_CHECKING:
+    from localllm.core.measured import MeasuredMachine
 
 _SLOWEST_KNOWN_BYTES_PER_S = 50e9
 """A GPU whose bandwidth nobody knows is planned with this: a low value, and said to be one."""
@@ -80,8 +83,9 @@ def _seen(found: HardwareInfo, machine: Machine) -> Iterator[Seen]:
     file = paths.measurements_file(paths.data_dir())
     if not os.path.exists(file):  # noqa: PTH110  # unlike Path.exists it never raises
         return
+    from localllm.core.measured import calibrating
     from localllm.library import measurements
-    from localllm.library.examine import examine
+    from localllm.library.sized import sized_spec
     from localllm.library.store import Store
 
     kept = measurements.load(file)
@@ -97,17 +101,19 @@ def _seen(found: HardwareInfo, machine: Machine) -> Iterator[Seen]:
         if known is None:
             continue
         try:
-            estimate, on_gpu = predict(examine(known.path).spec, machine, tokens=one.n_gen)
+            estimate, on_gpu = predict(sized_spec(known), machine, tokens=one.n_gen)
         except LocalLLMError:
             continue  # `ls` and `show` say what is wrong with it
         if on_gpu == (one.gpu_layers > 0):
             yield Seen(measured_tps=one.tps_mean, predicted_tps=estimate.likely, on_gpu=on_gpu)
 
 
-def _here(found: HardwareInfo) -> MeasuredMachine:
+def _here(found: HardwareInfo) -> "MeasuredMachine":
     """This machine as `bench` writes it down. Where the engine was not asked, its version is that
     of the installed package, and the rest of its build is unknown."""
     from importlib.metadata import PackageNotFoundError, version
+
+    from localllm.core.measured import MeasuredMachine
 
     build = found.engine
     try:
@@ -229,13 +235,13 @@ def candidates(entries: tuple[Entry, ...]) -> Iterator[Candidate]:
                 size_bytes=entry.file_bytes(quant),
                 parameters=entry.parameters,
                 active_parameters=entry.active_parameters,
-                architecture=entry.blueprint.shape.architecture,
+                architecture=entry.shape.architecture,
                 released=entry.released,
                 installed=False,
                 spec=partial(entry.spec, quant),
                 context=entry.context,
-                reads=partial(entry.blueprint.reads, quant),
-                recalls=entry.blueprint.recalls,
+                reads=partial(entry.reads, quant),
+                recalls=entry.recalls,
             )
 
 
@@ -243,13 +249,13 @@ def installed_candidates(
     models: tuple[InstalledModel, ...], entries: tuple[Entry, ...]
 ) -> Iterator[Candidate]:
     """Every installed model whose file is there and passes the gatekeeper."""
-    from localllm.library.examine import examine
+    from localllm.library.sized import sized_spec
 
     for model in models:
         if model.missing:
             continue
         try:
-            spec = examine(model.path).spec
+            spec = sized_spec(model)
         except LocalLLMError:
             continue  # `ls` and `show` say what is wrong with it
         yield _installed(model, spec, entries)
@@ -274,7 +280,4 @@ def _installed(model: InstalledModel, spec: ModelSpec, entries: tuple[Entry, ...
 
 
 def _same(entry: Entry, spec: ModelSpec) -> bool:
-    return (
-        entry.parameters == spec.parameters
-        and entry.blueprint.shape.architecture == spec.architecture
-    )
+    return entry.parameters == spec.parameters and entry.shape.architecture == spec.architecture

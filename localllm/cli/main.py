@@ -32,6 +32,9 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 """Verb -> (module that holds `command`, one line for --help)."""
 
+_GARBAGE_THRESHOLD = 50_000
+"""New objects between two looks for garbage; Python's default is 700."""
+
 EXIT_CODES_HELP = (
     "\b\nExit status: 0 ok, 1 failed, 2 usage or configuration, 3 does not fit,"
     "\n4 engine crashed, 5 not found or not installed, 130 interrupted."
@@ -47,12 +50,14 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        # What a module makes stays: looking for garbage among it takes a tenth of `suggest`.
+        # What a module makes stays: looking for garbage among it takes a tenth of `suggest`. And
+        # what a verb makes is mostly needed until its end.
         gc.disable()
         try:
             command = importlib.import_module(VERBS[cmd_name][0]).command
         finally:
             gc.freeze()
+            gc.set_threshold(_GARBAGE_THRESHOLD)
             gc.enable()
         assert isinstance(command, click.Command)
         return command

@@ -7,16 +7,18 @@ downloaded. The text is the caller's to read; errors name the line and the field
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from localllm.core.blueprint.model import Blueprint, draw
 from localllm.core.blueprint.shape import Shape, Value
 from localllm.core.file_types import FILE_TYPES
 from localllm.core.model import ModelSpec
+from localllm.core.once import once
+from localllm.core.speed import Workload
 from localllm.errors import UsageError
 
 
@@ -71,13 +73,22 @@ LICENCES: Mapping[str, bool] = MappingProxyType(
 )
 
 
+class Answers(Protocol):
+    """What ranking asks of every quant of a model, as `Blueprint` documents it."""
+
+    def file_bytes(self, quant: str) -> int: ...
+    def reads(self, quant: str) -> Workload: ...
+    def recalls(self) -> Workload: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One model of the catalogue.
 
     `source` is the repository of the original weights, `repos` those with GGUF files, the first
     being the one to take. `parameters` counts the language model alone; a vision model's
-    projector is a file of its own. `line` is where the entry starts in the text.
+    projector is a file of its own. `line` is where the entry starts in the text. `answers` were
+    worked out before; without them they come from the blueprint.
     """
 
     name: str
@@ -94,8 +105,22 @@ class Entry:
     context: int
     released: date
     checked: tuple[Check, ...]
-    blueprint: Blueprint
+    shape: Shape
+    tokenizer: str
     line: int
+    answers: Answers | None = field(default=None, repr=False, compare=False)
+    _known: dict[object, object] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """The model's tensors, drawn when somebody asks for the first time.
+
+        Raises KeyError, IndexError, ValueError or ArithmeticError for a shape that no model has;
+        `parse` has tried it.
+        """
+        return _drawn(self)
 
     def weights_bytes(self, quant: str) -> int:
         """Sum the tensors in a quant mix (a key of FILE_TYPES, else KeyError)."""
@@ -103,11 +128,29 @@ class Entry:
 
     def file_bytes(self, quant: str) -> int:
         """Estimate the length of the file of a quant mix."""
-        return self.blueprint.file_bytes(quant)
+        return (self.answers or self.blueprint).file_bytes(quant)
+
+    def reads(self, quant: str) -> Workload:
+        """Give what one token reads of the weights in a quant mix."""
+        return (self.answers or self.blueprint).reads(quant)
+
+    def recalls(self) -> Workload:
+        """Give what one token costs in cache and states."""
+        return (self.answers or self.blueprint).recalls()
 
     def spec(self, quant: str) -> ModelSpec:
         """Give the header that the file of a quant mix would have, as far as sizing reads it."""
         return self.blueprint.spec(quant, name=self.title)
+
+
+@once
+def _drawn(entry: Entry) -> Blueprint:
+    return draw(
+        entry.shape,
+        tokenizer=entry.tokenizer,
+        imatrix=entry.repos[0].partition("/")[0] in _IMATRIX_PUBLISHERS,
+        fused_as_value=entry.released >= _FUSED_AS_VALUE_SINCE,
+    )
 
 
 def parse(text: str, *, name: str = "models.toml") -> tuple[Entry, ...]:
@@ -275,12 +318,14 @@ def _entry(fields: _Fields) -> Entry:
                 "checked", lambda v: v in {*Check}, "of " + ", ".join(Check), []
             )
         ),
-        blueprint=_blueprint(fields, context, repos, released),
+        shape=_shape(fields, context),
+        tokenizer=fields.take("tokenizer", str, bool, "gpt2, llama, bert or t5"),
         line=fields.line,
     )
     if not entry.tasks or not entry.quants:
         raise fields.wrong("quants" if entry.tasks else "tasks", "is empty")
     fields.end()
+    _check_shape(entry, fields)
     return entry
 
 
@@ -288,8 +333,8 @@ def _is_repo(value: str) -> bool:
     return bool(_REPO.fullmatch(value))
 
 
-def _blueprint(fields: _Fields, context: int, repos: tuple[str, ...], released: date) -> Blueprint:
-    shape = Shape(
+def _shape(fields: _Fields, context: int) -> Shape:
+    return Shape(
         architecture=fields.take("architecture", str, bool, "llama.cpp's name of the architecture"),
         vocabulary=fields.take("vocabulary", int, _positive, "a positive whole number"),
         context=context,
@@ -299,14 +344,11 @@ def _blueprint(fields: _Fields, context: int, repos: tuple[str, ...], released: 
         ),
         gguf=_gguf(fields),
     )
-    tokenizer = fields.take("tokenizer", str, bool, "gpt2, llama, bert or t5")
+
+
+def _check_shape(entry: Entry, fields: _Fields) -> None:
     try:
-        return draw(
-            shape,
-            tokenizer=tokenizer,
-            imatrix=repos[0].partition("/")[0] in _IMATRIX_PUBLISHERS,
-            fused_as_value=released >= _FUSED_AS_VALUE_SINCE,
-        )
+        _drawn(entry)
     except KeyError as error:
         raise fields.wrong("gguf", f"lacks or does not know {error.args[0]!r}") from error
     except (IndexError, ValueError, ArithmeticError) as error:

@@ -1,5 +1,16 @@
-"""The catalogue that came with this installation, read from its file."""
+"""The catalogue that came with this installation, read from its file.
 
+Reading and checking it takes a fifth of a `suggest`, so what came of it is kept in the cache as
+JSON, with a note of everything it was made from; without a cache it is read every time.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from zlib import crc32
+
+import localllm
 from localllm.core import catalogue
 from localllm.core.catalogue import Entry
 from localllm.errors import UsageError
@@ -10,12 +21,19 @@ def read_catalogue() -> tuple[Entry, ...]:
     """Read and check the catalogue. Raises UsageError when it is damaged or not there."""
     path = paths.catalogue_path()
     try:
-        text = path.read_text("utf-8")
+        raw = path.read_bytes()
+        text = raw.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"The catalogue {path} cannot be read ({error}). Install localllm again."
         ) from error
-    return catalogue.parse(text)
+    made_from = _made_from(raw)
+    kept = paths.catalogue_cache_file()
+    if (entries := _kept(kept, made_from)) is not None:
+        return entries
+    entries = catalogue.parse(text)
+    _keep(kept, made_from, entries)
+    return entries
 
 
 def find_entry(name: str) -> Entry | None:
@@ -27,3 +45,50 @@ def find_entry(name: str) -> Entry | None:
     if exact or len(starting) == 1:
         return (exact or starting)[0]
     return None
+
+
+# --- what came of it the last time ---
+
+
+def _made_from(raw: bytes) -> str:
+    """The catalogue, and the code that sizes what is in it as far as its files' times tell:
+    whoever works on that code shall not see what the old code said."""
+    code = sorted(_sources(Path(localllm.__file__).parent / "core"))
+    return f"{localllm.__version__} {len(raw)} {crc32(raw):08x} {crc32(repr(code).encode()):08x}"
+
+
+def _sources(directory: Path) -> Iterator[tuple[str, int]]:
+    with contextlib.suppress(OSError), os.scandir(directory) as found:  # a zip has no directories
+        for each in found:
+            if each.is_dir():
+                yield from _sources(Path(each.path))
+            elif each.name.endswith(".py"):
+                yield each.path, each.stat().st_mtime_ns
+
+
+def _kept(path: Path, made_from: str) -> tuple[Entry, ...] | None:
+    """The entries, if this is what was kept of them: three lines, the second one the checksum
+    of the third, so that half a file or a changed one is none."""
+    try:
+        first, seal, text = path.read_bytes().split(b"\n", 2)
+    except (OSError, ValueError):
+        return None
+    if first != made_from.encode() or seal != _seal(text):
+        return None
+    from localllm.core.compiled import restored
+
+    return restored(text)
+
+
+def _keep(path: Path, made_from: str, entries: tuple[Entry, ...]) -> None:
+    from localllm.core.compiled import compiled
+    from localllm.library import disk
+
+    text = compiled(entries)
+    with contextlib.suppress(OSError):  # a cache that cannot be written is not needed
+        path.parent.mkdir(parents=True, exist_ok=True)
+        disk.write_atomically(path, b"\n".join((made_from.encode(), _seal(text), text)))
+
+
+def _seal(text: bytes) -> bytes:
+    return b"%08x" % crc32(text)

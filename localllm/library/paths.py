@@ -40,6 +40,11 @@ def bandwidth_file() -> Path:
     return cache_dir() / "bandwidth.json"
 
 
+def catalogue_cache_file() -> Path:
+    """What was read of the catalogue and checked; made again when it is not there."""
+    return cache_dir() / "catalogue.json"
+
+
 def settings_file() -> Path:
     """The user's settings."""
     return config_dir() / "settings.toml"
@@ -54,6 +59,11 @@ def hub_headers_dir(cache: Path) -> Path:
     """The headers that were read from models on the Hub, in the cache whose directory is
     `cache`."""
     return cache / "hub-headers"
+
+
+def sized_file(cache: Path, number: int) -> Path:
+    """What was kept of an installed model's header, in the cache whose directory is `cache`."""
+    return cache / "sized" / f"{number:08x}.json"
 
 
 def hf_token_file(environment: Mapping[str, str] = os.environ) -> Path:

@@ -77,8 +77,9 @@ def _read_devices(sources: Sources, sysctl: Mapping[str, str], ram: Memory) -> t
         return (read_apple(sysctl, ram),)
     displays = read_displays(sources.root)
     cards = sum(display.vendor == NVIDIA for display in displays)
+    nvml = sources.load_nvml() if cards or sources.has_nvidia_driver() else None
     return (
-        read_nvidia(sources.load_nvml(), sources.environ, ram, expected=cards),
+        read_nvidia(nvml, sources.environ, ram, expected=cards),
         read_amd(sources.root, ram),
         read_intel(sources.root, displays),
     )

@@ -8,6 +8,7 @@ GPUs, Jetson, old drivers); what fails is None, and one sentence per device says
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
 from localllm.core.hardware import Backend, Device, DeviceKind, Memory
@@ -73,6 +74,20 @@ class _Part:
     gpu: object  # the handle of the GPU it is part of
     identifier: str
     is_mig: bool
+
+
+_DRIVER_FILES = ("nvidia", "nvhost", "nvgpu", "nvmap", "dxg")
+"""How the files in /dev begin by which a program reaches a driver on Linux: that of a card, of a
+Jetson module, and Windows' own below WSL."""
+
+
+def has_driver(root: Path) -> bool:
+    """Whether NVML could have something to say: loading it takes longer than looking. Where there
+    is no /dev to look at it could."""
+    try:
+        return any(each.name.startswith(_DRIVER_FILES) for each in (root / "dev").iterdir())
+    except OSError:
+        return True
 
 
 def load_nvml() -> Nvml | None:

@@ -12,7 +12,7 @@ import psutil
 
 from localllm.machine.apple import RunCommand
 from localllm.machine.memory import SystemMemory
-from localllm.machine.nvidia import Nvml, load_nvml
+from localllm.machine.nvidia import Nvml, has_driver, load_nvml
 
 _COMMAND_TIMEOUT_S = 5.0  # sysctl answers in milliseconds; a hanging one must not hang us
 
@@ -34,6 +34,7 @@ class Sources:
     has_processor_feature: Callable[[int], bool]
     run: RunCommand
     load_nvml: Callable[[], Nvml | None]
+    has_nvidia_driver: Callable[[], bool] = lambda: True
 
     @classmethod
     def of_this_machine(cls) -> "Sources":
@@ -50,6 +51,7 @@ class Sources:
             has_processor_feature=_has_processor_feature,
             run=_run,
             load_nvml=load_nvml,
+            has_nvidia_driver=lambda: has_driver(Path("/")),
         )
 
 

@@ -225,3 +225,11 @@ def test_this_machine_is_what_proc_says() -> None:
     first = Path("/proc/meminfo").read_text().splitlines()[0]
     assert info.ram.total_bytes == int(first.split()[1]) * 1024
     assert info.cpu.name
+
+
+def test_nvml_is_not_loaded_where_there_is_neither_card_nor_driver(tmp_path: Path) -> None:
+    def load() -> Nvml:
+        raise AssertionError("nobody needs it")
+
+    sources = replace(bare(tmp_path), load_nvml=load, has_nvidia_driver=lambda: False)
+    assert detect(CPU_BUILD, sources).devices == ()

@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import pytest
 
 from localllm.core.hardware import Backend, Device, DeviceKind, Memory
 from localllm.machine.cuda_visible import visible
-from localllm.machine.nvidia import Nvml, load_nvml, memory_bandwidth, read_nvidia
+from localllm.machine.nvidia import Nvml, has_driver, load_nvml, memory_bandwidth, read_nvidia
 from localllm.machine.reading import Reading
 from tests.machine.fake_nvml import GIB, FakeGpu, FakeMemory, FakeNvml, Refused
 
@@ -206,3 +208,25 @@ def test_a_divided_gpu_without_instances_is_no_device() -> None:
 def test_the_real_library_on_this_machine_never_raises() -> None:
     reading = read(load_nvml())
     assert all(device.backend is Backend.CUDA for device in reading.devices)
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (("null", "nvme0", "nvram"), False),
+        (("null", "nvidiactl", "nvidia0"), True),
+        (("nvhost-gpu",), True),  # Jetson
+        (("dxg",), True),  # WSL
+    ],
+)
+def test_a_driver_is_known_by_its_device_files(
+    tmp_path: Path, names: tuple[str, ...], found: bool
+) -> None:
+    (tmp_path / "dev").mkdir()
+    for name in names:
+        (tmp_path / "dev" / name).touch()
+    assert has_driver(tmp_path) is found
+
+
+def test_where_there_is_no_dev_the_driver_itself_is_asked(tmp_path: Path) -> None:
+    assert has_driver(tmp_path)

@@ -88,9 +88,13 @@ def _check_types(spec: ModelSpec, settings: LoadSettings) -> None:
             f"{spec.architecture} keeps keys and values together: "
             f"{settings.kv_type_k} and {settings.kv_type_v} differ; choose one cache type"
         )
-    for layer in range(spec.layers):  # every layer, as llama.cpp does, with a cache or without
-        _check_width(settings.kv_type_k, spec.key_length(layer), "key")
-        _check_width(settings.kv_type_v, spec.value_length(layer), "value")
+    layers = range(spec.layers)  # every layer, as llama.cpp does, with a cache or without
+    if BLOCKS[key].elements > 1:
+        for width in dict.fromkeys(map(spec.key_length, layers)):
+            _check_width(settings.kv_type_k, width, "key")
+    if BLOCKS[value].elements > 1:
+        for width in dict.fromkeys(map(spec.value_length, layers)):
+            _check_width(settings.kv_type_v, width, "value")
 
 
 def _check_width(kind: KvType, width: int, which: str) -> None:
@@ -102,8 +106,11 @@ def _check_width(kind: KvType, width: int, which: str) -> None:
         )
 
 
+_ELEMENTS = {kind: GgmlType[kind.name] for kind in KvType}
+
+
 def _element(kind: KvType) -> GgmlType:
-    return GgmlType[kind.name]
+    return _ELEMENTS[kind]
 
 
 def kv_bytes(spec: ModelSpec, settings: LoadSettings) -> tuple[int, ...]:

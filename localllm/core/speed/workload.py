@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from localllm.core.footprint.cache import recurrent_bytes
 from localllm.core.footprint.weights import loaded, on_input
@@ -201,6 +202,7 @@ def _cell(spec: ModelSpec, settings: LoadSettings, layer: int) -> tuple[float, i
     return size, stored_k + stored_v, heads * (key + value)
 
 
+@cache
 def _cache_bytes(kind: KvType) -> float:
     return bytes_per_element(GgmlType[kind.name])
 

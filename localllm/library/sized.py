@@ -1,0 +1,142 @@
+"""The headers of installed models as far as sizing reads them, kept in the cache.
+
+A header with a vocabulary of 262k takes longer to read than a whole catalogue to plan with, and
+`suggest` wants those of all installed models. What is kept leaves the vocabulary out, but for the
+number of its tokens, and is used as long as the files have the same length and time.
+"""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import TypedDict
+from zlib import crc32
+
+from localllm import __version__
+from localllm.core.model import MAX_LAYERS, MetadataValue, ModelSpec, TensorInfo
+from localllm.core.quants import GgmlType
+from localllm.library import paths
+from localllm.library.examine import examine
+from localllm.library.installed import InstalledModel
+
+_MAX_WORD = 100
+"""Characters of a name or a kind; templates and licences are longer, and their owner's business."""
+
+_JsonValue = str | int | float | bool | list[int] | list[float] | list[bool]
+_Tensor = tuple[str, list[int], int, int, int]
+
+
+class _Document(TypedDict):
+    made_from: list[list[str | int]]
+    architecture: str
+    metadata: dict[str, _JsonValue]
+    tensors: list[_Tensor]
+    version: int
+    alignment: int
+    data_offset: int
+    file_bytes: int
+
+
+def sized_spec(model: InstalledModel) -> ModelSpec:
+    """Read an installed model's header, without its texts: enough to size and time it.
+
+    Raises NotFound, StoreError and GgufError as `examine` does.
+    """
+    kept = paths.sized_file(paths.cache_dir(), crc32(str(model.path).encode("utf-8", "replace")))
+    made_from = _files(model)
+    if made_from and (spec := _kept(kept, made_from)) is not None:
+        return spec
+    spec = _without_texts(examine(model.path).spec)
+    if made_from:
+        _keep(kept, made_from, spec)
+    return spec
+
+
+def _files(model: InstalledModel) -> list[list[str | int]]:
+    """What tells these files from others; nothing when one of them cannot be looked at."""
+    found: list[list[str | int]] = [[__version__]]
+    try:
+        for part in model.files:
+            now = part.path.stat()
+            found.append([str(part.path), now.st_size, now.st_mtime_ns, now.st_ino])
+    except (OSError, ValueError):
+        return []
+    return found
+
+
+def _without_texts(spec: ModelSpec) -> ModelSpec:
+    metadata = {key: value for key, value in spec.metadata.items() if _is_small(value)}
+    metadata[f"{spec.architecture}.vocab_size"] = spec.vocabulary
+    return ModelSpec(
+        architecture=spec.architecture,
+        metadata=metadata,
+        tensors=spec.tensors,
+        version=spec.version,
+        alignment=spec.alignment,
+        data_offset=spec.data_offset,
+        file_bytes=spec.file_bytes,
+    )
+
+
+def _is_small(value: MetadataValue) -> bool:
+    """Words, numbers, and lists of numbers by layer: no vocabulary and no chat template."""
+    if isinstance(value, str):
+        return len(value) <= _MAX_WORD
+    if isinstance(value, int | float):
+        return True
+    return len(value) <= MAX_LAYERS and not any(isinstance(each, str) for each in value)
+
+
+def _kept(path: Path, made_from: list[list[str | int]]) -> ModelSpec | None:
+    try:
+        seal, text = path.read_text("utf-8").split("\n", 1)
+    except (OSError, ValueError):
+        return None
+    if seal != _seal(text):
+        return None  # half a file, or a changed one
+    document: _Document = json.loads(text)
+    if document["made_from"] != made_from:
+        return None
+    return ModelSpec(
+        architecture=document["architecture"],
+        metadata=document["metadata"],
+        tensors=tuple(
+            TensorInfo(name=name, shape=tuple(shape), type=GgmlType(kind), offset=at, size_bytes=n)
+            for name, shape, kind, at, n in document["tensors"]
+        ),
+        version=document["version"],
+        alignment=document["alignment"],
+        data_offset=document["data_offset"],
+        file_bytes=document["file_bytes"],
+    )
+
+
+def _keep(path: Path, made_from: list[list[str | int]], spec: ModelSpec) -> None:
+    from localllm.library import disk
+
+    document: _Document = {
+        "made_from": made_from,
+        "architecture": spec.architecture,
+        "metadata": {key: _plain(value) for key, value in spec.metadata.items()},
+        "tensors": [
+            (each.name, list(each.shape), each.type.value, each.offset, each.size_bytes)
+            for each in spec.tensors
+        ],
+        "version": spec.version,
+        "alignment": spec.alignment,
+        "data_offset": spec.data_offset,
+        "file_bytes": spec.file_bytes,
+    }
+    text = json.dumps(document, separators=(",", ":"))
+    with contextlib.suppress(OSError):  # a cache that cannot be written is not needed
+        path.parent.mkdir(parents=True, exist_ok=True)
+        disk.write_atomically(path, f"{_seal(text)}\n{text}".encode())
+
+
+def _plain(value: MetadataValue) -> _JsonValue:
+    if isinstance(value, str | int | float):
+        return value
+    return list(value)  # type: ignore[return-value]  # `_is_small` lets no texts through
+
+
+def _seal(text: str) -> str:
+    return f"{crc32(text.encode()):08x}"

@@ -1,0 +1,90 @@
+"""What is kept of installed models' headers."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from localllm.core import footprint
+from localllm.core.load import LoadSettings
+from localllm.core.speed import workload_of
+from localllm.errors import GgufError, NotFound
+from localllm.library import sized
+from localllm.library.examine import examine
+from localllm.library.installed import InstalledModel
+from localllm.library.sized import sized_spec
+from tests.library import tiny
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LOCALLLM_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def examined(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Files whose headers were read."""
+    read: list[Path] = []
+
+    def note(path: Path) -> object:
+        read.append(path)
+        return examine(path)
+
+    monkeypatch.setattr(sized, "examine", note)
+    return read
+
+
+def installed(path: Path) -> InstalledModel:
+    return InstalledModel(name="m", quant=None, path=path, size_bytes=path.stat().st_size)
+
+
+@pytest.mark.parametrize("name", ["smollm2", "gemma3"])
+def test_sizes_and_speeds_are_those_of_the_whole_header(
+    name: str, request: pytest.FixtureRequest, examined: list[Path]
+) -> None:
+    path: Path = request.getfixturevalue(name)
+    whole = examine(path).spec
+    first, again = sized_spec(installed(path)), sized_spec(installed(path))
+    assert len(examined) == 1
+    for spec in (first, again):
+        assert (spec.vocabulary, spec.parameters) == (whole.vocabulary, whole.parameters)
+        assert (spec.quant, spec.tensors) == (whole.quant, whole.tensors)
+        for settings in (LoadSettings(), LoadSettings(context=9000, parallel=3, mmap=False)):
+            assert footprint.of(spec, settings) == footprint.of(whole, settings)
+        assert workload_of(spec) == workload_of(whole)
+
+
+def test_no_text_of_the_file_is_kept(smollm2: Path, cache: Path) -> None:
+    sized_spec(installed(smollm2))
+    (kept,) = (cache / "sized").iterdir()
+    assert kept.stat().st_size < 64 << 10
+    assert "tokenizer.chat_template" not in kept.read_text()
+
+
+def test_a_file_that_was_replaced_is_read_again(tmp_path: Path, examined: list[Path]) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(tiny.header(tiny.MODEL))
+    sized_spec(installed(path))
+    os.utime(path, ns=(1, 1))
+    sized_spec(installed(path))
+    assert len(examined) == 2
+    path.write_bytes(b"GGUF")
+    with pytest.raises(GgufError):
+        sized_spec(installed(path))
+    model = installed(path)
+    path.unlink()
+    with pytest.raises(NotFound):
+        sized_spec(model)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 1000])
+def test_what_was_damaged_is_made_again(
+    smollm2: Path, cache: Path, examined: list[Path], keep: int
+) -> None:
+    sized_spec(installed(smollm2))
+    (kept,) = (cache / "sized").iterdir()
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:keep])
+    assert sized_spec(installed(smollm2)).vocabulary == 49152
+    assert len(examined) == 2 and kept.read_bytes() == whole
