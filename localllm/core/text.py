@@ -75,5 +75,13 @@ class ControlFilter:
         return strip_controls(held)
 
 
+def left_out(turns: int) -> str:
+    """Say that a conversation has outgrown the context; "" when nothing was left out."""
+    if turns == 0:
+        return ""
+    earlier = "1 earlier turn was" if turns == 1 else f"{turns} earlier turns were"
+    return f"{earlier} left out: the context has no more room"
+
+
 def _cleaned(text: str) -> str:
     return _LINE_END.sub("\n", _ESCAPE.sub("", text)).translate(_DROP)

@@ -6,6 +6,8 @@ from enum import StrEnum
 
 from localllm.engine.events import Message, Role
 
+MESSAGES_OF_A_TURN = 2  # what the model is told of it: the question and the answer
+
 
 class Ending(StrEnum):
     """How an answer ended."""
@@ -20,13 +22,15 @@ class Ending(StrEnum):
 class Turn:
     """One question and what came of it.
 
-    `answer` is the model's text, unchanged; `remark` says why it broke off, when it did.
+    `answer` is the model's text, unchanged; `remark` says why it broke off, when it did. So many
+    earlier turns were `left_out` when it was asked, for want of room.
     """
 
     question: str
     ending: Ending
     answer: str = ""
     remark: str = ""
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

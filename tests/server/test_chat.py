@@ -7,7 +7,7 @@ import pytest
 from openai import AsyncStream
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
-from localllm.engine.events import Message, Role, Sampling
+from localllm.engine.events import Message, Overflow, Role, Sampling
 from localllm.errors import BadRequest, ContextOverflow, GenerationFailed, LocalLLMError, QueueFull
 from tests.server.house import MODEL, House
 
@@ -248,3 +248,24 @@ async def test_nobody_asks_for_a_path_that_does_not_exist_in_another_shape(runni
     with pytest.raises(openai.NotFoundError) as raised:
         await running.client().embeddings.create(model=MODEL, input="x")
     assert raised.value.code == "unknown_url"
+
+
+async def test_a_conversation_rolls_only_when_it_asks_for_that(running: House) -> None:
+    running.script.dropped_messages = 2
+    create = running.client().chat.completions.create
+    plain = await create(model=MODEL, messages=HELLO)
+    assert plain.model_extra is not None
+    assert "dropped_messages" not in plain.model_extra
+    roll = {"context_overflow": "roll"}
+    rolled = await create(model=MODEL, messages=HELLO, extra_body=roll)
+    assert rolled.model_extra is not None
+    assert rolled.model_extra["dropped_messages"] == 2
+    stream = await create(model=MODEL, messages=HELLO, extra_body=roll, stream=True)
+    last = (await read(stream))[-1]
+    assert last.model_extra is not None
+    assert last.model_extra["dropped_messages"] == 2
+    assert [request.overflow for request in running.script.requests] == [
+        Overflow.ERROR,
+        Overflow.ROLL,
+        Overflow.ROLL,
+    ]

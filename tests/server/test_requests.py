@@ -130,6 +130,7 @@ def asked(**fields: object) -> dict[str, object]:
         ({"typical_p": 1.1}, "typical_p"),
         ({"dry_sequence_breakers": [""]}, "dry_sequence_breakers[0]"),
         ({"min_tokens": -1}, "min_tokens"),
+        ({"context_overflow": "shift"}, "context_overflow"),
         ({"store": True}, "store"),
         ({"metadata": {"a": "b"}}, "metadata"),
         ({"reasoning_effort": "low"}, "reasoning_effort"),

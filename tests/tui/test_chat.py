@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 from textual.widgets import Digits, Markdown
 
-from localllm.engine.events import Message, Role
+from localllm.engine.events import Message, Overflow, Role
 from localllm.errors import ContextOverflow, GenerationFailed
 from localllm.tui.conversation import Ending
 from localllm.tui.messages import QuestionSent
@@ -307,3 +307,18 @@ async def test_quitting_while_it_answers_ends_the_engine(stage: Stage) -> None:
         await pilot.press("ctrl+q")
     assert app.return_code == 0
     assert all(not engine.alive for engine in stage.engines)
+
+
+async def test_what_was_left_out_of_a_long_conversation_is_said_under_the_answer(
+    stage: Stage,
+) -> None:
+    app = stage.app()
+    async with app.run_test() as pilot:
+        await open_chat(pilot)
+        await ask_and_hear(pilot, "one")
+        assert stage.script.requests[0].overflow is Overflow.ROLL
+        stage.script.dropped_messages = 4
+        await ask_and_hear(pilot, "two")
+        await sees(pilot, "2 earlier turns were left out")
+        assert chat(app).conversation.turns[1].left_out == 2
+        assert len(chat(app).conversation.turns) == 2

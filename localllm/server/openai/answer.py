@@ -109,6 +109,7 @@ class Completion(Shape):
     choices: list[Choice]
     usage: Usage
     timings: Timings
+    dropped_messages: Annotated[int | None, LEFT_OUT_IF_NONE] = None
 
 
 class Delta(Shape):
@@ -133,6 +134,7 @@ class Chunk(Shape):
     choices: list[ChunkChoice]
     usage: Annotated[Usage | None, LEFT_OUT_IF_NONE] = None
     timings: Annotated[Timings | None, LEFT_OUT_IF_NONE] = None
+    dropped_messages: Annotated[int | None, LEFT_OUT_IF_NONE] = None
 
 
 async def completion(
@@ -158,6 +160,7 @@ async def completion(
                         choices=[choice],
                         usage=Usage.of(event),
                         timings=event.timings,
+                        dropped_messages=event.dropped_messages or None,
                     )
     raise _unfinished()
 
@@ -181,6 +184,7 @@ async def chunks(
                 choices=list(choices),
                 usage=None if end is None else Usage.of(end),
                 timings=None if end is None else end.timings,
+                dropped_messages=end.dropped_messages or None if end is not None else None,
             ).encode()
         )
 

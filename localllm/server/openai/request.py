@@ -12,6 +12,7 @@ from localllm.engine.events import (
     Grammar,
     GrammarKind,
     Message,
+    Overflow,
     Role,
     Sampling,
 )
@@ -163,6 +164,7 @@ class ChatRequest(Shape):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     min_tokens: NativeInt | None = None
     ignore_eos: bool | None = None
+    context_overflow: Literal["error", "roll"] | None = None
     response_format: ResponseFormat | None = None
     max_completion_tokens: Annotated[NativeInt, Field(ge=1)] | None = None
     max_tokens: Annotated[NativeInt, Field(ge=1)] | None = None
@@ -236,4 +238,5 @@ class ChatRequest(Shape):
             min_tokens=self.min_tokens or 0,
             top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             grammar=self.response_format.grammar if self.response_format else None,
+            overflow=Overflow(self.context_overflow or "error"),
         )

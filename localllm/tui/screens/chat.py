@@ -15,11 +15,18 @@ from textual.reactive import reactive
 from textual.widgets import Footer
 from textual.worker import WorkerError
 
-from localllm.engine.events import Finished, FinishReason, GenerateRequest, PromptProgress, Token
+from localllm.engine.events import (
+    Finished,
+    FinishReason,
+    GenerateRequest,
+    Overflow,
+    PromptProgress,
+    Token,
+)
 from localllm.errors import EngineCrashed, LocalLLMError, NotFound
 from localllm.runtime import ResidentModel, Runtime
 from localllm.tui import outside
-from localllm.tui.conversation import Conversation, Ending, Turn
+from localllm.tui.conversation import MESSAGES_OF_A_TURN, Conversation, Ending, Turn
 from localllm.tui.messages import PageTurned, QuestionSent
 from localllm.tui.screens.dialog import crash_dialog
 from localllm.tui.screens.loading import LoadScreen
@@ -138,21 +145,23 @@ class ChatScreen(WorkScreen[Conversation]):
         await self._drop_unanswered()
         view = await self._transcript.add(question)
         view.note("reading…")
-        ending, failure = Ending.STOPPED, None
+        turn, failure = Turn(question=question, ending=Ending.STOPPED), None
         try:
-            ending = await self._stream(question, view)
+            turn = await self._stream(question, view)
         except LocalLLMError as error:
-            ending, failure = Ending.BROKEN, error
+            turn, failure = replace(turn, ending=Ending.BROKEN), error
             self._engine_gone = isinstance(error, EngineCrashed | NotFound)
         finally:  # also when this worker is cancelled: a new chat, another model, quit
             self.answering = False
-            await self._close_turn(Turn(question=question, ending=ending), view, failure)
+            await self._close_turn(turn, view, failure)
         if isinstance(failure, EngineCrashed | NotFound):
             await self._recover(failure)
 
-    async def _stream(self, question: str, view: TurnView) -> Ending:
+    async def _stream(self, question: str, view: TurnView) -> Turn:
         request = GenerateRequest(
-            request_id=uuid4().hex, messages=self.conversation.messages(question)
+            request_id=uuid4().hex,
+            messages=self.conversation.messages(question),
+            overflow=Overflow.ROLL,
         )
         self._request_id = request.request_id
         self._meter.asked()
@@ -172,7 +181,13 @@ class ChatScreen(WorkScreen[Conversation]):
                             finished = event
         finally:
             self._meter.ended(finished)
-        return Ending.BROKEN if finished is None else ENDINGS[finished.reason]
+        if finished is None:
+            return Turn(question=question, ending=Ending.BROKEN)
+        return Turn(
+            question=question,
+            ending=ENDINGS[finished.reason],
+            left_out=finished.dropped_messages // MESSAGES_OF_A_TURN,
+        )
 
     async def _close_turn(self, turn: Turn, view: TurnView, failure: LocalLLMError | None) -> None:
         turn = replace(turn, answer=view.answer, remark=_remark(failure))

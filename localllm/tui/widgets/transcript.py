@@ -8,14 +8,14 @@ from textual.content import Content
 from textual.widgets import Markdown, Static
 from textual.widgets.markdown import MarkdownStream
 
-from localllm.core.text import ControlFilter, single_line, strip_controls
+from localllm.core.text import ControlFilter, left_out, single_line, strip_controls
 from localllm.tui import outside
 from localllm.tui.conversation import Conversation, Ending, Turn
 
 ENDING_NOTES = {
     Ending.COMPLETE: "",
     Ending.STOPPED: "stopped",
-    Ending.CUT: "the context is full: start a new chat to go on",
+    Ending.CUT: "the context is full: the answer ends here",
     Ending.BROKEN: "the answer broke off here",
 }
 NO_ANSWER = "the model said nothing"
@@ -69,13 +69,19 @@ class TurnView(Vertical):
             self._stream = None
         self.answer = turn.answer
         await self.query_one(Markdown).update(strip_controls(turn.answer))
-        self.note(turn.remark or ENDING_NOTES[turn.ending] or ("" if turn.answer else NO_ANSWER))
+        self.note(_note(turn))
         self.set_class(turn.ending is Ending.BROKEN, "-broken")
 
     @on(Markdown.LinkClicked)
     def _link_clicked(self, event: Markdown.LinkClicked) -> None:
         event.stop()
         self.notify(single_line(event.href), title="Links are not opened", markup=False)
+
+
+def _note(turn: Turn) -> str:
+    """What is said under a turn that is over."""
+    ending = turn.remark or ENDING_NOTES[turn.ending] or ("" if turn.answer else NO_ANSWER)
+    return " · ".join(note for note in (ending, left_out(turn.left_out)) if note)
 
 
 class Transcript(VerticalScroll):
