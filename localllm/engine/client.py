@@ -5,7 +5,8 @@ the scripted one.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -37,11 +38,12 @@ from localllm.engine.events import (
     StateRestored,
     StateSaved,
 )
-from localllm.engine.failures import closed, crash
-from localllm.engine.launch import launch
+from localllm.engine.failures import closed, crash, gave_up
+from localllm.engine.launch import WORKER, launch
 from localllm.engine.limits import check_embed, check_request, check_rerank
 from localllm.engine.process import ChildProcess
 from localllm.engine.replies import Answers, ControlEvent, OneAnswer, Replies
+from localllm.engine.watchdog import Patience, Watchdog
 from localllm.engine.wire import WireError, decode_event, encode
 from localllm.errors import (
     BadRequest,
@@ -50,10 +52,15 @@ from localllm.errors import (
     GenerationFailed,
     LoadFailed,
     LocalLLMError,
+    QueueFull,
     StateFailed,
 )
 
 _SHUTDOWN_GRACE_S = 3.0
+_READER_GRACE_S = 10.0
+"""For the end of the output of a process that was killed: longer than it takes to find that it
+cannot be (process.py)."""
+_MAX_UNREAD_BYTES = 64 * 2**20
 
 Question = Describe | LoadRequest | ProbeRequest | SaveState | RestoreState
 """A command that is answered in turn; `GenerateRequest`s are answered at the same time."""
@@ -120,13 +127,24 @@ class ProcessEngine:
     """The real engine: `python -m localllm.engine.worker` in a process of its own.
 
     The process starts at the first call. What llama.cpp writes goes to a file in `log_dir`
-    (None: a temporary file that a clean end removes).
+    (None: a temporary file that a clean end removes). A process that shows no life for as long as
+    `patience` says, although somebody waits for an answer, is ended: EngineCrashed.
     """
 
-    def __init__(self, *, log_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        log_dir: Path | None = None,
+        patience: Patience | None = None,
+        program: Sequence[str] = WORKER,
+    ) -> None:
         self._log_dir = log_dir
+        self._program = program
+        self._patience = patience or Patience()
+        self._watchdog = Watchdog(self._patience)
         self._child: ChildProcess | None = None
         self._reader: asyncio.Task[None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
         self._replies = Replies()
         self._crash: EngineCrashed | EngineUnavailable | None = None
@@ -178,10 +196,10 @@ class ProcessEngine:
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
         check_request(request)
         line = _line(request)
-        child = await self._running()
+        child = await self._with_room()
         stream = self._replies.open(request.request_id)
+        child.send(line)
         try:
-            await child.send(line)
             while not stream.ended:
                 yield await stream.take()
         finally:
@@ -198,7 +216,7 @@ class ProcessEngine:
 
     async def cancel(self, request_id: str) -> None:
         if self._child is not None and self.alive:
-            await self._child.send(encode(Cancel(request_id=request_id)))
+            self._child.send(encode(Cancel(request_id=request_id)))
 
     async def close(self) -> None:
         self._closing = True
@@ -207,8 +225,10 @@ class ProcessEngine:
         if child is None or reader is None:
             return
         await child.close(grace_s=_SHUTDOWN_GRACE_S, farewell=encode(Shutdown()))
-        await asyncio.wait((reader,))
-        if self._log_dir is None:
+        await asyncio.wait((reader,), timeout=_READER_GRACE_S)
+        reader.cancel()
+        self._end(closed())
+        if self._log_dir is None and child.log_path is not None:
             child.log_path.unlink(missing_ok=True)
 
     # --- inside ---
@@ -218,13 +238,24 @@ class ProcessEngine:
         first write to it: what has happened to the child until then is checked here."""
         async with self._starting:
             if self._child is None and not self._closing:
-                self._child = await launch(self._log_dir)
+                self._child = await launch(self._log_dir, self._program)
                 self._reader = asyncio.create_task(self._read(self._child))
+                self._watcher = asyncio.create_task(self._watch(self._child))
         if self._crash is not None:
             raise self._crash
         if self._closing or self._child is None:
             raise closed()
         return self._child
+
+    async def _with_room(self) -> ChildProcess:
+        """The running child. Raises QueueFull when it has not read much of what it was sent."""
+        child = await self._running()
+        if child.unread_bytes > _MAX_UNREAD_BYTES:
+            raise QueueFull(
+                f"The engine still has {child.unread_bytes} bytes of requests to read. "
+                "Try again later."
+            )
+        return child
 
     async def _answer(self, question: Question, kind: type[E]) -> E:
         """Ask, and wait for an answer of this kind. Raises what came instead."""
@@ -236,10 +267,10 @@ class ProcessEngine:
     async def _single(self, request: EmbedRequest | RerankRequest, kind: type[S]) -> S:
         """Send a request that has one answer, and wait for it."""
         line = _line(request)
-        child = await self._running()
+        child = await self._with_room()
         answer = self._replies.expect(request.request_id)
+        child.send(line)
         try:
-            await child.send(line)
             event = await answer
         except asyncio.CancelledError:
             await self.cancel(request.request_id)
@@ -252,13 +283,7 @@ class ProcessEngine:
         line = _line(question)
         child = await self._running()
         answers = self._replies.ask()
-        try:
-            await child.send(line)
-        except asyncio.CancelledError:
-            if isinstance(question, LoadRequest):
-                self._closing = True
-                child.kill()
-            raise
+        child.send(line)
         return answers
 
     async def _read(self, child: ChildProcess) -> None:
@@ -266,13 +291,36 @@ class ProcessEngine:
         try:
             async with aclosing(child.lines()) as lines:
                 async for line in lines:
-                    self._replies.deliver(decode_event(line))
+                    event = decode_event(line)
+                    self._watchdog.heard(event, time.monotonic())
+                    if (unread := self._replies.deliver(event)) is not None:
+                        await self.cancel(unread)
         except ValueError as error:  # a WireError, or a line without end
             garbage = f"garbage on its output: {error}"
             child.kill()
         reason = await child.exit_reason(grace_s=_SHUTDOWN_GRACE_S)
-        self._crash = closed() if self._closing else crash(garbage or reason, child)
+        self._end(closed() if self._closing else crash(garbage or reason, child))
+
+    async def _watch(self, child: ChildProcess) -> None:
+        """End the process when it shows no life although somebody waits for an answer."""
+        while True:
+            if not self._replies.wanted.is_set():
+                self._watchdog.rest()
+                await self._replies.wanted.wait()
+            reason = self._watchdog.look(time.monotonic(), long=self._replies.questions > 0)
+            if reason is not None:
+                self._end(closed() if self._closing else gave_up(reason, child))
+                child.kill()
+                return
+            child.trim_log()
+            await asyncio.sleep(self._patience.look_s)
+
+    def _end(self, error: EngineCrashed | EngineUnavailable) -> None:
+        """The process is gone, or nobody will wait for it: everybody gets the first reason."""
+        self._crash = self._crash or error
         self._replies.end(self._crash)
+        if self._watcher is not None and self._watcher is not asyncio.current_task():
+            self._watcher.cancel()
 
 
 def _unexpected(event: ControlEvent | LocalLLMError, question: Question) -> LocalLLMError:

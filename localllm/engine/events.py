@@ -489,6 +489,18 @@ class StateRefused:
     message: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pulse:
+    """The process lives; about one a second while it has work, and one when it is ready for it.
+
+    `moves` is larger than last time when the computing thread has moved on since. `patient`: it
+    is in a call that may take minutes and shows nothing meanwhile.
+    """
+
+    moves: int
+    patient: bool = False
+
+
 Event = (
     Described
     | LoadProgress
@@ -507,5 +519,6 @@ Event = (
     | StateSaved
     | StateRestored
     | StateRefused
+    | Pulse
 )
 GenerateEvent = PromptProgress | Token | Reasoning | ToolCallBegan | ToolCallArguments | Finished

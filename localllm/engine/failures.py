@@ -33,12 +33,23 @@ def crash(reason: str, child: ChildProcess) -> EngineCrashed | EngineUnavailable
         else ""
     )
     return EngineCrashed(
-        f"The engine's process ended ({reason}).{hint} Its log: {child.log_path}",
+        f"The engine's process ended ({reason}).{hint} {_log(child)}", reason=reason, log_tail=tail
+    )
+
+
+def gave_up(reason: str, child: ChildProcess) -> EngineCrashed:
+    """The process hangs and is ended by its parent; `reason` as Watchdog.look says it."""
+    return EngineCrashed(
+        f"The engine's process {reason} and was ended. {_log(child)}",
         reason=reason,
-        log_tail=tail,
+        log_tail=child.log_tail(),
     )
 
 
 def closed() -> EngineCrashed:
     """The process was ended by its parent, in order."""
     return EngineCrashed("The engine was closed.", reason="closed")
+
+
+def _log(child: ChildProcess) -> str:
+    return f"Its log: {child.log_path}" if child.log_path else "No log of it could be written."

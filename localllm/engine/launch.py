@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from localllm.engine.process import ChildProcess
@@ -15,30 +16,36 @@ _ENVIRONMENT = {
 }
 
 
-async def launch(log_dir: Path | None) -> ChildProcess:
-    """Start `python -m localllm.engine.worker`. Raises EngineUnavailable.
+# -P: a llama_cpp.py in the current directory must not be imported.
+WORKER = (sys.executable, "-P", "-m", "localllm.engine.worker")
 
-    What llama.cpp writes goes to a new file in `log_dir` (None: a temporary file).
+
+async def launch(log_dir: Path | None, program: Sequence[str] = WORKER) -> ChildProcess:
+    """Start the worker. Raises EngineUnavailable.
+
+    What llama.cpp writes goes to a new file in `log_dir` (None: a temporary file); where no file
+    can be written, it is lost and the engine works without.
     """
     try:
         return await ChildProcess.start(
-            # -P: a llama_cpp.py in the current directory must not be imported.
-            [sys.executable, "-P", "-m", "localllm.engine.worker"],
-            log_path=_log_path(log_dir),
-            environment=os.environ | _ENVIRONMENT,
+            program, log_path=_log_path(log_dir), environment=os.environ | _ENVIRONMENT
         )
-    except OSError as error:  # no such directory, no more processes, no memory for one
+    except OSError as error:  # no more processes, no memory for one
         raise EngineUnavailable(f"The engine's process does not start: {error}") from error
 
 
-def _log_path(directory: Path | None) -> Path:
-    """A new log file; of the older ones in `directory` the last few are kept."""
-    if directory is not None:
-        directory.mkdir(parents=True, exist_ok=True)
-        logs = sorted(directory.glob("engine-*.log"), key=_written)
-        for old in logs[: -_KEPT_LOGS + 1]:
-            old.unlink(missing_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix="engine-", suffix=".log", dir=directory)
+def _log_path(directory: Path | None) -> Path | None:
+    """A new log file, None where there can be none; of the older ones in `directory` the last few
+    are kept."""
+    try:
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+            logs = sorted(directory.glob("engine-*.log"), key=_written)
+            for old in logs[: -_KEPT_LOGS + 1]:
+                old.unlink(missing_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix="engine-", suffix=".log", dir=directory)
+    except OSError:  # a full disk, a directory that is a file or belongs to somebody else
+        return None
     os.close(descriptor)
     return Path(name)
 

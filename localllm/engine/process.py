@@ -1,35 +1,44 @@
 """A child process that speaks in lines. Knows no LLM.
 
 The child's stderr goes to a log file, not a pipe: it costs no task, cannot block the child, and
-is still there after a crash.
+is still there after a crash. Nothing here waits for a child that does not read, nor for ever for
+one that cannot be killed (a disk or a driver that hangs inside the kernel).
 """
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 LOG_TAIL_LINES = 20
 _LINE_LIMIT_BYTES = 64 * 2**20
 _LOG_TAIL_BYTES = 16 * 2**10
+_LOG_LIMIT_BYTES = 4 * 2**20
+_LOG_KEPT_BYTES = 2**20
+_KILL_S = 5.0
+_CANNOT_BE_ENDED = "it cannot be ended"
 
 
 class ChildProcess:
     """Start it with `start`; read `lines` until they end; then `exit_reason` says why."""
 
-    def __init__(self, process: asyncio.subprocess.Process, log_path: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, log_path: Path | None) -> None:
         self._process = process
         self.log_path = log_path
 
     @classmethod
     async def start(
-        cls, arguments: Sequence[str], *, log_path: Path, environment: dict[str, str]
+        cls, arguments: Sequence[str], *, log_path: Path | None, environment: dict[str, str]
     ) -> "ChildProcess":
-        """Run a program in a session of its own, so that a Ctrl+C meant for us spares it."""
-        log_path.parent.mkdir(parents=True, exist_ok=True)
-        with log_path.open("ab") as log:
+        """Run a program in a session of its own, so that a Ctrl+C meant for us spares it.
+
+        `log_path` None: what it writes to stderr is lost.
+        """
+        with _log(log_path) as log:
             process = await asyncio.create_subprocess_exec(
                 *arguments,
                 stdin=asyncio.subprocess.PIPE,
@@ -49,12 +58,23 @@ class ChildProcess:
     def running(self) -> bool:
         return self._process.returncode is None
 
-    async def send(self, line: bytes) -> None:
-        """Write one line. A child that is gone is not an error here: its lines end instead."""
+    def send(self, line: bytes) -> None:
+        """Send one line, now or when the child reads again; never waits.
+
+        A child that is gone is not an error here: its lines end instead.
+        """
+        if not self._stdin.is_closing():
+            self._stdin.write(line)
+
+    @property
+    def unread_bytes(self) -> int:
+        """What has been sent and is not in the pipe yet, because the child does not read."""
+        return self._stdin.transport.get_write_buffer_size()
+
+    @property
+    def _stdin(self) -> asyncio.StreamWriter:
         assert self._process.stdin is not None
-        with suppress(ConnectionError):
-            self._process.stdin.write(line)
-            await self._process.stdin.drain()
+        return self._process.stdin
 
     async def lines(self) -> AsyncGenerator[bytes, None]:
         """Every whole line the child writes, until it closes its output.
@@ -75,7 +95,10 @@ class ChildProcess:
             status = await asyncio.wait_for(self._process.wait(), grace_s)
         except TimeoutError:
             self.kill()
-            status = await self._process.wait()
+            try:
+                status = await asyncio.wait_for(self._process.wait(), _KILL_S)
+            except TimeoutError:
+                return _CANNOT_BE_ENDED
         if status >= 0:
             return f"exit status {status}"
         with suppress(ValueError):
@@ -84,14 +107,30 @@ class ChildProcess:
 
     def log_tail(self) -> tuple[str, ...]:
         """The last lines of the child's log."""
+        text = self._log_end(_LOG_TAIL_BYTES).decode("utf-8", "replace")
+        return tuple(text.splitlines()[-LOG_TAIL_LINES:])
+
+    def trim_log(self) -> None:
+        """Forget the beginning of a log that has grown too long. The child appends: what it writes
+        next goes behind what was kept."""
+        with suppress(OSError):
+            if self.log_path is None or self.log_path.stat().st_size <= _LOG_LIMIT_BYTES:
+                return
+            kept = self._log_end(_LOG_KEPT_BYTES)
+            os.truncate(self.log_path, 0)
+            with self.log_path.open("ab") as log:
+                log.write(kept)
+
+    def _log_end(self, size_bytes: int) -> bytes:
+        if self.log_path is None:
+            return b""
         try:
             with self.log_path.open("rb") as log:
                 log.seek(0, 2)
-                log.seek(max(0, log.tell() - _LOG_TAIL_BYTES))
-                text = log.read().decode("utf-8", "replace")
+                log.seek(max(0, log.tell() - size_bytes))
+                return log.read(size_bytes)
         except OSError:
-            return ()
-        return tuple(text.splitlines()[-LOG_TAIL_LINES:])
+            return b""
 
     def kill(self) -> None:
         """End it now."""
@@ -103,12 +142,14 @@ class ChildProcess:
 
         It is dead afterwards even when this is cancelled.
         """
-        assert self._process.stdin is not None
         try:
-            if self.running and farewell:
-                self._process.stdin.write(farewell)
-            self._process.stdin.close()
+            self.send(farewell)
+            self._stdin.close()
             await self.exit_reason(grace_s=grace_s)
         finally:
             if self.running:
                 self.kill()
+
+
+def _log(path: Path | None) -> BinaryIO:
+    return Path(path or os.devnull).open("ab")  # "a": see `trim_log`

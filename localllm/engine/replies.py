@@ -14,6 +14,7 @@ from localllm.engine.events import (
     LoadRefused,
     Probed,
     PromptProgress,
+    Pulse,
     Reasoning,
     Refused,
     Reranked,
@@ -26,7 +27,15 @@ from localllm.engine.events import (
 )
 from localllm.engine.failures import refusal
 from localllm.engine.wire import WireError
-from localllm.errors import BadRequest, LocalLLMError
+from localllm.errors import BadRequest, GenerationFailed, LocalLLMError, QueueFull
+
+MAX_OPEN = 1024
+"""Requests of one engine that may be open at the same time: it decodes at most 256 at once and
+lets as many wait (worker/scheduler.py)."""
+
+MAX_UNREAD_EVENTS = 10_000
+"""How far the reader of a stream may be behind. The engine has one pipe for everybody, so it
+cannot wait for one reader; and what nobody reads must not fill the memory."""
 
 ControlEvent = (
     Described
@@ -48,6 +57,7 @@ class Stream:
 
     def __init__(self) -> None:
         self._events: asyncio.Queue[GenerateEvent | LocalLLMError] = asyncio.Queue()
+        self._abandoned = False
         self.ended = False
         """Whether the last word has been taken."""
 
@@ -59,8 +69,18 @@ class Stream:
             raise event
         return event
 
-    def put(self, event: GenerateEvent | LocalLLMError) -> None:
+    def put(self, event: GenerateEvent | LocalLLMError) -> bool:
+        """Keep an event for the reader; false when that is one too many, which ends the stream."""
+        if self._abandoned:
+            return True
+        self._abandoned = self._events.qsize() >= MAX_UNREAD_EVENTS
+        if self._abandoned:
+            event = GenerationFailed(
+                f"The answer was ended: {MAX_UNREAD_EVENTS} parts of it are waiting to be read. "
+                "Read a stream as it comes, or ask for fewer tokens."
+            )
         self._events.put_nowait(event)
+        return not self._abandoned
 
 
 class Replies:
@@ -74,36 +94,54 @@ class Replies:
         """By request id, until the worker has said the last word: an id is not free earlier."""
         self._single: dict[str, asyncio.Future[OneAnswer]] = {}
         """The same of requests whose first word is the last."""
+        self.wanted = asyncio.Event()
+        """Set while anybody waits for anything."""
+
+    @property
+    def questions(self) -> int:
+        """Questions that are not answered yet."""
+        return len(self._asked)
 
     def ask(self) -> Answers:
         """Wait for the answer to the question that is sent next."""
         answers: Answers = asyncio.Queue()
         self._asked.append(answers)
+        self.wanted.set()
         return answers
 
     def open(self, request_id: str) -> Stream:
-        """Wait for what comes to this request. Raises BadRequest when its id is taken."""
+        """Wait for what comes to this request. Raises BadRequest (its id is taken), QueueFull."""
         self._check_free(request_id)
         stream = self._streams[request_id] = Stream()
+        self.wanted.set()
         return stream
 
     def expect(self, request_id: str) -> "asyncio.Future[OneAnswer]":
-        """Wait for the one answer to this request. Raises BadRequest when its id is taken."""
+        """Wait for the one answer to this request. Raises BadRequest (its id is taken),
+        QueueFull."""
         self._check_free(request_id)
         answer = self._single[request_id] = asyncio.get_running_loop().create_future()
+        self.wanted.set()
         return answer
 
     def _check_free(self, request_id: str) -> None:
         if request_id in self._streams or request_id in self._single:
             raise BadRequest(f"A request with the id {request_id!r} is running already.")
+        if (open_now := len(self._streams) + len(self._single)) >= MAX_OPEN:
+            raise QueueFull(f"{open_now} requests are open already. Try again later.")
 
-    def deliver(self, event: Event) -> None:
+    def deliver(self, event: Event) -> str | None:
         """Give an event to whoever waits for it; what comes to a request that has ended goes to
-        nobody. Raises WireError for an answer to a question that was not asked."""
+        nobody. Returns the id of a request that must be cancelled because its reader is too far
+        behind. Raises WireError for an answer to a question that was not asked."""
+        unread = None
         match event:
+            case Pulse():
+                pass
             case PromptProgress() | Token() | Reasoning() | ToolCallBegan() | ToolCallArguments():
-                if (stream := self._streams.get(event.request_id)) is not None:
-                    stream.put(event)
+                stream = self._streams.get(event.request_id)
+                if stream is not None and not stream.put(event):
+                    unread = event.request_id
             case Refused() if (answer := self._single.pop(event.request_id, None)) is not None:
                 if not answer.done():
                     answer.set_exception(refusal(event))
@@ -120,6 +158,8 @@ class Replies:
                 self._asked[0].put_nowait(event)
             case _:
                 self._asked.popleft().put_nowait(event)
+        self._note_wanted()
+        return unread
 
     def end(self, error: LocalLLMError) -> None:
         """Give everybody who waits this error, as the last word."""
@@ -133,3 +173,8 @@ class Replies:
         self._asked.clear()
         self._streams.clear()
         self._single.clear()
+        self._note_wanted()
+
+    def _note_wanted(self) -> None:
+        if not self._asked and not self._streams and not self._single:
+            self.wanted.clear()

@@ -19,6 +19,8 @@ _events: "dict[str, msgspec.json.Decoder[Event]]" = {
     kind.__name__: msgspec.json.Decoder(kind) for kind in get_args(Event)
 }
 
+_NOT_A_MESSAGE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 M = TypeVar("M")
 
 
@@ -30,7 +32,18 @@ BAD_INPUT_STATUS = 87
 
 
 class WireError(ValueError):
-    """A line that is not one of ours."""
+    """A line that is not one of ours. `request_id` is that of the request it tried to be."""
+
+    def __init__(self, message: str, *, request_id: str | None = None) -> None:
+        super().__init__(message)
+        self.request_id = request_id
+
+
+class _Named(msgspec.Struct):
+    request_id: str
+
+
+_named = msgspec.json.Decoder(_Named)
 
 
 def encode(message: Command | Event) -> bytes:
@@ -52,10 +65,20 @@ def decode_event(line: bytes) -> Event:
 
 
 def _decode(line: bytes, decoders: dict[str, "msgspec.json.Decoder[M]"]) -> M:
+    body = None
     try:
         name, body = _envelope.decode(line)
         return decoders[name].decode(body)
     except KeyError:
         raise WireError(f"unknown message {name!r}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _NOT_A_MESSAGE as error:
+        if body is not None and (request_id := _whose(body)) is not None:
+            raise WireError(str(error), request_id=request_id) from None
         raise WireError(f"not a message: {line[:80]!r} ({error})") from None
+
+
+def _whose(body: msgspec.Raw) -> str | None:
+    try:
+        return _named.decode(body).request_id
+    except _NOT_A_MESSAGE:
+        return None

@@ -164,4 +164,4 @@ async def test_a_process_that_does_not_leave_is_killed(tmp_path: Path) -> None:
         break
     await process.close(grace_s=0.05)
     assert await process.exit_reason() == "SIGKILL"
-    await process.send(b"to nobody\n")
+    process.send(b"to nobody\n")

@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+from contextlib import suppress
 
 from localllm.engine.worker.main import main
 
@@ -17,9 +18,11 @@ def run() -> None:
     try:
         status = main()
     except Exception:  # noqa: BLE001 - the last line of this process; its log is all that is left
-        traceback.print_exc()
+        with suppress(OSError):
+            traceback.print_exc()
     finally:
-        sys.stderr.flush()
+        with suppress(OSError):  # a full disk
+            sys.stderr.flush()
         os._exit(status)
 
 

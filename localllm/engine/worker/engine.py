@@ -6,7 +6,6 @@ thread while a batch is computed.
 
 import hashlib
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -36,12 +35,13 @@ from localllm.engine.events import (
 )
 from localllm.engine.limits import check_request, check_settings, check_tokens
 from localllm.engine.worker.build import describe
-from localllm.engine.worker.log import NativeLog
+from localllm.engine.worker.log import NativeLog, note
 from localllm.engine.worker.model import Model
 from localllm.engine.worker.rolling import RollingWindow, room
 from localllm.engine.worker.scheduler import Scheduler
 from localllm.engine.worker.state import KEY_BYTES, ModelFiles, States
 from localllm.engine.worker.template import ChatTemplate
+from localllm.engine.worker.vitals import Vitals
 from localllm.errors import (
     BadRequest,
     ContextOverflow,
@@ -59,9 +59,10 @@ _FIRST_CHARS = 8
 class WorkerEngine:
     """One model at most; requests before a load are refused."""
 
-    def __init__(self, emit: Emit, flush: Callable[[], None]) -> None:
+    def __init__(self, emit: Emit, flush: Callable[[], None], vitals: Vitals) -> None:
         self._emit = emit
         self._flush = flush
+        self._vitals = vitals
         self._log = NativeLog()
         llama.llama_backend_init()
         self._model: Model | None = None
@@ -75,6 +76,7 @@ class WorkerEngine:
         return self._scheduler is not None and self._scheduler.busy
 
     def handle(self, command: Command, arrived: float) -> None:
+        self._vitals.beat()
         match command:
             case Describe():
                 self._emit(Described(build=describe()))
@@ -123,7 +125,13 @@ class WorkerEngine:
         try:
             check_settings(request.settings)
             files = ModelFiles(request.path)
-            model = Model(request.path, request.settings, log=self._log, on_progress=self._progress)
+            model = Model(
+                request.path,
+                request.settings,
+                log=self._log,
+                on_progress=self._progress,
+                vitals=self._vitals,
+            )
         except LoadFailed as error:
             self._emit(LoadRefused(message=str(error)))
             return
@@ -153,10 +161,11 @@ class WorkerEngine:
         try:
             return ChatTemplate(source, bos_token=model.bos, eos_token=model.eos)
         except BadRequest as error:
-            sys.stderr.write(f"localllm worker: {error}\n")
+            note(f"localllm worker: {error}")
             return None
 
     def _progress(self, fraction: float) -> None:
+        self._vitals.beat()
         self._emit(LoadProgress(fraction=fraction))
         self._flush()
 

@@ -6,6 +6,7 @@ called. Debug lines (tens of thousands per load) are dropped.
 
 import sys
 from collections import deque
+from contextlib import suppress
 
 import llama_cpp.llama_cpp as llama
 
@@ -43,8 +44,13 @@ class NativeLog:
             return
         self._partial += text.decode("utf-8", "replace")
         *whole, self._partial = self._partial.split("\n")
+        self._lines += whole
         for line in whole:
-            self._lines.append(line)
-            sys.stderr.write(line + "\n")
-        if whole:
-            sys.stderr.flush()
+            note(line)
+
+
+def note(line: str) -> None:
+    """Write a line for people. A full disk is no reason to fail."""
+    with suppress(OSError):
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()

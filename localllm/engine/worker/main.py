@@ -17,7 +17,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import BinaryIO, NoReturn
 
-from localllm.engine.events import Cancel, Command, Event, Shutdown
+from localllm.engine.events import Cancel, Command, Event, Refused, Shutdown
 from localllm.engine.wire import (
     BAD_INPUT_STATUS,
     UNAVAILABLE_STATUS,
@@ -25,6 +25,7 @@ from localllm.engine.wire import (
     decode_command,
     encode,
 )
+from localllm.errors import BadRequest
 
 
 def main() -> int:
@@ -37,13 +38,19 @@ def main() -> int:
     _without_its_init(package)
     try:
         from localllm.engine.worker.engine import WorkerEngine
+        from localllm.engine.worker.vitals import PulseThread, Vitals
     except (ImportError, OSError, RuntimeError) as error:
         return _unavailable(f"llama-cpp-python does not import: {error}")
-    outbox = Outbox(protocol)
-    engine = WorkerEngine(outbox.put, outbox.flush)
-    commands = Inbox(sys.stdin.buffer, on_cancel=engine.interrupt)
+    outbox, vitals = Outbox(protocol), Vitals()
+    pulse = PulseThread(vitals, outbox.send)
+    engine = WorkerEngine(outbox.put, outbox.flush, vitals)
+    commands = Inbox(sys.stdin.buffer, on_cancel=engine.interrupt, on_garbage=outbox.send)
     while True:
-        for command, arrived in commands.take(wait=not engine.busy):
+        if not engine.busy:
+            pulse.rest()
+            commands.wait()
+            pulse.work()
+        for command, arrived in commands.take():
             if isinstance(command, Shutdown):
                 engine.close()
                 return 0
@@ -54,11 +61,15 @@ def main() -> int:
 
 
 class Outbox:
-    """Events on their way to the parent: one write for all the events of a step."""
+    """Events on their way to the parent: one write for all the events of a step.
+
+    `put` and `flush` belong to the thread that computes; `send` may be called from any.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._lines: list[bytes] = []
+        self._writing = threading.Lock()
 
     def put(self, event: Event) -> None:
         self._lines.append(encode(event))
@@ -66,29 +77,50 @@ class Outbox:
     def flush(self) -> None:
         if not self._lines:
             return
+        self._write(b"".join(self._lines))
+        self._lines.clear()
+
+    def send(self, event: Event) -> None:
+        """Write one event now."""
+        self._write(encode(event))
+
+    def _write(self, lines: bytes) -> None:
         try:
-            self._stream.write(b"".join(self._lines))
-            self._stream.flush()
+            with self._writing:
+                self._stream.write(lines)
+                self._stream.flush()
         except BrokenPipeError:
             os._exit(0)  # the parent is gone
-        self._lines.clear()
 
 
 class Inbox:
     """Commands from the parent, read by a thread of their own."""
 
-    def __init__(self, stream: BinaryIO, *, on_cancel: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        stream: BinaryIO,
+        *,
+        on_cancel: Callable[[str], None],
+        on_garbage: Callable[[Refused], None],
+    ) -> None:
         self._stream = stream
         self._on_cancel = on_cancel
+        self._on_garbage = on_garbage
         self._queue: queue.SimpleQueue[tuple[Command, float]] = queue.SimpleQueue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._first: tuple[Command, float] | None = None
+        threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
     def nothing_new(self) -> bool:
         return self._queue.empty()
 
-    def take(self, *, wait: bool) -> list[tuple[Command, float]]:
-        """Every command that has arrived, with when; waits for the first when asked to."""
-        taken = [self._queue.get()] if wait else []
+    def wait(self) -> None:
+        """Wait for a command; `take` gives it."""
+        self._first = self._queue.get()
+
+    def take(self) -> list[tuple[Command, float]]:
+        """Every command that has arrived, with when."""
+        taken = [] if self._first is None else [self._first]
+        self._first = None
         while not self._queue.empty():
             taken.append(self._queue.get())
         return taken
@@ -97,13 +129,25 @@ class Inbox:
         status = BAD_INPUT_STATUS  # also when memory runs out here: a deaf worker is no worker
         try:
             for line in self._stream:
-                self._take_in(decode_command(line))
+                try:
+                    self._take_in(decode_command(line))
+                except WireError as error:
+                    self._refuse(error)
             status = 0  # stdin ended: the parent is gone, even if a decode is still running
         except (WireError, MemoryError) as error:
             sys.stderr.write(f"localllm worker: {error!r}\n")
             sys.stderr.flush()
         finally:
             os._exit(status)
+
+    def _refuse(self, error: WireError) -> None:
+        """A request that is not one fails alone. Raises WireError when it is not known whose."""
+        if error.request_id is None:
+            raise error
+        message = f"The engine does not understand this request: {error}"
+        self._on_garbage(
+            Refused(request_id=error.request_id, code=BadRequest.code, message=message)
+        )
 
     def _take_in(self, command: Command) -> None:
         self._queue.put((command, time.monotonic()))

@@ -7,7 +7,6 @@ here, and nothing here knows of requests.
 import ctypes
 import functools
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,10 +15,12 @@ import llama_cpp.llama_cpp as llama
 import psutil
 
 from localllm.core.load import Allocation, LoadSettings
+from localllm.engine.worker.abort import abort_flag
 from localllm.engine.worker.adapters import Adapters, Space
 from localllm.engine.worker.log import NativeLog
 from localllm.engine.worker.params import context_params, model_params
 from localllm.engine.worker.readback import allocations
+from localllm.engine.worker.vitals import Vitals
 from localllm.errors import LoadFailed
 
 _DECODED, _NO_ROOM, _ABORTED = 0, 1, 2  # llama_decode's return values (llama.h, b11434)
@@ -43,27 +44,6 @@ class Row:
     output: bool
 
 
-class AbortFlag:
-    """A byte that ends a running `llama_decode` on the CPU, readable without the GIL.
-
-    llama.cpp calls the abort callback once per graph node; a Python callback would cost more
-    than the node. `strlen` of the two bytes [flag, 0] is 0 or 1: a C function that is in every
-    process and answers exactly the question.
-    """
-
-    def __init__(self) -> None:
-        self._bytes = ctypes.create_string_buffer(2)
-        libc = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
-        self.callback = ctypes.cast(libc.strlen, llama.ggml_abort_callback)
-        self.address = ctypes.cast(self._bytes, ctypes.c_void_p)
-
-    def raise_(self) -> None:
-        self._bytes[0] = b"\x01"
-
-    def lower(self) -> None:
-        self._bytes[0] = b"\x00"
-
-
 class Model:
     """A loaded model with `settings.parallel` slots in one unified KV cache."""
 
@@ -74,12 +54,15 @@ class Model:
         *,
         log: NativeLog,
         on_progress: Callable[[float], None],
+        vitals: Vitals | None = None,
     ) -> None:
         """Load weights, then make the context. Raises LoadFailed with llama.cpp's own reason."""
         started = time.monotonic()
         log.take()
         self.settings = settings
-        self.abort = AbortFlag()
+        self.abort = abort_flag()
+        self.vitals = vitals or Vitals()
+        self.vitals.watch(self.abort.nodes)
         self._model = _load_weights(path, settings, log, on_progress)
         try:
             self.adapters = Adapters(self._model, settings.adapters, log)
@@ -97,6 +80,9 @@ class Model:
         self.chunk = min(settings.batch, settings.ubatch)
         """Tokens of one physical batch: `decode` takes no more."""
         self._batch = llama.llama_batch_init(self.chunk, 0, 1)
+        # A GPU compiles its kernels for the first batch, which can take it minutes.
+        on_cpu = not llama.llama_supports_gpu_offload()
+        self._shows_nodes = on_cpu and self.abort.nodes() is not None
         self._pieces: dict[int, bytes] = {}
         self.vocabulary: int = llama.llama_vocab_n_tokens(self._vocab)
         self.window: int = llama.llama_model_n_swa(self._model)
@@ -217,13 +203,22 @@ class Model:
             batch.n_seq_id[i] = 1
             batch.seq_id[i][0] = row.slot
             batch.logits[i] = row.output
-        status = llama.llama_decode(self._context, batch)
+        status = self._compute(batch)
         if status == _NO_ROOM:
             raise NoRoom
         if status == _ABORTED:
             raise Aborted
         if status != _DECODED:
             raise RuntimeError(f"llama_decode returned {status}")
+        self.vitals.beat()
+
+    def _compute(self, batch: llama.llama_batch) -> int:
+        if self._shows_nodes:
+            return int(llama.llama_decode(self._context, batch))
+        with self.vitals.long_call():
+            status = int(llama.llama_decode(self._context, batch))
+        self._shows_nodes = self.abort.nodes() is not None
+        return status
 
     def use(self, space: Space) -> None:
         """Compute the next batches with these adapters."""

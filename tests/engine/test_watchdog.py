@@ -1,0 +1,275 @@
+"""A process that does not answer is noticed and ended; one that is slow is not."""
+
+import asyncio
+import os
+import queue
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import aclosing
+from pathlib import Path
+
+import psutil
+import pytest
+
+from localllm.core.load import LoadSettings
+from localllm.engine.client import ProcessEngine
+from localllm.engine.events import GenerateRequest, LoadRequest, ProbeRequest, Pulse, Token
+from localllm.engine.launch import WORKER
+from localllm.engine.watchdog import Patience, Watchdog
+from localllm.engine.worker.vitals import PulseThread, Vitals
+from localllm.errors import EngineCrashed
+from tests.engine import tiny
+from tests.engine.answers import GREEDY, collect
+from tests.engine.driven import Driven, settings
+
+PATIENCE = Patience(start_s=120, silent_s=15, still_s=30, long_s=600, look_s=1)
+SHORT = Patience(start_s=60, silent_s=2.5, still_s=60, long_s=60, look_s=0.05)
+"""Notices a process that says nothing soon (a healthy one pulses every second), nothing else."""
+
+STILL = Patience(start_s=60, silent_s=60, still_s=0.5, long_s=60, look_s=0.05)
+"""Notices a computing thread that does not move soon, and nothing else."""
+
+LOAD = LoadSettings(context=2048, parallel=8, batch=64, ubatch=64, threads=1)
+
+_HANGS = """
+import sys, threading
+import localllm.engine.worker.main as main
+ready = main._without_its_init
+def prepare(package):
+    ready(package)
+    from localllm.engine.worker.{module} import {name}
+    def hang(*_, **__): {how}
+    {name}.{method} = hang
+main._without_its_init = prepare
+main.main()
+"""
+
+
+def hanging(module: str, name: str, method: str, how: str) -> tuple[str, ...]:
+    """The worker, but for one method, which never returns."""
+    script = _HANGS.format(module=module, name=name, method=method, how=how)
+    return (*WORKER[:2], "-c", script)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.plain(tmp_path_factory.mktemp("tiny") / "plain.gguf")
+
+
+async def loaded(
+    path: Path, patience: Patience, program: tuple[str, ...] = WORKER
+) -> ProcessEngine:
+    engine = ProcessEngine(patience=patience, program=program)
+    async for _ in engine.load(LoadRequest(path=str(path), settings=LOAD)):
+        pass
+    return engine
+
+
+def ask_long(request_id: str, text: str = "hello") -> GenerateRequest:
+    """An answer that is long enough to be interrupted."""
+    return GenerateRequest(request_id=request_id, prompt=text, sampling=GREEDY, max_tokens=2000)
+
+
+class Looking:
+    """A watchdog on a made-up clock that looks once a second."""
+
+    def __init__(self) -> None:
+        self.watchdog = Watchdog(PATIENCE)
+        self.now = 1000.0
+        self.heard(Pulse(moves=0))
+
+    def heard(self, event: Pulse | Token) -> None:
+        self.watchdog.heard(event, self.now)
+
+    def wait(self, seconds: int, pulse: Pulse | None = None, *, long: bool = False) -> str | None:
+        """Look for so long, hearing `pulse` every second; the verdict, when there is one."""
+        for _ in range(seconds):
+            self.now += 1
+            if pulse is not None:
+                self.heard(pulse)
+            if (verdict := self.watchdog.look(self.now, long=long)) is not None:
+                return verdict
+        return None
+
+
+def test_a_process_that_says_nothing_is_given_up_soon() -> None:
+    looking = Looking()
+    assert looking.wait(15) is None
+    assert looking.wait(2) == "stopped answering for 16 s"
+
+
+def test_a_process_that_pulses_without_moving_is_given_up_later() -> None:
+    looking = Looking()
+    assert looking.wait(30, Pulse(moves=7)) is None
+    assert looking.wait(3, Pulse(moves=7)) == "computed without getting any further for 31 s"
+
+
+def test_a_slow_process_is_waited_for_as_long_as_it_moves() -> None:
+    looking = Looking()
+    for moves in range(200):  # every 29 s one node of a graph
+        assert looking.wait(29, Pulse(moves=moves)) is None
+
+
+def test_events_are_signs_of_life_too() -> None:
+    looking = Looking()
+    for _ in range(20):
+        assert looking.wait(14) is None
+        looking.heard(Token(request_id="a", text="x"))
+
+
+@pytest.mark.parametrize("long", [True, False])
+def test_what_shows_nothing_is_waited_for_longer(long: bool) -> None:
+    looking = Looking()
+    pulse = Pulse(moves=1, patient=not long)
+    assert looking.wait(600, pulse, long=long) is None
+    assert looking.wait(2, pulse, long=long) is not None
+
+
+def test_a_process_that_has_not_begun_may_come_from_a_slow_disk() -> None:
+    looking = Looking()
+    looking.watchdog = Watchdog(PATIENCE)
+    assert looking.wait(120) is None
+    assert looking.wait(2) == "did not begin to work within 121 s"
+
+
+def test_a_suspended_machine_does_not_look_like_a_hang() -> None:
+    looking = Looking()
+    assert looking.wait(14) is None
+    looking.now += 8 * 3600  # some systems' clocks count the night, and all of them a Ctrl+Z
+    assert looking.wait(15) is None
+    assert looking.wait(2) is not None
+
+
+def test_an_idle_process_owes_nothing() -> None:
+    looking = Looking()
+    assert looking.wait(14) is None
+    looking.watchdog.rest()
+    looking.now += 1
+    assert looking.wait(15) is None
+    assert looking.wait(2) is not None
+
+
+async def test_a_stopped_process_is_an_error_for_all_its_streams_and_no_zombie(
+    model: Path,
+) -> None:
+    engine = await loaded(model, SHORT)
+    pid = engine.pid
+    assert pid is not None
+    running = asyncio.Barrier(9)
+
+    async def stream(request_id: str) -> EngineCrashed:
+        with pytest.raises(EngineCrashed) as caught:
+            async with aclosing(engine.generate(ask_long(request_id))) as events:
+                await anext(events)
+                await running.wait()
+                async for _ in events:
+                    pass
+        return caught.value
+
+    streams = [asyncio.ensure_future(stream(f"s{i}")) for i in range(8)]
+    await running.wait()
+    os.kill(pid, signal.SIGSTOP)
+    # More than a pipe holds: neither the cancel nor the next request waits for the process.
+    big = asyncio.ensure_future(collect(engine, ask_long("big", "x" * 2_000_000)))
+    await asyncio.sleep(0)
+    await engine.cancel("s0")
+    crashes = await asyncio.gather(*streams)
+    assert len({id(crash) for crash in crashes}) == 1  # all of them at once
+    assert crashes[0].reason.startswith("stopped answering for")
+    assert "Its log:" in str(crashes[0])
+    with pytest.raises(EngineCrashed):
+        await big
+    assert not engine.alive
+    await engine.close()
+    assert not psutil.pid_exists(pid)
+
+
+async def test_a_process_that_was_stopped_for_a_moment_goes_on(model: Path) -> None:
+    engine = await loaded(model, PATIENCE)
+    assert engine.pid is not None
+    os.kill(engine.pid, signal.SIGSTOP)
+    answer = asyncio.ensure_future(collect(engine, ask_long("a")))
+    await asyncio.sleep(0)
+    os.kill(engine.pid, signal.SIGCONT)
+    assert (await answer)[1].completion_tokens == 2000
+    await engine.close()
+
+
+@pytest.mark.parametrize("how", ["threading.Event().wait()", "\n        while True: pass"])
+async def test_a_computing_thread_that_hangs_is_noticed(model: Path, how: str) -> None:
+    engine = await loaded(model, STILL, hanging("model", "Model", "decode", how))
+    with pytest.raises(EngineCrashed) as caught:
+        await collect(engine, ask_long("a"))
+    assert caught.value.reason.startswith("computed without getting any further for")
+    await engine.close()
+
+
+async def test_a_scheduler_that_turns_in_circles_is_noticed(model: Path) -> None:
+    program = hanging("scheduler", "Scheduler", "step", "pass")
+    engine = await loaded(model, STILL, program)
+    with pytest.raises(EngineCrashed, match="without getting any further"):
+        await collect(engine, ask_long("a"))
+    await engine.close()
+
+
+async def test_a_load_and_a_dry_run_that_hang_are_noticed(model: Path) -> None:
+    impatient = Patience(start_s=60, silent_s=60, still_s=60, long_s=0.3, look_s=0.05)
+    for question in ("_load", "_probe"):
+        program = hanging("engine", "WorkerEngine", question, "threading.Event().wait()")
+        engine = ProcessEngine(patience=impatient, program=program)
+        with pytest.raises(EngineCrashed, match="without getting any further"):
+            if question == "_probe":
+                await engine.probe(ProbeRequest(path=str(model), settings=LOAD))
+            async for _ in engine.load(LoadRequest(path=str(model), settings=LOAD)):
+                pass
+        await engine.close()
+
+
+async def test_a_process_that_never_begins_is_noticed(tmp_path: Path) -> None:
+    impatient = Patience(start_s=0.3, look_s=0.05)
+    program = (sys.executable, "-c", "import threading; threading.Event().wait()")
+    engine = ProcessEngine(patience=impatient, program=program, log_dir=tmp_path)
+    with pytest.raises(EngineCrashed, match="did not begin to work within"):
+        await engine.describe()
+    await engine.close()
+
+
+def test_a_batch_shows_each_node_of_its_graph(model: Path) -> None:
+    driven = Driven(model, settings())
+    driven.submit("a", "hello")
+    sign = driven.model.vitals.sign()
+    driven.scheduler.step()
+    beats, nodes = driven.model.vitals.sign()
+    assert beats > sign[0]
+    if sys.platform == "linux":
+        assert nodes is not None and sign[1] is not None
+        assert nodes - sign[1] > 20  # two layers of more than ten nodes each
+    driven.close()
+
+
+def test_a_pulse_says_whether_the_thread_has_moved() -> None:
+    vitals, pulses = Vitals(), Pulses()
+    thread = PulseThread(vitals, pulses.put, every_s=0)
+    first = pulses.take()
+    assert pulses.take() == first
+    vitals.beat()
+    assert pulses.until(lambda pulse: pulse.moves > first.moves)
+    with vitals.long_call():
+        assert pulses.until(lambda pulse: pulse.patient)
+    assert pulses.until(lambda pulse: not pulse.patient)
+    thread.rest()
+
+
+class Pulses:
+    """What a pulse thread says, one at a time: it waits until the last one was taken."""
+
+    def __init__(self) -> None:
+        self._queue: queue.Queue[Pulse] = queue.Queue(1)
+        self.put = self._queue.put
+        self.take = self._queue.get
+
+    def until(self, wanted: Callable[[Pulse], bool]) -> bool:
+        while not wanted(self.take()):
+            pass
+        return True
