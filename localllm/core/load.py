@@ -135,6 +135,7 @@ class BufferKind(StrEnum):
     COMPUTE = "compute"
     OUTPUT = "output"
     ADAPTERS = "adapters"
+    ENCODER = "encoder"  # what an image encoder computes in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,11 +28,21 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """A picture in a message: the bytes of its file, and before which character of the content
+    it stands."""
+
+    data: bytes
+    at: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """One turn of a conversation.
 
     `tool_calls` and `reasoning` are an assistant's; a turn of the role TOOL is the result of the
     call `tool_call_id`. `name` is the tool's, and is looked up by that id when it is None.
+    `images` are in the order in which they stand in `content`.
     """
 
     role: Role
@@ -41,6 +51,7 @@ class Message:
     tool_call_id: str | None = None
     name: str | None = None
     reasoning: str | None = None
+    images: tuple[Image, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,10 +163,16 @@ class Describe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadRequest:
-    """Load the GGUF at `path`; answered by `LoadProgress`* then `Loaded` or `LoadRefused`."""
+    """Load the GGUF at `path`; answered by `LoadProgress`* then `Loaded` or `LoadRefused`.
+
+    `mmproj` is the encoder's file, with which the model sees; `encoder_device` the engine's name
+    of the device that it computes on, None for the processor.
+    """
 
     path: str
     settings: LoadSettings = field(default_factory=LoadSettings)
+    mmproj: str | None = None
+    encoder_device: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,6 +332,7 @@ class Loaded:
     has_chat_template: bool
     chat_template_sha256: str | None
     load_s: float
+    vision: bool = False  # whether messages may have images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from localllm.engine.events import (
     Tool,
     ToolMode,
 )
+from localllm.engine.images import check_images
 from localllm.errors import BadRequest, LoadFailed
 
 MAX_STOPS = 256
@@ -80,6 +81,7 @@ def check_request(request: GenerateRequest) -> None:
         raise BadRequest("The conversation is empty: send at least one message.")
     if request.messages is None and request.overflow is Overflow.ROLL:
         raise BadRequest("A prompt has no turns that could be left out: overflow must be error.")
+    check_images(request.messages or ())
     if request.max_tokens is not None:
         _check_int("max_tokens", request.max_tokens, 1, _MAX_INT)
     _check_int("min_tokens", request.min_tokens, 0, _MAX_INT)

@@ -68,6 +68,19 @@ def windowed(path: Path) -> Path:
     )
 
 
+def two_dimensional(path: Path) -> Path:
+    """Positions of its own for every dimension of a picture (qwen2vl)."""
+    writer = _writer(path, "qwen2vl", layers=2)
+    half = WIDTH // HEADS // 2
+    writer.add_rope_dimension_sections([half // 2, half // 4, half // 4, 0])
+
+    def layer(i: int) -> Shapes:
+        biases = {f"blk.{i}.attn_{part}.bias": (WIDTH,) for part in ("q", "k", "v")}
+        return _norms(i, "attn", "ffn") | _attention(i) | biases | _feed_forward(i)
+
+    return _write(path, writer, layer, layers=2)
+
+
 def recurrent(path: Path) -> Path:
     """A state that only goes forward (mamba)."""
     writer = _writer(path, "mamba", layers=2)

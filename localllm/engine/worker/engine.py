@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import llama_cpp.llama_cpp as llama
 
@@ -41,6 +42,7 @@ from localllm.engine.worker.rolling import RollingWindow, room
 from localllm.engine.worker.scheduler import Scheduler
 from localllm.engine.worker.state import KEY_BYTES, ModelFiles, States
 from localllm.engine.worker.template import ChatTemplate
+from localllm.engine.worker.vision.prompt import BLIND, Marker, PicturePrompt
 from localllm.engine.worker.vitals import Vitals
 from localllm.errors import (
     BadRequest,
@@ -49,6 +51,9 @@ from localllm.errors import (
     LoadFailed,
     StateFailed,
 )
+
+if TYPE_CHECKING:
+    from localllm.engine.worker.vision.encoder import Encoder
 
 Emit = Callable[[Event], None]
 
@@ -70,6 +75,7 @@ class WorkerEngine:
         self._template: ChatTemplate | None = None
         self._window = RollingWindow()
         self._states: States | None = None
+        self._eyes: Encoder | None = None
 
     @property
     def busy(self) -> bool:
@@ -132,6 +138,7 @@ class WorkerEngine:
                 on_progress=self._progress,
                 vitals=self._vitals,
             )
+            self._eyes = self._open_eyes(request, model)
         except LoadFailed as error:
             self._emit(LoadRefused(message=str(error)))
             return
@@ -144,7 +151,7 @@ class WorkerEngine:
         )
         self._emit(
             Loaded(
-                allocations=model.allocations,
+                allocations=model.allocations + (self._eyes.allocations if self._eyes else ()),
                 context=model.context,
                 cells=int(llama.llama_n_ctx(model.handle)),
                 parallel=model.settings.parallel,
@@ -152,8 +159,16 @@ class WorkerEngine:
                 has_chat_template=self._template is not None,
                 chat_template_sha256=digest,
                 load_s=model.load_s,
+                vision=self._eyes is not None,
             )
         )
+
+    def _open_eyes(self, request: LoadRequest, model: Model) -> "Encoder | None":
+        if request.mmproj is None:
+            return None
+        from localllm.engine.worker.vision.encoder import Encoder
+
+        return Encoder(request.mmproj, model, log=self._log, on=request.encoder_device)
 
     def _compile(self, source: str | None, model: Model) -> ChatTemplate | None:
         if source is None:
@@ -245,10 +260,25 @@ class WorkerEngine:
                 "This model has no usable chat template: it is a base model that continues text. "
                 "Send a plain prompt instead of a conversation."
             )
-        text = self._template.render(request.messages or ())
-        if model.adds_bos and model.bos:
-            text = text.removeprefix(model.bos)  # the tokenizer adds it; twice hurts the answer
-        return _tokenize(model, text)
+        if any(message.images for message in request.messages or ()):
+            return self._with_pictures(request, model)
+        return _tokenize(model, self._text(self._template, request, model))
+
+    def _text(self, template: ChatTemplate, request: GenerateRequest, model: Model) -> str:
+        """The conversation as the template writes it, without what the tokenizer puts before it:
+        twice hurts the answer."""
+        text = template.render(request.messages or ())
+        return text.removeprefix(model.bos) if model.adds_bos and model.bos else text
+
+    def _with_pictures(self, request: GenerateRequest, model: Model) -> PicturePrompt:
+        if self._template is None or self._eyes is None:
+            raise BadRequest(BLIND)
+        marker = Marker()
+        marked = replace(request, messages=marker.mark(request.messages or ()))
+        text = self._text(self._template, marked, model)
+        if len(text) > _FIRST_CHARS * model.context:
+            _tokenize(model, text)  # which refuses what is far too long
+        return self._eyes.read(marker.split(text))
 
 
 def _tokenize(model: Model, text: str) -> list[int]:

@@ -6,6 +6,7 @@ called. Debug lines (tens of thousands per load) are dropped.
 
 import sys
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 
 import llama_cpp.llama_cpp as llama
@@ -23,6 +24,10 @@ class NativeLog:
         self._level = _DEBUG
         self._callback = llama.llama_log_callback(self._receive)
         llama.llama_log_set(self._callback, None)
+
+    def listen_to(self, library: Callable[[object, None], None]) -> None:
+        """Take in the lines of another library of llama.cpp's, given its `..._log_set`."""
+        library(self._callback, None)
 
     def take(self) -> tuple[str, ...]:
         """The lines since the last call; clears them."""

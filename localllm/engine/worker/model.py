@@ -44,6 +44,16 @@ class Row:
     output: bool
 
 
+def raise_for(status: int) -> None:
+    """Raise Aborted, NoRoom, or RuntimeError for what `llama_decode` and the like return."""
+    if status == _NO_ROOM:
+        raise NoRoom
+    if status == _ABORTED:
+        raise Aborted
+    if status != _DECODED:
+        raise RuntimeError(f"llama_decode returned {status}")
+
+
 class Model:
     """A loaded model with `settings.parallel` slots in one unified KV cache."""
 
@@ -203,13 +213,7 @@ class Model:
             batch.n_seq_id[i] = 1
             batch.seq_id[i][0] = row.slot
             batch.logits[i] = row.output
-        status = self._compute(batch)
-        if status == _NO_ROOM:
-            raise NoRoom
-        if status == _ABORTED:
-            raise Aborted
-        if status != _DECODED:
-            raise RuntimeError(f"llama_decode returned {status}")
+        raise_for(self._compute(batch))
         self.vitals.beat()
 
     def _compute(self, batch: llama.llama_batch) -> int:

@@ -52,16 +52,21 @@ def model_params(settings: LoadSettings) -> llama.llama_model_params:
     return params
 
 
+def device(name: str) -> int:
+    """llama.cpp's device of this name. Raises LoadFailed."""
+    find = libggml.ggml_backend_dev_by_name
+    find.argtypes, find.restype = [ctypes.c_char_p], ctypes.c_void_p
+    found = find(name.encode())
+    if found is None:
+        raise LoadFailed(f"the engine has no device {name} (any more); plan the load again")
+    return int(found)
+
+
 @cache
 def _devices(names: tuple[str, ...]) -> "ctypes.Array[ctypes.c_void_p]":
     """The devices of these names, ended by a null: an empty list keeps everything, and the
     computing too, off the GPUs. Cached because llama.cpp keeps the pointer."""
-    find = libggml.ggml_backend_dev_by_name
-    find.argtypes, find.restype = [ctypes.c_char_p], ctypes.c_void_p
-    found = [find(name.encode()) for name in names]
-    for name, device in zip(names, found, strict=True):
-        if device is None:
-            raise LoadFailed(f"the engine has no device {name} (any more); plan the load again")
+    found = [device(name) for name in names]
     return (ctypes.c_void_p * (len(found) + 1))(*found, None)
 
 

@@ -48,7 +48,8 @@ class Sampler:
     def accept_prompt(self, tokens: list[int]) -> None:
         """Let the penalties see the end of the prompt."""
         for token in tokens[-self._remembered :] if self._remembered else ():
-            llama.llama_sampler_accept(self._chain, token)
+            if token >= 0:  # a picture has no tokens
+                llama.llama_sampler_accept(self._chain, token)
 
     def sample(self, context: int, row: int) -> int:
         """Draw from output row `row` of the last decode, and remember the draw."""

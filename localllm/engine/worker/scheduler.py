@@ -7,6 +7,7 @@ and a chunk of the prompts that are still being read. Sequences join and leave b
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from localllm.engine.events import (
@@ -26,6 +27,7 @@ from localllm.engine.worker.model import Aborted, Model, NoRoom
 from localllm.engine.worker.sampling import Sampler
 from localllm.engine.worker.sequence import Batch, Chunk, Sequence, timings
 from localllm.engine.worker.text import TextStream
+from localllm.engine.worker.vision.prompt import PicturePrompt
 from localllm.errors import BadRequest, ContextOverflow, GenerationFailed, QueueFull
 
 if TYPE_CHECKING:
@@ -73,10 +75,12 @@ class Scheduler:
         """
         if any(sequence.id == request.request_id for sequence in self._everybody()):
             raise BadRequest(f"A request with the id {request.request_id!r} is running already.")
-        room = self._model.context - len(prompt)
+        pictures = prompt if isinstance(prompt, PicturePrompt) else None
+        tokens = pictures.tokens if pictures is not None else len(prompt)
+        room = self._model.context - tokens
         if room < 1:
             raise ContextOverflow(
-                f"The prompt has {len(prompt)} tokens and the context holds {self._model.context}. "
+                f"The prompt has {tokens} tokens and the context holds {self._model.context}. "
                 f"Shorten the conversation, or load the model with a larger context (--ctx)."
             )
         if len(self._waiting) >= MAX_WAITING:
@@ -86,13 +90,14 @@ class Scheduler:
             Sequence(
                 request=request,
                 prompt=prompt,
-                prompt_tokens=len(prompt),
+                prompt_tokens=tokens,
                 limit=limit,
                 text=TextStream(request.stop),
                 arrived=arrived,
                 constraint=self._constraint(request),
                 dropped=dropped,
                 space=self._model.adapters.space(request.adapters),
+                pictures=pictures,
             )
         )
 
@@ -118,25 +123,50 @@ class Scheduler:
     def step(self) -> None:
         """Compute one batch for everybody."""
         self._admit()
+        self._show()
         batch = self._build()
-        if not batch.rows:
+        if batch.rows:
+            self._compute(batch, lambda: self._model.decode(batch.rows))
+
+    def _show(self) -> None:
+        """Compute the next picture of the first who has come to one. One a step, and a batch for
+        everybody after it: nobody waits for two."""
+        for sequence in self._reading():
+            pictures = sequence.pictures
+            if pictures is None:
+                continue
+            self._catch_up(sequence)
+            picture = pictures.at(self._cells.count(sequence.slot))
+            if picture is None:
+                continue
+            if picture.start != self._cells.count(sequence.slot):  # a part of one is of no use
+                self._cells.cut(sequence.slot, picture.start)
+                sequence.cached = min(sequence.cached, self._cells.count(sequence.slot))
+                return
+            chunk = Chunk(sequence, pictures[picture.start : picture.end], -1, samples=False)
+            batch = Batch(chunks=[chunk], picture_cells=picture.cells)
+            self._model.use(sequence.space)
+            self._compute(batch, partial(pictures.show, picture, sequence.slot))
             return
+
+    def _compute(self, batch: Batch, decode: Callable[[], None]) -> None:
         self.reading = frozenset(
             c.sequence.id for c in batch.chunks if c.sequence.next_token is None
         )
         try:
-            self._model.decode(batch.rows)
+            decode()
         except Aborted:
             self._undo(batch)
-            return
         except NoRoom:
             self._make_room(batch)
-            return
+        except GenerationFailed as error:
+            self._fail(batch, error)
         except RuntimeError as error:
-            self._fail(batch, f"llama.cpp could not compute this batch: {error}.")
-            return
-        for chunk in batch.chunks:
-            self._advance(chunk)
+            reason = f"llama.cpp could not compute this batch: {error}."
+            self._fail(batch, GenerationFailed(reason))
+        else:
+            for chunk in batch.chunks:
+                self._advance(chunk)
 
     # --- admit ---
 
@@ -185,18 +215,25 @@ class Scheduler:
         for sequence in self._reading():
             if room <= 0:
                 break
-            if self._model.shares and sequence.may_share:
-                if self._cells.catch_up(sequence.slot, sequence.prompt) and not sequence.produced:
-                    sequence.cached = self._cells.count(sequence.slot)
-                if any(self._soon(each, sequence) for each in ahead):
-                    continue
+            if self._catch_up(sequence) and any(self._soon(each, sequence) for each in ahead):
+                continue
             ahead.append(sequence)
             start = self._cells.count(sequence.slot)
-            tokens = sequence.prompt[start : start + room]
+            tokens = sequence.prompt[start : start + sequence.text_from(start, room)]
+            if not tokens:
+                continue  # a picture is next
             whole = start + len(tokens) == len(sequence.prompt)
             batch.add(sequence, tokens, start, samples=whole)
             room -= len(tokens)
         return batch
+
+    def _catch_up(self, sequence: Sequence) -> bool:
+        """Share what others have computed of a prompt. False when this one shares nothing."""
+        if not self._model.shares or not sequence.may_share:
+            return False
+        if self._cells.catch_up(sequence.slot, sequence.prompt) and not sequence.produced:
+            sequence.cached = self._cells.count(sequence.slot)
+        return True
 
     def _soon(self, other: Sequence, sequence: Sequence) -> bool:
         """Whether `other` is about to compute a good part of what `sequence` has yet to read.
@@ -358,18 +395,19 @@ class Scheduler:
         shared prefix stays, and is too much once every slot has filled its window.
         """
         self._undo(batch)
-        if self._cells.evict(len(batch.rows)):
+        # Of a picture more cells may be held than its positions: what is missing is not certain.
+        if self._cells.evict(batch.cells) or self._cells.evict(self._model.cells):
             return
         shortest = self._cells.least_shared()
         if shortest is not None:
             self._running[shortest].may_share = False  # or it would take the same cells again
             self._recompute(self._running[shortest])
         else:
-            self._fail(batch, "The KV cache has no room for this request.")
+            self._fail(batch, GenerationFailed("The KV cache has no room for this request."))
 
-    def _fail(self, batch: Batch, message: str) -> None:
+    def _fail(self, batch: Batch, error: GenerationFailed) -> None:
         for chunk in batch.chunks:
-            self._refuse(chunk.sequence, GenerationFailed(message))
+            self._refuse(chunk.sequence, error)
             self._cells.forget(chunk.sequence.slot)
 
     def _refuse(self, sequence: Sequence, error: GenerationFailed) -> None:

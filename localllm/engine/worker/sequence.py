@@ -9,6 +9,7 @@ from localllm.engine.worker.adapters import Space
 from localllm.engine.worker.model import Row
 from localllm.engine.worker.sampling import Sampler
 from localllm.engine.worker.text import TextStream
+from localllm.engine.worker.vision.prompt import PicturePrompt
 
 if TYPE_CHECKING:
     from localllm.engine.worker.grammar import Constraint
@@ -30,6 +31,7 @@ class Sequence:
     constraint: "Constraint | None" = None
     may_share: bool = True
     dropped: int = 0
+    pictures: PicturePrompt | None = None
     next_token: int | None = None
     produced: int = 0
     cached: int = 0
@@ -40,6 +42,10 @@ class Sequence:
     @property
     def id(self) -> str:
         return self.request.request_id
+
+    def text_from(self, position: int, room: int) -> int:
+        """How many tokens of `room` can be computed from here on together: up to a picture."""
+        return room if self.pictures is None else min(room, self.pictures.text_from(position))
 
 
 @dataclass(slots=True)
@@ -58,6 +64,12 @@ class Batch:
 
     rows: list[Row] = field(default_factory=list)
     chunks: list[Chunk] = field(default_factory=list)
+    picture_cells: int = 0
+
+    @property
+    def cells(self) -> int:
+        """Cells of the cache that it needs."""
+        return len(self.rows) + self.picture_cells
 
     def add(self, sequence: Sequence, tokens: list[int], start: int, *, samples: bool) -> None:
         last = len(tokens) - 1

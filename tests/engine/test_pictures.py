@@ -1,0 +1,214 @@
+"""Pictures among the tokens of a prompt: wherever the scheduler puts one, llama.cpp's own helper
+would have put it there too."""
+
+import ctypes
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import llama_cpp.llama_cpp as llama
+import llama_cpp.mtmd_cpp as mtmd
+import numpy as np
+import pytest
+
+from localllm.core.load import LoadSettings
+from localllm.engine.events import Finished, FinishReason, GenerateRequest, PromptProgress, Refused
+from localllm.engine.worker.vision.encoder import Encoder
+from localllm.engine.worker.vision.prompt import Part, PicturePrompt
+from tests.engine import eyes, tiny
+from tests.engine.answers import GREEDY
+from tests.engine.driven import NEAR_TIE, Driven, log, settings
+
+
+@dataclass(frozen=True)
+class Kind:
+    model: Callable[[Path], Path]
+    encoder: Callable[..., Path]
+
+
+KINDS = {
+    "one position a token": Kind(tiny.plain, eyes.llava),
+    "two dimensions": Kind(tiny.two_dimensional, eyes.qwen),
+    "looks at all of itself": Kind(tiny.windowed, eyes.gemma),
+    "beside a state": Kind(tiny.hybrid, eyes.llava),
+}
+
+
+class Seeing(Driven):
+    """A driven model with an encoder; prompts are text and images."""
+
+    def __init__(self, model: Path, encoder: Path, load: LoadSettings) -> None:
+        super().__init__(model, load)
+        self.encoder = Encoder(str(encoder), self.model, log=log())
+
+    def read(self, *parts: Part) -> PicturePrompt:
+        return self.encoder.read(parts)
+
+    def show(self, request_id: str, *parts: Part, max_tokens: int = 8) -> PicturePrompt:
+        prompt = self.read(*parts)
+        request = GenerateRequest(
+            request_id=request_id, prompt="...", sampling=GREEDY, max_tokens=max_tokens
+        )
+        self.scheduler.submit(request, prompt, 0.0)
+        return prompt
+
+    def asked(self, *parts: Part) -> str:
+        start = f"asked{len(self.events)}"
+        self.show(start, *parts)
+        self.run()
+        return self.text(start)
+
+    def last_logits(self) -> np.ndarray:
+        found = llama.llama_get_logits_ith(self.model.handle, -1)
+        return np.ctypeslib.as_array(found, (self.model.vocabulary,)).copy()
+
+    def helped_logits(self, *parts: Part) -> np.ndarray:
+        """What llama.cpp's own way through text and images (mtmd_helper_eval_chunks) leads to."""
+        self.scheduler._cells.forget(0)
+        images = [i for i, part in enumerate(parts) if isinstance(part, bytes)]
+        chunks, bitmaps = (
+            mtmd.mtmd_input_chunks_init(),
+            iter(
+                [self.encoder._bitmap(parts[i], pixels=True) for i in images]  # type: ignore[arg-type]
+            ),
+        )
+        self.encoder._cut(chunks, parts, bitmaps)
+        after = llama.llama_pos(0)
+        status = mtmd.mtmd_helper_eval_chunks(
+            self.encoder._context, self.model.handle, chunks, 0, 0, self.model.chunk, True,
+            ctypes.byref(after),
+        )  # fmt: skip
+        assert status == 0
+        logits = self.last_logits()
+        llama.llama_memory_clear(llama.llama_get_memory(self.model.handle), True)
+        return logits
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def files(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """A tiny model and its encoder, of each kind."""
+    kind, folder = KINDS[request.param], tmp_path_factory.mktemp("seeing")
+    return (
+        kind.model(folder / "model.gguf"),
+        kind.encoder(folder / "mmproj.gguf", embedding=tiny.WIDTH),
+    )
+
+
+@pytest.fixture
+def seeing(files: tuple[Path, Path]) -> Iterator[Seeing]:
+    seeing = Seeing(*files, settings(parallel=3))
+    yield seeing
+    seeing.close()
+
+
+@pytest.fixture
+def alone(files: tuple[Path, Path]) -> Iterator[Seeing]:
+    """The same model, that nothing else has happened to."""
+    alone = Seeing(*files, settings(parallel=1))
+    yield alone
+    alone.close()
+
+
+LONG = "A-text-that-takes-more-than-one-chunk-of-a-prompt,before-a-picture:"
+
+
+def test_a_prompt_leads_where_llama_cpps_own_helper_leads(seeing: Seeing, alone: Seeing) -> None:
+    for parts in (
+        ("Look:", eyes.png(1), "what?"),
+        (LONG, eyes.png(1), LONG, eyes.png(2, width=64, height=32), "what?"),
+        (eyes.png(3), eyes.png(4), "?"),
+    ):
+        seeing.show(f"r{len(parts)}{parts[0]!r:.9}", *parts, max_tokens=1)
+        seeing.run()
+        difference = np.abs(seeing.last_logits() - alone.helped_logits(*parts))
+        assert difference.max() < NEAR_TIE
+
+
+def test_two_pictures_are_two_prompts_and_the_same_one_is_not_computed_again(
+    seeing: Seeing,
+) -> None:
+    said = {}
+    for name, seed in (("one", 1), ("other", 2), ("again", 1)):
+        prompt = seeing.show(name, "See:", eyes.png(seed), "what?", max_tokens=1)
+        seeing.run()
+        said[name] = seeing.last_logits()
+    assert np.abs(said["one"] - said["other"]).max() > 10 * NEAR_TIE
+    assert np.abs(said["one"] - said["again"]).max() < NEAR_TIE
+    other, again = seeing.end("other"), seeing.end("again")
+    assert isinstance(other, Finished) and isinstance(again, Finished)
+    (picture,) = prompt.pictures
+    assert other.cached_tokens <= picture.start
+    assert again.cached_tokens >= picture.end or seeing.model.recurrent
+
+
+def test_the_prompt_counts_every_cell_of_a_picture(seeing: Seeing) -> None:
+    prompt = seeing.show("r", "See:", eyes.png(1, width=64, height=32), "what?")
+    seeing.run()
+    end = seeing.end("r")
+    assert isinstance(end, Finished)
+    (picture,) = prompt.pictures
+    assert end.prompt_tokens == len(prompt) - picture.positions + picture.cells
+
+
+def test_who_sees_and_who_reads_get_the_answers_they_get_alone(
+    seeing: Seeing, alone: Seeing
+) -> None:
+    asked: dict[str, tuple[Part, ...]] = {
+        "first": ("Look:", eyes.png(5), "what?"),
+        "reads": (LONG,),
+        "second": ("Look:", eyes.png(6), "and", eyes.png(5), "?"),
+    }
+    for name, parts in asked.items():
+        seeing.show(name, *parts)
+    seeing.run()
+    for name, parts in asked.items():
+        alone.scheduler._cells.forget(0)
+        assert seeing.text(name) == alone.asked(*parts)
+
+
+def test_nobody_waits_for_two_pictures(seeing: Seeing) -> None:
+    seeing.submit("answers", "A-question", max_tokens=30)
+    while not seeing.text("answers"):
+        seeing.step()
+    seeing.show("sees", eyes.png(1), "a", eyes.png(2), "b", eyes.png(3), "c")
+    seeing.show("sees-too", eyes.png(4), "a", eyes.png(5), "b")
+    while isinstance(seeing.events[-1], Refused | PromptProgress) or seeing.scheduler._waiting:
+        seeing.step()
+    for _ in range(6):
+        before = len(seeing.text("answers"))
+        seeing.step()
+        assert len(seeing.text("answers")) == before + 1
+
+
+def test_a_picture_that_is_interrupted_is_computed_again(seeing: Seeing, alone: Seeing) -> None:
+    parts = ("Look:", eyes.png(1), "what?")
+    seeing.show("r", *parts)
+    for _ in range(3):
+        seeing.step(aborted=True)
+    assert not seeing.text("r")
+    seeing.run()
+    assert seeing.text("r") == alone.asked(*parts)
+
+
+def test_a_request_that_is_cancelled_at_its_picture_leaves_nothing_behind(seeing: Seeing) -> None:
+    seeing.show("gone", LONG, eyes.png(1), "what?")
+    seeing.step()
+    seeing.scheduler.cancel("gone")
+    end = seeing.end("gone")
+    assert isinstance(end, Finished)
+    assert end.reason is FinishReason.CANCELLED
+    assert seeing.asked("Look:", eyes.png(1), "what?")
+
+
+def test_a_broken_file_is_an_error_of_its_request_alone(seeing: Seeing) -> None:
+    seeing.show("reads", "A-question")
+    whole = eyes.png(1)
+    seeing.show("sees", "Look:", whole[:-40] + bytes(40), "what?")
+    seeing.run()
+    end = seeing.end("sees")
+    assert isinstance(end, Refused)
+    assert end.code == "bad_request"
+    assert "PNG" in end.message
+    assert isinstance(seeing.end("reads"), Finished)
