@@ -7,9 +7,10 @@ after a crash.
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from localllm import machine
@@ -21,6 +22,7 @@ from localllm.core.model import ModelSpec
 from localllm.core.placement import HOST
 from localllm.engine.client import Engine, ProcessEngine
 from localllm.engine.events import (
+    Finished,
     GenerateEvent,
     GenerateRequest,
     Loaded,
@@ -31,9 +33,9 @@ from localllm.engine.events import (
     SaveState,
     StateRestored,
     StateSaved,
-    Token,
 )
-from localllm.errors import EngineCrashed, EngineUnavailable, LoadFailed, NotFound
+from localllm.engine.restarts import Restarts
+from localllm.errors import EngineCrashed, EngineError, EngineUnavailable, LoadFailed, NotFound
 from localllm.library import paths
 from localllm.library.adapters import with_adapters
 from localllm.library.examine import examine
@@ -63,15 +65,14 @@ class ResidentModel:
 
 @dataclass(slots=True)
 class _Slot:
-    """A resident model and the process that holds it.
-
-    `restarts` since the last token came: what crashes before it has said anything crashes again.
-    """
+    """A resident model and the process that holds it; `failure` says why the last restart has not
+    led to one."""
 
     resident: ResidentModel
     engine: Engine
-    restarts: int = 0
+    restarts: Restarts = field(default_factory=Restarts)
     restart: asyncio.Task[None] | None = None
+    failure: str | None = None
 
 
 class Runtime:
@@ -85,6 +86,7 @@ class Runtime:
         start_engine: Callable[[], Engine],
         reserve_bytes: int = 0,
         probe_timeout_s: float = PROBE_TIMEOUT_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`reserve_bytes` of free memory are never planned for a model."""
         self._store = store
@@ -92,6 +94,7 @@ class Runtime:
         self._start_engine = start_engine
         self._reserve_bytes = reserve_bytes
         self._probe_timeout_s = probe_timeout_s
+        self._clock = clock
         self._loading = asyncio.Lock()
         self._starting: set[Engine] = set()
         """Engines that hold no resident model (yet): dry runs, and loads on their way."""
@@ -221,15 +224,15 @@ class Runtime:
     ) -> AsyncGenerator[GenerateEvent, None]:
         """Answer with the resident model `name`. Closing the iterator cancels.
 
-        A model whose engine has crashed is loaded again first, once.
+        A model whose engine has crashed is loaded again first (engine/restarts.py says when).
         Raises NotFound when no such model is resident, GenerationFailed classes, EngineCrashed.
         """
         slot = self._slot(name)
         await self._revive(slot)
         async with aclosing(slot.engine.generate(request)) as events:
             async for event in events:
-                if isinstance(event, Token):
-                    slot.restarts = 0
+                if isinstance(event, Finished):
+                    slot.restarts.answered()
                 yield event
 
     async def save_state(self, name: str, request: SaveState) -> StateSaved:
@@ -338,20 +341,33 @@ class Runtime:
 
     async def _restart(self, slot: _Slot) -> None:
         name = slot.resident.model.name
-        if slot.restarts:
+        if (wait_s := slot.restarts.wait_s(self._clock())) > 0:
+            crash = await self.crash(name)
+            why = slot.failure or (crash.reason if crash is not None else "for an unknown reason")
             raise EngineCrashed(
-                f"The engine of {name} has crashed again right after it was restarted. "
-                "Load the model again, with a smaller context or another quant.",
+                f"The engine of {name} has crashed again right after it was restarted ({why}). "
+                f"It is started once more when it is asked in {wait_s:.0f} s or later. Or load the "
+                "model again, with a smaller context or another quant.",
                 reason="crashed again",
+                log_tail=crash.log_tail if crash is not None else (),
             )
-        slot.restarts += 1
+        slot.restarts.begun(self._clock())
+        slot.failure = "it was interrupted"
         await slot.engine.close()
         slot.engine = self._start_engine()
         events = _loading(slot.engine, slot.resident.model, slot.resident.settings)
-        async with aclosing(events):
-            async for event in events:
-                if isinstance(event, Loaded):
-                    slot.resident = dataclasses.replace(slot.resident, loaded=event)
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    if isinstance(event, Loaded):
+                        slot.resident = dataclasses.replace(slot.resident, loaded=event)
+                        slot.failure = None
+        except EngineError as error:
+            slot.failure = str(error)
+            raise
+        finally:
+            if slot.failure is not None:  # a process without the model is of no use
+                await slot.engine.close()
 
 
 def _restarted(slot: _Slot, task: asyncio.Task[None]) -> None:

@@ -26,6 +26,7 @@ class House:
 
     data: Path
     available_bytes: int = 8 * GIB
+    now: float = 1000.0
     script: Callable[[], Script] = Script
     engines: list[FakeEngine] = field(default_factory=list)
     started: asyncio.Event = field(default_factory=asyncio.Event)
@@ -43,7 +44,12 @@ class House:
         )
 
     def runtime(self) -> Runtime:
-        return Runtime(store=Store(self.data), detect=self.detect, start_engine=self.start)
+        return Runtime(
+            store=Store(self.data),
+            detect=self.detect,
+            start_engine=self.start,
+            clock=lambda: self.now,
+        )
 
 
 @pytest.fixture
@@ -198,9 +204,44 @@ async def test_an_engine_that_crashes_again_and_again_is_given_up(house: House) 
         with pytest.raises(EngineCrashed, match="SIGKILL"):
             await answer(runtime)
     started = len(house.engines)
-    with pytest.raises(EngineCrashed, match="crashed again"):
+    with pytest.raises(
+        EngineCrashed, match=r"crashed again .*SIGKILL.* in 30 s or later"
+    ) as caught:
         await answer(runtime)
+    assert caught.value.log_tail == ("fake: killed",)
     assert len(house.engines) == started
+
+
+async def test_an_engine_that_was_given_up_is_tried_again_after_a_while(house: House) -> None:
+    house.script = lambda: Script(crash_after=0)
+    runtime = house.runtime()
+    await load(runtime)
+    for pause in (0, 0, 30, 60, 120, 240, 480, 600, 600):
+        house.now += pause - 1
+        if pause:
+            with pytest.raises(EngineCrashed, match="crashed again"):
+                await answer(runtime)
+        house.now += 2
+        with pytest.raises(EngineCrashed, match="process ended"):
+            await answer(runtime)
+    house.now += 601
+    house.script = Script
+    assert await answer(runtime) == "Hello, world."
+
+
+async def test_a_restart_that_fails_is_no_engine_without_a_model(house: House) -> None:
+    runtime = house.runtime()
+    await load(runtime)
+    house.engines[-1].kill()
+    house.script = lambda: Script(load_error=LoadFailed("the file is gone"))
+    with pytest.raises(LoadFailed):
+        await answer(runtime)
+    assert runtime.resident() == ()
+    with pytest.raises(EngineCrashed, match="the file is gone"):
+        await answer(runtime)
+    house.now += 31
+    house.script = Script
+    assert await answer(runtime) == "Hello, world."
 
 
 async def test_a_request_that_is_given_up_during_a_restart_does_not_end_it(house: House) -> None:
