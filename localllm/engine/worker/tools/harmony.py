@@ -1,0 +1,166 @@
+"""gpt-oss's answers: messages on channels, each with a header and a body.
+
+`<|channel|>analysis<|message|>...<|end|><|start|>assistant<|channel|>commentary to=functions.f
+<|constrain|>json<|message|>{...}<|call|>`. What is on the channel analysis is reasoning, what has
+a recipient is a call, the rest is text (OpenAI's harmony response format, August 2025).
+"""
+
+import re
+from collections.abc import Mapping
+from enum import Enum, auto
+
+from localllm.engine.worker.text import overlap
+from localllm.engine.worker.tools.json_text import beyond_space, nested
+from localllm.engine.worker.tools.parts import Part, Text, Thought, joined
+from localllm.engine.worker.tools.section import Characters, Malformed, Schema, Section
+
+_MESSAGE = "<|message|>"
+_ENDS = ("<|end|>", "<|call|>", "<|return|>", "<|start|>", "<|channel|>")
+_RECIPIENT = re.compile(r"to=(?:functions\.)?([^\s<]+)")
+_CHANNEL = re.compile(r"<\|channel\|>\s*([a-z]+)")
+_HEADERS = ("<|channel|>", "<|start|>", "to=")
+"""How a header can begin: the prompt ends with `<|start|>assistant`."""
+
+
+class _Kind(Enum):
+    HEADER = auto()
+    TEXT = auto()
+    THOUGHT = auto()
+    CALL = auto()
+
+
+class HarmonyReader:
+    """Reads one answer; as `Reader` says."""
+
+    def __init__(self, tools: Mapping[str, Schema], *, trusted: bool = False) -> None:
+        self._tools = tools
+        self._trusted = trusted
+        self._held = ""
+        self._out: list[Part] = []
+        self._kind = _Kind.HEADER
+        self._section: Section | None = None
+        self._calls = 0
+
+    @property
+    def calls(self) -> int:
+        return self._calls + (self._section.calls if self._section is not None else 0)
+
+    @property
+    def calling(self) -> str | None:
+        section = self._section
+        return section.raw if section is not None and not section.calls and section.raw else None
+
+    def push(self, text: str) -> list[Part]:
+        self._held += text
+        while self._held and (self._header() if self._kind is _Kind.HEADER else self._body()):
+            pass
+        return self._take()
+
+    def finish(self) -> list[Part]:
+        if self._section is not None:
+            self._out += self._section.finish()
+        if self._kind is _Kind.HEADER:
+            if not _is_syntax(self._held):
+                self._out.append(Text(self._held))
+        else:
+            self._say(self._held)
+        self._held = ""
+        return self._take()
+
+    def trust(self) -> None:
+        self._trusted = True
+        if self._section is not None:
+            self._section.trust()
+
+    def distrust(self) -> None:
+        self._trusted = False
+        if self._section is not None:
+            self._section.distrust()
+
+    def _take(self) -> list[Part]:
+        if self._section is not None:
+            self._out += self._section.take()
+        out, self._out = joined(self._out), []
+        return out
+
+    def _header(self) -> bool:
+        at = self._held.find(_MESSAGE)
+        if at < 0:
+            said = self._held.lstrip()
+            if any(said.startswith(mark) or mark.startswith(said) for mark in _HEADERS):
+                return False
+            self._kind = _Kind.TEXT  # an answer without a header
+            return True
+        head, self._held = self._held[: at + len(_MESSAGE)], self._held[at + len(_MESSAGE) :]
+        channel, recipient = _CHANNEL.search(head), _RECIPIENT.search(head)
+        if recipient is not None and recipient[1] in self._tools:
+            self._kind = _Kind.CALL
+            self._section = Section(
+                lambda section: _arguments(section, recipient[1]),
+                self._tools,
+                raw=head,
+                trusted=self._trusted,
+            )
+        elif channel is not None and channel[1] == "analysis":
+            self._kind = _Kind.THOUGHT
+        else:
+            self._kind = _Kind.TEXT
+            if recipient is not None:  # of nobody: nothing that was said is lost
+                self._out.append(Text(head))
+        return True
+
+    def _body(self) -> bool:
+        found = [(at, end) for end in _ENDS if (at := self._held.find(end)) >= 0]
+        if not found:
+            keep = max(overlap(self._held, end) for end in _ENDS)
+            sure = self._held[: len(self._held) - keep]
+            self._say(sure)
+            self._held = self._held[len(sure) :]
+            return False
+        at, end = min(found)
+        self._say(self._held[:at])
+        self._end_call()
+        opens = end in ("<|start|>", "<|channel|>")
+        self._held = self._held[at if opens else at + len(end) :]
+        self._kind = _Kind.HEADER
+        return True
+
+    def _say(self, text: str) -> None:
+        match self._kind:
+            case _Kind.TEXT:
+                self._out.append(Text(text))
+            case _Kind.THOUGHT:
+                self._out.append(Thought(text))
+            case _Kind.CALL if self._section is not None:
+                taken = self._section.feed(text)
+                if self._section.failed:
+                    self._out += self._section.take()
+                    self._out.append(Text(self._section.raw + text[taken:]))
+                    self._section, self._kind = None, _Kind.TEXT
+                elif self._section.over:
+                    self._end_call()
+            case _Kind.CALL:
+                self._out.append(Text(text.strip()))
+
+    def _end_call(self) -> None:
+        if self._section is not None:
+            self._out += self._section.finish()
+            self._calls += self._section.calls
+            self._section = None
+
+
+def _is_syntax(header: str) -> bool:
+    """Whether this unfinished header is one, so no text."""
+    said = header.strip()
+    return any(said.startswith(mark) or mark.startswith(said) for mark in _HEADERS)
+
+
+def _arguments(section: Section, name: str) -> Characters:
+    """The body of a call: one object."""
+    section.another()
+    section.began(name)
+    character = yield from beyond_space()
+    if character != "{":
+        raise Malformed
+    yield from nested(character, section.argue)
+    section.ended()
