@@ -6,6 +6,7 @@ attacks this stands against (CVE-2024-34359, CVE-2024-56326, CVE-2025-27516).
 """
 
 import ctypes
+import functools
 import json
 import sys
 import threading
@@ -16,10 +17,22 @@ from pathlib import Path
 from typing import NoReturn
 
 import jinja2
-from jinja2.ext import loopcontrols
+from jinja2.ext import Extension, loopcontrols
+from jinja2.filters import do_indent
+from jinja2.nodes import Node
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from localllm.engine.events import Message
+from localllm.engine.events import Message, Role, Tool
+from localllm.engine.worker.tools.family import family_of, fence_of
+from localllm.engine.worker.tools.turns import (
+    Form,
+    Turn,
+    form_of,
+    plain_turns,
+    tools_of,
+    turns_with_tools,
+)
 from localllm.errors import BadRequest
 
 MAX_TEMPLATE_CHARS = 512 * 1024
@@ -28,6 +41,7 @@ TIME_LIMIT_S = 2.0
 MEMORY_LIMIT_BYTES = 512 * 2**20
 """What a rendering may add to this process's address space (enforced on Linux)."""
 
+_MAX_INDENT = 16
 _FORBIDDEN_METHODS = {"center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map"}
 """String methods that make a huge string out of a small number."""
 
@@ -47,28 +61,52 @@ class ChatTemplate:
                 f"The model's chat template has {len(source)} characters; "
                 f"at most {MAX_TEMPLATE_CHARS} are accepted."
             )
-        environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment = _Sandbox(
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
+        )
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
-        for name in ("center", "indent", "format", "xmlattr"):
+        for name in ("center", "format", "xmlattr"):
             environment.filters.pop(name, None)
+        environment.filters["indent"] = _indent
         environment.filters["tojson"] = _tojson
         try:
             self._template = environment.from_string(source)
         except (jinja2.TemplateError, RecursionError, SyntaxError) as error:
             raise BadRequest(f"The model's chat template is not usable: {error}") from error
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self.family = family_of(source)
+        self.fence = fence_of(source)
 
-    def render(self, messages: Sequence[Message]) -> str:
+    @functools.cached_property
+    def form(self) -> Form:
+        """How this template takes tools, calls and results: it is asked once, when there are
+        some."""
+        return form_of(lambda turns, tools: self._render(turns, tools, {}), self.family)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        *,
+        reasons: bool | None = None,
+    ) -> str:
         """The prompt of this conversation, ready for the assistant's turn.
 
-        Raises BadRequest when the template refuses the conversation, takes longer than
-        TIME_LIMIT_S or writes more than MAX_RENDERED_CHARS.
+        `reasons` False asks a template that can for an answer without reasoning. Raises
+        BadRequest when the template refuses the conversation, takes longer than TIME_LIMIT_S or
+        writes more than MAX_RENDERED_CHARS.
         """
-        turns = [{"role": turn.role.value, "content": turn.content} for turn in messages]
+        options = {} if reasons is None else {"enable_thinking": reasons}
+        if not tools and not any(m.tool_calls or m.role is Role.TOOL for m in messages):
+            return self._render(plain_turns(messages), None, options)
+        turns = turns_with_tools(messages, tools, self.form, self.family)
+        return self._render(turns, tools_of(tools, self.form), options)
+
+    def _render(self, turns: list[Turn], tools: list[Turn] | None, options: dict[str, bool]) -> str:
         try:
             with _memory_limit(MEMORY_LIMIT_BYTES), _Deadline(TIME_LIMIT_S):
-                return self._write(turns)
+                return self._write(turns, tools, options)
         except TemplateTimeout:
             raise BadRequest(
                 f"The model's chat template ran for more than {TIME_LIMIT_S:g} s and was stopped."
@@ -80,11 +118,16 @@ class ChatTemplate:
                 f"The model's chat template failed: {type(error).__name__} {error}"
             ) from error
 
-    def _write(self, turns: list[dict[str, str]]) -> str:
+    def _write(self, turns: list[Turn], tools: list[Turn] | None, options: dict[str, bool]) -> str:
         written: list[str] = []
         length = 0
         for chunk in self._template.generate(
-            messages=turns, add_generation_prompt=True, tools=None, documents=None, **self._tokens
+            messages=turns,
+            add_generation_prompt=True,
+            tools=tools,
+            documents=None,
+            **self._tokens,
+            **options,
         ):
             length += len(chunk)
             if length > MAX_RENDERED_CHARS:
@@ -118,6 +161,17 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         if isinstance(obj, str) and attr in _FORBIDDEN_METHODS:
             return False
         return super().is_safe_attribute(obj, attr, value)
+
+
+class _Generation(Extension):
+    """`{% generation %}...{% endgeneration %}`: marks for training what the model has written
+    (`transformers`, AssistantTracker); to write a prompt it means nothing."""
+
+    tags = {"generation"}  # noqa: RUF012  # as jinja2 declares it
+
+    def parse(self, parser: Parser) -> list[Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 class _Deadline:
@@ -183,6 +237,13 @@ def _tojson(
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=min(indent or 0, 16) or None, sort_keys=sort_keys
     )
+
+
+def _indent(text: str, width: int = 4, first: bool = False, blank: bool = False) -> str:
+    """Jinja's own filter, for widths that make no huge value out of a small one."""
+    if not isinstance(width, int) or not 0 <= width <= _MAX_INDENT:
+        raise ValueError(f"indent by {width!r}")
+    return do_indent(text, width, first, blank)
 
 
 def _raise_exception(message: str) -> NoReturn:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from localllm.engine.worker.tools import syntax
+from localllm.engine.worker.tools import deepseek, syntax
 from localllm.engine.worker.tools.gemma import gemma4
 from localllm.engine.worker.tools.section import Characters, Section
 
@@ -138,37 +138,30 @@ MISTRAL_ARGS = Family(
     writing=Writing(before="[TOOL_CALLS]{name}[ARGS]", after=""),
     markers=("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"),
 )
-_DEEPSEEK_MARKERS = (
-    "<｜tool▁calls▁begin｜>",
-    "<｜tool▁call▁begin｜>",
-    "<｜tool▁sep｜>",
-    "<｜tool▁call▁end｜>",
-    "<｜tool▁calls▁end｜>",
-)
 DEEPSEEK = Family(
     name="deepseek",
-    syntax=syntax.deepseek,
-    triggers=_DEEPSEEK_MARKERS[:1],
+    syntax=deepseek.deepseek,
+    triggers=(deepseek.CALLS_BEGIN,),
     writing=Writing(
-        begin="<｜tool▁calls▁begin｜>",
-        before="<｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n",
-        after="\n```<｜tool▁call▁end｜>",
+        begin=deepseek.CALLS_BEGIN,
+        before=f"{deepseek.CALL_BEGIN}function{deepseek.SEPARATOR}{{name}}\n```json\n",
+        after=f"\n```{deepseek.CALL_END}",
         between="\n",
-        end="<｜tool▁calls▁end｜>",
+        end=deepseek.CALLS_END,
     ),
-    markers=_DEEPSEEK_MARKERS,
+    markers=deepseek.MARKERS,
 )
 DEEPSEEK_V31 = Family(
     name="deepseek-v3.1",
-    syntax=syntax.deepseek,
-    triggers=_DEEPSEEK_MARKERS[:1],
+    syntax=deepseek.deepseek,
+    triggers=(deepseek.CALLS_BEGIN,),
     writing=Writing(
-        begin="<｜tool▁calls▁begin｜>",
-        before="<｜tool▁call▁begin｜>{name}<｜tool▁sep｜>",
-        after="<｜tool▁call▁end｜>",
-        end="<｜tool▁calls▁end｜>",
+        begin=deepseek.CALLS_BEGIN,
+        before=f"{deepseek.CALL_BEGIN}{{name}}{deepseek.SEPARATOR}",
+        after=deepseek.CALL_END,
+        end=deepseek.CALLS_END,
     ),
-    markers=_DEEPSEEK_MARKERS,
+    markers=deepseek.MARKERS,
 )
 GEMMA4 = Family(
     name="gemma4",
@@ -220,13 +213,14 @@ def family_of(template: str) -> Family:
         return HARMONY
     if has("<|tool_call>", "<tool_call|>"):
         return GEMMA4
-    if has("<｜tool▁calls▁begin｜>"):
+    if has(deepseek.CALLS_BEGIN):
         return DEEPSEEK if has("```json") else DEEPSEEK_V31
     if has("[TOOL_CALLS]"):
         return MISTRAL_ARGS if has("[ARGS]") else MISTRAL
     if has("<tool_call>", "<function=", "<parameter="):
         return QWEN_CODER
-    if has("<tool_call>", "arguments") and not has("<arg_key>"):
+    others = ("<arg_key>", "<tool_calls>", "<invoke")  # GLM, Apriel, MiniMax: tags of their own
+    if has("<tool_call>", "arguments") and not any(map(has, others)):
         return HERMES
     if has("<|tool_call|>"):
         return GRANITE

@@ -126,7 +126,8 @@ class _Writer:
 
     def _tags(self, rule: str, schema: Schema) -> Iterator[str]:
         """Qwen3-Coder's parameters, in the order of the schema."""
-        properties, required = schema.get("properties"), schema.get("required")
+        found, required = schema.get("properties"), schema.get("required")
+        properties = found if isinstance(found, dict) else {}
         names = []
         shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
         for i, (key, each) in enumerate(

@@ -215,34 +215,6 @@ def _python_call(section: Section, first: str) -> Characters:
     section.ended()
 
 
-def deepseek(section: Section) -> Characters:
-    """Behind `<｜tool▁calls▁begin｜>`: for each call `<｜tool▁call▁begin｜>`, then `function`,
-    `<｜tool▁sep｜>`, the name, and the arguments as a fenced block (V3, R1), or the name,
-    `<｜tool▁sep｜>` and the arguments (V3.1); then `<｜tool▁call▁end｜>`."""
-    while True:
-        if (yield from beyond_space()) != "<":
-            raise Malformed
-        yield from word("｜tool▁call")
-        character = yield
-        if character == "s":
-            yield from word("▁end｜>")
-            return
-        if character != "▁":
-            raise Malformed
-        yield from word("begin｜>")
-        section.another()
-        head = yield from until("<｜tool▁sep｜>")
-        character = yield
-        if character != "{":
-            head = character + (yield from until("\n"))
-            yield from word("```json")
-            character = yield from beyond_space()
-        section.began(head.strip())
-        yield from nested(character, section.argue)
-        section.ended()
-        yield from until("<｜tool▁call▁end｜>")
-
-
 _FENCE = "```"
 
 
