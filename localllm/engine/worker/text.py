@@ -20,6 +20,11 @@ class TextStream:
         self._held = ""
         self.stopped = False
 
+    @property
+    def holds(self) -> bool:
+        """Whether something is held back."""
+        return bool(self._held or self._decoder.getstate()[0])
+
     def push(self, piece: bytes) -> str:
         """Add one token's bytes; return the text that is certain now. Sets `stopped`."""
         return self._release(self._decoder.decode(piece))

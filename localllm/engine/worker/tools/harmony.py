@@ -5,11 +5,13 @@
 a recipient is a call, the rest is text (OpenAI's harmony response format, August 2025).
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from enum import Enum, auto
 
 from localllm.engine.worker.text import overlap
+from localllm.engine.worker.tools.family import HARMONY
 from localllm.engine.worker.tools.json_text import beyond_space, nested
 from localllm.engine.worker.tools.parts import Part, Text, Thought, joined
 from localllm.engine.worker.tools.section import Characters, Malformed, Schema, Section
@@ -18,7 +20,7 @@ _MESSAGE = "<|message|>"
 _ENDS = ("<|end|>", "<|call|>", "<|return|>", "<|start|>", "<|channel|>")
 _RECIPIENT = re.compile(r"to=(?:functions\.)?([^\s<]+)")
 _CHANNEL = re.compile(r"<\|channel\|>\s*([a-z]+)")
-_HEADERS = ("<|channel|>", "<|start|>", "to=")
+_HEADERS = ("<|channel|>", "<|start|>", "<|message|>", "to=")
 """How a header can begin: the prompt ends with `<|start|>assistant`."""
 
 
@@ -27,6 +29,7 @@ class _Kind(Enum):
     TEXT = auto()
     THOUGHT = auto()
     CALL = auto()
+    AFTER = auto()  # the call's object has ended, its message has not
 
 
 class HarmonyReader:
@@ -39,6 +42,8 @@ class HarmonyReader:
         self._out: list[Part] = []
         self._kind = _Kind.HEADER
         self._section: Section | None = None
+        self._header_chars = 0
+        self._name = ""
         self._calls = 0
 
     @property
@@ -48,7 +53,11 @@ class HarmonyReader:
     @property
     def calling(self) -> str | None:
         section = self._section
-        return section.raw if section is not None and not section.calls and section.raw else None
+        if section is None or section.calls or not section.raw:
+            return None
+        # Headers come in several forms; a grammar knows one.
+        body = section.raw[self._header_chars :]
+        return HARMONY.writing.before.replace("{name}", self._name) + body
 
     def push(self, text: str) -> list[Part]:
         self._held += text
@@ -60,7 +69,7 @@ class HarmonyReader:
         if self._section is not None:
             self._out += self._section.finish()
         if self._kind is _Kind.HEADER:
-            if not _is_syntax(self._held):
+            if not self._held.lstrip().startswith(_HEADERS):
                 self._out.append(Text(self._held))
         else:
             self._say(self._held)
@@ -84,19 +93,18 @@ class HarmonyReader:
         return out
 
     def _header(self) -> bool:
-        at = self._held.find(_MESSAGE)
-        if at < 0:
-            said = self._held.lstrip()
-            if any(said.startswith(mark) or mark.startswith(said) for mark in _HEADERS):
-                return False
+        if not _is_header(self._held):
             self._kind = _Kind.TEXT  # an answer without a header
             return True
+        at = self._held.find(_MESSAGE)
+        if at < 0:
+            return False
         head, self._held = self._held[: at + len(_MESSAGE)], self._held[at + len(_MESSAGE) :]
         channel, recipient = _CHANNEL.search(head), _RECIPIENT.search(head)
         if recipient is not None and recipient[1] in self._tools:
-            self._kind = _Kind.CALL
+            self._kind, self._name, self._header_chars = _Kind.CALL, recipient[1], len(head)
             self._section = Section(
-                lambda section: _arguments(section, recipient[1]),
+                functools.partial(_arguments, name=recipient[1]),
                 self._tools,
                 raw=head,
                 trusted=self._trusted,
@@ -131,7 +139,12 @@ class HarmonyReader:
                 self._out.append(Text(text))
             case _Kind.THOUGHT:
                 self._out.append(Thought(text))
-            case _Kind.CALL if self._section is not None:
+            case _Kind.AFTER:
+                if text := text.lstrip():
+                    self._kind = _Kind.TEXT
+                    self._out.append(Text(text))
+            case _Kind.CALL:
+                assert self._section is not None
                 taken = self._section.feed(text)
                 if self._section.failed:
                     self._out += self._section.take()
@@ -139,8 +152,8 @@ class HarmonyReader:
                     self._section, self._kind = None, _Kind.TEXT
                 elif self._section.over:
                     self._end_call()
-            case _Kind.CALL:
-                self._out.append(Text(text.strip()))
+                    self._kind = _Kind.AFTER
+                    self._say(text[taken:])
 
     def _end_call(self) -> None:
         if self._section is not None:
@@ -149,9 +162,9 @@ class HarmonyReader:
             self._section = None
 
 
-def _is_syntax(header: str) -> bool:
-    """Whether this unfinished header is one, so no text."""
-    said = header.strip()
+def _is_header(text: str) -> bool:
+    """Whether a header begins like this, or may do so with more of it."""
+    said = text.strip()
     return any(said.startswith(mark) or mark.startswith(said) for mark in _HEADERS)
 
 

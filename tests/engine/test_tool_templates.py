@@ -1,0 +1,155 @@
+"""Chat templates of every family: which it is, and conversations with tools in its words."""
+
+import dataclasses
+
+import pytest
+
+from localllm.engine.events import Message, Role, Tool, ToolCall
+from localllm.engine.worker.template import ChatTemplate
+from localllm.engine.worker.tools.family import HARMONY, PLAIN, family_of, fence_of
+from localllm.engine.worker.tools.parts import CallArguments, CallBegan, Text
+from localllm.errors import BadRequest
+from tests.engine.tool_families import EXAMPLES, Example, read, reader, source
+
+TOOLS = (
+    Tool(
+        name="get_weather",
+        description="Says how the weather is.",
+        parameters='{"type": "object", "properties": {"city": {"type": "string", '
+        '"description": "Where"}}, "required": ["city"]}',
+    ),
+)
+ASKED = Message(role=Role.USER, content="Weather in Köln?")
+CALLED = Message(
+    role=Role.ASSISTANT,
+    content="",
+    reasoning="I must look.",
+    tool_calls=(ToolCall(id="call_of_a_client", name="get_weather", arguments='{"city": "Köln"}'),),
+)
+ANSWERED = Message(role=Role.TOOL, content="12 degrees", tool_call_id="call_of_a_client")
+CONVERSATION = (ASKED, CALLED, ANSWERED)
+
+every_template = pytest.mark.parametrize("example", EXAMPLES, ids=[e.template for e in EXAMPLES])
+
+
+def template(example: Example) -> ChatTemplate:
+    return ChatTemplate(source(example), bos_token="<s>", eos_token="</s>")
+
+
+@every_template
+def test_the_family_and_the_fence_are_seen_in_the_template(example: Example) -> None:
+    assert family_of(source(example)) is example.family
+    assert fence_of(source(example)) is example.fence
+
+
+@pytest.mark.parametrize("text", ["", "{{ messages }}", "<tool_call>", "<|im_start|>{{ tools }}"])
+def test_an_unknown_template_is_plain_and_does_not_reason(text: str) -> None:
+    assert family_of(text) is PLAIN
+    assert fence_of(text) is None
+
+
+@every_template
+def test_tools_are_described(example: Example) -> None:
+    text = template(example).render((ASKED,), TOOLS)
+    for said in ("get_weather", "Says how", "city", "Weather in Köln?"):
+        assert said in text or (said == "Says how" and example.template == "own-gemma-4")
+
+
+@every_template
+def test_a_conversation_with_a_call_and_its_result_is_told(example: Example) -> None:
+    text = template(example).render(CONVERSATION, TOOLS)
+    order = [text.rindex(said) for said in ("Weather in Köln?", "12 degrees")]
+    assert order == sorted(order)
+    between = text[order[0] : order[1]]
+    assert "get_weather" in between
+    assert "Köln" in between[len("Weather in Köln?") :]
+
+
+@every_template
+def test_what_the_template_writes_for_a_call_is_read_as_that_call(example: Example) -> None:
+    """Both ends agree: the rendered call is what the parser of the family understands."""
+    text = template(example).render(CONVERSATION, TOOLS)
+    said = text[text.rindex("Weather in Köln?") + len("Weather in Köln?") : text.rindex("12 deg")]
+    trigger = " to=functions" if example.family is HARMONY else '{"name"'
+    if not example.family.bare and example.family is not HARMONY:
+        trigger = example.family.triggers[0]
+    said = said[said.index(trigger) :].split("<|call|>")[0]
+    parts = read(reader(example.family, None), [said])
+    parts = [part for part in parts if not isinstance(part, Text)]
+    assert parts[0] == CallBegan("get_weather")
+    assert isinstance(parts[1], CallArguments)
+    assert parts[1].text.replace(" ", "") == '{"city":"Köln"}'
+
+
+@every_template
+def test_a_conversation_without_tools_is_told_as_before(example: Example) -> None:
+    answer = Message(role=Role.ASSISTANT, content="Cold.")
+    text = template(example).render((ASKED, answer, ASKED))
+    assert "get_weather" not in text
+    assert text.index("Weather in Köln?") < text.index("Cold.") < text.rindex("Weather in Köln?")
+
+
+@every_template
+def test_two_results_in_a_row_are_told(example: Example) -> None:
+    calls = (*CALLED.tool_calls, ToolCall(id="two", name="get_weather", arguments="{}"))
+    two = dataclasses.replace(CALLED, tool_calls=calls)
+    other = Message(role=Role.TOOL, content="a storm", tool_call_id="two")
+    conversation = (ASKED, two, ANSWERED, other)
+    if example.template == "own-llama-3":  # as the real one
+        with pytest.raises(BadRequest, match="one call at a time"):
+            template(example).render(conversation, TOOLS)
+        return
+    text = template(example).render(conversation, TOOLS)
+    assert text.index("12 degrees") < text.index("a storm")
+
+
+def test_earlier_reasoning_is_told_where_the_template_wants_it() -> None:
+    for name in ("Qwen-Qwen3-0.6B", "openai-gpt-oss-120b", "own-gemma-4"):
+        (example,) = (e for e in EXAMPLES if e.template == name)
+        assert "I must look." in template(example).render(CONVERSATION, TOOLS)
+
+
+def test_a_template_without_words_for_tools_has_them_in_its_system_message() -> None:
+    chatml = ChatTemplate(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "<|im_start|>assistant\n"
+    )
+    text = chatml.render((Message(role=Role.SYSTEM, content="Be brief."), ASKED), TOOLS)
+    assert text.startswith("<|im_start|>system\nBe brief.\n\nYou can call these functions:")
+    assert text.count("<|im_start|>system") == 1
+    told = chatml.render(CONVERSATION, TOOLS)
+    assert '{"name": "get_weather", "arguments": {"city": "Köln"}}' in told
+    assert "Result of get_weather:\n12 degrees" in told
+
+
+def test_a_template_without_a_system_role_has_them_in_the_first_question() -> None:
+    (gemma,) = (e for e in EXAMPLES if e.template == "own-gemma-3")
+    text = template(gemma).render((ASKED,), TOOLS)
+    assert text.startswith("<s><start_of_turn>user\nYou can call these functions:")
+    assert text.count("<start_of_turn>user") == 1
+
+
+def test_ids_have_the_form_that_mistral_insists_on() -> None:
+    (nemo,) = (e for e in EXAMPLES if e.template.startswith("mistralai-Mistral-Nemo"))
+    text = template(nemo).render(CONVERSATION, TOOLS)
+    (called,) = (part.split('"')[0] for part in text.split('"id": "')[1:])
+    (answered,) = (part.split('"')[0] for part in text.split('"call_id": "')[1:])
+    assert called == answered
+    assert len(called) == 9
+
+
+def test_a_template_marked_for_training_is_used() -> None:
+    source = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+    assert ChatTemplate(source).render((ASKED,)) == "Weather in Köln?"
+
+
+def test_a_template_may_indent_a_little() -> None:
+    assert ChatTemplate("{{ 'a'|indent(4, first=true) }}").render((ASKED,)) == "    a"
+    with pytest.raises(BadRequest):
+        ChatTemplate("{{ 'a'|indent(10000000000, first=true) }}").render((ASKED,))
+
+
+def test_reasoning_is_switched_off_where_the_template_can() -> None:
+    (qwen3,) = (e for e in EXAMPLES if e.template == "Qwen-Qwen3-0.6B")
+    text = template(qwen3).render((ASKED,), reasons=False)
+    assert text.endswith("<think>\n\n</think>\n\n")
