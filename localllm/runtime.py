@@ -15,6 +15,7 @@ from pathlib import Path
 
 from localllm import machine
 from localllm.core.comparison import Comparison
+from localllm.core.embedding import prepared
 from localllm.core.fit import Fit, TooLarge, weigh
 from localllm.core.hardware import EngineBuild, HardwareInfo
 from localllm.core.load import LoadSettings
@@ -22,6 +23,8 @@ from localllm.core.model import ModelSpec
 from localllm.core.placement import HOST
 from localllm.engine.client import Engine, ProcessEngine
 from localllm.engine.events import (
+    Embedded,
+    EmbedRequest,
     Finished,
     GenerateEvent,
     GenerateRequest,
@@ -29,6 +32,8 @@ from localllm.engine.events import (
     LoadProgress,
     LoadRequest,
     ProbeRequest,
+    Reranked,
+    RerankRequest,
     RestoreState,
     SaveState,
     StateRestored,
@@ -138,10 +143,11 @@ class Runtime:
     async def fit(self, model: InstalledModel, settings: LoadSettings) -> Fit:
         """Compare what this load needs with what is free now, adapters included.
 
-        Raises GgufError, also for an adapter that does not fit the model, and NotFound.
+        Raises GgufError, also for an adapter that does not fit the model, NotFound, and UsageError
+        for a model that cannot do what it is loaded for.
         """
         spec = await asyncio.to_thread(read_spec, model.path)
-        settings = await asyncio.to_thread(with_adapters, settings, spec)
+        settings = await asyncio.to_thread(with_adapters, prepared(spec, settings), spec)
         back = self._returned(model.name)
         return weigh(
             spec,
@@ -234,6 +240,25 @@ class Runtime:
                 if isinstance(event, Finished):
                     slot.restarts.answered()
                 yield event
+
+    async def embed(self, name: str, request: EmbedRequest) -> Embedded:
+        """Turn texts into vectors with the resident model `name`. Being cancelled cancels.
+
+        Raises as `generate` does; BadRequest for a model that was not loaded for it.
+        """
+        slot = self._slot(name)
+        await self._revive(slot)
+        answer = await slot.engine.embed(request)
+        slot.restarts.answered()
+        return answer
+
+    async def rerank(self, name: str, request: RerankRequest) -> Reranked:
+        """Score documents against a query. Raises as `embed` does."""
+        slot = self._slot(name)
+        await self._revive(slot)
+        answer = await slot.engine.rerank(request)
+        slot.restarts.answered()
+        return answer
 
     async def save_state(self, name: str, request: SaveState) -> StateSaved:
         """Keep what the resident model `name` has computed of a conversation in a file.

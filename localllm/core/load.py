@@ -115,7 +115,10 @@ class LoadSettings:
 
     @property
     def outputs(self) -> int:
-        """Rows of logits that one step can ask for: one for each conversation and guess."""
+        """Rows that one step can ask for: one for each conversation and guess; for embeddings
+        those of every token."""
+        if self.embeddings:
+            return min(self.batch, self.ubatch, self.cells)
         guesses = 0 if self.speculate == Speculate.OFF else self.drafts
         return self.parallel + max(0, min(guesses, min(self.batch, self.ubatch) - self.parallel))
 

@@ -17,6 +17,19 @@ def why_no_answers(spec: ModelSpec) -> str | None:
     decoder names the pooling of its output ("pooling_type") or attends both ways
     ("attention.causal" false). The kinds are those of llama.cpp b11434 (`src/llama-arch.cpp`).
     """
+    if (why := why_no_texts(spec)) is not None:
+        return why
+    pooling = spec.value("pooling_type")
+    if pooling == _RANK:
+        return "a reranker: it scores texts and writes none"
+    encodes = spec.rules is not None and spec.rules.memory is Memory.NONE
+    if encodes or pooling or spec.value("attention.causal") is False:
+        return "an embedding model: it turns text into numbers and writes none"
+    return None
+
+
+def why_no_texts(spec: ModelSpec) -> str | None:
+    """Say what a model is that neither continues texts nor embeds them; None for all others."""
     name = spec.architecture
     if name in _DIFFUSION:
         return "a diffusion model, which does not write one token after the other"
@@ -26,10 +39,4 @@ def why_no_answers(spec: ModelSpec) -> str | None:
         return "a draft for another model, not a model of its own"
     if name in _TRANSLATORS:
         return "an encoder with a decoder beside it, which this engine does not run"
-    pooling = spec.value("pooling_type")
-    if pooling == _RANK:
-        return "a reranker: it scores texts and writes none"
-    encodes = spec.rules is not None and spec.rules.memory is Memory.NONE
-    if encodes or pooling or spec.value("attention.causal") is False:
-        return "an embedding model: it turns text into numbers and writes none"
     return None

@@ -1,5 +1,6 @@
 """The scratch memory of one forward pass (`llama_context::sched_reserve`, llama.cpp b11434)."""
 
+from localllm.core.architectures import Memory
 from localllm.core.footprint.arena import Graph
 from localllm.core.footprint.attention import add_attention_inputs, attend, projected
 from localllm.core.footprint.cache import cells, flash, ubatch
@@ -124,6 +125,13 @@ def _parallel(flow: Pass, layer: int, node: int, normed: int, last: bool) -> int
 
 
 def output_bytes(spec: ModelSpec, settings: LoadSettings) -> int:
-    """Bytes of the logits that a step hands out: one row per sequence, one per guessed token
-    (`llama_context::output_reserve`)."""
-    return spec.vocabulary * _FLOAT * settings.outputs
+    """Bytes of the rows that a step hands out (`llama_context::output_reserve`).
+
+    For embeddings llama.cpp reserves a row of logits beside each token's; an encoder computes
+    none, and on the CPU what is never written takes no memory.
+    """
+    if not settings.embeddings:
+        return spec.vocabulary * _FLOAT * settings.outputs
+    encodes = spec.rules is not None and spec.rules.memory is Memory.NONE
+    logits = spec.vocabulary * (settings.parallel if encodes else settings.outputs)
+    return (logits + spec.embedding * settings.outputs) * _FLOAT

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 import llama_cpp.llama_cpp as llama
 
+from localllm.core.embedding import prepared
 from localllm.engine.events import (
     Cancel,
     Command,
     Describe,
     Described,
+    EmbedRequest,
     Event,
     GenerateRequest,
     Loaded,
@@ -28,6 +30,7 @@ from localllm.engine.events import (
     Probed,
     ProbeRequest,
     Refused,
+    RerankRequest,
     RestoreState,
     SaveState,
     StateRefused,
@@ -36,6 +39,7 @@ from localllm.engine.events import (
 )
 from localllm.engine.limits import check_request, check_settings, check_tokens
 from localllm.engine.worker.build import describe
+from localllm.engine.worker.header import read_header
 from localllm.engine.worker.log import NativeLog, note
 from localllm.engine.worker.model import Model
 from localllm.engine.worker.rolling import RollingWindow, room
@@ -50,9 +54,11 @@ from localllm.errors import (
     GenerationFailed,
     LoadFailed,
     StateFailed,
+    UsageError,
 )
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # and numpy with them
+    from localllm.engine.worker.embedding import Embedder
     from localllm.engine.worker.vision.encoder import Encoder
 
 Emit = Callable[[Event], None]
@@ -76,10 +82,13 @@ class WorkerEngine:
         self._window = RollingWindow()
         self._states: States | None = None
         self._eyes: Encoder | None = None
+        self._embedder: Embedder | None = None
+        """In the scheduler's place, for a model that was loaded for embeddings."""
 
     @property
     def busy(self) -> bool:
-        return self._scheduler is not None and self._scheduler.busy
+        runner = self._embedder or self._scheduler
+        return runner is not None and runner.busy
 
     def handle(self, command: Command, arrived: float) -> None:
         self._vitals.beat()
@@ -96,8 +105,10 @@ class WorkerEngine:
                 self._save_state(command)
             case RestoreState():
                 self._restore_state(command)
-            case Cancel() if self._scheduler is not None:
-                self._scheduler.cancel(command.request_id)
+            case EmbedRequest() | RerankRequest():
+                self._embed(command)
+            case Cancel() if (runner := self._embedder or self._scheduler) is not None:
+                runner.cancel(command.request_id)
 
     def step(self, nothing_new: Callable[[], bool]) -> None:
         """Compute one batch, unless a command has just arrived.
@@ -105,11 +116,12 @@ class WorkerEngine:
         The flag is lowered before looking: a cancel that comes later raises it again, one that
         came before is in the inbox.
         """
-        if self._scheduler is None or self._model is None or not self._scheduler.busy:
+        runner = self._embedder or self._scheduler
+        if runner is None or self._model is None or not runner.busy:
             return
         self._model.abort.lower()
         if nothing_new():
-            self._scheduler.step()
+            runner.step()
 
     def interrupt(self, request_id: str) -> None:
         """Called by the reader thread: end the running batch if it reads this request's prompt."""
@@ -131,18 +143,26 @@ class WorkerEngine:
         try:
             check_settings(request.settings)
             files = ModelFiles(request.path)
+            settings, spec = request.settings, None
+            if settings.embeddings:
+                spec = read_header(request.path)
+                settings = prepared(spec, settings)
             model = Model(
                 request.path,
-                request.settings,
+                settings,
                 log=self._log,
                 on_progress=self._progress,
                 vitals=self._vitals,
             )
             self._eyes = self._open_eyes(request, model)
-        except LoadFailed as error:
+        except (LoadFailed, UsageError) as error:
             self._emit(LoadRefused(message=str(error)))
             return
         self._model, self._scheduler = model, Scheduler(model, self._emit)
+        if spec is not None:
+            from localllm.engine.worker.embedding import Embedder
+
+            self._embedder = Embedder(model, spec, self._emit)
         source = model.chat_template
         self._template = self._compile(source, model)
         digest = hashlib.sha256(source.encode()).hexdigest() if source is not None else None
@@ -225,6 +245,8 @@ class WorkerEngine:
         try:
             if self._scheduler is None or self._model is None:
                 raise BadRequest("No model is loaded.")
+            if self._embedder is not None:
+                raise BadRequest("This model was loaded for embeddings: it writes no answers.")
             check_request(request)
             check_tokens(request, self._model.vocabulary)
             prompt, dropped = self._prompt(request, self._model)
@@ -232,8 +254,21 @@ class WorkerEngine:
                 raise BadRequest("The prompt is empty.")
             self._scheduler.submit(request, prompt, arrived, dropped=dropped)
         except GenerationFailed as error:
-            refusal = Refused(request_id=request.request_id, code=error.code, message=str(error))
-            self._emit(refusal)
+            self._refuse(request.request_id, error)
+
+    def _embed(self, request: EmbedRequest | RerankRequest) -> None:
+        try:
+            if self._embedder is None:
+                raise BadRequest(
+                    "This model was loaded to answer, not for embeddings. Load an embedding model, "
+                    "or this one with --embeddings."
+                )
+            self._embedder.submit(request)
+        except GenerationFailed as error:
+            self._refuse(request.request_id, error)
+
+    def _refuse(self, request_id: str, error: GenerationFailed) -> None:
+        self._emit(Refused(request_id=request_id, code=error.code, message=str(error)))
 
     def _prompt(self, request: GenerateRequest, model: Model) -> tuple[list[int], int]:
         """The prompt, and how many messages were left out to make it fit."""

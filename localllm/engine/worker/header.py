@@ -5,11 +5,14 @@ length. Here the tokenizer's keys are left out of a header and `no_vocab` with t
 in; the other bytes are copied as they are.
 """
 
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from localllm.errors import LoadFailed
+from localllm.core.gguf import read
+from localllm.core.model import ModelSpec
+from localllm.errors import GgufError, LoadFailed
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -28,6 +31,15 @@ class _Entry:
     end: int
     value: int  # where the value starts, after its type
     kind: int
+
+
+def read_header(path: str) -> ModelSpec:
+    """Read and check the header of a model's (first) file. Raises LoadFailed."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123  # the path is text, whatever it holds
+            return read(file, os.fstat(file.fileno()).st_size)
+    except (OSError, GgufError) as error:
+        raise LoadFailed(f"The header of {path} cannot be read: {error}") from error
 
 
 def without_tokenizer(head: bytes) -> bytes:

@@ -9,7 +9,7 @@ from functools import cache
 import llama_cpp.llama_cpp as llama
 from llama_cpp._ggml import libggml
 
-from localllm.core.load import FlashAttention, LoadSettings
+from localllm.core.load import FlashAttention, LoadSettings, Pooling
 from localllm.core.quants import GgmlType
 from localllm.errors import LoadFailed
 
@@ -98,6 +98,12 @@ def context_params(settings: LoadSettings, threads: int) -> llama.llama_context_
     params.n_batch = settings.batch
     params.n_ubatch = min(settings.ubatch, settings.batch)
     params.n_outputs_max = settings.outputs
+    params.embeddings = settings.embeddings
+    if settings.embeddings:  # what is not ranked is pooled in embedding.py, request by request
+        ranks = settings.pooling is Pooling.RANK
+        params.pooling_type = (
+            llama.LLAMA_POOLING_TYPE_RANK if ranks else llama.LLAMA_POOLING_TYPE_NONE
+        )
     params.type_k = GgmlType[settings.kv_type_k.name]
     params.type_v = GgmlType[settings.kv_type_v.name]
     params.flash_attn_type = _FLASH_ATTENTION[settings.flash_attention]

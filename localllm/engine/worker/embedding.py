@@ -1,0 +1,365 @@
+"""Texts to vectors: several texts a batch, pooled here, request by request.
+
+llama.cpp hands out a row for each token; mean, first or last of them is a text's vector. So one
+load serves every pooling, and a text longer than a micro-batch is computed piece by piece where
+the model looks back only. Ranking is llama.cpp's own pooling: a score for each pair.
+"""
+
+import re
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+from numpy.typing import NDArray
+
+from localllm.core.embedding import can_be_shortened, looks_both_ways
+from localllm.core.load import Pooling
+from localllm.core.model import ModelSpec
+from localllm.engine.events import (
+    Embedded,
+    EmbedRequest,
+    Event,
+    Refused,
+    Reranked,
+    RerankRequest,
+)
+from localllm.engine.limits import check_embed, check_rerank
+from localllm.engine.worker.model import Aborted, Model, NoRoom, Row
+from localllm.errors import BadRequest, ContextOverflow, GenerationFailed, QueueFull
+
+MAX_WAITING = 256
+"""Requests that may wait or be computed; one more is refused at once."""
+
+_FIRST_CHARS = 8
+"""Characters for each token of the context that are looked at first; text has 3 to 5."""
+
+Vectors = NDArray[np.float32]
+"""Rows of one text, or its vector."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One request: its texts' tokens, and what has come of them."""
+
+    request: EmbedRequest | RerankRequest
+    texts: list[list[int]]
+    results: dict[int, Vectors] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        return self.request.request_id
+
+    @property
+    def complete(self) -> bool:
+        return len(self.results) == len(self.texts)
+
+
+@dataclass(slots=True, eq=False)
+class Text:
+    """One text on its way, in a slot of its own from its first token to its last."""
+
+    job: Job
+    index: int
+    slot: int = -1
+    done: int = 0
+    rows: list[Vectors] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.job.texts[self.index]
+
+    @property
+    def left(self) -> int:
+        return len(self.tokens) - self.done
+
+
+class Embedder:
+    """Runs every request of one model loaded for embeddings; first come, first served."""
+
+    def __init__(self, model: Model, spec: ModelSpec, emit: Callable[[Event], None]) -> None:
+        self._model = model
+        self._emit = emit
+        self._whole = looks_both_ways(spec)
+        self._shortens = can_be_shortened(spec)
+        self._width = int(llama.llama_model_n_embd_out(llama.llama_get_model(model.handle)))
+        self._pooling = model.settings.pooling or Pooling.MEAN
+        self._pairs = Pairs(model)
+        self._jobs: dict[str, Job] = {}
+        self._texts: deque[Text] = deque()
+        self._free = list(range(model.settings.parallel))
+        model.use(model.adapters.space(None))
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._texts)
+
+    def submit(self, request: EmbedRequest | RerankRequest) -> None:
+        """Queue a request. Raises BadRequest, ContextOverflow (a text is too long), QueueFull."""
+        if request.request_id in self._jobs:
+            raise BadRequest(f"A request with the id {request.request_id!r} is running already.")
+        if len(self._jobs) >= MAX_WAITING:
+            raise QueueFull(f"{len(self._jobs)} requests are waiting already. Try again later.")
+        if isinstance(request, EmbedRequest):
+            texts = self._inputs(request)
+        else:
+            texts = self._documents(request)
+        job = self._jobs[request.request_id] = Job(request, texts)
+        self._texts += [Text(job, i) for i in range(len(texts))]
+
+    def cancel(self, request_id: str) -> None:
+        """End a request between steps. Unknown ids are ignored."""
+        job = self._jobs.get(request_id)
+        if job is not None:
+            self._refuse(job, GenerationFailed("The request was cancelled."))
+
+    def step(self) -> None:
+        """Compute one batch: as many texts, or pieces of them, as it holds."""
+        batch = self._fill()
+        rows = [
+            Row(token, text.done + i, text.slot, True)
+            for text, count in batch
+            for i, token in enumerate(text.tokens[text.done : text.done + count])
+        ]
+        try:
+            self._model.decode(rows)
+        except (Aborted, NoRoom, RuntimeError) as error:
+            reason = str(error) or type(error).__name__
+            for job in {text.job for text, _ in batch}:
+                message = f"llama.cpp could not compute this batch: {reason}."
+                self._refuse(job, GenerationFailed(message))
+            return
+        self._collect(batch)
+
+    # --- texts and tokens ---
+
+    def _inputs(self, request: EmbedRequest) -> list[list[int]]:
+        check_embed(request)
+        if self._pooling is Pooling.RANK:
+            raise BadRequest("This model ranks: send a query with its documents.")
+        self._check_dimensions(request)
+        texts = []
+        for i, given in enumerate(request.inputs):
+            name = f"inputs[{i}]"
+            if isinstance(given, str):
+                tokens = self._tokenize(given, name, truncate=request.truncate)
+            else:
+                tokens = self._checked(list(given), name)
+            texts.append(self._fitted(tokens, name, truncate=request.truncate))
+        return texts
+
+    def _documents(self, request: RerankRequest) -> list[list[int]]:
+        check_rerank(request)
+        if self._pooling is not Pooling.RANK:
+            raise BadRequest("This model does not rank: it has no classifier, or another pooling.")
+        texts = []
+        for i, document in enumerate(request.documents):
+            name, limit = f"documents[{i}] with the query", self._model.context
+            head = document[: _FIRST_CHARS * limit] if request.truncate else document
+            self._check_length(request.query, name)
+            if not request.truncate:
+                self._check_length(document, name)
+            tokens = self._pairs.tokens(request.query, head)
+            if len(tokens) > limit and request.truncate:
+                tokens = self._pairs.shortened(request.query, head, limit)
+            texts.append(self._fitted(tokens, name, truncate=False))
+        return texts
+
+    def _check_dimensions(self, request: EmbedRequest) -> None:
+        wanted = request.dimensions
+        if wanted is None or wanted == self._width:
+            return
+        if not self._shortens:
+            raise BadRequest(
+                f"dimensions is {wanted}; the vectors of this model have {self._width}, and it "
+                "does not say that it was trained to be used with fewer (Matryoshka)."
+            )
+        if wanted > self._width:
+            raise BadRequest(f"dimensions is {wanted}; this model has {self._width}.")
+
+    def _tokenize(self, text: str, name: str, *, truncate: bool) -> list[int]:
+        """Of a far too long text no more than it takes to know that: its tokens could keep
+        everybody waiting."""
+        if truncate:
+            text = text[: _FIRST_CHARS * self._model.context]
+        else:
+            self._check_length(text, name)
+        return self._model.tokenize(text, special=True)
+
+    def _check_length(self, text: str, name: str) -> None:
+        limit = self._model.context
+        length = _FIRST_CHARS * limit
+        while length < len(text):
+            tokens = len(self._model.tokenize(text[:length], special=True))
+            if tokens > 2 * limit:  # twice: what the cut changed does not matter
+                raise _too_long(name, f"more than {tokens}", limit)
+            length *= 2
+
+    def _checked(self, tokens: list[int], name: str) -> list[int]:
+        if max(tokens) >= self._model.vocabulary:
+            raise BadRequest(
+                f"{name} has the token {max(tokens)}; this model's are 0 to "
+                f"{self._model.vocabulary - 1}."
+            )
+        return tokens
+
+    def _fitted(self, tokens: list[int], name: str, *, truncate: bool) -> list[int]:
+        limit = self._model.context
+        if not tokens:
+            raise BadRequest(f"{name} has no tokens.")
+        if len(tokens) <= limit:
+            return tokens
+        if not truncate:
+            raise _too_long(name, str(len(tokens)), limit)
+        edges = self._model.tokenize("", special=True)
+        if len(edges) > 1 and tokens[-1] == edges[-1]:  # what ends every text stays
+            return [*tokens[: limit - 1], tokens[-1]]
+        return tokens[:limit]
+
+    # --- batches ---
+
+    def _fill(self) -> list[tuple[Text, int]]:
+        """Texts and how many of their next tokens, first come first."""
+        room = self._model.chunk
+        batch = []
+        for text in self._texts:
+            count = min(room, text.left)
+            if count == 0 or (self._whole and count < text.left):
+                break
+            if text.slot < 0:
+                if not self._free:
+                    break
+                text.slot = self._free.pop(0)
+            batch.append((text, count))
+            room -= count
+        return batch
+
+    def _collect(self, batch: list[tuple[Text, int]]) -> None:
+        ranks = self._pooling is Pooling.RANK
+        rows = None if ranks else self._rows(sum(count for _, count in batch))
+        at = 0
+        for text, count in batch:
+            text.done += count
+            if rows is not None:
+                text.rows.append(rows[at : at + count].copy())
+                at += count
+            if text.left == 0:
+                found = self._score(text.slot) if ranks else np.concatenate(text.rows)
+                self._finish(text, found)
+
+    def _rows(self, count: int) -> Vectors:
+        """A row for each token of the batch, in its order."""
+        found = llama.llama_get_embeddings(self._model.handle)
+        return np.ctypeslib.as_array(found, (count, self._width))
+
+    def _score(self, slot: int) -> Vectors:
+        """What the classifier says of a pair: the first label is the relevance."""
+        found = llama.llama_get_embeddings_seq(self._model.handle, slot)
+        return np.ctypeslib.as_array(found, (1,)).copy()
+
+    def _finish(self, text: Text, found: Vectors) -> None:
+        self._texts.remove(text)
+        self._leave(text)
+        job = text.job
+        if isinstance(job.request, EmbedRequest):
+            found = vector(found, job.request, job.request.pooling or self._pooling)
+        job.results[text.index] = found
+        if job.complete:
+            del self._jobs[job.id]
+            self._emit(answer(job))
+
+    def _leave(self, text: Text) -> None:
+        if text.slot >= 0:
+            self._model.keep(text.slot, 0)
+            self._free.append(text.slot)
+            text.slot = -1
+
+    def _refuse(self, job: Job, error: GenerationFailed) -> None:
+        for text in [text for text in self._texts if text.job is job]:
+            self._texts.remove(text)
+            self._leave(text)
+        del self._jobs[job.id]
+        self._emit(Refused(request_id=job.id, code=error.code, message=str(error)))
+
+
+class Pairs:
+    """A query and a document as one text, the way the model was trained on them.
+
+    With a template of its own ("tokenizer.chat_template.rerank") or the vocabulary's special
+    tokens between the two, as llama-server's `format_prompt_rerank`.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        native = llama.llama_get_model(model.handle)
+        template = llama.llama_model_chat_template(native, b"rerank")
+        self._template = template.decode("utf-8", "replace") if template else None
+
+    def tokens(self, query: str, document: str) -> list[int]:
+        if self._template is not None:
+            named = {"{query}": query, "{document}": document}
+            text = re.sub(r"\{query\}|\{document\}", lambda m: named[m[0]], self._template)
+            return self._model.tokenize(text, special=True, ends=False)
+        return self._joined(*(self._plain(text) for text in (query, document)))
+
+    def shortened(self, query: str, document: str, limit: int) -> list[int]:
+        """The same with as much of the document's beginning as there is room for."""
+        low, high = 0, len(document)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if len(self.tokens(query, document[:middle])) <= limit:
+                low = middle
+            else:
+                high = middle - 1
+        return self.tokens(query, document[:low])
+
+    def _plain(self, text: str) -> list[int]:
+        return self._model.tokenize(text, special=False, ends=False)
+
+    def _joined(self, query: list[int], document: list[int]) -> list[int]:
+        vocab = self._model.vocab
+        separator = [llama.llama_vocab_sep(vocab)] if llama.llama_vocab_get_add_sep(vocab) else []
+        end = llama.llama_vocab_eos(vocab)
+        ends = [end if end >= 0 else llama.llama_vocab_sep(vocab)]
+        ends = ends if llama.llama_vocab_get_add_eos(vocab) else []
+        start = [llama.llama_vocab_bos(vocab)] if llama.llama_vocab_get_add_bos(vocab) else []
+        joined = [*start, *query, *ends, *separator, *document, *ends]
+        return [int(token) for token in joined if token >= 0]
+
+
+def vector(rows: Vectors, request: EmbedRequest, pooling: Pooling) -> Vectors:
+    """A text's vector (with pooling NONE its rows) as the request wants it."""
+    match pooling:
+        case Pooling.MEAN:
+            pooled = rows.mean(axis=0, dtype=np.float64, keepdims=True)
+        case Pooling.CLS:
+            pooled = rows[:1]
+        case Pooling.LAST:
+            pooled = rows[-1:]
+        case _:
+            pooled = rows
+    pooled = pooled[:, : request.dimensions].astype(np.float64)
+    if request.normalize:
+        lengths = np.linalg.norm(pooled, axis=1, keepdims=True)
+        pooled = pooled / np.where(lengths > 0, lengths, 1)
+    found: Vectors = pooled.astype("<f4")
+    return found
+
+
+def answer(job: Job) -> Embedded | Reranked:
+    """What a job's parent is told when all of its texts are computed."""
+    tokens = tuple(len(text) for text in job.texts)
+    found = [job.results[i] for i in range(len(job.texts))]
+    if isinstance(job.request, RerankRequest):
+        scores = tuple(float(each[0]) for each in found)
+        return Reranked(request_id=job.id, scores=scores, tokens=tokens)
+    vectors = tuple(each.tobytes() for each in found)
+    return Embedded(request_id=job.id, vectors=vectors, tokens=tokens)
+
+
+def _too_long(name: str, tokens: str, limit: int) -> ContextOverflow:
+    return ContextOverflow(
+        f"{name} has {tokens} tokens, and this model was loaded for at most {limit}. Send shorter "
+        "texts, ask for truncation, or load it with a larger context (--ctx)."
+    )

@@ -1,0 +1,239 @@
+"""Embeddings and ranking through the real worker, against the same arithmetic in numpy."""
+
+import asyncio
+from array import array
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from localllm.core.load import FlashAttention, LoadSettings, Pooling
+from localllm.engine.client import ProcessEngine
+from localllm.engine.events import Embedded, EmbedRequest, LoadRequest, RerankRequest
+from localllm.errors import BadRequest, ContextOverflow, GenerationFailed, LoadFailed
+from tests.engine import tiny, tiny_encoder
+from tests.engine.answers import ask, collect
+from tests.engine.tiny_encoder import CLS, SEP, token
+
+SETTINGS = LoadSettings(
+    context=48, parallel=3, threads=1, embeddings=True, flash_attention=FlashAttention.OFF
+)
+TEXTS = ("the fox runs", "the red dog sleeps far away", "sea", "blue seas")
+NEAR = 2e-3  # ggml looks the GELU up in a table of halves
+
+
+@asynccontextmanager
+async def loaded(path: Path, settings: LoadSettings = SETTINGS) -> AsyncIterator[ProcessEngine]:
+    engine = ProcessEngine()
+    try:
+        async for _ in engine.load(LoadRequest(path=str(path), settings=settings)):
+            pass
+        yield engine
+    finally:
+        await engine.close()
+
+
+def numbers(embedded: Embedded) -> list[np.ndarray]:
+    return [np.array(array("f", vector)) for vector in embedded.vectors]
+
+
+def tokens(text: str) -> list[int]:
+    """Of the words the tiny model knows."""
+    return [CLS, *(token(word) for word in text.split()), SEP]
+
+
+def expected(ids: list[int], pooling: Pooling, *, normalize: bool = True) -> np.ndarray:
+    rows = tiny_encoder.rows(ids)
+    pooled = {Pooling.MEAN: rows.mean(axis=0), Pooling.CLS: rows[0], Pooling.LAST: rows[-1]}
+    found = pooled[pooling]
+    return np.asarray(found / np.linalg.norm(found) if normalize else found)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_encoder.encoder(tmp_path_factory.mktemp("encoder") / "bert.gguf")
+
+
+@pytest.fixture(scope="module")
+def reranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("encoder") / "rank.gguf"
+    return tiny_encoder.encoder(path, pooling=gguf.PoolingType.RANK, classifier=True)
+
+
+@pytest.mark.parametrize("pooling", [Pooling.MEAN, Pooling.CLS, Pooling.LAST])
+async def test_vectors_are_those_of_the_arithmetic_written_down(
+    encoder: Path, pooling: Pooling
+) -> None:
+    async with loaded(encoder) as engine:
+        request = EmbedRequest(request_id="a", inputs=TEXTS[:3], pooling=pooling)
+        answer = await engine.embed(request)
+        for text, found in zip(TEXTS, numbers(answer), strict=False):
+            assert np.abs(found - expected(tokens(text), pooling)).max() < NEAR
+            assert np.linalg.norm(found) == pytest.approx(1, abs=1e-6)
+        assert answer.tokens == tuple(len(tokens(text)) for text in TEXTS[:3])
+        assert answer.prompt_tokens == sum(answer.tokens)
+
+
+async def test_the_models_own_pooling_is_the_default(tmp_path: Path) -> None:
+    path = tiny_encoder.encoder(tmp_path / "cls.gguf", pooling=gguf.PoolingType.CLS)
+    async with loaded(path) as engine:
+        own = await engine.embed(EmbedRequest(request_id="a", inputs=("the fox",)))
+        named = await engine.embed(
+            EmbedRequest(request_id="b", inputs=("the fox",), pooling=Pooling.CLS)
+        )
+    assert own.vectors == named.vectors
+
+
+async def test_rows_of_every_token_and_lengths_as_computed(encoder: Path) -> None:
+    async with loaded(encoder) as engine:
+        request = EmbedRequest(
+            request_id="a", inputs=("the fox",), pooling=Pooling.NONE, normalize=False
+        )
+        (found,) = numbers(await engine.embed(request))
+        rows = tiny_encoder.rows(tokens("the fox"))
+        assert np.abs(found.reshape(rows.shape) - rows).max() < 10 * NEAR
+
+
+async def test_many_inputs_are_those_of_each_alone_whoever_else_asks(encoder: Path) -> None:
+    async with loaded(encoder) as engine:
+        inputs = tuple(TEXTS[i % 4] for i in range(40))
+        requests = [EmbedRequest(request_id=f"r{i}", inputs=inputs) for i in range(3)]
+        answers = await asyncio.gather(*(engine.embed(request) for request in requests))
+        alone = [
+            numbers(await engine.embed(EmbedRequest(request_id=text, inputs=(text,))))[0]
+            for text in TEXTS
+        ]
+        for answer in answers:
+            for i, found in enumerate(numbers(answer)):
+                assert np.abs(found - alone[i % 4]).max() < 1e-5
+
+
+async def test_token_lists_are_texts_that_are_tokens_already(encoder: Path) -> None:
+    async with loaded(encoder) as engine:
+        ids = tuple(tokens("the red fox"))
+        request = EmbedRequest(request_id="a", inputs=("the red fox", ids))
+        text, listed = numbers(await engine.embed(request))
+        assert np.abs(text - listed).max() < 1e-5
+        with pytest.raises(BadRequest, match=r"inputs\[1\] has the token 5000"):
+            await engine.embed(EmbedRequest(request_id="b", inputs=((CLS,), (5000,))))
+
+
+async def test_a_text_too_long_is_named_with_both_numbers_or_cut_when_asked(encoder: Path) -> None:
+    long = "fox " * 60
+    async with loaded(encoder) as engine:
+        request = EmbedRequest(request_id="a", inputs=("sea", long))
+        with pytest.raises(ContextOverflow, match=r"inputs\[1\] has 62 tokens.* at most 48"):
+            await engine.embed(request)
+        cut = EmbedRequest(request_id="b", inputs=(long,), truncate=True)
+        answer = await engine.embed(cut)
+        kept = [CLS, *[token("fox")] * 46, SEP]
+        assert answer.tokens == (48,)
+        assert np.abs(numbers(answer)[0] - expected(kept, Pooling.MEAN)).max() < NEAR
+        with pytest.raises(ContextOverflow, match=r"inputs\[0\] has more than"):
+            await engine.embed(EmbedRequest(request_id="c", inputs=("fox " * 10**5,)))
+        await engine.embed(EmbedRequest(request_id="d", inputs=("fox " * 10**5,), truncate=True))
+
+
+@pytest.mark.parametrize("inputs", [(), ("",), ("sea", ()), ("sea",) * 2049, ((-1,),)])
+async def test_nonsense_is_an_error_of_that_request(
+    encoder: Path, inputs: tuple[str | tuple[int, ...], ...]
+) -> None:
+    async with loaded(encoder) as engine:
+        with pytest.raises(BadRequest):
+            await engine.embed(EmbedRequest(request_id="a", inputs=inputs))
+        assert await engine.embed(EmbedRequest(request_id="a", inputs=("sea",)))
+
+
+async def test_dimensions_are_for_models_that_say_so(encoder: Path, tmp_path: Path) -> None:
+    request = EmbedRequest(request_id="a", inputs=("the fox",), dimensions=8)
+    async with loaded(encoder) as engine:
+        with pytest.raises(BadRequest, match="dimensions is 8; the vectors of this model have 32"):
+            await engine.embed(request)
+    marked = tiny_encoder.encoder(tmp_path / "m.gguf", tags=("x", "Matryoshka"))
+    async with loaded(marked) as engine:
+        (short,) = numbers(await engine.embed(request))
+        first = expected(tokens("the fox"), Pooling.MEAN, normalize=False)[:8]
+        assert np.abs(short - first / np.linalg.norm(first)).max() < NEAR
+        with pytest.raises(BadRequest, match="this model has 32"):
+            await engine.embed(EmbedRequest(request_id="b", inputs=("sea",), dimensions=33))
+
+
+async def test_scores_are_those_of_the_classifier(reranker: Path) -> None:
+    async with loaded(reranker) as engine:
+        documents = ("fox runs", "sea", "the dog sleeps")
+        request = RerankRequest(request_id="a", query="red fox", documents=documents)
+        answer = await engine.rerank(request)
+        for document, found in zip(documents, answer.scores, strict=True):
+            query, words = tokens("red fox"), tokens(document)[1:-1]
+            assert found == pytest.approx(tiny_encoder.score([*query, *words]), abs=10 * NEAR)
+        again = RerankRequest(request_id="b", query="red fox", documents=documents[1:2])
+        assert (await engine.rerank(again)).scores == pytest.approx(answer.scores[1:2], abs=1e-5)
+
+
+async def test_a_document_too_long_is_named_or_cut_when_asked(reranker: Path) -> None:
+    documents = ("sea", "fox " * 60)
+    async with loaded(reranker) as engine:
+        request = RerankRequest(request_id="a", query="dog", documents=documents)
+        with pytest.raises(ContextOverflow, match=r"documents\[1\] .* has 63 tokens.* at most 48"):
+            await engine.rerank(request)
+        cut = RerankRequest(request_id="a", query="dog", documents=documents, truncate=True)
+        assert (await engine.rerank(cut)).tokens == (4, 48)
+        with pytest.raises(BadRequest, match="ranks: send a query"):
+            await engine.embed(EmbedRequest(request_id="b", inputs=("sea",)))
+
+
+async def test_each_load_does_what_it_was_made_for(encoder: Path, smollm2: Path) -> None:
+    async with loaded(encoder) as engine:
+        with pytest.raises(BadRequest, match="writes no answers"):
+            await collect(engine, ask("a", "Hello"))
+        with pytest.raises(BadRequest, match="does not rank"):
+            await engine.rerank(RerankRequest(request_id="b", query="a", documents=("b",)))
+        with pytest.raises(BadRequest, match="rank is no pooling"):
+            request = EmbedRequest(request_id="c", inputs=("sea",), pooling=Pooling.RANK)
+            await engine.embed(request)
+    async with loaded(smollm2, LoadSettings(context=256, threads=1)) as engine:
+        with pytest.raises(BadRequest, match="--embeddings"):
+            await engine.embed(EmbedRequest(request_id="a", inputs=("Hello",)))
+
+
+async def test_a_model_without_a_classifier_is_not_loaded_to_rank(encoder: Path) -> None:
+    settings = LoadSettings(context=48, embeddings=True, pooling=Pooling.RANK)
+    with pytest.raises(LoadFailed, match="no classifier"):
+        async with loaded(encoder, settings):
+            pass
+
+
+@pytest.mark.parametrize("make", [tiny.plain, tiny.windowed, tiny.recurrent, tiny.hybrid])
+async def test_a_text_in_pieces_is_the_text_in_one(make: object, tmp_path: Path) -> None:
+    path = make(tmp_path / "model.gguf")  # type: ignore[operator]  # a function of tiny's
+    text = "thequickbrownfoxjumpsoverthelazydog" * 4
+    found = []
+    for ubatch in (256, 32):
+        settings = LoadSettings(
+            context=256, parallel=2, batch=ubatch, ubatch=ubatch, threads=1, embeddings=True,
+            flash_attention=FlashAttention.OFF,
+        )  # fmt: skip
+        async with loaded(path, settings) as engine:
+            for pooling in (Pooling.MEAN, Pooling.LAST):
+                request = EmbedRequest(request_id="a", inputs=(text, "short"), pooling=pooling)
+                found.append(numbers(await engine.embed(request)))
+    for whole, pieces in zip(found[:2], found[2:], strict=True):
+        for one, other in zip(whole, pieces, strict=True):
+            assert np.abs(one - other).max() < 1e-3
+
+
+async def test_a_cancelled_request_leaves_the_others_alone(smollm2: Path) -> None:
+    settings = LoadSettings(context=256, parallel=2, threads=1, embeddings=True)
+    async with loaded(smollm2, settings) as engine:
+        long = EmbedRequest(request_id="long", inputs=("word " * 200,) * 200)
+        task = asyncio.create_task(engine.embed(long))
+        short = await engine.embed(EmbedRequest(request_id="first", inputs=("Hello",)))
+        assert not task.done() or not task.exception()
+        with pytest.raises(GenerationFailed, match="cancelled"):
+            await asyncio.gather(task, engine.cancel("long"))
+        again = await engine.embed(EmbedRequest(request_id="long", inputs=("Hello",)))
+        near = np.abs(numbers(short)[0] - numbers(again)[0]).max()
+        assert near < 1e-3
