@@ -142,7 +142,7 @@ class WorkerEngine:
             return
         try:
             check_settings(request.settings)
-            files = ModelFiles(request.path)
+            files = ModelFiles(request.path, request.settings.adapters)
             settings, spec = request.settings, None
             if settings.embeddings:
                 spec = read_header(request.path)
@@ -220,9 +220,10 @@ class WorkerEngine:
             check_request(conversation)
             assert self._model is not None  # there are states
             tokens = self._tokens(conversation, self._model)
-            count, size = states.save(
-                tokens, Path(request.path), key=key, max_bytes=request.max_bytes
-            )
+            with self._vitals.long_call():  # a disk
+                count, size = states.save(
+                    tokens, Path(request.path), key=key, max_bytes=request.max_bytes
+                )
             self._emit(StateSaved(tokens=count, size_bytes=size))
         except (StateFailed, GenerationFailed) as error:
             self._emit(StateRefused(message=str(error)))
@@ -230,7 +231,9 @@ class WorkerEngine:
     def _restore_state(self, request: RestoreState) -> None:
         try:
             states, key = self._kept(request.key)
-            self._emit(StateRestored(tokens=states.restore(Path(request.path), key=key)))
+            with self._vitals.long_call():
+                tokens = states.restore(Path(request.path), key=key)
+            self._emit(StateRestored(tokens=tokens))
         except StateFailed as error:
             self._emit(StateRefused(message=str(error)))
 

@@ -21,7 +21,7 @@ import os
 import re
 import struct
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -30,6 +30,7 @@ import llama_cpp.llama_cpp as llama
 import msgspec
 import psutil
 
+from localllm.core.load import Lora
 from localllm.core.units import format_bytes
 from localllm.engine.worker.build import describe
 from localllm.engine.worker.cells import Cells
@@ -57,6 +58,7 @@ class Origin:
 
     `files`: size and time of change (ns) of each of the model's files. `sample`: a digest of
     their first MiB and of 16 places spread over each; reading all of a model takes minutes.
+    `adapters`: those that were applied, by their place in `files` after the model's, and scales.
     `long_rope`: whether the context is one for which the model has other rope factors.
     """
 
@@ -72,14 +74,15 @@ class Origin:
     streams: int
     long_rope: bool
     chat_template: str | None
-    adapters: tuple[str, ...] = ()
+    adapters: tuple[tuple[int, float], ...]
 
 
 class ModelFiles:
-    """The files of a loaded model; made before the load, so that a change after it is seen."""
+    """The files of a model and its adapters; made before the load, so that a change after it is
+    seen."""
 
-    def __init__(self, path: str) -> None:
-        self._paths = _parts(Path(path))
+    def __init__(self, path: str, adapters: Iterable[Lora] = ()) -> None:
+        self._paths = (*_parts(Path(path)), *(Path(adapter.path) for adapter in adapters))
         self._stats = self._look()
 
     @property
@@ -128,6 +131,8 @@ class States:
         self._files = files
         self._log = log
         self._chat_template = chat_template
+        self._space = model.adapters.space(None)
+        """That of requests which say nothing of adapters: what is kept is kept for them."""
 
     def save(
         self, tokens: list[int], path: Path, *, key: bytes, max_bytes: int | None = None
@@ -136,7 +141,7 @@ class States:
 
         The file appears whole or not at all, for its owner alone. Raises StateFailed.
         """
-        slot = self._cells.recall(tokens)
+        slot = self._cells.recall(tokens, self._space)
         if slot is None:
             raise StateFailed("The cache holds nothing of this conversation.")
         try:
@@ -180,7 +185,9 @@ class States:
                 opened = f"/dev/fd/{file.fileno()}" if Path("/dev/fd").is_dir() else str(path)
                 self._log.take()
                 done = self._cells.bring(
-                    tokens, lambda slot: self._model.read_state(slot, len(tokens), opened)
+                    tokens,
+                    lambda slot: self._model.read_state(slot, len(tokens), opened),
+                    self._space,
                 )
         except FileNotFoundError:
             raise StateFailed("There is no file of this conversation's cells.") from None
@@ -239,6 +246,7 @@ class States:
             streams=1 if settings.kv_unified else settings.parallel,
             long_rope=trained.isdecimal() and model.cells_each > int(trained),
             chat_template=self._chat_template,
+            adapters=self._space,
         )
 
 
