@@ -1,4 +1,5 @@
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import keyring
@@ -32,7 +33,10 @@ class Ring(keyring.backend.KeyringBackend):
 
 
 @pytest.fixture(autouse=True)
-def fresh_keyring() -> None:
+def fresh_keyring() -> Iterator[None]:
+    """What one test's keyring holds is no other test's token."""
+    token.from_keyring.cache_clear()
+    yield
     token.from_keyring.cache_clear()
 
 
