@@ -10,6 +10,7 @@ import pytest
 from localllm.core.load import LoadSettings
 from localllm.engine.events import Finished
 from localllm.engine.worker.model import Row
+from localllm.engine.worker.prefix import UNUSED_TOKENS
 from tests.engine import tiny
 from tests.engine.driven import Driven, Reference, settings
 
@@ -86,6 +87,21 @@ def test_a_system_prompt_outlives_the_conversations_that_had_it(alone: Counted) 
     for text in rest:
         alone.ask(system + text, max_tokens=1)
     assert alone.cached(system + "a new one", max_tokens=1) >= 100
+
+
+def test_what_nobody_comes_back_to_is_forgotten_after_a_while(plain: Path) -> None:
+    driven = Counted(plain, settings(parallel=1, context=4096))
+    system, ended = texts(2, 50)
+    driven.ask(system + ended, max_tokens=1)
+    others = texts(30, 100, seed=2)
+    for text in others[:15]:
+        driven.ask(system + text, max_tokens=1)
+    assert driven.cached(system + ended, max_tokens=1) == 99
+    for text in others:
+        driven.ask(system + text, max_tokens=1)
+    assert driven.cached(system + ended, max_tokens=1) < 60
+    assert driven.scheduler._cells.used < UNUSED_TOKENS + 200
+    driven.close()
 
 
 def test_what_one_computed_is_not_used_in_another_space(plain: Path) -> None:

@@ -1,5 +1,6 @@
 """The radix tree beside a model of it that is too simple to be wrong: a list for each holder."""
 
+import math
 from collections.abc import Sequence
 
 from hypothesis import given, settings
@@ -122,17 +123,32 @@ class TreeAndModel(RuleBasedStateMachine):
         cuts = {holder: length for holder, length in after.items() if length != before[holder]}
         assert self.tree.evict(count) == cuts
 
-    def evict_one(self) -> None:
+    @rule(time=st.integers(1, 5))
+    def tick(self, time: int) -> None:
+        self.tree.tick(time)
+        self.time += time
+
+    @rule(age=st.integers(0, 12))
+    def expire(self, age: int) -> None:
+        before = {holder: len(held) for holder, (_, held) in self.held.items()}
+        while self.evict_one(unused_since=self.time - age):
+            pass
+        after = {holder: len(held) for holder, (_, held) in self.held.items()}
+        cuts = {holder: length for holder, length in after.items() if length != before[holder]}
+        assert self.tree.expire(age) == cuts
+
+    def evict_one(self, unused_since: float = math.inf) -> bool:
         """The last cell of the branch that was used least recently, unless it is pinned."""
         kept = {c for h in self.held if h in self.pinned for c in self.cells_of(h)}
         inner = {(space, path[:-1]) for space, path in self.all_cells()}
         ends = self.all_cells() - kept - inner
-        if not ends:
-            return
-        oldest = min(ends, key=lambda cell: self.used[cell])
+        oldest = min(ends, key=lambda cell: self.used[cell], default=None)
+        if oldest is None or self.used[oldest] >= unused_since:
+            return False
         for holder in self.held:
             if oldest in self.cells_of(holder):
                 self.held[holder][1].pop()
+        return True
 
     @rule(space=st.sampled_from(SPACES), prompt=symbols)
     def match(self, space: object, prompt: list[int]) -> None:

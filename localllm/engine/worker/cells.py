@@ -8,7 +8,7 @@ What may be used again is decided in `prefix.py`, without llama.cpp.
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 
 from localllm.engine.worker.model import Model
-from localllm.engine.worker.prefix import MIN_SHARED_TOKENS, RadixTree
+from localllm.engine.worker.prefix import MIN_SHARED_TOKENS, UNUSED_TOKENS, RadixTree
 
 
 class Cells:
@@ -87,6 +87,7 @@ class Cells:
     def grow(self, slot: int, tokens: Sequence[int]) -> None:
         """Note that these tokens have been computed in `slot`, after those it holds."""
         self._held[slot] += tokens
+        self._tree.tick(len(tokens))
 
     def cut(self, slot: int, tokens: int) -> bool:
         """Keep the first `tokens` alone, and nothing of a batch that was not computed to its end.
@@ -101,7 +102,8 @@ class Cells:
         self._tree.unpin(slot)
         self._running.remove(slot)
         self._idle.add(slot)
-        self._tidy()
+        if self._model.plain:
+            self._apply(self._tree.expire(UNUSED_TOKENS))
 
     def recall(self, tokens: list[int], space: Hashable = ()) -> int | None:
         """Let an idle slot hold as much of the beginning of `tokens` as the cache has: which one.
@@ -144,11 +146,7 @@ class Cells:
         self._settle()
         if self._model.plain:
             missing = needed - (self._model.cells - self.used)
-            cuts = self._tree.evict(missing)
-            for slot, tokens in cuts.items():
-                self.cut(slot, tokens)
-            self._tidy()
-            return bool(cuts)
+            return self._apply(self._tree.evict(missing))
         remembered = [slot for slot in self._idle if self._held[slot]]
         if remembered:
             self.forget(min(remembered, key=self._tree.used))
@@ -241,8 +239,13 @@ class Cells:
         self._held[shelf], self._held[slot] = self._held[slot], []
         return shelf
 
-    def _tidy(self) -> None:
-        """Empty shelves and idle slots whose cells others hold too."""
+    def _apply(self, cuts: dict[int, int]) -> bool:
+        """Do to llama.cpp what the tree has done, and empty idle slots and shelves that hold
+        nothing of their own. False when nothing was cut."""
+        for holder, tokens in cuts.items():
+            self._model.keep(holder, tokens)
+            del self._held[holder][tokens:]
         for holder in (*self._idle, *self._shelves):
-            if self._model.plain and self._held[holder] and self._tree.redundant(holder):
+            if self._held[holder] and self._tree.redundant(holder):
                 self.forget(holder)
+        return bool(cuts)

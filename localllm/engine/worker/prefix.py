@@ -10,6 +10,12 @@ from collections.abc import Hashable, Sequence
 MIN_SHARED_TOKENS = 16
 """Sharing fewer tokens from another slot is not worth giving up what the idle slot holds."""
 
+UNUSED_TOKENS = 2048
+"""What nobody has used while so many tokens were computed is in the way: the cells of others are
+masked, and passed over for every token. Measured with SmolLM2-135M on one core: 0.9 us a token and
+cell, 7 % of decode for every 1,000 cells; computing a cell again costs about 3 ms, which is what it
+costs to keep it while some 3,000 tokens are computed."""
+
 MIN_AWAITED_TOKENS = 32
 """Waiting for another sequence to compute fewer tokens is not worth the step it takes."""
 
@@ -52,7 +58,7 @@ class RadixTree:
 
     Spaces are trees of their own: the same symbols in two of them are not the same cells. What a
     pinned holder has is not evicted. All that a holder has counts as used when it is put there,
-    goes on, or is unpinned.
+    goes on, or is unpinned. Time passes by one whenever that happens, and when it is said.
     """
 
     def __init__(self) -> None:
@@ -163,11 +169,19 @@ class RadixTree:
         while cells > 0 and (leaf := self._oldest_leaf()) is not None:
             count = min(cells, len(leaf.symbols))
             cells -= count
-            length = leaf.end - count
-            for holder in sorted(leaf.holders):
-                self.cut(holder, length)
-                cuts[holder] = length
+            cuts |= self._cut_all(leaf, leaf.end - count)
         return cuts
+
+    def expire(self, age: int) -> dict[int, int]:
+        """Free what no pinned holder has and nobody used for longer than `age`, as in `evict`."""
+        cuts: dict[int, int] = {}
+        while (leaf := self._oldest_leaf()) is not None and leaf.used + age < self._clock:
+            cuts |= self._cut_all(leaf, leaf.start)
+        return cuts
+
+    def tick(self, time: int) -> None:
+        """Let time pass."""
+        self._clock += time
 
     # --- nodes ---
 
@@ -182,6 +196,13 @@ class RadixTree:
                 known += common(node.symbols, symbols[known : known + len(node.symbols)])
                 way.append((node, known))
         return way
+
+    def _cut_all(self, leaf: _Node, length: int) -> dict[int, int]:
+        """Cut all who end in `leaf`."""
+        cuts = dict.fromkeys(sorted(leaf.holders), length)
+        for holder in cuts:
+            self.cut(holder, length)
+        return cuts
 
     def _oldest_leaf(self) -> _Node | None:
         """The branch end used least recently of those that no pinned holder has."""
