@@ -21,7 +21,8 @@
         ├── GenerationFailed          1   one request failed; the engine lives
         │   ├── BadRequest            2   the request itself cannot be served
         │   ├── ContextOverflow       1   prompt and answer do not fit the context
-        │   └── QueueFull             1   too many requests wait
+        │   ├── QueueFull             1   too many requests wait
+        │   └── DeadlineExceeded      1   the request's own deadline has passed (TimeoutError)
         └── EngineCrashed             4   the process is gone: signal, last log lines
 
 A message says what failed with its numbers, why, and what to try.
@@ -128,6 +129,10 @@ class ContextOverflow(GenerationFailed):
 
 class QueueFull(GenerationFailed):
     code = "queue_full"
+
+
+class DeadlineExceeded(GenerationFailed, TimeoutError):
+    code = "deadline"
 
 
 class EngineCrashed(EngineError):

@@ -93,7 +93,7 @@ class Engine(Protocol):
         """Ask llama.cpp what a load would allocate. Raises LoadFailed."""
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
-        """Answer one request; the last event is `Finished`.
+        """Answer one request; the last event is the `n`th `Finished`, with none remaining.
 
         Closing the iterator (`aclose`) cancels the request. Raises GenerationFailed classes.
         """

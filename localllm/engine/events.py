@@ -188,7 +188,8 @@ class ProbeRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
-    """One answer. Exactly one of `messages` (through the chat template) and `prompt` is set.
+    """One prompt, `n` answers to it. Exactly one of `messages` (through the chat template),
+    `prompt` and `prompt_tokens` (taken as they are, nothing is added) is set.
 
     `max_tokens` None: until the model stops or the context is full. `min_tokens`: the model's end
     tokens and `stop_tokens` are not drawn before. `ignore_eos`: the model's end token is a token
@@ -200,8 +201,13 @@ class GenerateRequest:
     `tools` (with `messages` only) are what the answer may call, `tool_choice` whether it does,
     `parallel_tool_calls` False: it ends with the first call. `adapters`: these and no others
     (None: all that were loaded, as they were loaded).
+    `n`: each answer has a sampler of its own (seeds `seed`, `seed` + 1, ...); what cannot run at
+    once waits. `echo`: the prompt's own text comes first, as Tokens `of_prompt`, once for all
+    answers; with `top_logprobs` its log probabilities too, and then nothing of it is taken from
+    the cache. `max_tokens` 0 goes with `echo` only: the prompt is scored and nothing is drawn.
+    `deadline_s`: seconds from the request's arrival after which it is refused, wherever it is.
     Answered by `PromptProgress`*, then `Token`, `Reasoning`, `ToolCallBegan` and
-    `ToolCallArguments` in any order, then `Finished` or `Refused`.
+    `ToolCallArguments` in any order, and `n` times `Finished`, or by `Refused`.
     """
 
     request_id: str
@@ -220,6 +226,10 @@ class GenerateRequest:
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     parallel_tool_calls: bool = True
     adapters: tuple[Adapter, ...] | None = None
+    n: int = 1
+    echo: bool = False
+    deadline_s: float | None = None
+    prompt_tokens: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -362,7 +372,8 @@ class PromptProgress:
 class TokenLogprob:
     """A token and the logarithm of its probability, before anything changes the logits.
 
-    `raw` are its bytes, which may be a part of a character; `text` shows them as well as it can.
+    `raw` are its bytes, which may be a part of a character; `text` shows them as well as it can,
+    and a control token, which has none, by its name.
     """
 
     token: int
@@ -376,13 +387,16 @@ class Token:
     """One generated token; `text` may be empty while bytes or a possible stop are held back.
 
     `logprob` and `top` (the most likely tokens, best first) when they were asked for; what is
-    held back at the end comes in an event that has neither.
+    held back at the end comes in an event that has neither. `index`: of which of the `n` answers.
+    `of_prompt`: a token of the prompt that `echo` asked for; the first has no `logprob`.
     """
 
     request_id: str
     text: str
     logprob: TokenLogprob | None = None
     top: tuple[TokenLogprob, ...] = ()
+    index: int = 0
+    of_prompt: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -435,8 +449,12 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """`dropped_messages`: so many of the oldest, after the leading system messages, were left out
-    for want of room (only where `overflow` is ROLL)."""
+    """Answer `index` has ended; `remaining` of the request's `n` have not, so 0 is the last word.
+
+    The prompt is counted in every one of them and was computed once. `dropped_messages`: so many
+    of the oldest, after the leading system messages, were left out for want of room (only where
+    `overflow` is ROLL).
+    """
 
     request_id: str
     reason: FinishReason
@@ -445,6 +463,8 @@ class Finished:
     cached_tokens: int
     timings: Timings
     dropped_messages: int = 0
+    index: int = 0
+    remaining: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from localllm.engine.wire import UNAVAILABLE_STATUS
 from localllm.errors import (
     BadRequest,
     ContextOverflow,
+    DeadlineExceeded,
     EngineCrashed,
     EngineUnavailable,
     GenerationFailed,
@@ -13,7 +14,8 @@ from localllm.errors import (
 )
 
 _REFUSALS: dict[str, type[GenerationFailed]] = {
-    kind.code: kind for kind in (GenerationFailed, BadRequest, ContextOverflow, QueueFull)
+    kind.code: kind
+    for kind in (GenerationFailed, BadRequest, ContextOverflow, QueueFull, DeadlineExceeded)
 }
 
 

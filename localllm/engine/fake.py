@@ -142,7 +142,7 @@ class FakeEngine:
         done = False
         try:
             async for event in self._play(request):
-                done = isinstance(event, Finished)
+                done = isinstance(event, Finished) and event.remaining == 0
                 yield event
         except LocalLLMError:
             done = True
@@ -162,6 +162,16 @@ class FakeEngine:
         yield PromptProgress(
             request_id=request.request_id, processed=prompt_tokens, total=prompt_tokens
         )
+        if request.echo:
+            yield Token(request_id=request.request_id, text=_prompt_text(request), of_prompt=True)
+        for index in range(request.n):
+            async for answer in self._answer(request, index, prompt_tokens):
+                yield answer
+
+    async def _answer(
+        self, request: GenerateRequest, index: int, prompt_tokens: int
+    ) -> AsyncGenerator[Token | Finished, None]:
+        script = self.script
         limit = len(script.tokens) if request.max_tokens is None else request.max_tokens
         sent = 0
         reason = FinishReason.STOP
@@ -177,7 +187,7 @@ class FakeEngine:
             if script.gate is not None:
                 await script.gate.acquire()
             self._check_alive()
-            yield Token(request_id=request.request_id, text=token)
+            yield Token(request_id=request.request_id, text=token, index=index)
             sent += 1
             await asyncio.sleep(0)
         yield Finished(
@@ -190,6 +200,8 @@ class FakeEngine:
                 queue_s=0.0, ttft_s=0.25, total_s=1.25, prefill_tps=200.0, decode_tps=40.0
             ),
             dropped_messages=script.dropped_messages if request.overflow is Overflow.ROLL else 0,
+            index=index,
+            remaining=request.n - 1 - index,
         )
 
     async def save_state(self, request: SaveState) -> StateSaved:
@@ -260,4 +272,6 @@ class FakeEngine:
 def _prompt_text(request: GenerateRequest) -> str:
     if request.prompt is not None:
         return request.prompt
+    if request.prompt_tokens is not None:
+        return " ".join(map(str, request.prompt_tokens))
     return " ".join(message.content for message in request.messages or ())

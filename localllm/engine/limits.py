@@ -67,15 +67,19 @@ MAX_INPUTS = 2048
 MAX_LOGIT_BIASES = 4096
 MAX_BIAS = 100.0
 MAX_TOP_LOGPROBS = 20
+MAX_ANSWERS = 128
+"""To one prompt (OpenAI's own limit for `n`)."""
+MAX_DEADLINE_S = 7 * 86_400.0
 MAX_DRY_BREAKERS = 16
 _MAX_DRY_BREAKER_BYTES = 40  # MAX_CHAR_LEN in llama_sampler_init_dry: longer ones are cut
 _MAX_REPEAT_PENALTY = 10
-_MAX_SEED = 2**32 - 2  # 2**32 - 1 is LLAMA_DEFAULT_SEED, "choose one"
+MAX_SEED = 2**32 - 2  # 2**32 - 1 is LLAMA_DEFAULT_SEED, "choose one"
 
 
 def check_request(request: GenerateRequest) -> None:
     """Raise BadRequest, which names the field, when a value is out of its range."""
-    if (request.messages is None) == (request.prompt is None):
+    given = (request.messages, request.prompt, request.prompt_tokens)
+    if sum(each is not None for each in given) != 1:
         raise BadRequest("A request has either messages or a prompt, one of them.")
     if request.messages is not None and not request.messages:
         raise BadRequest("The conversation is empty: send at least one message.")
@@ -83,7 +87,10 @@ def check_request(request: GenerateRequest) -> None:
         raise BadRequest("A prompt has no turns that could be left out: overflow must be error.")
     check_images(request.messages or ())
     if request.max_tokens is not None:
-        _check_int("max_tokens", request.max_tokens, 1, _MAX_INT)
+        _check_int("max_tokens", request.max_tokens, 0 if request.echo else 1, _MAX_INT)
+    _check_int("n", request.n, 1, MAX_ANSWERS if request.max_tokens != 0 else 1)
+    if request.deadline_s is not None:
+        _check_float("deadline_s", request.deadline_s, 0, MAX_DEADLINE_S)
     _check_int("min_tokens", request.min_tokens, 0, _MAX_INT)
     if request.top_logprobs is not None:
         _check_int("top_logprobs", request.top_logprobs, 0, MAX_TOP_LOGPROBS)
@@ -196,6 +203,8 @@ def check_tokens(request: GenerateRequest, vocabulary: int) -> None:
         raise BadRequest(f"stop_tokens has {len(request.stop_tokens)}; at most {MAX_STOPS}.")
     for token in request.stop_tokens:
         _check_int("stop_tokens", token, 0, vocabulary - 1)
+    for token in request.prompt_tokens or ():
+        _check_int("prompt_tokens", token, 0, vocabulary - 1)
     for token, _ in request.sampling.logit_bias:
         _check_int("logit_bias", token, 0, vocabulary - 1)
 
@@ -256,7 +265,7 @@ def _check_sampling(sampling: Sampling) -> None:
     if sampling.repeat_penalty == 0:
         raise BadRequest("repeat_penalty is 0; it must be more than that (1 switches it off).")
     if sampling.seed is not None:
-        _check_int("seed", sampling.seed, 0, _MAX_SEED)
+        _check_int("seed", sampling.seed, 0, MAX_SEED)
     if len(sampling.logit_bias) > MAX_LOGIT_BIASES:
         raise BadRequest(
             f"logit_bias has {len(sampling.logit_bias)} tokens; at most {MAX_LOGIT_BIASES}."

@@ -52,6 +52,13 @@ Answers = asyncio.Queue[ControlEvent | LocalLLMError]
 """What comes to one question; the last of it is no LoadProgress."""
 
 
+def _is_last(event: GenerateEvent | LocalLLMError) -> bool:
+    """Whether nothing comes to this request any more: of `n` answers the last has ended."""
+    if isinstance(event, Finished):
+        return event.remaining == 0
+    return isinstance(event, LocalLLMError)
+
+
 class Stream:
     """What comes to one request, until the worker has said the last word."""
 
@@ -64,7 +71,7 @@ class Stream:
     async def take(self) -> GenerateEvent:
         """The next event. Raises what ended the request instead of `Finished`."""
         event = await self._events.get()
-        self.ended = not isinstance(event, PromptProgress | Token)
+        self.ended = _is_last(event)
         if isinstance(event, LocalLLMError):
             raise event
         return event
@@ -146,8 +153,11 @@ class Replies:
                 if not answer.done():
                     answer.set_exception(refusal(event))
             case Finished() | Refused():
-                if (stream := self._streams.pop(event.request_id, None)) is not None:
-                    stream.put(refusal(event) if isinstance(event, Refused) else event)
+                if (stream := self._streams.get(event.request_id)) is not None:
+                    word = refusal(event) if isinstance(event, Refused) else event
+                    if _is_last(word):
+                        del self._streams[event.request_id]
+                    stream.put(word)
             case Embedded() | Reranked():
                 one = self._single.pop(event.request_id, None)
                 if one is not None and not one.done():

@@ -84,6 +84,12 @@ class Cells:
         self._fill(slot, prompt[: found[source]], source)
         return True
 
+    def copy(self, source: int, slot: int) -> bool:
+        """Share all of what another slot holds. False, and an empty slot, when that cannot be."""
+        self._settle()
+        self._fill(slot, list(self._held[source]), source)
+        return bool(self._held[slot])
+
     def grow(self, slot: int, tokens: Sequence[int]) -> None:
         """Note that these tokens have been computed in `slot`, after those it holds."""
         self._held[slot] += tokens

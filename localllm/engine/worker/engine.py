@@ -291,6 +291,8 @@ class WorkerEngine:
         return prompt, dropped
 
     def _tokens(self, request: GenerateRequest, model: Model) -> list[int]:
+        if request.prompt_tokens is not None:
+            return list(request.prompt_tokens)
         if request.prompt is not None:
             return _tokenize(model, request.prompt)
         if self._template is None:

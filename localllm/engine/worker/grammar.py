@@ -52,9 +52,10 @@ class GrammarCompiler:
         wrapper = llguidance.TokenizerWrapper(Vocabulary(self._model))
         return llguidance.LLTokenizer(wrapper, eos_token=sorted(self._model.ends))
 
-    def start(self, grammar: Grammar) -> "Constraint":
-        """Begin to compile; the constraint is ready some time later."""
-        return Constraint(self._thread, self._thread.submit(self._compile, grammar))
+    def start(self, grammar: Grammar, answers: int = 1) -> "list[Constraint]":
+        """Begin to compile, once for so many answers; they are ready some time later."""
+        compiled = self._thread.submit(self._compile, grammar)
+        return [Constraint(self._thread, compiled) for _ in range(answers)]
 
     def _compile(self, grammar: Grammar) -> llguidance.LLMatcher:
         """Raises BadRequest with llguidance's reason."""
@@ -69,14 +70,16 @@ class GrammarCompiler:
 
 
 class Constraint:
-    """One answer's way through a grammar. `ready` first; then `allowed` and `accept` in turn."""
+    """One answer's way through a grammar. `ready` first; after `begin`, `allowed` and `accept` in
+    turn."""
 
     def __init__(
         self, thread: ThreadPoolExecutor, compiled: "Future[llguidance.LLMatcher]"
     ) -> None:
         self._thread = thread
-        self._compiled = compiled
-        self._next: Future[Allowed] = thread.submit(self._mask)
+        self._compiled = compiled  # nobody changes this one: others may begin with it later
+        self._matcher: llguidance.LLMatcher | None = None
+        self._next: Future[Allowed] | None = None
 
     @property
     def ready(self) -> bool:
@@ -88,28 +91,45 @@ class Constraint:
         followed."""
         self._compiled.result()
 
+    def begin(self) -> None:
+        """Compute what may come first. `check` has returned."""
+        self._matcher = self._compiled.result().deep_copy()
+        self._next = self._thread.submit(_allowed, self._matcher)
+
     def allowed(self) -> Allowed:
         """The tokens that may come next; at least one. Raises GenerationFailed when the grammar
         became too large to follow."""
+        assert self._next is not None
+        assert self._matcher is not None
         tokens = self._next.result()
         if not len(tokens):
-            reason = self._compiled.result().get_error() or "no token can continue the answer"
+            reason = self._matcher.get_error() or "no token can continue the answer"
             raise GenerationFailed(f"The grammar cannot be followed any further: {reason}.")
         return tokens
 
+    def check_end(self) -> None:
+        """Raise GenerationFailed when the answer cannot end here, though no other token goes on:
+        the vocabulary has none for what the grammar wants."""
+        assert self._matcher is not None
+        if not self._matcher.is_accepting():
+            raise GenerationFailed(
+                "The grammar cannot be followed any further: the model has no token for what must "
+                "come next."
+            )
+
     def accept(self, token: int) -> bool:
         """Go on by a token that was allowed; false when the answer can only end now."""
-        matcher = self._compiled.result()
-        matcher.consume_token(token)
-        if matcher.is_stopped():
+        assert self._matcher is not None
+        self._matcher.consume_token(token)
+        if self._matcher.is_stopped():
             return False
-        self._next = self._thread.submit(self._mask)
+        self._next = self._thread.submit(_allowed, self._matcher)
         return True
 
-    def _mask(self) -> Allowed:
-        matcher = self._compiled.result()  # the thread is one: it is compiled by now
-        bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
-        return np.flatnonzero(np.unpackbits(bits, bitorder="little"))
+
+def _allowed(matcher: llguidance.LLMatcher) -> Allowed:
+    bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+    return np.flatnonzero(np.unpackbits(bits, bitorder="little"))
 
 
 def _lark(grammar: Grammar) -> str:

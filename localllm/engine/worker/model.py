@@ -89,6 +89,8 @@ class Model:
         self._memory = llama.llama_get_memory(self._context)
         self.chunk = min(settings.batch, settings.ubatch)
         """Tokens of one physical batch: `decode` takes no more."""
+        self.outputs: int = params.n_outputs_max
+        """Rows of logits that one batch may ask for."""
         self._batch = llama.llama_batch_init(self.chunk, 0, 1)
         # A GPU compiles its kernels for the first batch, which can take it minutes.
         on_cpu = not llama.llama_supports_gpu_offload()
@@ -159,8 +161,13 @@ class Model:
         return (llama.llama_vocab_get_text(self._vocab, token) or b"").decode("utf-8", "replace")
 
     @property
+    def bos_token(self) -> int:
+        """The token that begins a text; below 0 for none."""
+        return int(llama.llama_vocab_bos(self._vocab))
+
+    @property
     def bos(self) -> str:
-        return self.token_text(llama.llama_vocab_bos(self._vocab))
+        return self.token_text(self.bos_token)
 
     @property
     def eos(self) -> str:

@@ -4,6 +4,7 @@ Every step computes one batch for all running sequences: one token for each that
 and a chunk of the prompts that are still being read. Sequences join and leave between steps.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -12,38 +13,47 @@ from typing import TYPE_CHECKING
 
 from localllm.engine.events import (
     Event,
-    Finished,
     FinishReason,
     GenerateRequest,
     PromptProgress,
     Refused,
-    Token,
-    TokenLogprob,
 )
 from localllm.engine.worker import prefix
 from localllm.engine.worker.adapters import Turns
 from localllm.engine.worker.cells import Cells
+from localllm.engine.worker.choices import answers_to, deadline, deadline_message, sampling_of
 from localllm.engine.worker.model import Aborted, Model, NoRoom
 from localllm.engine.worker.sampling import Sampler
-from localllm.engine.worker.sequence import Batch, Chunk, Sequence, timings
-from localllm.engine.worker.text import TextStream
-from localllm.engine.worker.vision.prompt import PicturePrompt
-from localllm.errors import BadRequest, ContextOverflow, GenerationFailed, QueueFull
+from localllm.engine.worker.sequence import Batch, Chunk, Sequence
+from localllm.engine.worker.voice import Voice
+from localllm.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    GenerationFailed,
+    QueueFull,
+)
 
 if TYPE_CHECKING:
     from localllm.engine.worker.grammar import Constraint, GrammarCompiler
-    from localllm.engine.worker.logits import Row
 
 MAX_WAITING = 256
-"""Requests that may wait for a slot; one more is refused at once."""
+"""Answers that may wait for a slot; a request for more is refused at once."""
 
 
 class Scheduler:
     """Runs every request of one model. Not thread-safe: one thread calls `step`."""
 
-    def __init__(self, model: Model, emit: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        emit: Callable[[Event], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._model = model
         self._emit = emit
+        self._clock = clock
+        self._voice = Voice(model, emit, clock)
+        self._next_deadline = math.inf
         self._grammars: GrammarCompiler | None = None
         self._waiting: deque[Sequence] = deque()
         self._running: dict[int, Sequence] = {}
@@ -75,53 +85,51 @@ class Scheduler:
         """
         if any(sequence.id == request.request_id for sequence in self._everybody()):
             raise BadRequest(f"A request with the id {request.request_id!r} is running already.")
-        pictures = prompt if isinstance(prompt, PicturePrompt) else None
-        tokens = pictures.tokens if pictures is not None else len(prompt)
-        room = self._model.context - tokens
-        if room < 1:
-            raise ContextOverflow(
-                f"The prompt has {tokens} tokens and the context holds {self._model.context}. "
-                f"Shorten the conversation, or load the model with a larger context (--ctx)."
-            )
-        if len(self._waiting) >= MAX_WAITING:
-            raise QueueFull(f"{len(self._waiting)} requests are waiting already. Try again later.")
-        limit = room if request.max_tokens is None else min(room, request.max_tokens)
-        self._waiting.append(
-            Sequence(
-                request=request,
-                prompt=prompt,
-                prompt_tokens=tokens,
-                limit=limit,
-                text=TextStream(request.stop),
-                arrived=arrived,
-                constraint=self._constraint(request),
-                dropped=dropped,
-                space=self._model.adapters.space(request.adapters),
-                pictures=pictures,
-            )
+        if len(self._waiting) + request.n > MAX_WAITING:
+            raise QueueFull(f"{len(self._waiting)} answers are waiting already. Try again later.")
+        constraints = self._constraints(request)
+        self._waiting += answers_to(
+            request, prompt, arrived, model=self._model, constraints=constraints, dropped=dropped
         )
+        self._next_deadline = min(self._next_deadline, deadline(request, arrived))
 
-    def _constraint(self, request: GenerateRequest) -> "Constraint | None":
+    def _constraints(self, request: GenerateRequest) -> "list[Constraint]":
         if request.grammar is None:
-            return None
+            return []
         if self._grammars is None:
             from localllm.engine.worker.grammar import GrammarCompiler
 
             self._grammars = GrammarCompiler(self._model)
-        return self._grammars.start(request.grammar)
+        return self._grammars.start(request.grammar, request.n)
 
     def cancel(self, request_id: str) -> None:
         """End a request between steps. Unknown ids are ignored."""
         for sequence in self._everybody():
             if sequence.id == request_id:
                 self._retire(sequence, FinishReason.CANCELLED)
-                return
+
+    def _end_overdue(self) -> None:
+        """Refuse every request whose deadline has passed."""
+        now = self._clock()
+        if now < self._next_deadline:
+            return
+        for sequence in self._everybody():
+            if not sequence.ended and deadline(sequence.request, sequence.arrived) <= now:
+                message = deadline_message(self._answers(sequence.request))
+                self._refuse(sequence, DeadlineExceeded(message))
+        left = (deadline(each.request, each.arrived) for each in self._everybody())
+        self._next_deadline = min(left, default=math.inf)
 
     def _everybody(self) -> list[Sequence]:
         return [*self._running.values(), *self._waiting]
 
+    def _answers(self, request: GenerateRequest) -> list[Sequence]:
+        """Those of one request that have not ended."""
+        return [each for each in self._everybody() if each.request is request]
+
     def step(self) -> None:
         """Compute one batch for everybody."""
+        self._end_overdue()
         self._admit()
         self._show()
         batch = self._build()
@@ -166,28 +174,36 @@ class Scheduler:
             self._fail(batch, GenerationFailed(reason))
         else:
             for chunk in batch.chunks:
-                self._advance(chunk)
+                self._cells.grow(chunk.sequence.slot, chunk.tokens)
+            for chunk in batch.chunks:
+                if not chunk.sequence.ended:
+                    self._advance(chunk)
 
     # --- admit ---
 
     def _admit(self) -> None:
         while self._has_slot and (sequence := self._next_ready()) is not None:
             self._waiting.remove(sequence)
-            sequence.admitted = time.monotonic()
-            sequence.slot = self._cells.take(sequence.prompt, sequence.space)
+            sequence.admitted = self._clock()
+            reusable = [] if sequence.scores else sequence.prompt
+            sequence.slot = self._cells.take(reusable, sequence.space)
             sequence.cached = self._cells.count(sequence.slot)
             sequence.sampler = Sampler(
-                sequence.request.sampling,
+                sampling_of(sequence),
                 vocab=self._model.vocab,
                 vocabulary=self._model.vocabulary,
             )
             sequence.sampler.accept_prompt(sequence.prompt)
+            if sequence.constraint is not None:
+                sequence.constraint.begin()
             self._running[sequence.slot] = sequence
 
     def _next_ready(self) -> Sequence | None:
         """The first that waits, but for those whose grammar is being compiled: they are overtaken
         as long as somebody else can be served."""
         for sequence in list(self._waiting):
+            if sequence.ended:  # with the one before it
+                continue
             if sequence.constraint is None:
                 return sequence
             if sequence.constraint.ready or not self._running:
@@ -211,6 +227,7 @@ class Scheduler:
         # One physical batch a step: larger ones are split inside llama_decode anyway, and this
         # way nobody who is answering waits for more than one chunk of somebody's prompt.
         room = self._model.chunk - len(batch.rows)
+        spare = self._model.outputs - len(self._running)  # everybody may need one row of logits
         ahead: list[Sequence] = []
         for sequence in self._reading():
             if room <= 0:
@@ -222,8 +239,11 @@ class Scheduler:
             tokens = sequence.prompt[start : start + sequence.text_from(start, room)]
             if not tokens:
                 continue  # a picture is next
+            if sequence.scores:
+                tokens = tokens[: sequence.scorable(start, 1 + spare)]
+                spare = 0
             whole = start + len(tokens) == len(sequence.prompt)
-            batch.add(sequence, tokens, start, samples=whole)
+            batch.add(sequence, tokens, start, samples=whole and sequence.limit > 0)
             room -= len(tokens)
         return batch
 
@@ -234,6 +254,15 @@ class Scheduler:
         if self._cells.catch_up(sequence.slot, sequence.prompt) and not sequence.produced:
             sequence.cached = self._cells.count(sequence.slot)
         return True
+
+    def _follows(self, sequence: Sequence) -> bool:
+        """Whether its prompt is being read by the first answer to it."""
+        leader = sequence.leader
+        return (
+            leader is not None
+            and not leader.waiting
+            and not (leader.ended or leader.produced or sequence.produced)
+        )
 
     def _soon(self, other: Sequence, sequence: Sequence) -> bool:
         """Whether `other` is about to compute a good part of what `sequence` has yet to read.
@@ -254,114 +283,73 @@ class Scheduler:
 
     def _reading(self) -> list[Sequence]:
         """Sequences whose prompt is not read yet, first come first."""
-        reading = [s for s in self._in_turn() if s.next_token is None]
+        reading = [s for s in self._in_turn() if s.next_token is None and not self._follows(s)]
         return sorted(reading, key=lambda sequence: sequence.arrived)
 
     # --- after decode ---
 
     def _advance(self, chunk: Chunk) -> None:
         sequence = chunk.sequence
-        self._cells.grow(sequence.slot, chunk.tokens)
         if sequence.produced == 0:
+            self._say_progress(chunk)
+        if not chunk.samples:
+            if sequence.limit == 0 and self._cells.count(sequence.slot) == len(sequence.prompt):
+                self._retire(sequence, FinishReason.LENGTH)
+            return
+        for each in (sequence, *self._followers(sequence)):
+            if not each.ended:  # what is refused ends all answers
+                self._sample(each, chunk.last_row)
+
+    def _say_progress(self, chunk: Chunk) -> None:
+        sequence = chunk.sequence
+        read = self._cells.count(sequence.slot)
+        if sequence.index == 0:
             self._emit(
                 PromptProgress(
                     request_id=sequence.id,
-                    processed=self._cells.count(sequence.slot),
+                    processed=read,
                     total=len(sequence.prompt),
                     cached=sequence.cached,
                 )
             )
-        if chunk.samples:
-            self._sample(sequence, chunk.last_row)
+        if sequence.echo is not None:
+            self._voice.say_prompt(sequence, chunk, read - len(chunk.tokens))
+
+    def _followers(self, leader: Sequence) -> list[Sequence]:
+        """Give the other answers the cells of the prompt that has just been read for all; those
+        for which that works draw their first token from the same logits."""
+        if leader.request.n == 1 or leader.produced:
+            return []
+        followers = [
+            each
+            for each in self._running.values()
+            if each.leader is leader
+            and self._follows(each)
+            and self._cells.copy(leader.slot, each.slot)
+        ]
+        for each in followers:
+            each.cached = leader.cached
+        return followers
 
     def _sample(self, sequence: Sequence, row: int) -> None:
-        assert sequence.sampler is not None
-        request = sequence.request
         try:
-            token = self._draw(sequence, sequence.sampler, row)
+            reason = self._voice.say_next(sequence, row)
         except GenerationFailed as error:
             self._refuse(sequence, error)
             return
-        sequence.last_token = time.monotonic()
-        if sequence.first_token is None:
-            sequence.first_token = sequence.last_token
-        sequence.next_token = token
-        sequence.produced += 1
-        if self._ends(request, token):
-            self._retire(sequence, FinishReason.STOP)
-            return
-        complete = sequence.constraint is not None and not sequence.constraint.accept(token)
-        text = sequence.text.push(self._model.piece(token))
-        if request.top_logprobs is None:
-            self._emit(Token(request_id=sequence.id, text=text))
-        else:
-            self._emit(self._with_logprobs(sequence, token, text, self._row(row)))
-        if sequence.text.stopped or complete:
-            self._retire(sequence, FinishReason.STOP)
-        elif sequence.produced >= sequence.limit:
-            self._retire(sequence, FinishReason.LENGTH)
-
-    def _draw(self, sequence: Sequence, sampler: Sampler, row: int) -> int:
-        """The next token. Raises GenerationFailed when a grammar cannot be followed."""
-        request, constraint = sequence.request, sequence.constraint
-        if constraint is None and sequence.produced >= request.min_tokens:
-            return sampler.sample(self._model.handle, row)
-        from localllm.engine.worker.logits import all_but
-
-        if constraint is not None:
-            allowed = constraint.allowed()
-        else:
-            ends = set(request.stop_tokens) | (set() if request.ignore_eos else self._model.ends)
-            allowed = all_but(ends, self._model.vocabulary)
-        return sampler.sample_among(self._row(row), allowed)
-
-    def _row(self, index: int) -> "Row":
-        from localllm.engine.worker.logits import row_of
-
-        return row_of(self._model.handle, index, self._model.vocabulary)
-
-    def _ends(self, request: GenerateRequest, token: int) -> bool:
-        if token in request.stop_tokens:
-            return True
-        return self._model.is_end(token) and not request.ignore_eos
-
-    def _with_logprobs(self, sequence: Sequence, token: int, text: str, row: "Row") -> Token:
-        from localllm.engine.worker.logits import logprobs
-
-        own, top = logprobs(row, token, sequence.request.top_logprobs or 0)
-        return Token(
-            request_id=sequence.id,
-            text=text,
-            logprob=self._logprob(token, own),
-            top=tuple(self._logprob(*each) for each in top),
-        )
-
-    def _logprob(self, token: int, logprob: float) -> TokenLogprob:
-        raw = self._model.piece(token)
-        text = raw.decode("utf-8", "replace")
-        return TokenLogprob(token=token, text=text, raw=tuple(raw), logprob=logprob)
+        if reason is not None:
+            self._retire(sequence, reason)
 
     # --- retire ---
 
     def _retire(self, sequence: Sequence, reason: FinishReason) -> None:
-        rest = sequence.text.finish()
-        if rest:
-            self._emit(Token(request_id=sequence.id, text=rest))
         self._release(sequence)
-        self._emit(
-            Finished(
-                request_id=sequence.id,
-                reason=reason,
-                prompt_tokens=sequence.prompt_tokens,
-                completion_tokens=sequence.produced,
-                cached_tokens=sequence.cached,
-                timings=timings(sequence),
-                dropped_messages=sequence.dropped,
-            )
-        )
+        remaining = len(self._answers(sequence.request)) if sequence.request.n > 1 else 0
+        self._voice.say_end(sequence, reason, remaining=remaining)
 
     def _release(self, sequence: Sequence) -> None:
         """Give the slot back; its cells stay for the next prompt that begins the same way."""
+        sequence.ended = True
         if sequence.sampler is None:
             self._waiting.remove(sequence)
             return
@@ -407,9 +395,12 @@ class Scheduler:
 
     def _fail(self, batch: Batch, error: GenerationFailed) -> None:
         for chunk in batch.chunks:
-            self._refuse(chunk.sequence, error)
+            if not chunk.sequence.ended:
+                self._refuse(chunk.sequence, error)
             self._cells.forget(chunk.sequence.slot)
 
     def _refuse(self, sequence: Sequence, error: GenerationFailed) -> None:
-        self._release(sequence)
+        """End a request, all of its answers, with an error."""
+        for each in self._answers(sequence.request):
+            self._release(each)
         self._emit(Refused(request_id=sequence.id, code=error.code, message=str(error)))

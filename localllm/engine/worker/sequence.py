@@ -1,6 +1,5 @@
-"""One request on its way through the scheduler, and its part in a batch."""
+"""One answer on its way through the scheduler, and its part in a batch."""
 
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,12 +11,17 @@ from localllm.engine.worker.text import TextStream
 from localllm.engine.worker.vision.prompt import PicturePrompt
 
 if TYPE_CHECKING:
+    from localllm.engine.worker.echo import Echo
     from localllm.engine.worker.grammar import Constraint
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Sequence:
-    """One request on its way: its prompt, its slot, what it has produced, when."""
+    """One answer on its way: its prompt, its slot, what it has produced, when.
+
+    `leader` is the first answer to the same prompt: as long as it is reading, this one waits and
+    then goes on from its cells. `echo`: the prompt is said before the answer.
+    """
 
     request: GenerateRequest
     prompt: list[int]
@@ -38,10 +42,36 @@ class Sequence:
     admitted: float = 0.0
     first_token: float | None = None
     last_token: float = 0.0
+    index: int = 0
+    leader: "Sequence | None" = None
+    echo: "Echo | None" = None
+    ended: bool = False
 
     @property
     def id(self) -> str:
         return self.request.request_id
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it has no slot yet."""
+        return self.sampler is None
+
+    @property
+    def scores(self) -> bool:
+        """Whether the logits of every token of the prompt are needed."""
+        return self.echo is not None and self.request.top_logprobs is not None
+
+    def scorable(self, start: int, rows: int) -> int:
+        """How many tokens from `start` on need no more than so many rows of logits."""
+        assert self.echo is not None
+        if self.echo.said == self.prompt_tokens:
+            return len(self.prompt)
+        return max(0, self.echo.said - 1 - start) + rows
+
+    def needs_logits(self, position: int) -> bool:
+        """Whether a token of a prompt that is scored follows `position` and was not said yet."""
+        assert self.echo is not None
+        return self.echo.said - 1 <= position < self.prompt_tokens - 1
 
     def text_from(self, position: int, room: int) -> int:
         """How many tokens of `room` can be computed from here on together: up to a picture."""
@@ -72,17 +102,21 @@ class Batch:
         return len(self.rows) + self.picture_cells
 
     def add(self, sequence: Sequence, tokens: list[int], start: int, *, samples: bool) -> None:
-        last = len(tokens) - 1
+        last, scores = len(tokens) - 1, sequence.scores
         self.rows += [
-            Row(token, start + i, sequence.slot, samples and i == last)
+            Row(
+                token,
+                start + i,
+                sequence.slot,
+                (samples and i == last) or (scores and sequence.needs_logits(start + i)),
+            )
             for i, token in enumerate(tokens)
         ]
         self.chunks.append(Chunk(sequence, tokens, len(self.rows) - 1, samples))
 
 
-def timings(sequence: Sequence) -> Timings:
+def timings(sequence: Sequence, now: float) -> Timings:
     """What this sequence took up to now."""
-    now = time.monotonic()
     first, read = sequence.first_token, sequence.prompt_tokens - sequence.cached
     prefill_s = first - sequence.admitted if first is not None else 0.0
     decode_s = sequence.last_token - first if first is not None else 0.0
