@@ -30,14 +30,15 @@ def driven(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driven]:
 
 
 @pytest.fixture
-def row(driven: Driven) -> npt.NDArray[np.float64]:
+def row(driven: Driven) -> Iterator[npt.NDArray[np.float64]]:
     """The logits after a prompt of a few tokens: output row 0 for every sampler of a test."""
     model = driven.model
-    model.keep(0, 0)
+    driven.scheduler.cells.forget(0)
     tokens = model.tokenize("The sky", special=False)
     last = len(tokens) - 1
     model.decode([Row(each, at, 0, at == last) for at, each in enumerate(tokens)])
-    return logits.row_of(model.handle, -1, model.vocabulary).astype(np.float64)
+    yield logits.row_of(model.handle, -1, model.vocabulary).astype(np.float64)
+    model.keep(0, 0)
 
 
 def draws(driven: Driven, sampling: Sampling, seeds: range = SEEDS) -> list[int]:
