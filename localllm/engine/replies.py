@@ -80,7 +80,7 @@ class Stream:
         """Keep an event for the reader; false when that is one too many, which ends the stream."""
         if self._abandoned:
             return True
-        self._abandoned = self._events.qsize() >= MAX_UNREAD_EVENTS
+        self._abandoned = self._events.qsize() >= MAX_UNREAD_EVENTS and not _is_last(event)
         if self._abandoned:
             event = GenerationFailed(
                 f"The answer was ended: {MAX_UNREAD_EVENTS} parts of it are waiting to be read. "
@@ -157,7 +157,8 @@ class Replies:
                     word = refusal(event) if isinstance(event, Refused) else event
                     if _is_last(word):
                         del self._streams[event.request_id]
-                    stream.put(word)
+                    if not stream.put(word):
+                        unread = event.request_id
             case Embedded() | Reranked():
                 one = self._single.pop(event.request_id, None)
                 if one is not None and not one.done():

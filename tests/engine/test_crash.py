@@ -6,17 +6,28 @@ import signal
 import subprocess
 import sys
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from localllm.core.load import LoadSettings
+from localllm.engine import replies
 from localllm.engine.client import ProcessEngine
-from localllm.engine.events import LoadRequest, Token
+from localllm.engine.events import (
+    GenerateRequest,
+    LoadRequest,
+    ProbeRequest,
+    PromptProgress,
+    Sampling,
+    Token,
+)
+from localllm.engine.launch import WORKER
 from localllm.engine.process import ChildProcess
 from localllm.engine.wire import BAD_INPUT_STATUS, UNAVAILABLE_STATUS
-from localllm.errors import EngineCrashed, LoadFailed
+from localllm.errors import BadRequest, EngineCrashed, GenerationFailed, LoadFailed, QueueFull
+from tests.engine import tiny
 from tests.engine.answers import ask, collect
 
 SETTINGS = LoadSettings(context=512, parallel=2, threads=1)
@@ -165,3 +176,118 @@ async def test_a_process_that_does_not_leave_is_killed(tmp_path: Path) -> None:
     await process.close(grace_s=0.05)
     assert await process.exit_reason() == "SIGKILL"
     process.send(b"to nobody\n")
+
+
+async def test_a_log_that_grows_too_long_loses_its_beginning(tmp_path: Path) -> None:
+    process = await child(
+        tmp_path,
+        "import sys\nsys.stderr.write(''.join(f'line {i}\\n' for i in range(400_000)))\n"
+        "print('written', flush=True); input(); print('the end', file=sys.stderr)",
+    )
+    assert await anext(process.lines()) == b"written\n"
+    process.trim_log()
+    assert (tmp_path / "log").stat().st_size == 2**20
+    process.send(b"\n")
+    assert await process.exit_reason() == "exit status 0"
+    assert process.log_tail()[-2:] == ("line 399999", "the end")
+    process.trim_log()
+    assert (tmp_path / "log").stat().st_size > 2**20  # not too long: left alone
+
+
+async def test_a_child_that_does_not_read_makes_nobody_wait(tmp_path: Path) -> None:
+    process = await child(tmp_path, "print('ready', flush=True); import time; time.sleep(600)")
+    assert await anext(process.lines()) == b"ready\n"
+    process.send(b"x" * 1_000_000)
+    assert process.unread_bytes > 0
+    await process.close(grace_s=0.05, farewell=b"y\n")
+    assert await process.exit_reason() == "SIGKILL"
+
+
+async def test_a_directory_that_cannot_hold_logs_does_not_stop_the_engine(
+    tmp_path: Path, smollm2: Path
+) -> None:
+    (tmp_path / "file").touch()
+    engine = ProcessEngine(log_dir=tmp_path / "file" / "logs")
+    await engine.describe()
+    assert engine.pid is not None
+    os.kill(engine.pid, signal.SIGKILL)
+    with pytest.raises(EngineCrashed, match="No log of it could be written") as caught:
+        await collect(engine, ask("a", "Hello"))
+    assert caught.value.log_tail == ()
+    await engine.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+async def test_a_full_disk_under_the_log_does_not_stop_the_engine(tmp_path: Path) -> None:
+    model = tiny.plain(tmp_path / "plain.gguf")
+    program = (*WORKER[:2], "-c", _FULL)
+    engine = ProcessEngine(program=program)
+    loads = [e async for e in engine.load(LoadRequest(path=str(model), settings=SETTINGS))]
+    assert loads[-1].allocations  # type: ignore[union-attr]  # read from the log's lines
+    with pytest.raises(LoadFailed, match="cannot be probed"):
+        await engine.probe(ProbeRequest(path=str(tmp_path / "nothing"), settings=SETTINGS))
+    await engine.close()
+
+
+_FULL = """
+import os, runpy
+os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+runpy.run_module("localllm.engine.worker", run_name="__main__")
+"""
+
+
+async def test_a_request_of_the_wrong_shape_is_refused_and_the_others_go_on(
+    tmp_path: Path,
+) -> None:
+    engine = ProcessEngine()
+    model = tiny.plain(tmp_path / "plain.gguf")
+    async for _ in engine.load(LoadRequest(path=str(model), settings=SETTINGS)):
+        pass
+    beside = asyncio.ensure_future(collect(engine, whole("beside", max_tokens=300)))
+    for field, value in (("prompt", 5), ("ignore_eos", "yes"), ("stop_tokens", ("x",))):
+        bad = replace(whole(field), **{field: value})  # type: ignore[arg-type]
+        with pytest.raises(BadRequest, match="does not understand"):
+            await collect(engine, bad)
+    assert (await beside)[1].completion_tokens == 300
+    assert engine.alive
+    await engine.close()
+
+
+async def test_a_stream_that_nobody_reads_is_ended_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replies, "MAX_UNREAD_EVENTS", 300)
+    engine = ProcessEngine()
+    model = tiny.plain(tmp_path / "plain.gguf")
+    async for _ in engine.load(LoadRequest(path=str(model), settings=SETTINGS)):
+        pass
+    unread = engine.generate(whole("unread", max_tokens=400))
+    assert isinstance(await anext(unread), PromptProgress)
+    for _ in range(2):
+        beside = await collect(engine, whole("beside", max_tokens=290))
+        assert beside[1].completion_tokens == 290
+    seen = 0
+    with pytest.raises(GenerationFailed, match="300 parts of it are waiting"):
+        async for _ in unread:
+            seen += 1
+    assert seen == 300
+    assert (await collect(engine, whole("unread", max_tokens=3)))[1].completion_tokens == 3
+    await engine.close()
+
+
+async def test_the_requests_that_are_open_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replies, "MAX_OPEN", 2)
+    desk = replies.Replies()
+    desk.open("a")
+    desk.expect("b")
+    with pytest.raises(QueueFull, match="2 requests are open"):
+        desk.open("c")
+    with pytest.raises(BadRequest, match="'b' is running"):
+        desk.open("b")
+
+
+def whole(request_id: str, *, max_tokens: int = 8) -> GenerateRequest:
+    sampling = Sampling(temperature=0)
+    return GenerateRequest(
+        request_id=request_id, prompt="hello", sampling=sampling, max_tokens=max_tokens
+    )
