@@ -173,16 +173,16 @@ def _check_tool(tool: Tool) -> None:
 
 def check_embed(request: EmbedRequest) -> None:
     """Raise BadRequest, which names the field, when a value is out of its range."""
-    _check_count("inputs", len(request.inputs))
+    _check_count("input", len(request.inputs))
     if request.pooling is Pooling.RANK:
         raise BadRequest("rank is no pooling of embeddings: send a query with its documents.")
     if request.dimensions is not None:
         _check_int("dimensions", request.dimensions, 1, _MAX_INT)
     for i, given in enumerate(request.inputs):
         if not given:
-            raise BadRequest(f"inputs[{i}] is empty.")
+            raise BadRequest(f"input[{i}] is empty.")
         for token in given if isinstance(given, tuple) else ():
-            _check_int(f"inputs[{i}]", token, 0, _MAX_INT)
+            _check_int(f"input[{i}]", token, 0, _MAX_INT)
 
 
 def check_rerank(request: RerankRequest) -> None:

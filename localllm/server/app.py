@@ -7,9 +7,9 @@ ones load their scripts from other machines.
 
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
-from typing import Literal
+from typing import Literal, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -18,17 +18,22 @@ from starlette.types import ASGIApp
 
 from localllm.core.text import single_line
 from localllm.engine.events import GenerateEvent, GenerateRequest
-from localllm.errors import EngineCrashed, LocalLLMError
+from localllm.errors import ContextOverflow, EngineCrashed, LocalLLMError
 from localllm.runtime import Runtime
+from localllm.server import adapters
 from localllm.server.body import read_body
 from localllm.server.openai import answer
+from localllm.server.openai.embeddings import EmbeddingsRequest, embeddings, too_long
 from localllm.server.openai.request import ChatRequest
 from localllm.server.problems import ApiError, api_error, ended_in_order
+from localllm.server.rerank import RerankBody, ranking
 from localllm.server.respond import EventStream, unless_gone
 from localllm.server.security import HostGuard, HostPolicy, KeyGuard, LastResort, unexpected
 from localllm.server.shapes import Shape
 
 logger = logging.getLogger("localllm.server")
+
+T = TypeVar("T")
 
 
 def create_app(
@@ -58,9 +63,12 @@ def create_app(
         ("/health", api.health),
         ("/v1/models", api.models),
         ("/v1/models/{name:path}", api.model),
+        ("/lora-adapters", api.lora_adapters),
     ):
         app.add_api_route(path, endpoint, methods=["GET", "HEAD"])
     app.post("/v1/chat/completions", response_model=answer.Completion)(api.chat_completions)
+    app.post("/v1/embeddings", response_model=None)(api.embeddings)
+    app.post("/v1/rerank", response_model=None)(api.rerank)
     return LastResort(HostGuard(KeyGuard(app, key=key), policy=hosts))
 
 
@@ -101,6 +109,35 @@ class Api:
         self._check_served(name)
         return answer.ModelCard(id=name, created=self._started_at)
 
+    async def lora_adapters(self) -> list[adapters.AdapterCard]:
+        """The adapters that requests can name in `lora`."""
+        return [
+            card
+            for resident in self._runtime.resident()
+            if resident.model.name in self._served
+            for card in adapters.cards(resident)
+        ]
+
+    async def embeddings(self, request: Request) -> Response:
+        asked = await read_body(request, EmbeddingsRequest)
+        self._check_served(asked.model)
+        work = self._watched(asked.model, self._runtime.embed(asked.model, asked.embed_request()))
+        try:
+            found = await unless_gone(request.receive, work)
+        except ContextOverflow as error:
+            raise too_long(error, "input") from error
+        return _json(embeddings(asked, found))
+
+    async def rerank(self, request: Request) -> Response:
+        asked = await read_body(request, RerankBody)
+        self._check_served(asked.model)
+        work = self._watched(asked.model, self._runtime.rerank(asked.model, asked.rerank_request()))
+        try:
+            found = await unless_gone(request.receive, work)
+        except ContextOverflow as error:
+            raise too_long(error, "documents") from error
+        return _json(ranking(asked, found))
+
     async def chat_completions(self, request: Request) -> answer.Completion | EventStream:
         asked = await read_body(request, ChatRequest)
         self._check_served(asked.model)
@@ -120,11 +157,21 @@ class Api:
                 async for event in events:
                     yield event
             except EngineCrashed as crash:
-                # All requests that were in flight get the same one.
-                if crash is not self._reported and not ended_in_order(crash):
-                    self._reported = crash
-                    logger.warning("%s: %s", single_line(name), crash)
+                self._report(name, crash)
                 raise
+
+    async def _watched(self, name: str, work: Coroutine[None, None, T]) -> T:
+        try:
+            return await work
+        except EngineCrashed as crash:
+            self._report(name, crash)
+            raise
+
+    def _report(self, name: str, crash: EngineCrashed) -> None:
+        """All requests that were in flight get the same crash: it is told once."""
+        if crash is not self._reported and not ended_in_order(crash):
+            self._reported = crash
+            logger.warning("%s: %s", single_line(name), crash)
 
     def _check_served(self, name: str) -> None:
         if name not in self._served:
@@ -134,6 +181,10 @@ class Api:
                 code="model_not_found",
                 param="model",
             )
+
+
+def _json(answered: Shape) -> Response:
+    return Response(answered.encode(), media_type="application/json")
 
 
 async def _problem(request: Request, error: Exception) -> Response:

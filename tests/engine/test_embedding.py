@@ -117,7 +117,7 @@ async def test_token_lists_are_texts_that_are_tokens_already(encoder: Path) -> N
         request = EmbedRequest(request_id="a", inputs=("the red fox", ids))
         text, listed = numbers(await engine.embed(request))
         assert np.abs(text - listed).max() < 1e-5
-        with pytest.raises(BadRequest, match=r"inputs\[1\] has the token 5000"):
+        with pytest.raises(BadRequest, match=r"input\[1\] has the token 5000"):
             await engine.embed(EmbedRequest(request_id="b", inputs=((CLS,), (5000,))))
 
 
@@ -125,14 +125,14 @@ async def test_a_text_too_long_is_named_with_both_numbers_or_cut_when_asked(enco
     long = "fox " * 60
     async with loaded(encoder) as engine:
         request = EmbedRequest(request_id="a", inputs=("sea", long))
-        with pytest.raises(ContextOverflow, match=r"inputs\[1\] has 62 tokens.* at most 48"):
+        with pytest.raises(ContextOverflow, match=r"input\[1\] has 62 tokens.* at most 48"):
             await engine.embed(request)
         cut = EmbedRequest(request_id="b", inputs=(long,), truncate=True)
         answer = await engine.embed(cut)
         kept = [CLS, *[token("fox")] * 46, SEP]
         assert answer.tokens == (48,)
         assert np.abs(numbers(answer)[0] - expected(kept, Pooling.MEAN)).max() < NEAR
-        with pytest.raises(ContextOverflow, match=r"inputs\[0\] has more than"):
+        with pytest.raises(ContextOverflow, match=r"input\[0\] has more than"):
             await engine.embed(EmbedRequest(request_id="c", inputs=("fox " * 10**5,)))
         await engine.embed(EmbedRequest(request_id="d", inputs=("fox " * 10**5,), truncate=True))
 

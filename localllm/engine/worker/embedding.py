@@ -141,7 +141,7 @@ class Embedder:
         self._check_dimensions(request)
         texts = []
         for i, given in enumerate(request.inputs):
-            name = f"inputs[{i}]"
+            name = f"input[{i}]"
             if isinstance(given, str):
                 tokens = self._tokenize(given, name, truncate=request.truncate)
             else:

@@ -17,6 +17,7 @@ from localllm.engine.events import (
     Sampling,
 )
 from localllm.engine.limits import MAX_BIAS, MAX_DRY_BREAKERS, MAX_LOGIT_BIASES, MAX_TOP_LOGPROBS
+from localllm.server.adapters import AdapterScales, adapters
 from localllm.server.shapes import Shape, neutral, refusal
 
 MAX_ITEMS = 16384
@@ -171,6 +172,7 @@ class ChatRequest(Shape):
     stop: Annotated[list[str] | None, BeforeValidator(_stops)] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    lora: AdapterScales | None = None
 
     # Names that a client gives its request; no value of theirs changes the answer.
     user: Label | None = None
@@ -238,5 +240,6 @@ class ChatRequest(Shape):
             min_tokens=self.min_tokens or 0,
             top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             grammar=self.response_format.grammar if self.response_format else None,
+            adapters=adapters(self.lora),
             overflow=Overflow(self.context_overflow or "error"),
         )
