@@ -1,5 +1,7 @@
 """A scheduler and its model in this process, driven step by step, its books checked after each."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
@@ -45,10 +47,12 @@ def log() -> NativeLog:
 class Driven:
     """One model; `submit`, `step` and `check` as a test likes."""
 
-    def __init__(self, path: Path, load: LoadSettings) -> None:
+    def __init__(
+        self, path: Path, load: LoadSettings, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.model = Model(str(path), load, log=log(), on_progress=lambda _: None)
         self.events: list[Event] = []
-        self.scheduler = Scheduler(self.model, self.events.append)
+        self.scheduler = Scheduler(self.model, self.events.append, clock)
 
     def submit(
         self,

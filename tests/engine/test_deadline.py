@@ -1,0 +1,146 @@
+"""A request whose time is over ends between two steps, wherever it is, and its slot is free."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from localllm.engine.events import Finished, GenerateRequest, Refused
+from localllm.engine.failures import refusal
+from localllm.engine.limits import check_request
+from localllm.errors import BadRequest, DeadlineExceeded, GenerationFailed
+from tests.engine import tiny
+from tests.engine.answers import GREEDY
+from tests.engine.driven import Driven, settings
+
+PROMPT = "".join(random.Random(5).choices(tiny.CHARACTERS, k=90))
+
+
+class Clock:
+    """A clock that a test turns."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def driven(tmp_path: Path, clock: Clock) -> Iterator[Driven]:
+    driven = Driven(tiny.plain(tmp_path / "plain.gguf"), settings(parallel=1), clock)
+    yield driven
+    driven.close()
+
+
+def submit(driven: Driven, request_id: str, *, deadline_s: float | None = 5.0, n: int = 1) -> None:
+    request = GenerateRequest(
+        request_id=request_id,
+        prompt=PROMPT,
+        sampling=GREEDY,
+        max_tokens=20,
+        deadline_s=deadline_s,
+        n=n,
+    )
+    driven.scheduler.submit(request, driven.model.tokenize(PROMPT, special=False), 1000.0)
+
+
+def refused(driven: Driven, request_id: str) -> Refused:
+    end = driven.end(request_id)
+    assert isinstance(end, Refused)
+    return end
+
+
+def test_an_answer_that_takes_too_long_says_how_many_tokens_came(
+    driven: Driven, clock: Clock
+) -> None:
+    submit(driven, "slow")
+    for _ in range(7):
+        driven.step()
+    clock.now += 5
+    driven.step()
+    said = len(driven.text("slow"))
+    assert said > 1
+    error = refusal(refused(driven, "slow"))
+    assert isinstance(error, DeadlineExceeded | TimeoutError)
+    assert f"5 s has passed: {said} tokens" in str(error)
+    assert not driven.scheduler.busy
+    assert len(driven.scheduler.cells.idle) == 1
+
+
+def test_a_prompt_that_takes_too_long_says_so(driven: Driven, clock: Clock) -> None:
+    submit(driven, "slow")
+    driven.step()
+    clock.now += 6
+    driven.step()
+    assert "its prompt was being read" in refused(driven, "slow").message
+    assert not driven.scheduler.busy
+
+
+def test_who_waits_too_long_never_runs_and_who_runs_goes_on(driven: Driven, clock: Clock) -> None:
+    submit(driven, "runs", deadline_s=None)
+    submit(driven, "waits")
+    driven.step()
+    clock.now += 5
+    driven.run()
+    assert "waiting for its turn" in refused(driven, "waits").message
+    assert isinstance(driven.end("runs"), Finished)
+
+
+def test_the_slot_of_who_is_late_goes_to_the_next(driven: Driven, clock: Clock) -> None:
+    submit(driven, "late")
+    submit(driven, "next", deadline_s=None)
+    driven.step()
+    clock.now += 5
+    driven.step()
+    assert refused(driven, "late").code == "deadline"
+    driven.run()
+    assert isinstance(driven.end("next"), Finished)
+
+
+def test_a_deadline_ends_every_answer_with_one_word(driven: Driven, clock: Clock) -> None:
+    submit(driven, "many", n=4)
+    for _ in range(5):
+        driven.step()
+    clock.now += 5
+    driven.step()
+    assert refused(driven, "many").code == "deadline"
+    assert not driven.scheduler.busy
+
+
+def test_each_deadline_is_kept_apart(driven: Driven, clock: Clock) -> None:
+    for seconds in (30.0, 10.0, 20.0):
+        submit(driven, f"r{seconds:.0f}", deadline_s=seconds)
+    late: list[str] = []
+    for now in (1009.0, 1010.0, 1019.0, 1020.0):
+        clock.now = now
+        driven.step()
+        late = [e.request_id for e in driven.events if isinstance(e, Refused)]
+        assert len(late) == (now >= 1010) + (now >= 1020)
+    assert late == ["r10", "r20"]
+
+
+def test_in_time_is_in_time(driven: Driven, clock: Clock) -> None:
+    submit(driven, "quick")
+    clock.now += 4.99
+    driven.run()
+    assert isinstance(driven.end("quick"), Finished)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf"), 1e9])
+def test_a_deadline_that_is_none_is_refused_by_name(seconds: float) -> None:
+    request = GenerateRequest(request_id="a", prompt="x")
+    with pytest.raises(BadRequest, match="deadline_s"):
+        check_request(replace(request, deadline_s=seconds))
+
+
+def test_a_deadline_is_a_failed_generation_and_a_timeout() -> None:
+    assert issubclass(DeadlineExceeded, GenerationFailed)
+    assert issubclass(DeadlineExceeded, TimeoutError)
