@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from importlib.metadata import distribution
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.hub.fixture import hub as hub
@@ -26,6 +27,10 @@ _OF_THE_USER = (
 
 # With it, each of the hundreds of processes that tests start would compile the package again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# A busy machine is no reason to fail.
+hypothesis.settings.register_profile("localllm", deadline=None)
+hypothesis.settings.load_profile("localllm")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A suite that runs in the background ignores Ctrl+C, and so would every process it starts.
