@@ -28,8 +28,8 @@ _OF_THE_USER = (
 # With it, each of the hundreds of processes that tests start would compile the package again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# A busy machine is no reason to fail.
-hypothesis.settings.register_profile("localllm", deadline=None)
+# A busy machine is no reason to fail, and what fails once fails for everybody.
+hypothesis.settings.register_profile("localllm", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("localllm")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
