@@ -8,7 +8,7 @@ from typing import TypeVar
 import click
 
 from localllm.core.adapter import MAX_SCALE
-from localllm.core.load import FlashAttention, KvType, LoadSettings, Lora
+from localllm.core.load import FlashAttention, KvType, LoadSettings, Lora, Pooling
 from localllm.core.model import ModelSpec
 from localllm.library import settings
 
@@ -109,6 +109,8 @@ def settings_for(
     cpu_moe: int = 0,
     kv_offload: bool = True,
     adapters: tuple[Lora, ...] = (),
+    embeddings: bool = False,
+    pooling: Pooling | None = None,
 ) -> LoadSettings:
     """The load settings of a verb that has some of these options."""
     return LoadSettings(
@@ -120,4 +122,6 @@ def settings_for(
         cpu_moe=cpu_moe,
         kv_offload=kv_offload,
         adapters=adapters,
+        embeddings=embeddings,
+        pooling=pooling,
     )

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from localllm.cli import options
-from localllm.cli.loading import load_with_progress, require_answers
-from localllm.core.load import KvType, LoadSettings, Lora
+from localllm.cli.loading import load_with_progress
+from localllm.core.embedding import embeds_only
+from localllm.core.load import KvType, LoadSettings, Lora, Pooling
 from localllm.core.text import single_line
 from localllm.core.units import format_duration
 from localllm.errors import ExitCode, NotFound, UsageError
@@ -45,6 +46,8 @@ class Wish:
     cpu_moe: int
     kv_offload: bool
     adapters: tuple[Lora, ...]
+    embeddings: bool
+    pooling: Pooling | None
     force: bool
     as_json: bool
     quiet: bool
@@ -85,6 +88,17 @@ def parse_parallel(
 @options.NO_KV_OFFLOAD
 @options.LORA
 @click.option(
+    "--embeddings",
+    is_flag=True,
+    help="Load models that answer for embeddings instead. Embedding models and rerankers are "
+    "loaded so in any case.",
+)
+@click.option(
+    "--pooling",
+    type=click.Choice([each.value for each in Pooling if each is not Pooling.NONE]),
+    help="How a text's embedding is made of its tokens' (default: the model's own).",
+)
+@click.option(
     "--api-key-file",
     type=click.Path(path_type=Path),
     metavar="FILE",
@@ -117,6 +131,8 @@ def command(
     cpu_moe: int,
     no_kv_offload: bool,
     adapters: tuple[Lora, ...],
+    embeddings: bool,
+    pooling: str | None,
     api_key_file: Path | None,
     no_auth: bool,
     force: bool,
@@ -133,7 +149,9 @@ def command(
     wish = Wish(
         models=models, context=context, parallel=parallel, gpu_layers=gpu_layers,
         kv_type=KvType(kv_type), cpu_moe=cpu_moe, kv_offload=not no_kv_offload,
-        adapters=adapters, force=force, as_json=as_json, quiet=quiet,
+        adapters=adapters, embeddings=embeddings,
+        pooling=None if pooling is None else Pooling(pooling),
+        force=force, as_json=as_json, quiet=quiet,
     )  # fmt: skip
     if adapters and len(models) > 1:
         raise UsageError("--lora belongs to one model: serve it alone.")
@@ -274,7 +292,12 @@ async def _load_all(
 
 async def _settings(runtime: Runtime, model: InstalledModel, wish: Wish) -> LoadSettings:
     spec = await asyncio.to_thread(read_spec, model.path)
-    require_answers(spec, model.name)
+    embeddings = wish.embeddings or embeds_only(spec)
+    if wish.pooling is not None and not embeddings:
+        raise UsageError(
+            f"{single_line(model.name)} answers, so nothing of it is pooled: --pooling belongs to "
+            "--embeddings."
+        )
     candidates = [
         options.settings_for(
             spec,
@@ -285,6 +308,8 @@ async def _settings(runtime: Runtime, model: InstalledModel, wish: Wish) -> Load
             cpu_moe=wish.cpu_moe,
             kv_offload=wish.kv_offload,
             adapters=wish.adapters,
+            embeddings=embeddings,
+            pooling=wish.pooling,
         )
         for parallel in ((wish.parallel,) if wish.parallel else AUTO_PARALLEL)
     ]
@@ -298,6 +323,13 @@ async def _settings(runtime: Runtime, model: InstalledModel, wish: Wish) -> Load
 
 def _summary(resident: ResidentModel) -> str:
     loaded = resident.loaded
+    if resident.settings.embeddings:
+        pooling = resident.settings.pooling
+        kind = "rankings" if pooling is Pooling.RANK else f"embeddings ({pooling})"
+        return (
+            f"{single_line(resident.model.name)} in {format_duration(loaded.load_s)}: {kind} of "
+            f"up to {loaded.context} tokens, {loaded.parallel} texts at once."
+        )
     return (
         f"{single_line(resident.model.name)} in {format_duration(loaded.load_s)}: "
         f"{loaded.context} tokens of context, {loaded.parallel} answers at once."

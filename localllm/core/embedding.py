@@ -10,7 +10,7 @@ from dataclasses import replace
 from localllm.core.architectures import Memory
 from localllm.core.load import LoadSettings, Pooling, Speculate
 from localllm.core.model import ModelSpec
-from localllm.core.purpose import why_no_texts
+from localllm.core.purpose import why_no_answers, why_no_texts
 from localllm.errors import UsageError
 
 _POOLINGS = (Pooling.NONE, Pooling.MEAN, Pooling.CLS, Pooling.LAST, Pooling.RANK)
@@ -52,6 +52,11 @@ def prepared(spec: ModelSpec, settings: LoadSettings) -> LoadSettings:
         pooling=pooling,
         speculate=Speculate.OFF,
     )
+
+
+def embeds_only(spec: ModelSpec) -> bool:
+    """Whether this model is made for embeddings or ranking, and answers nothing."""
+    return why_no_answers(spec) is not None and why_no_texts(spec) is None
 
 
 def own_pooling(spec: ModelSpec) -> Pooling:

@@ -18,6 +18,7 @@ import psutil
 import pytest
 from click import BadParameter
 from click.testing import CliRunner
+from gguf import PoolingType
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
 from localllm.cli import serve
@@ -26,8 +27,8 @@ from localllm.errors import NotFound, ServeError, UsageError
 from localllm.library.store import InstalledModel, Store
 from localllm.runtime import Runtime
 from localllm.server.listen import Address, bound_address, open_socket
-from tests.core.forge import write
-from tests.core.forge_recurrent import ENCODER
+from tests.engine import forged_lora, tiny_encoder
+from tests.engine.test_embedding import tokens
 from tests.server.house import detect
 
 LOOPBACK = Address(ip="127.0.0.1", port=11711)
@@ -311,11 +312,87 @@ def test_what_cannot_be_served_is_said_at_once(
         invoke("--port", "0", *arguments)
 
 
-def test_a_model_that_only_embeds_is_not_served(tmp_path: Path) -> None:
-    path = tmp_path / "embedder.gguf"
-    write(ENCODER, path)
-    with pytest.raises(UsageError, match="embedding model"):
-        invoke("--port", "0", "--no-auth", str(path))
+def test_an_embedding_model_serves_vectors_and_no_answers(tmp_path: Path) -> None:
+    path = tiny_encoder.encoder(tmp_path / "bert.gguf")
+    with serving(tmp_path, str(path), "--ctx", "512") as served, served.client() as client:
+        answer = client.embeddings.create(model="bert", input=["the fox runs", "sea"])
+        with pytest.raises(openai.BadRequestError, match="writes no answers"):
+            client.chat.completions.create(model="bert", messages=say("Hi"))
+        with pytest.raises(openai.BadRequestError, match=r"input\[0\] has 62 tokens") as refused:
+            client.embeddings.create(model="bert", input="fox " * 60)
+        assert refused.value.param == "input"
+    for vector in (each.embedding for each in answer.data):
+        assert sum(number**2 for number in vector) == pytest.approx(1, abs=1e-5)
+    assert answer.usage.prompt_tokens == 8
+
+
+def test_a_reranker_serves_rankings(tmp_path: Path) -> None:
+    path = tmp_path / "rank.gguf"
+    tiny_encoder.encoder(path, pooling=PoolingType.RANK, classifier=True)
+    with serving(tmp_path, str(path)) as served, served.client() as client:
+        ranking = client.post(
+            "/rerank",
+            cast_to=object,
+            body={"model": "rank", "query": "red fox", "documents": ["fox runs", "sea"]},
+        )
+    assert isinstance(ranking, dict)
+    assert sorted(each["index"] for each in ranking["results"]) == [0, 1]
+    expected = [
+        tiny_encoder.score([*tokens("red fox"), *tokens(text)[1:-1]])
+        for text in ("fox runs", "sea")
+    ]
+    found = {each["index"]: each["relevance_score"] for each in ranking["results"]}
+    assert [found[0], found[1]] == pytest.approx(expected, abs=0.02)
+
+
+def test_a_model_that_answers_can_be_loaded_for_embeddings_instead(tmp_path: Path) -> None:
+    with serving(tmp_path, "starter", "--ctx", "256", "--embeddings") as served:
+        client = served.client()
+        near, far, query = (
+            each.embedding
+            for each in client.embeddings.create(
+                model="starter",
+                input=[
+                    "A cat sits on the mat.",
+                    "Bond yields fell on Tuesday.",
+                    "The cat sat down.",
+                ],
+            ).data
+        )
+    assert sum(map(float.__mul__, near, query)) > sum(map(float.__mul__, far, query))
+
+
+def test_adapters_are_chosen_by_each_request(tmp_path: Path, smollm2: Path) -> None:
+    adapter = forged_lora.forge(tmp_path / "bent.gguf", smollm2, size=0.2)
+    with serving(tmp_path, "starter", "--ctx", "256", "--lora", f"{adapter}:0") as served:
+        client = served.client()
+        texts = [
+            client.chat.completions.create(
+                model="starter", messages=say("Name a colour."), temperature=0, max_tokens=8,
+                extra_body={"lora": lora} if lora is not None else {},
+            ).choices[0].message.content
+            for lora in (None, [], [{"id": 0, "scale": 1}])
+        ]  # fmt: skip
+        listed = client.get("/../lora-adapters", cast_to=object)
+        with pytest.raises(openai.BadRequestError, match="no LoRA adapter 1"):
+            client.chat.completions.create(
+                model="starter", messages=say("Hi"), extra_body={"lora": [{"id": 1, "scale": 1}]}
+            )
+    assert texts[0] == texts[1] != texts[2]
+    assert listed == [{"id": 0, "path": "bent.gguf", "scale": 0.0, "model": "starter"}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["starter", "--pooling", "cls"], "--pooling belongs to --embeddings"),
+        (["starter", "--embeddings", "--pooling", "rank"], "no classifier"),
+        (["starter", "other", "--lora", "a.gguf"], "--lora belongs to one model"),
+    ],
+)
+def test_what_no_model_can_be_loaded_for_is_said(arguments: list[str], match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        invoke("--port", "0", "--no-auth", *arguments)
 
 
 def test_the_key_comes_from_the_option_the_environment_or_a_new_file(

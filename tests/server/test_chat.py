@@ -246,7 +246,7 @@ async def test_the_models_are_listed_and_found_by_name(running: House) -> None:
 
 async def test_nobody_asks_for_a_path_that_does_not_exist_in_another_shape(running: House) -> None:
     with pytest.raises(openai.NotFoundError) as raised:
-        await running.client().embeddings.create(model=MODEL, input="x")
+        await running.client().moderations.create(input="x")
     assert raised.value.code == "unknown_url"
 
 

@@ -1,6 +1,5 @@
 """The scratch memory of one forward pass (`llama_context::sched_reserve`, llama.cpp b11434)."""
 
-from localllm.core.architectures import Memory
 from localllm.core.footprint.arena import Graph
 from localllm.core.footprint.attention import add_attention_inputs, attend, projected
 from localllm.core.footprint.cache import cells, flash, ubatch
@@ -22,6 +21,8 @@ _CONFIRMED = """
 CONFIRMED = frozenset(_CONFIRMED.split())
 """Architectures whose compute buffer was compared with llama.cpp's dry run over a grid of loads
 and lies within 5 % (tests/core/test_footprint_dry_run.py, docs/accuracy.md)."""
+
+_NO_LOGITS = frozenset({"lfm2", "lfm2moe"})  # for embeddings; the others compute them even so
 
 
 def compute_bytes(spec: ModelSpec, settings: LoadSettings) -> int:
@@ -74,7 +75,7 @@ def _graph(spec: ModelSpec, settings: LoadSettings) -> Graph:
         node = _layer(flow, layer, node)
         if layer < flow.deepstack:
             node = flow.wise(flow.width, node, flow.wide_input)
-    if flow.encoder_mask < 0:
+    if flow.encoder_mask < 0 and not (settings.embeddings and spec.architecture in _NO_LOGITS):
         flow.linear(spec.vocabulary, flow.norm(node))
     return flow.graph
 
@@ -125,13 +126,7 @@ def _parallel(flow: Pass, layer: int, node: int, normed: int, last: bool) -> int
 
 
 def output_bytes(spec: ModelSpec, settings: LoadSettings) -> int:
-    """Bytes of the rows that a step hands out (`llama_context::output_reserve`).
-
-    For embeddings llama.cpp reserves a row of logits beside each token's; an encoder computes
-    none, and on the CPU what is never written takes no memory.
-    """
-    if not settings.embeddings:
-        return spec.vocabulary * _FLOAT * settings.outputs
-    encodes = spec.rules is not None and spec.rules.memory is Memory.NONE
-    logits = spec.vocabulary * (settings.parallel if encodes else settings.outputs)
-    return (logits + spec.embedding * settings.outputs) * _FLOAT
+    """Bytes of the rows that a step hands out (`llama_context::output_reserve`): logits, and for
+    embeddings each token's beside its logits, which an encoder has no use for either."""
+    width = spec.vocabulary + (spec.embedding if settings.embeddings else 0)
+    return width * _FLOAT * settings.outputs
