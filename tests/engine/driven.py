@@ -9,6 +9,7 @@ import numpy as np
 
 from localllm.core.load import FlashAttention, KvType, LoadSettings
 from localllm.engine.events import Adapter, Event, Finished, GenerateRequest, Refused, Token
+from localllm.engine.worker.drafts.source import Drafter
 from localllm.engine.worker.log import NativeLog
 from localllm.engine.worker.model import Model, Row
 from localllm.engine.worker.scheduler import Scheduler
@@ -48,11 +49,15 @@ class Driven:
     """One model; `submit`, `step` and `check` as a test likes."""
 
     def __init__(
-        self, path: Path, load: LoadSettings, clock: Callable[[], float] = time.monotonic
+        self,
+        path: Path,
+        load: LoadSettings,
+        clock: Callable[[], float] = time.monotonic,
+        drafter: Drafter | None = None,
     ) -> None:
         self.model = Model(str(path), load, log=log(), on_progress=lambda _: None)
         self.events: list[Event] = []
-        self.scheduler = Scheduler(self.model, self.events.append, clock)
+        self.scheduler = Scheduler(self.model, self.events.append, clock, drafter)
 
     def submit(
         self,

@@ -36,6 +36,14 @@ def logprobs(row: Row, token: int, top: int) -> tuple[float, list[tuple[int, flo
     return float(shifted[token]) - total, [(each, float(shifted[each]) - total) for each in best]
 
 
+def lead(row: Row, allowed: Allowed | None = None) -> float:
+    """How much larger the largest logit (of the `allowed` tokens) is than the next one."""
+    values = row if allowed is None else row[allowed]
+    best = int(values.argmax())
+    others = (values[:best], values[best + 1 :])
+    return float(values[best]) - max((float(o.max()) for o in others if len(o)), default=-np.inf)
+
+
 def all_but(tokens: Collection[int], vocabulary: int) -> Allowed:
     """Every token of the vocabulary but these."""
     return np.setdiff1d(np.arange(vocabulary), np.array(list(tokens), np.intp))

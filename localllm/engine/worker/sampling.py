@@ -69,6 +69,16 @@ class Sampler:
             self._chain = None
 
 
+def is_greedy(sampling: Sampling) -> bool:
+    """Whether every token is the likeliest one."""
+    return sampling.temperature < _GREEDY_BELOW
+
+
+def changes_logits(sampling: Sampling) -> bool:
+    """Whether the likeliest token may be another one than the model's."""
+    return bool(sampling.logit_bias) or _has_penalties(sampling) or _has_dry(sampling)
+
+
 def _has_penalties(sampling: Sampling) -> bool:
     return sampling.penalty_last_n != 0 and (
         sampling.repeat_penalty != 1.0
@@ -94,7 +104,7 @@ def _stages(sampling: Sampling, seed: int, vocab: int, vocabulary: int) -> Itera
             sampling.frequency_penalty,
             sampling.presence_penalty,
         )
-    if sampling.temperature < _GREEDY_BELOW:
+    if is_greedy(sampling):
         if _has_dry(sampling):
             yield _dry(sampling, vocab)
         yield llama.llama_sampler_init_greedy()

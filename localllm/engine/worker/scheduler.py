@@ -22,6 +22,8 @@ from localllm.engine.worker import prefix
 from localllm.engine.worker.adapters import Turns
 from localllm.engine.worker.cells import Cells
 from localllm.engine.worker.choices import answers_to, deadline, deadline_message, sampling_of
+from localllm.engine.worker.drafts.source import Drafter
+from localllm.engine.worker.drafts.speculation import Speculation
 from localllm.engine.worker.model import Aborted, Model, NoRoom
 from localllm.engine.worker.sampling import Sampler
 from localllm.engine.worker.sequence import Batch, Chunk, Sequence
@@ -48,6 +50,7 @@ class Scheduler:
         model: Model,
         emit: Callable[[Event], None],
         clock: Callable[[], float] = time.monotonic,
+        drafter: Drafter | None = None,
     ) -> None:
         self._model = model
         self._emit = emit
@@ -59,6 +62,7 @@ class Scheduler:
         self._running: dict[int, Sequence] = {}
         self._cells = Cells(model)
         self._turns = Turns()
+        self._speculation = Speculation(model, self._cells, clock, drafter)
         self.reading: frozenset[str] = frozenset()
         """Requests whose prompt is in the batch being computed: those an abort may interrupt.
         Replaced, never changed: another thread looks at it."""
@@ -161,6 +165,7 @@ class Scheduler:
         self.reading = frozenset(
             c.sequence.id for c in batch.chunks if c.sequence.next_token is None
         )
+        started = self._clock()
         try:
             decode()
         except Aborted:
@@ -173,8 +178,9 @@ class Scheduler:
             reason = f"llama.cpp could not compute this batch: {error}."
             self._fail(batch, GenerationFailed(reason))
         else:
+            self._speculation.measured(len(batch.rows), self._clock() - started)
             for chunk in batch.chunks:
-                self._cells.grow(chunk.sequence.slot, chunk.tokens)
+                self._cells.grow(chunk.sequence.slot, chunk.sure)
             for chunk in batch.chunks:
                 if not chunk.sequence.ended:
                     self._advance(chunk)
@@ -220,16 +226,20 @@ class Scheduler:
     def _build(self) -> Batch:
         batch = Batch()
         self._model.use(self._turns.next(s.space for s in self._running.values()))
-        for sequence in self._answering():
+        answering, reading = list(self._answering()), self._reading()
+        room = 0 if reading else self._model.chunk - len(answering)
+        guesses = self._speculation.guess(answering, room)
+        for sequence in answering:
             assert sequence.next_token is not None
-            start = self._cells.count(sequence.slot)
-            batch.add(sequence, [sequence.next_token], start, samples=True)
+            slot, tokens = sequence.slot, [sequence.next_token]
+            start, guessed = self._cells.count(slot), guesses.get(slot, ())
+            batch.add(sequence, tokens, start, samples=True, guesses=guessed)
         # One physical batch a step: larger ones are split inside llama_decode anyway, and this
         # way nobody who is answering waits for more than one chunk of somebody's prompt.
         room = self._model.chunk - len(batch.rows)
         spare = self._model.outputs - len(self._running)  # everybody may need one row of logits
         ahead: list[Sequence] = []
-        for sequence in self._reading():
+        for sequence in reading:
             if room <= 0:
                 break
             if self._catch_up(sequence) and any(self._soon(each, sequence) for each in ahead):
@@ -290,6 +300,10 @@ class Scheduler:
 
     def _advance(self, chunk: Chunk) -> None:
         sequence = chunk.sequence
+        if chunk.guessed:
+            if not self._speculation.follow(chunk, self._sample):
+                self._recompute(sequence)
+            return
         if sequence.produced == 0:
             self._say_progress(chunk)
         if not chunk.samples:
@@ -354,6 +368,7 @@ class Scheduler:
             self._waiting.remove(sequence)
             return
         sequence.sampler.close()
+        self._speculation.drop(sequence)
         del self._running[sequence.slot]
         self._cells.give_back(sequence.slot)
 
@@ -385,6 +400,8 @@ class Scheduler:
         self._undo(batch)
         # Of a picture more cells may be held than its positions: what is missing is not certain.
         if self._cells.evict(batch.cells) or self._cells.evict(self._model.cells):
+            return
+        if self._speculation.no_room(batch):
             return
         shortest = self._cells.least_shared()
         if shortest is not None:

@@ -11,6 +11,7 @@ from localllm.engine.worker.text import TextStream
 from localllm.engine.worker.vision.prompt import PicturePrompt
 
 if TYPE_CHECKING:
+    from localllm.engine.worker.drafts.speculation import Guesses
     from localllm.engine.worker.echo import Echo
     from localllm.engine.worker.grammar import Constraint
 
@@ -36,6 +37,9 @@ class Sequence:
     may_share: bool = True
     dropped: int = 0
     pictures: PicturePrompt | None = None
+    guesses: "Guesses | None" = None
+    has_guesses: bool = False
+    """Cells after those that are accounted for hold guesses that are not checked yet."""
     next_token: int | None = None
     produced: int = 0
     cached: int = 0
@@ -80,12 +84,19 @@ class Sequence:
 
 @dataclass(slots=True)
 class Chunk:
-    """The rows of one sequence in a batch; `samples` when the last of them asks for logits."""
+    """The rows of one sequence in a batch; `samples` when the last of them asks for logits. The
+    last `guessed` tokens are guesses: each of them and the one before ask for logits."""
 
     sequence: Sequence
     tokens: list[int]
     last_row: int
     samples: bool
+    guessed: int = 0
+
+    @property
+    def sure(self) -> list[int]:
+        """The tokens that are certainly part of the text."""
+        return self.tokens[: len(self.tokens) - self.guessed]
 
 
 @dataclass(slots=True)
@@ -101,18 +112,27 @@ class Batch:
         """Cells of the cache that it needs."""
         return len(self.rows) + self.picture_cells
 
-    def add(self, sequence: Sequence, tokens: list[int], start: int, *, samples: bool) -> None:
+    def add(
+        self,
+        sequence: Sequence,
+        tokens: list[int],
+        start: int,
+        *,
+        samples: bool,
+        guesses: tuple[int, ...] = (),
+    ) -> None:
         last, scores = len(tokens) - 1, sequence.scores
+        tokens = [*tokens, *guesses]
         self.rows += [
             Row(
                 token,
                 start + i,
                 sequence.slot,
-                (samples and i == last) or (scores and sequence.needs_logits(start + i)),
+                (samples and i >= last) or (scores and sequence.needs_logits(start + i)),
             )
             for i, token in enumerate(tokens)
         ]
-        self.chunks.append(Chunk(sequence, tokens, len(self.rows) - 1, samples))
+        self.chunks.append(Chunk(sequence, tokens, len(self.rows) - 1, samples, len(guesses)))
 
 
 def timings(sequence: Sequence, now: float) -> Timings:

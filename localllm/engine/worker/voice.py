@@ -131,6 +131,7 @@ class Voice:
         rest = sequence.text.finish()
         if rest:
             self._emit(Token(request_id=sequence.id, text=rest, index=sequence.index))
+        guesses = sequence.guesses
         self._emit(
             Finished(
                 request_id=sequence.id,
@@ -142,5 +143,7 @@ class Voice:
                 dropped_messages=sequence.dropped,
                 index=sequence.index,
                 remaining=remaining,
+                drafted=guesses.drafted if guesses is not None else 0,
+                accepted=guesses.accepted if guesses is not None else 0,
             )
         )

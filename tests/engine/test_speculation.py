@@ -1,0 +1,275 @@
+"""Guessing ahead changes when tokens come and nothing else."""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from localllm.core.load import LoadSettings, Speculate
+from localllm.engine.events import (
+    Finished,
+    FinishReason,
+    GenerateRequest,
+    Grammar,
+    GrammarKind,
+    Sampling,
+    Token,
+)
+from localllm.engine.worker.drafts.source import Draft
+from tests.engine import tiny
+from tests.engine.answers import GREEDY
+from tests.engine.driven import Driven, Reference, settings
+
+KINDS = {
+    "plain": tiny.plain,
+    "windowed": tiny.windowed,
+    "recurrent": tiny.recurrent,
+    "hybrid": tiny.hybrid,
+}
+ALWAYS = Speculate.NGRAM
+EXACT = LoadSettings(context=1024, parallel=2, batch=64, ubatch=64, threads=1)
+"""With one thread and no repacked weights a row's logits are the same in every batch."""
+
+REPEATING = "1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2,"
+
+
+class Oracle:
+    """Knows how texts go on, and is wrong every so often."""
+
+    def __init__(self, texts: list[list[int]], *, wrong: float) -> None:
+        self._texts = texts
+        self._wrong = wrong
+        self._dice = random.Random(7)
+
+    def draft(self, texts: Mapping[int, Sequence[int]], most: int) -> dict[int, Draft]:
+        return {slot: self._continue(list(text), most) for slot, text in texts.items()}
+
+    def _continue(self, text: list[int], most: int) -> Draft:
+        for known in self._texts:
+            if known[: len(text)] == text:
+                tokens = tuple(
+                    0 if self._dice.random() < self._wrong else token
+                    for token in known[len(text) : len(text) + most]
+                )
+                return Draft(tokens, (3,) * len(tokens))
+        return Draft((0,) * most, (0,) * most)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return KINDS[request.param](tmp_path_factory.mktemp("tiny") / f"{request.param}.gguf")
+
+
+@pytest.fixture(scope="module")
+def reference(model: Path) -> Iterator[Reference]:
+    reference = Reference(model, settings(parallel=1))
+    yield reference
+    reference.close()
+
+
+@pytest.fixture(scope="module")
+def plainly(smollm2: Path) -> Iterator[Driven]:
+    driven = Driven(smollm2, EXACT)
+    yield driven
+    driven.close()
+
+
+@pytest.fixture(scope="module")
+def guessing(smollm2: Path) -> Iterator[Driven]:
+    driven = Driven(smollm2, replace(EXACT, speculate=ALWAYS))
+    yield driven
+    driven.close()
+
+
+def characters(dice: random.Random, count: int) -> str:
+    return "".join(dice.choices(tiny.CHARACTERS, k=count))
+
+
+def finished(driven: Driven, request_id: str) -> Finished:
+    end = driven.end(request_id)
+    assert isinstance(end, Finished)
+    return end
+
+
+def submit(driven: Driven, request: GenerateRequest) -> None:
+    assert request.prompt is not None
+    tokens = driven.model.tokenize(request.prompt, special=False)
+    driven.scheduler.submit(request, tokens, 0.0)
+
+
+def answer(driven: Driven, request: GenerateRequest) -> list[Token]:
+    """The tokens of one answer, alone, with nothing left of an earlier one."""
+    driven.events.clear()
+    submit(driven, request)
+    driven.run()
+    return [event for event in driven.events if isinstance(event, Token)]
+
+
+def text(tokens: list[Token]) -> str:
+    return "".join(token.text for token in tokens)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_answers_of_a_crowd_stay_the_same(model: Path, reference: Reference, seed: int) -> None:
+    dice = random.Random(seed)
+    prompts = [characters(dice, dice.randrange(20, 120)) for _ in range(6)]
+    alone = Driven(model, settings(parallel=1))
+    known = [
+        alone.model.tokenize(prompt + alone.ask(prompt, max_tokens=50), special=False)
+        for prompt in prompts
+    ]
+    alone.close()
+    driven = Driven(model, replace(settings(), speculate=ALWAYS), drafter=Oracle(known, wrong=0.1))
+    asked: dict[str, tuple[str, int]] = {}
+    for step in range(160):
+        if dice.random() < 0.12:
+            asked[f"r{step}"] = prompt, limit = dice.choice(prompts), dice.randrange(1, 50)
+            driven.submit(f"r{step}", prompt, max_tokens=limit)
+        elif dice.random() < 0.03 and asked:
+            driven.scheduler.cancel(dice.choice(list(asked)))
+        driven.step(aborted=dice.random() < 0.05 and not driven.model.recurrent)
+    driven.run()
+    ends = {request_id: finished(driven, request_id) for request_id in asked}
+    for request_id, (prompt, limit) in asked.items():
+        whole = ends[request_id].reason is not FinishReason.CANCELLED
+        said = driven.text(request_id)
+        assert reference.agrees(prompt, said, max_tokens=limit, whole=whole), request_id
+        assert len(said) == ends[request_id].completion_tokens
+    drafted = sum(end.drafted for end in ends.values())
+    accepted = sum(end.accepted for end in ends.values())
+    if driven.model.recurrent:  # a state cannot give up a wrong guess
+        assert drafted == 0
+    else:
+        assert 0 < accepted < drafted
+    driven.close()
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        GREEDY,
+        Sampling(temperature=0.5),
+        Sampling(temperature=0.7, top_k=5, repeat_penalty=1.05),
+        Sampling(temperature=0.6, mirostat=2),
+        Sampling(temperature=0.6, dry_multiplier=0.5, xtc_probability=0.3),
+    ],
+    ids=["greedy", "warm", "penalties", "mirostat", "dry"],
+)
+def test_the_same_is_drawn_with_guesses_and_without(
+    plainly: Driven, guessing: Driven, sampling: Sampling
+) -> None:
+    drafted = 0
+    for seed in range(4):
+        request = GenerateRequest(
+            request_id="a",
+            prompt=REPEATING + " 3, 4, 5," * seed,
+            sampling=replace(sampling, seed=seed),
+            max_tokens=40,
+            ignore_eos=True,
+        )
+        expected = text(answer(plainly, request))
+        assert text(answer(guessing, request)) == expected
+        assert finished(plainly, "a").drafted == 0
+        drafted += finished(guessing, "a").drafted
+    assert drafted > 0
+
+
+def test_guesses_that_are_right_save_steps(guessing: Driven) -> None:
+    request = GenerateRequest(
+        request_id="a", prompt=REPEATING, sampling=GREEDY, max_tokens=40, ignore_eos=True
+    )
+    guessing.events.clear()
+    submit(guessing, request)
+    steps = 0
+    while guessing.scheduler.busy:
+        guessing.step()
+        steps += 1
+    end = finished(guessing, "a")
+    assert end.completion_tokens == 40
+    assert end.accepted >= 30
+    assert steps < 15
+
+
+def test_an_answer_ends_where_it_would_have_ended(plainly: Driven, guessing: Driven) -> None:
+    four = guessing.model.tokenize("1, 4", special=False, ends=False)[-1]
+    for request in (
+        GenerateRequest(request_id="a", prompt=REPEATING, max_tokens=7),
+        GenerateRequest(request_id="a", prompt=REPEATING, max_tokens=30, stop=("4, 1, 2",)),
+        GenerateRequest(request_id="a", prompt=REPEATING, max_tokens=30, stop_tokens=(four,)),
+        GenerateRequest(request_id="a", prompt=REPEATING, max_tokens=30, min_tokens=20),
+    ):
+        request = replace(request, sampling=GREEDY)
+        expected = text(answer(plainly, request))
+        end = finished(plainly, "a")
+        assert text(answer(guessing, request)) == expected
+        ended = finished(guessing, "a")
+        assert (ended.reason, ended.completion_tokens) == (end.reason, end.completion_tokens)
+        next_prompt = replace(request, prompt=REPEATING + expected + "!", stop=(), max_tokens=3)
+        expected = text(answer(plainly, next_prompt))  # nothing wrong is left in the cache
+        assert text(answer(guessing, next_prompt)) == expected
+
+
+def test_log_probabilities_are_those_of_the_tokens(plainly: Driven, guessing: Driven) -> None:
+    request = GenerateRequest(
+        request_id="a", prompt=REPEATING, sampling=GREEDY, max_tokens=20, top_logprobs=2
+    )
+    expected = answer(plainly, request)
+    assert answer(guessing, request) == expected
+    assert finished(guessing, "a").accepted > 0
+
+
+def test_a_grammar_is_followed_through_guesses(plainly: Driven, guessing: Driven) -> None:
+    grammar = Grammar(kind=GrammarKind.REGEX, text="( 3, 4, 1, 2,){3} 3, 4, 5!")
+    for sampling in (GREEDY, Sampling(temperature=0.7, seed=3)):
+        request = GenerateRequest(
+            request_id="a", prompt=REPEATING, sampling=sampling, max_tokens=60, grammar=grammar
+        )
+        expected = text(answer(plainly, request))
+        assert text(answer(guessing, request)) == expected == " 3, 4, 1, 2," * 3 + " 3, 4, 5!"
+        assert finished(guessing, "a").accepted > 0
+
+
+def test_a_full_context_is_filled_and_no_further(smollm2: Path) -> None:
+    load = replace(EXACT, context=256, parallel=1)
+    texts = []
+    for speculate in (Speculate.OFF, ALWAYS):
+        driven = Driven(smollm2, replace(load, speculate=speculate))
+        request = GenerateRequest(
+            request_id="a", prompt=REPEATING * 3, sampling=GREEDY, ignore_eos=True
+        )
+        texts.append(text(answer(driven, request)))
+        end = finished(driven, "a")
+        assert end.reason is FinishReason.LENGTH
+        assert end.prompt_tokens + end.completion_tokens == 256
+        driven.close()
+    assert texts[0] == texts[1]
+
+
+def test_two_conversations_guess_in_one_step(plainly: Driven, guessing: Driven) -> None:
+    def request(request_id: str, prompt: str) -> GenerateRequest:
+        return GenerateRequest(
+            request_id=request_id, prompt=prompt, sampling=GREEDY, max_tokens=30, ignore_eos=True
+        )
+
+    asked = {"one": REPEATING, "two": "The cat sat on the mat.\n" * 4}
+    expected = {name: text(answer(plainly, request(name, asked[name]))) for name in asked}
+    guessing.events.clear()
+    for name, prompt in asked.items():
+        submit(guessing, request(name, prompt))
+    guessing.run()
+    for name in asked:
+        assert guessing.text(name) == expected[name]
+        assert finished(guessing, name).accepted > 0
+
+
+def test_greedy_answers_under_penalties_are_not_guessed(guessing: Driven) -> None:
+    request = GenerateRequest(
+        request_id="a",
+        prompt=REPEATING,
+        sampling=replace(GREEDY, repeat_penalty=1.1),
+        max_tokens=20,
+    )
+    answer(guessing, request)
+    assert finished(guessing, "a").drafted == 0
