@@ -6,7 +6,7 @@ computed on a thread of their own while llama.cpp decodes. Imported when a reque
 
 import functools
 import json
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import llguidance
 import numpy as np
@@ -42,7 +42,9 @@ class GrammarCompiler:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._thread = ThreadPoolExecutor(1, "grammar")
+        # Two threads: a schema may take seconds to compile, and answers wait for their masks.
+        self._compiling = ThreadPoolExecutor(1, "grammar")
+        self._masking = ThreadPoolExecutor(1, "mask")
 
     @functools.cached_property
     def _tokenizer(self) -> llguidance.LLTokenizer:
@@ -54,8 +56,8 @@ class GrammarCompiler:
 
     def start(self, grammar: Grammar, answers: int = 1) -> "list[Constraint]":
         """Begin to compile, once for so many answers; they are ready some time later."""
-        compiled = self._thread.submit(self._compile, grammar)
-        return [Constraint(self._thread, compiled) for _ in range(answers)]
+        compiled = self._compiling.submit(self._compile, grammar)
+        return [Constraint(self._masking, compiled) for _ in range(answers)]
 
     def _compile(self, grammar: Grammar) -> llguidance.LLMatcher:
         """Raises BadRequest with llguidance's reason."""
@@ -85,6 +87,10 @@ class Constraint:
     def ready(self) -> bool:
         """Whether `check` returns at once."""
         return self._compiled.done()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it is ready, but no longer than this."""
+        wait((self._compiled,), seconds)
 
     def check(self) -> None:
         """Wait until the grammar is compiled. Raises BadRequest when it is not one that can be

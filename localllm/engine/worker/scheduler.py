@@ -38,6 +38,7 @@ from localllm.errors import (
 if TYPE_CHECKING:
     from localllm.engine.worker.grammar import Constraint, GrammarCompiler
 
+_GRAMMAR_WAIT_S = 0.02
 MAX_WAITING = 256
 """Answers that may wait for a slot; a request for more is refused at once."""
 
@@ -135,6 +136,9 @@ class Scheduler:
         """Compute one batch for everybody."""
         self._end_overdue()
         self._admit()
+        if not self._running:
+            self._wait_for_grammar()
+            return
         self._show()
         batch = self._build()
         if batch.rows:
@@ -212,7 +216,7 @@ class Scheduler:
                 continue
             if sequence.constraint is None:
                 return sequence
-            if sequence.constraint.ready or not self._running:
+            if sequence.constraint.ready:
                 try:
                     sequence.constraint.check()
                 except BadRequest as error:
@@ -220,6 +224,15 @@ class Scheduler:
                     continue
                 return sequence
         return None
+
+    def _wait_for_grammar(self) -> None:
+        """Nobody can be served before a grammar is compiled: wait, but not longer than a cancel
+        may."""
+        for sequence in self._waiting:
+            if sequence.constraint is not None:
+                sequence.constraint.wait(_GRAMMAR_WAIT_S)
+                self._model.vitals.beat()
+                return
 
     # --- build ---
 
