@@ -10,11 +10,11 @@ import gguf
 import numpy as np
 import pytest
 
-from localllm.core.load import FlashAttention, LoadSettings, Pooling
+from localllm.core.load import FlashAttention, LoadSettings, Lora, Pooling
 from localllm.engine.client import ProcessEngine
 from localllm.engine.events import Embedded, EmbedRequest, LoadRequest, RerankRequest
 from localllm.errors import BadRequest, ContextOverflow, GenerationFailed, LoadFailed
-from tests.engine import tiny, tiny_encoder
+from tests.engine import forged_lora, tiny, tiny_encoder
 from tests.engine.answers import ask, collect
 from tests.engine.tiny_encoder import CLS, SEP, token
 
@@ -223,6 +223,75 @@ async def test_a_text_in_pieces_is_the_text_in_one(make: object, tmp_path: Path)
     for whole, pieces in zip(found[:2], found[2:], strict=True):
         for one, other in zip(whole, pieces, strict=True):
             assert np.abs(one - other).max() < 1e-3
+
+
+async def test_who_asks_for_one_vector_does_not_wait_for_a_thousand(encoder: Path) -> None:
+    answered = []
+
+    async def ask_for(engine: ProcessEngine, request: EmbedRequest) -> None:
+        await engine.embed(request)
+        answered.append(request.request_id)
+
+    async with loaded(encoder) as engine:
+        await asyncio.gather(
+            ask_for(engine, EmbedRequest(request_id="many", inputs=TEXTS * 500)),
+            ask_for(engine, EmbedRequest(request_id="one", inputs=("sea",))),
+        )
+    assert answered == ["one", "many"]
+
+
+async def test_an_answer_too_large_for_the_wire_is_refused(smollm2: Path) -> None:
+    settings = LoadSettings(context=256, parallel=2, threads=1, embeddings=True)
+    async with loaded(smollm2, settings) as engine:
+        inputs = ("word " * 200,) * 120
+        request = EmbedRequest(request_id="a", inputs=inputs, pooling=Pooling.NONE)
+        with pytest.raises(BadRequest, match=r"would take .* one answer can have 40"):
+            await engine.embed(request)
+
+
+async def test_who_gives_up_ends_the_work(smollm2: Path) -> None:
+    settings = LoadSettings(context=256, parallel=2, threads=1, embeddings=True)
+    async with loaded(smollm2, settings) as engine:
+        task = asyncio.create_task(
+            engine.embed(EmbedRequest(request_id="a", inputs=("word " * 200,) * 1000))
+        )
+        await engine.embed(EmbedRequest(request_id="b", inputs=("Hello",)))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        # Commands are taken in order: when this is answered, "a" has ended.
+        await engine.embed(EmbedRequest(request_id="c", inputs=("Hello",)))
+        await engine.embed(EmbedRequest(request_id="a", inputs=("Hello",)))
+
+
+@pytest.mark.parametrize("template", ["{query} sea {document}", "sea {document} red"])
+async def test_a_template_of_the_model_joins_the_pair(tmp_path: Path, template: str) -> None:
+    path = tiny_encoder.encoder(
+        tmp_path / "rank.gguf", pooling=gguf.PoolingType.RANK, classifier=True, template=template
+    )
+    async with loaded(path) as engine:
+        request = RerankRequest(request_id="a", query="fox {document}", documents=("dog",))
+        answer = await engine.rerank(request)
+        long = RerankRequest(request_id="b", query="fox", documents=("dog " * 99,), truncate=True)
+        assert (await engine.rerank(long)).tokens[0] <= 48
+    words = template.replace("{document}", "dog").split()
+    ids = [token(word) for word in words if word != "{query}"]
+    if "{query}" not in template:
+        expected_score = tiny_encoder.score(ids)
+        assert answer.scores[0] == pytest.approx(expected_score, abs=10 * NEAR)
+    assert answer.tokens[0] >= len(ids)
+
+
+async def test_adapters_of_the_load_change_the_vectors(tmp_path: Path) -> None:
+    model = tiny.plain(tmp_path / "plain.gguf")
+    adapter = forged_lora.forge(tmp_path / "lora.gguf", model)
+    found = []
+    for adapters in ((), (Lora(path=str(adapter)),)):
+        settings = LoadSettings(context=64, threads=1, embeddings=True, adapters=adapters)
+        async with loaded(model, settings) as engine:
+            request = EmbedRequest(request_id="a", inputs=("words",))
+            found += numbers(await engine.embed(request))
+    assert np.abs(found[0] - found[1]).max() > 0.01
 
 
 async def test_a_cancelled_request_leaves_the_others_alone(smollm2: Path) -> None:

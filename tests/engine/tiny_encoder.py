@@ -58,8 +58,9 @@ def encoder(
     pooling: gguf.PoolingType | None = gguf.PoolingType.MEAN,
     classifier: bool = False,
     tags: tuple[str, ...] = (),
+    template: str | None = None,
 ) -> Path:
-    """The model as a file. `classifier`: with a head that scores pairs."""
+    """The model as a file. `classifier`: with a head that scores pairs; `template` joins them."""
     writer = gguf.GGUFWriter(path, "bert")
     writer.add_block_count(LAYERS)
     writer.add_context_length(CONTEXT)
@@ -70,6 +71,8 @@ def encoder(
     writer.add_causal_attention(False)
     if pooling is not None:
         writer.add_pooling_type(pooling)
+    if template is not None:
+        writer.add_string("tokenizer.chat_template.rerank", template)
     if tags:
         writer.add_tags(list(tags))
     writer.add_tokenizer_model("bert")

@@ -5,7 +5,6 @@ load serves every pooling, and a text longer than a micro-batch is computed piec
 the model looks back only. Ranking is llama.cpp's own pooling: a score for each pair.
 """
 
-import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from localllm.core.embedding import can_be_shortened, looks_both_ways
 from localllm.core.load import Pooling
 from localllm.core.model import ModelSpec
+from localllm.core.units import format_bytes
 from localllm.engine.events import (
     Embedded,
     EmbedRequest,
@@ -27,10 +27,14 @@ from localllm.engine.events import (
 )
 from localllm.engine.limits import check_embed, check_rerank
 from localllm.engine.worker.model import Aborted, Model, NoRoom, Row
+from localllm.engine.worker.pairs import Pairs
 from localllm.errors import BadRequest, ContextOverflow, GenerationFailed, QueueFull
 
 MAX_WAITING = 256
 """Requests that may wait or be computed; one more is refused at once."""
+
+MAX_ANSWER_BYTES = 40 * 2**20
+"""Of vectors; the parent takes lines of 64 MiB, and base64 adds a third."""
 
 _FIRST_CHARS = 8
 """Characters for each token of the context that are looked at first; text has 3 to 5."""
@@ -41,10 +45,11 @@ Vectors = NDArray[np.float32]
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One request: its texts' tokens, and what has come of them."""
+    """One request: its texts' tokens, how many of them were begun, and what has come of them."""
 
     request: EmbedRequest | RerankRequest
     texts: list[list[int]]
+    begun: int = 0
     results: dict[int, Vectors] = field(default_factory=dict)
 
     @property
@@ -62,7 +67,7 @@ class Text:
 
     job: Job
     index: int
-    slot: int = -1
+    slot: int
     done: int = 0
     rows: list[Vectors] = field(default_factory=list)
 
@@ -76,7 +81,8 @@ class Text:
 
 
 class Embedder:
-    """Runs every request of one model loaded for embeddings; first come, first served."""
+    """Runs every request of one model loaded for embeddings. Requests take turns, a text each: who
+    asks for one vector does not wait for somebody's thousand."""
 
     def __init__(self, model: Model, spec: ModelSpec, emit: Callable[[Event], None]) -> None:
         self._model = model
@@ -87,13 +93,15 @@ class Embedder:
         self._pooling = model.settings.pooling or Pooling.MEAN
         self._pairs = Pairs(model)
         self._jobs: dict[str, Job] = {}
-        self._texts: deque[Text] = deque()
+        self._turns: deque[Job] = deque()
+        """Jobs with texts that were not begun, whose turn it is first."""
+        self._running: list[Text] = []
         self._free = list(range(model.settings.parallel))
         model.use(model.adapters.space(None))
 
     @property
     def busy(self) -> bool:
-        return bool(self._texts)
+        return bool(self._jobs)
 
     def submit(self, request: EmbedRequest | RerankRequest) -> None:
         """Queue a request. Raises BadRequest, ContextOverflow (a text is too long), QueueFull."""
@@ -106,7 +114,7 @@ class Embedder:
         else:
             texts = self._documents(request)
         job = self._jobs[request.request_id] = Job(request, texts)
-        self._texts += [Text(job, i) for i in range(len(texts))]
+        self._turns.append(job)
 
     def cancel(self, request_id: str) -> None:
         """End a request between steps. Unknown ids are ignored."""
@@ -147,22 +155,34 @@ class Embedder:
             else:
                 tokens = self._checked(list(given), name)
             texts.append(self._fitted(tokens, name, truncate=request.truncate))
+        self._check_answer(request, texts)
         return texts
+
+    def _check_answer(self, request: EmbedRequest, texts: list[list[int]]) -> None:
+        rows = len(texts)
+        if (request.pooling or self._pooling) is Pooling.NONE:
+            rows = sum(map(len, texts))
+        size_bytes = rows * self._width * 4
+        if size_bytes > MAX_ANSWER_BYTES:
+            raise BadRequest(
+                f"The vectors would take {format_bytes(size_bytes)}; one answer can have "
+                f"{format_bytes(MAX_ANSWER_BYTES)}. Send fewer texts at once."
+            )
 
     def _documents(self, request: RerankRequest) -> list[list[int]]:
         check_rerank(request)
         if self._pooling is not Pooling.RANK:
             raise BadRequest("This model does not rank: it has no classifier, or another pooling.")
-        texts = []
+        texts, limit = [], self._model.context
+        self._check_length(request.query, "query")
         for i, document in enumerate(request.documents):
-            name, limit = f"documents[{i}] with the query", self._model.context
-            head = document[: _FIRST_CHARS * limit] if request.truncate else document
-            self._check_length(request.query, name)
-            if not request.truncate:
+            name = f"documents[{i}] with the query"
+            if request.truncate:
+                head = document[: _FIRST_CHARS * limit]
+                tokens = self._pairs.tokens(request.query, head, at_most=limit)
+            else:
                 self._check_length(document, name)
-            tokens = self._pairs.tokens(request.query, head)
-            if len(tokens) > limit and request.truncate:
-                tokens = self._pairs.shortened(request.query, head, limit)
+                tokens = self._pairs.tokens(request.query, document)
             texts.append(self._fitted(tokens, name, truncate=False))
         return texts
 
@@ -220,20 +240,28 @@ class Embedder:
     # --- batches ---
 
     def _fill(self) -> list[tuple[Text, int]]:
-        """Texts and how many of their next tokens, first come first."""
+        """Texts and how many of their next tokens: those that run, then as many new ones as there
+        is room for."""
         room = self._model.chunk
         batch = []
-        for text in self._texts:
+        for text in self._running:
             count = min(room, text.left)
-            if count == 0 or (self._whole and count < text.left):
-                break
-            if text.slot < 0:
-                if not self._free:
-                    break
-                text.slot = self._free.pop(0)
             batch.append((text, count))
             room -= count
-        return batch
+        while self._turns and self._free and room > 0:
+            job = self._turns[0]
+            length = len(job.texts[job.begun])
+            if self._whole and length > room:
+                break
+            text = Text(job, job.begun, self._free.pop())
+            self._running.append(text)
+            batch.append((text, min(room, length)))
+            room -= min(room, length)
+            job.begun += 1
+            self._turns.popleft()
+            if job.begun < len(job.texts):
+                self._turns.append(job)
+        return [(text, count) for text, count in batch if count]
 
     def _collect(self, batch: list[tuple[Text, int]]) -> None:
         ranks = self._pooling is Pooling.RANK
@@ -259,7 +287,6 @@ class Embedder:
         return np.ctypeslib.as_array(found, (1,)).copy()
 
     def _finish(self, text: Text, found: Vectors) -> None:
-        self._texts.remove(text)
         self._leave(text)
         job = text.job
         if isinstance(job.request, EmbedRequest):
@@ -270,62 +297,17 @@ class Embedder:
             self._emit(answer(job))
 
     def _leave(self, text: Text) -> None:
-        if text.slot >= 0:
-            self._model.keep(text.slot, 0)
-            self._free.append(text.slot)
-            text.slot = -1
+        self._running.remove(text)
+        self._model.keep(text.slot, 0)
+        self._free.append(text.slot)
 
     def _refuse(self, job: Job, error: GenerationFailed) -> None:
-        for text in [text for text in self._texts if text.job is job]:
-            self._texts.remove(text)
+        for text in [text for text in self._running if text.job is job]:
             self._leave(text)
+        if job in self._turns:
+            self._turns.remove(job)
         del self._jobs[job.id]
         self._emit(Refused(request_id=job.id, code=error.code, message=str(error)))
-
-
-class Pairs:
-    """A query and a document as one text, the way the model was trained on them.
-
-    With a template of its own ("tokenizer.chat_template.rerank") or the vocabulary's special
-    tokens between the two, as llama-server's `format_prompt_rerank`.
-    """
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        native = llama.llama_get_model(model.handle)
-        template = llama.llama_model_chat_template(native, b"rerank")
-        self._template = template.decode("utf-8", "replace") if template else None
-
-    def tokens(self, query: str, document: str) -> list[int]:
-        if self._template is not None:
-            named = {"{query}": query, "{document}": document}
-            text = re.sub(r"\{query\}|\{document\}", lambda m: named[m[0]], self._template)
-            return self._model.tokenize(text, special=True, ends=False)
-        return self._joined(*(self._plain(text) for text in (query, document)))
-
-    def shortened(self, query: str, document: str, limit: int) -> list[int]:
-        """The same with as much of the document's beginning as there is room for."""
-        low, high = 0, len(document)
-        while low < high:
-            middle = (low + high + 1) // 2
-            if len(self.tokens(query, document[:middle])) <= limit:
-                low = middle
-            else:
-                high = middle - 1
-        return self.tokens(query, document[:low])
-
-    def _plain(self, text: str) -> list[int]:
-        return self._model.tokenize(text, special=False, ends=False)
-
-    def _joined(self, query: list[int], document: list[int]) -> list[int]:
-        vocab = self._model.vocab
-        separator = [llama.llama_vocab_sep(vocab)] if llama.llama_vocab_get_add_sep(vocab) else []
-        end = llama.llama_vocab_eos(vocab)
-        ends = [end if end >= 0 else llama.llama_vocab_sep(vocab)]
-        ends = ends if llama.llama_vocab_get_add_eos(vocab) else []
-        start = [llama.llama_vocab_bos(vocab)] if llama.llama_vocab_get_add_bos(vocab) else []
-        joined = [*start, *query, *ends, *separator, *document, *ends]
-        return [int(token) for token in joined if token >= 0]
 
 
 def vector(rows: Vectors, request: EmbedRequest, pooling: Pooling) -> Vectors:
