@@ -22,7 +22,8 @@ from localllm.errors import ContextOverflow, EngineCrashed, LocalLLMError
 from localllm.runtime import Runtime
 from localllm.server import adapters
 from localllm.server.body import read_body
-from localllm.server.openai import answer
+from localllm.server.openai import answer, completions
+from localllm.server.openai.completions_request import CompletionRequest
 from localllm.server.openai.embeddings import EmbeddingsRequest, embeddings, too_long
 from localllm.server.openai.request import ChatRequest
 from localllm.server.problems import ApiError, api_error, ended_in_order
@@ -67,6 +68,7 @@ def create_app(
     ):
         app.add_api_route(path, endpoint, methods=["GET", "HEAD"])
     app.post("/v1/chat/completions", response_model=answer.Completion)(api.chat_completions)
+    app.post("/v1/completions", response_model=None)(api.completions)
     app.post("/v1/embeddings", response_model=None)(api.embeddings)
     app.post("/v1/rerank", response_model=None)(api.rerank)
     return LastResort(HostGuard(KeyGuard(app, key=key), policy=hosts))
@@ -147,6 +149,16 @@ class Api:
             return EventStream(answer.chunks(asked, generate.request_id, events))
         whole = answer.completion(asked, generate.request_id, events)
         return await unless_gone(request.receive, whole)
+
+    async def completions(self, request: Request) -> Response:
+        asked = await read_body(request, CompletionRequest)
+        self._check_served(asked.model)
+        generate = asked.generate_requests()
+        name, streams = generate[0].request_id, [self._events(asked.model, g) for g in generate]
+        if asked.stream:
+            return EventStream(completions.chunks(asked, name, streams))
+        whole = completions.completion(asked, name, streams)
+        return _json(await unless_gone(request.receive, whole))
 
     async def _events(
         self, name: str, request: GenerateRequest

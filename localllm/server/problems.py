@@ -13,6 +13,7 @@ from localllm.core.text import strip_controls
 from localllm.errors import (
     BadRequest,
     ContextOverflow,
+    DeadlineExceeded,
     DoesNotFit,
     EngineCrashed,
     EngineError,
@@ -93,6 +94,8 @@ def api_error(error: LocalLLMError) -> ApiError:
             return ApiError(message, code=error.code)
         case QueueFull():
             return ApiError(message, status=503, code=error.code, headers={"Retry-After": "1"})
+        case DeadlineExceeded():
+            return ApiError(message, status=504, code=error.code)
         case GenerationFailed():
             return ApiError(message, status=500, code=error.code)
         case EngineCrashed() if ended_in_order(error):

@@ -12,6 +12,15 @@ from starlette.types import Receive, Scope, Send
 T = TypeVar("T")
 
 
+def event_line(data: bytes) -> bytes:
+    """One server-sent event; `data` has no line break."""
+    return b"data: " + data + b"\n\n"
+
+
+DONE = event_line(b"[DONE]")
+"""What OpenAI's streams end with."""
+
+
 async def unless_gone(receive: Receive, work: Coroutine[None, None, T]) -> T:
     """Do `work`, but cancel it at once when the client leaves; then raise ClientDisconnect.
 

@@ -169,6 +169,15 @@ def test_log_probabilities_are_those_of_the_logits(row: npt.NDArray[np.float64])
     assert [value for _, value in top] == pytest.approx(np.sort(expected)[::-1][:5], abs=1e-5)
 
 
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 5000])
+def test_the_likeliest_tokens_are_those_of_a_whole_sort(size: int) -> None:
+    dice = np.random.default_rng(size)
+    for values in (dice.normal(0, 5, size), np.zeros(size), dice.integers(0, 3, size)):
+        row = values.astype(np.float32)
+        for top in (1, 5, 20):
+            assert logits.likeliest(row, top) == np.argsort(-row, kind="stable")[:top].tolist()
+
+
 def test_as_many_log_probabilities_as_the_vocabulary_has_are_no_error() -> None:
     own, top = logits.logprobs(np.zeros(3, np.float32), 1, 3)
     assert [token for token, _ in top] == [0, 1, 2]

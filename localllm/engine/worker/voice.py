@@ -1,5 +1,6 @@
 """What a sequence says: draws its next token, and makes the events of tokens, prompts and ends."""
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ class Voice:
         self._model = model
         self._emit = emit
         self._clock = clock
+        self._shown = functools.lru_cache(8192)(self._show)
 
     def say_next(self, sequence: Sequence, row: int) -> FinishReason | None:
         """Draw a token from output row `row` and say it; why the answer ends with it, or None.
@@ -56,7 +58,8 @@ class Voice:
         if constraint is not None:
             allowed = constraint.allowed()
         else:
-            ends = set(request.stop_tokens) | (set() if request.ignore_eos else self._model.ends)
+            stops = frozenset(request.stop_tokens)
+            ends = stops if request.ignore_eos else stops | self._model.ends
             allowed = all_but(ends, self._model.vocabulary)
         return sampler.sample_among(self._row(row), allowed)
 
@@ -85,9 +88,13 @@ class Voice:
         return self._logprob(token, own), tuple(self._logprob(*each) for each in top)
 
     def _logprob(self, token: int, logprob: float) -> TokenLogprob:
+        text, raw = self._shown(token)
+        return TokenLogprob(token=token, text=text, raw=raw, logprob=logprob)
+
+    def _show(self, token: int) -> tuple[str, tuple[int, ...]]:
         raw = self._model.piece(token)
         text = raw.decode("utf-8", "replace") if raw else self._model.token_text(token)
-        return TokenLogprob(token=token, text=text, raw=tuple(raw), logprob=logprob)
+        return text, tuple(raw)
 
     # --- the prompt ---
 
