@@ -20,15 +20,19 @@ def forge(
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", ALPHA)
     for name in chosen:
-        inner, outer = (int(n) for n in tensors[name].shape[:2])
-        a = random.normal(0, size, (rank, inner))
-        b = random.normal(0, size, (outer, rank))
+        inner, outer, *experts = (int(n) for n in tensors[name].shape)
+        a = random.normal(0, size, (*experts, rank, inner))
+        b = random.normal(0, size, (*experts, outer, rank))
         if name == "token_embd.weight":  # its rows are looked up, not multiplied
             a, b = random.normal(0, size, (outer, rank)), random.normal(0, size, (inner, rank))
         writer.add_tensor(f"{name}.lora_a", a.astype(np.float32))
         writer.add_tensor(f"{name}.lora_b", b.astype(np.float32))
     write(writer)
     return path
+
+
+def weights_of(model: Path) -> list[str]:
+    return [tensor.name for tensor in gguf.GGUFReader(model).tensors]
 
 
 _USUAL = ("attn_q", "attn_v", "ffn_up", "ffn_down")
@@ -54,5 +58,5 @@ def merge(model: Path, adapter: Path, scale: float) -> None:
     for name in {name.removesuffix(".lora_a") for name in found if name.endswith(".lora_a")}:
         a, b = found[f"{name}.lora_a"], found[f"{name}.lora_b"]
         added = a @ b.T if name == "token_embd.weight" else b @ a
-        weights[name].data[:] += scale * ALPHA / b.shape[1] * added
+        weights[name].data[:] += scale * ALPHA / b.shape[-1] * added
     reader.data.flush()

@@ -61,6 +61,41 @@ def test_an_adapter_computes_what_the_merged_model_computes(
         each.close()
 
 
+def test_an_adapter_of_experts_has_a_pair_for_each(tmp_path: Path) -> None:
+    model = tiny.experts(tmp_path / "experts.gguf")
+    names = [f"blk.{i}.ffn_{part}_exps.weight" for i in (0, 1) for part in ("up", "down")]
+    adapter = forged_lora.forge(tmp_path / "adapter.gguf", model, *names)
+    merged = Path(shutil.copy(model, tmp_path / "merged.gguf"))
+    forged_lora.merge(merged, adapter, 1.0)
+    with_adapter, by_hand = alone(model, Lora(path=str(adapter))), alone(merged)
+    assert np.abs(with_adapter.logits(PROMPT) - by_hand.logits(PROMPT)).max() < 1e-3
+    for each in (with_adapter, by_hand):
+        each.close()
+
+
+@pytest.mark.parametrize("make", [tiny.windowed, tiny.recurrent, tiny.hybrid])
+def test_every_kind_of_memory_keeps_adapters_apart(make: object, tmp_path: Path) -> None:
+    model = make(tmp_path / "model.gguf")  # type: ignore[operator]  # a function of tiny's
+    names = [name for name in forged_lora.weights_of(model) if name.endswith(_MULTIPLIED)]
+    adapter = Lora(path=str(forged_lora.forge(tmp_path / "adapter.gguf", model, *names)))
+    load = replace(settings(), adapters=(adapter,))
+    driven, fresh = Driven(model, load), Driven(model, replace(load, parallel=1))
+    for i, chosen in enumerate(((), (Adapter(id=0),)) * 2):
+        driven.submit(f"{i}", PROMPT, adapters=chosen, max_tokens=12)
+    driven.run()
+    for i, chosen in enumerate(((), (Adapter(id=0),))):
+        fresh.scheduler.cells.forget(0)
+        fresh.submit(f"{i}", PROMPT, adapters=chosen, max_tokens=12)
+        fresh.run()
+    assert fresh.text("0") != fresh.text("1")
+    assert [driven.text(f"{i}") for i in range(4)] == [fresh.text("0"), fresh.text("1")] * 2
+    driven.close()
+    fresh.close()
+
+
+_MULTIPLIED = ("ssm_in.weight", "ssm_out.weight", "attn_q.weight", "ffn_down.weight")
+
+
 def test_scale_zero_is_the_model_itself(driven: Driven, model: Path) -> None:
     base = alone(model)
     driven.model.use(space_of([Adapter(id=0, scale=0), Adapter(id=1, scale=0)]))

@@ -16,6 +16,7 @@ WINDOW = 24
 CHARACTERS = tuple(chr(code) for code in range(33, 127))
 END = len(CHARACTERS)
 _RNN_INNER, _RNN_STATE, _RNN_RANK, _RNN_CONV = 2 * WIDTH, 8, 4, 4
+_EXPERTS = 4
 _FULL_EVERY = 6  # layers: gemma3's pattern, which the architecture fixes
 
 Shapes = dict[str, tuple[int, ...]]
@@ -51,6 +52,29 @@ def plain(path: Path) -> Path:
         lambda i: _norms(i, "attn", "ffn") | _attention(i) | _feed_forward(i),
         layers=2,
     )
+
+
+def experts(path: Path) -> Path:
+    """Two of four feed-forward parts for each token (llama)."""
+    writer = _writer(path, "llama", layers=2)
+    writer.add_rope_dimension_count(WIDTH // HEADS)
+    writer.add_expert_count(_EXPERTS)
+    writer.add_expert_used_count(2)
+    return _write(
+        path,
+        writer,
+        lambda i: _norms(i, "attn", "ffn") | _attention(i) | _expert_parts(i),
+        layers=2,
+    )
+
+
+def _expert_parts(i: int) -> Shapes:
+    return {
+        f"blk.{i}.ffn_gate_inp.weight": (_EXPERTS, WIDTH),
+        f"blk.{i}.ffn_gate_exps.weight": (_EXPERTS, FEED_FORWARD, WIDTH),
+        f"blk.{i}.ffn_up_exps.weight": (_EXPERTS, FEED_FORWARD, WIDTH),
+        f"blk.{i}.ffn_down_exps.weight": (_EXPERTS, WIDTH, FEED_FORWARD),
+    }
 
 
 def windowed(path: Path) -> Path:
