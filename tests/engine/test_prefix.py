@@ -94,11 +94,17 @@ class TreeAndModel(RuleBasedStateMachine):
         self.tree.drop(holder)
         self.held.pop(holder, None)
 
-    @precondition(lambda self: 0 < len(self.held) < len(HOLDERS))
+    def without_any(self) -> list[int]:
+        """Holders that are not known, or known with nothing."""
+        return sorted(h for h in HOLDERS if not self.held.get(h, ((), []))[1])
+
+    @precondition(lambda self: self.held and self.without_any())
     @rule(data=st.data())
     def rename(self, data: st.DataObject) -> None:
         old = data.draw(st.sampled_from(sorted(self.held)))
-        new = data.draw(st.sampled_from(sorted(set(HOLDERS) - self.held.keys())))
+        new = data.draw(st.sampled_from(self.without_any()))
+        if new == old:
+            return
         self.tree.rename(old, new)
         self.held[new] = self.held.pop(old)
 

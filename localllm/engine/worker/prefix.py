@@ -144,9 +144,10 @@ class RadixTree:
             del self._roots[space]
 
     def rename(self, old: int, new: int) -> None:
-        """Let `new`, which is not in the tree, have what `old` has, and `old` nothing."""
+        """Let `new`, which has nothing, have what `old` has, and `old` nothing."""
+        assert self.length(new) == 0
+        self.drop(new)
         node: _Node | None = self._ends.pop(old)
-        assert node is not None and new not in self._ends
         self._ends[new], self._spaces[new] = node, self._spaces.pop(old)
         while node is not None:
             node.holders.remove(old)
