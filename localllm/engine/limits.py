@@ -60,7 +60,8 @@ _SAMPLING_INT: dict[str, tuple[int, int]] = {
 MAX_GRAMMAR_CHARS = 2**20
 MAX_TOOLS = 128
 MAX_TOOL_NAME = 64
-_TOOL_NAME = set(string.ascii_letters + string.digits + "_-.")
+TOOL_NAME = frozenset(string.ascii_letters + string.digits + "_-.")
+"""Characters of one."""
 MAX_ADAPTERS = 64
 MAX_INPUTS = 2048
 """Of one request for embeddings, as OpenAI's API has it; documents to be ranked likewise."""

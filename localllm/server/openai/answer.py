@@ -10,9 +10,12 @@ from localllm.engine.events import (
     Finished,
     FinishReason,
     GenerateEvent,
+    Reasoning,
     Timings,
     Token,
     TokenLogprob,
+    ToolCallArguments,
+    ToolCallBegan,
 )
 from localllm.errors import LocalLLMError
 from localllm.server.openai.request import ChatRequest
@@ -86,10 +89,61 @@ def _likely(each: TokenLogprob) -> TopLogprob:
     return TopLogprob(token=each.text, logprob=each.logprob, bytes=list(each.raw))
 
 
+class Function(Shape):
+    name: str
+    arguments: str
+
+
+class Call(Shape):
+    id: str
+    type: Literal["function"] = "function"
+    function: Function
+
+
 class Said(Shape):
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
+    reasoning_content: Annotated[str | None, LEFT_OUT_IF_NONE] = None
+    tool_calls: Annotated[list[Call] | None, LEFT_OUT_IF_NONE] = None
     refusal: None = None
+
+
+class Gathering:
+    """One answer's events put together."""
+
+    def __init__(self) -> None:
+        self._tokens: list[Token] = []
+        self._reasoning: list[str] = []
+        self._calls: list[tuple[ToolCallBegan, list[str]]] = []
+
+    def take(self, event: GenerateEvent) -> None:
+        match event:
+            case Token():
+                self._tokens.append(event)
+            case Reasoning(text=text):
+                self._reasoning.append(text)
+            case ToolCallBegan():
+                self._calls.append((event, []))
+            case ToolCallArguments(call=call, text=text):
+                self._calls[call][1].append(text)
+
+    def choice(self, end: Finished) -> "Choice":
+        """The whole answer."""
+        calls = [
+            Call(id=began.id, function=Function(name=began.name, arguments="".join(arguments)))
+            for began, arguments in self._calls
+        ]
+        text = "".join(token.text for token in self._tokens)
+        message = Said(
+            content=text if text or not calls else None,
+            reasoning_content="".join(self._reasoning) or None,
+            tool_calls=calls or None,
+        )
+        return Choice(
+            message=message,
+            logprobs=Logprobs.of(self._tokens),
+            finish_reason=_finish_reason(end),
+        )
 
 
 class Choice(Shape):
@@ -112,9 +166,25 @@ class Completion(Shape):
     dropped_messages: Annotated[int | None, LEFT_OUT_IF_NONE] = None
 
 
+class FunctionDelta(Shape):
+    name: Annotated[str | None, LEFT_OUT_IF_NONE] = None
+    arguments: str = ""
+
+
+class CallDelta(Shape):
+    """`index` tells the calls of an answer apart; the first piece of each has its id and name."""
+
+    index: int
+    id: Annotated[str | None, LEFT_OUT_IF_NONE] = None
+    type: Annotated[Literal["function"] | None, LEFT_OUT_IF_NONE] = None
+    function: FunctionDelta
+
+
 class Delta(Shape):
     role: Annotated[Literal["assistant"] | None, LEFT_OUT_IF_NONE] = None
     content: Annotated[str | None, LEFT_OUT_IF_NONE] = None
+    reasoning_content: Annotated[str | None, LEFT_OUT_IF_NONE] = None
+    tool_calls: Annotated[list[CallDelta] | None, LEFT_OUT_IF_NONE] = None
 
 
 class ChunkChoice(Shape):
@@ -141,27 +211,21 @@ async def completion(
     asked: ChatRequest, request_id: str, events: AsyncGenerator[GenerateEvent, None]
 ) -> Completion:
     """Wait for the whole answer. Raises what `events` raises; closes `events` in any case."""
-    tokens: list[Token] = []
+    answer = Gathering()
     async with aclosing(events):
         async for event in events:
-            match event:
-                case Token():
-                    tokens.append(event)
-                case Finished():
-                    choice = Choice(
-                        message=Said(content="".join(token.text for token in tokens)),
-                        logprobs=Logprobs.of(tokens),
-                        finish_reason=_finish_reason(event),
-                    )
-                    return Completion(
-                        id=request_id,
-                        created=int(time.time()),
-                        model=asked.model,
-                        choices=[choice],
-                        usage=Usage.of(event),
-                        timings=event.timings,
-                        dropped_messages=event.dropped_messages or None,
-                    )
+            if not isinstance(event, Finished):
+                answer.take(event)
+                continue
+            return Completion(
+                id=request_id,
+                created=int(time.time()),
+                model=asked.model,
+                choices=[answer.choice(event)],
+                usage=Usage.of(event),
+                timings=event.timings,
+                dropped_messages=event.dropped_messages or None,
+            )
     raise _unfinished()
 
 
@@ -199,6 +263,8 @@ async def chunks(
                     case Token(text=text, logprob=logprob) if text or logprob:
                         delta = Delta(content=text)
                         yield chunk(ChunkChoice(delta=delta, logprobs=Logprobs.of([event])))
+                    case Reasoning() | ToolCallBegan() | ToolCallArguments():
+                        yield chunk(ChunkChoice(delta=_delta(event)))
                     case Finished():
                         last = ChunkChoice(delta=Delta(), finish_reason=_finish_reason(event))
                         if asked.usage_apart:
@@ -211,6 +277,19 @@ async def chunks(
             if not started:
                 raise
             yield _event(api_error(error).body())
+
+
+def _delta(event: Reasoning | ToolCallBegan | ToolCallArguments) -> Delta:
+    match event:
+        case Reasoning(text=text):
+            return Delta(reasoning_content=text)
+        case ToolCallBegan(call=call, id=id_, name=name):
+            began = CallDelta(
+                index=call, id=id_, type="function", function=FunctionDelta(name=name)
+            )
+            return Delta(tool_calls=[began])
+        case ToolCallArguments(call=call, text=text):
+            return Delta(tool_calls=[CallDelta(index=call, function=FunctionDelta(arguments=text))])
 
 
 def _finish_reason(event: Finished) -> Ending:

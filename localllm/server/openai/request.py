@@ -3,7 +3,7 @@
 import json
 import secrets
 from dataclasses import fields
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
@@ -15,13 +15,18 @@ from localllm.engine.events import (
     Overflow,
     Role,
     Sampling,
+    ToolChoice,
 )
 from localllm.engine.limits import MAX_BIAS, MAX_DRY_BREAKERS, MAX_LOGIT_BIASES, MAX_TOP_LOGPROBS
 from localllm.server.adapters import AdapterScales, adapters
+from localllm.server.openai.tools import Called, Choice, ChoiceOfTools, OfferedTool, Tools
 from localllm.server.shapes import Shape, neutral, refusal
 
 MAX_ITEMS = 16384
 """Messages of a request, parts of a message. The 230,000 that fit a body would take seconds."""
+
+MAX_CALLS = 256
+"""Of one message."""
 
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 256
@@ -35,6 +40,9 @@ Penalty = Annotated[float, Field(ge=-2, le=2)]
 Hundred = Annotated[float, Field(ge=0, le=100)]
 Window = Annotated[int, Field(ge=0, le=2**20)]
 Breaker = Annotated[str, Field(min_length=1, max_length=40)]
+
+
+T = TypeVar("T")
 
 
 class TextPart(Shape):
@@ -66,20 +74,55 @@ def _stops(value: object) -> object:
 
 
 class ChatMessage(Shape):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[list[TextPart], Items, BeforeValidator(_parts)]
-    name: Annotated[object, neutral()] = None
+    """One turn. Only an assistant's with `tool_calls` may have no content."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    tool_calls: Annotated[list[Called], Field(max_length=MAX_CALLS)] | None = None
+    tool_call_id: Label | None = None
+    content: Annotated[
+        Annotated[list[TextPart], Items] | None,
+        BeforeValidator(_parts),
+        Field(validate_default=True),
+    ] = None
+    name: Label | None = None
+    reasoning_content: str | None = None
     refusal: Annotated[object, neutral()] = None
     audio: Annotated[object, neutral()] = None
     function_call: Annotated[object, neutral()] = None
-    tool_calls: Annotated[object, neutral([])] = None
-    tool_call_id: Annotated[object, neutral()] = None
     annotations: Annotated[object, neutral([])] = None
+
+    @field_validator("tool_calls", "reasoning_content")
+    @classmethod
+    def _of_an_assistant(cls, value: T | None, info: ValidationInfo) -> T | None:
+        if value and info.data.get("role") != "assistant":
+            raise refusal("invalid_value", "belongs to an assistant's message")
+        return value or None
+
+    @field_validator("tool_call_id", "name")
+    @classmethod
+    def _of_a_tool(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("role") != "tool":
+            raise refusal("invalid_value", "belongs to a tool's message")
+        return value
+
+    @field_validator("content")
+    @classmethod
+    def _said(cls, value: list[TextPart] | None, info: ValidationInfo) -> list[TextPart] | None:
+        if value is None and not info.data.get("tool_calls"):
+            raise refusal("missing_required_parameter", "is required")
+        return value
 
     def message(self) -> Message:
         """Say the same to the engine; parts each on a line, as llama-server joins them."""
         role = Role.SYSTEM if self.role == "developer" else Role(self.role)
-        return Message(role=role, content="\n".join(part.text for part in self.content))
+        return Message(
+            role=role,
+            content="\n".join(part.text for part in self.content or ()),
+            tool_calls=tuple(called.tool_call() for called in self.tool_calls or ()),
+            tool_call_id=self.tool_call_id,
+            name=self.name,
+            reasoning=self.reasoning_content or None,
+        )
 
 
 class StreamOptions(Shape):
@@ -167,6 +210,9 @@ class ChatRequest(Shape):
     ignore_eos: bool | None = None
     context_overflow: Literal["error", "roll"] | None = None
     response_format: ResponseFormat | None = None
+    tools: Tools | None = None
+    tool_choice: Annotated[ChoiceOfTools | None, Field(validate_default=True)] = None
+    parallel_tool_calls: bool | None = None
     max_completion_tokens: Annotated[NativeInt, Field(ge=1)] | None = None
     max_tokens: Annotated[NativeInt, Field(ge=1)] | None = None
     stop: Annotated[list[str] | None, BeforeValidator(_stops)] = None
@@ -183,9 +229,6 @@ class ChatRequest(Shape):
     n: Annotated[object, neutral(1)] = None
     store: Annotated[object, neutral(False)] = None
     metadata: Annotated[object, neutral({})] = None
-    tools: Annotated[object, neutral([])] = None
-    tool_choice: Annotated[object, neutral("none", "auto")] = None
-    parallel_tool_calls: Annotated[object, neutral(True, False)] = None
     functions: Annotated[object, neutral([])] = None
     function_call: Annotated[object, neutral("none", "auto")] = None
     modalities: Annotated[object, neutral(["text"])] = None
@@ -211,6 +254,21 @@ class ChatRequest(Shape):
             raise refusal("invalid_value", "has a meaning only with `logprobs`: true")
         return value
 
+    @field_validator("tool_choice")
+    @classmethod
+    def _there(cls, value: Choice | None, info: ValidationInfo) -> Choice | None:
+        tools: list[OfferedTool] = info.data.get("tools") or []
+        if value is not None and value.function is not None:
+            if all(tool.function.name != value.function.name for tool in tools):
+                raise refusal("invalid_value", "asks for a function that is not among the `tools`")
+        elif value is not None and value.type == "required" and not tools:
+            raise refusal("invalid_value", "is required, but there are no `tools`")
+        formatted = info.data.get("response_format")
+        free = formatted is None or formatted.grammar is None
+        if tools and not free and (value is None or value.type != "none"):
+            raise refusal("invalid_value", "must be 'none' with a `response_format`")
+        return value
+
     @field_validator("stream_options")
     @classmethod
     def _stream(cls, value: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
@@ -230,6 +288,7 @@ class ChatRequest(Shape):
         )
         if "dry_sequence_breakers" in sampling:
             sampling["dry_sequence_breakers"] = tuple(sampling["dry_sequence_breakers"])
+        choice = self.tool_choice
         return GenerateRequest(
             request_id=f"chatcmpl-{secrets.token_hex(12)}",
             messages=tuple(message.message() for message in self.messages),
@@ -241,5 +300,8 @@ class ChatRequest(Shape):
             top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             grammar=self.response_format.grammar if self.response_format else None,
             adapters=adapters(self.lora),
+            tools=tuple(tool.tool() for tool in self.tools or ()),
+            tool_choice=choice.tool_choice if choice and self.tools else ToolChoice(),
+            parallel_tool_calls=self.parallel_tool_calls is not False or not self.tools,
             overflow=Overflow(self.context_overflow or "error"),
         )
