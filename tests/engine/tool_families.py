@@ -45,7 +45,7 @@ SCHEMAS: dict[str, Schema] = {
             "city": {"type": "string"},
             "days": {"type": "integer"},
             "units": {"enum": ["C", "F"]},
-            "hours": {"type": "array", "items": {"type": "integer"}},
+            "hours": {"type": "array", "items": {"type": "integer"}, "maxItems": 3},
         },
         "required": ["city"],
         "additionalProperties": False,

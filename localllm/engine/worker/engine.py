@@ -46,6 +46,7 @@ from localllm.engine.worker.rolling import RollingWindow, room
 from localllm.engine.worker.scheduler import Scheduler
 from localllm.engine.worker.state import KEY_BYTES, ModelFiles, States
 from localllm.engine.worker.template import ChatTemplate
+from localllm.engine.worker.tools.dialect import Dialect, tools_told
 from localllm.engine.worker.vision.prompt import BLIND, Marker, PicturePrompt
 from localllm.engine.worker.vitals import Vitals
 from localllm.errors import (
@@ -79,6 +80,7 @@ class WorkerEngine:
         self._model: Model | None = None
         self._scheduler: Scheduler | None = None
         self._template: ChatTemplate | None = None
+        self._dialect: Dialect | None = None
         self._window = RollingWindow()
         self._states: States | None = None
         self._eyes: Encoder | None = None
@@ -165,6 +167,8 @@ class WorkerEngine:
             self._embedder = Embedder(model, spec, self._emit)
         source = model.chat_template
         self._template = self._compile(source, model)
+        if self._template is not None:
+            self._dialect = Dialect(self._template.family, self._template.fence, model)
         digest = hashlib.sha256(source.encode()).hexdigest() if source is not None else None
         self._states = States(
             model, self._scheduler.cells, files=files, log=self._log, chat_template=digest
@@ -255,7 +259,11 @@ class WorkerEngine:
             prompt, dropped = self._prompt(request, self._model)
             if not prompt:
                 raise BadRequest("The prompt is empty.")
-            self._scheduler.submit(request, prompt, arrived, dropped=dropped)
+            manner = None
+            if self._dialect is not None:
+                manner = self._dialect.manner(request, prompt)
+                request = self._dialect.bound(request, prompt)
+            self._scheduler.submit(request, prompt, arrived, dropped=dropped, manner=manner)
         except GenerationFailed as error:
             self._refuse(request.request_id, error)
 
@@ -307,7 +315,8 @@ class WorkerEngine:
     def _text(self, template: ChatTemplate, request: GenerateRequest, model: Model) -> str:
         """The conversation as the template writes it, without what the tokenizer puts before it:
         twice hurts the answer."""
-        text = template.render(request.messages or ())
+        reasons = False if request.grammar is not None else None  # it could not be followed
+        text = template.render(request.messages or (), tools_told(request), reasons=reasons)
         return text.removeprefix(model.bos) if model.adds_bos and model.bos else text
 
     def _with_pictures(self, request: GenerateRequest, model: Model) -> PicturePrompt:

@@ -102,6 +102,19 @@ class Constraint:
         self._matcher = self._compiled.result().deep_copy()
         self._next = self._thread.submit(_allowed, self._matcher)
 
+    def begin_after(self, said: list[int]) -> bool:
+        """Begin behind tokens that were drawn freely; false when the grammar does not begin like
+        this, or is none that can be followed."""
+        try:
+            matcher = self._compiled.result().deep_copy()
+        except BadRequest:
+            return False
+        if matcher.try_consume_tokens(said) < len(said) or matcher.is_stopped():
+            return False
+        self._matcher = matcher
+        self._next = self._thread.submit(_allowed, matcher)
+        return True
+
     def allowed(self) -> Allowed:
         """The tokens that may come next; at least one. Raises GenerationFailed when the grammar
         became too large to follow."""

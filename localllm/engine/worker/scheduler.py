@@ -15,6 +15,7 @@ from localllm.engine.events import (
     Event,
     FinishReason,
     GenerateRequest,
+    Grammar,
     PromptProgress,
     Refused,
 )
@@ -37,6 +38,7 @@ from localllm.errors import (
 
 if TYPE_CHECKING:
     from localllm.engine.worker.grammar import Constraint, GrammarCompiler
+    from localllm.engine.worker.tools.dialect import Manner
 
 _GRAMMAR_WAIT_S = 0.02
 MAX_WAITING = 256
@@ -82,9 +84,16 @@ class Scheduler:
         return len(self._running) < self._model.settings.parallel
 
     def submit(
-        self, request: GenerateRequest, prompt: list[int], arrived: float, *, dropped: int = 0
+        self,
+        request: GenerateRequest,
+        prompt: list[int],
+        arrived: float,
+        *,
+        dropped: int = 0,
+        manner: "Manner | None" = None,
     ) -> None:
-        """Queue a request, of whose messages `dropped` were left out.
+        """Queue a request, of whose messages `dropped` were left out; `manner`: its answers are
+        more than text.
 
         Raises BadRequest (its id is taken), ContextOverflow, QueueFull.
         """
@@ -92,20 +101,23 @@ class Scheduler:
             raise BadRequest(f"A request with the id {request.request_id!r} is running already.")
         if len(self._waiting) + request.n > MAX_WAITING:
             raise QueueFull(f"{len(self._waiting)} answers are waiting already. Try again later.")
-        constraints = self._constraints(request)
-        self._waiting += answers_to(
+        constraints = self._constraints(request.grammar, request.n)
+        answers = answers_to(
             request, prompt, arrived, model=self._model, constraints=constraints, dropped=dropped
         )
+        if manner is not None:
+            manner.teach(answers, self._constraints(manner.calls, request.n))
+        self._waiting += answers
         self._next_deadline = min(self._next_deadline, deadline(request, arrived))
 
-    def _constraints(self, request: GenerateRequest) -> "list[Constraint]":
-        if request.grammar is None:
+    def _constraints(self, grammar: Grammar | None, answers: int) -> "list[Constraint]":
+        if grammar is None:
             return []
         if self._grammars is None:
             from localllm.engine.worker.grammar import GrammarCompiler
 
             self._grammars = GrammarCompiler(self._model)
-        return self._grammars.start(request.grammar, request.n)
+        return self._grammars.start(grammar, answers)
 
     def cancel(self, request_id: str) -> None:
         """End a request between steps. Unknown ids are ignored."""

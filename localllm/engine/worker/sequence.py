@@ -8,6 +8,7 @@ from localllm.engine.worker.adapters import Space
 from localllm.engine.worker.model import Row
 from localllm.engine.worker.sampling import Sampler
 from localllm.engine.worker.text import TextStream
+from localllm.engine.worker.tools.speech import Speech
 from localllm.engine.worker.vision.prompt import PicturePrompt
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Sequence:
     index: int = 0
     leader: "Sequence | None" = None
     echo: "Echo | None" = None
+    speech: Speech = field(default_factory=Speech)
     ended: bool = False
 
     @property

@@ -39,13 +39,18 @@ class Voice:
                 sequence.constraint.check_end()
             return FinishReason.STOP
         complete = sequence.constraint is not None and not sequence.constraint.accept(token)
-        text = sequence.text.push(self._model.piece(token))
+        speech, text = sequence.speech, sequence.text
+        said = text.push(self._model.piece(token) or speech.piece(token))
         logprob, top = self._logprobs(sequence, token, row)
-        self._emit(
-            Token(request_id=sequence.id, text=text, logprob=logprob, top=top, index=sequence.index)
-        )
-        if sequence.text.stopped or complete:
+        for event in speech.say(
+            Token(request_id=sequence.id, text=said, logprob=logprob, top=top, index=sequence.index)
+        ):
+            self._emit(event)
+        if text.stopped or speech.ended or (complete and not speech.bound):
             return FinishReason.STOP
+        sequence.constraint = speech.next_constraint(
+            sequence.constraint, complete=complete, text=text
+        )
         return FinishReason.LENGTH if sequence.produced >= sequence.limit else None
 
     def _draw(self, sequence: Sequence, row: int) -> int:
@@ -136,13 +141,15 @@ class Voice:
     def say_end(self, sequence: Sequence, reason: FinishReason, *, remaining: int) -> None:
         """Say what is still held back, and that the answer has ended."""
         rest = sequence.text.finish()
-        if rest:
-            self._emit(Token(request_id=sequence.id, text=rest, index=sequence.index))
+        for event in sequence.speech.say_rest(
+            Token(request_id=sequence.id, text=rest, index=sequence.index)
+        ):
+            self._emit(event)
         guesses = sequence.guesses
         self._emit(
             Finished(
                 request_id=sequence.id,
-                reason=reason,
+                reason=sequence.speech.reason(reason),
                 prompt_tokens=sequence.prompt_tokens,
                 completion_tokens=sequence.produced,
                 cached_tokens=sequence.cached,

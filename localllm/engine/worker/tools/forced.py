@@ -139,7 +139,7 @@ class _Writer:
             if isinstance(each, dict) and each.get("type") == "string" and "enum" not in each:
                 yield f"{rule}_{i}: {opens} {rule}_{i}_text"
                 yield f"{rule}_{i}_text[lazy]: TEXT {closes}"
-            elif isinstance(each, dict) and "enum" in each:
+            elif isinstance(each, dict) and isinstance(each.get("enum"), list) and each["enum"]:
                 values = " | ".join(self.literal(_bare(value)) for value in each["enum"])
                 yield f"{rule}_{i}: {opens} ({values}) {closes}"
             else:

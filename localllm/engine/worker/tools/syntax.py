@@ -130,7 +130,8 @@ def _function_tag(section: Section) -> Characters:
 def _typed(raw: str, schema: object) -> str:
     """A parameter's text as JSON."""
     kind = schema.get("type") if isinstance(schema, dict) else None
-    if kind != "string":
+    kinds = kind if isinstance(kind, list) else [kind]
+    if "string" not in kinds or (raw == "null" and "null" in kinds):
         try:
             value = json.loads(raw)
             if kind is not None or not isinstance(value, str):
