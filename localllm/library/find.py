@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from localllm.core.reference import is_repository
 from localllm.errors import NotFound
 from localllm.library import names, starter
 from localllm.library.catalogue_file import find_entry
@@ -50,6 +51,31 @@ def file_at(text: str, models: Iterable[InstalledModel]) -> InstalledModel:
         source="path",
         parts=parts,
     )
+
+
+def published_as(text: str, models: Iterable[InstalledModel]) -> tuple[InstalledModel, ...]:
+    """The installed models that were pulled as this: ORG/REPO, of which all its quants, or either
+    that or a name of the catalogue with `:QUANT`."""
+    name, colon, quant = text.partition(":")
+    if is_repository(name):
+        repos = [name]
+    elif colon and (entry := find_entry(name)) is not None:
+        repos = [*entry.repos]
+    else:
+        return ()
+    sources = {f"hub:{repo}".lower() for repo in repos}
+    return tuple(
+        model
+        for model in models
+        if model.source.partition("@")[0].lower() in sources
+        and (not colon or quant.upper() == (model.quant or "").upper())
+    )
+
+
+def several(name: str, models: Iterable[InstalledModel]) -> str:
+    """Say that `name` is not enough to tell these models apart."""
+    listed = _list(tuple(model.name for model in models))
+    return f"{names.shown(name)[:200]} is installed more than once. Name one: {listed}."
 
 
 def not_found(

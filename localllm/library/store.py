@@ -11,7 +11,7 @@ from localllm.errors import NotFound, StoreError, UsageError
 from localllm.library import entry, links, names, paths, removal, starter
 from localllm.library.entry import Origin
 from localllm.library.examine import Examined, examine, of_path
-from localllm.library.find import file_at, is_path, not_found
+from localllm.library.find import file_at, is_path, not_found, published_as, several
 from localllm.library.index_file import IndexFile
 from localllm.library.installed import InstalledModel, Part, State
 from localllm.library.names import shown
@@ -57,11 +57,16 @@ class Store:
         return tuple(sorted(entries.values(), key=lambda model: model.name))
 
     def find(self, name: str) -> InstalledModel:
-        """A path to a GGUF file, an installed name, or a unique prefix of one, whatever became of
-        its files. Raises NotFound, with the nearest names."""
+        """A path to a GGUF file, what a model was pulled as, an installed name, or a unique prefix
+        of one, whatever became of its files. Raises NotFound, with the nearest names."""
         models = {model.name: model for model in self.installed()}
         wanted = name.lower()
-        if is_path(name) or (wanted not in models and os.path.isfile(name)):  # noqa: PTH113  # any text
+        here = os.path.isfile(name)  # noqa: PTH113  # any text
+        if not here and (published := published_as(name, tuple(models.values()))):
+            if len(published) == 1:
+                return published[0]
+            raise NotFound(several(name, published))
+        if is_path(name) or (wanted not in models and here):
             return file_at(name, tuple(models.values()))
         if wanted in models:
             return models[wanted]

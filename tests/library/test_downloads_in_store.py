@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from localllm.errors import StoreError
+from localllm.errors import NotFound, StoreError
 from localllm.library import disk, paths
+from localllm.library.catalogue_file import read_catalogue
 from localllm.library.installed import InstalledModel
 from localllm.library.store import Store
 from tests.library import tiny
@@ -231,3 +232,42 @@ def test_a_download_outside_the_library_is_never_deleted(tmp_path: Path, store: 
     removed = store.remove("big")
     assert (removed.freed_bytes, removed.deleted) == (0, ())
     assert place.exists()
+
+
+@pytest.mark.parametrize("typed", ["org/repo", "Org/Repo", "org/repo:Q4_K_M", "org/repo:q4_k_m"])
+def test_a_model_answers_to_what_it_was_pulled_as(store: Store, typed: str) -> None:
+    model = add(store, bring(store, "big-Q4_K_M.gguf"))
+    assert store.resolve(typed) == model
+
+
+def test_a_repository_of_which_several_files_are_here_is_not_enough(store: Store) -> None:
+    add(store, bring(store, "big-Q4_K_M.gguf"))
+    other = add(store, bring(store, "other-Q4_K_M.gguf"))
+    with pytest.raises(NotFound, match=r"installed more than once\. Name one: big, other\."):
+        store.resolve("org/repo")
+    assert store.resolve("other") == other
+    with pytest.raises(NotFound, match="There is no file org/repo:Q2_K"):
+        store.resolve("org/repo:Q2_K")
+
+
+def test_a_name_of_the_catalogue_with_a_quant_is_what_was_pulled_of_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = read_catalogue()[0]
+    file = bring(store, "big-Q4_K_M.gguf")
+    model = store.add_download(
+        [file], repo=entry.repos[0], commit=OLD, sha256s={file: digest(file)}
+    )
+    assert store.resolve(f"{entry.name}:Q4_K_M") == model
+    with pytest.raises(NotFound):
+        store.resolve(f"{entry.name}:Q8_0")
+
+
+def test_a_file_of_that_name_comes_first(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(store, bring(store, "big-Q4_K_M.gguf"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org").mkdir()
+    tiny.write(tmp_path / "org" / "repo")
+    assert store.resolve("org/repo").path == tmp_path / "org" / "repo"
