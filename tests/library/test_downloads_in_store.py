@@ -243,9 +243,9 @@ def test_a_model_answers_to_what_it_was_pulled_as(store: Store, typed: str) -> N
 def test_a_repository_of_which_several_files_are_here_is_not_enough(store: Store) -> None:
     add(store, bring(store, "big-Q4_K_M.gguf"))
     other = add(store, bring(store, "other-Q4_K_M.gguf"))
-    with pytest.raises(NotFound, match=r"installed more than once\. Name one: big, other\."):
+    with pytest.raises(NotFound, match=r"installed more than once\. Name one: big, big-q4_k_m\."):
         store.resolve("org/repo")
-    assert store.resolve("other") == other
+    assert store.resolve(other.name) == other
     with pytest.raises(NotFound, match="There is no file org/repo:Q2_K"):
         store.resolve("org/repo:Q2_K")
 
