@@ -60,6 +60,9 @@ _SHUTDOWN_GRACE_S = 3.0
 _READER_GRACE_S = 10.0
 """For the end of the output of a process that was killed: longer than it takes to find that it
 cannot be (process.py)."""
+MAX_REQUEST_BYTES = 64 * 2**20
+"""Of one request on the wire, pictures included; the engine's process reads it whole."""
+
 _MAX_UNREAD_BYTES = 64 * 2**20
 
 Question = Describe | LoadRequest | ProbeRequest | SaveState | RestoreState
@@ -336,7 +339,7 @@ def _unexpected(event: ControlEvent | LocalLLMError, question: Question) -> Loca
 
 def _line(command: Command) -> bytes:
     try:
-        return encode(command)
+        line = encode(command)
     except WireError as error:
         if isinstance(command, GenerateRequest | EmbedRequest | RerankRequest):
             raise BadRequest(f"The request is not valid Unicode: {error}") from error
@@ -345,3 +348,8 @@ def _line(command: Command) -> bytes:
         raise LoadFailed(
             f"The engine cannot be told this path; rename the file to plain letters: {error}"
         ) from error
+    if len(line) > MAX_REQUEST_BYTES:
+        raise BadRequest(
+            f"The request has {len(line)} bytes; at most {MAX_REQUEST_BYTES} are accepted."
+        )
+    return line

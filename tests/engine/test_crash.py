@@ -26,7 +26,14 @@ from localllm.engine.events import (
 from localllm.engine.launch import WORKER
 from localllm.engine.process import ChildProcess
 from localllm.engine.wire import BAD_INPUT_STATUS, UNAVAILABLE_STATUS
-from localllm.errors import BadRequest, EngineCrashed, GenerationFailed, LoadFailed, QueueFull
+from localllm.errors import (
+    BadRequest,
+    ContextOverflow,
+    EngineCrashed,
+    GenerationFailed,
+    LoadFailed,
+    QueueFull,
+)
 from tests.engine import tiny
 from tests.engine.answers import ask, collect
 
@@ -250,6 +257,22 @@ async def test_a_request_of_the_wrong_shape_is_refused_and_the_others_go_on(
             await collect(engine, bad)
     assert (await beside)[1].completion_tokens == 300
     assert engine.alive
+    await engine.close()
+
+
+async def test_a_prompt_of_a_hundred_megabytes_is_refused_before_it_is_sent(
+    tmp_path: Path,
+) -> None:
+    engine = ProcessEngine()
+    model = tiny.plain(tmp_path / "plain.gguf")
+    async for _ in engine.load(LoadRequest(path=str(model), settings=SETTINGS)):
+        pass
+    beside = asyncio.ensure_future(collect(engine, whole("beside", max_tokens=300)))
+    with pytest.raises(BadRequest, match="at most 67108864"):
+        await collect(engine, replace(whole("big"), prompt="x" * 100_000_000))
+    with pytest.raises(ContextOverflow, match="60000000 characters"):
+        await collect(engine, replace(whole("large"), prompt="x" * 60_000_000))
+    assert (await beside)[1].completion_tokens == 300
     await engine.close()
 
 
