@@ -63,6 +63,16 @@ def test_one_slot_remembers_many_conversations(alone: Counted) -> None:
     assert [alone.cached(text + "more") for text in conversations] == [60] * 6
 
 
+def test_when_every_shelf_is_full_the_oldest_conversation_makes_way(plain: Path) -> None:
+    driven = Counted(plain, settings(parallel=1, context=4096))
+    conversations = texts(280, 5)
+    for text in conversations:
+        driven.ask(text, max_tokens=1)
+    assert [driven.cached(text + "!", max_tokens=1) for text in conversations[-200:]] == [5] * 200
+    assert sum(driven.cached(text + "!", max_tokens=1) for text in conversations[:20]) < 40
+    driven.close()
+
+
 def test_a_conversation_that_is_edited_keeps_what_came_after_too(alone: Counted) -> None:
     (text,) = texts(1, 100)
     alone.ask(text, max_tokens=4)

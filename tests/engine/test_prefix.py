@@ -178,6 +178,8 @@ class TreeAndModel(RuleBasedStateMachine):
             length = len(self.held[holder][1]) if holder in self.held else 0
             assert self.tree.length(holder) == length
             cells = set(self.cells_of(holder)) if length else set()
+            last = self.used[self.cells_of(holder)[-1]] if length else 0
+            assert self.tree.used(holder) == last
             others = {c for h in self.held if h != holder for c in self.cells_of(h)}
             assert self.tree.redundant(holder) == (cells <= others)
 

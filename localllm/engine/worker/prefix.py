@@ -78,7 +78,7 @@ class RadixTree:
 
     def used(self, holder: int) -> int:
         """When its last cell was used: a number that grows with time. 0 when it has none."""
-        return self._ends[holder].used if holder in self._ends else 0
+        return self._ends[holder].used if self.length(holder) else 0
 
     def redundant(self, holder: int) -> bool:
         """Whether others hold every cell that it has."""
@@ -147,9 +147,8 @@ class RadixTree:
         """Let `new`, which has nothing, have what `old` has, and `old` nothing."""
         assert self.length(new) == 0
         self.drop(new)
-        end = self._ends.pop(old)
-        self._ends[new], self._spaces[new] = end, self._spaces.pop(old)
-        node: _Node | None = end
+        node: _Node | None = self._ends.pop(old)
+        self._ends[new], self._spaces[new] = node, self._spaces.pop(old)
         while node is not None:
             node.holders.remove(old)
             node.holders.add(new)
