@@ -223,3 +223,17 @@ def test_an_answer_has_at_least_the_tokens_that_were_asked_for(driven: Driven) -
     assert driven.text("none") == ""
     assert len(driven.text("some")) >= 5
     assert first[0] not in driven.text("some")[:5]
+
+
+@pytest.mark.usefixtures("row")
+@pytest.mark.parametrize("bias", [(), ((3, 100.0),)], ids=["plain", "with a bias"])
+def test_what_is_greedy_takes_what_the_chain_would(
+    driven: Driven, bias: tuple[tuple[int, float], ...]
+) -> None:
+    model = driven.model
+    sampling = Sampling(temperature=0.0, logit_bias=bias)
+    sampler = Sampler(sampling, vocab=model.vocab, vocabulary=model.vocabulary)
+    found = logits.row_of(model.handle, -1, model.vocabulary)
+    by_chain = sampler.sample_among(found, np.arange(model.vocabulary))
+    assert sampler.sample(model.handle, -1) == by_chain
+    sampler.close()

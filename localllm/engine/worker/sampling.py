@@ -38,6 +38,8 @@ class Sampler:
         params = llama.llama_sampler_chain_default_params()
         params.no_perf = True
         self._chain = llama.llama_sampler_chain_init(params)
+        self._vocabulary = vocabulary
+        self._takes_largest = is_greedy(sampling) and not changes_logits(sampling)
         self._remembered = max(
             sampling.penalty_last_n if _has_penalties(sampling) else 0,
             sampling.dry_penalty_last_n if _has_dry(sampling) else 0,
@@ -53,6 +55,10 @@ class Sampler:
 
     def sample(self, context: int, row: int) -> int:
         """Draw from output row `row` of the last decode, and remember the draw."""
+        if self._takes_largest:  # without a list of candidates: a tenth of the time
+            from localllm.engine.worker.logits import row_of
+
+            return int(row_of(context, row, self._vocabulary).argmax())
         return int(llama.llama_sampler_sample(self._chain, context, row))
 
     def sample_among(self, row: "Row", allowed: "Allowed") -> int:
