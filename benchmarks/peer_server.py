@@ -1,6 +1,6 @@
 """Run llama.cpp's own C++ server (the `xllamacpp` wheel) on a loopback port until stdin ends.
 
-Usage: python benchmarks/peer_server.py MODEL.gguf CONTEXT_PER_SLOT SLOTS THREADS
+Usage: python benchmarks/peer_server.py MODEL.gguf CONTEXT_PER_SLOT SLOTS THREADS [--kv-unified]
 """
 
 import sys
@@ -14,7 +14,7 @@ def main() -> None:
     params.model.path = path
     params.n_parallel = slots
     params.n_ctx = context * slots
-    params.kv_unified = True
+    params.kv_unified = "--kv-unified" in sys.argv
     params.cpuparams.n_threads = threads
     params.cpuparams_batch.n_threads = threads
     params.hostnames = ["127.0.0.1"]

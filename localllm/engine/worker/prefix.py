@@ -147,8 +147,9 @@ class RadixTree:
         """Let `new`, which has nothing, have what `old` has, and `old` nothing."""
         assert self.length(new) == 0
         self.drop(new)
-        node: _Node | None = self._ends.pop(old)
-        self._ends[new], self._spaces[new] = node, self._spaces.pop(old)
+        end = self._ends.pop(old)
+        self._ends[new], self._spaces[new] = end, self._spaces.pop(old)
+        node: _Node | None = end
         while node is not None:
             node.holders.remove(old)
             node.holders.add(new)
