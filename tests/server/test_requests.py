@@ -50,7 +50,7 @@ def asked(**fields: object) -> dict[str, object]:
         ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content[0]"),
         (
-            {"messages": [*MESSAGES, {"role": "user", "content": [{"type": "image_url"}]}]},
+            {"messages": [*MESSAGES, {"role": "user", "content": [{"type": "input_audio"}]}]},
             "messages[1].content[0].type",
         ),
         (
@@ -197,9 +197,9 @@ def test_an_empty_list_of_a_message_is_accepted(name: str) -> None:
         ({"top_k": 0.5}, "invalid_type", "`top_k` must be an integer."),
         ({"messages": []}, "invalid_value", "`messages` must not be empty."),
         (
-            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
             "invalid_value",
-            "`messages[0].content[0].type` must be 'text'.",
+            "`messages[0].content[0].type` must be 'text' or 'image_url'.",
         ),
         ({"stop": "x" * 257}, "invalid_value", "`stop` needs strings of 1 to 256 characters."),
     ],

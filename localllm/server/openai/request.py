@@ -19,6 +19,7 @@ from localllm.engine.events import (
 )
 from localllm.engine.limits import MAX_BIAS, MAX_DRY_BREAKERS, MAX_LOGIT_BIASES, MAX_TOP_LOGPROBS
 from localllm.server.adapters import AdapterScales, adapters
+from localllm.server.openai.content import Part, said
 from localllm.server.openai.tools import Called, Choice, ChoiceOfTools, OfferedTool, Tools
 from localllm.server.shapes import Shape, neutral, refusal
 
@@ -45,16 +46,11 @@ Breaker = Annotated[str, Field(min_length=1, max_length=40)]
 T = TypeVar("T")
 
 
-class TextPart(Shape):
-    type: Literal["text"]
-    text: str
-
-
 def _parts(value: object) -> object:
     if isinstance(value, str):
         return [{"type": "text", "text": value}]
     if value is not None and not isinstance(value, list):
-        raise refusal("invalid_type", "must be a string or an array of text parts")
+        raise refusal("invalid_type", "must be a string or an array of parts")
     return value
 
 
@@ -80,7 +76,7 @@ class ChatMessage(Shape):
     tool_calls: Annotated[list[Called], Field(max_length=MAX_CALLS)] | None = None
     tool_call_id: Label | None = None
     content: Annotated[
-        Annotated[list[TextPart], Items] | None,
+        Annotated[list[Part], Items] | None,
         BeforeValidator(_parts),
         Field(validate_default=True),
     ] = None
@@ -107,17 +103,21 @@ class ChatMessage(Shape):
 
     @field_validator("content")
     @classmethod
-    def _said(cls, value: list[TextPart] | None, info: ValidationInfo) -> list[TextPart] | None:
+    def _said(cls, value: list[Part] | None, info: ValidationInfo) -> list[Part] | None:
         if value is None and not info.data.get("tool_calls"):
             raise refusal("missing_required_parameter", "is required")
+        if info.data.get("role") != "user" and any(part.image_url for part in value or ()):
+            raise refusal("invalid_value", "has an image, which belongs to a user's message")
         return value
 
     def message(self) -> Message:
-        """Say the same to the engine; parts each on a line, as llama-server joins them."""
+        """Say the same to the engine."""
         role = Role.SYSTEM if self.role == "developer" else Role(self.role)
+        text, images = said(self.content or [])
         return Message(
             role=role,
-            content="\n".join(part.text for part in self.content or ()),
+            content=text,
+            images=images,
             tool_calls=tuple(called.tool_call() for called in self.tool_calls or ()),
             tool_call_id=self.tool_call_id,
             name=self.name,
