@@ -39,12 +39,14 @@ from localllm.engine.events import (
     StateRestored,
     StateSaved,
 )
+from localllm.engine.images import check_sight
 from localllm.engine.restarts import Restarts
 from localllm.errors import EngineCrashed, EngineError, EngineUnavailable, LoadFailed, NotFound
 from localllm.library import paths
 from localllm.library.adapters import with_adapters
 from localllm.library.examine import examine
 from localllm.library.settings import load as load_settings
+from localllm.library.sight import why_blind, with_encoder
 from localllm.library.store import InstalledModel, Store
 
 __all__ = ["Fit", "ResidentModel", "Runtime", "TooLarge", "read_spec"]
@@ -66,6 +68,11 @@ class ResidentModel:
     def comparison(self) -> Comparison:
         """Estimate, dry run and read-back of this load."""
         return self.fit.compared(self.loaded.allocations)
+
+    @property
+    def blind(self) -> str | None:
+        """Why it cannot see images, and what to do; None when it can."""
+        return None if self.loaded.vision else self.loaded.blind or why_blind(self.model)
 
 
 @dataclass(slots=True)
@@ -141,13 +148,14 @@ class Runtime:
         return await asyncio.to_thread(self._store.adopt, path)
 
     async def fit(self, model: InstalledModel, settings: LoadSettings) -> Fit:
-        """Compare what this load needs with what is free now, adapters included.
+        """Compare what this load needs with what is free now, adapters and encoder included.
 
-        Raises GgufError, also for an adapter that does not fit the model, NotFound, and UsageError
-        for a model that cannot do what it is loaded for.
+        Raises GgufError, also for one of these that does not fit the model, NotFound, and
+        UsageError for a model that cannot do what it is loaded for.
         """
         spec = await asyncio.to_thread(read_spec, model.path)
         settings = await asyncio.to_thread(with_adapters, prepared(spec, settings), spec)
+        settings = await asyncio.to_thread(with_encoder, settings, spec)
         back = self._returned(model.name)
         return weigh(
             spec,
@@ -234,6 +242,7 @@ class Runtime:
         Raises NotFound when no such model is resident, GenerationFailed classes, EngineCrashed.
         """
         slot = self._slot(name)
+        check_sight(request, slot.resident.blind)
         await self._revive(slot)
         async with aclosing(slot.engine.generate(request)) as events:
             async for event in events:

@@ -2,18 +2,21 @@
 
 import asyncio
 from contextlib import aclosing
+from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from localllm.core.load import LoadSettings
+from localllm.core.load import Encoder, LoadSettings
 from localllm.core.model import ModelSpec
 from localllm.core.purpose import why_no_answers
 from localllm.core.quality import cache_loss
 from localllm.core.text import single_line
 from localllm.engine.events import LoadProgress
-from localllm.errors import UsageError
+from localllm.errors import LocalLLMError, UsageError
+from localllm.library.examine import encoder_for
+from localllm.library.sight import encoder_of, why_blind
 from localllm.library.store import InstalledModel
 from localllm.runtime import ResidentModel, Runtime, read_spec
 
@@ -25,6 +28,27 @@ def require_answers(spec: ModelSpec, name: str) -> None:
             f"{single_line(name)} ({spec.architecture}) is {instead}. "
             "This verb needs a model that answers; `localllm ls` lists what is installed."
         )
+
+
+def require_sight(model: InstalledModel) -> Encoder:
+    """The encoder for images. Raises UsageError for a model that has none here."""
+    encoder = encoder_of(model)
+    if encoder is None:
+        raise UsageError(why_blind(model))
+    return encoder
+
+
+def sight_if_any(model: InstalledModel, spec: ModelSpec) -> Encoder | None:
+    """The encoder of a model that has one; what is wrong with it is said, and the model answers
+    text without it."""
+    encoder = encoder_of(model)
+    if encoder is None:
+        return None
+    try:
+        return encoder_for(Path(encoder.path), spec)
+    except LocalLLMError as error:
+        click.echo(single_line(f"{error} {model.name} answers, but sees no images."), err=True)
+        return None
 
 
 async def load_with_progress(

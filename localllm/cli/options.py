@@ -8,7 +8,7 @@ from typing import TypeVar
 import click
 
 from localllm.core.adapter import MAX_SCALE
-from localllm.core.load import FlashAttention, KvType, LoadSettings, Lora, Pooling
+from localllm.core.load import Encoder, FlashAttention, KvType, LoadSettings, Lora, Pooling
 from localllm.core.model import ModelSpec
 from localllm.library import settings
 
@@ -111,6 +111,7 @@ def settings_for(
     adapters: tuple[Lora, ...] = (),
     embeddings: bool = False,
     pooling: Pooling | None = None,
+    encoder: Encoder | None = None,
 ) -> LoadSettings:
     """The load settings of a verb that has some of these options."""
     return LoadSettings(
@@ -124,4 +125,5 @@ def settings_for(
         adapters=adapters,
         embeddings=embeddings,
         pooling=pooling,
+        encoder=encoder,
     )

@@ -4,14 +4,15 @@ import asyncio
 import json
 import sys
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 
 from localllm.cli import options
 from localllm.cli.answer import Answer, Writer, print_stats, read_answer
-from localllm.cli.loading import load_with_progress, require_answers
+from localllm.cli.images import read_images
+from localllm.cli.loading import load_with_progress, require_answers, require_sight
 from localllm.cli.output import print_json
 from localllm.core.load import KvType, Lora
 from localllm.core.text import strip_controls
@@ -19,6 +20,7 @@ from localllm.engine.events import (
     GenerateRequest,
     Grammar,
     GrammarKind,
+    Image,
     Message,
     Role,
     Sampling,
@@ -40,9 +42,12 @@ class Question:
     max_tokens: int | None
     stop: tuple[str, ...]
     grammar: Grammar | None
+    images: tuple[Image, ...] = ()
+    """They stand before the first turn."""
 
     def request(self, turns: tuple[Message, ...], *, chat: bool) -> GenerateRequest:
         """A request for the next turn; a base model gets the last turn's text to continue."""
+        turns = (replace(turns[0], images=self.images), *turns[1:])
         system = (Message(role=Role.SYSTEM, content=self.system),) if self.system else ()
         return GenerateRequest(
             request_id=uuid.uuid4().hex,
@@ -69,6 +74,8 @@ class Question:
 @click.option("--stop", multiple=True, metavar="TEXT", help="End the answer here; repeatable.")
 @click.option("--json-schema", metavar="FILE", type=click.Path(path_type=Path),
               help="Answer in JSON that follows this JSON Schema.")  # fmt: skip
+@click.option("--image", "images", multiple=True, metavar="FILE", type=click.Path(path_type=Path),
+              help="Show the model this picture before PROMPT; repeatable.")  # fmt: skip
 @options.LORA
 @options.CONTEXT
 @options.KV_TYPE
@@ -92,6 +99,7 @@ def command(
     seed: int | None,
     stop: tuple[str, ...],
     json_schema: Path | None,
+    images: tuple[Path, ...],
     adapters: tuple[Lora, ...],
     context: int | None,
     kv_type: str,
@@ -114,6 +122,7 @@ def command(
     question = Question(
         system=system, sampling=sampling, max_tokens=max_tokens, stop=stop,
         grammar=None if json_schema is None else _grammar(json_schema),
+        images=read_images(images),
     )  # fmt: skip
     converses = prompt is None and sys.stdin.isatty() and not as_json
     text = None if converses else _prompt_text(prompt)
@@ -126,6 +135,7 @@ def command(
             settings = options.settings_for(
                 spec, context=context, gpu_layers=gpu_layers, kv_type=KvType(kv_type),
                 cpu_moe=cpu_moe, kv_offload=not no_kv_offload, adapters=adapters,
+                encoder=require_sight(installed) if images else None,
             )  # fmt: skip
             resident = runner.run(
                 load_with_progress(runtime, installed, settings, force=force, quiet=quiet)
@@ -190,11 +200,13 @@ async def _answer(
     writer: Writer,
 ) -> Answer:
     chat = resident.loaded.has_chat_template
-    if not chat and question.system:
+    if not chat and (question.system or question.images):
         raise UsageError(
             f"{resident.model.name} is a base model without a chat template: it continues text "
-            "and has no place for --system."
+            f"and has no place for {'--system' if question.system else '--image'}."
         )
+    if question.images and resident.blind is not None:
+        raise UsageError(resident.blind)
     request = question.request(turns, chat=chat)
     return await read_answer(runtime.generate(resident.model.name, request), writer)
 

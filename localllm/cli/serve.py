@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from localllm.cli import options
-from localllm.cli.loading import load_with_progress
+from localllm.cli.loading import load_with_progress, sight_if_any
 from localllm.core.embedding import embeds_only
 from localllm.core.load import KvType, LoadSettings, Lora, Pooling
 from localllm.core.text import single_line
@@ -298,6 +298,7 @@ async def _settings(runtime: Runtime, model: InstalledModel, wish: Wish) -> Load
             f"{single_line(model.name)} answers, so nothing of it is pooled: --pooling belongs to "
             "--embeddings."
         )
+    encoder = None if embeddings else await asyncio.to_thread(sight_if_any, model, spec)
     candidates = [
         options.settings_for(
             spec,
@@ -310,6 +311,7 @@ async def _settings(runtime: Runtime, model: InstalledModel, wish: Wish) -> Load
             adapters=wish.adapters,
             embeddings=embeddings,
             pooling=wish.pooling,
+            encoder=encoder,
         )
         for parallel in ((wish.parallel,) if wish.parallel else AUTO_PARALLEL)
     ]
@@ -332,7 +334,8 @@ def _summary(resident: ResidentModel) -> str:
         )
     return (
         f"{single_line(resident.model.name)} in {format_duration(loaded.load_s)}: "
-        f"{loaded.context} tokens of context, {loaded.parallel} answers at once."
+        f"{loaded.context} tokens of context, {loaded.parallel} answers at once"
+        f"{', sees images' if loaded.vision else ''}."
     )
 
 

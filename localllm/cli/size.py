@@ -52,6 +52,7 @@ class Exact:
     output_bytes: int
     overhead_bytes: int
     adapter_bytes: int = 0
+    encoder_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -259,12 +260,14 @@ def exact_of(fit: Fit, allocations: tuple[Allocation, ...]) -> Exact:
         output_bytes=sums[BufferKind.OUTPUT],
         overhead_bytes=fit.footprint.overhead_bytes,
         adapter_bytes=fit.footprint.adapter_bytes,
+        encoder_bytes=fit.footprint.encoder_bytes,
     )
 
 
 _PARTS = (
     ("weights", "weights_bytes"),
     ("adapters", "adapter_bytes"),
+    ("image encoder", "encoder_bytes"),
     ("KV cache", "kv_bytes"),
     ("recurrent state", "recurrent_bytes"),
     ("compute", "compute_bytes"),

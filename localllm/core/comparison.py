@@ -24,9 +24,14 @@ class Compared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What was expected of a load and what llama.cpp said it allocated."""
+    """What was expected of a load and what llama.cpp said it allocated.
+
+    What an image encoder computes in stands apart: no dry run knows it. None without one.
+    """
 
     parts: tuple[Compared, ...]
+    encoder_estimated_bytes: int | None = None
+    encoder_allocated_bytes: int | None = None
 
     @property
     def estimated_bytes(self) -> int:
@@ -63,7 +68,14 @@ class Comparison:
         if self.probed_bytes is not None:
             said.append(f"dry run {_figure(self.probed_bytes, self.probe_error_percent)}")
         said.append(f"allocated {format_bytes(self.allocated_bytes)}")
-        return f"cache and computing: {', '.join(said)}"
+        sentence = f"cache and computing: {', '.join(said)}"
+        estimated, allocated = self.encoder_estimated_bytes, self.encoder_allocated_bytes
+        if estimated is not None and allocated is not None:
+            sentence += (
+                f"; image encoder: estimated {format_bytes(estimated)}, "
+                f"allocated {format_bytes(allocated)}"
+            )
+        return sentence
 
 
 def _figure(size_bytes: int, error_percent: float | None) -> str:

@@ -12,6 +12,7 @@ from localllm.core.load import Allocation, BufferKind, KvType, LoadSettings
 from localllm.core.model import ModelSpec
 from localllm.core.placement import HOST, Budget, Placement, Share, budget, place
 from localllm.core.placement.budget import NOTHING
+from localllm.core.placement.seat import seat
 from localllm.core.units import format_bytes
 from localllm.errors import DoesNotFit, UsageError
 
@@ -104,7 +105,13 @@ class Fit:
                     allocated_bytes=sums.get(key, 0),
                 )
                 parts.append(compared)
-        return Comparison(parts=tuple(parts))
+        encoder = self.settings.encoder
+        computing = sum(a.size_bytes for a in loaded if a.kind is BufferKind.ENCODER)
+        return Comparison(
+            parts=tuple(parts),
+            encoder_estimated_bytes=encoder.compute_bytes if encoder is not None else None,
+            encoder_allocated_bytes=computing if encoder is not None else None,
+        )
 
     @property
     def _gpus(self) -> set[str | None]:
@@ -153,7 +160,7 @@ def _sums(
     kv: dict[str, int] = {}
     compute: dict[str, int] = {}
     for part in allocations:
-        if part.kind in (BufferKind.WEIGHTS, BufferKind.ADAPTERS):
+        if part.kind in (BufferKind.WEIGHTS, BufferKind.ADAPTERS, BufferKind.ENCODER):
             continue
         sums = kv if part.kind in (BufferKind.KV, BufferKind.RECURRENT) else compute
         device = part.device if part.device in gpus else HOST
@@ -197,8 +204,8 @@ def weigh(
 
 def weigh_in(spec: ModelSpec, settings: LoadSettings, room: Budget) -> Fit:
     """Place a load in a room that is known already."""
-    placement = place(spec, settings, room)
-    chosen = placement.chosen(settings)
+    placement, encoder = seat(place(spec, settings, room), settings.encoder)
+    chosen = dataclasses.replace(placement.chosen(settings), encoder=encoder)
     advice, advised = (None, None) if placement.fits else _advice(spec, settings, room)
     return Fit(
         footprint=footprint.of(spec, chosen),
@@ -214,15 +221,17 @@ def _advice(
 ) -> tuple[str, LoadSettings | None]:
     for words, changed in _changes(settings):
         try:
-            placement = place(spec, changed, room)
+            placement, _ = seat(place(spec, changed, room), changed.encoder)
         except UsageError:  # this model's cache cannot be of that type
             continue
         if placement.fits:
             total = sum(share.total_bytes for share in placement.devices)
             return f"Try {words} ({format_bytes(total)}).", changed
     weights = footprint.of(spec, settings).weights_bytes
+    seeing = settings.encoder.size_bytes if settings.encoder is not None else 0
+    beside = f", and the image encoder needs {format_bytes(seeing)}" if seeing else ""
     return (
-        f"No setting makes it fit: the weights alone are {format_bytes(weights)}. "
+        f"No setting makes it fit: the weights alone are {format_bytes(weights)}{beside}. "
         "Try a smaller quant or a smaller model, close other programs, or --force."
     ), None
 

@@ -75,6 +75,24 @@ class Lora:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Encoder:
+    """An image encoder (mmproj) that is loaded with a model, which then sees.
+
+    What it needs is what the gatekeeper found in the file (`core/encoder.py`); `device` is the
+    engine's name of the device that it computes on, None: the processor.
+    """
+
+    path: str
+    weights_bytes: int = 0
+    compute_bytes: int = 0
+    device: str | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        return self.weights_bytes + self.compute_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadSettings:
     """One load.
 
@@ -88,7 +106,8 @@ class LoadSettings:
     `drafts` is how many guessed tokens one step can check, of all conversations together.
     `adapters` are loaded with the model. `embeddings`: it turns texts into numbers and answers
     nothing, `parallel` texts at the same time; `pooling` is then what a request gets that names
-    none (None: the model's own), and `RANK` makes it score pairs of texts.
+    none (None: the model's own), and `RANK` makes it score pairs of texts. `encoder` is what it
+    sees with.
     """
 
     context: int = 4096
@@ -112,6 +131,7 @@ class LoadSettings:
     adapters: tuple[Lora, ...] = ()
     embeddings: bool = False
     pooling: Pooling | None = None
+    encoder: Encoder | None = None
 
     @property
     def outputs(self) -> int:

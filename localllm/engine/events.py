@@ -163,16 +163,10 @@ class Describe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadRequest:
-    """Load the GGUF at `path`; answered by `LoadProgress`* then `Loaded` or `LoadRefused`.
-
-    `mmproj` is the encoder's file, with which the model sees; `encoder_device` the engine's name
-    of the device that it computes on, None for the processor.
-    """
+    """Load the GGUF at `path`; answered by `LoadProgress`* then `Loaded` or `LoadRefused`."""
 
     path: str
     settings: LoadSettings = field(default_factory=LoadSettings)
-    mmproj: str | None = None
-    encoder_device: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -343,6 +337,7 @@ class Loaded:
     chat_template_sha256: str | None
     load_s: float
     vision: bool = False  # whether messages may have images
+    blind: str | None = None  # why not, when it was asked to see
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from localllm.core.image import MAX_PIXELS, read_header
 from localllm.core.units import format_bytes
-from localllm.engine.events import Message
+from localllm.engine.events import GenerateRequest, Message
 from localllm.errors import BadRequest
 
 MAX_IMAGES = 16
@@ -12,6 +12,12 @@ MAX_IMAGE_BYTES = 20 * 2**20
 MAX_ALL_BYTES = 32 * 2**20
 """Of all images of a request: as base64 they stay below what a line of the wire may have."""
 MAX_ALL_PIXELS = 2 * MAX_PIXELS
+
+
+def check_sight(request: GenerateRequest, blind: str | None) -> None:
+    """Raise BadRequest for images that a model cannot see; `blind` says why."""
+    if blind is not None and any(message.images for message in request.messages or ()):
+        raise BadRequest(blind)
 
 
 def check_images(messages: Sequence[Message]) -> None:

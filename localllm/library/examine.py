@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from localllm.core import gguf
+from localllm.core.encoder import encoder_of
+from localllm.core.load import Encoder
 from localllm.core.model import ModelSpec
 from localllm.core.text import single_line
 from localllm.errors import GgufError, NotFound, StoreError
@@ -102,10 +104,26 @@ def of_path(path: Path) -> Part:
 def encoder_at(path: Path) -> Part:
     """Read the header of an encoder (mmproj) and record it. Raises NotFound, StoreError, and
     GgufError for a file that is none."""
+    return _encoder(path)[0]
+
+
+def encoder_for(path: Path, model: ModelSpec) -> Encoder:
+    """Pass an encoder of images that is to be loaded with this model.
+
+    Raises NotFound, StoreError, and GgufError for a file that sees nothing or that was made for
+    another model.
+    """
+    try:
+        return encoder_of(_encoder(path)[1], model, path=str(path))
+    except GgufError as error:
+        raise GgufError(f"The image encoder {shown(path)} cannot be used: {error}.") from error
+
+
+def _encoder(path: Path) -> tuple[Part, ModelSpec]:
     part, spec = _read(path, number=0, count=1)
     if not _is_encoder(spec):
         raise GgufError(f"{shown(path)} is no image or audio encoder (mmproj).")
-    return part
+    return part, spec
 
 
 def adapter_at(path: Path) -> ModelSpec:

@@ -14,7 +14,7 @@ from localllm.library.header_file import header_bytes
 LOCALLLM = [sys.executable, "-m", "localllm"]
 PARTS = {
     "weights_bytes", "kv_bytes", "recurrent_bytes", "compute_bytes", "output_bytes",
-    "overhead_bytes", "adapter_bytes", "total_bytes",
+    "overhead_bytes", "adapter_bytes", "encoder_bytes", "total_bytes",
 }  # fmt: skip
 
 

@@ -11,9 +11,9 @@ import llama_cpp.mtmd_cpp as mtmd
 import numpy as np
 import pytest
 
-from localllm.core.load import LoadSettings
+from localllm.core.load import Encoder, LoadSettings
 from localllm.engine.events import Finished, FinishReason, GenerateRequest, PromptProgress, Refused
-from localllm.engine.worker.vision.encoder import Encoder
+from localllm.engine.worker.vision.encoder import VisionEncoder
 from localllm.engine.worker.vision.prompt import Part, PicturePrompt
 from tests.engine import eyes, tiny
 from tests.engine.answers import GREEDY
@@ -39,7 +39,7 @@ class Seeing(Driven):
 
     def __init__(self, model: Path, encoder: Path, load: LoadSettings) -> None:
         super().__init__(model, load)
-        self.encoder = Encoder(str(encoder), self.model, log=log())
+        self.encoder = VisionEncoder(Encoder(path=str(encoder)), self.model, log=log())
 
     def read(self, *parts: Part) -> PicturePrompt:
         return self.encoder.read(parts)

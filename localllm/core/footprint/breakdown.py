@@ -19,7 +19,8 @@ class Footprint:
     """One breakdown, shown as it is everywhere.
 
     `weights_bytes` sums the tensors that are loaded; `overhead_bytes` is the repacked copy, the
-    interpreter and the vocabulary; `adapter_bytes` are LoRA adapters. `needs_probe` says in
+    interpreter and the vocabulary; `adapter_bytes` are LoRA adapters, `encoder_bytes` an image
+    encoder with what it computes in. `needs_probe` says in
     sentences which parts are estimates that only llama.cpp's dry run can confirm; empty means
     none.
     """
@@ -32,6 +33,7 @@ class Footprint:
     overhead_bytes: int
     needs_probe: tuple[str, ...] = ()
     adapter_bytes: int = 0
+    encoder_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -43,6 +45,7 @@ class Footprint:
             + self.output_bytes
             + self.overhead_bytes
             + self.adapter_bytes
+            + self.encoder_bytes
         )
 
 
@@ -107,6 +110,7 @@ def _of(spec: ModelSpec, settings: LoadSettings) -> Footprint:
         overhead_bytes=overhead_bytes(spec, settings),
         needs_probe=_doubts(spec),
         adapter_bytes=sum(lora.size_bytes for lora in settings.adapters),
+        encoder_bytes=settings.encoder.size_bytes if settings.encoder else 0,
     )
 
 

@@ -10,7 +10,7 @@ HOST = "CPU"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
     """What one device holds. `weights_bytes` includes adapters, `kv_bytes` recurrent state,
-    `compute_bytes` the output.
+    `compute_bytes` the output; `encoder_bytes` are all of an image encoder's.
 
     `largest_buffer_bytes` is the largest tensor that needs a buffer in one piece, 0 on the host;
     `engine_name` and `max_buffer_bytes` are the budget's.
@@ -27,10 +27,17 @@ class Share:
     engine_name: str | None = None
     largest_buffer_bytes: int = 0
     max_buffer_bytes: int | None = None
+    encoder_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
-        return self.weights_bytes + self.kv_bytes + self.compute_bytes + self.overhead_bytes
+        return (
+            self.weights_bytes
+            + self.kv_bytes
+            + self.compute_bytes
+            + self.overhead_bytes
+            + self.encoder_bytes
+        )
 
     @property
     def breaks_cap(self) -> bool:

@@ -60,7 +60,7 @@ from localllm.errors import (
 
 if TYPE_CHECKING:  # and numpy with them
     from localllm.engine.worker.embedding import Embedder
-    from localllm.engine.worker.vision.encoder import Encoder
+    from localllm.engine.worker.vision.encoder import VisionEncoder
 
 Emit = Callable[[Event], None]
 
@@ -83,7 +83,8 @@ class WorkerEngine:
         self._dialect: Dialect | None = None
         self._window = RollingWindow()
         self._states: States | None = None
-        self._eyes: Encoder | None = None
+        self._eyes: VisionEncoder | None = None
+        self._blind: str | None = None
         self._embedder: Embedder | None = None
         """In the scheduler's place, for a model that was loaded for embeddings."""
 
@@ -156,7 +157,7 @@ class WorkerEngine:
                 on_progress=self._progress,
                 vitals=self._vitals,
             )
-            self._eyes = self._open_eyes(request, model)
+            self._blind = self._open_eyes(model)
         except (LoadFailed, UsageError) as error:
             self._emit(LoadRefused(message=str(error)))
             return
@@ -184,15 +185,21 @@ class WorkerEngine:
                 chat_template_sha256=digest,
                 load_s=model.load_s,
                 vision=self._eyes is not None,
+                blind=self._blind,
             )
         )
 
-    def _open_eyes(self, request: LoadRequest, model: Model) -> "Encoder | None":
-        if request.mmproj is None:
+    def _open_eyes(self, model: Model) -> str | None:
+        """Load the image encoder; why it cannot be when it cannot: the model answers text still."""
+        if model.settings.encoder is None:
             return None
-        from localllm.engine.worker.vision.encoder import Encoder
+        from localllm.engine.worker.vision.encoder import VisionEncoder
 
-        return Encoder(request.mmproj, model, log=self._log, on=request.encoder_device)
+        try:
+            self._eyes = VisionEncoder(model.settings.encoder, model, log=self._log)
+        except LoadFailed as error:
+            return str(error)
+        return None
 
     def _compile(self, source: str | None, model: Model) -> ChatTemplate | None:
         if source is None:
@@ -321,7 +328,7 @@ class WorkerEngine:
 
     def _with_pictures(self, request: GenerateRequest, model: Model) -> PicturePrompt:
         if self._template is None or self._eyes is None:
-            raise BadRequest(BLIND)
+            raise BadRequest(self._blind or BLIND)
         marker = Marker()
         marked = replace(request, messages=marker.mark(request.messages or ()))
         text = self._text(self._template, marked, model)

@@ -15,7 +15,7 @@ import llama_cpp.llama_cpp as llama
 import llama_cpp.mtmd_cpp as mtmd
 
 from localllm.core.image import check_packed, read_header
-from localllm.core.load import Allocation, BufferKind
+from localllm.core.load import Allocation, BufferKind, Encoder
 from localllm.engine.worker.log import NativeLog
 from localllm.engine.worker.model import Model, raise_for, usable_cores
 from localllm.engine.worker.params import device
@@ -30,11 +30,12 @@ _NO_PROGRAMS = os.devnull.encode()
 (mtmd_helper_bitmap_init_from_buf, b11434), and nobody's upload starts a program here."""
 
 
-class Encoder:
+class VisionEncoder:
     """An mmproj file beside the model that it was made for. Not thread-safe."""
 
-    def __init__(self, path: str, model: Model, *, log: NativeLog, on: str | None = None) -> None:
-        """Load it; `on` names the device that computes, None: the processor. Raises LoadFailed."""
+    def __init__(self, encoder: Encoder, model: Model, *, log: NativeLog) -> None:
+        """Load it. Raises LoadFailed with llama.cpp's own reason."""
+        path, on = encoder.path, encoder.device
         log.take()
         log.listen_to(mtmd.mtmd_helper_log_set)
         self._model = model

@@ -94,7 +94,7 @@ def symbols(image: bytes, salt: bytes, *, piece: int, count: int) -> list[int]:
 
 
 class Shows(Protocol):
-    """What computes pictures: `encoder.Encoder`."""
+    """What computes pictures: `encoder.VisionEncoder`."""
 
     def show(self, prompt: PicturePrompt, picture: Picture, slot: int) -> None: ...
 
