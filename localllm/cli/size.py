@@ -21,6 +21,7 @@ from localllm.cli.besides import (
 )
 from localllm.cli.output import outside, print_json, stderr, stdout
 from localllm.cli.target import Sought, Target, find_target
+from localllm.core.embedding import embeds_only, prepared
 from localllm.core.finetune import Method
 from localllm.core.fit import Fit, weigh
 from localllm.core.load import Allocation, BufferKind, FlashAttention, KvType, LoadSettings, Lora
@@ -75,6 +76,8 @@ class Exact:
 @options.FLASH_ATTENTION
 @options.SWA_FULL
 @options.LORA
+@click.option("--embeddings", is_flag=True,
+              help="Of a load for embeddings, as an embedding model's is in any case.")  # fmt: skip
 @click.option("--finetune", type=click.Choice([method.value for method in Method]),
               help="Also say what fine-tuning would need.")  # fmt: skip
 @click.option("--rank", type=click.IntRange(1, 65_536), metavar="R",
@@ -101,6 +104,7 @@ def command(
     flash_attn: str,
     swa_full: bool,
     adapters: tuple[Lora, ...],
+    embeddings: bool,
     finetune: str | None,
     rank: int | None,
     train_batch: int | None,
@@ -127,8 +131,9 @@ def command(
         swa_full=swa_full,
         kv_offload=not no_kv_offload,
         adapters=adapters,
+        embeddings=embeddings or embeds_only(target.spec),
     )
-    settings = with_adapters(settings, target.spec)
+    settings = with_adapters(prepared(target.spec, settings), target.spec)
     machine, reserve_bytes = machine_now(), user_settings.load().reserve_bytes
     fit = weigh(target.spec, settings, machine, reserve_bytes=reserve_bytes)
     report = Report(
@@ -330,6 +335,8 @@ def _table(fit: Fit, exact: Exact | None) -> Table:
     if exact is not None:
         table.add_column("llama.cpp", justify="right")
     for label, name in (*_PARTS, ("total", "total_bytes")):
+        if name == "adapter_bytes" and not fit.footprint.adapter_bytes:
+            continue  # most loads have none
         columns = [format_bytes(getattr(fit.footprint, name))]
         if exact is not None:
             columns.append(format_bytes(getattr(exact, name)))

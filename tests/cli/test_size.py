@@ -10,6 +10,7 @@ import pytest
 
 from localllm.library.catalogue_file import read_catalogue
 from localllm.library.header_file import header_bytes
+from tests.engine import tiny_encoder
 
 LOCALLLM = [sys.executable, "-m", "localllm"]
 PARTS = {
@@ -219,3 +220,17 @@ def test_what_does_not_fit_is_sized_all_the_same() -> None:
     assert str(document["fits"]) == "False"
     assert "--ctx" in str(document["advice"])
     assert "does not fit" in run("starter", "--ctx", "16000000").stdout
+
+
+def test_an_embedding_model_is_sized_as_it_is_served(tmp_path: Path) -> None:
+    path = tiny_encoder.encoder(tmp_path / "bert.gguf")
+    document = sized(str(path), "--ctx", "4096", "--exact")
+    limits, exact, footprint = document["limits"], document["exact"], document["footprint"]
+    assert limits["context"] == tiny_encoder.CONTEXT
+    assert footprint["compute_bytes"] == pytest.approx(exact["compute_bytes"], abs=2**14)
+
+
+def test_a_load_for_embeddings_reserves_rows_for_every_token() -> None:
+    answers, embeds = sized("starter"), sized("starter", "--embeddings")
+    for part in ("output_bytes", "compute_bytes"):
+        assert embeds["footprint"][part] > answers["footprint"][part]

@@ -1,6 +1,11 @@
 """Embeddings and ranking through the real worker, against the same arithmetic in numpy."""
 
 import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
 from array import array
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,10 +15,19 @@ import gguf
 import numpy as np
 import pytest
 
-from localllm.core.load import FlashAttention, LoadSettings, Lora, Pooling
+from localllm.core import footprint
+from localllm.core.embedding import prepared
+from localllm.core.load import BufferKind, FlashAttention, LoadSettings, Lora, Pooling
 from localllm.engine.client import ProcessEngine
-from localllm.engine.events import Embedded, EmbedRequest, LoadRequest, RerankRequest
-from localllm.errors import BadRequest, ContextOverflow, GenerationFailed, LoadFailed
+from localllm.engine.events import Embedded, EmbedRequest, Loaded, LoadRequest, RerankRequest
+from localllm.errors import (
+    BadRequest,
+    ContextOverflow,
+    EngineCrashed,
+    GenerationFailed,
+    LoadFailed,
+)
+from localllm.library.examine import examine
 from tests.engine import forged_lora, tiny, tiny_encoder
 from tests.engine.answers import ask, collect
 from tests.engine.tiny_encoder import CLS, SEP, token
@@ -75,6 +89,24 @@ async def test_vectors_are_those_of_the_arithmetic_written_down(
             assert np.linalg.norm(found) == pytest.approx(1, abs=1e-6)
         assert answer.tokens == tuple(len(tokens(text)) for text in TEXTS[:3])
         assert answer.prompt_tokens == sum(answer.tokens)
+
+
+@pytest.mark.parametrize("ubatch", [64, 256])
+async def test_what_was_allocated_is_what_was_estimated(smollm2: Path, ubatch: int) -> None:
+    settings = LoadSettings(context=512, parallel=2, embeddings=True, ubatch=ubatch, batch=ubatch)
+    spec = examine(smollm2).spec
+    settings = prepared(spec, settings)
+    engine = ProcessEngine()
+    try:
+        events = [e async for e in engine.load(LoadRequest(path=str(smollm2), settings=settings))]
+    finally:
+        await engine.close()
+    (loaded_,) = (event for event in events if isinstance(event, Loaded))
+    sizes = {part.kind: part.size_bytes for part in loaded_.allocations}
+    estimate = footprint.of(spec, settings)
+    assert sizes[BufferKind.OUTPUT] == estimate.output_bytes
+    assert sizes[BufferKind.COMPUTE] == pytest.approx(estimate.compute_bytes, abs=2**14)
+    assert sizes[BufferKind.KV] == pytest.approx(estimate.kv_bytes, abs=2**14)
 
 
 async def test_the_models_own_pooling_is_the_default(tmp_path: Path) -> None:
@@ -262,6 +294,56 @@ async def test_who_gives_up_ends_the_work(smollm2: Path) -> None:
         # Commands are taken in order: when this is answered, "a" has ended.
         await engine.embed(EmbedRequest(request_id="c", inputs=("Hello",)))
         await engine.embed(EmbedRequest(request_id="a", inputs=("Hello",)))
+
+
+async def test_a_killed_engine_is_an_error_of_every_request_in_flight(smollm2: Path) -> None:
+    settings = LoadSettings(context=256, parallel=2, threads=1, embeddings=True)
+    async with loaded(smollm2, settings) as engine:
+        tasks = [
+            asyncio.create_task(
+                engine.embed(EmbedRequest(request_id=f"{i}", inputs=("word " * 200,) * 300))
+            )
+            for i in range(3)
+        ]
+        await engine.embed(EmbedRequest(request_id="first", inputs=("Hello",)))
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGKILL)
+        for task in tasks:
+            with pytest.raises(EngineCrashed, match="SIGKILL"):
+                await task
+
+
+@pytest.mark.parametrize(("pooling", "number"), [(Pooling.MEAN, 1), (Pooling.LAST, 3)])
+async def test_the_starter_models_vectors_are_those_of_the_high_level_api(
+    smollm2: Path, pooling: Pooling, number: int
+) -> None:
+    text = "The sky is blue because air scatters short waves more than long ones."
+    theirs = await asyncio.to_thread(of_the_high_level_api, smollm2, number, text)
+    settings = LoadSettings(context=256, threads=2, embeddings=True, ubatch=8, batch=8)
+    async with loaded(smollm2, settings) as engine:
+        request = EmbedRequest(request_id="a", inputs=(text,), pooling=pooling)
+        (found,) = numbers(await engine.embed(request))
+    assert float(found @ theirs) > 0.999
+
+
+def of_the_high_level_api(path: Path, pooling: int, text: str) -> np.ndarray:
+    done = subprocess.run(
+        [sys.executable, "-c", _HIGH_LEVEL, str(path), str(pooling), text],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return np.array(json.loads(done.stdout))
+
+
+_HIGH_LEVEL = """
+import json, sys
+from llama_cpp import Llama
+path, pooling, text = sys.argv[1:]
+model = Llama(path, embedding=True, pooling_type=int(pooling), n_ctx=256, verbose=False)
+print(json.dumps(model.embed(text, normalize=True)))
+"""
 
 
 @pytest.mark.parametrize("template", ["{query} sea {document}", "sea {document} red"])

@@ -9,12 +9,12 @@ import functools
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import llama_cpp.llama_cpp as llama
 import psutil
 
-from localllm.core.load import Allocation, LoadSettings
+from localllm.core.load import Allocation, BufferKind, LoadSettings
 from localllm.engine.worker.abort import abort_flag
 from localllm.engine.worker.adapters import Adapters, Space
 from localllm.engine.worker.log import NativeLog
@@ -107,7 +107,7 @@ class Model:
         """Whether a cell stays until its last sequence drops it, in one pool for all."""
         self._reserve()
         self.load_s = time.monotonic() - started
-        self.allocations: tuple[Allocation, ...] = allocations(log.take())
+        self.allocations: tuple[Allocation, ...] = self._with_rows(allocations(log.take()))
 
     @property
     def context(self) -> int:
@@ -242,6 +242,18 @@ class Model:
             self.use(usual)
             self.decode([Row(token=0, position=0, slot=0, output=True)])
             self.keep(0, 0)
+
+    def _with_rows(self, found: tuple[Allocation, ...]) -> tuple[Allocation, ...]:
+        """For embeddings llama.cpp has rows for a token of each sequence at first, and with the
+        first whole batch, without a word, those of all its tokens (`output_reserve`)."""
+        if not self.settings.embeddings:
+            return found
+        width = self.vocabulary + int(llama.llama_model_n_embd_out(self._model))
+        rows_bytes = 4 * width * self.outputs
+        return tuple(
+            replace(each, size_bytes=rows_bytes) if each.kind is BufferKind.OUTPUT else each
+            for each in found
+        )
 
     def keep(self, slot: int, tokens: int) -> bool:
         """Drop the cells of `slot` after its first `tokens`. False (and an empty slot) when this
