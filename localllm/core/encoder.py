@@ -13,7 +13,7 @@ from localllm.errors import GgufError
 
 _FLOAT = 4
 
-_PROJECTORS = ("mm.", "resampler.", "adapter.", "v.")
+_PROJECTORS = ("mm.", "resampler.", "adapter.")
 """Where the tensors lie whose rows become the model's embeddings."""
 
 _MOST_TOKENS = {

@@ -117,3 +117,20 @@ def test_a_template_that_writes_without_end_is_stopped(monkeypatch: pytest.Monke
 def test_a_template_that_does_not_compile_is_a_bad_request(source: str) -> None:
     with pytest.raises(BadRequest):
         ChatTemplate(source)
+
+
+SMOLVLM = (
+    "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}"
+    "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
+    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+"""As SmolVLM publishes it: a content is a list of parts, and a text is not."""
+
+
+def test_a_template_that_takes_parts_alone_is_given_parts() -> None:
+    turns = (Message(role=Role.USER, content="What is <here>?"),)
+    assert ChatTemplate(SMOLVLM).render(turns) == (
+        "<|im_start|>User: What is <here>?<end_of_utterance>\nAssistant:"
+    )

@@ -29,6 +29,7 @@ from localllm.engine.worker.tools.turns import (
     Form,
     Turn,
     form_of,
+    in_parts,
     plain_turns,
     tools_of,
     turns_with_tools,
@@ -42,6 +43,7 @@ MEMORY_LIMIT_BYTES = 512 * 2**20
 """What a rendering may add to this process's address space (enforced on Linux)."""
 
 _MAX_INDENT = 16
+_PROBED = "probed words"
 _FORBIDDEN_METHODS = {"center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map"}
 """String methods that make a huge string out of a small number."""
 
@@ -103,7 +105,29 @@ class ChatTemplate:
         turns = turns_with_tools(messages, tools, self.form, self.family)
         return self._render(turns, tools_of(tools, self.form), options)
 
+    @functools.cached_property
+    def _wants_parts(self) -> bool:
+        """Whether this template takes a content as a list of parts alone, as those of some models
+        that see do."""
+
+        def writes(content: object) -> bool:
+            try:
+                return _PROBED in self._render_as_is(
+                    [{"role": "user", "content": content}], None, {}
+                )
+            except BadRequest:
+                return False
+
+        return not writes(_PROBED) and writes([{"type": "text", "text": _PROBED}])
+
     def _render(self, turns: list[Turn], tools: list[Turn] | None, options: dict[str, bool]) -> str:
+        if self._wants_parts:
+            turns = in_parts(turns)
+        return self._render_as_is(turns, tools, options)
+
+    def _render_as_is(
+        self, turns: list[Turn], tools: list[Turn] | None, options: dict[str, bool]
+    ) -> str:
         try:
             with _memory_limit(MEMORY_LIMIT_BYTES), _Deadline(TIME_LIMIT_S):
                 return self._write(turns, tools, options)

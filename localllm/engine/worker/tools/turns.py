@@ -41,6 +41,16 @@ _ASKED: Turn = {"role": "user", "content": "probed question"}
 _SHORT_ID = 9
 
 
+def in_parts(turns: Sequence[Turn]) -> list[Turn]:
+    """The same turns with each text as a list of one part."""
+    return [
+        turn | {"content": [{"type": "text", "text": turn["content"]}]}
+        if isinstance(turn.get("content"), str)
+        else turn
+        for turn in turns
+    ]
+
+
 def form_of(render: Render, family: Family) -> Form:
     """Ask a template what it can be told."""
     known = family is not PLAIN

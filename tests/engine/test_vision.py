@@ -1,0 +1,147 @@
+"""A model that sees, in its own process: the real starter model beside a tiny encoder."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from localllm.core.load import BufferKind, Encoder, LoadSettings
+from localllm.engine.client import ProcessEngine
+from localllm.engine.events import (
+    Finished,
+    FinishReason,
+    GenerateRequest,
+    Image,
+    Loaded,
+    LoadRequest,
+    Message,
+    PromptProgress,
+    Role,
+)
+from localllm.errors import BadRequest
+from tests.engine import eyes
+from tests.engine.answers import GREEDY, ask, collect
+
+EMBEDDING = 576  # the starter model's
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+def show(request_id: str, *images: bytes, at: int = 0, max_tokens: int = 6) -> GenerateRequest:
+    seen = tuple(Image(data=image, at=at) for image in images)
+    turn = Message(role=Role.USER, content="Describe what is here.", images=seen)
+    return GenerateRequest(
+        request_id=request_id, messages=(turn,), sampling=GREEDY, max_tokens=max_tokens
+    )
+
+
+async def loaded(engine: ProcessEngine, model: Path, encoder: Path | None) -> Loaded:
+    settings = LoadSettings(
+        context=512,
+        parallel=2,
+        threads=1,
+        encoder=None if encoder is None else Encoder(path=str(encoder)),
+    )
+    async with aclosing(engine.load(LoadRequest(path=str(model), settings=settings))) as events:
+        async for event in events:
+            if isinstance(event, Loaded):
+                return event
+    raise AssertionError("the load ended without Loaded")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def seeing(
+    smollm2: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[ProcessEngine]:
+    engine = ProcessEngine()
+    encoder = eyes.llava(tmp_path_factory.mktemp("eyes") / "mmproj.gguf", embedding=EMBEDDING)
+    said = await loaded(engine, smollm2, encoder)
+    assert said.vision
+    assert any(each.kind is BufferKind.ENCODER for each in said.allocations)
+    yield engine
+    await engine.close()
+
+
+async def test_other_pictures_are_answered_otherwise_and_the_same_one_from_the_cache(
+    seeing: ProcessEngine,
+) -> None:
+    one, first, _ = await collect(seeing, show("one", eyes.png(1)))
+    other, _, _ = await collect(seeing, show("other", eyes.png(2)))
+    again, second, _ = await collect(seeing, show("again", eyes.png(1)))
+    assert one != other
+    assert one == again
+    assert second.cached_tokens == second.prompt_tokens - 1 > first.cached_tokens
+
+
+async def test_a_picture_stands_where_it_was_put(seeing: ProcessEngine) -> None:
+    before, _, _ = await collect(seeing, show("before", eyes.png(1)))
+    _, end, _ = await collect(seeing, show("behind", eyes.png(1), at=9))
+    assert before
+    assert end.cached_tokens < end.prompt_tokens - eyes.PATCHES  # not the same prompt
+
+
+async def test_one_sees_while_another_reads(seeing: ProcessEngine) -> None:
+    alone, _, _ = await collect(seeing, ask("alone", "Name a colour.", max_tokens=6))
+    seen, _, _ = await collect(seeing, show("seen", eyes.png(3)))
+    both = await asyncio.gather(
+        collect(seeing, show("sees", eyes.png(3))),
+        collect(seeing, ask("reads", "Name a colour.", max_tokens=6)),
+    )
+    assert [text for text, _, _ in both] == [seen, alone]
+
+
+async def test_a_request_with_a_picture_can_be_cancelled(seeing: ProcessEngine) -> None:
+    async with aclosing(seeing.generate(show("gone", eyes.png(4), max_tokens=400))) as events:
+        async for event in events:
+            if isinstance(event, PromptProgress):
+                await seeing.cancel("gone")
+            if isinstance(event, Finished):
+                assert event.reason is FinishReason.CANCELLED
+    text, _, _ = await collect(seeing, show("next", eyes.png(4)))
+    assert text
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        eyes.packed_png(40_000, 40_000, b""),
+        eyes.packed_png(16, 16, bytes(2**26)),
+        eyes.png(1)[:200],
+        b"RIFF\x10\0\0\0WEBPVP8 ",
+        b"not an image",
+        b"",
+    ],
+    ids=["huge", "bomb", "cut off", "webp", "text", "nothing"],
+)
+async def test_a_bad_image_is_an_error_of_its_request_alone(
+    image: bytes, seeing: ProcessEngine
+) -> None:
+    with pytest.raises(BadRequest, match="image"):
+        await collect(seeing, show("bad", image))
+    text, _, _ = await collect(seeing, show("good", eyes.png(1)))
+    assert text
+
+
+async def test_a_word_that_looks_like_the_librarys_marker_is_only_text(
+    seeing: ProcessEngine,
+) -> None:
+    text, _, _ = await collect(seeing, ask("marker", "What is <__media__>?", max_tokens=4))
+    assert text
+
+
+async def test_an_encoder_for_another_model_leaves_a_model_that_reads(
+    smollm2: Path, tmp_path: Path
+) -> None:
+    engine = ProcessEngine()
+    said = await loaded(engine, smollm2, eyes.llava(tmp_path / "mmproj.gguf", embedding=64))
+    assert not said.vision
+    assert said.blind is not None
+    assert "mmproj" in said.blind
+    with pytest.raises(BadRequest, match="refused the image encoder"):
+        await collect(engine, show("blind", eyes.png(1)))
+    text, _, _ = await collect(engine, ask("reads", "Name a colour.", max_tokens=4))
+    assert text
+    await engine.close()
