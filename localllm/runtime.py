@@ -338,9 +338,9 @@ class Runtime:
         """The machine as it is now; the engine's build does not change and is asked for once."""
         if self._build is None:
             try:
-                async with self._engine() as engine:
+                async with self._engine() as engine, asyncio.timeout(self._probe_timeout_s):
                     self._build = await engine.describe()
-            except (EngineUnavailable, EngineCrashed):
+            except (EngineUnavailable, EngineCrashed, TimeoutError):
                 self._build = None  # detect() warns that no engine answers
         return await asyncio.to_thread(self._detect, self._build)
 

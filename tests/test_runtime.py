@@ -448,6 +448,13 @@ async def test_a_dry_run_that_hangs_is_given_up(house: House) -> None:
     assert (await load(runtime, LoadSettings(context=4096), force=True)).loaded
 
 
+async def test_an_engine_that_does_not_say_what_it_is_is_given_up(house: House) -> None:
+    runtime, gate = hung(house, timeout_s=0.01)
+    house.script = lambda: Script(describe_gate=gate)  # a driver that hangs
+    assert (await runtime.hardware()).engine is None
+    assert not any(engine.alive for engine in house.engines)
+
+
 async def test_a_cancel_during_a_dry_run_leaves_nothing_behind(house: House) -> None:
     runtime, _ = hung(house)
     task = await probing(house, runtime)

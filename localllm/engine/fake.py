@@ -52,7 +52,8 @@ class Script:
     instead of an answer; `crash_after` ends the process after so many tokens. `gate`, when set,
     is awaited before each token, so that a test decides when the stream goes on. `opened` gets
     the id of each request, `closed` that of each whose stream was closed before its end.
-    `load_gate` is awaited before each step of a load, `probe_gate` before a dry run.
+    `load_gate` is awaited before each step of a load, `probe_gate` before a dry run,
+    `describe_gate` before the build is told.
     `probe_answer` is what every dry run says, unless `probe_error` is raised instead.
     `states` has the tokens of each file that a state was saved to. `dropped_messages` is what
     every answer to a request that rolls says it left out.
@@ -69,6 +70,7 @@ class Script:
     gate: asyncio.Semaphore | None = None
     load_gate: asyncio.Semaphore | None = None
     probe_gate: asyncio.Semaphore | None = None
+    describe_gate: asyncio.Semaphore | None = None
     states: dict[str, int] = field(default_factory=dict)
     dropped_messages: int = 0
     requests: list[GenerateRequest] = field(default_factory=list)
@@ -98,6 +100,9 @@ class FakeEngine:
 
     async def describe(self) -> EngineBuild:
         self._check_alive()
+        if self.script.describe_gate is not None:
+            await self.script.describe_gate.acquire()
+            self._check_alive()
         return FAKE_BUILD
 
     async def load(self, request: LoadRequest) -> AsyncGenerator[LoadProgress | Loaded, None]:

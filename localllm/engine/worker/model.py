@@ -23,6 +23,7 @@ from localllm.engine.worker.readback import allocations
 from localllm.engine.worker.vitals import Vitals
 from localllm.errors import LoadFailed
 
+_QUICK_ROWS = 64
 _DECODED, _NO_ROOM, _ABORTED = 0, 1, 2  # llama_decode's return values (llama.h, b11434)
 
 
@@ -92,9 +93,8 @@ class Model:
         self.outputs: int = params.n_outputs_max
         """Rows of logits that one batch may ask for."""
         self._batch = llama.llama_batch_init(self.chunk, 0, 1)
-        # A GPU compiles its kernels for the first batch, which can take it minutes.
-        on_cpu = not llama.llama_supports_gpu_offload()
-        self._shows_nodes = on_cpu and self.abort.nodes() is not None
+        self._on_cpu = not llama.llama_supports_gpu_offload()
+        self._warm = False
         self._pieces: dict[int, bytes] = {}
         self.vocabulary: int = llama.llama_vocab_n_tokens(self._vocab)
         self.window: int = llama.llama_model_n_swa(self._model)
@@ -224,12 +224,20 @@ class Model:
         self.vitals.beat()
 
     def _compute(self, batch: llama.llama_batch) -> int:
-        if self._shows_nodes:
+        if self._shows_life(batch.n_tokens):
             return int(llama.llama_decode(self._context, batch))
         with self.vitals.long_call():
             status = int(llama.llama_decode(self._context, batch))
-        self._shows_nodes = self.abort.nodes() is not None
+        self._warm = True
         return status
+
+    def _shows_life(self, rows: int) -> bool:
+        """Whether a batch of so many rows is done soon, or its nodes can be counted. A GPU's nodes
+        cannot, it compiles its kernels for the first batch, and a small one needs long for many
+        rows."""
+        if self.abort.nodes() is None:
+            return False
+        return self._on_cpu or (self._warm and rows <= _QUICK_ROWS)
 
     def use(self, space: Space) -> None:
         """Compute the next batches with these adapters."""
