@@ -248,7 +248,13 @@ class Model:
         them with the first batch, and what it takes belongs to the load."""
         if usual := self.adapters.space(None):
             self.use(usual)
-            self.decode([Row(token=0, position=0, slot=0, output=True)])
+            try:
+                self.decode([Row(token=0, position=0, slot=0, output=True)])
+            except (NoRoom, RuntimeError) as error:
+                self.close()
+                raise LoadFailed(
+                    f"llama.cpp cannot compute with the adapters: {error or 'no room'}"
+                ) from error
             self.keep(0, 0)
 
     def _with_rows(self, found: tuple[Allocation, ...]) -> tuple[Allocation, ...]:

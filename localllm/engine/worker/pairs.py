@@ -16,11 +16,15 @@ class Pairs:
         native = llama.llama_get_model(model.handle)
         template = llama.llama_model_chat_template(native, b"rerank")
         self._template = template.decode("utf-8", "replace") if template else None
+        self._query: tuple[str, list[int]] = ("", [])
+        """The last one and its tokens: it is the same for all documents of a request."""
 
     def tokens(self, query: str, document: str, *, at_most: int | None = None) -> list[int]:
         """The pair; of a document that makes it longer than `at_most` the beginning."""
         if self._template is None:
-            return self._joined(self._plain(query), self._plain(document), at_most)
+            if query != self._query[0]:
+                self._query = (query, self._plain(query))
+            return self._joined(self._query[1], self._plain(document), at_most)
         tokens = self._templated(self._template, query, document)
         while at_most is not None and len(tokens) > at_most and document:
             rest = self._templated(self._template, query, "")
