@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 import jsonschema
+import llguidance
 import pytest
 
 from localllm.engine.client import ProcessEngine
@@ -47,10 +48,69 @@ async def test_every_answer_validates_against_its_schema(engine: ProcessEngine) 
         jsonschema.validate(json.loads(text), each, format_checker=jsonschema.FormatChecker())
 
 
-async def test_an_answer_that_is_cut_says_so(engine: ProcessEngine) -> None:
-    text, reason = await answer(engine, "cut", schema(SCHEMAS["flags"]), max_tokens=5)
-    assert reason is FinishReason.LENGTH
-    assert text.startswith('{"flag')
+def can_begin(document: object, text: str) -> bool:
+    """Whether an answer that follows this schema may begin so, character by character."""
+    tokenizer = llguidance.LLTokenizer("byte")
+    matcher = llguidance.LLMatcher(
+        tokenizer, llguidance.LLMatcher.grammar_from_json_schema(json.dumps(document))
+    )
+    beginning = list(text.encode())
+    return bool(matcher.validate_tokens(beginning) == len(beginning))
+
+
+def test_a_beginning_is_told_from_what_is_none() -> None:
+    assert can_begin(SCHEMAS["flags"], '{"flag_a": tr')
+    assert not can_begin(SCHEMAS["flags"], '{"flag_b"')
+
+
+@pytest.mark.parametrize("most", [1, 3, 8])
+async def test_an_answer_that_is_cut_says_so_and_is_a_valid_beginning(
+    engine: ProcessEngine, most: int
+) -> None:
+    answers = await asyncio.gather(
+        *(
+            answer(engine, f"cut {most} {name}", schema(each), max_tokens=most)
+            for name, each in SCHEMAS.items()
+        )
+    )
+    cut = 0
+    for (name, each), (text, reason) in zip(SCHEMAS.items(), answers, strict=True):
+        if reason is FinishReason.STOP:  # it was complete with its last token
+            jsonschema.validate(json.loads(text), each)
+        else:
+            cut += 1
+            assert reason is FinishReason.LENGTH
+            whole = text.removesuffix("\ufffd")  # a character whose other half was not drawn
+            assert can_begin(each, whole), (name, text)
+    assert cut >= {1: 35, 3: 30, 8: 10}[most]
+
+
+async def test_a_stop_string_ends_an_answer_before_its_grammar_does(engine: ProcessEngine) -> None:
+    request = replace(ask("stop", "Hi", max_tokens=60), grammar=schema(SCHEMAS["flags"]))
+    text, done, _ = await collect(engine, replace(request, stop=('"flag_c"',)))
+    assert done.reason is FinishReason.STOP
+    assert re.fullmatch(r'\{"flag_a": \w+, "flag_b": \w+, ', text)
+
+
+async def test_a_stop_string_that_cannot_come_changes_nothing(engine: ProcessEngine) -> None:
+    request = replace(ask("no stop", "Hi", max_tokens=99), grammar=schema(SCHEMAS["flags"]))
+    text, done, _ = await collect(engine, replace(request, stop=("\n\n", "flag_z")))
+    assert done.reason is FinishReason.STOP
+    jsonschema.validate(json.loads(text), SCHEMAS["flags"])
+
+
+async def test_the_last_token_that_is_allowed_may_complete_an_answer(
+    engine: ProcessEngine,
+) -> None:
+    grammar = Grammar(kind=GrammarKind.REGEX, text="[a-z]{40}")
+    text, reason = await answer(engine, "whole", grammar)
+    assert (len(text), reason) == (40, FinishReason.STOP)
+    request = replace(ask("exact", "Give me an example.", sampling=WILD), grammar=grammar)
+    _, done, _ = await collect(engine, replace(request, max_tokens=300))
+    tokens = done.completion_tokens
+    again = replace(request, request_id="exact again", max_tokens=tokens)
+    _, ended, _ = await collect(engine, again)
+    assert (ended.reason, ended.completion_tokens) == (FinishReason.STOP, tokens)
 
 
 async def test_any_json_object_is_one(engine: ProcessEngine) -> None:
@@ -133,7 +193,10 @@ async def test_a_grammar_that_cannot_be_followed_is_refused_before_a_token(
         await answer(engine, "refused", grammar)
 
 
-async def test_a_length_that_a_grammar_contradicts_is_refused(engine: ProcessEngine) -> None:
-    request = replace(ask("both", "Hi"), grammar=schema(SCHEMAS["text"]), min_tokens=5)
-    with pytest.raises(BadRequest, match="min_tokens"):
-        await collect(engine, request)
+@pytest.mark.parametrize("fields", [{"min_tokens": 5}, {"ignore_eos": True}])
+async def test_a_length_that_a_grammar_contradicts_is_refused(
+    engine: ProcessEngine, fields: dict[str, int]
+) -> None:
+    request = replace(ask("both", "Hi"), grammar=schema(SCHEMAS["text"]))
+    with pytest.raises(BadRequest, match="ignore_eos and min_tokens"):
+        await collect(engine, replace(request, **fields))  # type: ignore[arg-type]

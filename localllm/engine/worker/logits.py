@@ -27,7 +27,7 @@ def row_of(context: int, index: int, vocabulary: int) -> Row:
     Valid until the next decode."""
     found = llama.llama_get_logits_ith(context, index)
     memory = (ctypes.c_float * vocabulary).from_address(ctypes.addressof(found.contents))
-    return np.frombuffer(memory, np.float32)
+    return np.frombuffer(memoryview(memory), np.float32)
 
 
 def logprobs(row: Row, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
@@ -35,8 +35,9 @@ def logprobs(row: Row, token: int, top: int) -> tuple[float, list[tuple[int, flo
     theirs, best first; equal ones by token."""
     best = likeliest(row, top) if top else []
     peak = row[best[0]] if best else row.max()
-    # float32 is exact to seven digits here, and several times as fast for a large vocabulary.
-    total = float(peak) + math.log(float(np.exp(row - peak).sum(dtype=np.float64)))
+    # In float32, numpy's pairwise sum is exact to six digits, at a third of float64's time.
+    shares = np.subtract(row, peak, out=_scratch(len(row)))
+    total = float(peak) + math.log(float(np.exp(shares, out=shares).sum()))
     return float(row[token]) - total, [(each, float(row[each]) - total) for each in best]
 
 
@@ -46,6 +47,12 @@ def lead(row: Row, allowed: Allowed | None = None) -> float:
     best = int(values.argmax())
     others = (values[:best], values[best + 1 :])
     return float(values[best]) - max((float(o.max()) for o in others if len(o)), default=-np.inf)
+
+
+@functools.lru_cache(1)
+def _scratch(size: int) -> Row:
+    """Memory that is used again: a new array of this size costs as much as filling it."""
+    return np.empty(size, np.float32)
 
 
 def likeliest(row: Row, top: int) -> list[int]:

