@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 from localllm.engine.events import Reranked, RerankRequest
 from localllm.engine.limits import MAX_INPUTS
 from localllm.server.openai.embeddings import TokensRead
-from localllm.server.openai.request import Label
+from localllm.server.openai.generation import Label
 from localllm.server.shapes import LEFT_OUT_IF_NONE, Shape
 
 

@@ -269,3 +269,29 @@ async def test_a_conversation_rolls_only_when_it_asks_for_that(running: House) -
         Overflow.ROLL,
         Overflow.ROLL,
     ]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_several_answers_are_choices_and_the_prompt_counts_once(
+    running: House, stream: bool
+) -> None:
+    client = running.client()
+    texts, reasons = [""] * 3, [""] * 3
+    if stream:
+        async for chunk in await client.chat.completions.create(
+            model=MODEL, messages=HELLO, n=3, stream=True
+        ):
+            for piece in chunk.choices:
+                texts[piece.index] += piece.delta.content or ""
+                reasons[piece.index] += piece.finish_reason or ""
+        usage = chunk.usage
+    else:
+        answer = await client.chat.completions.create(model=MODEL, messages=HELLO, n=3)
+        assert [choice.index for choice in answer.choices] == [0, 1, 2]
+        texts = [choice.message.content or "" for choice in answer.choices]
+        reasons, usage = [choice.finish_reason for choice in answer.choices], answer.usage
+    assert texts == ["Hello, world."] * 3
+    assert reasons == ["stop"] * 3
+    assert usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (2, 12, 14)
+    assert running.script.requests[0].n == 3

@@ -10,6 +10,7 @@ from localllm.engine.events import (
     Finished,
     FinishReason,
     GenerateEvent,
+    PromptProgress,
     Reasoning,
     Timings,
     Token,
@@ -20,6 +21,7 @@ from localllm.engine.events import (
 from localllm.errors import LocalLLMError
 from localllm.server.openai.request import ChatRequest
 from localllm.server.problems import ApiError, api_error
+from localllm.server.respond import DONE, event_line
 from localllm.server.shapes import LEFT_OUT_IF_NONE, Shape
 
 Ending = Literal["stop", "length", "tool_calls"]
@@ -48,12 +50,17 @@ class Usage(Shape):
     prompt_tokens_details: PromptTokensDetails
 
     @classmethod
-    def of(cls, event: Finished) -> "Usage":
+    def of(cls, *requests: list[Finished]) -> "Usage":
+        """Add up requests, each as the ends of its answers: a prompt counts once."""
+        firsts = [min(ends, key=lambda end: end.index) for ends in requests]
+        read = sum(end.prompt_tokens for end in firsts)
+        answered = sum(end.completion_tokens for ends in requests for end in ends)
+        cached = sum(end.cached_tokens for end in firsts)
         return cls(
-            prompt_tokens=event.prompt_tokens,
-            completion_tokens=event.completion_tokens,
-            total_tokens=event.prompt_tokens + event.completion_tokens,
-            prompt_tokens_details=PromptTokensDetails(cached_tokens=event.cached_tokens),
+            prompt_tokens=read,
+            completion_tokens=answered,
+            total_tokens=read + answered,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=cached),
         )
 
 
@@ -140,9 +147,10 @@ class Gathering:
             tool_calls=calls or None,
         )
         return Choice(
+            index=end.index,
             message=message,
             logprobs=Logprobs.of(self._tokens),
-            finish_reason=_finish_reason(end),
+            finish_reason=ending(end),
         )
 
 
@@ -211,18 +219,25 @@ async def completion(
     asked: ChatRequest, request_id: str, events: AsyncGenerator[GenerateEvent, None]
 ) -> Completion:
     """Wait for the whole answer. Raises what `events` raises; closes `events` in any case."""
-    answer = Gathering()
+    answers = [Gathering() for _ in range(asked.n or 1)]
+    ends: list[Finished] = []
     async with aclosing(events):
         async for event in events:
-            if not isinstance(event, Finished):
-                answer.take(event)
+            if isinstance(event, PromptProgress):
                 continue
+            if not isinstance(event, Finished):
+                answers[event.index].take(event)
+                continue
+            ends.append(event)
+            if event.remaining:
+                continue
+            ends.sort(key=lambda end: end.index)
             return Completion(
                 id=request_id,
                 created=int(time.time()),
                 model=asked.model,
-                choices=[answer.choice(event)],
-                usage=Usage.of(event),
+                choices=[answers[end.index].choice(end) for end in ends],
+                usage=Usage.of(ends),
                 timings=event.timings,
                 dropped_messages=event.dropped_messages or None,
             )
@@ -239,14 +254,16 @@ async def chunks(
     """
     created = int(time.time())
 
+    ends: list[Finished] = []
+
     def chunk(*choices: ChunkChoice, end: Finished | None = None) -> bytes:
-        return _event(
+        return event_line(
             Chunk(
                 id=request_id,
                 created=created,
                 model=asked.model,
                 choices=list(choices),
-                usage=None if end is None else Usage.of(end),
+                usage=None if end is None else Usage.of(ends),
                 timings=None if end is None else end.timings,
                 dropped_messages=end.dropped_messages or None if end is not None else None,
             ).encode()
@@ -258,25 +275,39 @@ async def chunks(
             async for event in events:
                 if not started:
                     started = True
-                    yield chunk(ChunkChoice(delta=Delta(role="assistant", content="")))
+                    for index in range(asked.n or 1):
+                        yield chunk(
+                            ChunkChoice(index=index, delta=Delta(role="assistant", content=""))
+                        )
                 match event:
-                    case Token(text=text, logprob=logprob) if text or logprob:
-                        delta = Delta(content=text)
-                        yield chunk(ChunkChoice(delta=delta, logprobs=Logprobs.of([event])))
+                    case Token() if event.text or event.logprob:
+                        yield chunk(_spoken(event))
                     case Reasoning() | ToolCallBegan() | ToolCallArguments():
-                        yield chunk(ChunkChoice(delta=_delta(event)))
+                        yield chunk(ChunkChoice(index=event.index, delta=_delta(event)))
                     case Finished():
-                        last = ChunkChoice(delta=Delta(), finish_reason=_finish_reason(event))
+                        ends.append(event)
+                        last = ChunkChoice(
+                            index=event.index, delta=Delta(), finish_reason=ending(event)
+                        )
+                        if event.remaining:
+                            yield chunk(last)
+                            continue
                         if asked.usage_apart:
-                            yield chunk(last) + chunk(end=event) + _DONE
+                            yield chunk(last) + chunk(end=event) + DONE
                         else:
-                            yield chunk(last, end=event) + _DONE
+                            yield chunk(last, end=event) + DONE
                         return
             raise _unfinished()
         except LocalLLMError as error:
             if not started:
                 raise
-            yield _event(api_error(error).body())
+            yield event_line(api_error(error).body())
+
+
+def _spoken(token: Token) -> ChunkChoice:
+    return ChunkChoice(
+        index=token.index, delta=Delta(content=token.text), logprobs=Logprobs.of([token])
+    )
 
 
 def _delta(event: Reasoning | ToolCallBegan | ToolCallArguments) -> Delta:
@@ -292,7 +323,7 @@ def _delta(event: Reasoning | ToolCallBegan | ToolCallArguments) -> Delta:
             return Delta(tool_calls=[CallDelta(index=call, function=FunctionDelta(arguments=text))])
 
 
-def _finish_reason(event: Finished) -> Ending:
+def ending(event: Finished) -> Ending:
     match event.reason:
         case FinishReason.STOP:
             return "stop"
@@ -306,10 +337,3 @@ def _finish_reason(event: Finished) -> Ending:
 
 def _unfinished() -> ApiError:
     return ApiError("The engine's answer ended early.", status=500, code="generation_failed")
-
-
-def _event(data: bytes) -> bytes:
-    return b"data: " + data + b"\n\n"
-
-
-_DONE = _event(b"[DONE]")

@@ -9,23 +9,21 @@ from typing import Annotated, Literal
 
 from localllm.engine.events import (
     Finished,
-    FinishReason,
     GenerateEvent,
     Timings,
     Token,
     TokenLogprob,
 )
 from localllm.errors import ContextOverflow, LocalLLMError
-from localllm.server.openai.answer import PromptTokensDetails, Usage
+from localllm.server.openai.answer import Ending, Usage, ending
 from localllm.server.openai.completions_request import CompletionRequest
 from localllm.server.openai.embeddings import too_long
-from localllm.server.problems import ApiError, api_error
+from localllm.server.problems import api_error
 from localllm.server.respond import DONE, event_line
 from localllm.server.shapes import LEFT_OUT_IF_NONE, Shape
 from localllm.server.together import together
 
 Events = AsyncGenerator[GenerateEvent, None]
-Ending = Literal["stop", "length"]
 
 
 class TextLogprobs(Shape):
@@ -116,22 +114,10 @@ class _Choices:
     @property
     def usage(self) -> Usage:
         """Each prompt counts once."""
-        firsts = [end for index, end in self.ends.items() if index % self._n == 0]
-        prompt = sum(end.prompt_tokens for end in firsts)
-        answered = sum(end.completion_tokens for end in self.ends.values())
-        cached = sum(end.cached_tokens for end in firsts)
-        return Usage(
-            prompt_tokens=prompt,
-            completion_tokens=answered,
-            total_tokens=prompt + answered,
-            prompt_tokens_details=PromptTokensDetails(cached_tokens=cached),
-        )
-
-
-def _ending(event: Finished) -> Ending:
-    if event.reason is FinishReason.CANCELLED:
-        raise ApiError("The request was cancelled.", status=503, code="cancelled")
-    return "length" if event.reason is FinishReason.LENGTH else "stop"
+        requests: dict[int, list[Finished]] = {}
+        for index, end in self.ends.items():
+            requests.setdefault(index // self._n, []).append(end)
+        return Usage.of(*requests.values())
 
 
 async def completion(
@@ -160,7 +146,7 @@ async def completion(
                 index=index,
                 text=text.text,
                 logprobs=text.logprobs(),
-                finish_reason=_ending(choices.ends[index]),
+                finish_reason=ending(choices.ends[index]),
             )
             for index, text in enumerate(choices.all)
         ],
@@ -198,7 +184,7 @@ async def chunks(
                     started = True
                     (index,) = choices.of(prompt, event)
                     choices.ends[index] = event
-                    final = TextChoice(index=index, text="", finish_reason=_ending(event))
+                    final = TextChoice(index=index, text="", finish_reason=ending(event))
                     if len(choices.ends) < len(choices.all):
                         yield chunk(final)
                     elif asked.usage_apart:

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 from localllm.engine.events import Embedded, EmbedRequest
 from localllm.engine.limits import MAX_INPUTS
 from localllm.errors import ContextOverflow
-from localllm.server.openai.request import Label
+from localllm.server.openai.generation import Label
 from localllm.server.problems import ApiError
 from localllm.server.shapes import Shape, refusal
 

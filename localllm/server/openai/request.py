@@ -2,7 +2,6 @@
 
 import json
 import secrets
-from dataclasses import fields
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
@@ -14,12 +13,12 @@ from localllm.engine.events import (
     Message,
     Overflow,
     Role,
-    Sampling,
     ToolChoice,
 )
-from localllm.engine.limits import MAX_BIAS, MAX_DRY_BREAKERS, MAX_LOGIT_BIASES, MAX_TOP_LOGPROBS
-from localllm.server.adapters import AdapterScales, adapters
+from localllm.engine.limits import MAX_TOP_LOGPROBS
+from localllm.server.adapters import adapters
 from localllm.server.openai.content import Part, said
+from localllm.server.openai.generation import Generation, Label, NativeInt
 from localllm.server.openai.tools import Called, Choice, ChoiceOfTools, OfferedTool, Tools
 from localllm.server.shapes import Shape, neutral, refusal
 
@@ -29,19 +28,8 @@ MAX_ITEMS = 16384
 MAX_CALLS = 256
 """Of one message."""
 
-MAX_STOPS = 16
-MAX_STOP_LENGTH = 256
-
 # Of a list that is wrong everywhere only the first error is kept: there could be millions.
 Items = Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)
-Label = Annotated[str, Field(max_length=512)]
-NativeInt = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Penalty = Annotated[float, Field(ge=-2, le=2)]
-Hundred = Annotated[float, Field(ge=0, le=100)]
-Window = Annotated[int, Field(ge=0, le=2**20)]
-Breaker = Annotated[str, Field(min_length=1, max_length=40)]
-
 
 T = TypeVar("T")
 
@@ -52,21 +40,6 @@ def _parts(value: object) -> object:
     if value is not None and not isinstance(value, list):
         raise refusal("invalid_type", "must be a string or an array of parts")
     return value
-
-
-def _stops(value: object) -> object:
-    stops = [value] if isinstance(value, str) else value
-    if stops is None:
-        return None
-    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
-        raise refusal("invalid_type", "must be a string or an array of strings")
-    if len(stops) > MAX_STOPS:
-        raise refusal("invalid_value", "holds more than {most} strings", most=MAX_STOPS)
-    if not all(1 <= len(stop) <= MAX_STOP_LENGTH for stop in stops):
-        raise refusal(
-            "invalid_value", "needs strings of 1 to {most} characters", most=MAX_STOP_LENGTH
-        )
-    return stops
 
 
 class ChatMessage(Shape):
@@ -125,11 +98,6 @@ class ChatMessage(Shape):
         )
 
 
-class StreamOptions(Shape):
-    include_usage: bool | None = None
-    include_obfuscation: Annotated[object, neutral(False)] = None
-
-
 class JsonSchema(Shape):
     """`strict` and the names change nothing: every answer follows the schema."""
 
@@ -157,57 +125,12 @@ class ResponseFormat(Shape):
         return Grammar(kind=GrammarKind.JSON_OBJECT) if self.type == "json_object" else None
 
 
-def _biases(value: object) -> object:
-    """Token ids are JSON keys, so texts."""
-    if value is None or not isinstance(value, dict):
-        return value
-    if not all(key.isascii() and key.isdigit() and len(key) < 11 for key in value):
-        raise refusal("invalid_value", "needs token ids as its keys")
-    return {int(key): bias for key, bias in value.items()}
+class ChatRequest(Generation):
+    """The body of `/v1/chat/completions`; null is the same as nothing."""
 
-
-class ChatRequest(Shape):
-    """The body of `/v1/chat/completions`; null is the same as nothing.
-
-    The ranges are those that `Sampling` documents; what is not given keeps the engine's default.
-    """
-
-    model: Label
     messages: Annotated[list[ChatMessage], Items]
-    temperature: Annotated[float, Field(ge=0, le=5)] | None = None
-    top_p: Fraction | None = None
-    min_p: Fraction | None = None
-    top_k: NativeInt | None = None
-    repeat_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    frequency_penalty: Penalty | None = None
-    presence_penalty: Penalty | None = None
-    penalty_last_n: Window | None = None
-    seed: Annotated[int, Field(ge=0, le=2**32 - 2)] | None = None
-    typical_p: Fraction | None = None
-    top_n_sigma: Hundred | None = None
-    dynatemp_range: Annotated[float, Field(ge=0, le=5)] | None = None
-    dynatemp_exponent: Annotated[float, Field(ge=0, le=10)] | None = None
-    xtc_probability: Fraction | None = None
-    xtc_threshold: Fraction | None = None
-    dry_multiplier: Hundred | None = None
-    dry_base: Annotated[float, Field(ge=0, le=10)] | None = None
-    dry_allowed_length: NativeInt | None = None
-    dry_penalty_last_n: Window | None = None
-    dry_sequence_breakers: Annotated[list[Breaker], Field(max_length=MAX_DRY_BREAKERS)] | None = (
-        None
-    )
-    mirostat: Annotated[int, Field(ge=0, le=2)] | None = None
-    mirostat_tau: Hundred | None = None
-    mirostat_eta: Annotated[float, Field(ge=0, le=10)] | None = None
-    logit_bias: Annotated[
-        dict[NativeInt, Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]] | None,
-        Field(max_length=MAX_LOGIT_BIASES),
-        BeforeValidator(_biases),
-    ] = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    min_tokens: NativeInt | None = None
-    ignore_eos: bool | None = None
     context_overflow: Literal["error", "roll"] | None = None
     response_format: ResponseFormat | None = None
     tools: Tools | None = None
@@ -215,18 +138,12 @@ class ChatRequest(Shape):
     parallel_tool_calls: bool | None = None
     max_completion_tokens: Annotated[NativeInt, Field(ge=1)] | None = None
     max_tokens: Annotated[NativeInt, Field(ge=1)] | None = None
-    stop: Annotated[list[str] | None, BeforeValidator(_stops)] = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    lora: AdapterScales | None = None
 
     # Names that a client gives its request; no value of theirs changes the answer.
-    user: Label | None = None
     safety_identifier: Label | None = None
     prompt_cache_key: Label | None = None
 
     # What clients send on their own and this server does not do.
-    n: Annotated[object, neutral(1)] = None
     store: Annotated[object, neutral(False)] = None
     metadata: Annotated[object, neutral({})] = None
     functions: Annotated[object, neutral([])] = None
@@ -269,34 +186,18 @@ class ChatRequest(Shape):
             raise refusal("invalid_value", "must be 'none' with a `response_format`")
         return value
 
-    @field_validator("stream_options")
-    @classmethod
-    def _stream(cls, value: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
-        if value is not None and value.include_usage and not info.data.get("stream"):
-            raise refusal("invalid_value", "has a meaning only with `stream`: true")
-        return value
-
-    @property
-    def usage_apart(self) -> bool:
-        """Whether usage comes in a chunk of its own."""
-        return self.stream_options is not None and bool(self.stream_options.include_usage)
-
     def generate_request(self) -> GenerateRequest:
         """Say the same to the engine, under a new name."""
-        sampling = self.model_dump(
-            include={field.name for field in fields(Sampling)} - {"logit_bias"}, exclude_none=True
-        )
-        if "dry_sequence_breakers" in sampling:
-            sampling["dry_sequence_breakers"] = tuple(sampling["dry_sequence_breakers"])
         choice = self.tool_choice
         return GenerateRequest(
             request_id=f"chatcmpl-{secrets.token_hex(12)}",
             messages=tuple(message.message() for message in self.messages),
-            sampling=Sampling(**sampling, logit_bias=tuple((self.logit_bias or {}).items())),
+            sampling=self.sampling,
             max_tokens=self.max_completion_tokens or self.max_tokens,
             stop=tuple(self.stop or ()),
             ignore_eos=bool(self.ignore_eos),
             min_tokens=self.min_tokens or 0,
+            n=self.n or 1,
             top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             grammar=self.response_format.grammar if self.response_format else None,
             adapters=adapters(self.lora),
