@@ -19,7 +19,14 @@ from localllm.core import footprint
 from localllm.core.embedding import prepared
 from localllm.core.load import BufferKind, FlashAttention, LoadSettings, Lora, Pooling
 from localllm.engine.client import ProcessEngine
-from localllm.engine.events import Embedded, EmbedRequest, Loaded, LoadRequest, RerankRequest
+from localllm.engine.events import (
+    Embedded,
+    EmbedRequest,
+    GenerateRequest,
+    Loaded,
+    LoadRequest,
+    RerankRequest,
+)
 from localllm.errors import (
     BadRequest,
     ContextOverflow,
@@ -229,6 +236,14 @@ async def test_each_load_does_what_it_was_made_for(encoder: Path, smollm2: Path)
     async with loaded(smollm2, LoadSettings(context=256, threads=1)) as engine:
         with pytest.raises(BadRequest, match="--embeddings"):
             await engine.embed(EmbedRequest(request_id="a", inputs=("Hello",)))
+
+
+async def test_an_encoder_loaded_to_answer_says_that_it_cannot(encoder: Path) -> None:
+    async with loaded(encoder, LoadSettings(context=48, threads=1)) as engine:
+        request = GenerateRequest(request_id="a", prompt="the fox")
+        for _ in range(2):
+            with pytest.raises(BadRequest, match="is an encoder"):
+                await collect(engine, request)
 
 
 async def test_a_model_without_a_classifier_is_not_loaded_to_rank(encoder: Path) -> None:

@@ -225,6 +225,7 @@ class Embedder:
         return tokens
 
     def _fitted(self, tokens: list[int], name: str, *, truncate: bool) -> list[int]:
+        self._model.vitals.beat()  # two thousand texts take a while to tokenize
         limit = self._model.context
         if not tokens:
             raise BadRequest(f"{name} has no tokens.")

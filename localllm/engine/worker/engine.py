@@ -261,6 +261,10 @@ class WorkerEngine:
                 raise BadRequest("No model is loaded.")
             if self._embedder is not None:
                 raise BadRequest("This model was loaded for embeddings: it writes no answers.")
+            if not self._model.remembers:
+                raise BadRequest(
+                    "This model is an encoder: it writes no answers. Load it for embeddings."
+                )
             check_request(request)
             check_tokens(request, self._model.vocabulary)
             prompt, dropped = self._prompt(request, self._model)

@@ -88,6 +88,8 @@ class Model:
         llama.llama_set_abort_callback(self._context, self.abort.callback, self.abort.address)
         self._vocab = llama.llama_model_get_vocab(self._model)
         self._memory = llama.llama_get_memory(self._context)
+        self.remembers = bool(self._memory)
+        """Whether there is a cache to go on from; encoders have none."""
         self.chunk = min(settings.batch, settings.ubatch)
         """Tokens of one physical batch: `decode` takes no more."""
         self.outputs: int = params.n_outputs_max
