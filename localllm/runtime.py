@@ -10,7 +10,7 @@ import dataclasses
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from localllm import machine
@@ -40,8 +40,8 @@ from localllm.engine.events import (
     StateSaved,
 )
 from localllm.engine.images import check_sight
-from localllm.engine.restarts import Restarts
-from localllm.errors import EngineCrashed, EngineError, EngineUnavailable, LoadFailed, NotFound
+from localllm.engine.lasting import LastingEngine
+from localllm.errors import EngineCrashed, EngineUnavailable, LoadFailed, NotFound
 from localllm.library import paths
 from localllm.library.adapters import with_adapters
 from localllm.library.examine import examine
@@ -75,16 +75,20 @@ class ResidentModel:
         return None if self.loaded.vision else self.loaded.blind or why_blind(self.model)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Slot:
-    """A resident model and the process that holds it; `failure` says why the last restart has not
-    led to one."""
+    """A resident model as it was loaded first, and what holds it."""
 
-    resident: ResidentModel
-    engine: Engine
-    restarts: Restarts = field(default_factory=Restarts)
-    restart: asyncio.Task[None] | None = None
-    failure: str | None = None
+    first: ResidentModel
+    lasting: LastingEngine
+
+    @property
+    def resident(self) -> ResidentModel:
+        return dataclasses.replace(self.first, loaded=self.lasting.loaded)
+
+    @property
+    def engine(self) -> Engine:
+        return self.lasting.engine
 
 
 class Runtime:
@@ -213,7 +217,7 @@ class Runtime:
             engine = self._start_engine()
             self._starting.add(engine)
             try:
-                async with aclosing(_loading(engine, model, settings)) as events:
+                async with aclosing(engine.load(_load_request(model, settings))) as events:
                     async for event in events:
                         if isinstance(event, LoadProgress):
                             yield event
@@ -221,7 +225,7 @@ class Runtime:
                         resident = ResidentModel(
                             model=model, settings=settings, fit=fit, loaded=event
                         )
-                        self._slots[model.name] = _Slot(resident, engine)
+                        self._slots[model.name] = self._lasting(resident, engine)
                         yield resident
             finally:
                 self._starting.discard(engine)
@@ -243,11 +247,11 @@ class Runtime:
         """
         slot = self._slot(name)
         check_sight(request, slot.resident.blind)
-        await self._revive(slot)
-        async with aclosing(slot.engine.generate(request)) as events:
+        engine = await slot.lasting.ready()
+        async with aclosing(engine.generate(request)) as events:
             async for event in events:
                 if isinstance(event, Finished):
-                    slot.restarts.answered()
+                    slot.lasting.answered()
                 yield event
 
     async def embed(self, name: str, request: EmbedRequest) -> Embedded:
@@ -256,17 +260,15 @@ class Runtime:
         Raises as `generate` does; BadRequest for a model that was not loaded for it.
         """
         slot = self._slot(name)
-        await self._revive(slot)
-        answer = await slot.engine.embed(request)
-        slot.restarts.answered()
+        answer = await (await slot.lasting.ready()).embed(request)
+        slot.lasting.answered()
         return answer
 
     async def rerank(self, name: str, request: RerankRequest) -> Reranked:
         """Score documents against a query. Raises as `embed` does."""
         slot = self._slot(name)
-        await self._revive(slot)
-        answer = await slot.engine.rerank(request)
-        slot.restarts.answered()
+        answer = await (await slot.lasting.ready()).rerank(request)
+        slot.lasting.answered()
         return answer
 
     async def save_state(self, name: str, request: SaveState) -> StateSaved:
@@ -293,23 +295,12 @@ class Runtime:
     async def crash(self, name: str) -> EngineCrashed | None:
         """Why the engine that holds `name` is gone; None while it lives or nothing is known."""
         slot = self._slots.get(name)
-        if slot is None or slot.engine.alive:
-            return None
-        try:
-            await slot.engine.describe()  # a crashed engine answers everything with its crash
-        except EngineCrashed as crash:
-            return crash
-        except EngineUnavailable:
-            pass
-        return None
+        return await slot.lasting.crash() if slot is not None else None
 
     async def unload(self, name: str) -> None:
         """Free a model; unknown names are ignored."""
         if (slot := self._slots.pop(name, None)) is not None:
-            if slot.restart is not None:
-                slot.restart.cancel()
-                await asyncio.wait((slot.restart,))
-            await slot.engine.close()
+            await slot.lasting.close()
 
     async def close(self) -> None:
         """Free every model and end every engine, those of loads and dry runs too."""
@@ -322,6 +313,17 @@ class Runtime:
         if (slot := self._slots.get(name)) is None:
             raise NotFound(f"{name} is not loaded.")
         return slot
+
+    def _lasting(self, resident: ResidentModel, engine: Engine) -> _Slot:
+        lasting = LastingEngine(
+            engine,
+            resident.loaded,
+            name=resident.model.name,
+            request=_load_request(resident.model, resident.settings),
+            start=self._start_engine,
+            clock=self._clock,
+        )
+        return _Slot(resident, lasting)
 
     @asynccontextmanager
     async def _engine(self) -> AsyncGenerator[Engine, None]:
@@ -363,52 +365,6 @@ class Runtime:
         mapped = host.weights_bytes if resident.settings.mmap else 0
         return back | {HOST: host.total_bytes - mapped}
 
-    async def _revive(self, slot: _Slot) -> None:
-        """Wait until the engine runs. Its restart belongs to no request: one that is given up
-        meanwhile must not end it for the others, nor count as another crash."""
-        if slot.restart is None:
-            if slot.engine.alive:
-                return
-            slot.restart = asyncio.create_task(self._restart(slot))
-            slot.restart.add_done_callback(lambda task: _restarted(slot, task))
-        await asyncio.shield(slot.restart)
-
-    async def _restart(self, slot: _Slot) -> None:
-        name = slot.resident.model.name
-        if (wait_s := slot.restarts.wait_s(self._clock())) > 0:
-            crash = await self.crash(name)
-            why = slot.failure or (crash.reason if crash is not None else "for an unknown reason")
-            raise EngineCrashed(
-                f"The engine of {name} has crashed again right after it was restarted ({why}). "
-                f"It is started once more when it is asked in {wait_s:.0f} s or later. Or load the "
-                "model again, with a smaller context or another quant.",
-                reason="crashed again",
-                log_tail=crash.log_tail if crash is not None else (),
-            )
-        slot.restarts.begun(self._clock())
-        slot.failure = "it was interrupted"
-        await slot.engine.close()
-        slot.engine = self._start_engine()
-        events = _loading(slot.engine, slot.resident.model, slot.resident.settings)
-        try:
-            async with aclosing(events):
-                async for event in events:
-                    if isinstance(event, Loaded):
-                        slot.resident = dataclasses.replace(slot.resident, loaded=event)
-                        slot.failure = None
-        except EngineError as error:
-            slot.failure = str(error)
-            raise
-        finally:
-            if slot.failure is not None:  # a process without the model is of no use
-                await slot.engine.close()
-
-
-def _restarted(slot: _Slot, task: asyncio.Task[None]) -> None:
-    slot.restart = None
-    if not task.cancelled():
-        task.exception()  # whoever waited has it; nobody may have
-
 
 def read_spec(path: Path) -> ModelSpec:
     """Pass a model's files (all parts of a split one) through the gatekeeper.
@@ -418,10 +374,5 @@ def read_spec(path: Path) -> ModelSpec:
     return examine(path).spec
 
 
-async def _loading(
-    engine: Engine, model: InstalledModel, settings: LoadSettings
-) -> AsyncGenerator[LoadProgress | Loaded, None]:
-    request = LoadRequest(path=str(model.path), settings=settings)
-    async with aclosing(engine.load(request)) as events:
-        async for event in events:
-            yield event
+def _load_request(model: InstalledModel, settings: LoadSettings) -> LoadRequest:
+    return LoadRequest(path=str(model.path), settings=settings)
