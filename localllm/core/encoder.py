@@ -4,7 +4,7 @@ encoder needs.
 The weights are exact. The buffer that it computes in is a rule: clip.cpp (llama.cpp b11434)
 builds one graph for one image, in which the tensors of one block are alive at a time, so that the
 number of blocks does not count. Compared with what clip.cpp reserved for encoders of the sizes of
-LLaVA 1.5, SigLIP, Gemma 3 and Qwen2-VL (docs/vision.md) it was 0 to 22 % too much.
+LLaVA 1.5, SigLIP, Gemma 3 and Qwen2-VL (docs/vision.md) it was 0 to 15 % too much.
 """
 
 from localllm.core.load import Encoder

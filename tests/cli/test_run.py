@@ -16,6 +16,7 @@ import pytest
 
 from tests.core.forge import write
 from tests.core.forge_recurrent import ENCODER
+from tests.engine.eyes import llava, packed_png, png
 
 LOCALLLM = [sys.executable, "-m", "localllm"]
 SILENCE_S = 60.0  # a hung program is a failure, not a hung suite
@@ -330,3 +331,39 @@ class Screen:
             self._ahead += piece
         shown, _, self._ahead = self._ahead.partition(wanted)
         return shown + wanted
+
+
+def test_a_picture_is_part_of_the_question(tmp_path: Path, smollm2: Path) -> None:
+    model = tmp_path / "model.gguf"
+    model.symlink_to(smollm2)
+    llava(tmp_path / "mmproj-model.gguf", embedding=576)
+    asked = ["Describe this.", *GREEDY, "--max-tokens", "8"]
+    said = []
+    for seed in (1, 2):
+        (tmp_path / f"{seed}.png").write_bytes(png(seed))
+        said.append(run(str(model), "--image", str(tmp_path / f"{seed}.png"), *asked, "--stats"))
+    assert [done.returncode for done in said] == [0, 0], said
+    assert said[0].stdout != said[1].stdout
+    assert b"image encoder: estimated" in said[0].stderr
+
+
+@pytest.mark.parametrize(
+    ("image", "status", "said"),
+    [
+        (None, 5, b"There is no file"),
+        (b"RIFF\x10\0\0\0WEBPVP8 ", 2, b"WebP"),
+        (packed_png(60_000, 60_000, b""), 2, b"60000 x 60000 pixels"),
+        (png(1), 2, b"has no image encoder here"),
+    ],
+)
+def test_a_picture_that_cannot_be_shown_is_refused_before_a_load(
+    image: bytes | None, status: int, said: bytes, tmp_path: Path
+) -> None:
+    file = tmp_path / "picture"
+    if image is not None:
+        file.write_bytes(image)
+    done = run("starter", "Describe this.", "--image", str(file))
+    assert done.returncode == status
+    assert said in done.stderr
+    assert b"localllm: " in done.stderr
+    assert b"Traceback" not in done.stderr
