@@ -10,16 +10,17 @@ import click
 
 from localllm.core.text import ControlFilter
 from localllm.core.units import format_bytes, format_duration, format_rate
-from localllm.engine.events import Finished, GenerateEvent, Token
+from localllm.engine.events import Finished, GenerateEvent, Reasoning, Token
 from localllm.runtime import ResidentModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """`finished` is None when the user stopped it."""
+    """`finished` is None when the user stopped it; `reasoning` is no part of the text."""
 
     text: str
     finished: Finished | None
+    reasoning: str = ""
 
     @property
     def stopped(self) -> bool:
@@ -32,6 +33,7 @@ class Answer:
         timings = done.timings if done is not None else None
         return {
             "text": self.text,
+            "reasoning": self.reasoning or None,
             "finish_reason": done.reason.value if done is not None else "cancelled",
             "usage": {
                 "prompt_tokens": done.prompt_tokens if done is not None else None,
@@ -56,17 +58,35 @@ class Answer:
 
 class Writer:
     """Text to stdout as it comes. On a terminal the model's escapes are taken out: it is
-    untrusted text; in a pipe it is data and stays as it is."""
+    untrusted text; in a pipe it is data and stays as it is. What the model thinks before is talk:
+    dimmed, on stderr, and only on a terminal."""
 
     def __init__(self, *, silent: bool = False) -> None:
         self._silent = silent
         self._filter = ControlFilter() if sys.stdout.isatty() else None
+        self._shows_thoughts = not silent and sys.stderr.isatty()
+        self._thinking: ControlFilter | None = None
+
+    def think(self, text: str) -> None:
+        if not self._shows_thoughts:
+            return
+        if self._thinking is None:
+            self._thinking = ControlFilter()
+        click.secho(self._thinking.feed(text), err=True, nl=False, dim=True)
+
+    def _end_thought(self) -> None:
+        if self._thinking is not None:
+            click.secho(self._thinking.finish() + "\n", err=True, dim=True)
+            self._thinking = None
 
     def write(self, text: str) -> None:
+        if text:
+            self._end_thought()
         self._put(text if self._filter is None else self._filter.feed(text))
 
     def finish(self) -> None:
         """End the line, so that the shell's prompt does not stick to the answer."""
+        self._end_thought()
         self._put(("" if self._filter is None else self._filter.finish()) + "\n")
 
     def _put(self, text: str) -> None:
@@ -79,6 +99,7 @@ class Writer:
 async def read_answer(events: AsyncGenerator[GenerateEvent, None], writer: Writer) -> Answer:
     """Write the stream; a first Ctrl+C (a cancelled task) stops it and keeps what has come."""
     pieces: list[str] = []
+    thoughts: list[str] = []
     finished: Finished | None = None
     try:
         async with aclosing(events):
@@ -86,6 +107,9 @@ async def read_answer(events: AsyncGenerator[GenerateEvent, None], writer: Write
                 if isinstance(event, Token):
                     pieces.append(event.text)
                     writer.write(event.text)
+                elif isinstance(event, Reasoning):
+                    thoughts.append(event.text)
+                    writer.think(event.text)
                 elif isinstance(event, Finished):
                     finished = event
     except asyncio.CancelledError:
@@ -93,7 +117,7 @@ async def read_answer(events: AsyncGenerator[GenerateEvent, None], writer: Write
         assert task is not None
         task.uncancel()
     writer.finish()
-    return Answer(text="".join(pieces), finished=finished)
+    return Answer(text="".join(pieces), finished=finished, reasoning="".join(thoughts))
 
 
 def print_stats(answer: Answer, resident: ResidentModel, memory_bytes: int | None) -> None:

@@ -250,7 +250,8 @@ def _converse(
         except GenerationFailed as error:
             click.echo(f"localllm: {error}", err=True)
             continue
-        turns = (*asked, Message(role=Role.ASSISTANT, content=answer.text))
+        said = Message(role=Role.ASSISTANT, content=answer.text, reasoning=answer.reasoning or None)
+        turns = (*asked, said)
         if stats:
             print_stats(answer, resident, runtime.memory_bytes(resident.model.name))
 

@@ -96,6 +96,7 @@ class GrammarKind(StrEnum):
     CHOICE = "choice"  # a JSON list of texts, one of them
     LARK = "lark"  # llguidance's dialect
     GBNF = "gbnf"  # llama.cpp's own
+    TOOL_CALLS = "tool_calls"  # llguidance's dialect, as the worker writes it for its `tools`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

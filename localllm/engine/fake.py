@@ -5,7 +5,7 @@ The only double of the engine; it lives here so that it changes with the protoco
 
 import asyncio
 from array import array
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 
 from localllm.core.hardware import EngineBuild, EngineDevice
@@ -24,6 +24,7 @@ from localllm.engine.events import (
     Probed,
     ProbeRequest,
     PromptProgress,
+    Reasoning,
     Reranked,
     RerankRequest,
     RestoreState,
@@ -32,6 +33,9 @@ from localllm.engine.events import (
     StateSaved,
     Timings,
     Token,
+    ToolCall,
+    ToolCallArguments,
+    ToolCallBegan,
 )
 from localllm.errors import EngineCrashed, LocalLLMError, StateFailed
 
@@ -53,13 +57,16 @@ class Script:
     is awaited before each token, so that a test decides when the stream goes on. `opened` gets
     the id of each request, `closed` that of each whose stream was closed before its end.
     `load_gate` is awaited before each step of a load, `probe_gate` before a dry run,
-    `describe_gate` before the build is told.
+    `describe_gate` before the build is told. `thoughts` come before the tokens, `calls` after
+    them, and then the answer ends with TOOL_CALLS.
     `probe_answer` is what every dry run says, unless `probe_error` is raised instead.
     `states` has the tokens of each file that a state was saved to. `dropped_messages` is what
     every answer to a request that rolls says it left out.
     """
 
     tokens: tuple[str, ...] = ("Hello", ", ", "world", ".")
+    thoughts: tuple[str, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
     load_error: LocalLLMError | None = None
     generate_error: LocalLLMError | None = None
     probe_answer: tuple[Allocation, ...] = (
@@ -175,8 +182,10 @@ class FakeEngine:
 
     async def _answer(
         self, request: GenerateRequest, index: int, prompt_tokens: int
-    ) -> AsyncGenerator[Token | Finished, None]:
+    ) -> AsyncGenerator[GenerateEvent, None]:
         script = self.script
+        for thought in script.thoughts:
+            yield Reasoning(request_id=request.request_id, text=thought, index=index)
         limit = len(script.tokens) if request.max_tokens is None else request.max_tokens
         sent = 0
         reason = FinishReason.STOP
@@ -195,6 +204,10 @@ class FakeEngine:
             yield Token(request_id=request.request_id, text=token, index=index)
             sent += 1
             await asyncio.sleep(0)
+        if reason is FinishReason.STOP and script.calls:
+            reason = FinishReason.TOOL_CALLS
+            for event in _calls(script.calls, request.request_id, index):
+                yield event
         yield Finished(
             request_id=request.request_id,
             reason=reason,
@@ -272,6 +285,17 @@ class FakeEngine:
                 reason="SIGKILL",
                 log_tail=("fake: killed",),
             )
+
+
+def _calls(calls: tuple[ToolCall, ...], request_id: str, index: int) -> Iterator[GenerateEvent]:
+    """Each call, its arguments in two pieces."""
+    for number, call in enumerate(calls):
+        yield ToolCallBegan(
+            request_id=request_id, call=number, id=call.id, name=call.name, index=index
+        )
+        half = len(call.arguments) // 2
+        for text in (call.arguments[:half], call.arguments[half:]):
+            yield ToolCallArguments(request_id=request_id, call=number, text=text, index=index)
 
 
 def _prompt_text(request: GenerateRequest) -> str:

@@ -181,7 +181,7 @@ async def test_a_result_is_told_to_the_model(engine: ProcessEngine) -> None:
                 "tool_choice": REQUIRED,
                 "tools": (Tool(name="a", parameters='{"properties": {"b": {"not": {}}}}'),),
             },
-            "cannot be followed",
+            'of the `tools` cannot be followed: .*"not"',
         ),
     ],
 )

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from localllm.core.hardware import Cpu, EngineBuild, HardwareInfo, Memory
 from localllm.core.load import LoadSettings
+from localllm.engine.client import Engine
 from localllm.engine.fake import FakeEngine, Script
 from localllm.library.store import InstalledModel, Store
 from localllm.runtime import Runtime
@@ -37,15 +38,17 @@ def detect(build: EngineBuild | None) -> HardwareInfo:
     )
 
 
-async def make_runtime(script: Script, model: Path, data: Path) -> Runtime:
-    """A real Runtime that has loaded MODEL in a FakeEngine."""
+async def make_runtime(
+    script: Script, model: Path, data: Path, *, start_engine: Callable[[], Engine] | None = None
+) -> Runtime:
+    """A real Runtime that has loaded MODEL in a FakeEngine, unless another one is started."""
     runtime = Runtime(
         store=Store(data, find_starter=lambda: None),
         detect=detect,
-        start_engine=lambda: FakeEngine(script),
+        start_engine=start_engine or (lambda: FakeEngine(script)),
     )
     installed = InstalledModel(name=MODEL, quant=None, path=model, size_bytes=98_362_432)
-    async for _ in runtime.load(installed, LoadSettings(parallel=4)):
+    async for _ in runtime.load(installed, LoadSettings(parallel=4, threads=1)):
         pass
     return runtime
 
@@ -83,9 +86,15 @@ class House:
 
 @contextlib.asynccontextmanager
 async def house(
-    script: Script, model: Path, data: Path, *, limits: Limits | None = None, key: str | None = KEY
+    script: Script,
+    model: Path,
+    data: Path,
+    *,
+    limits: Limits | None = None,
+    key: str | None = KEY,
+    start_engine: Callable[[], Engine] | None = None,
 ) -> AsyncIterator[House]:
-    runtime = await make_runtime(script, model, data)
+    runtime = await make_runtime(script, model, data, start_engine=start_engine)
     sock = open_socket(Address(ip="127.0.0.1", port=0))
     address, stop = bound_address(sock), StopSignals()
     serving = asyncio.create_task(

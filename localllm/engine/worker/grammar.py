@@ -162,7 +162,7 @@ def _lark(grammar: Grammar) -> str:
             return llguidance.LLMatcher.grammar_from_lark(_choice(grammar.text))
         case GrammarKind.REGEX:
             return llguidance.LLMatcher.grammar_from_regex(grammar.text)
-        case GrammarKind.LARK:
+        case GrammarKind.LARK | GrammarKind.TOOL_CALLS:
             return llguidance.LLMatcher.grammar_from_lark(grammar.text)
         case GrammarKind.GBNF:
             return llguidance.grammar_from("gbnf", grammar.text)
@@ -197,5 +197,8 @@ def _choice(text: str) -> str:
 
 
 def _refusal(grammar: Grammar, reason: str) -> str:
+    if grammar.kind is GrammarKind.TOOL_CALLS:  # of the grammar nobody has seen a line
+        why = reason.partition("\n")[0].partition("): ")[2] or reason
+        return f"The parameters of the `tools` cannot be followed: {why[:500]}"
     first = " ".join(reason.split())[:500]
     return f"This {grammar.kind.value.replace('_', ' ')} cannot be followed: {first}"

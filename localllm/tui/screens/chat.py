@@ -21,6 +21,7 @@ from localllm.engine.events import (
     GenerateRequest,
     Overflow,
     PromptProgress,
+    Reasoning,
     Token,
 )
 from localllm.errors import EngineCrashed, LocalLLMError, NotFound
@@ -174,6 +175,8 @@ class ChatScreen(WorkScreen[Conversation]):
                         case PromptProgress():
                             self._meter.read(event)
                             view.note(f"reading… {event.processed} of {event.total} tokens")
+                        case Reasoning():
+                            view.think(event.text)
                         case Token():
                             self._meter.wrote()
                             await view.write(event.text)

@@ -18,6 +18,8 @@ ENDING_NOTES = {
     Ending.CUT: "the context is full: the answer ends here",
     Ending.BROKEN: "the answer broke off here",
 }
+THOUGHT_CHARS = 60
+"""Of what the model thinks before it answers: that much is shown."""
 NO_ANSWER = "the model said nothing"
 
 
@@ -35,6 +37,7 @@ class TurnView(Vertical):
         self._question = question
         self._filter = ControlFilter()
         self._stream: MarkdownStream | None = None
+        self._thought = ""
         self.answer = ""
         """The model's text so far, unchanged."""
 
@@ -49,6 +52,12 @@ class TurnView(Vertical):
         note = self.query_one(".note", Static)
         note.update(outside.line(text))
         note.display = bool(text)
+
+    def think(self, text: str) -> None:
+        """Show the end of what the model thinks, small, until it answers."""
+        self._thought = (self._thought + text)[-THOUGHT_CHARS:]
+        if not self.answer:
+            self.note(f"thinking… {self._thought}")
 
     async def write(self, text: str) -> None:
         """Show the next piece of the answer."""

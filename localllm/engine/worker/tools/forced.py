@@ -67,7 +67,9 @@ def call_grammar(
         before = writer.literal(writing.before.replace("{name}", tool.name))
         lines.append(f"call_{i}: {before} args_{i} {writer.literal(writing.after)}")
         lines += writer.arguments(f"args_{i}", schema_of(tool), writing.arguments)
-    return Grammar(kind=GrammarKind.LARK, text="\n".join([*lines, *writer.rules, _TEXT, _GAP]))
+    return Grammar(
+        kind=GrammarKind.TOOL_CALLS, text="\n".join([*lines, *writer.rules, _TEXT, _GAP])
+    )
 
 
 class _Writer:
