@@ -76,7 +76,7 @@ class Writer:
 
     def _end_thought(self) -> None:
         if self._thinking is not None:
-            click.secho(self._thinking.finish() + "\n", err=True, dim=True)
+            click.secho(self._thinking.finish(), err=True, dim=True)
             self._thinking = None
 
     def write(self, text: str) -> None:

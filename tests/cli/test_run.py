@@ -53,7 +53,9 @@ def test_the_prompt_may_come_from_stdin() -> None:
 def test_json_is_one_document_with_the_promised_keys() -> None:
     done = run("starter", "Hello", *GREEDY, "--max-tokens", "5", "--json", "--seed", "1")
     document = json.loads(done.stdout)
-    assert document.keys() == {"text", "finish_reason", "usage", "timings", "memory"}
+    keys = {"text", "reasoning", "finish_reason", "usage", "timings", "memory"}
+    assert document.keys() == keys
+    assert document["reasoning"] is None  # this model does not reason
     memory = document["memory"]
     assert memory["allocated_bytes"] > 2**20
     assert abs(memory["estimate_error_percent"]) < 1

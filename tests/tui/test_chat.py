@@ -59,6 +59,22 @@ async def test_the_model_is_told_the_whole_conversation(stage: Stage) -> None:
     )
 
 
+async def test_what_a_model_thinks_is_shown_small_until_it_answers(stage: Stage) -> None:
+    stage.script.thoughts = ("Is it [/red]", " rain\x1b[2J?")
+    app = stage.app()
+    gate = stage.script.gate = asyncio.Semaphore(0)
+    async with app.run_test() as pilot:
+        await open_chat(pilot)
+        await ask(pilot, "hi")
+        await sees(pilot, "thinking… Is it [/red] rain")
+        for _ in range(4):
+            gate.release()
+        await until(pilot, lambda: not chat(app).answering)
+        assert answer(chat(app)) == "Hello, world."
+        assert "thinking" not in shown(app)
+        assert "rain" not in shown(app)
+
+
 async def test_escape_stops_the_answer_and_its_text_stays(stage: Stage) -> None:
     app = stage.app()
     async with app.run_test() as pilot:

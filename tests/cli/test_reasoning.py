@@ -1,0 +1,34 @@
+"""What a model thinks is no part of its answer on the command line."""
+
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from localllm.cli.answer import Writer, read_answer
+from localllm.engine.events import GenerateEvent
+from localllm.engine.fake import FakeEngine, Script
+from tests.engine.answers import ask
+
+
+def thoughtful() -> AsyncGenerator[GenerateEvent, None]:
+    script = Script(tokens=("Yes", "."), thoughts=("Rain", "?"))
+    return FakeEngine(script).generate(ask("a", "Is it raining?"))
+
+
+async def test_reasoning_is_kept_apart_and_not_printed_into_a_pipe(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    answer = await read_answer(thoughtful(), Writer())
+    assert (answer.text, answer.reasoning) == ("Yes.", "Rain?")
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("Yes.\n", "")
+
+
+async def test_reasoning_is_dimmed_talk_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    await read_answer(thoughtful(), Writer())
+    printed = capsys.readouterr()
+    assert printed.out == "Yes.\n"
+    assert printed.err.replace("\x1b[2m", "").replace("\x1b[0m", "") == "Rain?\n"
