@@ -4,7 +4,6 @@ import base64
 import json
 from array import array
 from dataclasses import dataclass
-from typing import Any
 
 import openai
 import pytest
@@ -20,8 +19,23 @@ class Answer:
     status_code: int
     body: bytes
 
-    def json(self) -> Any:
-        return json.loads(self.body)
+    @property
+    def document(self) -> dict[str, object]:
+        document: dict[str, object] = json.loads(self.body)
+        return document
+
+    @property
+    def items(self) -> list[dict[str, object]]:
+        """What a list of vectors or a ranking holds."""
+        found = json.loads(self.body)
+        items: list[dict[str, object]] = found.get("data") or found["results"]
+        return items
+
+    @property
+    def problem(self) -> tuple[str | None, str]:
+        """The field at fault and the code."""
+        error = json.loads(self.body)["error"]
+        return error["param"], error["code"]
 
 
 async def ask(house: House, line: str, body: bytes = b"") -> Answer:
@@ -51,10 +65,10 @@ async def test_the_official_client_gets_vectors(running: House, script: Script) 
 
 async def test_floats_and_base64_hold_the_same_numbers(running: House) -> None:
     body = {"model": MODEL, "input": "four"}
-    plain = (await post(running, "/v1/embeddings", body)).json()
-    coded = (await post(running, "/v1/embeddings", body | {"encoding_format": "base64"})).json()
-    numbers = array("f", base64.b64decode(coded["data"][0]["embedding"])).tolist()
-    assert numbers == plain["data"][0]["embedding"] == [4, 1, 0, -1]
+    plain = (await post(running, "/v1/embeddings", body)).items
+    coded = (await post(running, "/v1/embeddings", body | {"encoding_format": "base64"})).items
+    numbers = array("f", base64.b64decode(str(coded[0]["embedding"]))).tolist()
+    assert numbers == plain[0]["embedding"] == [4, 1, 0, -1]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +113,7 @@ async def test_nonsense_names_its_field(
 ) -> None:
     answer = await post(running, "/v1/embeddings", {"model": MODEL, "input": "a"} | change)
     assert answer.status_code in (400, 404)
-    assert (answer.json()["error"]["param"], answer.json()["error"]["code"]) == (param, code)
+    assert answer.problem == (param, code)
     assert not script.embeds
 
 
@@ -126,13 +140,13 @@ async def test_a_crash_is_told_once_and_is_a_503(
 
 async def test_documents_come_back_best_first(running: House, script: Script) -> None:
     body = {"model": MODEL, "query": "which", "documents": ["aa", {"text": "aaaa"}, "a", "bb"]}
-    answer = (await post(running, "/v1/rerank", body)).json()
-    assert [(each["index"], each["relevance_score"]) for each in answer["results"]] == [
+    answer = await post(running, "/v1/rerank", body)
+    assert [(each["index"], each["relevance_score"]) for each in answer.items] == [
         (1, 4.0), (0, 2.0), (3, 2.0), (2, 1.0),
     ]  # fmt: skip
-    assert answer["usage"] == {"prompt_tokens": 9, "total_tokens": 9}
-    assert answer["model"] == MODEL
-    assert "document" not in answer["results"][0]
+    assert answer.document["usage"] == {"prompt_tokens": 9, "total_tokens": 9}
+    assert answer.document["model"] == MODEL
+    assert "document" not in answer.items[0]
     assert script.reranks[0].documents == ("aa", "aaaa", "a", "bb")
 
 
@@ -141,8 +155,8 @@ async def test_only_so_many_with_their_texts(running: House) -> None:
         "model": MODEL, "query": "q", "documents": ["aa", "aaaa"], "top_n": 1,
         "return_documents": True,
     }  # fmt: skip
-    answer = (await post(running, "/v1/rerank", body)).json()
-    assert answer["results"] == [{"index": 1, "relevance_score": 4.0, "document": {"text": "aaaa"}}]
+    answer = await post(running, "/v1/rerank", body)
+    assert answer.items == [{"index": 1, "relevance_score": 4.0, "document": {"text": "aaaa"}}]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +177,7 @@ async def test_a_ranking_that_cannot_be_names_its_field(
     body = {"model": MODEL, "query": "q", "documents": ["a"]} | change
     answer = await post(running, "/v1/rerank", body)
     assert answer.status_code == 400
-    assert answer.json()["error"]["param"] == param
+    assert answer.problem[0] == param
     assert not script.reranks
 
 
@@ -176,9 +190,9 @@ async def test_a_request_chooses_its_adapters(running: House, script: Script) ->
         None, (), (Adapter(id=1, scale=0.5),),
     ]  # fmt: skip
     wrong = await post(running, "/v1/chat/completions", body | {"lora": [{"id": -1, "scale": 1}]})
-    assert wrong.json()["error"]["param"] == "lora[0].id"
+    assert wrong.problem[0] == "lora[0].id"
 
 
 async def test_without_adapters_the_list_is_empty(running: House) -> None:
     answer = await ask(running, "GET /lora-adapters")
-    assert (answer.status_code, answer.json()) == (200, [])
+    assert (answer.status_code, answer.body) == (200, b"[]")
