@@ -242,6 +242,7 @@ async def serve_models(
     host: str,
 ) -> ExitCode:
     """Load, serve until a signal, free everything. Raises what loading raises."""
+    from localllm.library.settings import load as load_settings
     from localllm.server.app import create_app
     from localllm.server.listen import StopSignals, bound_address, serve
     from localllm.server.security import HostPolicy
@@ -254,7 +255,13 @@ async def serve_models(
             resident = await _unless_stopped(_load_all(runtime, models, wish), stop)
             if resident is not None:
                 names = tuple(one.model.name for one in resident)
-                app = create_app(runtime, names, hosts=policy, key=key.text if key else None)
+                app = create_app(
+                    runtime,
+                    names,
+                    hosts=policy,
+                    key=key.text if key else None,
+                    deadline_s=load_settings().request_timeout_s,
+                )
                 _say_ready(address, resident, key, wish)  # the socket takes connections already
                 await serve(app, sock, stop, end_answers=runtime.close)
         finally:

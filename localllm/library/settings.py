@@ -24,7 +24,8 @@ class Settings:
     """What the user set, or what holds when nothing was set.
 
     `reserve_bytes` of free memory are never planned for a model; `context` is in tokens of one
-    conversation, None: the verb's own default. `endpoints` are the Hub's mirrors in the order they
+    conversation, None: the verb's own default. `request_timeout_s`: after how long `serve` ends a
+    request, None: never. `endpoints` are the Hub's mirrors in the order they
     are tried, none: the Hub itself; `ca_cert` is a file of certificates that are trusted too.
     """
 
@@ -35,6 +36,7 @@ class Settings:
     port: int = 11711
     endpoints: tuple[str, ...] = ()
     ca_cert: str | None = None
+    request_timeout_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ _KEYS: Mapping[tuple[str, ...], _Key] = {
     ("context",): _Key("context", int, 16, 2**24),
     ("serve", "host"): _Key("host", str),
     ("serve", "port"): _Key("port", int, 0, 65535),
+    ("serve", "request_timeout_s"): _Key("request_timeout_s", int, 1, 604_800),
     ("hub", "endpoints"): _Key("endpoints", list),
     ("hub", "ca_cert"): _Key("ca_cert", str),
 }
@@ -129,6 +132,8 @@ def _with(settings: Settings, field: str, value: object) -> Settings:
             return replace(settings, reserve_bytes=value)
         case "context", int():
             return replace(settings, context=value)
+        case "request_timeout_s", int():
+            return replace(settings, request_timeout_s=value)
         case "host", str():
             return replace(settings, host=value)
         case "port", int():

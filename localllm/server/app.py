@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Literal, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -38,13 +39,19 @@ T = TypeVar("T")
 
 
 def create_app(
-    runtime: Runtime, served: tuple[str, ...], *, hosts: HostPolicy, key: str | None
+    runtime: Runtime,
+    served: tuple[str, ...],
+    *,
+    hosts: HostPolicy,
+    key: str | None,
+    deadline_s: float | None = None,
 ) -> ASGIApp:
     """Make the API of the models named `served`, which `runtime` has loaded.
 
-    `key` None asks for none: only for a server that no other machine reaches.
+    `key` None asks for none: only for a server that no other machine reaches. `deadline_s`:
+    seconds after which an answer that is not complete is given up, None: never.
     """
-    api = Api(runtime, served)
+    api = Api(runtime, served, deadline_s)
     app = FastAPI(
         openapi_url=None,
         docs_url=None,
@@ -87,8 +94,11 @@ class Health(Shape):
 class Api:
     """The endpoints; one request does not wait for another, the engine batches them."""
 
-    def __init__(self, runtime: Runtime, served: tuple[str, ...]) -> None:
+    def __init__(
+        self, runtime: Runtime, served: tuple[str, ...], deadline_s: float | None = None
+    ) -> None:
         self._runtime = runtime
+        self._deadline_s = deadline_s
         self._served = served
         self._started_at = int(time.time())
         self._reported: EngineCrashed | None = None
@@ -164,6 +174,7 @@ class Api:
         self, name: str, request: GenerateRequest
     ) -> AsyncGenerator[GenerateEvent, None]:
         """The runtime's events; a crash is told to whoever watches the server, too."""
+        request = replace(request, deadline_s=self._deadline_s)
         async with aclosing(self._runtime.generate(name, request)) as events:
             try:
                 async for event in events:

@@ -16,6 +16,7 @@ context = 8192
 [serve]
 host = "127.0.0.2"
 port = 0
+request_timeout_s = 300
 
 [hub]
 endpoints = ["https://mirror.example", "https://huggingface.co"]
@@ -30,6 +31,7 @@ def test_every_setting_is_read() -> None:
         context=8192,
         host="127.0.0.2",
         port=0,
+        request_timeout_s=300,
         endpoints=("https://mirror.example", "https://huggingface.co"),
         ca_cert="/etc/ours.pem",
     )
@@ -59,6 +61,7 @@ def test_a_misspelt_switch_in_the_environment_is_an_error(home: Path) -> None:
         ("\n\n[serve]\nprt = 1", "line 4: 'serve.prt' is not a setting. Did you mean serve.port?"),
         ("[unknown]\nx = 1", "line 1: 'unknown' is not a setting. The settings are: offline"),
         ("[serve]\nport = 65536", "line 2: 'serve.port' is 65536 and must be from 0 to 65535"),
+        ("[serve]\nrequest_timeout_s = 0", "is 0 and must be from 1 to 604800"),
         ("serve.port = true", "line 1: 'serve.port' must be a whole number"),
         ("context = 15", "line 1: 'context' is 15 and must be from 16 to 16777216"),
         ("reserve_bytes = -1", "line 1: 'reserve_bytes' is -1 and must be from 0"),

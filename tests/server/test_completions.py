@@ -3,8 +3,10 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -17,12 +19,17 @@ from localllm.engine.events import (
     Token,
     TokenLogprob,
 )
+from localllm.engine.fake import Script
 from localllm.errors import ContextOverflow, DeadlineExceeded
+from localllm.server.app import create_app
 from localllm.server.body import checked
 from localllm.server.openai.completions import chunks, completion
 from localllm.server.openai.completions_request import CompletionRequest
 from localllm.server.problems import ApiError
-from tests.server.house import MODEL, House
+from localllm.server.security import HostPolicy
+from tests.server.house import MODEL, House, make_runtime
+
+CHAT = {"messages": [{"role": "user", "content": "Hello"}]}
 
 
 async def test_a_text_is_continued(running: House) -> None:
@@ -152,6 +159,21 @@ async def test_a_deadline_that_has_passed_is_a_timeout(running: House) -> None:
     with pytest.raises(openai.InternalServerError) as raised:
         await running.client().completions.create(model=MODEL, prompt="a")
     assert (raised.value.status_code, raised.value.code) == (504, "deadline")
+
+
+async def test_the_server_s_limit_of_time_is_every_request_s(
+    script: Script, smollm2: Path, tmp_path: Path
+) -> None:
+    runtime = await make_runtime(script, smollm2, tmp_path / "data")
+    hosts = HostPolicy.bound_to("127.0.0.1")
+    app = create_app(runtime, (MODEL,), hosts=hosts, key=None, deadline_s=7.5)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        for path, asked in (("completions", {"prompt": "a"}), ("chat/completions", CHAT)):
+            answer = await client.post(f"/v1/{path}", json={"model": MODEL, **asked})
+            assert answer.status_code == 200
+    assert [request.deadline_s for request in script.requests] == [7.5, 7.5]
+    await runtime.close()
 
 
 async def test_a_client_that_leaves_frees_every_slot(running: House) -> None:
