@@ -58,7 +58,7 @@ def can_begin(document: object, text: str) -> bool:
     return bool(matcher.validate_tokens(beginning) == len(beginning))
 
 
-def test_a_beginning_is_told_from_what_is_none() -> None:
+async def test_a_beginning_is_told_from_what_is_none() -> None:
     assert can_begin(SCHEMAS["flags"], '{"flag_a": tr')
     assert not can_begin(SCHEMAS["flags"], '{"flag_b"')
 

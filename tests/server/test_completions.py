@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 
@@ -167,8 +167,8 @@ async def test_the_server_s_limit_of_time_is_every_request_s(
     runtime = await make_runtime(script, smollm2, tmp_path / "data")
     hosts = HostPolicy.bound_to("127.0.0.1")
     app = create_app(runtime, (MODEL,), hosts=hosts, key=None, deadline_s=7.5)
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+    transport = httpx2.ASGITransport(app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         for path, asked in (("completions", {"prompt": "a"}), ("chat/completions", CHAT)):
             answer = await client.post(f"/v1/{path}", json={"model": MODEL, **asked})
             assert answer.status_code == 200
