@@ -14,19 +14,21 @@ from localllm.cli.answer import Answer, Writer, print_stats, read_answer
 from localllm.cli.images import read_images
 from localllm.cli.loading import load_with_progress, require_answers, require_sight
 from localllm.cli.output import print_json
+from localllm.cli.session import Session, opened
 from localllm.core.load import KvType, Lora
-from localllm.core.text import strip_controls
+from localllm.core.text import single_line, strip_controls
 from localllm.engine.events import (
     GenerateRequest,
     Grammar,
     GrammarKind,
     Image,
     Message,
+    Overflow,
     Role,
     Sampling,
 )
 from localllm.engine.limits import MAX_GRAMMAR_CHARS
-from localllm.errors import ExitCode, GenerationFailed, NotFound, UsageError
+from localllm.errors import ExitCode, GenerationFailed, NotFound, StoreError, UsageError
 from localllm.library.names import shown
 from localllm.runtime import ResidentModel, Runtime, read_spec
 
@@ -42,6 +44,7 @@ class Question:
     max_tokens: int | None
     stop: tuple[str, ...]
     grammar: Grammar | None
+    overflow: Overflow
     images: tuple[Image, ...] = ()
     """They stand before the first turn."""
 
@@ -57,6 +60,7 @@ class Question:
             max_tokens=self.max_tokens,
             stop=self.stop,
             grammar=self.grammar,
+            overflow=self.overflow if chat else Overflow.ERROR,
         )
 
 
@@ -83,6 +87,10 @@ class Question:
 @options.CPU_MOE
 @options.NO_KV_OFFLOAD
 @options.FORCE
+@click.option("--session", "session_file", metavar="FILE", type=click.Path(path_type=Path),
+              help="Go on with the conversation in FILE, and keep it there.")  # fmt: skip
+@click.option("--no-session-cache", is_flag=True,
+              help="With --session: keep what was said, and read it again next time.")  # fmt: skip
 @click.option("--stats", is_flag=True, help="Token counts, rates and memory on stderr.")
 @options.JSON
 @options.QUIET
@@ -107,6 +115,8 @@ def command(
     cpu_moe: int,
     no_kv_offload: bool,
     force: bool,
+    session_file: Path | None,
+    no_session_cache: bool,
     stats: bool,
     as_json: bool,
     quiet: bool,
@@ -119,15 +129,23 @@ def command(
         temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
         repeat_penalty=repeat_penalty, seed=seed,
     )  # fmt: skip
+    converses = prompt is None and sys.stdin.isatty() and not as_json
+    rolls = converses or session_file is not None
     question = Question(
         system=system, sampling=sampling, max_tokens=max_tokens, stop=stop,
         grammar=None if json_schema is None else _grammar(json_schema),
+        overflow=Overflow.ROLL if rolls else Overflow.ERROR,
         images=read_images(images),
     )  # fmt: skip
-    converses = prompt is None and sys.stdin.isatty() and not as_json
+    if question.images and session_file is not None:
+        raise UsageError("--session keeps text alone: it cannot go with --image.")
     text = None if converses else _prompt_text(prompt)
     runtime = Runtime.of_this_machine()
-    with asyncio.Runner() as runner:
+    with (
+        opened(session_file, system=system, cached=not no_session_cache) as session,
+        asyncio.Runner() as runner,
+    ):
+        question = replace(question, system=session.talk.system)
         try:
             installed = runtime.resolve(model)
             spec = read_spec(installed.path)
@@ -142,22 +160,15 @@ def command(
             )
             if stats:  # of the load, so once and not after each answer
                 click.echo(resident.comparison.sentence(), err=True)
+            speaker = Speaker(runner, runtime, resident, stats=stats)
+            speaker.say(runner.run(session.restore(runtime, resident)))
             if text is None:
-                _converse(runner, runtime, resident, question, stats=stats)
+                _converse(speaker, session, question)
                 return ExitCode.OK
-            answer = runner.run(_only(runtime, resident, question, text, silent=as_json))
-            _report(answer, resident, runtime, as_json=as_json, stats=stats)
+            answer = _only(speaker, session, question, text, as_json=as_json)
             return ExitCode.INTERRUPTED if answer.stopped else ExitCode.OK
         finally:
             runner.run(runtime.close())
-
-
-async def _only(
-    runtime: Runtime, resident: ResidentModel, question: Question, text: str, *, silent: bool
-) -> Answer:
-    """The answer to a prompt that stands alone."""
-    turns = (Message(role=Role.USER, content=text),)
-    return await _answer(runtime, resident, question, turns, Writer(silent=silent))
 
 
 def _grammar(path: Path) -> Grammar:
@@ -192,68 +203,86 @@ def _prompt_text(argument: str | None) -> str:
     return argument
 
 
-async def _answer(
-    runtime: Runtime,
-    resident: ResidentModel,
-    question: Question,
-    turns: tuple[Message, ...],
-    writer: Writer,
+class Speaker:
+    """A model that answers, and what is said of that."""
+
+    def __init__(
+        self, runner: asyncio.Runner, runtime: Runtime, resident: ResidentModel, *, stats: bool
+    ) -> None:
+        self._runner = runner
+        self._runtime = runtime
+        self._stats = stats
+        self.resident = resident
+
+    def say(self, text: str) -> None:
+        """On stderr, for who wants to know."""
+        if self._stats and text:
+            click.echo(single_line(text), err=True)
+
+    def ask(self, session: Session, question: Question, text: str, writer: Writer) -> Answer:
+        """The answer to the next turn of this session, of which it is then part."""
+        chat = self.resident.loaded.has_chat_template
+        given = {
+            "--system": question.system, "--image": question.images, "--session": session.path,
+        }  # fmt: skip
+        if not chat and (misplaced := next((name for name in given if given[name]), None)):
+            raise UsageError(
+                f"{self.resident.model.name} is a base model without a chat template: it continues "
+                f"text and has no place for {misplaced}."
+            )
+        if question.images and self.resident.blind is not None:
+            raise UsageError(self.resident.blind)
+        asked = Message(role=Role.USER, content=text)
+        request = question.request(session.talk.told(asked), chat=chat)
+        events = self._runtime.generate(self.resident.model.name, request)
+        answer = self._runner.run(read_answer(events, writer))
+        session.answered(asked, answer)
+        return answer
+
+    def report(self, answer: Answer) -> None:
+        if self._stats:
+            name = self.resident.model.name
+            print_stats(answer, self.resident, self._runtime.memory_bytes(name))
+
+    def leave(self, session: Session) -> None:
+        """Keep what was computed, for next time."""
+        self.say(self._runner.run(session.keep(self._runtime, self.resident)))
+
+
+def _only(
+    speaker: Speaker, session: Session, question: Question, text: str, *, as_json: bool
 ) -> Answer:
-    chat = resident.loaded.has_chat_template
-    if not chat and (question.system or question.images):
-        raise UsageError(
-            f"{resident.model.name} is a base model without a chat template: it continues text "
-            f"and has no place for {'--system' if question.system else '--image'}."
-        )
-    if question.images and resident.blind is not None:
-        raise UsageError(resident.blind)
-    request = question.request(turns, chat=chat)
-    return await read_answer(runtime.generate(resident.model.name, request), writer)
-
-
-def _report(
-    answer: Answer, resident: ResidentModel, runtime: Runtime, *, as_json: bool, stats: bool
-) -> None:
+    """One answer; alone, or the next of its session."""
+    answer = speaker.ask(session, question, text, Writer(silent=as_json))
     if as_json:
-        print_json(answer.document(resident))
-    if stats:
-        print_stats(answer, resident, runtime.memory_bytes(resident.model.name))
+        print_json(answer.document(speaker.resident) | session.document(answer))
+    speaker.report(answer)
+    speaker.leave(session)
+    return answer
 
 
-def _converse(
-    runner: asyncio.Runner,
-    runtime: Runtime,
-    resident: ResidentModel,
-    question: Question,
-    *,
-    stats: bool,
-) -> None:
+def _converse(speaker: Speaker, session: Session, question: Question) -> None:
     """Turn after turn until Ctrl+D, or a Ctrl+C while nothing is being answered."""
     _enable_line_editing()
-    name = strip_controls(resident.model.name)
+    name = strip_controls(speaker.resident.model.name)
     click.echo(f"{name}. Ctrl+C stops an answer, Ctrl+D leaves, /new starts over.", err=True)
-    turns: tuple[Message, ...] = ()
+    session.greet()
     while True:
         try:
             text = input("> ").encode("utf-8", "replace").decode("utf-8")
         except (EOFError, KeyboardInterrupt):
             click.echo(err=True)
+            speaker.leave(session)
             return
-        if text.strip() == "/new":
-            turns = ()
-            continue
         if not text.strip():
             continue
-        asked = (*turns, Message(role=Role.USER, content=text))
         try:
-            answer = runner.run(_answer(runtime, resident, question, asked, Writer()))
-        except GenerationFailed as error:
+            if text.strip() == "/new":
+                session.start_over()
+            else:
+                speaker.report(speaker.ask(session, question, text, Writer()))
+        except (GenerationFailed, StoreError) as error:
             click.echo(f"localllm: {error}", err=True)
-            continue
-        said = Message(role=Role.ASSISTANT, content=answer.text, reasoning=answer.reasoning or None)
-        turns = (*asked, said)
-        if stats:
-            print_stats(answer, resident, runtime.memory_bytes(resident.model.name))
 
 
 def _enable_line_editing() -> None:

@@ -37,15 +37,17 @@ def locked(path: Path, *, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
         os.close(descriptor)
 
 
-def write_atomically(target: Path, data: bytes) -> None:
+def write_atomically(target: Path, data: bytes, *, private: bool = False) -> None:
     """Replace `target` by `data`: after a crash at any point it holds all of the old or all of
-    the new. Call it under the lock, for it clears away what killed writers left. Raises OSError.
+    the new. Call it under the lock, for it clears away what killed writers left. `private`: nobody
+    but its owner can read it. Raises OSError.
     """
     for leftover in target.parent.glob(f"{glob.escape(target.name)}.*.tmp"):
         leftover.unlink(missing_ok=True)
     temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("xb") as out:
+        opener = _private if private else None
+        with open(temporary, "xb", opener=opener) as out:
             out.write(data)
             out.flush()
             os.fsync(out.fileno())
@@ -55,6 +57,10 @@ def write_atomically(target: Path, data: bytes) -> None:
             temporary.unlink()
         raise
     sync_directory(target.parent)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def sync_directory(path: Path) -> None:

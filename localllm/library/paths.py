@@ -35,6 +35,11 @@ def log_dir() -> Path:
     return cache_dir() / "logs"
 
 
+def states_dir() -> Path:
+    """Where the cells of kept conversations are."""
+    return cache_dir() / "states"
+
+
 def bandwidth_file() -> Path:
     """The memory bandwidth that was measured here."""
     return cache_dir() / "bandwidth.json"

@@ -27,6 +27,8 @@ class Settings:
     conversation, None: the verb's own default. `request_timeout_s`: after how long `serve` ends a
     request, None: never. `endpoints` are the Hub's mirrors in the order they
     are tried, none: the Hub itself; `ca_cert` is a file of certificates that are trusted too.
+    `session_cache_bytes` is what the cells of kept conversations may take on the disk; 0: none are
+    kept.
     """
 
     offline: bool = False
@@ -37,6 +39,7 @@ class Settings:
     endpoints: tuple[str, ...] = ()
     ca_cert: str | None = None
     request_timeout_s: int | None = None
+    session_cache_bytes: int = 4 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ _KEYS: Mapping[tuple[str, ...], _Key] = {
     ("offline",): _Key("offline", bool),
     ("reserve_bytes",): _Key("reserve_bytes", int),
     ("context",): _Key("context", int, 16, 2**24),
+    ("session_cache_bytes",): _Key("session_cache_bytes", int),
     ("serve", "host"): _Key("host", str),
     ("serve", "port"): _Key("port", int, 0, 65535),
     ("serve", "request_timeout_s"): _Key("request_timeout_s", int, 1, 604_800),
@@ -134,6 +138,8 @@ def _with(settings: Settings, field: str, value: object) -> Settings:
             return replace(settings, context=value)
         case "request_timeout_s", int():
             return replace(settings, request_timeout_s=value)
+        case "session_cache_bytes", int():
+            return replace(settings, session_cache_bytes=value)
         case "host", str():
             return replace(settings, host=value)
         case "port", int():
