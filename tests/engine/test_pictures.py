@@ -41,6 +41,10 @@ class Seeing(Driven):
         super().__init__(model, load)
         self.encoder = VisionEncoder(Encoder(path=str(encoder)), self.model, log=log())
 
+    def close(self) -> None:
+        self.encoder.close()
+        super().close()
+
     def read(self, *parts: Part) -> PicturePrompt:
         return self.encoder.read(parts)
 
@@ -212,3 +216,18 @@ def test_a_broken_file_is_an_error_of_its_request_alone(seeing: Seeing) -> None:
     assert end.code == "bad_request"
     assert "PNG" in end.message
     assert isinstance(seeing.end("reads"), Finished)
+
+
+def test_a_picture_of_which_the_cache_has_a_part_is_computed_whole(
+    seeing: Seeing, alone: Seeing
+) -> None:
+    parts = ("Look:", eyes.png(1, width=64, height=32), "what?")
+    seeing.show("first", *parts)
+    seeing.run()
+    (picture,) = seeing.read(*parts).pictures
+    for slot, held in seeing.scheduler.cells.held.items():
+        if len(held) > picture.start:
+            seeing.scheduler.cells.cut(slot, picture.end - 1)
+    seeing.show("again", *parts)
+    seeing.run()
+    assert seeing.text("again") == alone.asked(*parts)

@@ -136,6 +136,8 @@ class WorkerEngine:
             model.abort.raise_()
 
     def close(self) -> None:
+        if self._eyes is not None:
+            self._eyes.close()
         if self._model is not None:
             self._model.close()
 

@@ -180,6 +180,8 @@ class Speculation:
         says less."""
         asking = []
         for sequence in able:
+            if sequence.pictures is not None:
+                continue  # what a draft model reads has tokens only
             guesses = _of(sequence)
             likely = guesses.modelled.average()
             if next(iter(guesses.chances(greedy=False)), 0.0) < likely:

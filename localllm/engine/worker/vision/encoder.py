@@ -8,7 +8,7 @@ time; its embeddings then go through the model like a chunk of a prompt.
 import ctypes
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
@@ -36,6 +36,7 @@ class VisionEncoder:
     def __init__(self, encoder: Encoder, model: Model, *, log: NativeLog) -> None:
         """Load it. Raises LoadFailed with llama.cpp's own reason."""
         path, on = encoder.path, encoder.device
+        self._salt = _salt(path)
         log.take()
         log.listen_to(mtmd.mtmd_helper_log_set)
         self._model = model
@@ -57,8 +58,6 @@ class VisionEncoder:
             for each in allocations(log.take())
             if each.kind is BufferKind.COMPUTE
         )
-        status = Path(path).stat()
-        self._salt = f"{status.st_size}:{status.st_mtime_ns}:".encode()
 
     def read(self, parts: Sequence[Part]) -> PicturePrompt:
         """Tokenize text and images in their order. Raises BadRequest for images that this encoder
@@ -72,9 +71,10 @@ class VisionEncoder:
         Raises BadRequest for a file that is no image, GenerationFailed when it cannot be encoded,
         and what `Model.decode` raises.
         """
-        with self._chunks(prompt.parts, seen=picture.part) as chunks:
-            chunk = mtmd.mtmd_input_chunks_get(chunks, picture.chunk)
-            with self._model.vitals.long_call():
+        with ExitStack() as stack:
+            with self._model.vitals.long_call():  # neither scaling nor encoding shows anything
+                chunks = stack.enter_context(self._chunks(prompt.parts, seen=picture.part))
+                chunk = mtmd.mtmd_input_chunks_get(chunks, picture.chunk)
                 status = mtmd.mtmd_encode_chunk(self._context, chunk)
             if status != 0:
                 raise GenerationFailed("The encoder could not look at this image.")
@@ -208,6 +208,15 @@ class VisionEncoder:
                 "and they cannot be read. Save it again, as PNG or JPEG."
             )
         return int(found.bitmap)
+
+
+def _salt(path: str) -> bytes:
+    """What tells this encoder from others, whose cells are of no use to it. Raises LoadFailed."""
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        raise LoadFailed(f"The image encoder {path} cannot be read: {error.strerror}.") from error
+    return f"{status.st_size}:{status.st_mtime_ns}:".encode()
 
 
 def _bytes(data: bytes) -> "ctypes.Array[ctypes.c_uint8]":
