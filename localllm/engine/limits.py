@@ -60,6 +60,8 @@ _SAMPLING_INT: dict[str, tuple[int, int]] = {
 MAX_GRAMMAR_CHARS = 2**20
 MAX_TOOLS = 128
 MAX_TOOL_NAME = 64
+MAX_JSON_DEPTH = 128
+"""Of schemas and arguments."""
 TOOL_NAME = frozenset(string.ascii_letters + string.digits + "_-.")
 """Characters of one."""
 MAX_ADAPTERS = 64
@@ -100,6 +102,13 @@ def check_request(request: GenerateRequest) -> None:
     if request.grammar is not None:
         _check_grammar(request, request.grammar)
     _check_tools(request)
+    for message in request.messages or ():
+        for call in message.tool_calls:
+            if not isinstance(_json(call.arguments), dict):
+                raise BadRequest(
+                    f"The arguments of an earlier call of {call.name[:80]!r} are not the text of a "
+                    "JSON object."
+                )
     for adapter in request.adapters or ():
         _check_int("adapters: id", adapter.id, 0, MAX_ADAPTERS - 1)
         _check_float("adapters: scale", adapter.scale, -MAX_SCALE, MAX_SCALE)
@@ -164,10 +173,12 @@ def _check_tool(tool: Tool) -> None:
             f"The parameters of the tool {name} have {len(tool.parameters)} characters; at most "
             f"{MAX_GRAMMAR_CHARS}."
         )
-    try:
-        schema = json.loads(tool.parameters)
-    except (ValueError, RecursionError):
-        raise BadRequest(f"The parameters of the tool {name} are not valid JSON.") from None
+    schema = _json(tool.parameters)
+    if schema is None:
+        raise BadRequest(
+            f"The parameters of the tool {name} are not valid JSON, or nested more than "
+            f"{MAX_JSON_DEPTH} deep."
+        )
     if not isinstance(schema, dict) or schema.get("type", "object") != "object":
         raise BadRequest(f"The parameters of the tool {name} are not the JSON Schema of an object.")
 
@@ -196,6 +207,20 @@ def check_rerank(request: RerankRequest) -> None:
 def _check_count(name: str, count: int) -> None:
     if not 1 <= count <= MAX_INPUTS:
         raise BadRequest(f"{name} holds {count}; it can be 1 to {MAX_INPUTS}.")
+
+
+def _json(text: str) -> object:
+    """What a JSON text says; None when it is none, or nested too deep to be worked with."""
+    try:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return None if _is_deeper(value, MAX_JSON_DEPTH) else value
+
+
+def _is_deeper(value: object, depth: int) -> bool:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(depth == 0 or _is_deeper(each, depth - 1) for each in inside)
 
 
 def check_tokens(request: GenerateRequest, vocabulary: int) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from localllm.core.load import LoadSettings
-from localllm.engine.events import GenerateRequest, Sampling
+from localllm.engine.events import GenerateRequest, Message, Role, Sampling, Tool, ToolCall
 from localllm.engine.limits import check_request, check_settings, check_tokens
 from localllm.errors import BadRequest, LoadFailed
 
@@ -116,3 +116,19 @@ def test_a_token_that_the_vocabulary_has_not_is_refused(request_: GenerateReques
 def test_a_count_out_of_range_is_refused_by_name(field: str, value: int) -> None:
     with pytest.raises(BadRequest, match=field):
         check_request(replace(REQUEST, **{field: value}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("arguments", ["", "[]", "{", "1", '{"a":' * 200 + "1" + "}" * 200])
+def test_arguments_of_an_earlier_call_are_an_object(arguments: str) -> None:
+    call = ToolCall(id="a", name="f", arguments=arguments)
+    said = Message(role=Role.ASSISTANT, content="", tool_calls=(call,))
+    with pytest.raises(BadRequest, match="not the text of a JSON object"):
+        check_request(GenerateRequest(request_id="a", messages=(said,)))
+
+
+def test_a_schema_that_is_nested_too_deep_is_refused() -> None:
+    deep = '{"properties": {"a": ' * 200 + "{}" + "}}" * 200
+    tool = Tool(name="f", parameters=deep)
+    hello = Message(role=Role.USER, content="Hello")
+    with pytest.raises(BadRequest, match="nested more than"):
+        check_request(GenerateRequest(request_id="a", messages=(hello,), tools=(tool,)))
