@@ -73,6 +73,17 @@ def test_when_every_shelf_is_full_the_oldest_conversation_makes_way(plain: Path)
     driven.close()
 
 
+def test_the_last_shelf_is_not_cleared_for_who_goes_on_with_it(plain: Path) -> None:
+    driven = Counted(plain, settings(parallel=255, context=16))
+    conversations = texts(256, 5)
+    for text in conversations:
+        driven.ask(text, max_tokens=1)
+    cells = driven.scheduler.cells
+    assert cells.count(255) == 5  # there is one shelf, and the first of them is on it
+    assert driven.cached(conversations[0] + "!", max_tokens=1) == 5
+    driven.close()
+
+
 def test_a_conversation_that_is_edited_keeps_what_came_after_too(alone: Counted) -> None:
     (text,) = texts(1, 100)
     alone.ask(text, max_tokens=4)

@@ -64,7 +64,7 @@ class Cells:
         if source != slot and found[source] < found.get(slot, 0) + self._least_gain:
             source = slot
         if source != slot or found.get(slot, 0) < self.count(slot):
-            shelf = self._shelve(slot)
+            shelf = self._shelve(slot, source)
             if source == slot and shelf is not None:
                 source, found[shelf] = shelf, found.get(slot, 0)
         self._idle.remove(slot)
@@ -182,6 +182,8 @@ class Cells:
             keys = {slot: self._key(slot, space) for slot in self._idle}
             found = [each for key in keys.values() for each in self._tree.match(key, wanted)]
             found.sort(key=lambda each: each[1], reverse=True)
+        if self._model.plain:  # whatever the books say is there
+            return dict(found)
         return {slot: n for slot, n in found if self._model.can_continue_at(slot, n)}
 
     def _choose(self, found: dict[int, int]) -> int:
@@ -231,12 +233,13 @@ class Cells:
                 source, count = twice
                 self._model.replace(slot, source, known, known + count)
 
-    def _shelve(self, slot: int) -> int | None:
-        """Move what `slot` holds to a shelf: an empty one, or that used least recently if that
-        was before the slot was. None: there is no such shelf, or others hold all of it too."""
-        if not self._shelves or self._tree.redundant(slot):
+    def _shelve(self, slot: int, source: int | None = None) -> int | None:
+        """Move what `slot` holds to a shelf, but not to `source`: an empty one, or that used least
+        recently if that was before the slot was. None: there is no such shelf, or others hold all
+        of it too."""
+        shelf = min((s for s in self._shelves if s != source), key=self._tree.used, default=None)
+        if shelf is None or self._tree.redundant(slot):
             return None
-        shelf = min(self._shelves, key=self._tree.used)
         if self._tree.used(shelf) > self._tree.used(slot):
             return None
         self.forget(shelf)
