@@ -16,13 +16,7 @@ from localllm.core.image import (
     read_header,
 )
 from localllm.errors import BadRequest
-from tests.engine.eyes import packed_png, png
-
-
-def jpeg(width: int, height: int, *, marker: int = 0xC0, before: bytes = b"") -> bytes:
-    """The beginning of a JPEG, as far as its frame header."""
-    frame = struct.pack(">BBHBHHB", 0xFF, marker, 17, 8, height, width, 3) + bytes(9)
-    return b"\xff\xd8\xff\xe0\x00\x04ab" + before + frame
+from tests.engine.eyes import jpeg, packed_png, png
 
 
 def gif(width: int, height: int) -> bytes:

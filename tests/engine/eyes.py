@@ -134,5 +134,11 @@ def packed_png(width: int, height: int, rows: bytes) -> bytes:
     )
 
 
+def jpeg(width: int, height: int, *, marker: int = 0xC0, before: bytes = b"") -> bytes:
+    """The beginning of a JPEG, as far as its frame header."""
+    frame = struct.pack(">BBHBHHB", 0xFF, marker, 17, 8, height, width, 3) + bytes(9)
+    return b"\xff\xd8\xff\xe0\x00\x04ab" + before + frame
+
+
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -1,6 +1,9 @@
 """A model that sees, in its own process: the real starter model beside a tiny encoder."""
 
 import asyncio
+import os
+import shutil
+import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -145,3 +148,22 @@ async def test_an_encoder_for_another_model_leaves_a_model_that_reads(
     text, _, _ = await collect(engine, ask("reads", "Name a colour.", max_tokens=4))
     assert text
     await engine.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a program is a script here")
+async def test_a_broken_image_starts_no_program(
+    smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = tmp_path / "ran"
+    for name in ("ffprobe", "ffmpeg"):
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\ntouch {ran}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert shutil.which("ffprobe") == str(tmp_path / "ffprobe")
+    engine = ProcessEngine()
+    await loaded(engine, smollm2, eyes.llava(tmp_path / "mmproj.gguf", embedding=EMBEDDING))
+    with pytest.raises(BadRequest, match="JPEG image is broken"):
+        await collect(engine, show("broken", eyes.jpeg(32, 32)))
+    await engine.close()
+    assert not ran.exists()
