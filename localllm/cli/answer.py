@@ -45,6 +45,8 @@ class Answer:
                 "ttft_s": timings.ttft_s if timings is not None else None,
                 "prefill_tps": timings.prefill_tps if timings is not None else None,
                 "decode_tps": timings.decode_tps if timings is not None else None,
+                "drafted": timings.drafted if timings is not None else None,
+                "accepted": timings.accepted if timings is not None else None,
             },
             "memory": {
                 "estimated_bytes": comparison.estimated_bytes,
@@ -136,6 +138,8 @@ def print_stats(answer: Answer, resident: ResidentModel, memory_bytes: int | Non
         f"load {_duration(resident.loaded.load_s)}",
         f"estimated {format_bytes(resident.fit.footprint.total_bytes)}",
     ]
+    if timings.drafted:
+        parts.insert(4, f"{timings.accepted} of {timings.drafted} guesses right")
     if memory_bytes is not None:
         parts.append(f"engine {format_bytes(memory_bytes)}")
     click.echo(" · ".join(parts), err=True)

@@ -8,7 +8,15 @@ from typing import TypeVar
 import click
 
 from localllm.core.adapter import MAX_SCALE
-from localllm.core.load import Encoder, FlashAttention, KvType, LoadSettings, Lora, Pooling
+from localllm.core.load import (
+    Encoder,
+    FlashAttention,
+    KvType,
+    LoadSettings,
+    Lora,
+    Pooling,
+    Speculate,
+)
 from localllm.core.model import ModelSpec
 from localllm.library import settings
 
@@ -63,6 +71,16 @@ LORA = click.option(
     callback=lambda _c, _p, values: tuple(map(parse_lora, values)),
     help="LoRA adapter to load with the model, and how much it counts for (default 1); repeatable.",
 )  # fmt: skip
+SPECULATE = click.option(
+    "--speculate", type=click.Choice([each.value for each in Speculate]), default="auto",
+    help="Guess tokens that the text has had before and check them in one step: where it pays "
+    "(auto, the default), never (off), or always (ngram).",
+)  # fmt: skip
+DRAFT = click.option(
+    "--draft", metavar="MODEL",
+    help="A smaller model with the same vocabulary, a file or an installed one, that guesses "
+    "tokens ahead for MODEL.",
+)  # fmt: skip
 SWA_FULL = click.option(
     "--swa-full", is_flag=True, help="Full-size cache for sliding-window layers."
 )
@@ -112,6 +130,8 @@ def settings_for(
     embeddings: bool = False,
     pooling: Pooling | None = None,
     encoder: Encoder | None = None,
+    speculate: Speculate = Speculate.OFF,
+    draft: Path | None = None,
 ) -> LoadSettings:
     """The load settings of a verb that has some of these options."""
     return LoadSettings(
@@ -126,4 +146,6 @@ def settings_for(
         embeddings=embeddings,
         pooling=pooling,
         encoder=encoder,
+        speculate=Speculate.OFF if embeddings else speculate,
+        draft=None if draft is None else str(draft),
     )

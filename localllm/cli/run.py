@@ -15,7 +15,7 @@ from localllm.cli.images import read_images
 from localllm.cli.loading import load_with_progress, require_answers, require_sight
 from localllm.cli.output import print_json
 from localllm.cli.session import Session, opened
-from localllm.core.load import KvType, Lora
+from localllm.core.load import KvType, Lora, Speculate
 from localllm.core.text import single_line, strip_controls
 from localllm.engine.events import (
     GenerateRequest,
@@ -86,6 +86,8 @@ class Question:
 @options.GPU_LAYERS
 @options.CPU_MOE
 @options.NO_KV_OFFLOAD
+@options.SPECULATE
+@options.DRAFT
 @options.FORCE
 @click.option("--session", "session_file", metavar="FILE", type=click.Path(path_type=Path),
               help="Go on with the conversation in FILE, and keep it there.")  # fmt: skip
@@ -114,6 +116,8 @@ def command(
     gpu_layers: int | None,
     cpu_moe: int,
     no_kv_offload: bool,
+    speculate: str,
+    draft: str | None,
     force: bool,
     session_file: Path | None,
     no_session_cache: bool,
@@ -154,6 +158,8 @@ def command(
                 spec, context=context, gpu_layers=gpu_layers, kv_type=KvType(kv_type),
                 cpu_moe=cpu_moe, kv_offload=not no_kv_offload, adapters=adapters,
                 encoder=require_sight(installed) if images else None,
+                speculate=Speculate(speculate),
+                draft=None if draft is None else runtime.resolve(draft).path,
             )  # fmt: skip
             resident = runner.run(
                 load_with_progress(runtime, installed, settings, force=force, quiet=quiet)

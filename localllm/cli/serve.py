@@ -15,7 +15,7 @@ import click
 from localllm.cli import options
 from localllm.cli.loading import load_with_progress, sight_if_any
 from localllm.core.embedding import embeds_only
-from localllm.core.load import KvType, LoadSettings, Lora, Pooling
+from localllm.core.load import KvType, LoadSettings, Lora, Pooling, Speculate
 from localllm.core.text import single_line
 from localllm.core.units import format_duration
 from localllm.errors import ExitCode, NotFound, UsageError
@@ -48,6 +48,8 @@ class Wish:
     adapters: tuple[Lora, ...]
     embeddings: bool
     pooling: Pooling | None
+    speculate: Speculate
+    draft: str | None
     force: bool
     as_json: bool
     quiet: bool
@@ -87,6 +89,8 @@ def parse_parallel(
 @options.CPU_MOE
 @options.NO_KV_OFFLOAD
 @options.LORA
+@options.SPECULATE
+@options.DRAFT
 @click.option(
     "--embeddings",
     is_flag=True,
@@ -133,6 +137,8 @@ def command(
     adapters: tuple[Lora, ...],
     embeddings: bool,
     pooling: str | None,
+    speculate: str,
+    draft: str | None,
     api_key_file: Path | None,
     no_auth: bool,
     force: bool,
@@ -151,8 +157,10 @@ def command(
         kv_type=KvType(kv_type), cpu_moe=cpu_moe, kv_offload=not no_kv_offload,
         adapters=adapters, embeddings=embeddings,
         pooling=None if pooling is None else Pooling(pooling),
-        force=force, as_json=as_json, quiet=quiet,
+        speculate=Speculate(speculate), draft=draft, force=force, as_json=as_json, quiet=quiet,
     )  # fmt: skip
+    if draft is not None and len(models) > 1:
+        raise UsageError("--draft belongs to one model: serve it alone.")
     if adapters and len(models) > 1:
         raise UsageError("--lora belongs to one model: serve it alone.")
     address = find_address(host, port)
@@ -319,6 +327,8 @@ async def _settings(runtime: Runtime, model: InstalledModel, wish: Wish) -> Load
             embeddings=embeddings,
             pooling=wish.pooling,
             encoder=encoder,
+            speculate=wish.speculate,
+            draft=None if wish.draft is None else runtime.resolve(wish.draft).path,
         )
         for parallel in ((wish.parallel,) if wish.parallel else AUTO_PARALLEL)
     ]

@@ -24,7 +24,15 @@ from localllm.cli.target import Sought, Target, find_target
 from localllm.core.embedding import embeds_only, prepared
 from localllm.core.finetune import Method
 from localllm.core.fit import Fit, weigh
-from localllm.core.load import Allocation, BufferKind, FlashAttention, KvType, LoadSettings, Lora
+from localllm.core.load import (
+    Allocation,
+    BufferKind,
+    FlashAttention,
+    KvType,
+    LoadSettings,
+    Lora,
+    Speculate,
+)
 from localllm.core.placement import Share, budget
 from localllm.core.quality import CacheQuality, cache_loss, cache_quality
 from localllm.core.units import format_bytes
@@ -75,6 +83,7 @@ class Exact:
 @options.NO_KV_OFFLOAD
 @options.FLASH_ATTENTION
 @options.SWA_FULL
+@options.SPECULATE
 @options.LORA
 @click.option("--embeddings", is_flag=True,
               help="Of a load for embeddings, as an embedding model's is in any case.")  # fmt: skip
@@ -103,6 +112,7 @@ def command(
     no_kv_offload: bool,
     flash_attn: str,
     swa_full: bool,
+    speculate: str,
     adapters: tuple[Lora, ...],
     embeddings: bool,
     finetune: str | None,
@@ -132,6 +142,7 @@ def command(
         kv_offload=not no_kv_offload,
         adapters=adapters,
         embeddings=embeddings or embeds_only(target.spec),
+        speculate=Speculate.OFF if embeddings or embeds_only(target.spec) else Speculate(speculate),
     )
     settings = with_adapters(prepared(target.spec, settings), target.spec)
     machine, reserve_bytes = machine_now(), user_settings.load().reserve_bytes

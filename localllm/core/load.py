@@ -4,7 +4,7 @@ llama.cpp's own defaults waste gigabytes (design notes: `swa_full`, a full logit
 attention in the bindings), so each one is chosen here, once, and both sides read it from here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 CONTEXT_PADDING = 256
@@ -103,7 +103,8 @@ class LoadSettings:
     None is all it has, () none; `tensor_split` gives each of them so many layers, () in
     proportion to their free memory. Not `kv_offload`: the KV cache stays in system memory, and
     attention is computed there. `threads` None means the physical cores this process may use.
-    `drafts` is how many guessed tokens one step can check, of all conversations together.
+    `drafts` is how many guessed tokens one step can check, of all conversations together;
+    `draft` the file of a smaller model that guesses, too.
     `adapters` are loaded with the model. `embeddings`: it turns texts into numbers and answers
     nothing, `parallel` texts at the same time; `pooling` is then what a request gets that names
     none (None: the model's own), and `RANK` makes it score pairs of texts. `encoder` is what it
@@ -128,10 +129,24 @@ class LoadSettings:
     tensor_split: tuple[int, ...] = ()
     speculate: Speculate = Speculate.OFF
     drafts: int = 7
+    draft: str | None = None
     adapters: tuple[Lora, ...] = ()
     embeddings: bool = False
     pooling: Pooling | None = None
     encoder: Encoder | None = None
+
+    def of_draft(self) -> "LoadSettings":
+        """How a draft model is loaded beside a model that is loaded like this: for as many and as
+        long conversations."""
+        return replace(
+            self,
+            draft=None,
+            adapters=(),
+            encoder=None,
+            tensor_split=(),
+            cpu_moe=0,
+            speculate=Speculate.OFF,
+        )
 
     @property
     def outputs(self) -> int:

@@ -433,7 +433,8 @@ class ToolCallArguments:
 class Timings:
     """Seconds and tokens/s measured in the engine. Rates are None when nothing was timed.
 
-    `ttft_s` counts from the request's arrival to its first token, queueing included.
+    `ttft_s` counts from the request's arrival to its first token, queueing included. `drafted`
+    tokens were guessed ahead, of which `accepted` were right and saved a step each.
     """
 
     queue_s: float
@@ -441,6 +442,8 @@ class Timings:
     total_s: float
     prefill_tps: float | None
     decode_tps: float | None
+    drafted: int = 0
+    accepted: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -449,8 +452,7 @@ class Finished:
 
     The prompt is counted in every one of them and was computed once. `dropped_messages`: so many
     of the oldest, after the leading system messages, were left out for want of room (only where
-    `overflow` is ROLL). `drafted` tokens were guessed ahead, of which `accepted` were right and
-    saved a step each.
+    `overflow` is ROLL).
     """
 
     request_id: str
@@ -462,8 +464,6 @@ class Finished:
     dropped_messages: int = 0
     index: int = 0
     remaining: int = 0
-    drafted: int = 0
-    accepted: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,7 +61,14 @@ def test_json_is_one_document_with_the_promised_keys() -> None:
     assert abs(memory["estimate_error_percent"]) < 1
     assert memory["probed_bytes"] is None  # there was room to spare
     assert document["usage"].keys() == {"prompt_tokens", "completion_tokens", "cached_tokens"}
-    assert document["timings"].keys() == {"load_s", "ttft_s", "prefill_tps", "decode_tps"}
+    assert document["timings"].keys() == {
+        "load_s",
+        "ttft_s",
+        "prefill_tps",
+        "decode_tps",
+        "drafted",
+        "accepted",
+    }
     assert document["finish_reason"] == "length"
     assert document["usage"]["completion_tokens"] == 5
     assert document["timings"]["decode_tps"] > 0

@@ -137,8 +137,8 @@ def test_answers_of_a_crowd_stay_the_same(model: Path, reference: Reference, see
         said = driven.text(request_id)
         assert reference.agrees(prompt, said, max_tokens=limit, whole=whole), request_id
         assert len(said) == ends[request_id].completion_tokens
-    drafted = sum(end.drafted for end in ends.values())
-    accepted = sum(end.accepted for end in ends.values())
+    drafted = sum(end.timings.drafted for end in ends.values())
+    accepted = sum(end.timings.accepted for end in ends.values())
     if driven.model.recurrent:  # a state cannot give up a wrong guess
         assert drafted == 0
     else:
@@ -171,8 +171,8 @@ def test_the_same_is_drawn_with_guesses_and_without(
         )
         expected = text(answer(plainly, request))
         assert text(answer(guessing, request)) == expected
-        assert finished(plainly, "a").drafted == 0
-        drafted += finished(guessing, "a").drafted
+        assert finished(plainly, "a").timings.drafted == 0
+        drafted += finished(guessing, "a").timings.drafted
     assert drafted > 0
 
 
@@ -188,7 +188,7 @@ def test_guesses_that_are_right_save_steps(guessing: Driven) -> None:
         steps += 1
     end = finished(guessing, "a")
     assert end.completion_tokens == 40
-    assert end.accepted >= 30
+    assert end.timings.accepted >= 30
     assert steps < 15
 
 
@@ -217,7 +217,7 @@ def test_log_probabilities_are_those_of_the_tokens(plainly: Driven, guessing: Dr
     )
     expected = answer(plainly, request)
     assert answer(guessing, request) == expected
-    assert finished(guessing, "a").accepted > 0
+    assert finished(guessing, "a").timings.accepted > 0
 
 
 def test_a_grammar_is_followed_through_guesses(plainly: Driven, guessing: Driven) -> None:
@@ -228,7 +228,7 @@ def test_a_grammar_is_followed_through_guesses(plainly: Driven, guessing: Driven
         )
         expected = text(answer(plainly, request))
         assert text(answer(guessing, request)) == expected == " 3, 4, 1, 2," * 3 + " 3, 4, 5!"
-        assert finished(guessing, "a").accepted > 0
+        assert finished(guessing, "a").timings.accepted > 0
 
 
 def test_a_full_context_is_filled_and_no_further(smollm2: Path) -> None:
@@ -261,7 +261,7 @@ def test_two_conversations_guess_in_one_step(plainly: Driven, guessing: Driven) 
     guessing.run()
     for name in asked:
         assert guessing.text(name) == expected[name]
-        assert finished(guessing, name).accepted > 0
+        assert finished(guessing, name).timings.accepted > 0
 
 
 def test_greedy_answers_under_penalties_are_not_guessed(guessing: Driven) -> None:
@@ -272,4 +272,4 @@ def test_greedy_answers_under_penalties_are_not_guessed(guessing: Driven) -> Non
         max_tokens=20,
     )
     answer(guessing, request)
-    assert finished(guessing, "a").drafted == 0
+    assert finished(guessing, "a").timings.drafted == 0

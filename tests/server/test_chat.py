@@ -43,6 +43,7 @@ async def test_an_answer_carries_its_text_and_what_was_counted(running: House) -
     assert answer.model_extra is not None
     assert answer.model_extra["timings"] == {
         "queue_s": 0.0, "ttft_s": 0.25, "total_s": 1.25, "prefill_tps": 200.0, "decode_tps": 40.0,
+        "drafted": 0, "accepted": 0,
     }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import llama_cpp.llama_cpp as llama
 
 from localllm.core.embedding import prepared
+from localllm.core.load import Allocation, Speculate
 from localllm.engine.events import (
     Cancel,
     Command,
@@ -59,6 +60,7 @@ from localllm.errors import (
 )
 
 if TYPE_CHECKING:  # and numpy with them
+    from localllm.engine.worker.drafts.model import DraftModel
     from localllm.engine.worker.embedding import Embedder
     from localllm.engine.worker.vision.encoder import VisionEncoder
 
@@ -85,6 +87,7 @@ class WorkerEngine:
         self._states: States | None = None
         self._eyes: VisionEncoder | None = None
         self._blind: str | None = None
+        self._drafter: DraftModel | None = None
         self._embedder: Embedder | None = None
         """In the scheduler's place, for a model that was loaded for embeddings."""
 
@@ -138,6 +141,8 @@ class WorkerEngine:
     def close(self) -> None:
         if self._eyes is not None:
             self._eyes.close()
+        if self._drafter is not None:
+            self._drafter.close()
         if self._model is not None:
             self._model.close()
 
@@ -160,10 +165,12 @@ class WorkerEngine:
                 vitals=self._vitals,
             )
             self._blind = self._open_eyes(model)
+            self._drafter = self._open_draft(model)
         except (LoadFailed, UsageError) as error:
             self._emit(LoadRefused(message=str(error)))
             return
-        self._model, self._scheduler = model, Scheduler(model, self._emit)
+        self._model = model
+        self._scheduler = Scheduler(model, self._emit, drafter=self._drafter)
         if spec is not None:
             from localllm.engine.worker.embedding import Embedder
 
@@ -178,7 +185,7 @@ class WorkerEngine:
         )
         self._emit(
             Loaded(
-                allocations=model.allocations + (self._eyes.allocations if self._eyes else ()),
+                allocations=self._allocations(model),
                 context=model.context,
                 cells=int(llama.llama_n_ctx(model.handle)),
                 parallel=model.settings.parallel,
@@ -202,6 +209,17 @@ class WorkerEngine:
         except LoadFailed as error:
             return str(error)
         return None
+
+    def _open_draft(self, model: Model) -> "DraftModel | None":
+        if model.settings.draft is None or model.settings.speculate is Speculate.OFF:
+            return None
+        from localllm.engine.worker.drafts.model import DraftModel
+
+        return DraftModel(model.settings.draft, model, log=self._log)
+
+    def _allocations(self, model: Model) -> tuple[Allocation, ...]:
+        beside = (self._eyes, self._drafter)
+        return (*model.allocations, *(part for each in beside if each for part in each.allocations))
 
     def _compile(self, source: str | None, model: Model) -> ChatTemplate | None:
         if source is None:

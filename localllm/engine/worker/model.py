@@ -19,7 +19,7 @@ from localllm.engine.worker.abort import abort_flag
 from localllm.engine.worker.adapters import Adapters, Space
 from localllm.engine.worker.log import NativeLog
 from localllm.engine.worker.params import context_params, model_params
-from localllm.engine.worker.readback import allocations
+from localllm.engine.worker.readback import allocations, with_all_outputs
 from localllm.engine.worker.vitals import Vitals
 from localllm.errors import LoadFailed
 
@@ -263,7 +263,7 @@ class Model:
         """For embeddings llama.cpp has rows for a token of each sequence at first, and with the
         first whole batch, without a word, those of all its tokens (`output_reserve`)."""
         if not self.settings.embeddings:
-            return found
+            return with_all_outputs(found, self.settings)
         width = self.vocabulary + int(llama.llama_model_n_embd_out(self._model))
         rows_bytes = 4 * width * self.outputs
         return tuple(

@@ -10,7 +10,6 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
@@ -19,7 +18,7 @@ from localllm.core.gguf import read
 from localllm.core.load import Allocation, BufferKind, LoadSettings
 from localllm.engine.worker.header import without_tokenizer
 from localllm.engine.worker.params import context_params, model_params
-from localllm.engine.worker.readback import allocations
+from localllm.engine.worker.readback import allocations, with_all_outputs
 from localllm.errors import GgufError, LoadFailed
 
 _LONGEST_FILE = 16 * 2**40
@@ -112,13 +111,10 @@ def _reason(lines: Iterable[str]) -> str:
 
 def _sizes(lines: list[str], settings: LoadSettings) -> tuple[Allocation, ...]:
     """The read-back of a dry run. Its KV buffers print 0, so the caches' own totals are taken,
-    each divided among devices by the layers they hold. Its output buffer has a row for each
-    sequence and grows with the first step that asks for more (`llama_context::output_reserve`)."""
+    each divided among devices by the layers they hold."""
     others = tuple(
-        replace(a, size_bytes=a.size_bytes * settings.outputs // settings.parallel)
-        if a.kind is BufferKind.OUTPUT
-        else a
-        for a in allocations(lines)
+        a
+        for a in with_all_outputs(allocations(lines), settings)
         if a.kind not in (BufferKind.KV, BufferKind.WEIGHTS)
     )
     return _cache_sizes(lines) + others

@@ -9,8 +9,9 @@ They print two decimals of a MiB, so a size is exact to about 5 KiB.
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
-from localllm.core.load import Allocation, BufferKind
+from localllm.core.load import Allocation, BufferKind, LoadSettings
 
 _LINE = re.compile(r":\s+(\S+)\s+(model|KV|RS|output|compute|LoRA) buffer size\s*=\s*([0-9.]+) MiB")
 _KINDS = {
@@ -39,4 +40,15 @@ def allocations(lines: Iterable[str]) -> tuple[Allocation, ...]:
     return tuple(
         Allocation(device=device, kind=kind, size_bytes=size)
         for (device, kind), size in sizes.items()
+    )
+
+
+def with_all_outputs(parts: Iterable[Allocation], settings: LoadSettings) -> tuple[Allocation, ...]:
+    """Count the output buffer as large as it will be. It is made with a row for each sequence and
+    grows with the first step that asks for more (`llama_context::output_reserve`)."""
+    return tuple(
+        replace(part, size_bytes=part.size_bytes * settings.outputs // settings.parallel)
+        if part.kind is BufferKind.OUTPUT
+        else part
+        for part in parts
     )

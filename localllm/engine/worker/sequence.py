@@ -142,10 +142,13 @@ def timings(sequence: Sequence, now: float) -> Timings:
     first, read = sequence.first_token, sequence.prompt_tokens - sequence.cached
     prefill_s = first - sequence.admitted if first is not None else 0.0
     decode_s = sequence.last_token - first if first is not None else 0.0
+    guesses = sequence.guesses
     return Timings(
         queue_s=(sequence.admitted or now) - sequence.arrived,
         ttft_s=first - sequence.arrived if first is not None else None,
         total_s=now - sequence.arrived,
         prefill_tps=read / prefill_s if prefill_s > 0 else None,
         decode_tps=(sequence.produced - 1) / decode_s if decode_s > 0 else None,
+        drafted=guesses.drafted if guesses is not None else 0,
+        accepted=guesses.accepted if guesses is not None else 0,
     )

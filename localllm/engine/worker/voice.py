@@ -145,7 +145,6 @@ class Voice:
             Token(request_id=sequence.id, text=rest, index=sequence.index)
         ):
             self._emit(event)
-        guesses = sequence.guesses
         self._emit(
             Finished(
                 request_id=sequence.id,
@@ -157,7 +156,5 @@ class Voice:
                 dropped_messages=sequence.dropped,
                 index=sequence.index,
                 remaining=remaining,
-                drafted=guesses.drafted if guesses is not None else 0,
-                accepted=guesses.accepted if guesses is not None else 0,
             )
         )
