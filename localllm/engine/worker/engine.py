@@ -218,8 +218,9 @@ class WorkerEngine:
         return DraftModel(model.settings.draft, model, log=self._log)
 
     def _allocations(self, model: Model) -> tuple[Allocation, ...]:
-        beside = (self._eyes, self._drafter)
-        return (*model.allocations, *(part for each in beside if each for part in each.allocations))
+        """Those of the model and its encoder, which the estimate of the load is compared with; a
+        draft model has an estimate of its own."""
+        return model.allocations + (self._eyes.allocations if self._eyes else ())
 
     def _compile(self, source: str | None, model: Model) -> ChatTemplate | None:
         if source is None:
