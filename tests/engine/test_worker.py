@@ -10,6 +10,7 @@ import pytest
 from localllm.core.load import BufferKind, LoadSettings
 from localllm.engine.client import ProcessEngine
 from localllm.engine.events import (
+    Finished,
     FinishReason,
     GenerateRequest,
     Loaded,
@@ -194,7 +195,7 @@ async def test_cancel_ends_a_long_prompt_before_it_is_read(smollm2: Path) -> Non
     event = await anext(stream)
     while isinstance(event, PromptProgress):
         event = await anext(stream)
-    assert not isinstance(event, Token)
+    assert isinstance(event, Finished)
     assert event.reason is FinishReason.CANCELLED
     assert event.completion_tokens == 0
     again, _, _ = await collect(engine, ask("again", "Hello", max_tokens=1))
