@@ -16,7 +16,7 @@ from localllm.engine.events import (
     GrammarKind,
     Refused,
 )
-from localllm.engine.worker.scheduler import MAX_WAITING
+from localllm.engine.worker.waiting import MAX_WAITING
 from localllm.errors import QueueFull
 from tests.engine import tiny
 from tests.engine.answers import GREEDY
@@ -56,7 +56,7 @@ class Compiling:
         driven.run()
         assert isinstance(driven.end("first"), Finished)
         self._gate = threading.Event()
-        compiler = driven.scheduler._grammars
+        compiler = driven.scheduler._waiting._grammars
         assert compiler is not None
         compiler._compiling.submit(self._gate.wait)
 
@@ -84,7 +84,7 @@ def test_an_answer_under_a_grammar_goes_on_while_another_grammar_is_compiled(
     submit(driven, "beside", grammar=True)
     while not driven.text("beside"):
         driven.step()
-    compiler = driven.scheduler._grammars
+    compiler = driven.scheduler._waiting._grammars
     assert compiler is not None
     gate = threading.Event()
     compiler._compiling.submit(gate.wait)

@@ -6,7 +6,6 @@ and a chunk of the prompts that are still being read. Sequences join and leave b
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,34 +14,28 @@ from localllm.engine.events import (
     Event,
     FinishReason,
     GenerateRequest,
-    Grammar,
     PromptProgress,
     Refused,
 )
 from localllm.engine.worker import prefix
 from localllm.engine.worker.adapters import Turns
 from localllm.engine.worker.cells import Cells
-from localllm.engine.worker.choices import answers_to, deadline, deadline_message, sampling_of
+from localllm.engine.worker.choices import deadline, deadline_message, sampling_of
 from localllm.engine.worker.drafts.source import Drafter
 from localllm.engine.worker.drafts.speculation import Speculation
 from localllm.engine.worker.model import Aborted, Model, NoRoom
 from localllm.engine.worker.sampling import Sampler
 from localllm.engine.worker.sequence import Batch, Chunk, Sequence
 from localllm.engine.worker.voice import Voice
+from localllm.engine.worker.waiting import Waiting
 from localllm.errors import (
     BadRequest,
     DeadlineExceeded,
     GenerationFailed,
-    QueueFull,
 )
 
 if TYPE_CHECKING:
-    from localllm.engine.worker.grammar import Constraint, GrammarCompiler
     from localllm.engine.worker.tools.dialect import Manner
-
-_GRAMMAR_WAIT_S = 0.02
-MAX_WAITING = 256
-"""Answers that may wait for a slot; a request for more is refused at once."""
 
 
 class Scheduler:
@@ -60,8 +53,7 @@ class Scheduler:
         self._clock = clock
         self._voice = Voice(model, emit, clock)
         self._next_deadline = math.inf
-        self._grammars: GrammarCompiler | None = None
-        self._waiting: deque[Sequence] = deque()
+        self._waiting = Waiting(model)
         self._running: dict[int, Sequence] = {}
         self._cells = Cells(model)
         self._turns = Turns()
@@ -99,25 +91,8 @@ class Scheduler:
         """
         if any(sequence.id == request.request_id for sequence in self._everybody()):
             raise BadRequest(f"A request with the id {request.request_id!r} is running already.")
-        if len(self._waiting) + request.n > MAX_WAITING:
-            raise QueueFull(f"{len(self._waiting)} answers are waiting already. Try again later.")
-        constraints = self._constraints(request.grammar, request.n)
-        answers = answers_to(
-            request, prompt, arrived, model=self._model, constraints=constraints, dropped=dropped
-        )
-        if manner is not None:
-            manner.teach(answers, self._constraints(manner.calls, request.n))
-        self._waiting += answers
+        self._waiting.add(request, prompt, arrived, dropped=dropped, manner=manner)
         self._next_deadline = min(self._next_deadline, deadline(request, arrived))
-
-    def _constraints(self, grammar: Grammar | None, answers: int) -> "list[Constraint]":
-        if grammar is None:
-            return []
-        if self._grammars is None:
-            from localllm.engine.worker.grammar import GrammarCompiler
-
-            self._grammars = GrammarCompiler(self._model)
-        return self._grammars.start(grammar, answers)
 
     def cancel(self, request_id: str) -> None:
         """End a request between steps. Unknown ids are ignored."""
@@ -149,7 +124,7 @@ class Scheduler:
         self._end_overdue()
         self._admit()
         if not self._running:
-            self._wait_for_grammar()
+            self._waiting.wait_for_grammar()
             return
         self._show()
         batch = self._build()
@@ -204,7 +179,7 @@ class Scheduler:
     # --- admit ---
 
     def _admit(self) -> None:
-        while self._has_slot and (sequence := self._next_ready()) is not None:
+        while self._has_slot and (sequence := self._waiting.next_ready(self._refuse)) is not None:
             self._waiting.remove(sequence)
             sequence.admitted = self._clock()
             reusable = [] if sequence.scores else sequence.prompt
@@ -219,32 +194,6 @@ class Scheduler:
             if sequence.constraint is not None:
                 sequence.constraint.begin()
             self._running[sequence.slot] = sequence
-
-    def _next_ready(self) -> Sequence | None:
-        """The first that waits, but for those whose grammar is being compiled: they are overtaken
-        as long as somebody else can be served."""
-        for sequence in list(self._waiting):
-            if sequence.ended:  # with the one before it
-                continue
-            if sequence.constraint is None:
-                return sequence
-            if sequence.constraint.ready:
-                try:
-                    sequence.constraint.check()
-                except BadRequest as error:
-                    self._refuse(sequence, error)
-                    continue
-                return sequence
-        return None
-
-    def _wait_for_grammar(self) -> None:
-        """Nobody can be served before a grammar is compiled: wait, but not longer than a cancel
-        may."""
-        for sequence in self._waiting:
-            if sequence.constraint is not None:
-                sequence.constraint.wait(_GRAMMAR_WAIT_S)
-                self._model.vitals.beat()
-                return
 
     # --- build ---
 
