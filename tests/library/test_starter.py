@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import ExitCode, NotFound, UsageError
+from localllm.library import paths, starter
 from localllm.library.starter import find_starter
 from localllm.library.store import State, Store
 
@@ -55,3 +56,12 @@ def test_it_can_neither_be_removed_nor_replaced(tmp_path: Path, smollm2: Path) -
     with pytest.raises(UsageError, match="is that of the starter model"):
         store.adopt(smollm2, name="starter")
     assert not (tmp_path / "library.json").exists()
+
+
+def test_it_is_found_again_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = find_starter()
+    assert first is not None
+    monkeypatch.setattr(starter, "_look", lambda package: None)
+    assert find_starter() == first
+    paths.starter_file().write_text('{"record": 1}')
+    assert find_starter() is None  # what was kept is not of this package: it is looked for

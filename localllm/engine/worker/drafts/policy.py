@@ -15,7 +15,7 @@ KINDS = 6
 
 _LEADS = (0.5, 1.0, 2.0, 4.0, 8.0)
 
-_CERTAINLY = 1.05
+_CERTAINLY = 1.15
 """What is expected to be this much faster is done; less may be noise."""
 
 _OUTWEIGHED_AFTER = 4.0
@@ -38,7 +38,7 @@ def kind_of_lead(lead: float) -> int:
 class Acceptance:
     """How often guesses of each kind were right, with `before` as what to believe at first."""
 
-    def __init__(self, before: "Acceptance | None" = None, *, first: float = 0.5) -> None:
+    def __init__(self, before: "Acceptance | None" = None, *, first: float = 0.3) -> None:
         self._before = before
         self._first = first
         self._right = [0.0] * KINDS
