@@ -81,7 +81,7 @@ def test_what_was_seen_is_believed_and_passed_on() -> None:
 
 
 def test_what_did_not_pay_is_tried_again_some_day() -> None:
-    acceptance = Acceptance()
+    acceptance = Acceptance(first=0.5)
     for _ in range(50):
         acceptance.observe(2, right=False)
     low = acceptance.chance(2)
