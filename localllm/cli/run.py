@@ -4,7 +4,9 @@ import asyncio
 import json
 import sys
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -15,7 +17,7 @@ from localllm.cli.images import read_images
 from localllm.cli.loading import load_with_progress, require_answers, require_sight
 from localllm.cli.output import print_json
 from localllm.cli.session import Session, opened
-from localllm.core.load import KvType, Lora, Speculate
+from localllm.core.load import KvType, LoadSettings, Lora, Speculate
 from localllm.core.text import single_line, strip_controls
 from localllm.engine.events import (
     GenerateRequest,
@@ -129,40 +131,67 @@ def command(
 
     Ctrl+C stops the answer, a second one leaves.
     """
-    sampling = Sampling(
-        temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
-        repeat_penalty=repeat_penalty, seed=seed,
-    )  # fmt: skip
     converses = prompt is None and sys.stdin.isatty() and not as_json
-    rolls = converses or session_file is not None
     question = Question(
-        system=system, sampling=sampling, max_tokens=max_tokens, stop=stop,
+        system=system, max_tokens=max_tokens, stop=stop, images=read_images(images),
+        sampling=Sampling(
+            temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
+            repeat_penalty=repeat_penalty, seed=seed,
+        ),
         grammar=None if json_schema is None else _grammar(json_schema),
-        overflow=Overflow.ROLL if rolls else Overflow.ERROR,
-        images=read_images(images),
+        overflow=Overflow.ROLL if converses or session_file else Overflow.ERROR,
     )  # fmt: skip
     if question.images and session_file is not None:
         raise UsageError("--session keeps text alone: it cannot go with --image.")
     text = None if converses else _prompt_text(prompt)
+    load = Load(
+        model=model, draft=draft, sees=bool(images), force=force, quiet=quiet,
+        settings=partial(
+            options.settings_for, context=context, gpu_layers=gpu_layers, kv_type=KvType(kv_type),
+            cpu_moe=cpu_moe, kv_offload=not no_kv_offload, adapters=adapters,
+            speculate=Speculate(speculate),
+        ),
+    )  # fmt: skip
+    with opened(session_file, system=system, cached=not no_session_cache) as session:
+        return _run(load, session, question, text, stats=stats, as_json=as_json)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What is loaded, and how; `settings` is `options.settings_for` but for what the model says."""
+
+    model: str
+    draft: str | None
+    sees: bool
+    force: bool
+    quiet: bool
+    settings: Callable[..., LoadSettings]
+
+
+def _run(
+    load: Load,
+    session: Session,
+    question: Question,
+    text: str | None,
+    *,
+    stats: bool,
+    as_json: bool,
+) -> int:
+    """Load the model and answer `text`, or converse when it is None."""
+    question = replace(question, system=session.talk.system)
     runtime = Runtime.of_this_machine()
-    with (
-        opened(session_file, system=system, cached=not no_session_cache) as session,
-        asyncio.Runner() as runner,
-    ):
-        question = replace(question, system=session.talk.system)
+    with asyncio.Runner() as runner:
         try:
-            installed = runtime.resolve(model)
+            installed = runtime.resolve(load.model)
             spec = read_spec(installed.path)
             require_answers(spec, installed.name)
-            settings = options.settings_for(
-                spec, context=context, gpu_layers=gpu_layers, kv_type=KvType(kv_type),
-                cpu_moe=cpu_moe, kv_offload=not no_kv_offload, adapters=adapters,
-                encoder=require_sight(installed) if images else None,
-                speculate=Speculate(speculate),
-                draft=None if draft is None else runtime.resolve(draft).path,
-            )  # fmt: skip
+            settings = load.settings(
+                spec,
+                encoder=require_sight(installed) if load.sees else None,
+                draft=None if load.draft is None else runtime.resolve(load.draft).path,
+            )
             resident = runner.run(
-                load_with_progress(runtime, installed, settings, force=force, quiet=quiet)
+                load_with_progress(runtime, installed, settings, force=load.force, quiet=load.quiet)
             )
             if stats:  # of the load, so once and not after each answer
                 click.echo(resident.comparison.sentence(), err=True)

@@ -128,11 +128,12 @@ def command(
     training = _training(finetune, rank, train_batch, seq)
     sought = Sought(model=model, quant=quant, revision=revision, offline=offline)
     target = find_target(Store.default(), sought)
+    embeds, kv = embeddings or embeds_only(target.spec), KvType(kv_type)
     settings = LoadSettings(
         context=context or options.default_context(target.spec),
         parallel=parallel,
-        kv_type_k=KvType(kv_type),
-        kv_type_v=KvType(kv_type),
+        kv_type_k=kv,
+        kv_type_v=kv,
         batch=batch,
         ubatch=min(ubatch, batch),
         gpu_layers=gpu_layers,
@@ -141,8 +142,8 @@ def command(
         swa_full=swa_full,
         kv_offload=not no_kv_offload,
         adapters=adapters,
-        embeddings=embeddings or embeds_only(target.spec),
-        speculate=Speculate.OFF if embeddings or embeds_only(target.spec) else Speculate(speculate),
+        embeddings=embeds,
+        speculate=Speculate.OFF if embeds else Speculate(speculate),
     )
     settings = with_adapters(prepared(target.spec, settings), target.spec)
     machine, reserve_bytes = machine_now(), user_settings.load().reserve_bytes
@@ -154,10 +155,7 @@ def command(
         training=training,
         exact=asyncio.run(_probe(target, fit)) if exact else None,
     )
-    if as_json:
-        print_json(document(report))
-    else:
-        _print(report)
+    print_json(document(report)) if as_json else _print(report)
     return ExitCode.OK
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from zlib import crc32
 
 import localllm
-from localllm.core import catalogue
+from localllm.core import catalogue, compiled
 from localllm.core.catalogue import Entry
 from localllm.errors import UsageError
-from localllm.library import paths
+from localllm.library import kept, paths
 
 
 def read_catalogue() -> tuple[Entry, ...]:
@@ -28,11 +28,11 @@ def read_catalogue() -> tuple[Entry, ...]:
             f"The catalogue {path} cannot be read ({error}). Install localllm again."
         ) from error
     made_from = _made_from(raw)
-    kept = paths.catalogue_cache_file()
-    if (entries := _kept(kept, made_from)) is not None:
-        return entries
+    path = paths.catalogue_cache_file()
+    if (answer := kept.recall(path, made_from)) is not None:
+        return compiled.restored(answer)
     entries = catalogue.parse(text)
-    _keep(kept, made_from, entries)
+    kept.keep(path, made_from, compiled.compiled(entries))
     return entries
 
 
@@ -45,9 +45,6 @@ def find_entry(name: str) -> Entry | None:
     if exact or len(starting) == 1:
         return (exact or starting)[0]
     return None
-
-
-# --- what came of it the last time ---
 
 
 def _made_from(raw: bytes) -> str:
@@ -64,31 +61,3 @@ def _sources(directory: Path) -> Iterator[tuple[str, int]]:
                 yield from _sources(Path(each.path))
             elif each.name.endswith(".py"):
                 yield each.path, each.stat().st_mtime_ns
-
-
-def _kept(path: Path, made_from: str) -> tuple[Entry, ...] | None:
-    """The entries, if this is what was kept of them: three lines, the second one the checksum
-    of the third, so that half a file or a changed one is none."""
-    try:
-        first, seal, text = path.read_bytes().split(b"\n", 2)
-    except (OSError, ValueError):
-        return None
-    if first != made_from.encode() or seal != _seal(text):
-        return None
-    from localllm.core.compiled import restored
-
-    return restored(text)
-
-
-def _keep(path: Path, made_from: str, entries: tuple[Entry, ...]) -> None:
-    from localllm.core.compiled import compiled
-    from localllm.library import disk
-
-    text = compiled(entries)
-    with contextlib.suppress(OSError):  # a cache that cannot be written is not needed
-        path.parent.mkdir(parents=True, exist_ok=True)
-        disk.write_atomically(path, b"\n".join((made_from.encode(), _seal(text), text)))
-
-
-def _seal(text: bytes) -> bytes:
-    return b"%08x" % crc32(text)

@@ -1,20 +1,19 @@
 """The headers of installed models as far as sizing reads them, kept in the cache.
 
-A header with a vocabulary of 262k takes longer to read than a whole catalogue to plan with, and
-`suggest` wants those of all installed models. What is kept leaves the vocabulary out, but for the
-number of its tokens, and is used as long as the files have the same length and time.
+A header with a vocabulary of 262k takes three quarters of the time to read that planning with the
+whole catalogue takes, and `suggest` wants those of all installed models. What is kept leaves the
+vocabulary out, but for the number of its tokens, and is used as long as the files have the same
+length and time.
 """
 
-import contextlib
 import json
-from pathlib import Path
 from typing import TypedDict
 from zlib import crc32
 
 from localllm import __version__
 from localllm.core.model import MAX_LAYERS, MetadataValue, ModelSpec, TensorInfo
 from localllm.core.quants import GgmlType
-from localllm.library import paths
+from localllm.library import kept, paths
 from localllm.library.examine import examine
 from localllm.library.installed import InstalledModel
 
@@ -26,7 +25,6 @@ _Tensor = tuple[str, list[int], int, int, int]
 
 
 class _Document(TypedDict):
-    made_from: list[list[str | int]]
     architecture: str
     metadata: dict[str, _JsonValue]
     tensors: list[_Tensor]
@@ -41,26 +39,26 @@ def sized_spec(model: InstalledModel) -> ModelSpec:
 
     Raises NotFound, StoreError and GgufError as `examine` does.
     """
-    kept = paths.sized_file(paths.cache_dir(), crc32(str(model.path).encode("utf-8", "replace")))
-    made_from = _files(model)
-    if made_from and (spec := _kept(kept, made_from)) is not None:
-        return spec
+    name = crc32(str(model.path).encode("utf-8", "replace"))
+    path, made_from = paths.sized_file(paths.cache_dir(), name), _files(model)
+    if made_from and (answer := kept.recall(path, made_from)) is not None:
+        return _restored(answer)
     spec = _without_texts(examine(model.path).spec)
     if made_from:
-        _keep(kept, made_from, spec)
+        kept.keep(path, made_from, _written(spec))
     return spec
 
 
-def _files(model: InstalledModel) -> list[list[str | int]]:
+def _files(model: InstalledModel) -> str:
     """What tells these files from others; nothing when one of them cannot be looked at."""
-    found: list[list[str | int]] = [[__version__]]
+    found: list[str | int] = [__version__]
     try:
         for part in model.files:
             now = part.path.stat()
-            found.append([str(part.path), now.st_size, now.st_mtime_ns, now.st_ino])
+            found += [str(part.path), now.st_size, now.st_mtime_ns, now.st_ino]
     except (OSError, ValueError):
-        return []
-    return found
+        return ""
+    return json.dumps(found)
 
 
 def _without_texts(spec: ModelSpec) -> ModelSpec:
@@ -86,16 +84,8 @@ def _is_small(value: MetadataValue) -> bool:
     return len(value) <= MAX_LAYERS and not any(isinstance(each, str) for each in value)
 
 
-def _kept(path: Path, made_from: list[list[str | int]]) -> ModelSpec | None:
-    try:
-        seal, text = path.read_text("utf-8").split("\n", 1)
-    except (OSError, ValueError):
-        return None
-    if seal != _seal(text):
-        return None  # half a file, or a changed one
-    document: _Document = json.loads(text)
-    if document["made_from"] != made_from:
-        return None
+def _restored(answer: bytes) -> ModelSpec:
+    document: _Document = json.loads(answer)
     return ModelSpec(
         architecture=document["architecture"],
         metadata=document["metadata"],
@@ -110,11 +100,8 @@ def _kept(path: Path, made_from: list[list[str | int]]) -> ModelSpec | None:
     )
 
 
-def _keep(path: Path, made_from: list[list[str | int]], spec: ModelSpec) -> None:
-    from localllm.library import disk
-
+def _written(spec: ModelSpec) -> bytes:
     document: _Document = {
-        "made_from": made_from,
         "architecture": spec.architecture,
         "metadata": {key: _plain(value) for key, value in spec.metadata.items()},
         "tensors": [
@@ -126,17 +113,10 @@ def _keep(path: Path, made_from: list[list[str | int]], spec: ModelSpec) -> None
         "data_offset": spec.data_offset,
         "file_bytes": spec.file_bytes,
     }
-    text = json.dumps(document, separators=(",", ":"))
-    with contextlib.suppress(OSError):  # a cache that cannot be written is not needed
-        path.parent.mkdir(parents=True, exist_ok=True)
-        disk.write_atomically(path, f"{_seal(text)}\n{text}".encode())
+    return json.dumps(document, separators=(",", ":")).encode()
 
 
 def _plain(value: MetadataValue) -> _JsonValue:
     if isinstance(value, str | int | float):
         return value
     return list(value)  # type: ignore[return-value]  # `_is_small` lets no texts through
-
-
-def _seal(text: str) -> str:
-    return f"{crc32(text.encode()):08x}"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from localllm import __version__
-from localllm.library import paths
+from localllm.library import kept, paths
 from localllm.library.installed import InstalledModel, State
 from localllm.library.names import quant_in
 
@@ -35,11 +35,11 @@ def find_starter(package: str = PACKAGE) -> InstalledModel | None:
     installation is seen.
     """
     record = _record(package)
-    if record is not None and (kept := _kept(record)) is not None:
-        return kept
+    if record is not None and (answer := kept.recall(paths.starter_file(), record)) is not None:
+        return _restored(answer)
     model = _look(package)
     if record is not None and model is not None:
-        _keep(record, model)
+        kept.keep(paths.starter_file(), record, _written(model))
     return model
 
 
@@ -96,7 +96,7 @@ def _recorded_sha256(file: "PackagePath") -> str | None:
 # --- what was found the last time ---
 
 
-def _record(package: str) -> list[str | int] | None:
+def _record(package: str) -> str | None:
     """The package's installation record, as it is now; None when it lies nowhere on the path."""
     prefix = f"{package.replace('-', '_')}-"
     for directory in sys.path:
@@ -105,26 +105,18 @@ def _record(package: str) -> list[str | int] | None:
                 if name.startswith(prefix) and name.endswith(".dist-info"):
                     path = Path(directory, name, "RECORD")
                     now = path.stat()
-                    return [__version__, str(path), now.st_size, now.st_mtime_ns]
+                    return json.dumps([__version__, str(path), now.st_size, now.st_mtime_ns])
     return None
 
 
-def _kept(record: list[str | int]) -> InstalledModel | None:
-    try:
-        kept = json.loads(paths.starter_file().read_text("utf-8"))
-        if kept["record"] != record:
-            return None
-        return InstalledModel(**{**kept["model"], "path": Path(kept["model"]["path"])})
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # none, half a file, or not one of ours
+_FIELDS = ("name", "quant", "size_bytes", "sha256", "license", "source")
 
 
-def _keep(record: list[str | int], model: InstalledModel) -> None:
-    from localllm.library import disk
+def _written(model: InstalledModel) -> bytes:
+    document = {name: getattr(model, name) for name in _FIELDS} | {"path": str(model.path)}
+    return json.dumps(document).encode()
 
-    fields = ("name", "quant", "size_bytes", "sha256", "license", "source")
-    document = {name: getattr(model, name) for name in fields} | {"path": str(model.path)}
-    path = paths.starter_file()
-    with contextlib.suppress(OSError):  # a cache that cannot be written is not needed
-        path.parent.mkdir(parents=True, exist_ok=True)
-        disk.write_atomically(path, json.dumps({"record": record, "model": document}).encode())
+
+def _restored(answer: bytes) -> InstalledModel:
+    document = json.loads(answer)
+    return InstalledModel(**{**document, "path": Path(document["path"])})

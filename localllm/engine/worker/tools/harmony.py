@@ -13,7 +13,8 @@ from enum import Enum, auto
 from localllm.engine.worker.text import overlap
 from localllm.engine.worker.tools.family import HARMONY
 from localllm.engine.worker.tools.json_text import beyond_space, nested
-from localllm.engine.worker.tools.parts import Part, Text, Thought, joined
+from localllm.engine.worker.tools.parts import Part, Text, Thought
+from localllm.engine.worker.tools.reading import Reading
 from localllm.engine.worker.tools.section import Characters, Malformed, Schema, Section
 
 _MESSAGE = "<|message|>"
@@ -32,23 +33,14 @@ class _Kind(Enum):
     AFTER = auto()  # the call's object has ended, its message has not
 
 
-class HarmonyReader:
+class HarmonyReader(Reading):
     """Reads one answer; as `Reader` says."""
 
     def __init__(self, tools: Mapping[str, Schema], *, trusted: bool = False) -> None:
-        self._tools = tools
-        self._trusted = trusted
-        self._held = ""
-        self._out: list[Part] = []
+        super().__init__(tools, trusted=trusted)
         self._kind = _Kind.HEADER
-        self._section: Section | None = None
         self._header_chars = 0
         self._name = ""
-        self._calls = 0
-
-    @property
-    def calls(self) -> int:
-        return self._calls + (self._section.calls if self._section is not None else 0)
 
     @property
     def calling(self) -> str | None:
@@ -75,22 +67,6 @@ class HarmonyReader:
             self._say(self._held)
         self._held = ""
         return self._take()
-
-    def trust(self) -> None:
-        self._trusted = True
-        if self._section is not None:
-            self._section.trust()
-
-    def distrust(self) -> None:
-        self._trusted = False
-        if self._section is not None:
-            self._section.distrust()
-
-    def _take(self) -> list[Part]:
-        if self._section is not None:
-            self._out += self._section.take()
-        out, self._out = joined(self._out), []
-        return out
 
     def _header(self) -> bool:
         if not _is_header(self._held):

@@ -11,7 +11,8 @@ from typing import Protocol
 
 from localllm.engine.worker.text import overlap
 from localllm.engine.worker.tools.family import Family, Fence
-from localllm.engine.worker.tools.parts import Part, Text, Thought, joined
+from localllm.engine.worker.tools.parts import Part, Text, Thought
+from localllm.engine.worker.tools.reading import Reading
 from localllm.engine.worker.tools.section import Schema, Section
 
 
@@ -47,7 +48,7 @@ class _Mode(Enum):
     AFTER = auto()  # a fence or a section has ended: white space is part of it
 
 
-class TextReader:
+class TextReader(Reading):
     """Reads answers whose reasoning stands in a fence and whose calls begin with a trigger."""
 
     def __init__(
@@ -60,21 +61,12 @@ class TextReader:
         trusted: bool = False,
     ) -> None:
         """`thinking`: the prompt has opened the fence. `tools` empty: calls are text."""
+        super().__init__(tools, trusted=trusted)
         self._family = family
         self._fence = fence
-        self._tools = tools
         self._triggers = family.triggers if tools else ()
-        self._trusted = trusted
-        self._held = ""
-        self._out: list[Part] = []
-        self._section: Section | None = None
-        self._calls = 0
         self._mode = _Mode.THINK if thinking and fence is not None else _Mode.START
         self._thought_began = False
-
-    @property
-    def calls(self) -> int:
-        return self._calls + (self._section.calls if self._section is not None else 0)
 
     @property
     def calling(self) -> str | None:
@@ -101,22 +93,6 @@ class TextReader:
                 self._out.append(Text(self._held))
         self._held = ""
         return self._take()
-
-    def trust(self) -> None:
-        self._trusted = True
-        if self._section is not None:
-            self._section.trust()
-
-    def distrust(self) -> None:
-        self._trusted = False
-        if self._section is not None:
-            self._section.distrust()
-
-    def _take(self) -> list[Part]:
-        if self._section is not None:
-            self._out += self._section.take()
-        out, self._out = joined(self._out), []
-        return out
 
     def _step(self) -> bool:
         """Read a stretch of what is held; false when more text is needed."""
