@@ -96,8 +96,9 @@ class Encoder:
 class LoadSettings:
     """One load.
 
-    `context` is tokens of one conversation; the unified cache has context x parallel cells.
-    Not `kv_unified`: each sequence has a cache of its own, and no prefix is shared.
+    `context` is tokens of one conversation, of which the cache has room for `parallel`: in parts
+    of its own for each, or `kv_unified` in one. In one, nothing is copied for who begins as another
+    does; but each token is compared with the cells of all.
     `gpu_layers` None means as many as fit; the routed experts of the first `cpu_moe` layers stay
     in system memory. `devices` are those the engine may use, by its names for them ("CUDA0"):
     None is all it has, () none; `tensor_split` gives each of them so many layers, () in
@@ -123,7 +124,7 @@ class LoadSettings:
     swa_full: bool = False
     mmap: bool = True
     threads: int | None = None
-    kv_unified: bool = True
+    kv_unified: bool = False
     kv_offload: bool = True
     devices: tuple[str, ...] | None = None
     tensor_split: tuple[int, ...] = ()
@@ -159,7 +160,7 @@ class LoadSettings:
 
     @property
     def cells(self) -> int:
-        """Cells of the unified KV cache: context x parallel, padded as llama.cpp pads."""
+        """Cells that are asked for: context x parallel, padded as llama.cpp pads."""
         wanted = self.context * self.parallel
         return -(-wanted // CONTEXT_PADDING) * CONTEXT_PADDING
 

@@ -22,7 +22,7 @@ differences up to 2e-4 at logits of about 3."""
 _log: list[NativeLog] = []
 
 
-def settings(*, parallel: int = 3, context: int = 256, kv_unified: bool = True) -> LoadSettings:
+def settings(*, parallel: int = 3, context: int = 256, kv_unified: bool = False) -> LoadSettings:
     """Small batches, and arithmetic as exact as there is: two roads to an answer must agree."""
     return LoadSettings(
         context=context,
@@ -113,6 +113,16 @@ class Driven:
         end = self.end(request_id)
         assert isinstance(end, Finished)
         return end
+
+    def running(self) -> dict[str, int]:
+        """The slots of the requests that run."""
+        return {each.id: slot for slot, each in self.scheduler._running.items()}
+
+    def slot_of(self, text: str) -> int:
+        """The slot that remembers what begins like this."""
+        tokens = self.model.tokenize(text, special=False)
+        held = self.scheduler.cells.held
+        return next(slot for slot, has in held.items() if list(has[: len(tokens)]) == tokens)
 
     def check(self) -> None:
         """What the scheduler believes of each slot is what llama.cpp holds there."""

@@ -84,3 +84,12 @@ def saved(plain: Path, tmp_path_factory) -> bytes:  # type: ignore[no-untyped-de
 def reader(plain: Path) -> Iterator[Kept]:
     with closing(Kept(plain, settings())) as engine:
         yield engine
+
+
+@pytest.fixture(scope="module")
+def saved_by_one(plain: Path, tmp_path_factory) -> bytes:  # type: ignore[no-untyped-def]
+    """As `saved`, of an engine with one slot: its cells are one pool."""
+    path = tmp_path_factory.mktemp("state") / "cells"
+    with closing(Kept(plain, settings(parallel=1))) as engine:
+        engine.save(STORY + engine.ask(STORY), path)
+    return File(path.read_bytes())

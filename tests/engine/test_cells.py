@@ -47,7 +47,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def alone(plain: Path) -> Iterator[Counted]:
     """One slot and 512 cells."""
-    driven = Counted(plain, settings(parallel=1, context=512))
+    driven = Counted(plain, settings(kv_unified=True, parallel=1, context=512))
     yield driven
     driven.close()
 
@@ -64,7 +64,7 @@ def test_one_slot_remembers_many_conversations(alone: Counted) -> None:
 
 
 def test_when_every_shelf_is_full_the_oldest_conversation_makes_way(plain: Path) -> None:
-    driven = Counted(plain, settings(parallel=1, context=4096))
+    driven = Counted(plain, settings(kv_unified=True, parallel=1, context=4096))
     conversations = texts(280, 5)
     for text in conversations:
         driven.ask(text, max_tokens=1)
@@ -74,7 +74,7 @@ def test_when_every_shelf_is_full_the_oldest_conversation_makes_way(plain: Path)
 
 
 def test_the_last_shelf_is_not_cleared_for_who_goes_on_with_it(plain: Path) -> None:
-    driven = Counted(plain, settings(parallel=255, context=16))
+    driven = Counted(plain, settings(kv_unified=True, parallel=255, context=16))
     conversations = texts(256, 5)
     for text in conversations:
         driven.ask(text, max_tokens=1)
@@ -111,7 +111,7 @@ def test_a_system_prompt_outlives_the_conversations_that_had_it(alone: Counted) 
 
 
 def test_what_nobody_comes_back_to_is_forgotten_after_a_while(plain: Path) -> None:
-    driven = Counted(plain, settings(parallel=1, context=4096))
+    driven = Counted(plain, settings(kv_unified=True, parallel=1, context=4096))
     system, ended = texts(2, 50)
     driven.ask(system + ended, max_tokens=1)
     others = texts(45, 100, seed=2)
@@ -126,7 +126,7 @@ def test_what_nobody_comes_back_to_is_forgotten_after_a_while(plain: Path) -> No
 
 
 def test_what_one_computed_is_not_used_in_another_space(plain: Path) -> None:
-    driven = Counted(plain, settings(parallel=2))
+    driven = Counted(plain, settings(kv_unified=True, parallel=2))
     prompt = list(range(30))
     cells = driven.scheduler._cells
     spaces: tuple[tuple[str, ...], ...] = ((), ("adapter",))
@@ -143,7 +143,7 @@ def test_what_one_computed_is_not_used_in_another_space(plain: Path) -> None:
 
 
 def test_what_two_compute_at_once_is_kept_once(plain: Path) -> None:
-    driven = Counted(plain, settings(parallel=2))
+    driven = Counted(plain, settings(kv_unified=True, parallel=2))
     (prompt,) = texts(1, 25)  # too short to wait for
     driven.submit("one", prompt, max_tokens=6)
     driven.submit("two", prompt, max_tokens=6)
@@ -154,7 +154,7 @@ def test_what_two_compute_at_once_is_kept_once(plain: Path) -> None:
 
 
 def test_an_answer_that_is_still_being_written_is_used_by_the_next_prompt(plain: Path) -> None:
-    driven = Counted(plain, settings(parallel=2))
+    driven = Counted(plain, settings(kv_unified=True, parallel=2))
     (prompt,) = texts(1, 30)
     driven.submit("writes", prompt, max_tokens=60)
     while len(driven.text("writes")) < 40:
@@ -169,8 +169,8 @@ def test_an_answer_that_is_still_being_written_is_used_by_the_next_prompt(plain:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_books_are_right_whatever_happens(plain: Path, seed: int) -> None:
-    driven = Counted(plain, settings(parallel=3, context=200))
-    reference = Reference(plain, settings(parallel=1, context=200))
+    driven = Counted(plain, settings(kv_unified=True, parallel=3, context=200))
+    reference = Reference(plain, settings(kv_unified=True, parallel=1, context=200))
     dice = random.Random(seed)
     known = texts(4, 120, seed)
     asked: dict[str, str] = {}

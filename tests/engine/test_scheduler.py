@@ -82,12 +82,13 @@ class Crowd:
                 self.texts.append(prompt + self.driven.text(event.request_id))
 
 
+@pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_is_reused_or_interrupted_an_answer_is_that_of_a_fresh_engine(
-    model: Path, reference: Reference, seed: int
+    model: Path, reference: Reference, seed: int, pooled: bool
 ) -> None:
     dice = random.Random(seed)
-    driven = Driven(model, settings())
+    driven = Driven(model, settings(kv_unified=pooled))
     crowd = Crowd(driven, dice, texts=[characters(dice, 200) for _ in range(2)])
     for _ in range(120):
         crowd.act()
@@ -101,7 +102,7 @@ def test_whatever_is_reused_or_interrupted_an_answer_is_that_of_a_fresh_engine(
         whole = end.reason is not FinishReason.CANCELLED
         answer = driven.text(request_id)
         assert reference.agrees(prompt, answer, max_tokens=limit, whole=whole), request_id
-    assert cached > 0 or driven.model.recurrent
+    assert cached > 0 or not driven.model.shares
     driven.close()
 
 
@@ -117,10 +118,13 @@ def test_a_conversation_that_goes_on_is_not_read_again(model: Path) -> None:
     driven.close()
 
 
-@pytest.mark.parametrize("kind", ["plain", "windowed"])
-def test_a_prefix_that_comes_at_once_from_all_is_computed_once(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "pooled"), [("plain", 0), ("plain", 1), ("windowed", 0)])
+def test_a_prefix_that_comes_at_once_from_all_is_computed_once(
+    tmp_path: Path, kind: str, pooled: int
+) -> None:
     path = KINDS[kind](tmp_path / "model.gguf")
-    driven, reference = Driven(path, settings(parallel=4)), Reference(path, settings(parallel=1))
+    driven = Driven(path, settings(parallel=4, kv_unified=bool(pooled)))
+    reference = Reference(path, settings(parallel=1))
     dice = random.Random(1)
     system = characters(dice, 100)
     prompts = {f"r{i}": system + characters(dice, 20) for i in range(4)}
@@ -167,7 +171,6 @@ def test_a_window_that_has_moved_on_is_not_reused(windowed: Path) -> None:
 
 
 def test_slots_that_share_a_prefix_can_all_outgrow_their_window(windowed: Path) -> None:
-    # The shared cells cannot be overwritten while two slots have them: 200 of 256.
     driven = Driven(windowed, settings(parallel=4, context=512))
     reference = Reference(windowed, settings(parallel=1, context=512))
     dice = random.Random(1)
@@ -204,16 +207,43 @@ def test_cells_that_are_given_up_are_read_again_and_nobody_notices(windowed: Pat
     reference.close()
 
 
-def test_slots_with_caches_of_their_own_share_nothing(plain: Path) -> None:
-    driven = Driven(plain, settings(parallel=2, kv_unified=False))
+def test_slots_with_caches_of_their_own_copy_what_another_one_has_computed(plain: Path) -> None:
+    driven = Driven(plain, settings(parallel=3, kv_unified=False))
+    reference = Reference(plain, settings(kv_unified=False))
     prompt = characters(random.Random(1), 80)
-    for request_id in ("one", "two"):
-        driven.submit(request_id, prompt + request_id)
+    driven.submit("one", prompt + "one")
+    for _ in range(4):
         driven.step()
+    driven.submit("two", prompt + "two")
+    driven.run()
+    ends = [driven.finished(request_id) for request_id in ("one", "two")]
+    assert [end.cached_tokens for end in ends] == [0, 80]
+    for request_id in ("one", "two"):
+        assert reference.agrees(
+            prompt + request_id, driven.text(request_id), max_tokens=20, whole=True
+        )
+    driven.close()
+    reference.close()
+
+
+def test_who_runs_together_has_slots_beside_each_other(plain: Path) -> None:
+    """llama.cpp computes neighbours with caches of their own in one go, others one by one."""
+    driven = Driven(plain, settings(parallel=4, kv_unified=False))
+    texts = [characters(random.Random(i), 40) for i in range(4)]
+    for i, text in enumerate(texts):  # each slot remembers one
+        driven.submit(f"first {i}", text, max_tokens=60)
         driven.step()
     driven.run()
-    ends = [driven.end(request_id) for request_id in ("one", "two")]
-    assert [end.cached_tokens for end in ends if isinstance(end, Finished)] == [0, 0]
+    places = {text: driven.slot_of(text) for text in texts}
+    low, high = min(texts, key=places.__getitem__), max(texts, key=places.__getitem__)
+    driven.submit("low", low + "on", max_tokens=30)
+    driven.step()
+    driven.submit("high", high + "on", max_tokens=30)
+    driven.step()
+    running = driven.running()
+    assert abs(running["low"] - running["high"]) == 1
+    driven.run()
+    assert driven.finished("high").cached_tokens == 40
     driven.close()
 
 

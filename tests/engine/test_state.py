@@ -20,10 +20,11 @@ from tests.engine.keeping import KEY, MORE, STORY, Kept
 from tests.engine.keeping import place as place
 from tests.engine.keeping import plain as plain
 from tests.engine.keeping import saved as saved
+from tests.engine.keeping import saved_by_one as saved_by_one
 
 KINDS: dict[str, tuple[Callable[[Path], Path], LoadSettings]] = {
     "plain": (tiny.plain, settings()),
-    "separate": (tiny.plain, settings(kv_unified=False)),
+    "pooled": (tiny.plain, settings(kv_unified=True)),
     "windowed": (tiny.windowed, settings()),
     "windowed, full cache": (tiny.windowed, replace(settings(), swa_full=True)),
     "recurrent": (tiny.recurrent, settings()),
@@ -107,9 +108,9 @@ def test_a_conversation_that_is_being_answered_is_not_saved_half(plain: Path, pl
 
 
 def test_restoring_waits_for_nobody_and_disturbs_nobody(
-    plain: Path, saved: bytes, place: Path
+    plain: Path, saved_by_one: bytes, place: Path
 ) -> None:
-    (place / "cells").write_bytes(saved)
+    (place / "cells").write_bytes(saved_by_one)
     with (
         closing(Kept(plain, settings(parallel=1))) as engine,
         closing(Reference(plain, settings(parallel=1))) as reference,
@@ -124,10 +125,11 @@ def test_restoring_waits_for_nobody_and_disturbs_nobody(
 
 
 def test_room_is_made_among_what_idle_slots_remember(
-    plain: Path, saved: bytes, place: Path
+    plain: Path, saved_by_one: bytes, place: Path
 ) -> None:
-    (place / "cells").write_bytes(saved)
-    with closing(Kept(plain, settings(parallel=2, context=192))) as engine:
+    (place / "cells").write_bytes(saved_by_one)
+    pool = settings(parallel=2, context=192, kv_unified=True)
+    with closing(Kept(plain, pool)) as engine:
         for text in (MORE * 7, MORE[::-1] * 7):
             engine.ask(text)
         assert engine.restore(place / "cells") > len(STORY)

@@ -81,7 +81,7 @@ def test_garbage_is_refused(reader: Kept, place: Path, garbage: bytes) -> None:
     [
         ({"kv_type_k": KvType.F16, "kv_type_v": KvType.F16}, "kv type k"),
         ({"swa_full": True}, "swa full"),
-        ({"kv_unified": False}, "streams"),
+        ({"kv_unified": True}, "streams"),
     ],
 )
 def test_cells_of_other_settings_are_refused(

@@ -8,7 +8,12 @@ What may be used again is decided in `prefix.py`, without llama.cpp.
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 
 from localllm.engine.worker.model import Model
-from localllm.engine.worker.prefix import MIN_SHARED_TOKENS, UNUSED_TOKENS, RadixTree
+from localllm.engine.worker.prefix import (
+    COPIED_CELLS,
+    MIN_SHARED_TOKENS,
+    UNUSED_TOKENS,
+    RadixTree,
+)
 
 
 class Cells:
@@ -30,8 +35,6 @@ class Cells:
         self._running: set[int] = set()
         self._shelves = range(model.settings.parallel, model.sequences)
         self._spaces: dict[int, Hashable] = {}
-        self._sharing: set[int] = set()
-        """Slots that may have cells in common with another one."""
 
     @property
     def idle(self) -> Collection[int]:
@@ -46,6 +49,8 @@ class Cells:
     @property
     def used(self) -> int:
         """Cells that hold something, those that slots have in common counted once."""
+        if not self._model.pooled:
+            return sum(map(len, self._held.values()))
         fresh = sum(self.count(slot) - self._tree.length(slot) for slot in self._running)
         return self._tree.cells + fresh
 
@@ -59,9 +64,11 @@ class Cells:
         """Give a prompt an idle slot (there must be one) that holds as much of its beginning as
         can be used again; `count` says how much. Its last token is always computed again."""
         found = self._usable(prompt, space)
-        slot = self._choose(found)
+        return self._occupy(self._choose(found), found, prompt, space)
+
+    def _occupy(self, slot: int, found: dict[int, int], prompt: list[int], space: Hashable) -> int:
         source = next(iter(found), slot)  # who has most
-        if source != slot and found[source] < found.get(slot, 0) + self._least_gain:
+        if source != slot and found[source] < found.get(slot, 0) + self.least_gain:
             source = slot
         if source != slot or found.get(slot, 0) < self.count(slot):
             shelf = self._shelve(slot, source)
@@ -79,7 +86,7 @@ class Cells:
         that is nothing or too little."""
         found = self._usable(prompt, self._spaces[slot])
         source = next(iter(found), slot)
-        if found.get(source, 0) - self.count(slot) < MIN_SHARED_TOKENS:
+        if found.get(source, 0) - self.count(slot) < max(MIN_SHARED_TOKENS, self.least_gain):
             return False
         self._fill(slot, prompt[: found[source]], source)
         return True
@@ -114,10 +121,14 @@ class Cells:
     def recall(self, tokens: list[int], space: Hashable = ()) -> int | None:
         """Let an idle slot hold as much of the beginning of `tokens` as the cache has: which one.
         It is taken until it is given back. None: there is no idle one, or nothing to hold."""
-        wanted = [*tokens, 0]  # `take` leaves out the last
-        if not self._idle or not self._usable(wanted, space):
+        wanted = [*tokens, 0]  # the last is left out
+        found = self._usable(wanted, space)
+        if not self._model.pooled:  # what is copied from another slot comes with the next batch
+            found = {slot: count for slot, count in found.items() if slot in self._idle}
+        if not self._idle or not found:
             return None
-        return self.take(wanted, space)
+        slot = self._choose(found) if self._model.pooled else next(iter(found))
+        return self._occupy(slot, found, wanted, space)
 
     def bring(
         self, tokens: Sequence[int], restore: Callable[[int], bool], space: Hashable = ()
@@ -142,7 +153,6 @@ class Cells:
 
     def forget(self, slot: int) -> None:
         self.cut(slot, 0)
-        self._sharing.discard(slot)
 
     # --- room ---
 
@@ -158,18 +168,15 @@ class Cells:
             self.forget(min(remembered, key=self._tree.used))
         return bool(remembered)
 
-    def least_shared(self) -> int | None:
-        """The slot that runs, may have cells in common with another one, and holds least."""
-        sharing = [s for s in self._sharing & self._running if self._held[s]]
-        return min(sharing, key=self.count, default=None)
-
     # --- which slot ---
 
     @property
-    def _least_gain(self) -> int:
-        """Tokens that another slot must have more than one's own to be shared from: in a window's
-        cache shared cells are in the way later."""
-        return 1 if self._model.plain else MIN_SHARED_TOKENS
+    def least_gain(self) -> int:
+        """Tokens that another slot must have more than one's own to be shared from: what is not
+        pooled is copied."""
+        if self._model.pooled:
+            return 1
+        return max(MIN_SHARED_TOKENS, self._model.cells_each // COPIED_CELLS)
 
     def _usable(self, prompt: list[int], space: Hashable) -> dict[int, int]:
         """Slots that hold a beginning of this prompt which can be used, and how many tokens of
@@ -188,17 +195,29 @@ class Cells:
 
     def _choose(self, found: dict[int, int]) -> int:
         """The idle slot to run in: one that goes on with all that it holds; an empty one, where
-        cells are shared freely; one that loses less than half of what it holds; the one used
-        least recently."""
-        own = max(self._idle, key=lambda slot: found.get(slot, 0))
-        oldest = min(self._idle, key=lambda slot: (self._tree.used(slot), slot))
+        cells are shared freely; one that loses less than half of what it holds; one that holds
+        nothing of its own; the one used least recently. What must be next to another one to be
+        computed together with it is."""
+        near = self._near() if self._model.shares else self._idle
+        own = max(near, key=lambda slot: found.get(slot, 0))
         tokens = found.get(own, 0)
         if tokens and (tokens == self.count(own) or not self._model.shares):
             return own
         if self._model.plain:
-            return oldest
-        half = tokens >= MIN_SHARED_TOKENS and 2 * tokens >= self.count(own)
-        return own if half else oldest
+            return min(near, key=lambda slot: (self._tree.used(slot), slot))
+        if tokens >= MIN_SHARED_TOKENS and 2 * tokens >= self.count(own):
+            return own
+        near = self._near()
+        return min(near, key=lambda s: (not self._tree.redundant(s), self._tree.used(s), s))
+
+    def _near(self) -> Collection[int]:
+        """The idle slots that would be computed in one go with others that run: where each has
+        cells of its own, those between two of them, or else those beside one."""
+        if self._model.pooled:
+            return self._idle
+        beside = {slot: {slot - 1, slot + 1} & self._running for slot in self._idle}
+        most = max(map(len, beside.values()))
+        return [slot for slot, others in beside.items() if len(others) == most]
 
     def _key(self, slot: int, space: Hashable) -> Hashable:
         """Where slots cannot share, each has a tree of its own."""
@@ -212,7 +231,6 @@ class Cells:
             kept = self._model.keep(slot, len(tokens))
         else:
             kept = self._model.share(source, slot, len(tokens))
-            self._sharing |= {source, slot}
         self._held[slot] = tokens if kept else []
         self._tree.hold(slot, self._key(slot, self._spaces[slot]), self._held[slot])
 

@@ -146,8 +146,9 @@ class Scheduler:
                 self._cells.cut(sequence.slot, picture.start)
                 sequence.cached = min(sequence.cached, self._cells.count(sequence.slot))
                 return
-            chunk = Chunk(sequence, pictures[picture.start : picture.end], -1, samples=False)
-            batch = Batch(chunks=[chunk], picture_cells=picture.cells)
+            shown = pictures[picture.start : picture.end]
+            chunk = Chunk(sequence, picture.start, shown, samples=False)
+            batch = Batch([chunk], picture_cells=picture.cells)
             self._model.use(sequence.space)
             self._compute(batch, partial(pictures.show, picture, sequence.slot))
             return
@@ -198,24 +199,25 @@ class Scheduler:
     # --- build ---
 
     def _build(self) -> Batch:
-        batch = Batch()
         self._model.use(self._turns.next(s.space for s in self._running.values()))
         answering, reading = list(self._answering()), self._reading()
         room = 0 if reading else self._model.chunk - len(answering)
         guesses = self._speculation.guess(answering, room)
+        chunks: list[Chunk] = []
         for sequence in answering:
             assert sequence.next_token is not None
-            slot, tokens = sequence.slot, [sequence.next_token]
-            start, guessed = self._cells.count(slot), guesses.get(slot, ())
-            batch.add(sequence, tokens, start, samples=True, guesses=guessed)
+            slot, start = sequence.slot, self._cells.count(sequence.slot)
+            tokens = [sequence.next_token, *guesses.get(slot, ())]
+            chunks.append(Chunk(sequence, start, tokens, samples=True, guessed=len(tokens) - 1))
         # One physical batch a step: larger ones are split inside llama_decode anyway, and this
         # way nobody who is answering waits for more than one chunk of somebody's prompt.
-        room = self._model.chunk - len(batch.rows)
+        room = self._model.chunk - sum(len(chunk.tokens) for chunk in chunks)
+        enough = room - self._model.worthwhile_rows
         spare = self._model.outputs - len(self._running)  # everybody may need one row of logits
         ahead: list[Sequence] = []
         for sequence in reading:
-            if room <= 0:
-                break
+            if room <= max(0, enough):
+                break  # the earlier a prompt is read, the earlier its answer begins
             if self._catch_up(sequence) and any(self._soon(each, sequence) for each in ahead):
                 continue
             ahead.append(sequence)
@@ -227,9 +229,9 @@ class Scheduler:
                 tokens = tokens[: sequence.scorable(start, 1 + spare)]
                 spare = 0
             whole = start + len(tokens) == len(sequence.prompt)
-            batch.add(sequence, tokens, start, samples=whole and sequence.limit > 0)
+            chunks.append(Chunk(sequence, start, tokens, samples=whole and sequence.limit > 0))
             room -= len(tokens)
-        return batch
+        return Batch.of(chunks)
 
     def _catch_up(self, sequence: Sequence) -> bool:
         """Share what others have computed of a prompt. False when this one shares nothing."""
@@ -257,7 +259,8 @@ class Scheduler:
             return False
         shared = prefix.common(other.prompt, sequence.prompt[:-1])
         has, computed = self._cells.count(sequence.slot), self._cells.count(other.slot)
-        return computed < shared and shared - has >= prefix.MIN_AWAITED_TOKENS
+        least = max(prefix.MIN_AWAITED_TOKENS, self._cells.least_gain)
+        return computed < shared and shared - has >= least
 
     def _in_turn(self) -> Iterator[Sequence]:
         return (s for s in self._running.values() if s.space == self._turns.current)
@@ -365,23 +368,12 @@ class Scheduler:
         self._cells.forget(sequence.slot)
 
     def _make_room(self, batch: Batch) -> None:
-        """The cache is full: forget what idle slots remember, then what running ones share.
-
-        A sliding window's cache has a window for each slot, but llama.cpp gives back a cell that
-        has left the window only when it belongs to one sequence (llama_kv_cache::find_slot): a
-        shared prefix stays, and is too much once every slot has filled its window.
-        """
+        """The cache is full: forget what idle slots remember, or guess less."""
         self._undo(batch)
         # Of a picture more cells may be held than its positions: what is missing is not certain.
         if self._cells.evict(batch.cells) or self._cells.evict(self._model.cells):
             return
-        if self._speculation.no_room(batch):
-            return
-        shortest = self._cells.least_shared()
-        if shortest is not None:
-            self._running[shortest].may_share = False  # or it would take the same cells again
-            self._recompute(self._running[shortest])
-        else:
+        if not self._speculation.no_room(batch):
             self._fail(batch, GenerationFailed("The KV cache has no room for this request."))
 
     def _fail(self, batch: Batch, error: GenerationFailed) -> None:

@@ -90,51 +90,53 @@ class Chunk:
     last `guessed` tokens are guesses: each of them and the one before ask for logits."""
 
     sequence: Sequence
+    start: int
     tokens: list[int]
-    last_row: int
     samples: bool
     guessed: int = 0
+    last_row: int = -1
 
     @property
     def sure(self) -> list[int]:
         """The tokens that are certainly part of the text."""
         return self.tokens[: len(self.tokens) - self.guessed]
 
+    def rows(self) -> list[Row]:
+        last, scores = len(self.tokens) - 1 - self.guessed, self.sequence.scores
+        return [
+            Row(
+                token,
+                self.start + i,
+                self.sequence.slot,
+                (self.samples and i >= last)
+                or (scores and self.sequence.needs_logits(self.start + i)),
+            )
+            for i, token in enumerate(self.tokens)
+        ]
+
 
 @dataclass(slots=True)
 class Batch:
     """What one step computes."""
 
+    chunks: list[Chunk]
     rows: list[Row] = field(default_factory=list)
-    chunks: list[Chunk] = field(default_factory=list)
     picture_cells: int = 0
+
+    @classmethod
+    def of(cls, chunks: list[Chunk]) -> "Batch":
+        """By slot: of slots with cells of their own llama.cpp computes those together that follow
+        each other (llama_batch_allocr::split_equal)."""
+        batch = cls(sorted(chunks, key=lambda chunk: chunk.sequence.slot))
+        for chunk in batch.chunks:
+            batch.rows += chunk.rows()
+            chunk.last_row = len(batch.rows) - 1
+        return batch
 
     @property
     def cells(self) -> int:
         """Cells of the cache that it needs."""
         return len(self.rows) + self.picture_cells
-
-    def add(
-        self,
-        sequence: Sequence,
-        tokens: list[int],
-        start: int,
-        *,
-        samples: bool,
-        guesses: tuple[int, ...] = (),
-    ) -> None:
-        last, scores = len(tokens) - 1, sequence.scores
-        tokens = [*tokens, *guesses]
-        self.rows += [
-            Row(
-                token,
-                start + i,
-                sequence.slot,
-                (samples and i >= last) or (scores and sequence.needs_logits(start + i)),
-            )
-            for i, token in enumerate(tokens)
-        ]
-        self.chunks.append(Chunk(sequence, tokens, len(self.rows) - 1, samples, len(guesses)))
 
 
 def timings(sequence: Sequence, now: float) -> Timings:
