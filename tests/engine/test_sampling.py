@@ -1,14 +1,17 @@
 """Every stage of the sampler chain does what its name says, on the logits of a tiny model."""
 
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 
+import llama_cpp.llama_cpp as llama
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from localllm.engine.events import GenerateRequest, Sampling, Token
 from localllm.engine.worker import logits
+from localllm.engine.worker import sampling as sampling_stages
 from localllm.engine.worker.model import Row
 from localllm.engine.worker.sampling import Sampler
 from tests.engine import tiny
@@ -237,3 +240,39 @@ def test_what_is_greedy_takes_what_the_chain_would(
     by_chain = sampler.sample_among(found, np.arange(model.vocabulary))
     assert sampler.sample(model.handle, -1) == by_chain
     sampler.close()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_penalties_on_a_few_tokens_are_those_on_the_whole_vocabulary(
+    driven: Driven, row: npt.NDArray[np.float64], seed: int
+) -> None:
+    dice = random.Random(seed)
+    model = driven.model
+    lately = [dice.randrange(model.vocabulary) for _ in range(20)] * 3
+    asked = replace(
+        OPEN,
+        seed=seed,
+        logit_bias=((lately[0], 2.0), ((lately[0] + 1) % model.vocabulary, -3.0)),
+        repeat_penalty=1.3,
+        frequency_penalty=0.4,
+        presence_penalty=-0.2,
+        penalty_last_n=30,
+        dry_multiplier=0.8,
+        dry_penalty_last_n=64,
+    )
+    ours = Sampler(asked, vocab=model.vocab, vocabulary=model.vocabulary)
+    ours.accept_prompt(lately)
+    whole = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
+    for stage in (
+        *sampling_stages._changes(asked, model.vocab, model.vocabulary),
+        *sampling_stages._draw(asked, seed, model.vocabulary),
+    ):
+        llama.llama_sampler_chain_add(whole, stage)
+    for token in lately:
+        llama.llama_sampler_accept(whole, token)
+    for _ in range(40):
+        expected = llama.llama_sampler_sample(whole, model.handle, -1)
+        assert ours.sample(model.handle, -1) == expected
+    assert (logits.row_of(model.handle, -1, model.vocabulary) == row).all()
+    ours.close()
+    llama.llama_sampler_free(whole)

@@ -81,10 +81,28 @@ def draw(chain: object, row: Row, allowed: Allowed) -> int:
     The chain sees these tokens alone: a logit of minus infinity would be a candidate, whose
     entropy is no number (llama_sampler_typical).
     """
-    candidates = np.zeros(len(allowed), _CANDIDATE)
-    candidates["id"] = allowed
-    candidates["logit"] = row[allowed]
+    candidates = _candidates(row, allowed)
+    return int(candidates["id"][_apply(chain, candidates)])
+
+
+def changed(chain: object, row: Row, tokens: set[int]) -> tuple[Allowed, Row]:
+    """These tokens, and the logits that a chain which changes each by itself makes of theirs."""
+    candidates = _candidates(row, np.fromiter(tokens, np.intp, len(tokens)))
+    if tokens:
+        _apply(chain, candidates)
+    return candidates["id"].astype(np.intp), candidates["logit"]
+
+
+def _candidates(row: Row, tokens: Allowed) -> npt.NDArray[np.void]:
+    candidates = np.zeros(len(tokens), _CANDIDATE)
+    candidates["id"] = tokens
+    candidates["logit"] = row[tokens]
+    return candidates
+
+
+def _apply(chain: object, candidates: npt.NDArray[np.void]) -> int:
+    """Let a chain work on these. Which of them it has selected, if it does."""
     data = candidates.ctypes.data_as(ctypes.POINTER(llama.llama_token_data))
-    found = llama.llama_token_data_array(data=data, size=len(allowed), selected=-1, sorted=False)
+    found = llama.llama_token_data_array(data=data, size=len(candidates), selected=-1, sorted=False)
     llama.llama_sampler_apply(chain, ctypes.byref(found))
-    return int(found.data[found.selected].id)
+    return int(found.selected)

@@ -3,10 +3,15 @@
 The order is llama.cpp's (common/sampling.cpp, common_params_sampling::samplers): logit bias,
 penalties, DRY, top-n-sigma, top-k, typical, top-p, min-p, XTC, temperature, draw. With mirostat:
 logit bias, penalties, temperature, mirostat, which draws.
+
+Bias, penalties and DRY change the logits of tokens that are named or were there lately, each by
+itself: they are a chain of their own that sees these few tokens, instead of the whole vocabulary.
 """
 
+import contextlib
 import ctypes
 import secrets
+from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -35,44 +40,85 @@ class Sampler:
     def __init__(self, sampling: Sampling, *, vocab: int, vocabulary: int) -> None:
         """`vocab` is llama.cpp's vocabulary object, of `vocabulary` tokens."""
         self.seed = secrets.randbelow(_MAX_SEED) if sampling.seed is None else sampling.seed
-        params = llama.llama_sampler_chain_default_params()
-        params.no_perf = True
-        self._chain = llama.llama_sampler_chain_init(params)
         self._vocabulary = vocabulary
-        self._takes_largest = is_greedy(sampling) and not changes_logits(sampling)
-        self._remembered = max(
+        self._chain = _chain(_draw(sampling, self.seed, vocabulary))
+        self._changes = (
+            _chain(_changes(sampling, vocab, vocabulary)) if changes_logits(sampling) else None
+        )
+        self._takes_largest = is_greedy(sampling)
+        self._biased = [token for token, _ in sampling.logit_bias]
+        remembered = max(
             sampling.penalty_last_n if _has_penalties(sampling) else 0,
             sampling.dry_penalty_last_n if _has_dry(sampling) else 0,
         )
-        for stage in _stages(sampling, self.seed, vocab, vocabulary):
-            llama.llama_sampler_chain_add(self._chain, stage)
+        self._lately: deque[int] = deque(maxlen=remembered)
 
     def accept_prompt(self, tokens: list[int]) -> None:
         """Let the penalties see the end of the prompt."""
-        for token in tokens[-self._remembered :] if self._remembered else ():
+        for token in tokens[-maxlen:] if (maxlen := self._lately.maxlen) else ():
             if token >= 0:  # a picture has no tokens
-                llama.llama_sampler_accept(self._chain, token)
+                self._accept(token)
 
     def sample(self, context: int, row: int) -> int:
         """Draw from output row `row` of the last decode, and remember the draw."""
-        if self._takes_largest:  # without a list of candidates: a tenth of the time
-            from localllm.engine.worker.logits import row_of
+        if self._changes is None and not self._takes_largest:
+            return int(llama.llama_sampler_sample(self._chain, context, row))
+        from localllm.engine.worker.logits import row_of
 
-            return int(row_of(context, row, self._vocabulary).argmax())
-        return int(llama.llama_sampler_sample(self._chain, context, row))
+        logits = row_of(context, row, self._vocabulary)
+        with self._changed(logits):
+            if self._takes_largest:  # without a list of candidates: a tenth of the time
+                token = int(logits.argmax())
+            else:
+                token = int(llama.llama_sampler_sample(self._chain, context, row))
+        self._accept(token)
+        return token
 
     def sample_among(self, row: "Row", allowed: "Allowed") -> int:
         """Draw one of the `allowed` tokens (at least one) from a row of logits, and remember it."""
         from localllm.engine.worker.logits import draw
 
-        token = draw(self._chain, row, allowed)
+        with self._changed(row):
+            token = draw(self._chain, row, allowed)
         llama.llama_sampler_accept(self._chain, token)
+        self._accept(token)
         return token
 
     def close(self) -> None:
-        if self._chain is not None:
-            llama.llama_sampler_free(self._chain)
-            self._chain = None
+        for chain in (self._chain, self._changes):
+            if chain is not None:
+                llama.llama_sampler_free(chain)
+        self._chain = self._changes = None
+
+    def _accept(self, token: int) -> None:
+        if self._changes is not None:
+            llama.llama_sampler_accept(self._changes, token)
+            self._lately.append(token)
+
+    @contextlib.contextmanager
+    def _changed(self, row: "Row") -> Iterator[None]:
+        """Bias and penalties in this row, for a while: other answers may draw from it, too."""
+        if self._changes is None:
+            yield
+            return
+        from localllm.engine.worker.logits import changed
+
+        tokens, logits = changed(self._changes, row, {*self._lately, *self._biased})
+        before = row[tokens]
+        row[tokens] = logits
+        try:
+            yield
+        finally:
+            row[tokens] = before
+
+
+def _chain(stages: Iterator[Stage]) -> Stage:
+    params = llama.llama_sampler_chain_default_params()
+    params.no_perf = True
+    chain = llama.llama_sampler_chain_init(params)
+    for stage in stages:
+        llama.llama_sampler_chain_add(chain, stage)
+    return chain
 
 
 def is_greedy(sampling: Sampling) -> bool:
@@ -99,7 +145,7 @@ def _has_dry(sampling: Sampling) -> bool:
     )
 
 
-def _stages(sampling: Sampling, seed: int, vocab: int, vocabulary: int) -> Iterator[Stage]:
+def _changes(sampling: Sampling, vocab: int, vocabulary: int) -> Iterator[Stage]:
     if sampling.logit_bias:
         yield _logit_bias(sampling, vocabulary)
     if _has_penalties(sampling):
@@ -110,25 +156,26 @@ def _stages(sampling: Sampling, seed: int, vocab: int, vocabulary: int) -> Itera
             sampling.frequency_penalty,
             sampling.presence_penalty,
         )
+    if _has_dry(sampling) and (is_greedy(sampling) or not sampling.mirostat):
+        yield _dry(sampling, vocab)
+
+
+def _draw(sampling: Sampling, seed: int, vocabulary: int) -> Iterator[Stage]:
     if is_greedy(sampling):
-        if _has_dry(sampling):
-            yield _dry(sampling, vocab)
         yield llama.llama_sampler_init_greedy()
     elif sampling.mirostat:
         yield llama.llama_sampler_init_temp(sampling.temperature)
         yield _mirostat(sampling, seed, vocabulary)
     else:
-        yield from _narrowing(sampling, seed, vocab, vocabulary)
+        yield from _narrowing(sampling, seed, vocabulary)
         yield llama.llama_sampler_init_temp_ext(
             sampling.temperature, sampling.dynatemp_range, sampling.dynatemp_exponent
         )
         yield llama.llama_sampler_init_dist(seed)
 
 
-def _narrowing(sampling: Sampling, seed: int, vocab: int, vocabulary: int) -> Iterator[Stage]:
+def _narrowing(sampling: Sampling, seed: int, vocabulary: int) -> Iterator[Stage]:
     """The stages that leave fewer candidates; each that would leave all is left out."""
-    if _has_dry(sampling):
-        yield _dry(sampling, vocab)
     if sampling.top_n_sigma > 0:
         yield llama.llama_sampler_init_top_n_sigma(sampling.top_n_sigma)
     if 0 < sampling.top_k < vocabulary:
