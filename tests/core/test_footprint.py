@@ -226,7 +226,7 @@ def test_the_numbers_that_every_developer_should_know_hold() -> None:
         # rows of data/llamacpp_allocations.csv, the models of which are in the forge
         ("Qwen3-30B-A3B", LoadSettings(context=70016), 6564.0),
         ("command-r-35B", LoadSettings(context=4096), 5120.0),
-        ("gpt-oss-20b", LoadSettings(context=1024, parallel=4), 96.0 + 24.0),
+        ("gpt-oss-20b", LoadSettings(context=1024, parallel=4, kv_unified=True), 96.0 + 24.0),
         ("Qwen3-Next-80B-A3B", LoadSettings(context=300032), 7032.0),
         ("Mixtral-8x7B", LoadSettings(context=512), 64.0),
         ("Qwen2.5-3B", LoadSettings(context=4096), 144.0),
