@@ -12,7 +12,7 @@ from pathlib import Path
 
 from localllm.core import quality
 from localllm.core.fit import Fit, weigh_in
-from localllm.core.load import LoadSettings
+from localllm.core.load import LoadSettings, Speculate
 from localllm.core.placement import Budget
 from localllm.core.recommend import Candidate, FitPlan, Machine, Wish, plans
 from localllm.core.reference import read_reference
@@ -176,7 +176,9 @@ def nothing_fits(shelf: Shelf, room: Budget, wish: Wish) -> str:
 def _fit(candidate: Candidate, room: Budget, wish: Wish) -> Fit:
     spec = candidate.spec()
     context = min(wish.context, spec.context_train or wish.context)
-    return weigh_in(spec, LoadSettings(context=context, parallel=wish.parallel), room)
+    return weigh_in(
+        spec, LoadSettings(context=context, parallel=wish.parallel, speculate=Speculate.AUTO), room
+    )
 
 
 def _loss_words(candidate: Candidate) -> str:

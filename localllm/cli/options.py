@@ -143,7 +143,6 @@ def settings_for(
         cpu_moe=cpu_moe,
         kv_offload=kv_offload,
         adapters=adapters,
-        kv_unified=embeddings,  # texts of any length are computed in one go
         embeddings=embeddings,
         pooling=pooling,
         encoder=encoder,

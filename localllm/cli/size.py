@@ -142,7 +142,6 @@ def command(
         swa_full=swa_full,
         kv_offload=not no_kv_offload,
         adapters=adapters,
-        kv_unified=embeds,
         embeddings=embeds,
         speculate=Speculate.OFF if embeds else Speculate(speculate),
     )

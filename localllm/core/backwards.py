@@ -8,11 +8,10 @@ answer is one that fits and whose next step does not: beyond it a longer one may
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from localllm.core.footprint.cache import MAX_SEQUENCES
+from localllm.core.footprint.cache import MAX_SEQUENCES, pooled_where_needed
 from localllm.core.load import CONTEXT_PADDING, LoadSettings
 from localllm.core.model import ModelSpec
 from localllm.core.placement import Budget, place
-from localllm.errors import UsageError
 
 MAX_CONTEXT = 2**24
 """No context beyond this is tried."""
@@ -43,12 +42,8 @@ def most_parallel(spec: ModelSpec, settings: LoadSettings, budget: Budget) -> in
     """
 
     def fits(parallel: int) -> bool:
-        try:
-            return place(spec, dataclasses.replace(settings, parallel=parallel), budget).fits
-        except UsageError:  # some caches are for one conversation only (`footprint.graph`)
-            if parallel == 1:
-                raise
-            return False
+        load = pooled_where_needed(spec, dataclasses.replace(settings, parallel=parallel))
+        return place(spec, load, budget).fits
 
     return _last(fits, MAX_SEQUENCES) or None
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from localllm.core.architectures import Memory
+from localllm.core.footprint.cache import pooled_where_needed
 from localllm.core.load import LoadSettings, Pooling, Speculate
 from localllm.core.model import ModelSpec
 from localllm.core.purpose import why_no_answers, why_no_texts
@@ -23,13 +24,15 @@ _CLASSIFIERS = ("cls.weight", "cls.output.weight")
 
 
 def prepared(spec: ModelSpec, settings: LoadSettings) -> LoadSettings:
-    """Fill in what a load for embeddings needs; other loads stay as they are.
+    """Fill in what a load for embeddings needs; others only get one cache for all conversations
+    where llama.cpp has no room for more.
 
     A model that looks both ways computes a text in one micro-batch, so that must hold the longest.
+    One cache for all texts: those of different lengths are computed in one go.
     Raises UsageError for a model that has no embeddings, or no score to rank by.
     """
     if not settings.embeddings:
-        return settings
+        return pooled_where_needed(spec, settings)
     why = why_no_texts(spec)
     if why is not None:
         raise UsageError(f"This model ({spec.architecture}) is {why}: it has no embeddings.")
@@ -49,6 +52,7 @@ def prepared(spec: ModelSpec, settings: LoadSettings) -> LoadSettings:
         context=context,
         batch=batch,
         ubatch=batch,
+        kv_unified=True,
         pooling=pooling,
         speculate=Speculate.OFF,
     )

@@ -25,10 +25,9 @@ FORGED = {forged.architecture: forged for forged in (*EVERY_ATTENTION, *EVERY_RE
 BERT, LLAMA = spec(ENCODER), spec(FORGED["llama"])
 LOADS = (
     LoadSettings(embeddings=True),
-    LoadSettings(embeddings=True, kv_unified=True, context=1024, parallel=4, ubatch=256),
+    LoadSettings(embeddings=True, context=1024, parallel=4, ubatch=256),
     LoadSettings(
         embeddings=True,
-        kv_unified=True,
         context=512,
         parallel=2,
         flash_attention=FlashAttention.OFF,

@@ -1,12 +1,14 @@
 """What would abort llama.cpp is refused before it is asked, and nothing else is: the engine's own
 dry run is the judge."""
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import pytest
 
 from localllm.core import footprint
+from localllm.core.embedding import prepared
 from localllm.core.load import FlashAttention, KvType, LoadSettings
 from localllm.core.model import ModelSpec
 from localllm.errors import UsageError
@@ -88,6 +90,13 @@ def test_phi_4_with_a_cache_for_each_of_two_is_refused_with_a_way_out(tmp_path: 
         footprint.of(spec(PHI_4), load)
     assert "40 layers" in str(caught.value)
     assert answers(PHI_4, (load,), tmp_path / "phi-4.gguf") == [ABORTED]
+
+
+def test_where_one_cache_each_is_too_much_all_conversations_have_one() -> None:
+    load = LoadSettings(parallel=2, kv_type_k=KvType.Q8_0, kv_type_v=KvType.Q8_0)
+    assert prepared(spec(PHI_4), load) == replace(load, kv_unified=True)
+    for other in (LoadSettings(parallel=2), replace(load, parallel=1)):
+        assert prepared(spec(PHI_4), other) == other
 
 
 @pytest.mark.parametrize(

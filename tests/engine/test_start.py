@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+from localllm.engine import launch
+
 
 def test_a_worker_imports_the_low_level_api_and_nothing_around_it() -> None:
     script = (
@@ -22,3 +24,9 @@ def test_a_worker_imports_the_low_level_api_and_nothing_around_it() -> None:
     )
     assert worker.returncode == 0
     assert worker.stderr.decode().splitlines()[-1] == "llama_cpp.llama_cpp"
+
+
+def test_threads_that_wait_sleep_soon_unless_somebody_has_said_how_they_wait() -> None:
+    assert launch._environment({"HOME": "/h"})["GOMP_SPINCOUNT"] == "2000"
+    assert launch._environment({"GOMP_SPINCOUNT": "7"})["GOMP_SPINCOUNT"] == "7"
+    assert "GOMP_SPINCOUNT" not in launch._environment({"OMP_WAIT_POLICY": "active"})

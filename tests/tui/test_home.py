@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from localllm.core.load import LoadSettings
+from localllm.core.load import LoadSettings, Speculate
 from localllm.core.units import format_bytes
 from localllm.library.store import InstalledModel
 from localllm.tui.screens.chat import ChatScreen
@@ -40,7 +40,9 @@ async def test_a_model_that_does_not_fit_says_what_would_help(stage: Stage) -> N
     app = stage.app()
     async with app.run_test(size=(120, 40)) as pilot:
         await sees(pilot, "● does not fit")
-        fit = await app.runtime.fit(app.runtime.installed()[0], LoadSettings())
+        fit = await app.runtime.fit(
+            app.runtime.installed()[0], LoadSettings(speculate=Speculate.AUTO)
+        )
         assert fit.advice is not None
         assert "of 170 MiB free" in shown(app)
         assert fit.advice in shown(app)

@@ -6,9 +6,9 @@ The arithmetic of llama.cpp b11434: `llama_kv_cache::llama_kv_cache` (`src/llama
 `llama_context::llama_context` (`src/llama-context.cpp`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from localllm.core.footprint.graph import check_graph
+from localllm.core.footprint.graph import check_graph, fits_graph
 from localllm.core.load import CONTEXT_PADDING, FlashAttention, KvType, LoadSettings
 from localllm.core.model import ModelSpec
 from localllm.core.quants import BLOCKS, GgmlType, row_bytes
@@ -58,6 +58,15 @@ def flash(spec: ModelSpec, settings: LoadSettings) -> bool:
     """
     wanted = settings.flash_attention is not FlashAttention.OFF
     return wanted and spec.architecture not in _WITHOUT_FLASH
+
+
+def pooled_where_needed(spec: ModelSpec, settings: LoadSettings) -> LoadSettings:
+    """One cache for all conversations where llama.cpp's graph has no room for one each."""
+    pooled = replace(settings, kv_unified=True)
+    on = flash(spec, settings)
+    if fits_graph(spec, settings, flash=on) or not fits_graph(spec, pooled, flash=on):
+        return settings
+    return pooled
 
 
 def check(spec: ModelSpec, settings: LoadSettings) -> None:

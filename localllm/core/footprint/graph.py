@@ -48,21 +48,28 @@ def check_graph(spec: ModelSpec, settings: LoadSettings, *, flash: bool) -> None
 
     `flash`: attention is computed without its matrix.
     """
+    if not fits_graph(spec, settings, flash=flash):
+        raise UsageError(
+            f"llama.cpp would abort: it has room for {_room(len(spec.tensors))} nodes and tensors "
+            f"of a {spec.architecture} model of {spec.layers} layers, and a cache of "
+            f"{settings.kv_type_k} keys and {settings.kv_type_v} values makes about "
+            f"{_entries(spec, settings, flash=flash)}. Use f16 for the cache"
+        )
+
+
+def fits_graph(spec: ModelSpec, settings: LoadSettings, *, flash: bool) -> bool:
+    """Whether llama.cpp has room for this load's graph; as `check_graph`."""
+    return _entries(spec, settings, flash=flash) <= _room(len(spec.tensors))
+
+
+def _entries(spec: ModelSpec, settings: LoadSettings, *, flash: bool) -> int:
+    """Nodes and tensors; 0 for an architecture that never has too many."""
     known = _GRAPHS.get(spec.architecture)
     if known is None:
-        return
-    tensors = len(spec.tensors)
+        return 0
     layer = known.layer if flash else known.layer_without_flash
     layer += _added_nodes(spec, settings)
-    entries = known.outside + layer * spec.layers + tensors + 2 * spec.layers + _INPUTS
-    room = _room(tensors)
-    if entries > room:
-        raise UsageError(
-            f"llama.cpp would abort: it has room for {room} nodes and tensors of a "
-            f"{spec.architecture} model of {spec.layers} layers, and a cache of "
-            f"{settings.kv_type_k} keys and {settings.kv_type_v} values makes about {entries}. "
-            "Use f16 for the cache"
-        )
+    return known.outside + layer * spec.layers + len(spec.tensors) + 2 * spec.layers + _INPUTS
 
 
 def _added_nodes(spec: ModelSpec, settings: LoadSettings) -> int:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from localllm.core import footprint, quality
-from localllm.core.load import LoadSettings
+from localllm.core.load import LoadSettings, Speculate
 from localllm.core.model import ModelSpec
 from localllm.core.placement import Placement, place
 from localllm.core.recommend.plan import Candidate, FitPlan, Machine, Verdict, Wish
@@ -19,7 +19,7 @@ def price(candidate: Candidate, wish: Wish, machine: Machine) -> FitPlan:
     """Place and time one candidate."""
     spec = candidate.spec()
     context = min(wish.context, spec.context_train or wish.context)
-    settings = LoadSettings(context=context, parallel=wish.parallel)
+    settings = LoadSettings(context=context, parallel=wish.parallel, speculate=Speculate.AUTO)
     placement = place(spec, settings, machine.budget)
     shares = _work(spec, settings, placement, machine)
     hops = _hops(placement)

@@ -25,7 +25,7 @@ class Loaded:
 
     allocations: tuple[Allocation, ...]
     context: int  # tokens one conversation can hold
-    cells: int  # of the unified KV cache
+    cells: int  # of the KV cache
     parallel: int
     gpu_layers: int
     has_chat_template: bool

@@ -12,7 +12,7 @@ from textual.content import Content
 from textual.widgets import Footer
 
 from localllm.core.hardware import HardwareInfo
-from localllm.core.load import LoadSettings
+from localllm.core.load import LoadSettings, Speculate
 from localllm.core.recommend import FitPlan
 from localllm.errors import LocalLLMError
 from localllm.library.store import InstalledModel, State
@@ -30,6 +30,9 @@ from localllm.tui.widgets.brand import Brand
 from localllm.tui.widgets.machine import MachinePanel
 from localllm.tui.widgets.models import ModelList, ModelRow, Rows, Standing, Verdict
 from localllm.tui.widgets.suggestions import SuggestionRows, Suggestions
+
+_SETTINGS = LoadSettings(speculate=Speculate.AUTO)
+"""As `run` and `serve` load a model when nothing else is said."""
 
 Suggest = Callable[[HardwareInfo, tuple[InstalledModel, ...]], Sequence[FitPlan]]
 """What else fits a machine on which these models are installed. Blocks; raises LocalLLMError."""
@@ -115,7 +118,7 @@ class HomeScreen(WorkScreen[None]):
             verdict = Verdict.MISSING if gone else Verdict.CHANGED
             return Standing(verdict=verdict, remark=f"{problem}.")
         try:
-            fit = await self.runtime.fit(model, LoadSettings())
+            fit = await self.runtime.fit(model, _SETTINGS)
         except LocalLLMError as error:
             return Standing(verdict=Verdict.UNREADABLE, remark=str(error))
         if fit.fits:
@@ -139,7 +142,7 @@ class HomeScreen(WorkScreen[None]):
 
     async def _open(self, model: InstalledModel) -> None:
         name = model.name
-        resident = await self.app.push_screen_wait(LoadScreen(self.runtime, model, LoadSettings()))
+        resident = await self.app.push_screen_wait(LoadScreen(self.runtime, model, _SETTINGS))
         if resident is None:
             return
         earlier = self._conversations.get(name, Conversation())

@@ -47,7 +47,8 @@ class DraftModel:
     def draft(self, texts: Mapping[int, Sequence[int]], most: int) -> dict[int, Draft]:
         """As `Drafter.draft`. One chunk of what was not read yet is computed at most; a text that
         takes longer has no draft this time."""
-        ready = {slot: list(text) for slot, text in texts.items() if self._read(slot, text)}
+        by_slot = sorted(texts.items())  # neighbours are computed together (Batch.of)
+        ready = {slot: list(text) for slot, text in by_slot if self._read(slot, text)}
         found: dict[int, list[tuple[int, int]]] = {slot: [] for slot in ready}
         for _ in range(most):
             if not self._decode({slot: [text[-1]] for slot, text in ready.items()}):
