@@ -2,9 +2,10 @@
 
 Own prefixes: N clients at once, each sends prompts of about 100 tokens that begin differently.
 Shared prefix: the same, after a system prompt of about 256 tokens that is new in every round and
-common to its clients. Answers have up to `--tokens` tokens at temperature 0; the rate is every
-completion token over the wall time of the round. Prefill: one client, one prompt of about 650
-tokens, one token of answer. Everything is new in each round, so that no prompt cache answers.
+common to its clients; short questions: with prompts of about 45 tokens after it. Answers have up
+to `--tokens` tokens at temperature 0; the rate is every completion token over the wall time of the
+round. Prefill: one client, one prompt of about 650 tokens, one token of answer. Everything is new
+in each round, so that no prompt cache answers.
 
 Both servers have as many slots as there are clients at most, each with the same context, and
 are asked over HTTP by the same client; the native one keeps its defaults for all else.
@@ -38,6 +39,7 @@ HERE = Path(__file__).parent
 CONTEXT = 1024
 SHARED_WORDS = 205
 """About 256 tokens of the starter model."""
+SHORT_WORDS = 5
 WORDS = ("river", "stone", "light", "garden", "window", "paper", "orange", "number", "music")
 
 
@@ -59,6 +61,8 @@ class Test:
     clients: int
     requests: int
     shared: bool = False
+    words: int = 60
+    """Of each prompt, after its beginning."""
 
 
 Answer = tuple[int, int, float]
@@ -228,7 +232,7 @@ async def decode_round(ask: Ask, test: Test, tokens: int, seed: int) -> tuple[in
     async def client(own: list[str]) -> list[Answer]:
         return [await ask(system, prompt, tokens) for prompt in own]
 
-    asked = prompts(seed, test.clients * test.requests, 60)
+    asked = prompts(seed, test.clients * test.requests, test.words)
     answers = await asyncio.gather(*(client(asked[i :: test.clients]) for i in range(test.clients)))
     flat = [answer for own in answers for answer in own]
     return sum(count for _, count, _ in flat), statistics.median(first for *_, first in flat)
@@ -281,7 +285,10 @@ def tests(clients: list[int]) -> list[Test]:
     for count in clients:
         requests = max(1, 4 // count, min(2, 16 // count))
         found.append(Test(f"{count} clients, own prefixes", count, requests))
-        found.append(Test(f"{count} clients, shared prefix", count, requests, shared=True))
+        name = f"{count} clients, shared prefix"
+        found.append(Test(name, count, requests, shared=True))
+        short = f"{name}, short questions"
+        found.append(Test(short, count, requests, shared=True, words=SHORT_WORDS))
     return [*found, Test("prefill", 0, 1)]
 
 
