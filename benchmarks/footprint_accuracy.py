@@ -42,7 +42,7 @@ def grid() -> Iterator[LoadSettings]:
     yield replace(base, flash_attention=FlashAttention.OFF, parallel=4, context=2048)
     yield replace(base, swa_full=True, context=16384)
     yield replace(base, ubatch=2048, context=8192)
-    yield replace(base, parallel=4, kv_unified=False)
+    yield replace(base, parallel=4, kv_unified=True)
     for kind in (KvType.F32, KvType.Q4_1, KvType.Q5_0, KvType.Q5_1, KvType.IQ4_NL):
         yield replace(base, kv_type_k=kind, kv_type_v=kind)
 

@@ -21,7 +21,7 @@ GRID = (
     LoadSettings(),
     LoadSettings(context=32768, ubatch=256),
     LoadSettings(context=1000, parallel=3, ubatch=256),
-    LoadSettings(context=4096, parallel=4, kv_unified=False),
+    LoadSettings(context=4096, parallel=4, kv_unified=True),
     LoadSettings(context=2048, flash_attention=OFF, parallel=2),
     LoadSettings(kv_type_k=KvType.Q8_0, kv_type_v=KvType.Q8_0, context=16384),
     LoadSettings(kv_type_k=KvType.F32, kv_type_v=KvType.F32),
