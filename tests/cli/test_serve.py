@@ -5,9 +5,12 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
+import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -262,6 +265,8 @@ def test_a_second_signal_ends_the_answers_that_are_being_written(tmp_path: Path)
         )
         next(stream)
         served.process.send_signal(signal.SIGINT)
+        while listens(served.url):  # two signals at once may come in any order
+            time.sleep(0.05)
         served.process.send_signal(signal.SIGTERM)
         with contextlib.suppress(openai.APIError):  # "stopping", unless it just ended by itself
             for _ in stream:
@@ -269,6 +274,15 @@ def test_a_second_signal_ends_the_answers_that_are_being_written(tmp_path: Path)
         assert served.process.wait(60) == 130
         engine_ended(engine)
     assert "Traceback" not in (tmp_path / "stderr").read_text()
+
+
+def listens(url: str) -> bool:
+    place = urllib.parse.urlsplit(url)
+    try:
+        socket.create_connection((place.hostname, place.port), timeout=10).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def engine_ended(engine: psutil.Process) -> None:
