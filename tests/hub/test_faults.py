@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import httpx2
@@ -162,6 +163,9 @@ def test_everything_is_recorded(hub: FakeHub, link: str) -> None:
     (asked,), (fetched,) = hub.requests, hub.cdn_requests
     assert (asked.method, asked.path, asked.parameters) == ("GET", "/api/models", {"search": "x"})
     assert (asked.token, asked.status) == ("hf_good", 200)
+    deadline = time.monotonic() + 30
+    while fetched.sent < 10 and time.monotonic() < deadline:  # counted after the client has them
+        time.sleep(0.01)
     assert (fetched.range, fetched.status, fetched.sent) == ("bytes=0-9", 206, 10)
     assert hub.bytes_sent == 10 + asked.sent
 
