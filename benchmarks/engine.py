@@ -2,7 +2,7 @@
 
 Own prefixes: N clients at once, each sends prompts of about 100 tokens that begin differently.
 Shared prefix: the same, after a system prompt of about 256 tokens that is new in every round and
-common to its clients; short questions: with prompts of about 45 tokens after it. Answers have up
+common to its clients; short questions: with prompts of about 40 tokens after it. Answers have up
 to `--tokens` tokens at temperature 0; the rate is every completion token over the wall time of the
 round. Prefill: one client, one prompt of about 650 tokens, one token of answer. Everything is new
 in each round, so that no prompt cache answers.

@@ -252,7 +252,7 @@ def test_penalties_on_a_few_tokens_are_those_on_the_whole_vocabulary(
     asked = replace(
         OPEN,
         seed=seed,
-        logit_bias=((lately[0], 2.0), ((lately[0] + 1) % model.vocabulary, -3.0)),
+        logit_bias=((lately[0], 2.0), (lately[1], -3.0)),
         repeat_penalty=1.3,
         frequency_penalty=0.4,
         presence_penalty=-0.2,
@@ -263,7 +263,11 @@ def test_penalties_on_a_few_tokens_are_those_on_the_whole_vocabulary(
     ours = Sampler(asked, vocab=model.vocab, vocabulary=model.vocabulary)
     ours.accept_prompt(lately)
     whole = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
+    biases = (llama.llama_logit_bias * 2)(
+        *(llama.llama_logit_bias(*each) for each in asked.logit_bias)
+    )
     for stage in (
+        llama.llama_sampler_init_logit_bias(model.vocabulary, 2, biases),
         *sampling_stages._changes(asked, model.vocab, model.vocabulary),
         *sampling_stages._draw(asked, seed, model.vocabulary),
     ):

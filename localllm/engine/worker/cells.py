@@ -159,6 +159,8 @@ class Cells:
     def evict(self, needed: int) -> bool:
         """Forget of what idle slots remember, least recently used first, as much as it takes to
         have `needed` cells. False: they hold nothing that helps."""
+        if not self._model.pooled:
+            return False
         self._settle()
         if self._model.plain:
             missing = needed - (self._model.cells - self.used)

@@ -3,9 +3,11 @@
 Imported when a request needs it: numpy costs every other start of a worker time and memory.
 """
 
+import contextlib
 import ctypes
 import functools
 import math
+from collections.abc import Iterable, Iterator, Sequence
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
@@ -64,7 +66,7 @@ def likeliest(row: Row, top: int) -> list[int]:
     whole = len(row) // _BLOCK * _BLOCK
     maxima = row[:whole].reshape(-1, _BLOCK).max(axis=1)
     least = np.partition(maxima, -top)[-top] if top <= len(maxima) else -np.inf
-    ids = np.flatnonzero(row >= least)
+    ids = np.flatnonzero(~(row < least))  # what is no number comes last, but it comes
     return [int(each) for each in ids[np.argsort(-row[ids], kind="stable")[:top]]]
 
 
@@ -84,12 +86,32 @@ def draw(chain: object, row: Row, allowed: Allowed) -> int:
     return int(candidates["id"][_apply(chain, candidates)])
 
 
-def changed(chain: object, row: Row, tokens: set[int]) -> tuple[Allowed, Row]:
-    """These tokens, and the logits that a chain which changes each by itself makes of theirs."""
-    candidates = _candidates(row, np.fromiter(tokens, np.intp, len(tokens)))
-    if tokens:
+@contextlib.contextmanager
+def changed(
+    row: Row, bias: Sequence[tuple[int, float]], chain: object, lately: Iterable[int]
+) -> Iterator[None]:
+    """Add the bias, then let a chain that changes each token by itself work on these and those
+    that were there `lately`; as long as the context lasts."""
+    named, added = _columns(tuple(bias))
+    tokens = np.union1d(named, np.fromiter(set(lately), np.intp))
+    before = row[tokens]
+    np.add.at(row, named, added)
+    candidates = _candidates(row, tokens)
+    if len(tokens):
         _apply(chain, candidates)
-    return candidates["id"].astype(np.intp), candidates["logit"]
+    row[tokens] = candidates["logit"]
+    try:
+        yield
+    finally:
+        row[tokens] = before
+
+
+@functools.lru_cache(64)
+def _columns(bias: tuple[tuple[int, float], ...]) -> tuple[Allowed, Row]:
+    return (
+        np.array([token for token, _ in bias], np.intp),
+        np.array([value for _, value in bias], np.float32),
+    )
 
 
 def _candidates(row: Row, tokens: Allowed) -> npt.NDArray[np.void]:

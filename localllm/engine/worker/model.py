@@ -25,8 +25,8 @@ from localllm.errors import LoadFailed
 
 _QUICK_ROWS = 64
 _WORTHWHILE_ROWS = 64
-"""Measured with SmolLM2-135M Q4_1 on two cores: a row of 64 takes 1.03 times what one of 512 does,
-one of 8 1.5 times (AVX2, b11434)."""
+"""Measured with SmolLM2-135M Q4_1 on two cores: a row of 64 takes 1.04 to 1.06 times what one of
+512 does (AVX2, b11434)."""
 _DECODED, _NO_ROOM, _ABORTED = 0, 1, 2  # llama_decode's return values (llama.h, b11434)
 
 

@@ -5,7 +5,8 @@ penalties, DRY, top-n-sigma, top-k, typical, top-p, min-p, XTC, temperature, dra
 logit bias, penalties, temperature, mirostat, which draws.
 
 Bias, penalties and DRY change the logits of tokens that are named or were there lately, each by
-itself: they are a chain of their own that sees these few tokens, instead of the whole vocabulary.
+itself: the bias is added here, the others are a chain of their own that sees these few tokens,
+instead of the whole vocabulary.
 """
 
 import contextlib
@@ -46,7 +47,7 @@ class Sampler:
             _chain(_changes(sampling, vocab, vocabulary)) if changes_logits(sampling) else None
         )
         self._takes_largest = is_greedy(sampling)
-        self._biased = [token for token, _ in sampling.logit_bias]
+        self._bias = sampling.logit_bias
         remembered = max(
             sampling.penalty_last_n if _has_penalties(sampling) else 0,
             sampling.dry_penalty_last_n if _has_dry(sampling) else 0,
@@ -103,13 +104,8 @@ class Sampler:
             return
         from localllm.engine.worker.logits import changed
 
-        tokens, logits = changed(self._changes, row, {*self._lately, *self._biased})
-        before = row[tokens]
-        row[tokens] = logits
-        try:
+        with changed(row, self._bias, self._changes, self._lately):
             yield
-        finally:
-            row[tokens] = before
 
 
 def _chain(stages: Iterator[Stage]) -> Stage:
@@ -146,8 +142,6 @@ def _has_dry(sampling: Sampling) -> bool:
 
 
 def _changes(sampling: Sampling, vocab: int, vocabulary: int) -> Iterator[Stage]:
-    if sampling.logit_bias:
-        yield _logit_bias(sampling, vocabulary)
     if _has_penalties(sampling):
         yield llama.llama_sampler_init_penalties(
             vocabulary,
@@ -190,14 +184,6 @@ def _narrowing(sampling: Sampling, seed: int, vocabulary: int) -> Iterator[Stage
         yield llama.llama_sampler_init_xtc(
             sampling.xtc_probability, sampling.xtc_threshold, 1, seed
         )
-
-
-def _logit_bias(sampling: Sampling, vocabulary: int) -> Stage:
-    pairs = sampling.logit_bias
-    biases = (llama.llama_logit_bias * len(pairs))(
-        *(llama.llama_logit_bias(*each) for each in pairs)
-    )
-    return llama.llama_sampler_init_logit_bias(vocabulary, len(pairs), biases)
 
 
 def _dry(sampling: Sampling, vocab: int) -> Stage:
