@@ -92,12 +92,13 @@ def changed(
 ) -> Iterator[None]:
     """Add the bias, then let a chain that changes each token by itself work on these and those
     that were there `lately`; as long as the context lasts."""
-    named, added = _columns(tuple(bias))
-    tokens = np.union1d(named, np.fromiter(set(lately), np.intp))
+    named = {*lately, *(token for token, _ in bias)}
+    tokens = np.fromiter(named, np.intp, len(named))
     before = row[tokens]
-    np.add.at(row, named, added)
+    if bias:
+        np.add.at(row, *_columns(tuple(bias)))
     candidates = _candidates(row, tokens)
-    if len(tokens):
+    if named:
         _apply(chain, candidates)
     row[tokens] = candidates["logit"]
     try:
