@@ -2,10 +2,11 @@
 
 Own prefixes: N clients at once, each sends prompts of about 100 tokens that begin differently.
 Shared prefix: the same, after a system prompt of about 256 tokens that is new in every round and
-common to its clients; short questions: with prompts of about 40 tokens after it. Answers have up
-to `--tokens` tokens at temperature 0; the rate is every completion token over the wall time of the
-round. Prefill: one client, one prompt of about 650 tokens, one token of answer. Everything is new
-in each round, so that no prompt cache answers.
+common to its clients; short questions: with prompts of about 40 tokens after it. Up to 8 clients
+ask twice or more, so that the second time every slot of any server has the prefix; with one
+question each none has. Answers have up to `--tokens` tokens at temperature 0; the rate is every
+completion token over the wall time of the round. Prefill: one client, one prompt of about 650
+tokens, one token of answer. Everything is new in each round, so that no prompt cache answers.
 
 Both servers have as many slots as there are clients at most, each with the same context, and
 are asked over HTTP by the same client; the native one keeps its defaults for all else.
@@ -287,6 +288,8 @@ def tests(clients: list[int]) -> list[Test]:
         found.append(Test(f"{count} clients, own prefixes", count, requests))
         name = f"{count} clients, shared prefix"
         found.append(Test(name, count, requests, shared=True))
+        if count > 1 and requests > 1:
+            found.append(Test(f"{name}, one question each", count, 1, shared=True))
         short = f"{name}, short questions"
         found.append(Test(short, count, requests, shared=True, words=SHORT_WORDS))
     return [*found, Test("prefill", 0, 1)]
