@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localllm import machine
-from localllm.core import footprint
 from localllm.core.comparison import Comparison
 from localllm.core.embedding import prepared
 from localllm.core.fit import Fit, TooLarge, weigh
 from localllm.core.hardware import EngineBuild, HardwareInfo
-from localllm.core.load import LoadSettings, Speculate
+from localllm.core.load import LoadSettings
 from localllm.core.model import ModelSpec
 from localllm.core.placement import HOST
 from localllm.engine.client import Engine, ProcessEngine
@@ -68,7 +67,7 @@ class ResidentModel:
     @property
     def comparison(self) -> Comparison:
         """Estimate, dry run and read-back of this load."""
-        return self.fit.compared(self.loaded.allocations)
+        return self.fit.compared(self.loaded.allocations, self.loaded.draft)
 
     @property
     def blind(self) -> str | None:
@@ -161,16 +160,15 @@ class Runtime:
         spec = await asyncio.to_thread(read_spec, model.path)
         settings = await asyncio.to_thread(with_adapters, prepared(spec, settings), spec)
         settings = await asyncio.to_thread(with_encoder, settings, spec)
+        draft = settings.used_draft
+        beside = await asyncio.to_thread(read_spec, Path(draft)) if draft is not None else None
         back = self._returned(model.name)
-        beside = await asyncio.to_thread(_draft_bytes, settings)
-        hardware = await self._look()
-        if beside and settings.gpu_layers != 0:  # wherever llama.cpp puts it, there is room
-            back |= {gpu: back.get(gpu, 0) - beside for gpu in _gpus(hardware)}
         return weigh(
             spec,
             settings,
-            hardware,
-            reserve_bytes=self._reserve_bytes + beside,
+            await self._look(),
+            draft=beside,
+            reserve_bytes=self._reserve_bytes,
             returned_bytes=back.pop(HOST, 0),
             returned_gpu_bytes=back,
         )
@@ -368,19 +366,10 @@ class Runtime:
         *gpus, host = resident.fit.placement.devices
         back = {gpu.engine_name: gpu.total_bytes for gpu in gpus if gpu.engine_name is not None}
         mapped = host.weights_bytes if resident.settings.mmap else 0
-        return back | {HOST: host.total_bytes - mapped}
-
-
-def _draft_bytes(settings: LoadSettings) -> int:
-    """What a draft model takes beside the model. Raises as `read_spec`."""
-    if settings.draft is None or settings.speculate is Speculate.OFF:
-        return 0
-    return footprint.of(read_spec(Path(settings.draft)), settings.of_draft()).total_bytes
-
-
-def _gpus(hardware: HardwareInfo) -> tuple[str, ...]:
-    devices = hardware.engine.devices if hardware.engine is not None else ()
-    return tuple(device.name for device in devices if device.kind != "cpu")
+        draft = resident.fit.draft
+        if draft is not None and not gpus:  # otherwise nobody knows which device has it
+            back[HOST] = draft.total_bytes - (draft.weights_bytes if mapped else 0)
+        return back | {HOST: back.get(HOST, 0) + host.total_bytes - mapped}
 
 
 def read_spec(path: Path) -> ModelSpec:

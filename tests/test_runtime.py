@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from localllm.core.hardware import Cpu, EngineBuild, HardwareInfo, Memory
-from localllm.core.load import Allocation, BufferKind, LoadSettings
+from localllm.core.load import Allocation, BufferKind, LoadSettings, Speculate
 from localllm.engine.events import Finished, GenerateRequest, LoadProgress, Token
 from localllm.engine.fake import FAKE_BUILD, FakeEngine, Script
 from localllm.errors import DoesNotFit, EngineCrashed, LoadFailed, NotFound
@@ -156,6 +156,23 @@ async def test_what_a_reload_gives_back_is_counted(house: House) -> None:
     other = await house.runtime().fit(runtime.resolve("starter"), LoadSettings(context=8192))
     assert again.free_bytes > other.free_bytes
     assert not other.fits
+
+
+async def test_a_draft_model_is_counted_and_given_back(house: House, smollm2: Path) -> None:
+    runtime = house.runtime()
+    with_draft = LoadSettings(context=8192, speculate=Speculate.AUTO, draft=str(smollm2))
+    alone = await runtime.fit(runtime.resolve("starter"), replace(with_draft, draft=None))
+    first = await load(runtime, with_draft)
+    assert first.fit.draft is not None
+    assert alone.free_bytes - first.fit.free_bytes == first.fit.draft.total_bytes
+    house.available_bytes = 100 * 2**20
+    again = await runtime.fit(runtime.resolve("starter"), with_draft)
+    other = await house.runtime().fit(runtime.resolve("starter"), with_draft)
+    kept = first.fit.placement.devices[-1].weights_bytes  # pages of the files, free already
+    returned = first.fit.total_bytes + first.fit.draft.total_bytes - 2 * kept
+    assert again.placement.devices[-1].free_bytes - other.placement.devices[-1].free_bytes == (
+        returned
+    )
 
 
 async def test_loading_again_replaces_the_engine(house: House) -> None:

@@ -136,7 +136,7 @@ def print_stats(answer: Answer, resident: ResidentModel, memory_bytes: int | Non
         f"decode {_rate(timings.decode_tps)}",
         f"first token {_duration(timings.ttft_s)}",
         f"load {_duration(resident.loaded.load_s)}",
-        f"estimated {format_bytes(resident.fit.footprint.total_bytes)}",
+        f"estimated {format_bytes(resident.fit.with_draft_bytes)}",
     ]
     if timings.drafted:
         parts.insert(4, f"{timings.accepted} of {timings.drafted} guesses right")

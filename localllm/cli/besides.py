@@ -25,13 +25,15 @@ class Limits:
     quant: str | None
 
 
-def limits_of(target: Target, settings: LoadSettings, room: Budget) -> Limits:
+def limits_of(
+    target: Target, settings: LoadSettings, room: Budget, draft: ModelSpec | None = None
+) -> Limits:
     """Ask backwards what this machine has room for."""
-    quant = backwards.largest_quant(target.sizes, settings, room) if target.sizes else None
+    sizes = target.sizes
     return Limits(
-        context=backwards.largest_context(target.spec, settings, room),
-        parallel=backwards.most_parallel(target.spec, settings, room),
-        quant=quant,
+        context=backwards.largest_context(target.spec, settings, room, draft=draft),
+        parallel=backwards.most_parallel(target.spec, settings, room, draft=draft),
+        quant=backwards.largest_quant(sizes, settings, room, draft=draft) if sizes else None,
     )
 
 

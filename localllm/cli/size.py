@@ -23,7 +23,7 @@ from localllm.cli.output import outside, print_json, stderr, stdout
 from localllm.cli.target import Sought, Target, find_target
 from localllm.core.embedding import embeds_only, prepared
 from localllm.core.finetune import Method
-from localllm.core.fit import Fit, weigh
+from localllm.core.fit import Fit, weigh_in
 from localllm.core.load import (
     Allocation,
     BufferKind,
@@ -42,6 +42,7 @@ from localllm.errors import ExitCode, UsageError
 from localllm.library import paths
 from localllm.library import settings as user_settings
 from localllm.library.adapters import with_adapters
+from localllm.library.examine import examine
 from localllm.library.header_file import write_header
 from localllm.library.store import Store
 from localllm.planning import machine_now
@@ -84,6 +85,7 @@ class Exact:
 @options.FLASH_ATTENTION
 @options.SWA_FULL
 @options.SPECULATE
+@options.DRAFT
 @options.LORA
 @click.option("--embeddings", is_flag=True,
               help="Of a load for embeddings, as an embedding model's is in any case.")  # fmt: skip
@@ -113,6 +115,7 @@ def command(
     flash_attn: str,
     swa_full: bool,
     speculate: str,
+    draft: str | None,
     adapters: tuple[Lora, ...],
     embeddings: bool,
     finetune: str | None,
@@ -127,7 +130,9 @@ def command(
     repository of the Hub, ORG/REPO[:QUANT], of which only the header is read."""
     training = _training(finetune, rank, train_batch, seq)
     sought = Sought(model=model, quant=quant, revision=revision, offline=offline)
-    target = find_target(Store.default(), sought)
+    store = Store.default()
+    target = find_target(store, sought)
+    helper = None if draft is None else store.resolve(draft)
     embeds, kv = embeddings or embeds_only(target.spec), KvType(kv_type)
     settings = LoadSettings(
         context=context or options.default_context(target.spec),
@@ -144,14 +149,17 @@ def command(
         adapters=adapters,
         embeddings=embeds,
         speculate=Speculate.OFF if embeds else Speculate(speculate),
+        draft=None if helper is None else str(helper.path),
     )
     settings = with_adapters(prepared(target.spec, settings), target.spec)
     machine, reserve_bytes = machine_now(), user_settings.load().reserve_bytes
-    fit = weigh(target.spec, settings, machine, reserve_bytes=reserve_bytes)
+    room = budget(machine, reserve_bytes=reserve_bytes)
+    beside = None if helper is None else examine(helper.path).spec
+    fit = weigh_in(target.spec, settings, room, beside)
     report = Report(
         target=target,
         fit=fit,
-        limits=limits_of(target, settings, budget(machine, reserve_bytes=reserve_bytes)),
+        limits=limits_of(target, settings, room, beside),
         training=training,
         exact=asyncio.run(_probe(target, fit)) if exact else None,
     )
@@ -211,6 +219,8 @@ def document(report: Report) -> dict[str, object]:
         "cache_quality": [asdict(row) for row in _cache_quality(report)],
         "rules_of_thumb": [asdict(each) for each in rules_of_thumb(spec, fit)],
     }
+    if fit.draft is not None:
+        found["draft"] = asdict(fit.draft) | {"total_bytes": fit.draft.total_bytes}
     if report.training is not None:
         found["finetune"] = report.training.document(spec)
     if exact is not None:
@@ -297,6 +307,11 @@ def _print(report: Report) -> None:
     if report.exact is not None:
         console.print(
             f"The estimate is {error_percent(fit, report.exact):+.2f} % off llama.cpp's dry run."
+        )
+    if fit.draft is not None:
+        console.print(
+            f"The draft model needs {format_bytes(fit.draft.total_bytes)} beside it, which are "
+            "kept free on each device."
         )
     for share in fit.placement.devices:
         _print_share(console, share)

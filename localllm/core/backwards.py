@@ -18,7 +18,12 @@ MAX_CONTEXT = 2**24
 
 
 def largest_context(
-    spec: ModelSpec, settings: LoadSettings, budget: Budget, *, beyond_training: bool = False
+    spec: ModelSpec,
+    settings: LoadSettings,
+    budget: Budget,
+    *,
+    draft: ModelSpec | None = None,
+    beyond_training: bool = False,
 ) -> int | None:
     """Tokens of context that each of `settings.parallel` conversations can have here.
 
@@ -29,13 +34,15 @@ def largest_context(
 
     def fits(blocks: int) -> bool:
         changed = dataclasses.replace(settings, context=_context(blocks, settings, most))
-        return place(spec, changed, budget).fits
+        return place(spec, changed, budget, draft).fits
 
     blocks = _last(fits, -(-most * settings.parallel // CONTEXT_PADDING))
     return _context(blocks, settings, most) if blocks else None
 
 
-def most_parallel(spec: ModelSpec, settings: LoadSettings, budget: Budget) -> int | None:
+def most_parallel(
+    spec: ModelSpec, settings: LoadSettings, budget: Budget, *, draft: ModelSpec | None = None
+) -> int | None:
     """Conversations of `settings.context` tokens that can be held at once; None when not one.
 
     `settings.parallel` is not looked at.
@@ -43,13 +50,17 @@ def most_parallel(spec: ModelSpec, settings: LoadSettings, budget: Budget) -> in
 
     def fits(parallel: int) -> bool:
         load = pooled_where_needed(spec, dataclasses.replace(settings, parallel=parallel))
-        return place(spec, load, budget).fits
+        return place(spec, load, budget, draft).fits
 
     return _last(fits, MAX_SEQUENCES) or None
 
 
 def largest_quant(
-    quants: Sequence[tuple[str, Callable[[], ModelSpec]]], settings: LoadSettings, budget: Budget
+    quants: Sequence[tuple[str, Callable[[], ModelSpec]]],
+    settings: LoadSettings,
+    budget: Budget,
+    *,
+    draft: ModelSpec | None = None,
 ) -> str | None:
     """The first of `quants` that fits, which are in order from the largest file to the smallest.
 
@@ -57,7 +68,7 @@ def largest_quant(
     """
 
     def fits(smallest: int) -> bool:
-        return place(quants[-smallest][1](), settings, budget).fits
+        return place(quants[-smallest][1](), settings, budget, draft).fits
 
     found = _last(fits, len(quants))
     return quants[-found][0] if found else None

@@ -26,12 +26,15 @@ class Compared:
 class Comparison:
     """What was expected of a load and what llama.cpp said it allocated.
 
-    What an image encoder computes in stands apart: no dry run knows it. None without one.
+    What an image encoder computes in, and a draft model, stand apart: no dry run knows them. None
+    without one.
     """
 
     parts: tuple[Compared, ...]
     encoder_estimated_bytes: int | None = None
     encoder_allocated_bytes: int | None = None
+    draft_estimated_bytes: int | None = None
+    draft_allocated_bytes: int | None = None
 
     @property
     def estimated_bytes(self) -> int:
@@ -69,12 +72,15 @@ class Comparison:
             said.append(f"dry run {_figure(self.probed_bytes, self.probe_error_percent)}")
         said.append(f"allocated {format_bytes(self.allocated_bytes)}")
         sentence = f"cache and computing: {', '.join(said)}"
-        estimated, allocated = self.encoder_estimated_bytes, self.encoder_allocated_bytes
-        if estimated is not None and allocated is not None:
-            sentence += (
-                f"; image encoder: estimated {format_bytes(estimated)}, "
-                f"allocated {format_bytes(allocated)}"
-            )
+        for name, estimated, allocated in (
+            ("image encoder", self.encoder_estimated_bytes, self.encoder_allocated_bytes),
+            ("draft model", self.draft_estimated_bytes, self.draft_allocated_bytes),
+        ):
+            if estimated is not None and allocated is not None:
+                sentence += (
+                    f"; {name}: estimated {format_bytes(estimated)}, "
+                    f"allocated {format_bytes(allocated)}"
+                )
         return sentence
 
 

@@ -8,7 +8,7 @@ from localllm.core import footprint
 from localllm.core.comparison import Compared, Comparison
 from localllm.core.footprint import Footprint
 from localllm.core.hardware import HardwareInfo
-from localllm.core.load import Allocation, BufferKind, KvType, LoadSettings
+from localllm.core.load import Allocation, BufferKind, KvType, LoadSettings, Speculate
 from localllm.core.model import ModelSpec
 from localllm.core.placement import HOST, Budget, Placement, Share, budget, place
 from localllm.core.placement.budget import NOTHING
@@ -31,6 +31,7 @@ class Fit:
     `advice` is the smallest change that would help when it does not fit, else None, and `advised`
     the settings with that change where one of them helps. `probed` is llama.cpp's dry run when it
     was asked; `placement` then holds the larger of both, and `estimated` the estimate alone.
+    `draft` is what a draft model needs beside it: the devices' free bytes are without that.
     """
 
     footprint: Footprint
@@ -40,6 +41,7 @@ class Fit:
     advised: LoadSettings | None = None
     probed: tuple[Allocation, ...] | None = None
     estimated: Placement | None = None
+    draft: Footprint | None = None
 
     @property
     def fits(self) -> bool:
@@ -49,6 +51,11 @@ class Fit:
     def total_bytes(self) -> int:
         """Over all devices."""
         return sum(share.total_bytes for share in self.placement.devices)
+
+    @property
+    def with_draft_bytes(self) -> int:
+        """The same with the draft model, if there is one."""
+        return self.total_bytes + (self.draft.total_bytes if self.draft is not None else 0)
 
     @property
     def free_bytes(self) -> int:
@@ -86,8 +93,11 @@ class Fit:
             advice=advice,
         )
 
-    def compared(self, loaded: tuple[Allocation, ...]) -> Comparison:
-        """The estimate and the dry run beside what llama.cpp then allocated, by device."""
+    def compared(
+        self, loaded: tuple[Allocation, ...], draft: tuple[Allocation, ...] = ()
+    ) -> Comparison:
+        """The estimate and the dry run beside what llama.cpp then allocated, by device; and for
+        the draft model."""
         kv, compute = _sums(loaded, self._gpus)
         probed = _sums(self.probed, self._gpus) if self.probed is not None else None
         parts = []
@@ -111,6 +121,12 @@ class Fit:
             parts=tuple(parts),
             encoder_estimated_bytes=encoder.compute_bytes if encoder is not None else None,
             encoder_allocated_bytes=computing if encoder is not None else None,
+            draft_estimated_bytes=self.draft.buffer_bytes if self.draft is not None else None,
+            draft_allocated_bytes=(
+                sum(sum(each.values()) for each in _sums(draft, set()))
+                if self.draft is not None
+                else None
+            ),
         )
 
     @property
@@ -124,9 +140,11 @@ class Fit:
             context += f" for each of {self.settings.parallel} conversations"
         lacking = [_lack(share) for share in self.placement.devices if not share.fits]
         source = "" if self.probed is None else ", by llama.cpp's own dry run"
-        return (
-            f"{name} with {context} needs {' and '.join(lacking)}{source}. {self.advice or ''}"
-        ).rstrip()
+        beside = ""
+        if self.draft is not None:
+            beside = f" beside the {format_bytes(self.draft.total_bytes)} of its draft model"
+        needs = f"{' and '.join(lacking)}{beside}{source}"
+        return f"{name} with {context} needs {needs}. {self.advice or ''}".rstrip()
 
 
 class TooLarge(DoesNotFit):
@@ -184,11 +202,12 @@ def weigh(
     settings: LoadSettings,
     hardware: HardwareInfo,
     *,
+    draft: ModelSpec | None = None,
     reserve_bytes: int = 0,
     returned_bytes: int = 0,
     returned_gpu_bytes: Mapping[str, int] = NOTHING,
 ) -> Fit:
-    """Place a load on this machine as it is now.
+    """Place a load on this machine as it is now, with `draft` beside it if the settings use one.
 
     The model to be replaced gives back `returned_bytes` of system memory when it is unloaded, and
     `returned_gpu_bytes` of each device, by the engine's name of it.
@@ -199,29 +218,33 @@ def weigh(
         returned_bytes=returned_bytes,
         returned_gpu_bytes=returned_gpu_bytes,
     )
-    return weigh_in(spec, settings, room)
+    return weigh_in(spec, settings, room, draft)
 
 
-def weigh_in(spec: ModelSpec, settings: LoadSettings, room: Budget) -> Fit:
+def weigh_in(
+    spec: ModelSpec, settings: LoadSettings, room: Budget, draft: ModelSpec | None = None
+) -> Fit:
     """Place a load in a room that is known already."""
-    placement, encoder = seat(place(spec, settings, room), settings.encoder)
+    placement, encoder = seat(place(spec, settings, room, draft), settings.encoder)
     chosen = dataclasses.replace(placement.chosen(settings), encoder=encoder)
-    advice, advised = (None, None) if placement.fits else _advice(spec, settings, room)
+    advice, advised = (None, None) if placement.fits else _advice(spec, settings, room, draft)
+    beside = draft if settings.used_draft is not None else None
     return Fit(
         footprint=footprint.of(spec, chosen),
         settings=chosen,
         placement=placement,
         advice=advice,
         advised=advised,
+        draft=footprint.of_draft(beside, chosen) if beside is not None else None,
     )
 
 
 def _advice(
-    spec: ModelSpec, settings: LoadSettings, room: Budget
+    spec: ModelSpec, settings: LoadSettings, room: Budget, draft: ModelSpec | None
 ) -> tuple[str, LoadSettings | None]:
     for words, changed in _changes(settings):
         try:
-            placement, _ = seat(place(spec, changed, room), changed.encoder)
+            placement, _ = seat(place(spec, changed, room, draft), changed.encoder)
         except UsageError:  # this model's cache cannot be of that type
             continue
         if placement.fits:
@@ -240,10 +263,15 @@ def _changes(settings: LoadSettings) -> Iterator[tuple[str, LoadSettings]]:
     """Changes to a load, the least painful first."""
     if settings.gpu_layers:
         yield "--gpu-layers auto", dataclasses.replace(settings, gpu_layers=None)
+    prefix = ""
+    if settings.used_draft is not None:
+        settings = dataclasses.replace(settings, speculate=Speculate.OFF)
+        yield "--speculate off", settings
+        prefix = "--speculate off "
     for parallel in _halves(settings.parallel, 1):
-        yield f"--parallel {parallel}", dataclasses.replace(settings, parallel=parallel)
+        yield f"{prefix}--parallel {parallel}", dataclasses.replace(settings, parallel=parallel)
     single = dataclasses.replace(settings, parallel=1)
-    prefix = "--parallel 1 " if settings.parallel > 1 else ""
+    prefix += "--parallel 1 " if settings.parallel > 1 else ""
     for context in _halves(settings.context, MIN_CONTEXT):
         yield f"{prefix}--ctx {context}", dataclasses.replace(single, context=context)
     context = min(settings.context, MIN_CONTEXT)

@@ -136,6 +136,11 @@ class LoadSettings:
     pooling: Pooling | None = None
     encoder: Encoder | None = None
 
+    @property
+    def used_draft(self) -> str | None:
+        """The draft model's file; None where nothing is guessed."""
+        return None if self.speculate == Speculate.OFF else self.draft
+
     def of_draft(self) -> "LoadSettings":
         """How a draft model is loaded beside a model that is loaded like this: for as many and as
         long conversations."""

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -72,6 +73,15 @@ def test_json_is_one_document_with_the_promised_keys() -> None:
     assert document["finish_reason"] == "length"
     assert document["usage"]["completion_tokens"] == 5
     assert document["timings"]["decode_tps"] > 0
+
+
+def test_the_memory_of_a_draft_model_is_estimated_and_read_back() -> None:
+    done = run("starter", "Hello", *GREEDY, "--max-tokens", "2", "--stats", "--draft", "starter")
+    said = re.search(rb"draft model: estimated ([0-9.]+) MiB, allocated ([0-9.]+) MiB", done.stderr)
+    assert said is not None, done.stderr
+    estimated, allocated = map(float, said.groups())
+    assert estimated == pytest.approx(allocated, rel=0.005)
+    assert allocated > 20
 
 
 def test_a_system_message_and_a_stop_string_reach_the_model() -> None:

@@ -230,6 +230,20 @@ def test_an_embedding_model_is_sized_as_it_is_served(tmp_path: Path) -> None:
     assert footprint["compute_bytes"] == pytest.approx(exact["compute_bytes"], abs=2**14)
 
 
+def test_a_draft_model_is_counted_beside_the_model() -> None:
+    alone = sized("starter")
+    both = sized("starter", "--draft", "starter")
+    assert "draft" not in alone
+    assert both["draft"].keys() >= PARTS
+    assert both["draft"]["weights_bytes"] == alone["footprint"]["weights_bytes"]
+    assert both["footprint"] == alone["footprint"]
+    assert "draft" not in sized("starter", "--draft", "starter", "--speculate", "off")
+    assert "The draft model needs 2" in run("starter", "--draft", "starter").stdout
+    wrong = run("starter", "--draft", "nonsense")
+    assert wrong.returncode == 5
+    assert "nonsense" in wrong.stderr
+
+
 def test_a_load_for_embeddings_reserves_rows_for_every_token() -> None:
     answers, embeds = sized("starter"), sized("starter", "--embeddings")
     for part in ("output_bytes", "compute_bytes"):

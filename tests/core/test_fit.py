@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from localllm.core import footprint
 from localllm.core.fit import Fit, weigh
 from localllm.core.hardware import (
     Backend,
@@ -13,13 +14,14 @@ from localllm.core.hardware import (
     HardwareInfo,
     Memory,
 )
-from localllm.core.load import Allocation, BufferKind, KvType, LoadSettings
+from localllm.core.load import Allocation, BufferKind, KvType, LoadSettings, Speculate
 from tests.core.forge import spec
 from tests.core.forge_published import EVERY_ATTENTION
 
 GIB = 2**30
 MODELS = {forged.name: spec(forged) for forged in EVERY_ATTENTION}
 LLAMA = MODELS["Llama-3.1-8B"]
+SMALL = MODELS["SmolLM2-135M"]
 
 
 def machine(ram_gib: float, *vram_gib: float) -> HardwareInfo:
@@ -89,6 +91,48 @@ def test_the_advice_for_too_many_layers_is_to_let_them_be_chosen() -> None:
     assert fit.advice is not None
     assert "--gpu-layers auto" in fit.advice
     assert "on card 0, where 4.0 GiB is free" in fit.message("It")
+
+
+def test_a_draft_model_has_its_room_beside_the_model() -> None:
+    plain = LoadSettings(speculate=Speculate.AUTO)
+    asked = replace(plain, draft="small.gguf")
+    alone = weigh(LLAMA, plain, machine(64, 24))
+    fit = weigh(LLAMA, asked, machine(64, 24), draft=SMALL)
+    assert fit.draft is not None
+    assert fit.draft == footprint.of_draft(SMALL, fit.settings)
+    assert fit.draft.total_bytes < footprint.of(SMALL, plain).total_bytes  # one interpreter
+    assert [share.free_bytes for share in fit.placement.devices] == [
+        share.free_bytes - fit.draft.total_bytes for share in alone.placement.devices
+    ]
+    unused = weigh(LLAMA, replace(asked, speculate=Speculate.OFF), machine(64, 24), draft=SMALL)
+    assert unused.draft is None
+
+
+def test_without_room_for_a_draft_model_none_is_advised() -> None:
+    asked = LoadSettings(speculate=Speculate.AUTO, draft="small.gguf", parallel=2)
+    tight = machine(weigh(LLAMA, asked, machine(64)).total_bytes / GIB * 1.01)
+    fit = weigh(LLAMA, asked, tight, draft=SMALL)
+    assert not fit.fits
+    assert "of its draft model" in fit.message("It")
+    assert fit.advice is not None
+    assert fit.advice.startswith("Try --speculate off (")
+    assert fit.advised is not None
+    assert weigh(LLAMA, fit.advised, tight, draft=SMALL).fits
+    tighter = machine(weigh(LLAMA, replace(asked, parallel=1), machine(64)).total_bytes / GIB)
+    advice = weigh(LLAMA, asked, tighter, draft=SMALL).advice
+    assert advice is not None
+    assert advice.startswith("Try --speculate off --parallel 1 (")
+
+
+def test_the_draft_models_estimate_is_compared_with_what_was_allocated() -> None:
+    asked = LoadSettings(speculate=Speculate.AUTO, draft="small.gguf")
+    fit = weigh(LLAMA, asked, machine(64), draft=SMALL)
+    assert fit.draft is not None
+    comparison = fit.compared((), dry_run(1, 2))
+    assert comparison.draft_allocated_bytes == 3 * GIB + 1000
+    assert comparison.draft_estimated_bytes == fit.draft.buffer_bytes
+    assert "; draft model: estimated " in comparison.sentence()
+    assert "draft model" not in roomy().compared(()).sentence()
 
 
 def test_nothing_is_advised_where_no_setting_helps() -> None:

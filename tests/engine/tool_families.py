@@ -1,5 +1,6 @@
 """One answer of each family with reasoning, text and calls, as its models write them."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -188,7 +189,7 @@ EXAMPLES = (
         parts=call("get_weather", KOELN),
     ),
     Example(
-        template="own-gemma-4",
+        template="google-gemma-4-31B-it",
         family=GEMMA4,
         fence=GEMMA_THOUGHT,
         answer=(
@@ -208,7 +209,11 @@ EXAMPLES = (
 
 
 def source(example: Example) -> str:
-    """The text of an example's chat template."""
+    """The text of an example's chat template; of Llama 3's own when the environment variable
+    LLAMA3_TEMPLATE names a file with it."""
+    real = os.environ.get("LLAMA3_TEMPLATE") if example.template == "own-llama-3" else None
+    if real is not None:
+        return Path(real).read_text(encoding="utf-8")
     return (TEMPLATES / f"{example.template}.jinja").read_text(encoding="utf-8")
 
 

@@ -7,7 +7,7 @@ from localllm.core.architectures import Memory
 from localllm.core.footprint.cache import check, kv_bytes, recurrent_bytes
 from localllm.core.footprint.compute import CONFIRMED, compute_bytes, output_bytes
 from localllm.core.footprint.held import held
-from localllm.core.footprint.overhead import overhead_bytes
+from localllm.core.footprint.overhead import INTERPRETER_BYTES, overhead_bytes
 from localllm.core.footprint.weights import embedding_bytes, loaded
 from localllm.core.load import LoadSettings
 from localllm.core.model import ModelSpec
@@ -34,6 +34,11 @@ class Footprint:
     needs_probe: tuple[str, ...] = ()
     adapter_bytes: int = 0
     encoder_bytes: int = 0
+
+    @property
+    def buffer_bytes(self) -> int:
+        """What llama.cpp says it allocates besides the weights."""
+        return self.kv_bytes + self.recurrent_bytes + self.compute_bytes + self.output_bytes
 
     @property
     def total_bytes(self) -> int:
@@ -83,6 +88,14 @@ def of(spec: ModelSpec, settings: LoadSettings) -> Footprint:
     every model has.
     """
     return _of(spec, _unplaced(settings))
+
+
+def of_draft(spec: ModelSpec, settings: LoadSettings) -> Footprint:
+    """What a draft model takes beside a model that is loaded like this, in the same process.
+
+    Raises as `of`."""
+    alone = of(spec, settings.of_draft())
+    return replace(alone, overhead_bytes=alone.overhead_bytes - INTERPRETER_BYTES)
 
 
 def _unplaced(settings: LoadSettings) -> LoadSettings:

@@ -1,7 +1,7 @@
 """What may be used: free bytes of the host and of each device that the installed engine drives."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from localllm.core.hardware import (
@@ -51,6 +51,15 @@ class Budget:
 
     host_bytes: int
     gpus: tuple[GpuBudget, ...] = ()
+
+    def beside(self, size_bytes: int) -> "Budget":
+        """The same when so much must stay free on every device, wherever it will be taken."""
+        return Budget(
+            host_bytes=self.host_bytes - size_bytes,
+            gpus=tuple(
+                replace(gpu, free_bytes=max(0, gpu.free_bytes - size_bytes)) for gpu in self.gpus
+            ),
+        )
 
 
 def budget(

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
 
+from localllm.core import footprint
 from localllm.core.footprint.cache import ubatch
 from localllm.core.footprint.overhead import INTERPRETER_BYTES
 from localllm.core.hardware import Backend
@@ -34,15 +35,20 @@ _Cuts = tuple[int, ...]
 """Where each GPU's run of slots starts, and the end: one number more than there are GPUs."""
 
 
-def place(spec: ModelSpec, settings: LoadSettings, budget: Budget) -> Placement:
+def place(
+    spec: ModelSpec, settings: LoadSettings, budget: Budget, draft: ModelSpec | None = None
+) -> Placement:
     """The fastest placement that fits, or the nearest to fitting.
 
     From fast to slow: every layer on the GPUs; the routed experts of as few layers as possible on
     the host; as many layers as possible; none. With `settings.gpu_layers` set, that many layers
     and no others are tried; the experts of the first `settings.cpu_moe` layers stay on the host
-    in any case. When nothing fits it is the fastest that the GPUs have room for. Raises
+    in any case. When nothing fits it is the fastest that the GPUs have room for. What a draft
+    model needs beside it stays free on each device: llama.cpp chooses where it goes. Raises
     UsageError and GgufError as `footprint.of` does.
     """
+    if draft is not None and settings.used_draft is not None:
+        budget = budget.beside(footprint.of_draft(draft, settings).total_bytes)
     search = _Search(Slots(spec, settings), budget)
     if not budget.gpus or settings.gpu_layers == 0:
         return search.host_only()

@@ -21,7 +21,8 @@ class LoadProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """The model is ready. `allocations` is what llama.cpp said it allocated (read back)."""
+    """The model is ready. `allocations` is what llama.cpp said it allocated (read back), `draft`
+    what for the draft model."""
 
     allocations: tuple[Allocation, ...]
     context: int  # tokens one conversation can hold
@@ -33,6 +34,7 @@ class Loaded:
     load_s: float
     vision: bool = False  # whether messages may have images
     blind: str | None = None  # why not, when it was asked to see
+    draft: tuple[Allocation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import llama_cpp.llama_cpp as llama
 
 from localllm.core.embedding import prepared
-from localllm.core.load import Allocation, Speculate
+from localllm.core.load import Allocation
 from localllm.engine.events import (
     Cancel,
     Command,
@@ -195,6 +195,7 @@ class WorkerEngine:
                 load_s=model.load_s,
                 vision=self._eyes is not None,
                 blind=self._blind,
+                draft=self._drafter.allocations if self._drafter is not None else (),
             )
         )
 
@@ -211,15 +212,15 @@ class WorkerEngine:
         return None
 
     def _open_draft(self, model: Model) -> "DraftModel | None":
-        if model.settings.draft is None or model.settings.speculate is Speculate.OFF:
+        path = model.settings.used_draft
+        if path is None:
             return None
         from localllm.engine.worker.drafts.model import DraftModel
 
-        return DraftModel(model.settings.draft, model, log=self._log)
+        return DraftModel(path, model, log=self._log)
 
     def _allocations(self, model: Model) -> tuple[Allocation, ...]:
-        """Those of the model and its encoder, which the estimate of the load is compared with; a
-        draft model has an estimate of its own."""
+        """Those of the model and its encoder."""
         return model.allocations + (self._eyes.allocations if self._eyes else ())
 
     def _compile(self, source: str | None, model: Model) -> ChatTemplate | None:
