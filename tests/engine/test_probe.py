@@ -65,8 +65,11 @@ def test_settings_change_what_is_sized(tmp_path: Path) -> None:
 
 
 async def test_a_load_that_aborts_llama_cpp_ends_only_the_process_that_was_asked(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    files = tmp_path / "temporary"
+    files.mkdir()
+    monkeypatch.setenv("TMPDIR", str(files))
     path = tmp_path / "phi-4.gguf"
     write(next(forged for forged in DENSE if forged.name == "Phi-4"), path)
     aborts = LoadSettings(  # `core/footprint` refuses it before anybody is asked
@@ -79,6 +82,7 @@ async def test_a_load_that_aborts_llama_cpp_ends_only_the_process_that_was_asked
     assert "fatal error" in "\n".join(caught.value.log_tail)
     assert not engine.alive
     await engine.close()
+    assert not list(files.glob("localllm-probe-*"))
 
 
 def test_a_refusal_carries_llama_cpps_reason(tmp_path: Path) -> None:

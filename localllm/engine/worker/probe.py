@@ -39,12 +39,38 @@ def probe(path: str, settings: LoadSettings, *, header_only: bool = True) -> tup
     rewritten without its tokenizer into a sparse temporary file: the same sizes in a twentieth of
     the time. Raises LoadFailed with llama.cpp's reason.
     """
-    if not header_only:
-        return _dry_run(path, settings)
+    with _captured_log() as lines:
+        model = (
+            _load_stripped(path, settings, lines) if header_only else _load(path, settings, lines)
+        )
+        try:
+            context = llama.llama_init_from_model(model, context_params(settings, 1))
+            if not context:
+                raise LoadFailed(f"llama.cpp would not make this context: {_reason(lines)}")
+            llama.llama_free(context)
+        finally:
+            llama.llama_model_free(model)
+    return _sizes(lines, settings)
+
+
+def _load_stripped(path: str, settings: LoadSettings, lines: list[str]) -> int:
+    """The model of a header without its tokenizer. The file is gone before a context is made:
+    that is where llama.cpp aborts, and nobody would delete it then."""
     with tempfile.TemporaryDirectory(prefix="localllm-probe-") as directory:
         target = Path(directory) / "header.gguf"
         _write_stripped(Path(path), target)
-        return _dry_run(str(target), settings)
+        return _load(str(target), settings, lines, named=path)
+
+
+def _load(path: str, settings: LoadSettings, lines: list[str], *, named: str | None = None) -> int:
+    """The model without its weights. Raises LoadFailed, in which the file is `named`."""
+    params = model_params(settings)
+    params.no_alloc = True
+    params.load_mode = llama.LLAMA_LOAD_MODE_NONE  # with mmap it asserts
+    model = llama.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        raise LoadFailed(f"llama.cpp refused the header of {named or path}: {_reason(lines)}")
+    return int(model)
 
 
 def _write_stripped(source: Path, target: Path) -> None:
@@ -60,24 +86,6 @@ def _write_stripped(source: Path, target: Path) -> None:
             out.truncate(len(head) + data_bytes)
     except (OSError, GgufError) as error:
         raise LoadFailed(f"the header of {source} cannot be probed: {error}") from error
-
-
-def _dry_run(path: str, settings: LoadSettings) -> tuple[Allocation, ...]:
-    with _captured_log() as lines:
-        model_settings = model_params(settings)
-        model_settings.no_alloc = True
-        model_settings.load_mode = llama.LLAMA_LOAD_MODE_NONE  # with mmap it asserts
-        model = llama.llama_model_load_from_file(os.fsencode(path), model_settings)
-        if not model:
-            raise LoadFailed(f"llama.cpp refused the header of {path}: {_reason(lines)}")
-        try:
-            context = llama.llama_init_from_model(model, context_params(settings, 1))
-            if not context:
-                raise LoadFailed(f"llama.cpp would not make this context: {_reason(lines)}")
-            llama.llama_free(context)
-        finally:
-            llama.llama_model_free(model)
-    return _sizes(lines, settings)
 
 
 @contextmanager
