@@ -7,7 +7,7 @@ import pytest
 from localllm.errors import ExitCode
 from tests.cli.at_hub import localllm
 from tests.hub import FakeHub
-from tests.hub.server import CERTIFICATE
+from tests.hub.certificate import loopback_certificate
 
 REPO = "org/quince-GGUF"
 NOWHERE = "http://127.0.0.1:9"
@@ -61,7 +61,7 @@ def test_a_certificate_of_the_settings_is_trusted(home: Path) -> None:
         refused = localllm(hub, "search", "quince", COLUMNS="1000")
         assert refused.returncode == ExitCode.FAILED
         assert "not trusted here" in refused.stderr and "ca_cert" in refused.stderr
-        write_settings(home, f'[hub]\nca_cert = "{CERTIFICATE.as_posix()}"\n')
+        write_settings(home, f'[hub]\nca_cert = "{loopback_certificate().as_posix()}"\n')
         done = localllm(hub, "search", "quince")
         assert done.returncode == ExitCode.OK, done.stderr
         assert REPO in done.stdout

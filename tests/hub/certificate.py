@@ -2,6 +2,7 @@
 
 import atexit
 import datetime
+import functools
 import ipaddress
 import shutil
 import tempfile
@@ -13,9 +14,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
+@functools.cache
 def loopback_certificate() -> Path:
-    """Write a PEM file of a key and its certificate, signed by itself, valid for a day; it is gone
-    when the process ends."""
+    """The PEM file of a key and its certificate, signed by itself, valid for a day: written at the
+    first call, gone when the process ends."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localllm tests")])
     now = datetime.datetime.now(datetime.UTC)

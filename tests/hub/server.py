@@ -19,8 +19,6 @@ from tests.hub.record import Record, Request
 from tests.hub.repo import Repo
 
 LOOPBACK = "127.0.0.1"
-CERTIFICATE = loopback_certificate()
-"""For 127.0.0.1, signed by itself, with its key; made anew for every run of the tests."""
 
 
 class _Server(http.server.ThreadingHTTPServer):
@@ -45,7 +43,7 @@ class FakeHub:
     `tokens` are the tokens that are known, `members` those that may read gated repositories.
     `page` is how many entries a listing gives at once; `link_uses` how often a signed address
     works (None: always). `faults` may be changed at any time. With `tls` both ports speak HTTPS
-    with the certificate `CERTIFICATE`.
+    with the certificate `loopback_certificate()`.
     """
 
     def __init__(self, *, port: int = 0, cdn_port: int = 0, tls: bool = False) -> None:
@@ -66,7 +64,7 @@ class FakeHub:
         self._cdn = self._server(cdn_port, Cdn, CDN, self.cdn_record)
         if tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(CERTIFICATE)
+            context.load_cert_chain(loopback_certificate())
             for server in (self._hub, self._cdn):
                 server.socket = context.wrap_socket(server.socket, server_side=True)
 

@@ -21,7 +21,7 @@ from localllm.library.network import (
 )
 from localllm.library.settings import Settings
 from tests.hub import Drop, FakeHub, Redirect, Truncate
-from tests.hub.server import CERTIFICATE
+from tests.hub.certificate import loopback_certificate
 
 SECRET = "hf_member"
 
@@ -321,16 +321,18 @@ def test_a_certificate_is_trusted_when_the_settings_or_the_environment_name_it(
         ):
             client.get(url)
         assert "not trusted here" in problem(refused.value)
-        with open_client(Access(endpoints=(hub.endpoint,), ca_file=CERTIFICATE)) as client:
+        with open_client(
+            Access(endpoints=(hub.endpoint,), ca_file=loopback_certificate())
+        ) as client:
             assert client.get(url).status_code == 200
-        monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+        monkeypatch.setenv("SSL_CERT_FILE", str(loopback_certificate()))
         with open_client(Access(endpoints=(hub.endpoint,))) as client:
             assert client.get(url).status_code == 200
 
 
 def test_the_settings_own_certificate_comes_beside_the_systems(tmp_path: Path) -> None:
-    named = access(Settings(ca_cert=str(CERTIFICATE)), environment={})
-    assert named.ca_file == CERTIFICATE
+    named = access(Settings(ca_cert=str(loopback_certificate())), environment={})
+    assert named.ca_file == loopback_certificate()
     for wrong, why in (("none.pem", "No such file"), ("empty.pem", "no certificate in it")):
         (tmp_path / "empty.pem").write_text("nothing")
         with pytest.raises(UsageError, match=rf"\[hub\] ca_cert \(.*{wrong}\) cannot.*{why}"):

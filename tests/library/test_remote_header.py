@@ -26,8 +26,8 @@ from tests.hub import (
     Truncate,
     WrongLength,
 )
+from tests.hub.certificate import loopback_certificate
 from tests.hub.faults import Fault
-from tests.hub.server import CERTIFICATE
 from tests.library import tiny
 
 REPO = "org/quince-GGUF"
@@ -347,7 +347,7 @@ def test_a_stale_token_does_not_hide_what_is_public(reader: Reader) -> None:
 def test_a_header_comes_over_tls_from_both_ports(tmp_path: Path) -> None:
     with FakeHub(tls=True) as hub:
         hub.add_repo(REPO, {"m.gguf": tiny.header(tiny.MODEL)})
-        trusting = Access(endpoints=(hub.endpoint,), ca_file=CERTIFICATE)
+        trusting = Access(endpoints=(hub.endpoint,), ca_file=loopback_certificate())
         reading = Hub(trusting, cache_dir=tmp_path)
         assert reading.header(reading.repo(REPO), "m.gguf").architecture == "llama"
         assert hub.cdn_requests
