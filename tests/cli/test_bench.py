@@ -76,7 +76,7 @@ def test_the_table_goes_to_stdout_and_the_talk_to_stderr() -> None:
 
 
 def test_ctrl_c_is_status_130_and_nothing_is_stored() -> None:
-    with started("starter", "--gen-tokens", "4000", "--parallel", "1") as process:
+    with started("starter", *SMALL, "--gen-tokens", "4000", "--parallel", "1") as process:
         assert process.stderr is not None
         while b"tg4000" not in process.stderr.readline():
             pass
