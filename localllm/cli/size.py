@@ -20,7 +20,7 @@ from localllm.cli.besides import (
     rules_of_thumb,
 )
 from localllm.cli.output import outside, print_json, stderr, stdout
-from localllm.cli.target import Sought, Target, find_target
+from localllm.cli.target import Sought, Target, find_draft, find_target
 from localllm.core.embedding import embeds_only, prepared
 from localllm.core.finetune import Method
 from localllm.core.fit import Fit, weigh_in
@@ -33,6 +33,7 @@ from localllm.core.load import (
     Lora,
     Speculate,
 )
+from localllm.core.model import ModelSpec
 from localllm.core.placement import Share, budget
 from localllm.core.quality import CacheQuality, cache_loss, cache_quality
 from localllm.core.units import format_bytes
@@ -42,7 +43,6 @@ from localllm.errors import ExitCode, UsageError
 from localllm.library import paths
 from localllm.library import settings as user_settings
 from localllm.library.adapters import with_adapters
-from localllm.library.examine import examine
 from localllm.library.header_file import write_header
 from localllm.library.store import Store
 from localllm.planning import machine_now
@@ -132,7 +132,7 @@ def command(
     sought = Sought(model=model, quant=quant, revision=revision, offline=offline)
     store = Store.default()
     target = find_target(store, sought)
-    helper = None if draft is None else store.resolve(draft)
+    draft_path, draft_spec = find_draft(store, draft)
     embeds, kv = embeddings or embeds_only(target.spec), KvType(kv_type)
     settings = LoadSettings(
         context=context or options.default_context(target.spec),
@@ -149,20 +149,10 @@ def command(
         adapters=adapters,
         embeddings=embeds,
         speculate=Speculate.OFF if embeds else Speculate(speculate),
-        draft=None if helper is None else str(helper.path),
+        draft=draft_path,
     )
     settings = with_adapters(prepared(target.spec, settings), target.spec)
-    machine, reserve_bytes = machine_now(), user_settings.load().reserve_bytes
-    room = budget(machine, reserve_bytes=reserve_bytes)
-    beside = None if helper is None else examine(helper.path).spec
-    fit = weigh_in(target.spec, settings, room, beside)
-    report = Report(
-        target=target,
-        fit=fit,
-        limits=limits_of(target, settings, room, beside),
-        training=training,
-        exact=asyncio.run(_probe(target, fit)) if exact else None,
-    )
+    report = _report(target, settings, training, draft=draft_spec, exact=exact)
     print_json(document(report)) if as_json else _print(report)
     return ExitCode.OK
 
@@ -191,6 +181,26 @@ class Report:
     limits: Limits
     training: Training | None = None
     exact: Exact | None = None
+
+
+def _report(
+    target: Target,
+    settings: LoadSettings,
+    training: Training | None,
+    *,
+    draft: ModelSpec | None,
+    exact: bool,
+) -> Report:
+    """Weigh the load on this machine as it is now; `exact`: and ask llama.cpp."""
+    room = budget(machine_now(), reserve_bytes=user_settings.load().reserve_bytes)
+    fit = weigh_in(target.spec, settings, room, draft)
+    return Report(
+        target=target,
+        fit=fit,
+        limits=limits_of(target, settings, room, draft),
+        training=training,
+        exact=asyncio.run(_probe(target, fit)) if exact else None,
+    )
 
 
 def document(report: Report) -> dict[str, object]:

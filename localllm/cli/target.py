@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from localllm.cli.loading import require_answers
 from localllm.core.catalogue import Entry
 from localllm.core.model import ModelSpec
 from localllm.core.reference import is_repository, read_reference
@@ -73,6 +74,17 @@ def find_target(store: Store, sought: Sought) -> Target:
         spec=read_spec(installed.path),
         path=installed.path if len(installed.files) == 1 else None,
     )
+
+
+def find_draft(store: Store, name: str | None) -> tuple[str | None, ModelSpec | None]:
+    """A draft model's file and what it is; nothing for none. Raises NotFound, GgufError, and
+    UsageError for a model that does not continue text."""
+    if name is None:
+        return None, None
+    found = store.resolve(name)
+    spec = read_spec(found.path)
+    require_answers(spec, found.name)
+    return str(found.path), spec
 
 
 def on_hub(model: str) -> bool:

@@ -10,6 +10,8 @@ import pytest
 
 from localllm.library.catalogue_file import read_catalogue
 from localllm.library.header_file import header_bytes
+from tests.core.forge import write
+from tests.core.forge_recurrent import ENCODER
 from tests.engine import tiny_encoder
 
 LOCALLLM = [sys.executable, "-m", "localllm"]
@@ -239,9 +241,16 @@ def test_a_draft_model_is_counted_beside_the_model() -> None:
     assert both["footprint"] == alone["footprint"]
     assert "draft" not in sized("starter", "--draft", "starter", "--speculate", "off")
     assert "The draft model needs 2" in run("starter", "--draft", "starter").stdout
-    wrong = run("starter", "--draft", "nonsense")
-    assert wrong.returncode == 5
-    assert "nonsense" in wrong.stderr
+
+
+def test_a_draft_model_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
+    unknown = run("starter", "--draft", "nonsense")
+    assert unknown.returncode == 5
+    assert "nonsense" in unknown.stderr
+    write(ENCODER, tmp_path / "encoder.gguf")
+    encoder = run("starter", "--draft", str(tmp_path / "encoder.gguf"))
+    assert encoder.returncode == 2
+    assert "needs a model that answers" in encoder.stderr
 
 
 def test_a_load_for_embeddings_reserves_rows_for_every_token() -> None:

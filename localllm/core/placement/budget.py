@@ -52,7 +52,7 @@ class Budget:
     host_bytes: int
     gpus: tuple[GpuBudget, ...] = ()
 
-    def beside(self, size_bytes: int) -> "Budget":
+    def keeping_free(self, size_bytes: int) -> "Budget":
         """The same when so much must stay free on every device, wherever it will be taken."""
         return Budget(
             host_bytes=self.host_bytes - size_bytes,

@@ -48,7 +48,7 @@ def place(
     UsageError and GgufError as `footprint.of` does.
     """
     if draft is not None and settings.used_draft is not None:
-        budget = budget.beside(footprint.of_draft(draft, settings).total_bytes)
+        budget = budget.keeping_free(footprint.of_draft(draft, settings).total_bytes)
     search = _Search(Slots(spec, settings), budget)
     if not budget.gpus or settings.gpu_layers == 0:
         return search.host_only()
