@@ -26,13 +26,13 @@ from dataclasses import dataclass, replace
 from importlib.metadata import distribution
 from pathlib import Path
 
-from localllm.core.file_types import FILE_TYPES
-from localllm.core.measured import Measurement
+from localllm.core.model.file_types import FILE_TYPES
 from localllm.core.recommend import Candidate, Machine, Wish, price
 from localllm.core.speed import Estimate
-from localllm.library import measurements, paths
-from localllm.library.store import Store
-from localllm.planning import installed_candidates, this_machine
+from localllm.core.speed.measured import Measurement
+from localllm.library.files import measurements, paths
+from localllm.library.store.store import Store
+from localllm.runtime.local_machine import installed_candidates, this_machine
 
 QUANTS = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "IQ4_XS")
 SHORT_QUANTS = ("Q8_0", "Q4_K_M", "Q4_0")

@@ -22,10 +22,10 @@ from pathlib import Path
 import gguf
 import llama_cpp.llama_cpp as llama
 
-from localllm.core.catalogue import Entry, parse
-from localllm.core.file_types import FILE_TYPES
-from localllm.core.model import ModelSpec
-from localllm.core.quants import GgmlType
+from localllm.core.catalogue.catalogue import Entry, parse
+from localllm.core.model.file_types import FILE_TYPES
+from localllm.core.model.quants import GgmlType
+from localllm.core.model.spec import ModelSpec
 
 MODELS = Path(__file__).parents[1] / "models.toml"
 # Keys that llama.cpp wants and that change no size: any value will do for a model without weights.

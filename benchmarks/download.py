@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from localllm.core.units import format_bandwidth, format_bytes, parse_bytes  # noqa: E402
 from localllm.library.download import Wanted, download  # noqa: E402
-from localllm.library.network import Access  # noqa: E402
+from localllm.library.http.client import Access  # noqa: E402
 
 Took = tuple[float, float]
 """Seconds by the clock, and of processor time in this process."""

@@ -12,10 +12,10 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 
-from localllm.core import footprint
-from localllm.core.footprint.cache import kv_bytes, recurrent_bytes
-from localllm.core.load import FlashAttention, KvType, LoadSettings
-from localllm.core.model import MetadataValue, ModelSpec
+from localllm.core.model.spec import MetadataValue, ModelSpec
+from localllm.core.sizing import footprint
+from localllm.core.sizing.footprint.cache import kv_bytes, recurrent_bytes
+from localllm.core.sizing.load import FlashAttention, KvType, LoadSettings
 from localllm.errors import UsageError
 from tests.core.dry_run import dry_runs
 from tests.core.forge import Forged, spec, write

@@ -22,7 +22,7 @@ from time import perf_counter
 import gguf as reference
 
 from localllm.core import gguf
-from localllm.core.model import ModelSpec
+from localllm.core.model.spec import ModelSpec
 
 
 def main() -> int:

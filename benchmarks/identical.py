@@ -16,12 +16,12 @@ from pathlib import Path
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
-from localllm.core.load import FlashAttention, KvType, LoadSettings
-from localllm.engine.events import Event, GenerateRequest, Sampling, Token
-from localllm.engine.worker.log import NativeLog
-from localllm.engine.worker.logits import row_of
-from localllm.engine.worker.model import Model, Row
-from localllm.engine.worker.scheduler import Scheduler
+from localllm.core.sizing.load import FlashAttention, KvType, LoadSettings
+from localllm.engine.messages import Event, GenerateRequest, Sampling, Token
+from localllm.engine.worker.llama.model import Model, Row
+from localllm.engine.worker.llama.native_log import NativeLog
+from localllm.engine.worker.sampling.logits import row_of
+from localllm.engine.worker.scheduling.scheduler import Scheduler
 
 PROMPTS = (
     "The capital of France is",

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import psutil
 
-from localllm.core.load import LoadSettings
-from localllm.engine.client import ProcessEngine
-from localllm.engine.events import (
+from localllm.core.sizing.load import LoadSettings
+from localllm.engine.client.client import ProcessEngine
+from localllm.engine.messages import (
     Finished,
     GenerateEvent,
     GenerateRequest,

@@ -20,12 +20,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.gguf_header import installed_models
-from localllm.core import footprint
-from localllm.core.footprint import Footprint
-from localllm.core.load import KvType, LoadSettings
-from localllm.engine.client import ProcessEngine
-from localllm.engine.events import Finished, GenerateRequest, LoadRequest, Sampling
-from localllm.runtime import read_spec
+from localllm.core.sizing import footprint
+from localllm.core.sizing.footprint import Footprint
+from localllm.core.sizing.load import KvType, LoadSettings
+from localllm.engine.client.client import ProcessEngine
+from localllm.engine.messages import Finished, GenerateRequest, LoadRequest, Sampling
+from localllm.runtime.runtime import read_spec
 
 MIB = 2**20
 TOLERATED_PERCENT = 5.0

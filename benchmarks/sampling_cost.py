@@ -21,12 +21,12 @@ from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
 
-from localllm.core.load import LoadSettings
-from localllm.engine.events import GenerateRequest, Grammar, GrammarKind, Sampling
-from localllm.engine.worker.log import NativeLog
+from localllm.core.sizing.load import LoadSettings
+from localllm.engine.messages import GenerateRequest, Grammar, GrammarKind, Sampling
+from localllm.engine.worker.llama.model import Model
+from localllm.engine.worker.llama.native_log import NativeLog
 from localllm.engine.worker.main import Outbox
-from localllm.engine.worker.model import Model
-from localllm.engine.worker.scheduler import Scheduler
+from localllm.engine.worker.scheduling.scheduler import Scheduler
 
 PROMPT = "Once upon a time there was a machine that"
 ROWS = {

@@ -15,9 +15,9 @@ import sys
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from localllm.core.load import LoadSettings, Speculate
-from localllm.engine.client import ProcessEngine
-from localllm.engine.events import Finished, GenerateRequest, LoadRequest, Sampling, Timings
+from localllm.core.sizing.load import LoadSettings, Speculate
+from localllm.engine.client.client import ProcessEngine
+from localllm.engine.messages import Finished, GenerateRequest, LoadRequest, Sampling, Timings
 
 CODE = """def area(width, height):
     return width * height

@@ -12,9 +12,9 @@ import argparse
 import asyncio
 from contextlib import aclosing
 
-from localllm.core.load import LoadSettings, Speculate
-from localllm.engine.client import ProcessEngine
-from localllm.engine.events import Finished, GenerateRequest, LoadRequest, Sampling, Token
+from localllm.core.sizing.load import LoadSettings, Speculate
+from localllm.engine.client.client import ProcessEngine
+from localllm.engine.messages import Finished, GenerateRequest, LoadRequest, Sampling, Token
 
 PROMPTS = (
     "The history of lighthouses begins",

@@ -33,11 +33,11 @@ from speed_fit import (
     slowdowns,
 )
 
-from localllm.core.gpus import Generation
 from localllm.core.hardware import Backend
-from localllm.core.quants import GgmlType
+from localllm.core.model.quants import GgmlType
 from localllm.core.speed import calibrated, decode_tps, prefill_tps
 from localllm.core.speed import constants as fitted
+from localllm.core.speed.gpus import Generation
 
 TOLERANCE = 0.02  # between the constants in the code and a fresh fit
 

@@ -31,8 +31,7 @@ from speed_fit import (
     prompt_key,
 )
 
-from localllm.core.catalogue import Entry
-from localllm.core.gpus import generation, lookup
+from localllm.core.catalogue.catalogue import Entry
 from localllm.core.hardware import Backend
 from localllm.core.speed import (
     DeviceSpeed,
@@ -44,8 +43,9 @@ from localllm.core.speed import (
     workload_of,
 )
 from localllm.core.speed import constants as fitted
+from localllm.core.speed.gpus import generation, lookup
 from localllm.core.speed.rates import gpu_token
-from localllm.library.catalogue_file import read_catalogue
+from localllm.library.files.catalogue_file import read_catalogue
 
 LEVEL = 0.95
 """Of each side: nine of ten lie between the two."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from localllm.core.gpus import generation
 from localllm.core.hardware import Backend
-from localllm.core.quants import GgmlType
+from localllm.core.model.quants import GgmlType
 from localllm.core.speed import Attention, DeviceSpeed, Share, WeightRead, Workload
 from localllm.core.speed import constants as fitted
+from localllm.core.speed.gpus import generation
 
 DATA = Path(__file__).parent / "data"
 TESTED_DEPTH = 64  # tg128 starts from an empty cache: 63.5 tokens on average

@@ -14,9 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from localllm.core.load import LoadSettings
-from localllm.engine.client import ProcessEngine
-from localllm.engine.events import (
+from localllm.core.sizing.load import LoadSettings
+from localllm.engine.client.client import ProcessEngine
+from localllm.engine.messages import (
     Finished,
     GenerateRequest,
     LoadRequest,
@@ -27,7 +27,7 @@ from localllm.engine.events import (
     SaveState,
     Token,
 )
-from localllm.library.starter import find_starter
+from localllm.library.store.starter import find_starter
 
 KEY = "0" * 64
 CONTEXT = 4096

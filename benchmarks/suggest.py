@@ -20,15 +20,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from time import process_time
 
-from localllm.core.catalogue import Task
-from localllm.core.gpus import Generation
+from localllm.core.catalogue.catalogue import Task
 from localllm.core.hardware import Backend
-from localllm.core.placement import Budget, GpuBudget
 from localllm.core.recommend import Candidate, Goal, Machine, Wish, plans
+from localllm.core.sizing.placement import Budget, GpuBudget
 from localllm.core.speed import DeviceSpeed
+from localllm.core.speed.gpus import Generation
 from localllm.core.units import parse_bytes
-from localllm.library.catalogue_file import read_catalogue
-from localllm.planning import candidates
+from localllm.library.files.catalogue_file import read_catalogue
+from localllm.runtime.local_machine import candidates
 
 GIB = 1 << 30
 SHOWN = 8

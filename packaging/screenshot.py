@@ -14,7 +14,7 @@ from pathlib import Path
 
 from textual.pilot import Pilot
 
-from localllm.runtime import Runtime
+from localllm.runtime.runtime import Runtime
 from localllm.tui.app import LocalLLMApp
 from localllm.tui.screens.chat import ChatScreen
 from localllm.tui.widgets.models import ModelRow

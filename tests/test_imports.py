@@ -28,7 +28,7 @@ def test_the_command_line_loads_nothing_heavy() -> None:
     "verb", ["hardware", "suggest", "size", "import_", "ls", "show", "rm", "run"]
 )
 def test_a_verb_without_a_screen_or_a_server_loads_neither(verb: str) -> None:
-    assert not loaded_after(f"import localllm.cli.{verb}").intersection(HEAVY)
+    assert not loaded_after(f"import localllm.cli.commands.{verb}").intersection(HEAVY)
 
 
 def test_the_server_does_not_load_the_screen_and_neither_loads_the_engine() -> None:

@@ -8,10 +8,10 @@ from importlib.metadata import version
 
 import pytest
 
-from localllm.core.measured import MeasuredMachine, MeasuredModel, Measurement
-from localllm.library import measurements, paths
-from localllm.library.store import Store
-from localllm.planning import host_speed, machine_now, this_machine
+from localllm.core.speed.measured import MeasuredMachine, MeasuredModel, Measurement
+from localllm.library.files import measurements, paths
+from localllm.library.store.store import Store
+from localllm.runtime.local_machine import host_speed, machine_now, this_machine
 
 
 @pytest.fixture

@@ -4,17 +4,17 @@ from functools import cache
 
 import pytest
 
-from localllm.core import catalogue
-from localllm.core.placement import Budget
+from localllm.core.catalogue import catalogue
 from localllm.core.recommend import Goal, Machine, Wish, plans
-from localllm.core.repository import listing
+from localllm.core.recommend.repository import listing
+from localllm.core.sizing.placement import Budget
 from localllm.core.speed import DeviceSpeed
 from localllm.errors import DoesNotFit, NotFound, UsageError
-from localllm.library import paths
-from localllm.library.hub import HubRepo
-from localllm.library.listing import HubFile
-from localllm.pulling import Choice, choose_from
-from localllm.shelf import NoSuchQuant, Shelf, listed, offer_of
+from localllm.library.files import paths
+from localllm.library.hub.file_list import HubFile
+from localllm.library.hub.hub import HubRepo
+from localllm.runtime.hub_models import NoSuchQuant, Shelf, listed, offer_of
+from localllm.runtime.pull import Choice, choose_from
 
 GIB = 2**30
 QUANTS = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q2_K")

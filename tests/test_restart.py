@@ -10,13 +10,13 @@ import psutil
 import pytest
 
 from localllm import machine
-from localllm.core.load import LoadSettings
-from localllm.engine.client import ProcessEngine
-from localllm.engine.events import GenerateRequest, Sampling, Token
-from localllm.engine.watchdog import Patience
+from localllm.core.sizing.load import LoadSettings
+from localllm.engine.client.client import ProcessEngine
+from localllm.engine.client.watchdog import Patience
+from localllm.engine.messages import GenerateRequest, Sampling, Token
 from localllm.errors import EngineCrashed
-from localllm.library.store import Store
-from localllm.runtime import ResidentModel, Runtime
+from localllm.library.store.store import Store
+from localllm.runtime.runtime import ResidentModel, Runtime
 from tests.engine import tiny
 
 SETTINGS = LoadSettings(context=2048, parallel=8, threads=1)

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from localllm.core.hardware import Cpu, EngineBuild, HardwareInfo, Memory
-from localllm.core.load import Allocation, BufferKind, LoadSettings, Speculate
-from localllm.engine.events import Finished, GenerateRequest, LoadProgress, Token
+from localllm.core.sizing.load import Allocation, BufferKind, LoadSettings, Speculate
 from localllm.engine.fake import FAKE_BUILD, FakeEngine, Script
+from localllm.engine.messages import Finished, GenerateRequest, LoadProgress, Token
 from localllm.errors import DoesNotFit, EngineCrashed, LoadFailed, NotFound
-from localllm.library.store import Store
-from localllm.runtime import ResidentModel, Runtime, TooLarge
+from localllm.library.store.store import Store
+from localllm.runtime.runtime import ResidentModel, Runtime, TooLarge
 
 GIB = 2**30
 SETTINGS = LoadSettings(context=1024, parallel=2)

@@ -10,8 +10,8 @@ import click
 
 from localllm.core.text import ControlFilter
 from localllm.core.units import format_bytes, format_duration, format_rate
-from localllm.engine.events import Finished, GenerateEvent, Reasoning, Token
-from localllm.runtime import ResidentModel
+from localllm.engine.messages import Finished, GenerateEvent, Reasoning, Token
+from localllm.runtime.runtime import ResidentModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

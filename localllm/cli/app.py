@@ -14,7 +14,7 @@ def run_app() -> None:
             " lists them."
         )
     # Only here: `localllm --version` and every verb start without Textual.
-    from localllm.runtime import Runtime
+    from localllm.runtime.runtime import Runtime
     from localllm.tui.app import LocalLLMApp
 
     LocalLLMApp(Runtime.of_this_machine()).run()

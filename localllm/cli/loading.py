@@ -1,4 +1,4 @@
-"""A model's way into memory, with a bar on stderr, and what is said before and after."""
+"""Load a model with a bar on stderr, and say what it lacks before and after."""
 
 import asyncio
 from contextlib import aclosing
@@ -6,19 +6,23 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import (
+    BarColumn,
+    TextColumn,
+)
+from rich.progress import Progress as Bars
 
-from localllm.core.load import Encoder, LoadSettings
-from localllm.core.model import ModelSpec
-from localllm.core.purpose import why_no_answers
-from localllm.core.quality import cache_loss
+from localllm.core.model.purpose import why_no_answers
+from localllm.core.model.spec import ModelSpec
+from localllm.core.quality.quality import cache_loss
+from localllm.core.sizing.load import Encoder, LoadSettings
 from localllm.core.text import single_line
-from localllm.engine.events import LoadProgress
+from localllm.engine.messages import LoadProgress
 from localllm.errors import LocalLLMError, UsageError
-from localllm.library.examine import encoder_for
-from localllm.library.sight import encoder_of, why_blind
-from localllm.library.store import InstalledModel
-from localllm.runtime import ResidentModel, Runtime, read_spec
+from localllm.library.store.companions import encoder_of, why_blind
+from localllm.library.store.inspect import encoder_for
+from localllm.library.store.store import InstalledModel
+from localllm.runtime.runtime import ResidentModel, Runtime, read_spec
 
 
 def require_answers(spec: ModelSpec, name: str) -> None:
@@ -66,7 +70,7 @@ async def load_with_progress(
     if not quiet:
         await _say_loss(model, settings)
     console = Console(stderr=True, quiet=quiet)
-    progress = Progress(
+    progress = Bars(
         TextColumn("Loading {task.fields[name]}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),

@@ -16,19 +16,25 @@ from localllm import __version__
 from localllm.errors import ExitCode, LocalLLMError
 
 VERBS: dict[str, tuple[str, str]] = {
-    "hardware": ("localllm.cli.hardware", "What this machine has and what the engine can use."),
-    "suggest": ("localllm.cli.suggest", "Models and quants that fit here, ranked."),
-    "size": ("localllm.cli.size", "The memory one model needs."),
-    "search": ("localllm.cli.search", "Find GGUF repositories on the Hub."),
-    "pull": ("localllm.cli.pull", "Download a model from the Hub."),
-    "import": ("localllm.cli.import_", "Adopt a GGUF file that is on this disk."),
-    "ls": ("localllm.cli.ls", "Installed models."),
-    "show": ("localllm.cli.show", "Everything known of one model."),
-    "verify": ("localllm.cli.verify", "Prove that models are what was recorded of them."),
-    "rm": ("localllm.cli.rm", "Remove a model from the library."),
-    "run": ("localllm.cli.run", "One answer, or a conversation on a terminal."),
-    "serve": ("localllm.cli.serve", "The local API."),
-    "bench": ("localllm.cli.bench", "Prompt and decode rates, stored to correct the estimates."),
+    "hardware": (
+        "localllm.cli.commands.hardware",
+        "What this machine has and what the engine can use.",
+    ),
+    "suggest": ("localllm.cli.commands.suggest", "Models and quants that fit here, ranked."),
+    "size": ("localllm.cli.commands.size", "The memory one model needs."),
+    "search": ("localllm.cli.commands.search", "Find GGUF repositories on the Hub."),
+    "pull": ("localllm.cli.commands.pull", "Download a model from the Hub."),
+    "import": ("localllm.cli.commands.import_", "Adopt a GGUF file that is on this disk."),
+    "ls": ("localllm.cli.commands.ls", "Installed models."),
+    "show": ("localllm.cli.commands.show", "Everything known of one model."),
+    "verify": ("localllm.cli.commands.verify", "Prove that models are what was recorded of them."),
+    "rm": ("localllm.cli.commands.rm", "Remove a model from the library."),
+    "run": ("localllm.cli.commands.run", "One answer, or a conversation on a terminal."),
+    "serve": ("localllm.cli.commands.serve", "The local API."),
+    "bench": (
+        "localllm.cli.commands.bench",
+        "Prompt and decode rates, stored to correct the estimates.",
+    ),
 }
 """Verb -> (module that holds `command`, one line for --help)."""
 

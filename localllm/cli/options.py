@@ -7,8 +7,8 @@ from typing import TypeVar
 
 import click
 
-from localllm.core.adapter import MAX_SCALE
-from localllm.core.load import (
+from localllm.core.model.spec import ModelSpec
+from localllm.core.sizing.load import (
     Encoder,
     FlashAttention,
     KvType,
@@ -17,8 +17,8 @@ from localllm.core.load import (
     Pooling,
     Speculate,
 )
-from localllm.core.model import ModelSpec
-from localllm.library import settings
+from localllm.core.sizing.lora import MAX_SCALE
+from localllm.library.files import settings
 
 DEFAULT_CONTEXT = 4096
 """Tokens of context when nothing is said; less for a model that was trained with less."""

@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 
 from localllm.cli.loading import require_answers
-from localllm.core.catalogue import Entry
-from localllm.core.model import ModelSpec
+from localllm.core.catalogue.catalogue import Entry
+from localllm.core.model.spec import ModelSpec
 from localllm.core.reference import is_repository, read_reference
 from localllm.core.text import single_line
 from localllm.errors import NotFound, UsageError
-from localllm.library.catalogue_file import find_entry
-from localllm.library.store import Store
-from localllm.runtime import read_spec
+from localllm.library.files.catalogue_file import find_entry
+from localllm.library.store.store import Store
+from localllm.runtime.runtime import read_spec
 
 DEFAULT_QUANT = "Q4_K_M"
 """What a catalogue entry is sized as when no quant is named and it is published so."""
@@ -123,8 +123,8 @@ def _on_hub(sought: Sought) -> Target | None:
     if not on_hub(sought.model):
         return None
     # Only here: everything that asks the network takes a moment to import.
-    from localllm.cli.asking import asked
-    from localllm.shelf import look, offer_of, usual
+    from localllm.cli.hub_client import asked
+    from localllm.runtime.hub_models import look, offer_of, usual
 
     named = read_reference(sought.model, sought.quant)
     with asked(offline=sought.offline) as hub:

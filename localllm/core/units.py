@@ -85,29 +85,6 @@ def parse_bytes(text: str) -> int:
     return size
 
 
-def parse_rate(text: str) -> float:
-    """Read a rate in tokens/s: "12.3 tok/s", "12.3". Raises UsageError."""
-    match = _RATE.fullmatch(text.strip())
-    if match is None or len(match[1]) > _MAX_DIGITS:
-        raise _unreadable(text, "a rate", "12.3 or 12.3tok/s")
-    return float(match[1])
-
-
-def parse_duration(text: str) -> float:
-    """Read a duration in seconds: "10m", "1h30m", "1.5 s", "250ms"; a bare number is seconds.
-
-    Raises UsageError.
-    """
-    stripped = text.strip()
-    if len(stripped) <= _MAX_DIGITS:
-        if _PLAIN_NUMBER.fullmatch(stripped):
-            return float(stripped)
-        if _DURATION.fullmatch(stripped):
-            parts = _DURATION_PART.findall(stripped)
-            return float(sum(Decimal(n) * Decimal(_SECONDS[unit.lower()]) for n, unit in parts))
-    raise _unreadable(text, "a duration", "10m, 1h30m, 45s or 250ms")
-
-
 def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
     """Write `value` in the unit that keeps the rounded number below `base`."""
     for unit in units[:-1]:

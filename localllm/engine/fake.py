@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 
 from localllm.core.hardware import EngineBuild, EngineDevice
-from localllm.core.load import Allocation, BufferKind
-from localllm.engine.events import (
+from localllm.core.sizing.load import Allocation, BufferKind
+from localllm.engine.messages import (
     Embedded,
     EmbedRequest,
     Finished,

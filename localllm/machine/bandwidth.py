@@ -15,7 +15,6 @@ import json
 import math
 import mmap
 import os
-import subprocess
 import sys
 import tempfile
 import threading
@@ -81,29 +80,6 @@ def measure_bandwidth(threads: int, *, available_bytes: int | None = None) -> fl
     buffers = [mmap.mmap(-1, size) for _ in range(threads)]
     _together([partial(ctypes.memset, _address(buffer), 0, size) for buffer in buffers])
     return max(_window(buffers, size) for _ in range(_WINDOWS))
-
-
-def measure_compute(threads: int) -> float | None:
-    """Measure float32 matrix multiplication in operations/s (two for each multiply and add).
-
-    The best of NumPy's products of 1024 x 1024 matrices in 0.25 s. llama.cpp has kernels of its
-    own on quantised numbers, so this compares machines; it does not predict a prompt's rate by
-    itself. None when there is no NumPy. Raises ValueError when `threads` < 1.
-    """
-    if threads < 1:
-        raise ValueError(f"threads must be at least 1, not {threads}")
-    try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", _MATMUL],  # -P: no numpy.py of the current directory
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_MATMUL_TIMEOUT_S,
-            check=True,
-            env={**os.environ, **dict.fromkeys(_BLAS_THREADS, str(threads))},
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return _positive(done.stdout.decode("ascii", "replace"))
 
 
 @dataclass(frozen=True, slots=True)

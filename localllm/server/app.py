@@ -18,20 +18,20 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from localllm.core.text import single_line
-from localllm.engine.events import GenerateEvent, GenerateRequest
+from localllm.engine.messages import GenerateEvent, GenerateRequest
 from localllm.errors import ContextOverflow, EngineCrashed, LocalLLMError
-from localllm.runtime import Runtime
-from localllm.server import adapters
-from localllm.server.body import read_body
-from localllm.server.openai import answer, completions
-from localllm.server.openai.completions_request import CompletionRequest
-from localllm.server.openai.embeddings import EmbeddingsRequest, embeddings, too_long
-from localllm.server.openai.request import ChatRequest
-from localllm.server.problems import ApiError, api_error, ended_in_order
-from localllm.server.rerank import RerankBody, ranking
-from localllm.server.respond import EventStream, unless_gone
+from localllm.runtime.runtime import Runtime
+from localllm.server import lora
+from localllm.server.dialects.jina.rerank import RerankBody, ranking
+from localllm.server.dialects.openai import answer, completions
+from localllm.server.dialects.openai.completions_request import CompletionRequest
+from localllm.server.dialects.openai.embeddings import EmbeddingsRequest, embeddings, too_long
+from localllm.server.dialects.openai.request import ChatRequest
+from localllm.server.errors import ApiError, api_error, ended_in_order
+from localllm.server.request_body import read_body
+from localllm.server.schema import Shape
 from localllm.server.security import HostGuard, HostPolicy, KeyGuard, LastResort, unexpected
-from localllm.server.shapes import Shape
+from localllm.server.sse import EventStream, unless_gone
 
 logger = logging.getLogger("localllm.server")
 
@@ -121,13 +121,13 @@ class Api:
         self._check_served(name)
         return answer.ModelCard(id=name, created=self._started_at)
 
-    async def lora_adapters(self) -> list[adapters.AdapterCard]:
+    async def lora_adapters(self) -> list[lora.AdapterCard]:
         """The adapters that requests can name in `lora`."""
         return [
             card
             for resident in self._runtime.resident()
             if resident.model.name in self._served
-            for card in adapters.cards(resident)
+            for card in lora.cards(resident)
         ]
 
     async def embeddings(self, request: Request) -> Response:

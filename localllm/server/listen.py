@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from localllm.errors import ServeError
-from localllm.server.problems import ApiError
+from localllm.server.errors import ApiError
 from localllm.server.security import MAX_HEADER_BYTES
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from localllm.server.problems import ApiError
+from localllm.server.errors import ApiError
 
 MAX_HEADER_BYTES = 32 * 1024
 OPEN_PATHS = frozenset({"/health"})

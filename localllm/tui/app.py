@@ -12,11 +12,10 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from localllm.planning import suggestions
-from localllm.runtime import Runtime
-from localllm.tui.fetcher import Fetcher
+from localllm.runtime.local_machine import suggestions
+from localllm.runtime.runtime import Runtime
+from localllm.tui.downloads import Fetcher, HubSource, Source
 from localllm.tui.screens.home import HomeScreen, Suggest
-from localllm.tui.source import HubSource, Source
 from localllm.tui.theme import DARK, THEMES
 
 

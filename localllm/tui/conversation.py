@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from localllm.engine.events import Message, Role
+from localllm.engine.messages import Message, Role
 
 MESSAGES_OF_A_TURN = 2  # what the model is told of it: the question and the answer
 

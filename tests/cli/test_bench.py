@@ -13,14 +13,14 @@ from pathlib import Path
 import click
 import pytest
 
-from localllm.cli.bench import Plan, document, measure, parse_parallel, warn_if_unsteady
+from localllm.cli.commands.bench import Plan, document, measure, parse_parallel, warn_if_unsteady
 from localllm.core.hardware import Cpu, EngineBuild, HardwareInfo, Memory
-from localllm.core.measured import Measurement
+from localllm.core.speed.measured import Measurement
 from localllm.engine.fake import FakeEngine, Script
 from localllm.errors import DoesNotFit, LoadFailed
-from localllm.library import measurements, paths
-from localllm.library.store import Store
-from localllm.runtime import Runtime
+from localllm.library.files import measurements, paths
+from localllm.library.store.store import Store
+from localllm.runtime.runtime import Runtime
 from tests.core.forge import write
 from tests.core.forge_recurrent import ENCODER
 from tests.library.test_measurements import DECODE

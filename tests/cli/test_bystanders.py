@@ -2,7 +2,7 @@
 
 import pytest
 
-from localllm.cli.bystanders import CpuTime, cpu_time, crowded
+from localllm.cli.stopwatch import CpuTime, cpu_time, crowded
 
 START = CpuTime(at_s=100.0, all_s=1000.0, own_s=10.0)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from localllm.cli.fetching import LINE_EVERY_S, Interrupted, Lines, interruptible, line
+from localllm.cli.progress import LINE_EVERY_S, Interrupted, Lines, interruptible, line
 from localllm.errors import DownloadFailed
 from localllm.library.download import Progress
 from tests.cli.at_hub import LOCALLLM, environment, renamed

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from localllm.cli.hardware import document, table
+from localllm.cli.commands.hardware import document, table
 from localllm.cli.output import outside, print_json
 from localllm.core.hardware import (
     Backend,

@@ -10,7 +10,8 @@ from localllm.cli.main import LazyGroup
 
 NOT_FOR_SUGGEST = {
     "asyncio", "httpx2", "huggingface_hub", "importlib.metadata", "keyring", "llama_cpp",
-    "localllm.engine.client", "localllm.library.store", "msgspec", "numpy", "rich", "textual",
+    "localllm.engine.client.client", "localllm.library.store.store",
+    "msgspec", "numpy", "rich", "textual",
 }  # fmt: skip
 LISTING = """
 import sys

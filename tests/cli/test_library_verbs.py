@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import ExitCode
-from localllm.library import paths
+from localllm.library.files import paths
 from tests.library import tiny
 
 BASE_KEYS = {"name", "quant", "path", "size_bytes", "sha256", "license", "source", "verified_at"}

@@ -11,7 +11,7 @@ import gguf
 import pytest
 
 from localllm.cli.options import parse_lora
-from localllm.core.load import Lora
+from localllm.core.sizing.load import Lora
 from tests.engine import forged_lora, tiny
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import ExitCode
-from localllm.library.digest import sha256_of
-from localllm.library.store import Store
+from localllm.library.files.checksum import sha256_of
+from localllm.library.store.store import Store
 from tests.cli.test_library_verbs import failed, rows
 from tests.library import tiny
 from tests.library.caches import HuggingFace, gguf

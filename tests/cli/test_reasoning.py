@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from localllm.cli.answer import Writer, read_answer
-from localllm.engine.events import GenerateEvent
 from localllm.engine.fake import FakeEngine, Script
+from localllm.engine.messages import GenerateEvent
 from tests.engine.answers import ask
 
 

@@ -24,11 +24,11 @@ from click.testing import CliRunner
 from gguf import PoolingType
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
-from localllm.cli import serve
+from localllm.cli.commands import serve
 from localllm.engine.fake import FakeEngine
 from localllm.errors import NotFound, ServeError, UsageError
-from localllm.library.store import InstalledModel, Store
-from localllm.runtime import Runtime
+from localllm.library.store.store import InstalledModel, Store
+from localllm.runtime.runtime import Runtime
 from localllm.server.listen import Address, bound_address, open_socket
 from tests.engine import forged_lora, tiny_encoder
 from tests.engine.test_embedding import tokens

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from localllm.cli.answer import Answer
-from localllm.cli.session import Session, Talk, opened
-from localllm.engine.events import Finished, FinishReason, Message, Role, Timings
+from localllm.cli.chat_session import Session, Talk, opened
+from localllm.engine.messages import Finished, FinishReason, Message, Role, Timings
 from localllm.errors import StoreError, UsageError
 from tests.cli.test_run import GREEDY, LOCALLLM, run, terminal
 

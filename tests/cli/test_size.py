@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from localllm.library.catalogue_file import read_catalogue
-from localllm.library.header_file import header_bytes
+from localllm.core.gguf.writer import header_bytes
+from localllm.library.files.catalogue_file import read_catalogue
 from tests.core.forge import write
 from tests.core.forge_recurrent import ENCODER
 from tests.engine import tiny_encoder

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from localllm.cli.stopwatch import Stopwatch, Timed, context_for, rate_together
-from localllm.core.load import LoadSettings
-from localllm.engine.client import ProcessEngine
-from localllm.engine.events import (
+from localllm.core.sizing.load import LoadSettings
+from localllm.engine.client.client import ProcessEngine
+from localllm.engine.messages import (
     Finished,
     FinishReason,
     GenerateEvent,

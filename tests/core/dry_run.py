@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from localllm.core.load import BufferKind, LoadSettings
+from localllm.core.sizing.load import BufferKind, LoadSettings
 
 _CHILD = """
 import json, sys
-from localllm.core.load import FlashAttention, KvType, LoadSettings
-from localllm.engine.worker.probe import probe
+from localllm.core.sizing.load import FlashAttention, KvType, LoadSettings
+from localllm.engine.worker.llama.dry_run import probe
 from localllm.errors import LoadFailed
 for line in sys.stdin:
     path, fields = json.loads(line)

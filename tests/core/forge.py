@@ -11,8 +11,8 @@ from itertools import accumulate
 from math import prod
 from pathlib import Path
 
-from localllm.core.model import MetadataValue, ModelSpec, TensorInfo
-from localllm.core.quants import GgmlType, row_bytes
+from localllm.core.model.quants import GgmlType, row_bytes
+from localllm.core.model.spec import MetadataValue, ModelSpec, TensorInfo
 
 ALIGNMENT = 32
 _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9

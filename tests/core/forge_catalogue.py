@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from localllm.core.catalogue import parse
-from localllm.core.model import MetadataValue
+from localllm.core.catalogue.catalogue import parse
+from localllm.core.model.spec import MetadataValue
 from tests.core.forge import Forged
 
 CATALOGUE = Path(__file__).parents[2] / "models.toml"

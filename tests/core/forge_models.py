@@ -3,7 +3,7 @@ llama.cpp b11434 loads them (`load_arch_tensors` in `src/models/*.cpp`)."""
 
 from collections.abc import Callable, Iterable
 
-from localllm.core.model import MetadataValue
+from localllm.core.model.spec import MetadataValue
 from tests.core.forge import Forged
 
 Row = tuple[str, tuple[int, ...]]

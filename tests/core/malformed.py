@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import prod
 
-from localllm.core.quants import GgmlType, row_bytes
+from localllm.core.model.quants import GgmlType, row_bytes
 
 U8, I8, U16, I16, U32, I32, F32, BOOL, TEXT, ARRAY, U64, I64, F64 = range(13)
 CODES = {

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from localllm.core import footprint
-from localllm.core.adapter import adapter_of
-from localllm.core.load import LoadSettings, Lora
-from localllm.core.model import MetadataValue, ModelSpec, TensorInfo
-from localllm.core.quants import GgmlType, row_bytes
+from localllm.core.model.quants import GgmlType, row_bytes
+from localllm.core.model.spec import MetadataValue, ModelSpec, TensorInfo
+from localllm.core.sizing import footprint
+from localllm.core.sizing.load import LoadSettings, Lora
+from localllm.core.sizing.lora import adapter_of
 from tests.core import forge
 from tests.core.forge_models import attention, experts, heads, llama, model, moe_keys
 

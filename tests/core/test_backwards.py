@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localllm.core import footprint
-from localllm.core.backwards import largest_context, largest_quant, most_parallel
 from localllm.core.hardware import Backend
-from localllm.core.load import KvType, LoadSettings
-from localllm.core.model import ModelSpec
-from localllm.core.placement import Budget, GpuBudget, place
+from localllm.core.model.spec import ModelSpec
+from localllm.core.sizing import footprint
+from localllm.core.sizing.capacity import largest_context, largest_quant, most_parallel
+from localllm.core.sizing.load import KvType, LoadSettings
+from localllm.core.sizing.placement import Budget, GpuBudget, place
 from tests.core.forge import spec
 from tests.core.forge_published import EVERY_ATTENTION
 from tests.core.forge_recurrent import EVERY_RECURRENT

@@ -4,8 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localllm.core.belonging import called, encoder_for, first_to_read
-from localllm.core.repository import ModelFile, RepoFile, model_files
+from localllm.core.recommend.repository import (
+    ModelFile,
+    RepoFile,
+    called,
+    encoder_for,
+    first_to_read,
+    model_files,
+)
 
 
 def listed(*names: str, size_bytes: int = 1000) -> tuple[RepoFile, ...]:

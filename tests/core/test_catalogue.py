@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localllm.core import gguf
-from localllm.core.catalogue import COMMON_QUANTS, Entry, Task, parse
-from localllm.core.model import ModelSpec
-from localllm.core.quants import GgmlType
+from localllm.core.catalogue.catalogue import COMMON_QUANTS, Entry, Task, parse
+from localllm.core.model.quants import GgmlType
+from localllm.core.model.spec import ModelSpec
 from localllm.errors import UsageError
 
 ROOT = Path(__file__).parents[2]

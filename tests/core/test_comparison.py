@@ -2,7 +2,7 @@
 
 import pytest
 
-from localllm.core.comparison import Compared, Comparison
+from localllm.core.sizing.comparison import Compared, Comparison
 
 MIB = 2**20
 

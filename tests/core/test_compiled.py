@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from localllm.core.catalogue import parse
-from localllm.core.compiled import compiled, restored
+from localllm.core.catalogue.catalogue import parse
+from localllm.core.catalogue.json_cache import compiled, restored
 
 ENTRIES = parse((Path(__file__).parents[2] / "models.toml").read_text("utf-8"))
 

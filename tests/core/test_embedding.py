@@ -5,16 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from localllm.core import footprint
-from localllm.core.embedding import (
-    can_be_shortened,
-    embeds_only,
-    looks_both_ways,
-    own_pooling,
-    prepared,
-)
-from localllm.core.load import FlashAttention, LoadSettings, Pooling, Speculate
-from localllm.core.model import MetadataValue, ModelSpec
+from localllm.core.model.purpose import can_be_shortened, embeds_only, looks_both_ways
+from localllm.core.model.spec import MetadataValue, ModelSpec
+from localllm.core.sizing import footprint
+from localllm.core.sizing.embedding import own_pooling, with_embedding_defaults
+from localllm.core.sizing.load import FlashAttention, LoadSettings, Pooling, Speculate
 from localllm.errors import UsageError
 from tests.core.dry_run import dry_runs
 from tests.core.forge import spec, write
@@ -44,7 +39,7 @@ def with_key(known: ModelSpec, key: str, value: MetadataValue | None) -> ModelSp
 def test_the_estimate_is_llama_cpps_dry_run(name: str, tmp_path: Path) -> None:
     known, path = spec(FORGED[name]), tmp_path / "model.gguf"
     write(FORGED[name], path)
-    loads = [prepared(known, load) for load in LOADS]
+    loads = [with_embedding_defaults(known, load) for load in LOADS]
     for load, sizes in zip(loads, dry_runs([(path, load) for load in loads]), strict=True):
         assert not isinstance(sizes, str), sizes
         estimate = footprint.of(known, load)
@@ -55,21 +50,23 @@ def test_the_estimate_is_llama_cpps_dry_run(name: str, tmp_path: Path) -> None:
 
 
 def test_an_encoder_reads_a_text_in_one_piece_and_no_longer_one_than_it_learned() -> None:
-    load = prepared(BERT, LoadSettings(context=4096, embeddings=True, batch=64, ubatch=64))
+    load = with_embedding_defaults(
+        BERT, LoadSettings(context=4096, embeddings=True, batch=64, ubatch=64)
+    )
     assert (load.context, load.batch, load.ubatch) == (512, 512, 512)
     assert load.pooling is Pooling.CLS
-    assert prepared(BERT, load) == load
+    assert with_embedding_defaults(BERT, load) == load
 
 
 def test_a_decoder_reads_it_in_pieces() -> None:
     asked = LoadSettings(context=8192, embeddings=True, ubatch=256, speculate=Speculate.AUTO)
-    load = prepared(LLAMA, asked)
+    load = with_embedding_defaults(LLAMA, asked)
     assert (load.context, load.batch, load.ubatch) == (8192, 256, 256)
     assert (load.pooling, load.speculate) == (Pooling.MEAN, Speculate.OFF)
 
 
 def test_a_load_that_answers_stays_as_it_is() -> None:
-    assert prepared(LLAMA, LoadSettings()) == LoadSettings()
+    assert with_embedding_defaults(LLAMA, LoadSettings()) == LoadSettings()
 
 
 @pytest.mark.parametrize(
@@ -93,12 +90,12 @@ def test_who_looks_ahead_is_known() -> None:
 def test_ranking_needs_a_classifier() -> None:
     settings = LoadSettings(embeddings=True, pooling=Pooling.RANK)
     with pytest.raises(UsageError, match="no classifier"):
-        prepared(BERT, settings)
+        with_embedding_defaults(BERT, settings)
 
 
 def test_what_has_no_embeddings_is_said() -> None:
     with pytest.raises(UsageError, match="has no embeddings"):
-        prepared(replace(LLAMA, architecture="dream"), LoadSettings(embeddings=True))
+        with_embedding_defaults(replace(LLAMA, architecture="dream"), LoadSettings(embeddings=True))
 
 
 def test_only_models_made_for_it_are_embedding_models() -> None:

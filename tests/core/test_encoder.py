@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from localllm.core import gguf
-from localllm.core.encoder import encoder_of
-from localllm.core.load import Encoder
-from localllm.core.model import ModelSpec
-from localllm.core.placement import HOST, Placement, Share
-from localllm.core.placement.seat import seat
+from localllm.core.model.spec import ModelSpec
+from localllm.core.sizing.load import Encoder
+from localllm.core.sizing.mmproj import encoder_of
+from localllm.core.sizing.placement import HOST, Placement, Share
+from localllm.core.sizing.placement.search import seat
 from localllm.errors import GgufError
 from tests.engine import eyes, tiny
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localllm.core.finetune import (
+from localllm.core.sizing.finetune import (
     Method,
     TrainingShape,
     adapter_parameters,

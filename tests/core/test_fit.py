@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-from localllm.core import footprint
-from localllm.core.fit import Fit, weigh
 from localllm.core.hardware import (
     Backend,
     Cpu,
@@ -14,7 +12,9 @@ from localllm.core.hardware import (
     HardwareInfo,
     Memory,
 )
-from localllm.core.load import Allocation, BufferKind, KvType, LoadSettings, Speculate
+from localllm.core.sizing import footprint
+from localllm.core.sizing.fit import Fit, weigh
+from localllm.core.sizing.load import Allocation, BufferKind, KvType, LoadSettings, Speculate
 from tests.core.forge import spec
 from tests.core.forge_published import EVERY_ATTENTION
 

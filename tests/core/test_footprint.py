@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from localllm.core import footprint
-from localllm.core.footprint import Part
-from localllm.core.footprint.arena import Graph
-from localllm.core.load import FlashAttention, KvType, LoadSettings
-from localllm.core.model import MetadataValue, ModelSpec
+from localllm.core.model.spec import MetadataValue, ModelSpec
+from localllm.core.sizing import footprint
+from localllm.core.sizing.footprint import Part
+from localllm.core.sizing.footprint.arena import Graph
+from localllm.core.sizing.load import FlashAttention, KvType, LoadSettings
 from localllm.errors import GgufError, UsageError
 from tests.core.forge import spec
 from tests.core.forge_published import EVERY_ATTENTION

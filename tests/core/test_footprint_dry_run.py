@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from localllm.core import footprint
-from localllm.core.footprint.compute import CONFIRMED
 from localllm.core.gguf import read
-from localllm.core.load import FlashAttention, KvType, LoadSettings, Speculate
+from localllm.core.sizing import footprint
+from localllm.core.sizing.footprint.compute import CONFIRMED
+from localllm.core.sizing.load import FlashAttention, KvType, LoadSettings, Speculate
 from tests.core.dry_run import Sizes, dry_runs
 from tests.core.forge import Forged, spec, write
 from tests.core.forge_catalogue import catalogued

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from localllm.core import gguf
 from localllm.core.gguf.arrays import Strings
-from localllm.core.model import MetadataValue, ModelSpec
+from localllm.core.model.spec import MetadataValue, ModelSpec
 from localllm.errors import GgufError
 from tests.core.forge import Forged, write
 from tests.core.forge import spec as spec_of

@@ -11,7 +11,7 @@ from enum import StrEnum
 import pytest
 
 from localllm.core import gguf
-from localllm.core.quants import GgmlType
+from localllm.core.model.quants import GgmlType
 from localllm.errors import GgufError
 from tests.core.malformed import (
     ARRAY,

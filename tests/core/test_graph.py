@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from localllm.core import footprint
-from localllm.core.embedding import prepared
-from localllm.core.load import FlashAttention, KvType, LoadSettings
-from localllm.core.model import ModelSpec
+from localllm.core.model.spec import ModelSpec
+from localllm.core.sizing import footprint
+from localllm.core.sizing.embedding import with_embedding_defaults
+from localllm.core.sizing.load import FlashAttention, KvType, LoadSettings
 from localllm.errors import UsageError
 from tests.core.dry_run import Sizes, dry_runs
 from tests.core.forge import Forged, spec, write
@@ -94,9 +94,9 @@ def test_phi_4_with_a_cache_for_each_of_two_is_refused_with_a_way_out(tmp_path: 
 
 def test_where_one_cache_each_is_too_much_all_conversations_have_one() -> None:
     load = LoadSettings(parallel=2, kv_type_k=KvType.Q8_0, kv_type_v=KvType.Q8_0)
-    assert prepared(spec(PHI_4), load) == replace(load, kv_unified=True)
+    assert with_embedding_defaults(spec(PHI_4), load) == replace(load, kv_unified=True)
     for other in (LoadSettings(parallel=2), replace(load, parallel=1)):
-        assert prepared(spec(PHI_4), other) == other
+        assert with_embedding_defaults(spec(PHI_4), other) == other
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from localllm.core.measured import (
+from localllm.core.speed.measured import (
     STALE_AFTER,
     MeasuredMachine,
     MeasuredModel,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localllm.core.meter import KEPT_S, Meter, MeterReading
+from localllm.core.speed.meter import KEPT_S, Meter, MeterReading
 
 # As a clock tells them: no time at all, or at least a microsecond.
 GAPS = st.lists(st.just(0.0) | st.floats(min_value=1e-6, max_value=5), min_size=1, max_size=60)

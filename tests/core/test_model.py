@@ -2,8 +2,8 @@
 
 import pytest
 
-from localllm.core.model import MetadataValue, ModelSpec, TensorInfo
-from localllm.core.quants import GgmlType
+from localllm.core.model.quants import GgmlType
+from localllm.core.model.spec import MetadataValue, ModelSpec, TensorInfo
 from localllm.errors import GgufError
 from tests.core.forge import Forged, spec
 from tests.core.forge_published import EVERY_ATTENTION

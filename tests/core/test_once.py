@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from localllm.core.once import once, once_each
+from localllm.core.memoize import once, once_each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

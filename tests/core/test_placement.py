@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localllm.core import footprint
 from localllm.core.hardware import (
     Backend,
     Cpu,
@@ -17,10 +16,11 @@ from localllm.core.hardware import (
     HardwareInfo,
     Memory,
 )
-from localllm.core.load import FlashAttention, LoadSettings
-from localllm.core.model import TensorInfo
-from localllm.core.placement import HOST, Budget, GpuBudget, budget, place
-from localllm.core.quants import GgmlType
+from localllm.core.model.quants import GgmlType
+from localllm.core.model.spec import TensorInfo
+from localllm.core.sizing import footprint
+from localllm.core.sizing.load import FlashAttention, LoadSettings
+from localllm.core.sizing.placement import HOST, Budget, GpuBudget, budget, place
 from tests.core.forge import spec
 from tests.core.forge_published import EVERY_ATTENTION
 from tests.core.forge_recurrent import EVERY_RECURRENT

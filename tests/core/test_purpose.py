@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from localllm.core.model import MetadataValue, ModelSpec
-from localllm.core.purpose import why_no_answers
+from localllm.core.model.purpose import why_no_answers
+from localllm.core.model.spec import MetadataValue, ModelSpec
 from tests.core.forge import spec
 from tests.core.forge_published import EVERY_ATTENTION
 from tests.core.forge_recurrent import EVERY_RECURRENT

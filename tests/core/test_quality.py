@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localllm.core.quality import (
+from localllm.core.quality.quality import (
     BITS_PER_WEIGHT,
     Metric,
     cache_loss,

@@ -4,9 +4,7 @@ from itertools import product
 
 import pytest
 
-from localllm.core.file_names import quant_in
-from localllm.core.file_types import ALIASES, FILE_TYPES, QUANT_LABELS
-from localllm.core.quant_mix import (
+from localllm.core.catalogue.quant_mix import (
     Category,
     Choice,
     Traits,
@@ -15,7 +13,8 @@ from localllm.core.quant_mix import (
     choose,
     kept,
 )
-from localllm.core.quants import BLOCKS, GgmlType
+from localllm.core.model.file_types import ALIASES, FILE_TYPES, QUANT_LABELS, quant_in
+from localllm.core.model.quants import BLOCKS, GgmlType
 
 PLAIN = Traits(
     architecture="llama",

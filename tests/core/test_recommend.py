@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from localllm.core import catalogue
-from localllm.core.catalogue import Entry, Task
-from localllm.core.gpus import Generation
+from localllm.core.catalogue import catalogue
+from localllm.core.catalogue.catalogue import Entry, Task
 from localllm.core.hardware import Backend
-from localllm.core.placement import Budget, GpuBudget
 from localllm.core.recommend import (
     MAX_LOSS_PERCENT,
     READING_TPS,
@@ -22,8 +20,10 @@ from localllm.core.recommend import (
     capability,
     plans,
 )
+from localllm.core.sizing.placement import Budget, GpuBudget
 from localllm.core.speed import DeviceSpeed
-from localllm.planning import candidates
+from localllm.core.speed.gpus import Generation
+from localllm.runtime.local_machine import candidates
 
 GIB = 2**30
 LAPTOP_CPU = DeviceSpeed(bandwidth_bytes_per_s=60e9, cores=8)

@@ -13,16 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localllm.core import catalogue, footprint, gguf
-from localllm.core.catalogue import Entry
-from localllm.core.file_names import label_in, quant_in, split_of
-from localllm.core.file_types import FILE_TYPES
-from localllm.core.load import LoadSettings
-from localllm.core.model import ModelSpec
-from localllm.core.placement import Budget
-from localllm.core.quants import row_bytes
+from localllm.core import gguf
+from localllm.core.catalogue import catalogue
+from localllm.core.catalogue.catalogue import Entry
+from localllm.core.catalogue.requantize import Mould
+from localllm.core.model.file_types import FILE_TYPES, label_in, quant_in, split_of
+from localllm.core.model.quants import row_bytes
+from localllm.core.model.spec import ModelSpec
 from localllm.core.recommend import Goal, Machine, Wish, plans
-from localllm.core.repository import (
+from localllm.core.recommend.repository import (
     SAME_WEIGHT,
     Listing,
     RepoFile,
@@ -30,7 +29,9 @@ from localllm.core.repository import (
     listing,
     model_files,
 )
-from localllm.core.requantize import Mould
+from localllm.core.sizing import footprint
+from localllm.core.sizing.load import LoadSettings
+from localllm.core.sizing.placement import Budget
 from localllm.core.speed import DeviceSpeed
 from localllm.core.text import single_line
 from localllm.errors import GgufError

@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localllm.core.gpus import Generation
 from localllm.core.hardware import Backend
-from localllm.core.load import KvType, LoadSettings
-from localllm.core.model import ModelSpec, TensorInfo
-from localllm.core.quants import GgmlType
+from localllm.core.model.quants import GgmlType
+from localllm.core.model.spec import ModelSpec, TensorInfo
+from localllm.core.sizing.load import KvType, LoadSettings
 from localllm.core.speed import (
     Attention,
     DeviceSpeed,
@@ -25,6 +24,7 @@ from localllm.core.speed import (
     ttft_s,
     workload_of,
 )
+from localllm.core.speed.gpus import Generation
 from tests.core.forge import spec
 from tests.core.forge_published import EVERY_ATTENTION
 from tests.core.forge_recurrent import EVERY_RECURRENT

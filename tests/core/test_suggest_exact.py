@@ -6,10 +6,8 @@ from functools import cache
 
 import pytest
 
-from localllm.core.gpus import Generation
 from localllm.core.hardware import Backend
-from localllm.core.model import ModelSpec
-from localllm.core.placement import Budget, GpuBudget
+from localllm.core.model.spec import ModelSpec
 from localllm.core.recommend import (
     Candidate,
     FitPlan,
@@ -23,9 +21,10 @@ from localllm.core.recommend import (
     price,
 )
 from localllm.core.recommend.ceiling import Ceiling
-from localllm.core.recommend.order import score
-from localllm.core.recommend.quants import worth_trying
+from localllm.core.recommend.ranking import score, worth_trying
+from localllm.core.sizing.placement import Budget, GpuBudget
 from localllm.core.speed import DeviceSpeed, workload_of
+from localllm.core.speed.gpus import Generation
 from tests.core.test_recommend import GIB, LAPTOP_CPU, chat_models, entries, laptop, workstation
 
 LIMIT = 8

@@ -9,8 +9,6 @@ from localllm.core.units import (
     format_duration,
     format_rate,
     parse_bytes,
-    parse_duration,
-    parse_rate,
 )
 from localllm.errors import UsageError
 
@@ -86,12 +84,11 @@ def test_every_number_of_bytes_reads_back_exactly(size: int) -> None:
 
 
 @given(st.text(max_size=30))
-def test_any_text_is_a_size_a_rate_and_a_duration_or_a_usage_error(text: str) -> None:
-    for parse in (parse_bytes, parse_rate, parse_duration):
-        try:
-            assert parse(text) >= 0
-        except UsageError as error:
-            assert "Write it like" in str(error) or "such as" in str(error)
+def test_any_text_is_a_size_or_a_usage_error(text: str) -> None:
+    try:
+        assert parse_bytes(text) >= 0
+    except UsageError as error:
+        assert "Write it like" in str(error) or "such as" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -100,11 +97,6 @@ def test_any_text_is_a_size_a_rate_and_a_duration_or_a_usage_error(text: str) ->
 )
 def test_a_rate_is_written_with_useful_digits(rate: float, text: str) -> None:
     assert format_rate(rate) == text
-
-
-@pytest.mark.parametrize("text", ["12.3", "12.3 tok/s", "12.3tok/s", "12.3 tokens/s", "12.3 T/S"])
-def test_a_rate_is_read_with_or_without_its_unit(text: str) -> None:
-    assert parse_rate(text) == 12.3
 
 
 @pytest.mark.parametrize(
@@ -133,33 +125,3 @@ def test_bandwidth_is_written_in_decimal_units(bytes_per_s: float, text: str) ->
 )
 def test_a_duration_is_written_in_at_most_two_units(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("90", 90.0),
-        ("10m", 600.0),
-        ("10 min", 600.0),
-        ("1h30m", 5400.0),
-        ("1h 30m", 5400.0),
-        ("1.5 s", 1.5),
-        ("250ms", 0.25),
-        ("2d", 172_800.0),
-    ],
-)
-def test_a_duration_is_read(text: str, seconds: float) -> None:
-    assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize(
-    "text", ["", "m", "10x", "-10m", "1h30", "10mm", pytest.param("1" * 9999, id="huge"), "10 m s"]
-)
-def test_nonsense_for_a_duration_is_a_usage_error(text: str) -> None:
-    with pytest.raises(UsageError, match="1h30m"):
-        parse_duration(text)
-
-
-@given(st.floats(min_value=0, max_value=1e7))
-def test_a_written_duration_reads_back_within_its_rounding(seconds: float) -> None:
-    assert abs(parse_duration(format_duration(seconds)) - seconds) <= max(0.0006, seconds * 0.05)

@@ -2,8 +2,8 @@
 
 from contextlib import aclosing
 
-from localllm.engine.client import ProcessEngine
-from localllm.engine.events import (
+from localllm.engine.client.client import ProcessEngine
+from localllm.engine.messages import (
     Finished,
     GenerateRequest,
     Message,

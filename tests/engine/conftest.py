@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from localllm.core.load import LoadSettings
-from localllm.engine.client import ProcessEngine
-from localllm.engine.events import LoadRequest
+from localllm.core.sizing.load import LoadSettings
+from localllm.engine.client.client import ProcessEngine
+from localllm.engine.messages import LoadRequest
 
 SMALL = LoadSettings(context=512, parallel=4, threads=2)
 

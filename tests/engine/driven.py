@@ -7,12 +7,12 @@ from pathlib import Path
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
-from localllm.core.load import FlashAttention, KvType, LoadSettings
-from localllm.engine.events import Adapter, Event, Finished, GenerateRequest, Refused, Token
-from localllm.engine.worker.drafts.source import Drafter
-from localllm.engine.worker.log import NativeLog
-from localllm.engine.worker.model import Model, Row
-from localllm.engine.worker.scheduler import Scheduler
+from localllm.core.sizing.load import FlashAttention, KvType, LoadSettings
+from localllm.engine.messages import Adapter, Event, Finished, GenerateRequest, Refused, Token
+from localllm.engine.worker.llama.model import Model, Row
+from localllm.engine.worker.llama.native_log import NativeLog
+from localllm.engine.worker.scheduling.scheduler import Scheduler
+from localllm.engine.worker.speculative.acceptance import Drafter
 from tests.engine.answers import GREEDY
 
 NEAR_TIE = 2e-3

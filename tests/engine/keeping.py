@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from localllm.core.load import LoadSettings
-from localllm.engine.worker.state import ModelFiles, States
+from localllm.core.sizing.load import LoadSettings
+from localllm.engine.worker.kv_cache.state_file import ModelFiles, States
 from tests.engine import tiny
 from tests.engine.driven import Driven, _log, settings
 

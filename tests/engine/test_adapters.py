@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localllm.core.load import BufferKind, Lora
-from localllm.engine.events import Adapter, Refused
-from localllm.engine.worker.adapters import Turns, space_of
+from localllm.core.sizing.load import BufferKind, Lora
+from localllm.engine.messages import Adapter, Refused
+from localllm.engine.worker.llama.lora import Turns, space_of
 from localllm.errors import BadRequest, LoadFailed
 from tests.engine import forged_lora, tiny
 from tests.engine.driven import Driven, settings

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from localllm.core.load import LoadSettings
-from localllm.engine.worker.logits import row_of
-from localllm.engine.worker.model import Row
+from localllm.core.sizing.load import LoadSettings
+from localllm.engine.worker.llama.model import Row
+from localllm.engine.worker.sampling.logits import row_of
 from tests.engine.driven import Driven
 
 PROMPTS = ("The capital of France is", "Once upon a time", "To make bread you need", "Dear Sir")

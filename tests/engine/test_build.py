@@ -2,8 +2,8 @@
 
 import pytest
 
-from localllm.engine.client import ProcessEngine
-from localllm.engine.worker.build import buffer_cap
+from localllm.engine.client.client import ProcessEngine
+from localllm.engine.worker.llama.build_info import buffer_cap
 
 GIB = 2**30
 NO_LIMIT = 2**64 - 1  # SIZE_MAX: what a backend without `get_max_size` answers

@@ -8,7 +8,7 @@ from pathlib import Path
 import llama_cpp.llama_cpp as llama
 import pytest
 
-from localllm.engine.events import (
+from localllm.engine.messages import (
     Finished,
     FinishReason,
     GenerateRequest,
@@ -16,7 +16,7 @@ from localllm.engine.events import (
     GrammarKind,
     Refused,
 )
-from localllm.engine.worker.waiting import MAX_WAITING
+from localllm.engine.worker.scheduling.request_queue import MAX_WAITING
 from localllm.errors import QueueFull
 from tests.engine import tiny
 from tests.engine.answers import GREEDY

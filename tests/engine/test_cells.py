@@ -7,10 +7,10 @@ from pathlib import Path
 import llama_cpp.llama_cpp as llama
 import pytest
 
-from localllm.core.load import LoadSettings
-from localllm.engine.events import Finished
-from localllm.engine.worker.model import Row
-from localllm.engine.worker.prefix import UNUSED_TOKENS
+from localllm.core.sizing.load import LoadSettings
+from localllm.engine.messages import Finished
+from localllm.engine.worker.kv_cache.radix_tree import UNUSED_TOKENS
+from localllm.engine.worker.llama.model import Row
 from tests.engine import tiny
 from tests.engine.driven import Driven, Reference, settings
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from localllm.engine.events import (
+from localllm.engine.messages import (
     Finished,
     FinishReason,
     GenerateRequest,
@@ -18,7 +18,7 @@ from localllm.engine.events import (
     Sampling,
     Token,
 )
-from localllm.engine.worker.model import Row
+from localllm.engine.worker.llama.model import Row
 from localllm.errors import QueueFull
 from tests.engine import tiny
 from tests.engine.answers import GREEDY

@@ -10,9 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from localllm.core.load import LoadSettings
-from localllm.engine.client import ProcessEngine
-from localllm.engine.events import (
+from localllm.core.sizing.load import LoadSettings
+from localllm.engine.client.child_process import ChildProcess
+from localllm.engine.client.client import ProcessEngine
+from localllm.engine.messages import (
     GenerateRequest,
     Loaded,
     LoadRequest,
@@ -20,7 +21,6 @@ from localllm.engine.events import (
     PromptProgress,
     Sampling,
 )
-from localllm.engine.process import ChildProcess
 from localllm.errors import BadRequest, ContextOverflow, EngineCrashed, LoadFailed
 from tests.engine import tiny
 from tests.engine.answers import ask, collect

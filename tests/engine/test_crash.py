@@ -12,10 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from localllm.core.load import LoadSettings
-from localllm.engine import replies
-from localllm.engine.client import ProcessEngine
-from localllm.engine.events import (
+from localllm.core.sizing.load import LoadSettings
+from localllm.engine.client import pending
+from localllm.engine.client.child_process import WORKER, ChildProcess
+from localllm.engine.client.client import ProcessEngine
+from localllm.engine.messages import (
     GenerateRequest,
     LoadRequest,
     ProbeRequest,
@@ -23,16 +24,8 @@ from localllm.engine.events import (
     Sampling,
     Token,
 )
-from localllm.engine.launch import WORKER
-from localllm.engine.process import ChildProcess
-from localllm.engine.wire import BAD_INPUT_STATUS, UNAVAILABLE_STATUS
-from localllm.errors import (
-    BadRequest,
-    EngineCrashed,
-    GenerationFailed,
-    LoadFailed,
-    QueueFull,
-)
+from localllm.engine.messages.codec import BAD_INPUT_STATUS, UNAVAILABLE_STATUS
+from localllm.errors import BadRequest, EngineCrashed, GenerationFailed, LoadFailed, QueueFull
 from tests.engine import tiny
 from tests.engine.answers import ask, collect
 
@@ -103,7 +96,7 @@ async def test_a_cache_that_cannot_be_allocated_is_a_refusal_not_a_crash(smollm2
 def test_a_child_whose_parent_is_killed_goes_away() -> None:
     script = (
         "import asyncio, os, sys\n"
-        "from localllm.engine.client import ProcessEngine\n"
+        "from localllm.engine.client.client import ProcessEngine\n"
         "async def main():\n"
         "    engine = ProcessEngine()\n"
         "    await engine.describe()\n"
@@ -276,7 +269,7 @@ async def test_a_prompt_of_a_hundred_megabytes_is_refused_before_it_is_sent(
 async def test_a_stream_that_nobody_reads_is_ended_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replies, "MAX_UNREAD_EVENTS", 300)
+    monkeypatch.setattr(pending, "MAX_UNREAD_EVENTS", 300)
     engine = ProcessEngine()
     model = tiny.plain(tmp_path / "plain.gguf")
     async for _ in engine.load(LoadRequest(path=str(model), settings=SETTINGS)):
@@ -296,8 +289,8 @@ async def test_a_stream_that_nobody_reads_is_ended_and_the_others_go_on(
 
 
 async def test_the_requests_that_are_open_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replies, "MAX_OPEN", 2)
-    desk = replies.Replies()
+    monkeypatch.setattr(pending, "MAX_OPEN", 2)
+    desk = pending.Replies()
     desk.open("a")
     desk.expect("b")
     with pytest.raises(QueueFull, match="2 requests are open"):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from localllm.engine.events import Finished, GenerateRequest, Refused
-from localllm.engine.failures import refusal
-from localllm.engine.limits import check_request
+from localllm.engine.client.failures import refusal
+from localllm.engine.messages import Finished, GenerateRequest, Refused
+from localllm.engine.messages.validation import check_request
 from localllm.errors import BadRequest, DeadlineExceeded, GenerationFailed
 from tests.engine import tiny
 from tests.engine.answers import GREEDY

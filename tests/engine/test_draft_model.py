@@ -8,9 +8,9 @@ from pathlib import Path
 import llama_cpp.llama_cpp as llama
 import pytest
 
-from localllm.core.load import LoadSettings, Speculate
-from localllm.engine.events import Finished, GenerateRequest, Sampling
-from localllm.engine.worker.drafts.model import DraftModel
+from localllm.core.sizing.load import LoadSettings, Speculate
+from localllm.engine.messages import Finished, GenerateRequest, Sampling
+from localllm.engine.worker.speculative.draft_model import DraftModel
 from localllm.errors import LoadFailed
 from tests.engine import tiny
 from tests.engine.answers import GREEDY

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from localllm.engine.events import Finished, FinishReason, GenerateRequest, Token
-from localllm.engine.limits import check_request
-from localllm.engine.worker.echo import Echo
-from localllm.engine.worker.model import Model
+from localllm.engine.messages import Finished, FinishReason, GenerateRequest, Token
+from localllm.engine.messages.validation import check_request
+from localllm.engine.worker.llama.model import Model
+from localllm.engine.worker.sequences.sequence import Echo
 from localllm.errors import BadRequest
 from tests.engine import tiny
 from tests.engine.answers import GREEDY

@@ -15,11 +15,11 @@ import gguf
 import numpy as np
 import pytest
 
-from localllm.core import footprint
-from localllm.core.embedding import prepared
-from localllm.core.load import BufferKind, FlashAttention, LoadSettings, Lora, Pooling
-from localllm.engine.client import ProcessEngine
-from localllm.engine.events import (
+from localllm.core.sizing import footprint
+from localllm.core.sizing.embedding import with_embedding_defaults
+from localllm.core.sizing.load import BufferKind, FlashAttention, LoadSettings, Lora, Pooling
+from localllm.engine.client.client import ProcessEngine
+from localllm.engine.messages import (
     Embedded,
     EmbedRequest,
     GenerateRequest,
@@ -27,14 +27,8 @@ from localllm.engine.events import (
     LoadRequest,
     RerankRequest,
 )
-from localllm.errors import (
-    BadRequest,
-    ContextOverflow,
-    EngineCrashed,
-    GenerationFailed,
-    LoadFailed,
-)
-from localllm.library.examine import examine
+from localllm.errors import BadRequest, ContextOverflow, EngineCrashed, GenerationFailed, LoadFailed
+from localllm.library.store.inspect import examine
 from tests.engine import forged_lora, tiny, tiny_encoder
 from tests.engine.answers import ask, collect
 from tests.engine.tiny_encoder import CLS, SEP, token
@@ -102,7 +96,7 @@ async def test_vectors_are_those_of_the_arithmetic_written_down(
 async def test_what_was_allocated_is_what_was_estimated(smollm2: Path, ubatch: int) -> None:
     settings = LoadSettings(context=512, parallel=2, embeddings=True, ubatch=ubatch, batch=ubatch)
     spec = examine(smollm2).spec
-    settings = prepared(spec, settings)
+    settings = with_embedding_defaults(spec, settings)
     engine = ProcessEngine()
     try:
         events = [e async for e in engine.load(LoadRequest(path=str(smollm2), settings=settings))]

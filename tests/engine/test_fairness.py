@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from localllm.engine.events import Finished, PromptProgress
+from localllm.engine.messages import Finished, PromptProgress
 from tests.engine import tiny
 from tests.engine.driven import Driven, settings
 

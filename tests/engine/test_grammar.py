@@ -9,8 +9,8 @@ import jsonschema
 import llguidance
 import pytest
 
-from localllm.engine.client import ProcessEngine
-from localllm.engine.events import FinishReason, Grammar, GrammarKind, Sampling
+from localllm.engine.client.client import ProcessEngine
+from localllm.engine.messages import FinishReason, Grammar, GrammarKind, Sampling
 from localllm.errors import BadRequest
 from tests.engine.answers import ask, collect
 from tests.engine.schemas import SCHEMAS

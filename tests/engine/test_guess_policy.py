@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localllm.engine.worker.drafts.policy import KINDS, Acceptance, StepCost, allot, kind_of_match
+from localllm.engine.worker.speculative.acceptance import (
+    KINDS,
+    Acceptance,
+    StepCost,
+    allot,
+    kind_of_match,
+)
 
 chance = st.floats(0, 1)
 offer = st.lists(chance, max_size=8).map(lambda each: tuple(sorted(each, reverse=True)))

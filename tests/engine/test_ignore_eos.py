@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from localllm.engine.client import ProcessEngine
-from localllm.engine.events import FinishReason
+from localllm.engine.client.client import ProcessEngine
+from localllm.engine.messages import FinishReason
 from tests.engine.answers import ask, collect
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

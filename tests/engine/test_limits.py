@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from localllm.core.load import LoadSettings
-from localllm.engine.events import GenerateRequest, Message, Role, Sampling, Tool, ToolCall
-from localllm.engine.limits import check_request, check_settings, check_tokens
+from localllm.core.sizing.load import LoadSettings
+from localllm.engine.messages import GenerateRequest, Message, Role, Sampling, Tool, ToolCall
+from localllm.engine.messages.validation import check_request, check_settings, check_tokens
 from localllm.errors import BadRequest, LoadFailed
 
 REQUEST = GenerateRequest(request_id="a", prompt="hello")

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localllm.engine.worker.drafts.ngram import LONGEST, NOTHING, PLACES, SHORTEST, NgramIndex
+from localllm.engine.worker.speculative.ngram import LONGEST, NOTHING, PLACES, SHORTEST, NgramIndex
 
 few = st.lists(st.integers(0, 3), max_size=80)
 parts = st.lists(st.lists(st.integers(0, 5), max_size=12), max_size=12)

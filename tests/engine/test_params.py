@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from localllm.core.load import BufferKind, LoadSettings
-from localllm.engine.worker.params import context_params, model_params
-from localllm.engine.worker.probe import probe
+from localllm.core.sizing.load import BufferKind, LoadSettings
+from localllm.engine.worker.llama.dry_run import probe
+from localllm.engine.worker.llama.params import context_params, model_params
 from localllm.errors import LoadFailed
 
 

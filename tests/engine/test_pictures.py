@@ -11,10 +11,16 @@ import llama_cpp.mtmd_cpp as mtmd
 import numpy as np
 import pytest
 
-from localllm.core.load import Encoder, LoadSettings
-from localllm.engine.events import Finished, FinishReason, GenerateRequest, PromptProgress, Refused
-from localllm.engine.worker.vision.encoder import VisionEncoder
-from localllm.engine.worker.vision.prompt import Part, PicturePrompt
+from localllm.core.sizing.load import Encoder, LoadSettings
+from localllm.engine.messages import (
+    Finished,
+    FinishReason,
+    GenerateRequest,
+    PromptProgress,
+    Refused,
+)
+from localllm.engine.worker.prompt.image_prompt import Part, PicturePrompt
+from localllm.engine.worker.vision_encoder import VisionEncoder
 from tests.engine import eyes, tiny
 from tests.engine.answers import GREEDY
 from tests.engine.driven import NEAR_TIE, Driven, log, settings

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from localllm.engine.worker.prefix import RadixTree, _Node, common
+from localllm.engine.worker.kv_cache.radix_tree import RadixTree, _Node, common
 
 HOLDERS = range(6)
 SPACES = ((), ("adapter", 1.0))

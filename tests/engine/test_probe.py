@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from localllm.core.load import BufferKind, FlashAttention, KvType, LoadSettings, Speculate
-from localllm.engine.client import ProcessEngine
-from localllm.engine.events import ProbeRequest
-from localllm.engine.worker.header import without_tokenizer
-from localllm.engine.worker.probe import probe
+from localllm.core.gguf.strip_tokenizer import without_tokenizer
+from localllm.core.sizing.load import BufferKind, FlashAttention, KvType, LoadSettings, Speculate
+from localllm.engine.client.client import ProcessEngine
+from localllm.engine.messages import ProbeRequest
+from localllm.engine.worker.llama.dry_run import probe
 from localllm.errors import EngineCrashed, LoadFailed
 from tests.core.dry_run import Sizes, dry_runs
 from tests.core.forge import write
@@ -72,7 +72,7 @@ async def test_a_load_that_aborts_llama_cpp_ends_only_the_process_that_was_asked
     monkeypatch.setenv("TMPDIR", str(files))
     path = tmp_path / "phi-4.gguf"
     write(next(forged for forged in DENSE if forged.name == "Phi-4"), path)
-    aborts = LoadSettings(  # `core/footprint` refuses it before anybody is asked
+    aborts = LoadSettings(  # `core/sizing/footprint` refuses it before anybody is asked
         parallel=2, kv_unified=False, kv_type_k=KvType.Q8_0, kv_type_v=KvType.Q8_0
     )
     engine = ProcessEngine()

@@ -1,5 +1,5 @@
-from localllm.core.load import Allocation, BufferKind
-from localllm.engine.worker.readback import allocations
+from localllm.core.sizing.load import Allocation, BufferKind
+from localllm.engine.worker.llama.allocations import allocations
 
 CPU_LOG = """\
 load_tensors:   CPU_Mapped model buffer size =   235.16 MiB

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localllm.engine.client import ProcessEngine
-from localllm.engine.events import GenerateRequest, Message, Overflow, Role
-from localllm.engine.limits import check_request
-from localllm.engine.worker import rolling
-from localllm.engine.worker.rolling import KEPT, RollingWindow, borders
+from localllm.engine.client.client import ProcessEngine
+from localllm.engine.messages import GenerateRequest, Message, Overflow, Role
+from localllm.engine.messages.validation import check_request
+from localllm.engine.worker.prompt import context_window
+from localllm.engine.worker.prompt.context_window import KEPT, RollingWindow, borders
 from localllm.errors import BadRequest, ContextOverflow
 from tests.engine.answers import GREEDY, collect
 
@@ -130,10 +130,10 @@ def test_two_conversations_do_not_share_a_cut() -> None:
 
 def test_more_conversations_than_are_remembered_are_cut_all_the_same() -> None:
     window = RollingWindow()
-    for number in range(rolling.MAX_CUTS + 10):
+    for number in range(context_window.MAX_CUTS + 10):
         talk = [said(Role.USER, f"{number:09}"), *dialogue(20, system=False)]
         assert len(window.fit(talk, 200, render)[0]) <= 200
-    assert len(window._cuts) == rolling.MAX_CUTS
+    assert len(window._cuts) == context_window.MAX_CUTS
 
 
 def test_a_tool_call_goes_with_its_result() -> None:
@@ -162,7 +162,7 @@ def test_what_is_far_too_long_to_be_counted_is_left_out() -> None:
     [(4096, None, 3072), (4096, 100, 3996), (4096, 4096, 2048), (1, None, 1), (2, 2, 1)],
 )
 def test_the_answer_has_room_too(context: int, max_tokens: int | None, expected: int) -> None:
-    assert rolling.room(context, max_tokens) == expected
+    assert context_window.room(context, max_tokens) == expected
 
 
 def test_a_plain_prompt_cannot_roll() -> None:

@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from localllm.engine.events import GenerateRequest, Sampling, Token
-from localllm.engine.worker import logits
-from localllm.engine.worker import sampling as sampling_stages
-from localllm.engine.worker.model import Row
-from localllm.engine.worker.sampling import Sampler
+from localllm.engine.messages import GenerateRequest, Sampling, Token
+from localllm.engine.worker.llama.model import Row
+from localllm.engine.worker.sampling import logits, sampler
+from localllm.engine.worker.sampling.sampler import Sampler
 from tests.engine import tiny
 from tests.engine.driven import Driven, settings
 
@@ -268,8 +267,8 @@ def test_penalties_on_a_few_tokens_are_those_on_the_whole_vocabulary(
     )
     for stage in (
         llama.llama_sampler_init_logit_bias(model.vocabulary, 2, biases),
-        *sampling_stages._changes(asked, model.vocab, model.vocabulary),
-        *sampling_stages._draw(asked, seed, model.vocabulary),
+        *sampler._changes(asked, model.vocab, model.vocabulary),
+        *sampler._draw(asked, seed, model.vocabulary),
     ):
         llama.llama_sampler_chain_add(whole, stage)
     for token in lately:

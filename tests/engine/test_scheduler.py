@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from localllm.core.load import LoadSettings
-from localllm.engine.events import Finished, FinishReason, PromptProgress, Refused
+from localllm.core.sizing.load import LoadSettings
+from localllm.engine.messages import Finished, FinishReason, PromptProgress, Refused
 from localllm.errors import BadRequest
 from tests.engine import tiny
 from tests.engine.driven import Driven, Reference, settings

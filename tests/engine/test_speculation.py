@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from localllm.core.load import LoadSettings, Speculate
-from localllm.engine.events import (
+from localllm.core.sizing.load import LoadSettings, Speculate
+from localllm.engine.messages import (
     Finished,
     FinishReason,
     GenerateRequest,
@@ -17,7 +17,7 @@ from localllm.engine.events import (
     Sampling,
     Token,
 )
-from localllm.engine.worker.drafts.source import Draft
+from localllm.engine.worker.speculative.acceptance import Draft
 from tests.engine import tiny
 from tests.engine.answers import GREEDY
 from tests.engine.driven import Driven, Reference, settings

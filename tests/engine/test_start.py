@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from localllm.engine import launch
+from localllm.engine.client import child_process
 
 
 def test_a_worker_imports_the_low_level_api_and_nothing_around_it() -> None:
@@ -27,6 +27,6 @@ def test_a_worker_imports_the_low_level_api_and_nothing_around_it() -> None:
 
 
 def test_threads_that_wait_sleep_soon_unless_somebody_has_said_how_they_wait() -> None:
-    assert launch._environment({"HOME": "/h"})["GOMP_SPINCOUNT"] == "2000"
-    assert launch._environment({"GOMP_SPINCOUNT": "7"})["GOMP_SPINCOUNT"] == "7"
-    assert "GOMP_SPINCOUNT" not in launch._environment({"OMP_WAIT_POLICY": "active"})
+    assert child_process._environment({"HOME": "/h"})["GOMP_SPINCOUNT"] == "2000"
+    assert child_process._environment({"GOMP_SPINCOUNT": "7"})["GOMP_SPINCOUNT"] == "7"
+    assert "GOMP_SPINCOUNT" not in child_process._environment({"OMP_WAIT_POLICY": "active"})

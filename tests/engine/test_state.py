@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from localllm.core.load import LoadSettings, Lora
-from localllm.engine.client import ProcessEngine
-from localllm.engine.events import LoadRequest, Message, RestoreState, Role, SaveState
+from localllm.core.sizing.load import LoadSettings, Lora
+from localllm.engine.client.client import ProcessEngine
+from localllm.engine.messages import LoadRequest, Message, RestoreState, Role, SaveState
 from localllm.errors import StateFailed
 from tests.engine import forged_lora, tiny
 from tests.engine.answers import ask, collect

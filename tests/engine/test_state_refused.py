@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as check
 from hypothesis import strategies as st
 
-from localllm.core.load import KvType
-from localllm.engine.worker.state import ModelFiles
+from localllm.core.sizing.load import KvType
+from localllm.engine.worker.kv_cache.state_file import ModelFiles
 from localllm.errors import StateFailed
 from tests.engine import tiny
 from tests.engine.driven import settings

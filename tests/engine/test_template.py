@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from localllm.engine.events import Message, Role
-from localllm.engine.worker import template
-from localllm.engine.worker.template import ChatTemplate
+from localllm.engine.messages import Message, Role
+from localllm.engine.worker.prompt import chat_template
+from localllm.engine.worker.prompt.chat_template import ChatTemplate
 from localllm.errors import BadRequest
 
 HELLO = (Message(role=Role.USER, content="Hello {{ 7 * 7 }}"),)
@@ -100,7 +100,7 @@ def test_a_string_that_doubles_for_ever_is_a_bad_request(grow: str) -> None:
 
 
 def test_a_template_that_never_ends_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template, "TIME_LIMIT_S", 0.2)
+    monkeypatch.setattr(chat_template, "TIME_LIMIT_S", 0.2)
     loop = "{% for i in range(99999) %}" * 4 + "{% endfor %}" * 4
     with pytest.raises(BadRequest, match="was stopped"):
         ChatTemplate(loop).render(HELLO)
@@ -108,7 +108,7 @@ def test_a_template_that_never_ends_is_stopped(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_template_that_writes_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template, "MAX_RENDERED_CHARS", 1000)
+    monkeypatch.setattr(chat_template, "MAX_RENDERED_CHARS", 1000)
     with pytest.raises(BadRequest, match="more than 1000 characters"):
         ChatTemplate("{% for i in range(9999) %}xx{% endfor %}").render(HELLO)
 

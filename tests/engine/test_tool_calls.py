@@ -9,9 +9,9 @@ import jsonschema
 import pytest
 import pytest_asyncio
 
-from localllm.core.load import LoadSettings
-from localllm.engine.client import ProcessEngine
-from localllm.engine.events import (
+from localllm.core.sizing.load import LoadSettings
+from localllm.engine.client.client import ProcessEngine
+from localllm.engine.messages import (
     Finished,
     FinishReason,
     GenerateEvent,

@@ -6,8 +6,17 @@ import re
 import llguidance
 import pytest
 
-from localllm.engine.events import Tool
-from localllm.engine.worker.tools.family import (
+from localllm.engine.messages import Tool
+from localllm.engine.worker.parsing.call_grammar import Forcing, call_grammar
+from localllm.engine.worker.parsing.call_section import (
+    CallArguments,
+    CallBegan,
+    CallEnded,
+    Part,
+    Schema,
+    Text,
+)
+from localllm.engine.worker.parsing.formats import (
     GEMMA4,
     HARMONY,
     HERMES,
@@ -17,10 +26,7 @@ from localllm.engine.worker.tools.family import (
     Family,
     Fence,
 )
-from localllm.engine.worker.tools.forced import Forcing, call_grammar
-from localllm.engine.worker.tools.parts import CallArguments, CallBegan, CallEnded, Part, Text
-from localllm.engine.worker.tools.reader import TextReader
-from localllm.engine.worker.tools.section import Schema
+from localllm.engine.worker.parsing.parser import TextReader
 from tests.engine.tool_families import EXAMPLES, SCHEMAS, Example, read, reader
 
 TOOLS = [Tool(name=name, parameters=json.dumps(schema)) for name, schema in SCHEMAS.items()]

@@ -4,8 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localllm.engine.worker.tools import deepseek
-from localllm.engine.worker.tools.family import (
+from localllm.engine.worker.parsing import syntax
+from localllm.engine.worker.parsing.call_section import (
+    CallArguments,
+    CallBegan,
+    Part,
+    Text,
+    Thought,
+    joined,
+)
+from localllm.engine.worker.parsing.formats import (
     DEEPSEEK,
     GEMMA4,
     GRANITE,
@@ -19,15 +27,7 @@ from localllm.engine.worker.tools.family import (
     THINK,
     Family,
 )
-from localllm.engine.worker.tools.parts import (
-    CallArguments,
-    CallBegan,
-    Part,
-    Text,
-    Thought,
-    joined,
-)
-from localllm.engine.worker.tools.reader import TextReader
+from localllm.engine.worker.parsing.parser import TextReader
 from tests.engine.tool_families import EXAMPLES, KOELN, Example, call, read, reader
 
 ids = [example.template for example in EXAMPLES]
@@ -117,7 +117,7 @@ MALFORMED = [
     (MISTRAL, "[TOOL_CALLS] none of them"),
     (MISTRAL_ARGS, "[TOOL_CALLS]now[ARGS]{"),
     (MISTRAL_ARGS, "[TOOL_CALLS]unknown[ARGS]{}"),
-    (DEEPSEEK, f"{deepseek.CALLS_BEGIN}{deepseek.CALL_BEGIN}function"),
+    (DEEPSEEK, f"{syntax.CALLS_BEGIN}{syntax.CALL_BEGIN}function"),
     (GEMMA4, "<|tool_call>call:now{a:<|"),
     (GEMMA4, "<|tool_call>call:now{a:yes}<tool_call|>"),
     (PLAIN, '[{"name": "now"}, 1'),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from localllm.engine.events import (
+from localllm.engine.messages import (
     Event,
     FinishReason,
     GenerateRequest,
@@ -20,10 +20,9 @@ from localllm.engine.events import (
     ToolChoice,
     ToolMode,
 )
-from localllm.engine.worker.grammar import Constraint, GrammarCompiler
-from localllm.engine.worker.text import TextStream
-from localllm.engine.worker.tools.dialect import Dialect
-from localllm.engine.worker.tools.family import (
+from localllm.engine.worker.parsing.answer_events import Speech
+from localllm.engine.worker.parsing.detokenizer import TextStream
+from localllm.engine.worker.parsing.formats import (
     HERMES,
     MISTRAL_ARGS,
     MISTRAL_THINK,
@@ -31,7 +30,8 @@ from localllm.engine.worker.tools.family import (
     THINK,
     Family,
 )
-from localllm.engine.worker.tools.speech import Speech
+from localllm.engine.worker.parsing.model_format import Dialect
+from localllm.engine.worker.sampling.grammar import Constraint, GrammarCompiler
 from tests.engine.driven import Driven, settings
 from tests.engine.tool_families import SCHEMAS
 

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from localllm.engine.events import Message, Role, Tool, ToolCall
-from localllm.engine.worker.template import ChatTemplate
-from localllm.engine.worker.tools.family import HARMONY, PLAIN, family_of, fence_of
-from localllm.engine.worker.tools.parts import CallArguments, CallBegan, Text
+from localllm.engine.messages import Message, Role, Tool, ToolCall
+from localllm.engine.worker.parsing.call_section import CallArguments, CallBegan, Text
+from localllm.engine.worker.parsing.formats import HARMONY, PLAIN, family_of, fence_of
+from localllm.engine.worker.prompt.chat_template import ChatTemplate
 from localllm.errors import BadRequest
 from tests.engine.tool_families import EXAMPLES, Example, read, reader, source
 

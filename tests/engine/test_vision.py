@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from localllm.core.load import BufferKind, Encoder, LoadSettings
-from localllm.engine.client import ProcessEngine
-from localllm.engine.events import (
+from localllm.core.sizing.load import BufferKind, Encoder, LoadSettings
+from localllm.engine.client.client import ProcessEngine
+from localllm.engine.messages import (
     Finished,
     FinishReason,
     GenerateRequest,

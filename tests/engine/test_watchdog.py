@@ -12,12 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from localllm.core.load import LoadSettings
-from localllm.engine.client import ProcessEngine
-from localllm.engine.events import GenerateRequest, LoadRequest, ProbeRequest, Pulse, Token
-from localllm.engine.launch import WORKER
-from localllm.engine.watchdog import Patience, Watchdog
-from localllm.engine.worker.vitals import PulseThread, Vitals
+from localllm.core.sizing.load import LoadSettings
+from localllm.engine.client.child_process import WORKER
+from localllm.engine.client.client import ProcessEngine
+from localllm.engine.client.watchdog import Patience, Watchdog
+from localllm.engine.messages import GenerateRequest, LoadRequest, ProbeRequest, Pulse, Token
+from localllm.engine.worker.llama.heartbeat import PulseThread, Vitals
 from localllm.errors import EngineCrashed
 from tests.engine import tiny
 from tests.engine.answers import GREEDY, collect

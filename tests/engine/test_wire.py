@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localllm.engine.events import Command, Event
-from localllm.engine.wire import WireError, decode_command, decode_event, encode
+from localllm.engine.messages import Command, Event
+from localllm.engine.messages.codec import WireError, decode_command, decode_event, encode
 
 commands = st.one_of([st.from_type(kind) for kind in get_args(Command)])
 events = st.one_of([st.from_type(kind) for kind in get_args(Event)])

@@ -7,9 +7,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from localllm.core.load import BufferKind, LoadSettings
-from localllm.engine.client import ProcessEngine
-from localllm.engine.events import (
+from localllm.core.sizing.load import BufferKind, LoadSettings
+from localllm.engine.client.client import ProcessEngine
+from localllm.engine.messages import (
     Finished,
     FinishReason,
     GenerateRequest,

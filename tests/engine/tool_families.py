@@ -4,8 +4,18 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from localllm.engine.worker.tools import deepseek
-from localllm.engine.worker.tools.family import (
+from localllm.engine.worker.parsing import syntax
+from localllm.engine.worker.parsing.call_section import (
+    CallArguments,
+    CallBegan,
+    CallEnded,
+    Part,
+    Schema,
+    Text,
+    Thought,
+    joined,
+)
+from localllm.engine.worker.parsing.formats import (
     DEEPSEEK,
     DEEPSEEK_V31,
     GEMMA4,
@@ -24,18 +34,8 @@ from localllm.engine.worker.tools.family import (
     Family,
     Fence,
 )
-from localllm.engine.worker.tools.harmony import HarmonyReader
-from localllm.engine.worker.tools.parts import (
-    CallArguments,
-    CallBegan,
-    CallEnded,
-    Part,
-    Text,
-    Thought,
-    joined,
-)
-from localllm.engine.worker.tools.reader import Reader, TextReader
-from localllm.engine.worker.tools.section import Schema
+from localllm.engine.worker.parsing.harmony import HarmonyReader
+from localllm.engine.worker.parsing.parser import Reader, TextReader
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -73,7 +73,7 @@ def call(name: str, arguments: str) -> tuple[Part, ...]:
 KOELN = '{"city": "Köln \\"Süd\\" }]", "days": 2}'
 TWO = (*call("get_weather", KOELN), *call("now", "{}"))
 
-_BEGIN, _CALL, _SEP, _END, _ENDS = deepseek.MARKERS
+_BEGIN, _CALL, _SEP, _END, _ENDS = syntax.MARKERS
 
 EXAMPLES = (
     Example(

@@ -18,9 +18,9 @@ import pytest
 
 from localllm.errors import DownloadStopped, LocalLLMError
 from localllm.library.download import Conditions, Downloaded, Progress, Wanted, download
-from localllm.library.download.notes import lock_of, notes_of, part_of
-from localllm.library.download.patience import Patience
-from localllm.library.network import Access
+from localllm.library.download.journal import lock_of, notes_of, part_of
+from localllm.library.download.retry_policy import Patience
+from localllm.library.http.client import Access
 from tests.hub import FakeHub, Stall
 
 REPO, NAME = "org/model-GGUF", "model-Q4_K_M.gguf"

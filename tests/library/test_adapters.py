@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from localllm.core.load import LoadSettings, Lora
+from localllm.core.sizing.load import LoadSettings, Lora
 from localllm.errors import GgufError, NotFound, StoreError
-from localllm.library.adapters import with_adapters
-from localllm.library.examine import examine
+from localllm.library.store.companions import with_adapters
+from localllm.library.store.inspect import examine
 from tests.engine import forged_lora, tiny
 
 

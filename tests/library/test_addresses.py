@@ -1,7 +1,7 @@
 import httpx2
 import pytest
 
-from localllm.library.addresses import file_url, is_loopback, proxy_for, shown_url
+from localllm.library.http.urls import file_url, is_loopback, proxy_for, shown_url
 
 PROXY = "http://proxy.example:3128"
 

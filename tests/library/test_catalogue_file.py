@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from localllm.core import catalogue
-from localllm.core.catalogue import Entry
+from localllm.core.catalogue import catalogue
+from localllm.core.catalogue.catalogue import Entry
 from localllm.errors import UsageError
-from localllm.library import paths
-from localllm.library.catalogue_file import read_catalogue
+from localllm.library.files import paths
+from localllm.library.files.catalogue_file import read_catalogue
 
 Parse = Callable[[str], tuple[Entry, ...]]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import StoreError
-from localllm.library import disk, paths
-from localllm.library.store import InstalledModel, State, Store
+from localllm.library.files import atomic_write, paths
+from localllm.library.store.store import InstalledModel, State, Store
 from tests.library import tiny
 from tests.library.caches import HuggingFace, Ollama, gguf
 from tests.library.writer import COMMIT
@@ -253,12 +253,12 @@ def test_two_processes_that_want_one_name_get_two(tmp_path: Path) -> None:
 def test_a_lock_that_is_held_too_long_is_an_error_and_not_a_hang(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     with (
-        disk.locked(lock),
+        atomic_write.locked(lock),
         pytest.raises(TimeoutError, match="another process has held"),
-        disk.locked(lock, wait_s=0.0),
+        atomic_write.locked(lock, wait_s=0.0),
     ):
         raise AssertionError("two held one lock")
-    with disk.locked(lock, wait_s=0.0):
+    with atomic_write.locked(lock, wait_s=0.0):
         pass
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import StoreError
-from localllm.library import paths
-from localllm.library.store import Store
+from localllm.library.files import paths
+from localllm.library.store.store import Store
 from tests.library import tiny
 
 

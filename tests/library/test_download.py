@@ -19,10 +19,9 @@ from localllm.errors import (
     StoreError,
     UsageError,
 )
-from localllm.library.download import Progress, Wanted, download
-from localllm.library.download import notes as noting
-from localllm.library.download.notes import Notes, notes_of, part_of
-from localllm.library.network import Access
+from localllm.library.download import Progress, Wanted, download, journal
+from localllm.library.download.journal import Notes, notes_of, part_of
+from localllm.library.http.client import Access
 from tests.hub import (
     FakeHub,
     Refuse,
@@ -286,10 +285,10 @@ def test_a_place_beyond_four_gigabytes_is_written_where_it_belongs(
     )  # fmt: skip
     known = ((100_000, tail),)
     notes = Notes(
-        repo=REPO, commit=commit, file=NAME, size_bytes=size, sha256=None, boot=noting.boot(),
-        synced=known, written=known, chunk_bytes=noting.chunk_size(size),
+        repo=REPO, commit=commit, file=NAME, size_bytes=size, sha256=None, boot=journal.boot(),
+        synced=known, written=known, chunk_bytes=journal.chunk_size(size),
     )  # fmt: skip
-    noting.save(notes_of(path), notes)
+    journal.save(notes_of(path), notes)
     stop = threading.Event()
 
     def watch(progress: Progress) -> None:

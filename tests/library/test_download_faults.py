@@ -6,13 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from localllm.errors import (
-    AccessDenied,
-    DownloadFailed,
-    NotFound,
-)
+from localllm.errors import AccessDenied, DownloadFailed, NotFound
 from localllm.library.download import Progress
-from localllm.library.network import Access
+from localllm.library.http.client import Access
 from tests.hub import (
     Drop,
     FakeHub,

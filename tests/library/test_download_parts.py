@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localllm.library.download import notes as noting
-from localllm.library.download.answer import (
+from localllm.library.download import journal
+from localllm.library.download.extents import Extents, first_piece
+from localllm.library.download.http_response import (
     Answer,
     Bytes,
     Changed,
@@ -22,11 +23,10 @@ from localllm.library.download.answer import (
     same_etag,
     usable_in_if_range,
 )
-from localllm.library.download.extents import Extents, first_piece
-from localllm.library.download.notes import Notes
-from localllm.library.download.pace import WINDOW_S, Pace, StallWatch
-from localllm.library.download.patience import Patience
-from localllm.library.download.wanted import Wanted
+from localllm.library.download.journal import Notes
+from localllm.library.download.progress import WINDOW_S, Pace, StallWatch
+from localllm.library.download.retry_policy import Patience
+from localllm.library.download.target import Wanted
 
 SMALL = 40
 ranges = st.tuples(st.integers(0, SMALL), st.integers(0, SMALL))
@@ -253,12 +253,12 @@ NOTES = Notes(
 
 def test_notes_are_read_as_they_were_written() -> None:
     for notes in (NOTES, replace(NOTES, sha256=None, etag=None, endpoint=None, digests=())):
-        assert noting.parse(noting.serialize(notes)) == notes
+        assert journal.parse(journal.serialize(notes)) == notes
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_nonsense_is_no_notes(text: bytes) -> None:
-    assert noting.parse(text) is None
+    assert journal.parse(text) is None
 
 
 @given(st.data())
@@ -267,14 +267,14 @@ def test_notes_with_a_field_of_nonsense_are_refused_or_harmless(data: st.DataObj
     nonsense = data.draw(
         st.none() | st.integers() | st.text() | st.lists(st.lists(st.integers(), max_size=3))
     )
-    found = noting.parse(_changed(field, nonsense))
+    found = journal.parse(_changed(field, nonsense))
     if found is not None:
         there = found.there(boot=found.boot, length=found.size_bytes)
         assert 0 <= there.total <= there.end <= found.size_bytes
 
 
 def _changed(field: str, value: object) -> bytes:
-    return json.dumps({**json.loads(noting.serialize(NOTES)), field: value}).encode()
+    return json.dumps({**json.loads(journal.serialize(NOTES)), field: value}).encode()
 
 
 def test_after_a_restart_only_the_synced_bytes_are_there() -> None:
@@ -298,6 +298,6 @@ def test_notes_are_about_a_hash_or_else_about_a_commit() -> None:
 
 @given(st.integers(0, 2**50))
 def test_a_file_has_a_bounded_number_of_chunks(size: int) -> None:
-    chunk = noting.chunk_size(size)
+    chunk = journal.chunk_size(size)
     assert chunk & (chunk - 1) == 0
     assert -(-size // chunk) <= 2048

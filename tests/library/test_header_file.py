@@ -7,11 +7,12 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localllm.core import footprint, gguf
-from localllm.core.load import LoadSettings
-from localllm.core.model import ModelSpec
-from localllm.library.examine import examine
-from localllm.library.header_file import header_bytes
+from localllm.core import gguf
+from localllm.core.gguf.writer import header_bytes
+from localllm.core.model.spec import ModelSpec
+from localllm.core.sizing import footprint
+from localllm.core.sizing.load import LoadSettings
+from localllm.library.store.inspect import examine
 from tests.library.tiny import MODEL, header, write
 
 LARGE = 2**40

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import AccessDenied, ExitCode, HubError, NotFound, Offline, UsageError
-from localllm.library.hub import Found, Hub, HubFile
-from localllm.library.inquiry import Clock
-from localllm.library.network import Access
+from localllm.library.http.client import Access
+from localllm.library.http.retrying_transport import Clock
+from localllm.library.hub.hub import Found, Hub, HubFile
 from tests.hub import BrokenJson, FakeHub, Portal, Refuse
 
 REPO = "org/quince-GGUF"
@@ -149,8 +149,8 @@ def test_the_library_below_says_nothing_about_who_asks(hub: FakeHub, tmp_path: P
     hub.add_repo(REPO, FILES)
     code = (
         "import sys\n"
-        "from localllm.library.hub import Hub\n"
-        "from localllm.library.network import Access\n"
+        "from localllm.library.hub.hub import Hub\n"
+        "from localllm.library.http.client import Access\n"
         "assert 'huggingface_hub' not in sys.modules\n"
         f"hub = Hub(Access(endpoints=({hub.endpoint!r},)))\n"
         f"hub.search('quince'), hub.repo({REPO!r})\n"
@@ -174,8 +174,8 @@ def test_the_library_below_says_nothing_about_who_asks(hub: FakeHub, tmp_path: P
 def test_a_variable_that_the_library_cannot_read_is_a_usage_error(variable: str) -> None:
     code = (
         "from localllm.errors import UsageError\n"
-        "from localllm.library.hub import Hub\n"
-        "from localllm.library.network import Access\n"
+        "from localllm.library.hub.hub import Hub\n"
+        "from localllm.library.http.client import Access\n"
         "try:\n"
         "    Hub(Access(endpoints=('http://127.0.0.1:9',))).search('x')\n"
         "except UsageError as error:\n"

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from localllm.errors import StoreError
-from localllm.library import names
+from localllm.library.files import names
 
 HOSTILE_FILES = [
     "",

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localllm.library.index import Damaged, Index, TooNew
-from localllm.library.installed import InstalledModel, Part
-from localllm.library.names import valid
+from localllm.library.files.names import valid
+from localllm.library.store.index import Damaged, Index, TooNew
+from localllm.library.store.installed import InstalledModel, Part
 
 INDEX = Index(Path("/library"))
 

@@ -9,9 +9,9 @@ from email.utils import format_datetime
 import pytest
 
 from localllm.errors import ExitCode, HubError
-from localllm.library.hub import Hub
-from localllm.library.inquiry import ANSWER_S, MAX_ANSWER_BYTES, Clock
-from localllm.library.network import Access
+from localllm.library.http.client import Access
+from localllm.library.http.retrying_transport import ANSWER_S, MAX_ANSWER_BYTES, Clock
+from localllm.library.hub.hub import Hub
 from tests.hub import (
     BrokenJson,
     Drop,

@@ -5,7 +5,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from localllm.library.kept import keep, recall
+from localllm.library.files.file_cache import keep, recall
 
 
 def test_an_answer_comes_back_for_what_it_was_made_from_alone(tmp_path: Path) -> None:

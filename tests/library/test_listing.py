@@ -5,10 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localllm.errors import HubError, NotFound
-from localllm.library import names
-from localllm.library.hub import Hub
-from localllm.library.listing import MAX_BYTES, MAX_NAME, HubFile, believed, parts, repo_problem
-from localllm.library.network import Access
+from localllm.library.files import names
+from localllm.library.http.client import Access
+from localllm.library.hub.file_list import (
+    MAX_BYTES,
+    MAX_NAME,
+    HubFile,
+    believed,
+    parts,
+    repo_problem,
+)
+from localllm.library.hub.hub import Hub
 from tests.hub import FakeHub
 
 REPO = "org/quince-GGUF"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from localllm.core.measured import MeasuredMachine, MeasuredModel, Measurement
+from localllm.core.speed.measured import MeasuredMachine, MeasuredModel, Measurement
 from localllm.errors import StoreError
-from localllm.library import measurements
+from localllm.library.files import measurements
 
 DECODE = Measurement(
     machine=MeasuredMachine(

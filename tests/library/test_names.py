@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localllm.errors import StoreError, UsageError
-from localllm.library import names
+from localllm.library.files import names
 
 HOSTILE = [
     "",

@@ -8,8 +8,8 @@ import httpx2
 import pytest
 
 from localllm.errors import HubError, Offline, UsageError
-from localllm.library.addresses import DEFAULT_ENDPOINT
-from localllm.library.network import (
+from localllm.library.files.settings import Settings
+from localllm.library.http.client import (
     READ_S,
     Access,
     access,
@@ -19,7 +19,7 @@ from localllm.library.network import (
     problem,
     retry_after_s,
 )
-from localllm.library.settings import Settings
+from localllm.library.http.urls import DEFAULT_ENDPOINT
 from tests.hub import Drop, FakeHub, Redirect, Truncate
 from tests.hub.certificate import loopback_certificate
 

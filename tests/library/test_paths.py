@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from localllm.library import paths
+from localllm.library.files import paths
 
 
 def test_each_directory_follows_its_variable(home: Path) -> None:
@@ -48,14 +48,14 @@ def test_the_catalogue_is_found_in_the_repository() -> None:
 
 
 def test_the_catalogue_is_found_beside_the_modules_of_a_wheel(tmp_path: Path) -> None:
-    package = Path(paths.__file__).parent.parent
+    package = Path(paths.__file__).parents[2]
     site = tmp_path / "site"
     with zipfile.ZipFile(tmp_path / "wheel.zip", "w") as wheel:  # what hatchling puts there
-        for module in ("__init__.py", "library/__init__.py", "library/paths.py"):
+        for module in ("__init__.py", "library/__init__.py", "library/files/paths.py"):
             wheel.write(package / module, f"localllm/{module}")
         wheel.writestr("localllm/models.toml", "")
         wheel.extractall(site)
-    code = "from localllm.library import paths; print(paths.catalogue_path())"
+    code = "from localllm.library.files import paths; print(paths.catalogue_path())"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=site
     )

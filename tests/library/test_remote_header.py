@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import AccessDenied, GgufError, HubError, NotFound, Offline
-from localllm.library import paths
-from localllm.library.examine import examine
-from localllm.library.hub import Hub, HubRepo
-from localllm.library.network import Access
-from localllm.library.remote_header import IMPATIENT, MAX_MOVED_BYTES
+from localllm.library.files import paths
+from localllm.library.http.client import Access
+from localllm.library.hub.hub import Hub, HubRepo
+from localllm.library.hub.remote_header import IMPATIENT, MAX_MOVED_BYTES
+from localllm.library.store.inspect import examine
 from tests.hub import (
     Drop,
     FakeHub,

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localllm.errors import NotFound
-from localllm.library.store import State, Store
+from localllm.library.store.store import State, Store
 from tests.library import tiny
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import StoreError
-from localllm.library import paths
-from localllm.library.installed import InstalledModel
+from localllm.library.files import paths
 from localllm.library.scan.places import Place, places
 from localllm.library.scan.sweep import Fate, Outcome, sweep
-from localllm.library.store import Store
-from localllm.library.verify import verify
+from localllm.library.store.installed import InstalledModel
+from localllm.library.store.store import Store
+from localllm.library.store.verify import verify
 from tests.library import caches, tiny
 from tests.library.caches import COMMIT, OLDER, HuggingFace, Ollama, gguf, sha256
 

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localllm.errors import ExitCode, UsageError
-from localllm.library import paths
-from localllm.library.settings import Settings, load, parse
+from localllm.library.files import paths
+from localllm.library.files.settings import Settings, load, parse
 
 FULL = """\
 offline = true

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from localllm.core import footprint
-from localllm.core.load import LoadSettings
+from localllm.core.sizing import footprint
+from localllm.core.sizing.load import LoadSettings
 from localllm.core.speed import workload_of
 from localllm.errors import GgufError, NotFound
-from localllm.library import sized
-from localllm.library.examine import examine
-from localllm.library.installed import InstalledModel
-from localllm.library.sized import sized_spec
+from localllm.library.store import header_cache
+from localllm.library.store.header_cache import sized_spec
+from localllm.library.store.inspect import examine
+from localllm.library.store.installed import InstalledModel
 from tests.library import tiny
 
 
@@ -31,7 +31,7 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         read.append(path)
         return examine(path)
 
-    monkeypatch.setattr(sized, "examine", note)
+    monkeypatch.setattr(header_cache, "examine", note)
     return read
 
 

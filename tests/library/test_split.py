@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import GgufError, NotFound, StoreError
-from localllm.library import paths
-from localllm.library.examine import examine
-from localllm.library.store import State, Store
+from localllm.library.files import paths
+from localllm.library.store.inspect import examine
+from localllm.library.store.store import State, Store
 from tests.library import tiny
 
 

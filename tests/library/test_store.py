@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import GgufError, NotFound, StoreError, UsageError
-from localllm.library import paths
-from localllm.library.digest import sha256_of
-from localllm.library.store import InstalledModel, State, Store, remedy
+from localllm.library.files import paths
+from localllm.library.files.checksum import sha256_of
+from localllm.library.store.store import InstalledModel, State, Store, remedy
 from tests.library import tiny
 
 

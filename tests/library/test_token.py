@@ -8,7 +8,7 @@ import keyring.errors
 import pytest
 
 from localllm.errors import UsageError
-from localllm.library import token
+from localllm.library.http import token
 
 
 class Ring(keyring.backend.KeyringBackend):

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import NotFound, StoreError, UsageError
-from localllm.library import paths
-from localllm.library.digest import sha256_of
-from localllm.library.installed import InstalledModel, Part, State
-from localllm.library.starter import find_starter
-from localllm.library.store import Store
-from localllm.library.verify import verify
+from localllm.library.files import paths
+from localllm.library.files.checksum import sha256_of
+from localllm.library.store.installed import InstalledModel, Part, State
+from localllm.library.store.starter import find_starter
+from localllm.library.store.store import Store
+from localllm.library.store.verify import verify
 from tests.library import tiny
 
 

@@ -13,11 +13,11 @@ import signal
 import sys
 from pathlib import Path
 
-import localllm.library.download.notes  # noqa: F401  # else its import counts as events
+import localllm.library.download.journal  # noqa: F401  # else its import counts as events
 from localllm.library.scan.places import places
 from localllm.library.scan.sweep import sweep
-from localllm.library.store import Store
-from localllm.library.verify import verify
+from localllm.library.store.store import Store
+from localllm.library.store.verify import verify
 
 COMMIT = "c" * 40
 _EVENTS = ("open", "os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "fcntl.flock")

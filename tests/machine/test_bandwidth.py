@@ -10,7 +10,6 @@ from localllm.machine.bandwidth import (
     cached_bandwidth,
     last_level_cache,
     measure_bandwidth,
-    measure_compute,
     processors_busy,
 )
 from tests.machine.trees import MIB, write_tree
@@ -30,18 +29,10 @@ def test_buffers_that_the_caches_would_hold_measure_no_memory() -> None:
         measure_bandwidth(1, available_bytes=0)
 
 
-def test_matrices_are_multiplied_at_a_rate_that_processors_have() -> None:
-    rate = measure_compute(1)
-    assert rate is not None
-    assert 1e7 < rate < 1e15
-
-
 @pytest.mark.parametrize("threads", [0, -1])
 def test_no_threads_cannot_measure(threads: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         measure_bandwidth(threads)
-    with pytest.raises(ValueError, match="at least 1"):
-        measure_compute(threads)
 
 
 @dataclass

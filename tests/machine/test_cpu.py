@@ -5,12 +5,7 @@ import psutil
 import pytest
 
 from localllm.core.hardware import Cpu
-from localllm.machine.cpu import (
-    parse_sysctl,
-    read_apple_cpu,
-    read_linux_cpu,
-    read_windows_cpu,
-)
+from localllm.machine.cpu import parse_sysctl, read_apple_cpu, read_linux_cpu, read_windows_cpu
 from localllm.machine.sources import Sources
 from tests.machine.trees import V1_CPU_MOUNT, V2_MOUNT, write_tree
 

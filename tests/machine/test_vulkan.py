@@ -1,11 +1,4 @@
-from localllm.core.hardware import (
-    Backend,
-    Device,
-    DeviceKind,
-    EngineBuild,
-    EngineDevice,
-    Memory,
-)
+from localllm.core.hardware import Backend, Device, DeviceKind, EngineBuild, EngineDevice, Memory
 from localllm.machine.vulkan import backend_of, join
 from tests.machine.trees import GIB
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from localllm.library.network import CONNECTIONS, Connection
+from localllm.library.http.client import CONNECTIONS, Connection
 
 PAGE = Path(__file__).parents[2] / "docs" / "privacy.md"
 BEGIN, END = "<!-- connections: begin -->\n", "<!-- connections: end -->\n"

@@ -14,8 +14,8 @@ import pytest
 
 from localllm.cli.main import VERBS
 from localllm.errors import ExitCode
-from localllm.library.network import CONNECTIONS
-from localllm.library.store import Store
+from localllm.library.http.client import CONNECTIONS
+from localllm.library.store.store import Store
 from tests.offline.watched import Guard
 
 ENGINE = "localllm.engine.worker"

@@ -10,20 +10,13 @@ from openai import AsyncOpenAI
 from starlette.types import ASGIApp
 
 from localllm.core.hardware import Cpu, EngineBuild, HardwareInfo, Memory
-from localllm.core.load import LoadSettings
-from localllm.engine.client import Engine
+from localllm.core.sizing.load import LoadSettings
+from localllm.engine.client.client import Engine
 from localllm.engine.fake import FakeEngine, Script
-from localllm.library.store import InstalledModel, Store
-from localllm.runtime import Runtime
+from localllm.library.store.store import InstalledModel, Store
+from localllm.runtime.runtime import Runtime
 from localllm.server.app import create_app
-from localllm.server.listen import (
-    Address,
-    Limits,
-    StopSignals,
-    bound_address,
-    open_socket,
-    serve,
-)
+from localllm.server.listen import Address, Limits, StopSignals, bound_address, open_socket, serve
 from localllm.server.security import HostPolicy
 
 KEY = "a-key-that-only-the-tests-know"

@@ -7,7 +7,7 @@ import pytest
 from openai import AsyncStream
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
-from localllm.engine.events import Message, Overflow, Role, Sampling
+from localllm.engine.messages import Message, Overflow, Role, Sampling
 from localllm.errors import BadRequest, ContextOverflow, GenerationFailed, LocalLLMError, QueueFull
 from tests.server.house import MODEL, House
 

@@ -10,7 +10,8 @@ import httpx2
 import openai
 import pytest
 
-from localllm.engine.events import (
+from localllm.engine.fake import Script
+from localllm.engine.messages import (
     Finished,
     FinishReason,
     GenerateEvent,
@@ -19,13 +20,12 @@ from localllm.engine.events import (
     Token,
     TokenLogprob,
 )
-from localllm.engine.fake import Script
 from localllm.errors import ContextOverflow, DeadlineExceeded
 from localllm.server.app import create_app
-from localllm.server.body import checked
-from localllm.server.openai.completions import chunks, completion
-from localllm.server.openai.completions_request import CompletionRequest
-from localllm.server.problems import ApiError
+from localllm.server.dialects.openai.completions import chunks, completion
+from localllm.server.dialects.openai.completions_request import CompletionRequest
+from localllm.server.errors import ApiError
+from localllm.server.request_body import checked
 from localllm.server.security import HostPolicy
 from tests.server.house import MODEL, House, make_runtime
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import openai
 import pytest
 
-from localllm.engine.events import Adapter
 from localllm.engine.fake import Script
+from localllm.engine.messages import Adapter
 from localllm.errors import BadRequest, ContextOverflow, EngineCrashed
 from tests.server.house import KEY, MODEL, House
 

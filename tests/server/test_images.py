@@ -4,10 +4,10 @@ import base64
 
 import pytest
 
-from localllm.engine.events import Image
-from localllm.server.body import checked
-from localllm.server.openai.request import ChatRequest
-from localllm.server.problems import ApiError
+from localllm.engine.messages import Image
+from localllm.server.dialects.openai.request import ChatRequest
+from localllm.server.errors import ApiError
+from localllm.server.request_body import checked
 from tests.engine.eyes import png
 
 URL = "data:image/png;base64," + base64.b64encode(png(1)).decode()

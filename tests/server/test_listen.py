@@ -13,7 +13,6 @@ import pytest
 
 from localllm.engine.fake import Script
 from localllm.errors import ServeError
-from localllm.server.body import MAX_BODY_BYTES
 from localllm.server.listen import (
     Address,
     Limits,
@@ -22,6 +21,7 @@ from localllm.server.listen import (
     find_address,
     open_socket,
 )
+from localllm.server.request_body import MAX_BODY_BYTES
 from tests.server.house import KEY, MODEL, House, house
 
 AUTH = f"Host: localhost\r\nAuthorization: Bearer {KEY}\r\n".encode()

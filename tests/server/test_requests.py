@@ -14,10 +14,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message
 
 from localllm.engine.fake import Script
-from localllm.server import body as body_module
-from localllm.server.body import MAX_BODY_BYTES, MAX_FIELDS, checked, parse, read_json
-from localllm.server.openai.request import MAX_ITEMS, ChatMessage, ChatRequest
-from localllm.server.problems import ApiError
+from localllm.server import request_body as body_module
+from localllm.server.dialects.openai.request import MAX_ITEMS, ChatMessage, ChatRequest
+from localllm.server.errors import ApiError
+from localllm.server.request_body import MAX_BODY_BYTES, MAX_FIELDS, checked, parse, read_json
 from tests.server.house import KEY, MODEL, make_app, make_runtime
 
 MESSAGES: list[dict[str, object]] = [{"role": "user", "content": "hi"}]

@@ -9,11 +9,11 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
-from localllm.core.load import LoadSettings
-from localllm.engine.client import ProcessEngine
-from localllm.engine.watchdog import Patience
-from localllm.library.store import InstalledModel, Store
-from localllm.runtime import Runtime
+from localllm.core.sizing.load import LoadSettings
+from localllm.engine.client.client import ProcessEngine
+from localllm.engine.client.watchdog import Patience
+from localllm.library.store.store import InstalledModel, Store
+from localllm.runtime.runtime import Runtime
 from localllm.server.listen import Address, Limits, StopSignals, bound_address, open_socket, serve
 from tests.server.house import KEY, MODEL, detect, make_app
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from localllm.engine.events import (
+from localllm.engine.messages import (
     Finished,
     FinishReason,
     GenerateEvent,
@@ -15,9 +15,9 @@ from localllm.engine.events import (
     Token,
     TokenLogprob,
 )
-from localllm.server.body import checked
-from localllm.server.openai.answer import chunks, completion
-from localllm.server.openai.request import ChatRequest
+from localllm.server.dialects.openai.answer import chunks, completion
+from localllm.server.dialects.openai.request import ChatRequest
+from localllm.server.request_body import checked
 from tests.server.test_requests import asked
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}

@@ -14,9 +14,9 @@ from openai.types.chat import (
     ChatCompletionToolUnionParam,
 )
 
-from localllm.engine.client import ProcessEngine
-from localllm.engine.events import Message, Role, Tool, ToolCall, ToolChoice, ToolMode
+from localllm.engine.client.client import ProcessEngine
 from localllm.engine.fake import Script
+from localllm.engine.messages import Message, Role, Tool, ToolCall, ToolChoice, ToolMode
 from tests.server.house import MODEL, House, house
 
 WEATHER: dict[str, Any] = {

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from localllm.core.hardware import Cpu, EngineBuild, HardwareInfo, Memory
 from localllm.engine.fake import FakeEngine, Script
-from localllm.library.store import InstalledModel, Store
-from localllm.runtime import Fit, Runtime
+from localllm.library.store.store import InstalledModel, Store
+from localllm.runtime.runtime import Fit, Runtime
 from localllm.tui.app import LocalLLMApp
+from localllm.tui.downloads import Source
 from localllm.tui.screens.home import Suggest
-from localllm.tui.source import Source
 from tests.tui.made_up_hub import Nursery
 from tests.tui.made_up_plans import Orchard
 

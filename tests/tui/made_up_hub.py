@@ -8,10 +8,10 @@ from pathlib import Path
 from localllm.core.recommend import FitPlan
 from localllm.errors import DownloadStopped, LocalLLMError
 from localllm.library.download import Progress
-from localllm.library.hub import HubFile, HubRepo
-from localllm.library.store import InstalledModel
-from localllm.pulling import Choice, Pulled
-from localllm.tui.source import Offer, repository
+from localllm.library.hub.hub import HubFile, HubRepo
+from localllm.library.store.store import InstalledModel
+from localllm.runtime.pull import Choice, Pulled
+from localllm.tui.downloads import Offer, repository
 
 GIB = 2**30
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

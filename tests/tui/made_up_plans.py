@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from localllm.core.hardware import HardwareInfo
-from localllm.core.load import LoadSettings
-from localllm.core.placement import Placement, Share
 from localllm.core.recommend import Candidate, FitPlan, Verdict
+from localllm.core.sizing.load import LoadSettings
+from localllm.core.sizing.placement import Placement, Share
 from localllm.core.speed import Estimate
 from localllm.errors import LocalLLMError
-from localllm.library.store import InstalledModel
-from localllm.runtime import read_spec
+from localllm.library.store.store import InstalledModel
+from localllm.runtime.runtime import read_spec
 
 GIB = 2**30
 MODELS = (

@@ -6,13 +6,13 @@ from functools import partial
 import pytest
 from textual.widgets import Digits, Markdown
 
-from localllm.engine.events import Message, Overflow, Role
+from localllm.engine.messages import Message, Overflow, Role
 from localllm.errors import ContextOverflow, GenerationFailed
 from localllm.tui.conversation import Ending
 from localllm.tui.messages import QuestionSent
 from localllm.tui.screens.chat import ChatScreen
 from localllm.tui.screens.home import HomeScreen
-from localllm.tui.widgets.bar import Bar
+from localllm.tui.widgets.labels import Bar
 from localllm.tui.widgets.prompt import Prompt
 from localllm.tui.widgets.transcript import TurnView
 from tests.tui.acts import (

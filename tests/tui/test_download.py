@@ -8,13 +8,13 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from localllm.errors import AccessDenied, DownloadFailed, HubError, LocalLLMError, UsageError
-from localllm.library.store import InstalledModel
+from localllm.library.store.store import InstalledModel
+from localllm.tui.downloads import Offer
 from localllm.tui.screens.chat import ChatScreen
 from localllm.tui.screens.download import BUTTONS, DownloadScreen, Phase
 from localllm.tui.screens.home import HomeScreen
 from localllm.tui.screens.import_file import ImportScreen
-from localllm.tui.source import Offer
-from localllm.tui.widgets.bar import Bar
+from localllm.tui.widgets.labels import Bar
 from localllm.tui.widgets.models import Rows
 from tests.tui.acts import reaches, sees, shown, until, weighs
 from tests.tui.made_up import Stage

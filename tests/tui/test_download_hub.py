@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from localllm.library import paths
+from localllm.library.files import paths
+from localllm.tui.downloads import HubSource
 from localllm.tui.screens.chat import ChatScreen
 from localllm.tui.screens.download import DownloadScreen, Phase
 from localllm.tui.screens.home import HomeScreen
-from localllm.tui.source import HubSource
 from tests.cli.at_hub import renamed
 from tests.hub import Drop, FakeHub, Stall
 from tests.tui.acts import reaches, sees, until

@@ -17,10 +17,10 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Input, ProgressBar
 
-from localllm.core.load import LoadSettings
+from localllm.core.sizing.load import LoadSettings
 from localllm.errors import HubError
-from localllm.library.store import InstalledModel
-from localllm.runtime import Fit, Runtime
+from localllm.library.store.store import InstalledModel
+from localllm.runtime.runtime import Fit, Runtime
 from localllm.tui.screens.dialog import Dialog
 from localllm.tui.screens.download import DownloadScreen
 from localllm.tui.screens.import_file import ImportScreen

@@ -14,22 +14,17 @@ from textual.widgets import Markdown
 
 import localllm.tui.app
 from localllm.core.hardware import Backend, Cpu, Device, DeviceKind, HardwareInfo, Memory
-from localllm.core.load import LoadSettings
 from localllm.core.recommend import FitPlan
+from localllm.core.sizing.load import LoadSettings
 from localllm.errors import EngineCrashed, HubError, LoadFailed
-from localllm.library.store import InstalledModel
-from localllm.runtime import Fit
-from localllm.tui import outside
+from localllm.library.store.store import InstalledModel
+from localllm.runtime.runtime import Fit
+from localllm.tui import literal
 from localllm.tui.conversation import Ending, Turn
-from localllm.tui.screens.dialog import (
-    Dialog,
-    crash_dialog,
-    failure_dialog,
-    too_big_dialog,
-)
+from localllm.tui.downloads import Offer
+from localllm.tui.screens.dialog import Dialog, crash_dialog, failure_dialog, too_big_dialog
 from localllm.tui.screens.download import DownloadScreen
-from localllm.tui.source import Offer
-from localllm.tui.widgets.brand import Brand
+from localllm.tui.widgets.labels import Brand
 from localllm.tui.widgets.machine import MachinePanel
 from localllm.tui.widgets.models import ModelRow, Standing, Verdict
 from localllm.tui.widgets.suggestions import SuggestionRow
@@ -76,7 +71,7 @@ async def text_of(widget: Widget, act: Callable[[], object] | None = None) -> st
 
 
 async def test_the_header() -> None:
-    assert HOSTILE in await text_of(Brand(subject=outside.line(RAW)))
+    assert HOSTILE in await text_of(Brand(subject=literal.line(RAW)))
 
 
 async def test_the_machine() -> None:

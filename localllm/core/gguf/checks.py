@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from localllm.core.gguf.arrays import Numbers, Strings
 from localllm.core.gguf.source import DAMAGED
-from localllm.core.model import MAX_LAYERS, MetadataValue
+from localllm.core.model.spec import MAX_LAYERS, MetadataValue
 from localllm.errors import GgufError
 
 DEFAULT_ALIGNMENT = 32

@@ -3,10 +3,10 @@
 from typing import BinaryIO
 
 from localllm.core.gguf import checks
-from localllm.core.gguf.pairs import read_pairs
+from localllm.core.gguf.metadata import read_pairs
 from localllm.core.gguf.source import Source
 from localllm.core.gguf.tensors import check_layout, read_tensors
-from localllm.core.model import ModelSpec, TensorInfo
+from localllm.core.model.spec import ModelSpec, TensorInfo
 from localllm.errors import GgufError
 
 _MAGIC = b"GGUF"

@@ -3,10 +3,10 @@
 import struct
 from math import prod
 
-from localllm.core.gguf.pairs import name
+from localllm.core.gguf.metadata import name
 from localllm.core.gguf.source import DAMAGED, Source
-from localllm.core.model import TensorInfo
-from localllm.core.quants import BLOCKS, RETIRED, GgmlType, row_bytes
+from localllm.core.model.quants import BLOCKS, RETIRED, GgmlType, row_bytes
+from localllm.core.model.spec import TensorInfo
 from localllm.errors import GgufError
 
 MAX_TENSORS = 16384

@@ -8,17 +8,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 
-from localllm.core.quants import GgmlType
+from localllm.core.model.quants import GgmlType
 from localllm.core.recommend.plan import Candidate, Machine, Wish
 from localllm.core.recommend.price import corrected, depth_of
-from localllm.core.speed import (
-    DeviceSpeed,
-    Estimate,
-    Share,
-    WeightRead,
-    Workload,
-    decode_tps,
-)
+from localllm.core.speed import DeviceSpeed, Estimate, Share, WeightRead, Workload, decode_tps
 
 _MANY = 1 << 40
 _ROUNDING = 1 + 1e-9

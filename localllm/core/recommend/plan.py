@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
 
-from localllm.core.footprint import Footprint
-from localllm.core.load import LoadSettings
-from localllm.core.model import ModelSpec
-from localllm.core.placement import Budget, Placement
-from localllm.core.quality import Quality
+from localllm.core.model.spec import ModelSpec
+from localllm.core.quality.quality import Quality
+from localllm.core.sizing.footprint import Footprint
+from localllm.core.sizing.load import LoadSettings
+from localllm.core.sizing.placement import Budget, Placement
 from localllm.core.speed import DeviceSpeed, Estimate, Workload
 
 READING_TPS = 6.0

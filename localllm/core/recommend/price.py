@@ -3,12 +3,13 @@
 from dataclasses import replace
 from itertools import pairwise
 
-from localllm.core import footprint, quality
-from localllm.core.load import LoadSettings, Speculate
-from localllm.core.model import ModelSpec
-from localllm.core.placement import Placement, place
+from localllm.core.model.spec import ModelSpec
+from localllm.core.quality import quality
 from localllm.core.recommend.plan import Candidate, FitPlan, Machine, Verdict, Wish
 from localllm.core.recommend.reasons import reasons
+from localllm.core.sizing import footprint
+from localllm.core.sizing.load import LoadSettings, Speculate
+from localllm.core.sizing.placement import Placement, place
 from localllm.core.speed import Estimate, Share, calibrated, decode_tps, ttft_s, workload_of
 
 PROMPT_TOKENS = 512

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from localllm.core import quality
-from localllm.core.quality import Quality
+from localllm.core.quality import quality
+from localllm.core.quality.quality import Quality
 from localllm.core.recommend.plan import READING_TPS, Candidate, FitPlan, Wish
 from localllm.core.speed import Estimate
 from localllm.core.units import format_bytes, format_rate

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
 
 from localllm.core.recommend.ceiling import Ceiling
-from localllm.core.recommend.order import capability, next_better, score
 from localllm.core.recommend.plan import Advice, Candidate, FitPlan, Machine, Verdict, Wish
 from localllm.core.recommend.price import explained, price
-from localllm.core.recommend.quants import worth_trying
+from localllm.core.recommend.ranking import capability, next_better, score, worth_trying
 
 _Rank = tuple[bool, float]
 """How good a plan is, the least first: whether it is too slow, and the score, negative."""

@@ -1,15 +1,8 @@
 """How fast a model will run, before it runs: bytes over bandwidth, operations over compute."""
 
-from localllm.core.speed.device import DeviceSpeed
 from localllm.core.speed.estimate import Estimate, calibrated
-from localllm.core.speed.rates import Share, decode_tps, prefill_tps, ttft_s
-from localllm.core.speed.workload import (
-    Attention,
-    WeightRead,
-    Workload,
-    remembered,
-    workload_of,
-)
+from localllm.core.speed.rates import DeviceSpeed, Share, decode_tps, prefill_tps, ttft_s
+from localllm.core.speed.workload import Attention, WeightRead, Workload, remembered, workload_of
 
 __all__ = [
     "Attention",

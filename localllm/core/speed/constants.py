@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from localllm.core.gpus import Generation
 from localllm.core.hardware import Backend
-from localllm.core.quants import GgmlType
+from localllm.core.model.quants import GgmlType
+from localllm.core.speed.gpus import Generation
 
 _T = GgmlType
 

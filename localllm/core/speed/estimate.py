@@ -32,12 +32,6 @@ class Estimate:
         if not 0 <= self.low <= self.likely <= self.high:
             raise ValueError(f"not an interval: {self.low} <= {self.likely} <= {self.high}")
 
-    def reciprocal(self, numerator: float = 1.0) -> "Estimate":
-        """`numerator` divided by it: seconds per token become tokens/s and the reverse."""
-        return Estimate(
-            low=numerator / self.high, likely=numerator / self.likely, high=numerator / self.low
-        )
-
 
 def calibrated(
     estimate: Estimate,

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from localllm.core.footprint.cache import recurrent_bytes
-from localllm.core.footprint.weights import loaded, on_input
-from localllm.core.load import KvType, LoadSettings
-from localllm.core.model import ModelSpec
-from localllm.core.once import once
-from localllm.core.quants import BLOCKS, GgmlType
+from localllm.core.memoize import once
+from localllm.core.model.quants import BLOCKS, GgmlType
+from localllm.core.model.spec import ModelSpec
+from localllm.core.sizing.footprint.cache import recurrent_bytes
+from localllm.core.sizing.footprint.weights import loaded, on_input
+from localllm.core.sizing.load import KvType, LoadSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import BinaryIO, NoReturn
 
-from localllm.engine.events import Cancel, Command, Event, Refused, Shutdown
-from localllm.engine.wire import (
+from localllm.engine.messages import Cancel, Command, Event, Refused, Shutdown
+from localllm.engine.messages.codec import (
     BAD_INPUT_STATUS,
     UNAVAILABLE_STATUS,
     WireError,
@@ -37,8 +37,8 @@ def main() -> int:
         return _unavailable("llama-cpp-python is not installed")
     _without_its_init(package)
     try:
-        from localllm.engine.worker.engine import WorkerEngine
-        from localllm.engine.worker.vitals import PulseThread, Vitals
+        from localllm.engine.worker.commands import WorkerEngine
+        from localllm.engine.worker.llama.heartbeat import PulseThread, Vitals
     except (ImportError, OSError, RuntimeError) as error:
         return _unavailable(f"llama-cpp-python does not import: {error}")
     outbox, vitals = Outbox(protocol), Vitals()

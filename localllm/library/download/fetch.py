@@ -7,11 +7,11 @@ import httpx2
 
 from localllm.core.units import format_duration
 from localllm.errors import DownloadFailed
-from localllm.library.download.pace import StallWatch
-from localllm.library.download.part import Closed, StartOver
-from localllm.library.download.source import Body, Interrupted, NoBytesHere, Source
-from localllm.library.download.wanted import Conditions
-from localllm.library.network import problem, shown_url
+from localllm.library.download.http_source import Body, Interrupted, NoBytesHere, Source
+from localllm.library.download.part_file import Closed, StartOver
+from localllm.library.download.progress import StallWatch
+from localllm.library.download.target import Conditions
+from localllm.library.http.client import problem, shown_url
 
 Put = Callable[[int, bytes], None]
 """Takes bytes of the file and where they begin, in order."""

@@ -11,7 +11,7 @@ from io import FileIO
 from pathlib import Path
 
 from localllm.library.download.fetch import Fetcher
-from localllm.library.download.part import Closed, Part
+from localllm.library.download.part_file import Closed, Part
 
 _BLOCK = 2**20
 

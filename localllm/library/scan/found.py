@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from localllm.core.file_names import label_in, split_of
+from localllm.core.model.file_types import label_in, split_of
 from localllm.errors import LocalLLMError
-from localllm.library.examine import open_regular
-from localllm.library.names import shown
+from localllm.library.files.checksum import open_regular
+from localllm.library.files.names import shown
 
 MAX_JSON_BYTES = 4 * 2**20
 _MAX_DEPTH = 6

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from localllm.library import names
+from localllm.library.files import names
 from localllm.library.scan.found import Found, Passed, folders_in, gguf_files, read_small, together
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from localllm.library import names
+from localllm.library.files import names
 from localllm.library.scan.found import Found, Passed, gguf_files, read_json, together
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")

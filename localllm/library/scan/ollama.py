@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from localllm.library.names import shown
+from localllm.library.files.names import shown
 from localllm.library.scan.found import Found, Passed, folders_in, read_json
 
 _MODEL = "application/vnd.ollama.image.model"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from localllm.library.paths import absolute
+from localllm.library.files.paths import absolute
 from localllm.library.scan import hugging_face, llama_cpp, lm_studio, ollama
 from localllm.library.scan.found import Found, Passed, read_json, read_small
 

@@ -6,14 +6,14 @@ from enum import StrEnum
 from pathlib import Path
 
 from localllm.errors import LocalLLMError
-from localllm.library import entry
-from localllm.library.entry import Origin
-from localllm.library.examine import encoder_at
-from localllm.library.installed import InstalledModel
-from localllm.library.names import shown
+from localllm.library.files.names import shown
 from localllm.library.scan.found import Found, Passed
 from localllm.library.scan.places import Place
-from localllm.library.store import Store, remedy
+from localllm.library.store import index_entry
+from localllm.library.store.index_entry import Origin
+from localllm.library.store.inspect import encoder_at
+from localllm.library.store.installed import InstalledModel
+from localllm.library.store.store import Store, remedy
 
 
 class Fate(StrEnum):
@@ -71,7 +71,7 @@ def _look(
 ) -> Outcome:
     """Decide about one model."""
     skipped = Outcome(place=place, path=found.path, fate=Fate.SKIPPED)
-    holder = entry.holder_of(found.path, known) or _same_bytes(found, known)
+    holder = index_entry.holder_of(found.path, known) or _same_bytes(found, known)
     if holder is not None and (holder.owned or not link or holder.source == "starter"):
         if holder.path == found.path and holder.problem is not None:
             return replace(skipped, reason=f"{holder.name}: {holder.problem}. {remedy(holder)}")

@@ -15,7 +15,7 @@ from textual.reactive import reactive
 from textual.widgets import Footer
 from textual.worker import WorkerError
 
-from localllm.engine.events import (
+from localllm.engine.messages import (
     Finished,
     FinishReason,
     GenerateRequest,
@@ -25,15 +25,15 @@ from localllm.engine.events import (
     Token,
 )
 from localllm.errors import EngineCrashed, LocalLLMError, NotFound
-from localllm.runtime import ResidentModel, Runtime
-from localllm.tui import outside
+from localllm.runtime.runtime import ResidentModel, Runtime
+from localllm.tui import literal
 from localllm.tui.conversation import MESSAGES_OF_A_TURN, Conversation, Ending, Turn
 from localllm.tui.messages import PageTurned, QuestionSent
+from localllm.tui.screens.base import WorkScreen
 from localllm.tui.screens.dialog import crash_dialog
 from localllm.tui.screens.loading import LoadScreen
 from localllm.tui.screens.memory import MemoryScreen
-from localllm.tui.screens.work import WorkScreen
-from localllm.tui.widgets.brand import Brand
+from localllm.tui.widgets.labels import Brand
 from localllm.tui.widgets.meter import MeterPanel
 from localllm.tui.widgets.prompt import Prompt
 from localllm.tui.widgets.transcript import Transcript, TurnView
@@ -94,9 +94,9 @@ class ChatScreen(WorkScreen[Conversation]):
         layers = self._resident.loaded.gpu_layers
         yield Brand(
             subject=Content.assemble(
-                outside.line(model.name),
+                literal.line(model.name),
                 "  ",
-                outside.line(model.quant or "").stylize("$foreground 60%"),
+                literal.line(model.quant or "").stylize("$foreground 60%"),
             ),
             remark=Content(f"{layers} layers on the GPU" if layers else "on the CPU"),
         )

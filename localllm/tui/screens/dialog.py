@@ -12,13 +12,13 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
-from localllm.core.footprint import Footprint
+from localllm.core.sizing.footprint import Footprint
 from localllm.core.units import format_bytes
 from localllm.errors import EngineCrashed, LocalLLMError, NotFound
-from localllm.library.store import InstalledModel
-from localllm.runtime import Fit
-from localllm.tui import outside
-from localllm.tui.widgets.fact import Fact
+from localllm.library.store.store import InstalledModel
+from localllm.runtime.runtime import Fit
+from localllm.tui import literal
+from localllm.tui.widgets.labels import Fact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,16 +75,16 @@ class Dialog(ModalScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog"):
-            yield Static(outside.line(self._title), id="dialog-title")
-            yield Static(outside.lines(self._message), id="dialog-message")
+            yield Static(literal.line(self._title), id="dialog-title")
+            yield Static(literal.lines(self._message), id="dialog-message")
             for label, value in self._facts:
                 yield Fact(label, value, classes="dialog-fact")
             if self._remark:
-                yield Static(outside.lines(self._remark), id="dialog-remark")
+                yield Static(literal.lines(self._remark), id="dialog-remark")
             if self._log:
                 yield Static("Last lines of the engine's log", classes="dialog-heading")
                 with VerticalScroll(id="dialog-log", can_focus=False):
-                    yield Static(outside.lines("\n".join(self._log)))
+                    yield Static(literal.lines("\n".join(self._log)))
             with Horizontal(id="dialog-choices"):
                 for choice in self._choices:
                     yield Button(Content(choice.label), id=choice.id, compact=True)

@@ -20,19 +20,18 @@ from textual.widgets import Button, Static
 from localllm.core.recommend import FitPlan
 from localllm.core.units import format_bytes, format_rate
 from localllm.errors import DownloadStopped, LocalLLMError
-from localllm.library.store import InstalledModel
-from localllm.runtime import Runtime
-from localllm.tui import outside
-from localllm.tui.fetcher import Fetcher
-from localllm.tui.screens.work import WorkScreen
-from localllm.tui.source import Offer, repository
-from localllm.tui.widgets.fact import Fact
+from localllm.library.store.store import InstalledModel
+from localllm.runtime.runtime import Runtime
+from localllm.tui import literal
+from localllm.tui.downloads import Fetcher, Offer, repository
+from localllm.tui.screens.base import WorkScreen
+from localllm.tui.widgets.labels import Fact
 from localllm.tui.widgets.suggestions import need_bytes, rate_range
 from localllm.tui.widgets.transfer import Transfer
 
 if TYPE_CHECKING:
     from localllm.library.download import Progress
-    from localllm.pulling import Choice
+    from localllm.runtime.pull import Choice
 
 REFRESHES_PER_S = 10
 MUCH_LARGER = 1.05
@@ -125,10 +124,10 @@ class DownloadScreen(WorkScreen[Answer], ModalScreen[Answer]):
     def compose(self) -> ComposeResult:
         candidate = self._plan.candidate
         with Vertical(id="dialog"):
-            yield Static(outside.line(f"{candidate.model} {candidate.quant}"), id="dialog-title")
+            yield Static(literal.line(f"{candidate.model} {candidate.quant}"), id="dialog-title")
             with VerticalScroll(id="download-text", can_focus=False):
                 yield Vertical(id="download-facts")
-                yield Static(outside.line(" ".join(self._plan.reasons)), id="download-reasons")
+                yield Static(literal.line(" ".join(self._plan.reasons)), id="download-reasons")
             yield Transfer()
             yield Static(Content(), id="download-status")
             with Horizontal(id="dialog-choices"):
@@ -209,7 +208,7 @@ class DownloadScreen(WorkScreen[Answer], ModalScreen[Answer]):
         for each in Phase:
             self.set_class(each is phase, f"-{each}")
         line = self.query_one("#download-status", Static)
-        line.update(outside.lines(status))
+        line.update(literal.lines(status))
         line.display = bool(status)
         self.draw()
         # A button that is hidden while it has the focus takes it away later, from its successor.

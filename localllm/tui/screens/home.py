@@ -12,21 +12,21 @@ from textual.content import Content
 from textual.widgets import Footer
 
 from localllm.core.hardware import HardwareInfo
-from localllm.core.load import LoadSettings, Speculate
 from localllm.core.recommend import FitPlan
+from localllm.core.sizing.load import LoadSettings, Speculate
 from localllm.errors import LocalLLMError
-from localllm.library.store import InstalledModel, State
-from localllm.runtime import Runtime
+from localllm.library.store.store import InstalledModel, State
+from localllm.runtime.runtime import Runtime
 from localllm.tui.conversation import Conversation
-from localllm.tui.fetcher import Fetcher
+from localllm.tui.downloads import Fetcher
 from localllm.tui.messages import ListEndPassed, ModelChosen, SuggestionChosen
+from localllm.tui.screens.base import WorkScreen
 from localllm.tui.screens.chat import ChatScreen
 from localllm.tui.screens.dialog import failure_dialog
 from localllm.tui.screens.download import Answer, DownloadScreen
 from localllm.tui.screens.import_file import ImportScreen
 from localllm.tui.screens.loading import LoadScreen
-from localllm.tui.screens.work import WorkScreen
-from localllm.tui.widgets.brand import Brand
+from localllm.tui.widgets.labels import Brand
 from localllm.tui.widgets.machine import MachinePanel
 from localllm.tui.widgets.models import ModelList, ModelRow, Rows, Standing, Verdict
 from localllm.tui.widgets.suggestions import SuggestionRows, Suggestions

@@ -12,9 +12,9 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from localllm.errors import LocalLLMError
-from localllm.library.store import InstalledModel
-from localllm.tui import outside
-from localllm.tui.screens.work import WorkScreen
+from localllm.library.store.store import InstalledModel
+from localllm.tui import literal
+from localllm.tui.screens.base import WorkScreen
 
 
 class ImportScreen(WorkScreen[InstalledModel | None], ModalScreen[InstalledModel | None]):
@@ -60,7 +60,7 @@ class ImportScreen(WorkScreen[InstalledModel | None], ModalScreen[InstalledModel
 
     def _say(self, remark: str, *, failed: bool = False) -> None:
         line = self.query_one("#import-remark", Static)
-        line.update(outside.line(remark))
+        line.update(literal.line(remark))
         line.display = bool(remark)
         line.set_class(failed, "-failed")
 

@@ -10,16 +10,16 @@ from textual.containers import Center, Vertical
 from textual.content import Content
 from textual.widgets import Footer, ProgressBar, Static
 
-from localllm.core.load import LoadSettings
+from localllm.core.sizing.load import LoadSettings
 from localllm.core.units import format_bytes
-from localllm.engine.events import LoadProgress
+from localllm.engine.messages import LoadProgress
 from localllm.errors import DoesNotFit, EngineCrashed, LocalLLMError
-from localllm.library.store import InstalledModel
-from localllm.runtime import Fit, ResidentModel, Runtime
-from localllm.tui import outside
+from localllm.library.store.store import InstalledModel
+from localllm.runtime.runtime import Fit, ResidentModel, Runtime
+from localllm.tui import literal
+from localllm.tui.screens.base import WorkScreen
 from localllm.tui.screens.dialog import Dialog, crash_dialog, failure_dialog, too_big_dialog
-from localllm.tui.screens.work import WorkScreen
-from localllm.tui.widgets.brand import Brand
+from localllm.tui.widgets.labels import Brand
 
 
 class LoadScreen(WorkScreen[ResidentModel | None]):
@@ -40,8 +40,8 @@ class LoadScreen(WorkScreen[ResidentModel | None]):
     def compose(self) -> ComposeResult:
         yield Brand()
         with Vertical(id="loading"):
-            yield Static(outside.line(self._model.name), id="loading-name")
-            yield Static(outside.line(_subject(self._model)), id="loading-subject")
+            yield Static(literal.line(self._model.name), id="loading-name")
+            yield Static(literal.line(_subject(self._model)), id="loading-subject")
             with Center():
                 yield ProgressBar(total=1.0, show_eta=False, id="loading-bar")
             yield Static(Content("starting the engine…"), id="loading-need")

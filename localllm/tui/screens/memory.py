@@ -10,8 +10,8 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from localllm.core.units import format_duration
-from localllm.runtime import ResidentModel
-from localllm.tui import outside
+from localllm.runtime.runtime import ResidentModel
+from localllm.tui import literal
 from localllm.tui.widgets.allocations import Allocations
 
 
@@ -29,7 +29,7 @@ class MemoryScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         loaded = self._resident.loaded
         with Vertical(id="dialog"):
-            yield Static(outside.line(f"Memory of {self._resident.model.name}"), id="dialog-title")
+            yield Static(literal.line(f"Memory of {self._resident.model.name}"), id="dialog-title")
             yield Allocations(all_three=True)
             yield Static(
                 Content(

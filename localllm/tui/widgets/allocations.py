@@ -7,10 +7,10 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-from localllm.core.load import Allocation, BufferKind
+from localllm.core.sizing.load import Allocation, BufferKind
 from localllm.core.units import format_bytes
-from localllm.runtime import ResidentModel
-from localllm.tui import outside
+from localllm.runtime.runtime import ResidentModel
+from localllm.tui import literal
 
 UNKNOWN = "-"
 
@@ -33,7 +33,7 @@ class Allocations(Grid):
             await self.remove_children()
             await self.mount_all(_cells(resident, probed))
             if self._all_three:
-                sentence = outside.line(resident.comparison.sentence())
+                sentence = literal.line(resident.comparison.sentence())
                 await self.mount(Static(sentence, classes="table-remark"))
 
 

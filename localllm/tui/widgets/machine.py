@@ -8,9 +8,8 @@ from textual.widgets import Static
 
 from localllm.core.hardware import Cpu, Device, EngineBuild, HardwareInfo, Memory
 from localllm.core.units import format_bandwidth, format_bytes
-from localllm.tui import outside
-from localllm.tui.widgets.bar import Bar
-from localllm.tui.widgets.fact import Fact
+from localllm.tui import literal
+from localllm.tui.widgets.labels import Bar, Fact
 
 
 class MachinePanel(Vertical):
@@ -41,7 +40,7 @@ def _facts(hardware: HardwareInfo) -> Iterator[Horizontal | Static]:
         yield Fact("gpu", "none found")
     yield Fact("engine", _engine(hardware.engine))
     for warning in hardware.warnings:
-        yield Static(outside.line(f"! {warning}"), classes="warning")
+        yield Static(literal.line(f"! {warning}"), classes="warning")
 
 
 class MemoryBar(Horizontal):

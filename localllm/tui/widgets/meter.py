@@ -11,12 +11,12 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Digits, Sparkline, Static
 
-from localllm.core.meter import Meter, MeterReading
+from localllm.core.speed.meter import Meter, MeterReading
 from localllm.core.units import format_bytes, format_duration, format_rate
-from localllm.engine.events import Finished, PromptProgress, Timings
-from localllm.runtime import ResidentModel
+from localllm.engine.messages import Finished, PromptProgress, Timings
+from localllm.runtime.runtime import ResidentModel
 from localllm.tui.widgets.allocations import Allocations
-from localllm.tui.widgets.bar import Bar
+from localllm.tui.widgets.labels import Bar
 
 REFRESHES_PER_S = 10
 HISTORY_BUCKETS = 40

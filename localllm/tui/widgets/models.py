@@ -12,11 +12,11 @@ from textual.content import Content
 from textual.widgets import ListItem, ListView, Static
 
 from localllm.core.units import format_bytes
-from localllm.library.store import InstalledModel
-from localllm.runtime import Fit
-from localllm.tui import outside
+from localllm.library.store.store import InstalledModel
+from localllm.runtime.runtime import Fit
+from localllm.tui import literal
 from localllm.tui.messages import ModelChosen
-from localllm.tui.widgets.bar import Bar
+from localllm.tui.widgets.labels import Bar
 from localllm.tui.widgets.listing import Listing
 
 
@@ -73,8 +73,8 @@ class ModelRow(ListItem):
 
     def compose(self) -> ComposeResult:
         with Horizontal(classes="row-head"):
-            yield Static(outside.line(self.model.name), classes="row-name")
-            yield Static(outside.line(self.model.quant or ""), classes="row-quant")
+            yield Static(literal.line(self.model.name), classes="row-name")
+            yield Static(literal.line(self.model.quant or ""), classes="row-quant")
             yield Static(Content(VERDICT_TEXTS[Verdict.PENDING]), classes="row-verdict")
         with Horizontal(classes="row-need"):
             yield Static(Content(_size(self.model, None)), classes="row-size")
@@ -93,7 +93,7 @@ class ModelRow(ListItem):
             total, free = standing.fit.total_bytes, standing.fit.free_bytes
             bar.fraction = total / free if free > 0 else 1.0
         remark = self.query_one(".row-remark", Static)
-        remark.update(outside.line(standing.remark))
+        remark.update(literal.line(standing.remark))
         remark.display = bool(standing.remark)
 
 

@@ -13,7 +13,7 @@ from textual.widgets import ListItem, ListView, Static
 from localllm.core.recommend import FitPlan
 from localllm.core.speed import Estimate
 from localllm.core.units import format_bytes
-from localllm.tui import outside
+from localllm.tui import literal
 from localllm.tui.messages import SuggestionChosen
 from localllm.tui.widgets.listing import Listing
 
@@ -42,12 +42,12 @@ class SuggestionRow(ListItem):
     def compose(self) -> ComposeResult:
         candidate = self.plan.candidate
         with Horizontal(classes="suggestion-line"):
-            yield Static(outside.line(candidate.model), classes="suggestion-name")
-            yield Static(outside.line(candidate.quant), classes="suggestion-quant")
+            yield Static(literal.line(candidate.model), classes="suggestion-name")
+            yield Static(literal.line(candidate.quant), classes="suggestion-quant")
             yield Static(Content(format_bytes(need_bytes(self.plan))), classes="column")
             yield Static(Content(rate_range(self.plan.decode)), classes="column")
             yield Static(Content(format_bytes(candidate.size_bytes)), classes="column")
-        yield Static(outside.line(" ".join(self.plan.reasons)), classes="suggestion-reasons")
+        yield Static(literal.line(" ".join(self.plan.reasons)), classes="suggestion-reasons")
 
 
 class Suggestions(Vertical):
@@ -76,7 +76,7 @@ class Suggestions(Vertical):
 
     def say(self, remark: str) -> None:
         """Show a sentence in place of the list."""
-        self.query_one("#suggestions-remark", Static).update(outside.line(remark))
+        self.query_one("#suggestions-remark", Static).update(literal.line(remark))
         self._reveal(rows=False)
 
     def enter(self) -> None:

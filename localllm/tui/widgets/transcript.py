@@ -9,7 +9,7 @@ from textual.widgets import Markdown, Static
 from textual.widgets.markdown import MarkdownStream
 
 from localllm.core.text import ControlFilter, left_out, single_line, strip_controls
-from localllm.tui import outside
+from localllm.tui import literal
 from localllm.tui.conversation import Conversation, Ending, Turn
 
 ENDING_NOTES = {
@@ -42,7 +42,7 @@ class TurnView(Vertical):
         """The model's text so far, unchanged."""
 
     def compose(self) -> ComposeResult:
-        yield Static(outside.lines(self._question), classes="question")
+        yield Static(literal.lines(self._question), classes="question")
         # Nothing that a model writes may open a browser: links are shown, see `_link_clicked`.
         yield Markdown(classes="answer", open_links=False, parser_factory=_parser)
         yield Static(Content(), classes="note")
@@ -50,7 +50,7 @@ class TurnView(Vertical):
     def note(self, text: str) -> None:
         """Say something small under the answer."""
         note = self.query_one(".note", Static)
-        note.update(outside.line(text))
+        note.update(literal.line(text))
         note.display = bool(text)
 
     def think(self, text: str) -> None:

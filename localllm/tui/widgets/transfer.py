@@ -8,8 +8,8 @@ from textual.content import Content
 from textual.widgets import Static
 
 from localllm.core.units import format_bytes, format_duration
-from localllm.tui import outside
-from localllm.tui.widgets.bar import Bar
+from localllm.tui import literal
+from localllm.tui.widgets.labels import Bar
 
 if TYPE_CHECKING:
     from localllm.library.download import Progress
@@ -29,7 +29,7 @@ class Transfer(Vertical):
         self.query_one(Bar).fraction = progress.done_bytes / total if total else None
         self.query_one("#transfer-numbers", Static).update(Content(numbers(progress, running)))
         note = self.query_one("#transfer-note", Static)
-        note.update(outside.line(progress.note or ""))
+        note.update(literal.line(progress.note or ""))
         note.display = running and bool(progress.note)
         self.display = True
 

@@ -1,0 +1,339 @@
+"""`localllm bench`: prompt and decode rates, alone and together, kept for later estimates.
+
+Each number of conversations is a load of its own, as `serve --parallel` would make it: in one
+load for all of them the cells that idle conversations remember would slow down the others.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import click
+import psutil
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from localllm.cli import options
+from localllm.cli.library_output import warn
+from localllm.cli.loading import load_with_progress, require_answers
+from localllm.cli.output import outside, print_json, stderr, stdout
+from localllm.cli.stopwatch import (
+    MIN_PROMPT_TOKENS,
+    Stopwatch,
+    Timed,
+    context_for,
+    cpu_time,
+    crowded,
+)
+from localllm.core.hardware import HardwareInfo
+from localllm.core.model.spec import ModelSpec
+from localllm.core.sizing.load import LoadSettings
+from localllm.core.speed.measured import MeasuredMachine, MeasuredModel, Measurement
+from localllm.core.units import format_bytes, format_rate
+from localllm.errors import ExitCode, LocalLLMError, UsageError
+from localllm.library.files import measurements, paths
+from localllm.library.store.store import InstalledModel
+from localllm.runtime.local_machine import host_speed
+from localllm.runtime.runtime import ResidentModel, Runtime, TooLarge, read_spec
+
+MAX_TOKENS = 2**20
+MAX_PARALLEL = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is measured. `parallel` is in rising order."""
+
+    prompt_tokens: int
+    gen_tokens: int
+    parallel: tuple[int, ...]
+    repetitions: int
+    context: int | None = None
+    gpu_layers: int | None = None
+
+    @property
+    def loads(self) -> tuple[int, ...]:
+        """Conversations of each load; prompts are always read by one alone."""
+        return tuple(sorted({1, *self.parallel}))
+
+    def settings(self, spec: ModelSpec, parallel: int) -> LoadSettings:
+        """How the model is loaded for so many conversations. Raises UsageError."""
+        needed = context_for(prompt_tokens=self.prompt_tokens, gen_tokens=self.gen_tokens)
+        if self.context is not None and self.context < needed:
+            raise UsageError(
+                f"--ctx {self.context} is too small for {self.prompt_tokens} prompt tokens and "
+                f"{self.gen_tokens} generated ones. Give at least {needed}, or fewer tokens."
+            )
+        return options.settings_for(
+            spec,
+            context=self.context or needed,
+            parallel=parallel,
+            gpu_layers=self.gpu_layers,
+        )
+
+
+def parse_parallel(value: str) -> tuple[int, ...]:
+    """ "1,2,4,8" as rising numbers, each once. Raises click.BadParameter."""
+    counts = set()
+    for part in value.split(","):
+        text = part.strip()
+        if not (text.isascii() and text.isdecimal() and len(text) <= 4):
+            raise click.BadParameter(f"{value[:40]!r} is not a list of numbers such as 1,2,4,8.")
+        counts.add(int(text))
+    if not 1 <= min(counts) <= max(counts) <= MAX_PARALLEL:
+        raise click.BadParameter(f"numbers of conversations go from 1 to {MAX_PARALLEL}.")
+    return tuple(sorted(counts))
+
+
+@click.command(name="bench")
+@click.argument("model")
+@click.option(
+    "--prompt-tokens", type=click.IntRange(MIN_PROMPT_TOKENS, MAX_TOKENS), default=512,
+    metavar="N", help="Length of the prompt that is read (default 512).",
+)  # fmt: skip
+@click.option(
+    "--gen-tokens", type=click.IntRange(1, MAX_TOKENS), default=128, metavar="N",
+    help="Tokens that are decoded (default 128).",
+)  # fmt: skip
+@click.option(
+    "--parallel", default="1,2,4,8", metavar="P,P,...",
+    callback=lambda _c, _p, value: parse_parallel(value),
+    help="Conversations that decode at the same time (default 1,2,4,8).",
+)  # fmt: skip
+@click.option(
+    "--repetitions", type=click.IntRange(1, 1000), default=3, metavar="R",
+    help="Runs of each test, after one to warm up (default 3).",
+)  # fmt: skip
+@click.option(
+    "--ctx", "context", type=click.IntRange(16, options.MAX_CONTEXT), metavar="N",
+    help="Context of one conversation, in tokens (default: what the tests need).",
+)  # fmt: skip
+@options.GPU_LAYERS
+@options.FORCE
+@options.JSON
+@options.QUIET
+def command(
+    model: str,
+    prompt_tokens: int,
+    gen_tokens: int,
+    parallel: tuple[int, ...],
+    repetitions: int,
+    context: int | None,
+    gpu_layers: int | None,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Measure how fast MODEL reads prompts and decodes, alone and for several at once.
+
+    The results are stored; Ctrl+C ends it and stores nothing.
+    """
+    plan = Plan(
+        prompt_tokens=prompt_tokens,
+        gen_tokens=gen_tokens,
+        parallel=parallel,
+        repetitions=repetitions,
+        context=context,
+        gpu_layers=gpu_layers,
+    )
+    runtime = Runtime.of_this_machine()
+    with asyncio.Runner() as runner:
+        try:
+            installed = runtime.resolve(model)
+            results = runner.run(measure(runtime, installed, plan, force=force, quiet=quiet))
+        except KeyboardInterrupt:
+            click.echo("Interrupted: nothing is stored.", err=True)
+            return ExitCode.INTERRUPTED
+        finally:
+            runner.run(runtime.close())
+    if as_json:
+        print_json(document(results))
+    else:
+        _print(results)
+    warn_if_unsteady(results)
+    store = paths.measurements_file(paths.data_dir())
+    measurements.add(store, *results, warn=warn)
+    if not quiet:
+        click.echo(f"Stored in {store}.", err=True)
+    return ExitCode.OK
+
+
+async def measure(
+    runtime: Runtime, installed: InstalledModel, plan: Plan, *, force: bool, quiet: bool
+) -> tuple[Measurement, ...]:
+    """Load the model once for each number of conversations and time it.
+
+    Raises DoesNotFit before anything is measured when the largest load does not fit, UsageError
+    for a model that does not continue text.
+    """
+    spec = await asyncio.to_thread(read_spec, installed.path)
+    require_answers(spec, installed.name)
+    largest = await runtime.fit(installed, plan.settings(spec, plan.loads[-1]))
+    if not largest.fits and not force:
+        raise TooLarge(installed.name, largest)
+    hardware = await runtime.hardware()
+    with suppress(LocalLLMError):  # the figure that there is stays; `hardware` says what is wrong
+        await asyncio.to_thread(host_speed, hardware, measure_again=True)
+    results: list[Measurement] = []
+    for parallel in plan.loads:
+        settings = plan.settings(spec, parallel)
+        resident = await load_with_progress(runtime, installed, settings, force=force, quiet=quiet)
+        machine = _machine(hardware, resident)
+        tests = Tests(plan=plan, spec=spec, resident=resident, machine=machine, quiet=quiet)
+        results += await tests.run(runtime)
+        await runtime.unload(installed.name)
+    return tuple(results)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tests:
+    """What is measured in one load."""
+
+    plan: Plan
+    spec: ModelSpec
+    resident: ResidentModel
+    machine: MeasuredMachine
+    quiet: bool
+
+    async def run(self, runtime: Runtime) -> list[Measurement]:
+        """One after the other, each with a bar on stderr."""
+        name, parallel = self.resident.model.name, self.resident.settings.parallel
+        plan, results, before = self.plan, [], cpu_time()
+        if parallel == 1:
+            with self._bar(f"pp{plan.prompt_tokens}") as ran:
+                watch = Stopwatch(lambda request: runtime.generate(name, request), ran=ran)
+                timed = await watch.prompt(plan.prompt_tokens, repetitions=plan.repetitions)
+            results.append(self._measurement(timed, n_prompt=timed.tokens, n_gen=0))
+        if parallel in plan.parallel:
+            with self._bar(f"tg{plan.gen_tokens} x {parallel}") as ran:
+                watch = Stopwatch(lambda request: runtime.generate(name, request), ran=ran)
+                timed = await watch.decode(
+                    plan.gen_tokens, parallel=parallel, repetitions=plan.repetitions
+                )
+            results.append(self._measurement(timed, n_prompt=0, n_gen=timed.tokens))
+        spoilt = crowded(
+            before, cpu_time(), threads=self.machine.threads, processors=psutil.cpu_count()
+        )
+        return [replace(result, crowded=spoilt) for result in results]
+
+    @contextmanager
+    def _bar(self, label: str) -> Iterator[Callable[[], None]]:
+        """A bar that one call moves on by a run; where there is no terminal, a line."""
+        console = stderr()
+        if not self.quiet and not console.is_terminal:
+            console.print(f"{label} ...")
+        progress = Progress(
+            TextColumn(label, markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            console=console,
+            transient=True,
+            disable=self.quiet or not console.is_terminal,
+        )
+        with progress:
+            task = progress.add_task(label, total=1 + self.plan.repetitions)
+            yield lambda: progress.advance(task)
+
+    def _measurement(self, timed: Timed, *, n_prompt: int, n_gen: int) -> Measurement:
+        resident = self.resident
+        return Measurement(
+            machine=self.machine,
+            model=MeasuredModel(
+                name=resident.model.name,
+                quant=resident.model.quant or self.spec.quant,
+                architecture=self.spec.architecture,
+                size_bytes=resident.model.size_bytes,
+            ),
+            n_prompt=n_prompt,
+            n_gen=n_gen,
+            parallel=resident.settings.parallel,
+            gpu_layers=resident.loaded.gpu_layers,
+            cpu_moe=resident.settings.cpu_moe,
+            repetitions=len(timed.tps),
+            tps_mean=timed.mean,
+            tps_stdev=timed.stdev,
+            measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+
+def document(results: tuple[Measurement, ...]) -> dict[str, object]:
+    """What `bench --json` prints (docs/bench.md says what each key means)."""
+    first = results[0]
+    return {
+        "model": first.model.name,
+        "quant": first.model.quant,
+        "architecture": first.model.architecture,
+        "size_bytes": first.model.size_bytes,
+        "machine": first.machine,
+        "measured_at": first.measured_at,
+        "repetitions": first.repetitions,
+        "results": [
+            {
+                "test": one.test,
+                "n_prompt": one.n_prompt,
+                "n_gen": one.n_gen,
+                "parallel": one.parallel,
+                "gpu_layers": one.gpu_layers,
+                "cpu_moe": one.cpu_moe,
+                "tps_mean": one.tps_mean,
+                "tps_stdev": one.tps_stdev,
+                "crowded": one.crowded,
+            }
+            for one in results
+        ],
+    }
+
+
+def table(results: tuple[Measurement, ...]) -> Table:
+    """Draw the rates, one test a row."""
+    rows = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    rows.add_column("test")
+    rows.add_column("parallel", justify="right")
+    rows.add_column("rate", justify="right")
+    rows.add_column("stdev", justify="right")
+    for one in results:
+        stdev = "-" if one.tps_stdev is None else format_rate(one.tps_stdev)
+        rows.add_row(one.test, str(one.parallel), format_rate(one.tps_mean), stdev)
+    return rows
+
+
+def _print(results: tuple[Measurement, ...]) -> None:
+    model, machine = results[0].model, results[0].machine
+    devices = ", ".join((machine.cpu, *machine.devices))
+    console = stdout()
+    console.print(
+        outside(
+            f"{model.name}: {model.architecture}, {model.quant or 'unknown quant'}, "
+            f"{format_bytes(model.size_bytes)}"
+        )
+    )
+    console.print(outside(f"{devices}; {machine.threads} threads"))
+    console.print(table(results))
+
+
+def warn_if_unsteady(results: tuple[Measurement, ...]) -> None:
+    """Say on stderr when other programs have spoilt the results."""
+    worst = max(results, key=lambda one: (one.crowded, one.spread))
+    if worst.steady:
+        return
+    named = f"{worst.test} with {worst.parallel} at a time"
+    reason = (
+        f"Other programs kept processors busy that {named} needed, so it is too slow."
+        if worst.crowded
+        else f"The runs of {named} differ by {worst.spread:.0%}: other programs use this machine."
+    )
+    warn(f"{reason} Measure again when it is quiet; the new results take the place of these.")
+
+
+def _machine(hardware: HardwareInfo, resident: ResidentModel) -> MeasuredMachine:
+    build = hardware.engine
+    return MeasuredMachine(
+        cpu=hardware.cpu.name,
+        threads=resident.settings.threads or hardware.cpu.cores_usable,
+        devices=tuple(device.name for device in hardware.devices),
+        engine_version=build.version if build is not None else None,
+        engine_commit=build.commit if build is not None else None,
+        backends=build.backends if build is not None else (),
+    )

@@ -1,0 +1,199 @@
+"""`localllm import`: adopt GGUF files that are on this disk, without a copy; with --scan, those of
+other programs."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from localllm.cli import library_output, options, progress
+from localllm.cli.commands import import_
+from localllm.cli.commands.ls import table
+from localllm.cli.output import outside, print_json, stderr, stdout
+from localllm.core.units import format_bytes
+from localllm.errors import LocalLLMError, UsageError
+from localllm.library.files.checksum import sha256_of
+from localllm.library.scan.places import Place, places
+from localllm.library.scan.sweep import Fate, Outcome, sweep
+from localllm.library.store.inspect import files_of
+from localllm.library.store.store import InstalledModel
+
+
+@click.command(name="import")
+@click.argument("paths", nargs=-1, metavar="[PATH]...", type=click.Path(path_type=Path))
+@click.option(
+    "--scan",
+    "scanned",
+    is_flag=True,
+    help="Adopt what the Hugging Face cache, LM Studio, Ollama and llama.cpp have.",
+)
+@click.option("--dry-run", is_flag=True, help="With --scan: only say what would be adopted.")
+@click.option("--name", help="What to call the model (default: as it calls itself).")
+@click.option("--link", is_flag=True, help="Keep a hard link, so that deleting PATH loses nothing.")
+@click.option("--hash", "hashed", is_flag=True, help="Also record the SHA-256 of each file.")
+@options.JSON
+@options.QUIET
+def command(
+    paths: Sequence[Path],
+    scanned: bool,
+    dry_run: bool,
+    name: str | None,
+    link: bool,
+    hashed: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Adopt GGUF files that are on this disk.
+
+    Each file stays where it is and is never copied. Any part of a split model
+    (NAME-00001-of-00005.gguf) adopts all of them.
+    """
+    if scanned:
+        if paths or name is not None or hashed:
+            raise UsageError("--scan finds the files itself: give no PATH, --name or --hash.")
+        import_.run(link=link, dry_run=dry_run, as_json=as_json, quiet=quiet)
+        return
+    if not paths or dry_run:
+        raise UsageError(
+            "--dry-run needs --scan." if paths else "Name a GGUF file, or give --scan."
+        )
+    _import(paths, name=name, link=link, hashed=hashed, as_json=as_json, quiet=quiet)
+
+
+def _import(
+    paths: Sequence[Path],
+    *,
+    name: str | None,
+    link: bool,
+    hashed: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    if name is not None and len(paths) > 1:
+        raise UsageError(
+            f"--name names one model and {len(paths)} files were given. Import them one by one; of"
+            " a split model any one part is enough."
+        )
+    store = library_output.library()
+    digest = (lambda path: _hash(path, quiet=quiet)) if hashed else None
+    models, errors = _adopt_all(
+        paths, lambda path: store.adopt(path, name=name, link=link, digest=digest)
+    )
+    if as_json:
+        print_json({"models": [library_output.row(model) for model in models]})
+    elif models:
+        stdout().print(table(models))
+    for error in errors[:-1]:
+        library_output.warn(str(error))
+    if errors:
+        raise errors[-1]
+
+
+def _adopt_all(
+    paths: Sequence[Path], adopt: Callable[[Path], InstalledModel]
+) -> tuple[tuple[InstalledModel, ...], list[LocalLLMError]]:
+    """Adopt each file, the parts of one model once; a file that fails does not stop the others."""
+    models: dict[str, InstalledModel] = {}
+    errors: list[LocalLLMError] = []
+    done: set[Path] = set()
+    for path in paths:
+        try:
+            files = files_of(path)
+            if done.isdisjoint(files):
+                model = adopt(path)
+                models[model.name] = model
+            done.update(files)
+        except LocalLLMError as error:
+            errors.append(error)
+    return tuple(models.values()), errors
+
+
+def _hash(path: Path, *, quiet: bool) -> str:
+    with progress.progress(path.name, path.stat().st_size, quiet=quiet) as read:
+        return sha256_of(path, read=read)
+
+
+_RUNNERS = "the Hugging Face cache, LM Studio, Ollama and llama.cpp"
+
+
+def run(*, link: bool, dry_run: bool, as_json: bool, quiet: bool) -> None:
+    """Scan, and say what was found, adopted, there already, and skipped with the reason."""
+    there = places(os.environ, Path.home())
+    outcomes: list[Outcome] = []
+    talk = stderr()
+    talk.quiet = quiet
+    with talk.status("Looking ...") as status:
+        for outcome in sweep(library_output.library(), there, link=link, dry_run=dry_run):
+            outcomes.append(outcome)
+            status.update(outside(f"{outcome.place.runner}: {outcome.path.name}"))
+    if as_json:
+        print_json(_document(there, outcomes, dry_run=dry_run))
+        return
+    if found := [each for each in outcomes if each.model is not None]:
+        stdout().print(_table(found, dry_run=dry_run))
+    for outcome in outcomes:
+        if outcome.reason is not None:
+            library_output.warn(f"{outcome.place.runner}: {outcome.path}: {outcome.reason}.")
+    talk.print(outside(_summary(there, outcomes, dry_run=dry_run)), soft_wrap=True)
+
+
+def _summary(there: Sequence[Place], outcomes: Sequence[Outcome], *, dry_run: bool) -> str:
+    if not there:
+        return f"None of {_RUNNERS} has a folder here."
+    count = Counter(outcome.fate for outcome in outcomes)
+    looked = ", ".join(f"{place.runner} ({place.path})" for place in there)
+    adopted = "would be adopted" if dry_run else "adopted, none copied"
+    return (
+        f"Looked at {looked}: {count[Fate.ADOPTED]} {adopted}; {count[Fate.KNOWN]} there already;"
+        f" {count[Fate.SKIPPED]} skipped."
+    )
+
+
+def _document(
+    there: Sequence[Place], outcomes: Sequence[Outcome], *, dry_run: bool
+) -> dict[str, object]:
+    models: dict[Fate, list[object]] = {fate: [] for fate in Fate}
+    for each in outcomes:
+        if each.model is not None:
+            row = library_output.row(each.model) | {
+                "runner": each.place.runner,
+                "note": each.reason,
+            }
+            models[each.fate].append(row)
+    return {
+        "dry_run": dry_run,
+        "places": [{"runner": place.runner, "path": place.path} for place in there],
+        "models": models[Fate.ADOPTED],
+        "known": models[Fate.KNOWN],
+        "skipped": [
+            {"runner": each.place.runner, "path": str(each.path), "reason": each.reason}
+            for each in outcomes
+            if each.fate is Fate.SKIPPED
+        ],
+    }
+
+
+def _table(found: Sequence[Outcome], *, dry_run: bool) -> Table:
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    drawn.add_column("NAME", no_wrap=True)
+    drawn.add_column("QUANT", no_wrap=True)
+    drawn.add_column("SIZE", justify="right", no_wrap=True)
+    drawn.add_column("FOUND IN", no_wrap=True)
+    drawn.add_column("RESULT", no_wrap=True)
+    words = {
+        Fate.ADOPTED: "would be adopted" if dry_run else "adopted",
+        Fate.KNOWN: "there already",
+    }
+    for each in found:
+        assert each.model is not None
+        drawn.add_row(
+            outside(each.model.name),
+            outside(each.model.quant or "unknown"),
+            format_bytes(each.model.size_bytes),
+            outside(each.place.runner),
+            outside(words[each.fate]),
+        )
+    return drawn

@@ -1,0 +1,66 @@
+"""`localllm rm`: take a model out of the library; a file that we only refer to stays."""
+
+import sys
+
+import click
+
+from localllm.cli import library_output, options
+from localllm.cli.output import print_json, stderr
+from localllm.core.units import format_bytes
+from localllm.errors import UsageError
+from localllm.library.files.names import shown
+from localllm.library.store.store import InstalledModel, Removed
+
+
+@click.command(name="rm")
+@click.argument("model", metavar="MODEL")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@options.JSON
+def command(model: str, yes: bool, as_json: bool) -> None:
+    """Remove a model from the library.
+
+    MODEL is its whole name. Files that were imported where they are stay there; downloads and
+    hard links of the library are deleted unless another model uses them.
+    """
+    store = library_output.library()
+    if not yes:
+        _ask(store.named(model))
+    removed = store.remove(model)
+    if as_json:
+        print_json(
+            {
+                "models": [library_output.row(removed.model)],
+                "freed_bytes": removed.freed_bytes,
+                "deleted": [str(path) for path in removed.deleted],
+                "kept": [{"path": str(path), "used_by": name} for path, name in removed.kept],
+            }
+        )
+    else:
+        stderr().print(_told(removed), soft_wrap=True)
+
+
+def _ask(model: InstalledModel) -> None:
+    """Raises UsageError where nobody can answer, click.Abort when the answer is no."""
+    if not sys.stdin.isatty():
+        raise UsageError(f"Nobody can be asked here. To remove {model.name}: add --yes.")
+    what = "and leave its file where it is"
+    if model.owned:
+        size_bytes = sum(part.size_bytes for part in model.all_files)
+        what = f"and delete its files, {format_bytes(size_bytes)}"
+    click.confirm(f"Remove {model.name} {what} ({shown(model.path)})?", abort=True, err=True)
+
+
+def _told(removed: Removed) -> str:
+    model = removed.model
+    if not model.owned:
+        left = "is gone already" if model.missing else "was left where it is"
+        return f"Removed {model.name}. {shown(model.path)} {left}; nothing was deleted."
+    said = f"Removed {model.name}"
+    if removed.deleted:
+        files = "file" if len(removed.deleted) == 1 else "files"
+        said += f" and {len(removed.deleted)} {files} of the library"
+    stays = "".join(f" {shown(path)} stays: {name} uses it." for path, name in removed.kept)
+    if removed.freed_bytes:
+        return f"{said}. This freed {format_bytes(removed.freed_bytes)}.{stays}"
+    because = " its file has another name elsewhere on the disk." if removed.deleted else ""
+    return f"{said}. This freed nothing{':' if because else '.'}{because}{stays}"

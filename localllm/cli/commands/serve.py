@@ -1,0 +1,374 @@
+"""`localllm serve`: load models and answer over HTTP until told to stop."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from localllm.cli import options
+from localllm.cli.loading import load_with_progress, sight_if_any
+from localllm.core.model.purpose import embeds_only
+from localllm.core.sizing.load import KvType, LoadSettings, Lora, Pooling, Speculate
+from localllm.core.text import single_line
+from localllm.core.units import format_duration
+from localllm.errors import ExitCode, NotFound, UsageError
+from localllm.library.files import paths
+from localllm.library.store.store import InstalledModel
+from localllm.runtime.runtime import ResidentModel, Runtime, read_spec
+
+if TYPE_CHECKING:  # the HTTP server is loaded when it is used
+    from localllm.server.key import ApiKey
+    from localllm.server.listen import Address, StopSignals
+
+DEFAULT_PORT = 11711
+AUTO_PARALLEL = (4, 2, 1)
+"""`--parallel auto` takes the first of these that fits."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What the command line asked for. `parallel` None: as many of AUTO_PARALLEL as fit."""
+
+    models: tuple[str, ...]
+    context: int | None
+    parallel: int | None
+    gpu_layers: int | None
+    kv_type: KvType
+    cpu_moe: int
+    kv_offload: bool
+    adapters: tuple[Lora, ...]
+    embeddings: bool
+    pooling: Pooling | None
+    speculate: Speculate
+    draft: str | None
+    force: bool
+    as_json: bool
+    quiet: bool
+
+
+def parse_parallel(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> int | None:
+    """ "auto" or nothing -> None; 1 to 256 otherwise. Raises click.BadParameter."""
+    if value is None or value == "auto":
+        return None
+    if value.isascii() and value.isdecimal() and len(value) <= 3 and 1 <= int(value) <= 256:
+        return int(value)
+    raise click.BadParameter("give 1 to 256, or auto.")
+
+
+@click.command()
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=DEFAULT_PORT,
+    show_default=True,
+    help="Port; 0 takes any free one.",
+)
+@options.CONTEXT
+@click.option(
+    "--parallel",
+    metavar="N|auto",
+    callback=parse_parallel,
+    help="Answers at the same time, in one batch (default auto: 4, or fewer when that does not "
+    "fit). Each has the whole --ctx.",
+)
+@options.KV_TYPE
+@options.GPU_LAYERS
+@options.CPU_MOE
+@options.NO_KV_OFFLOAD
+@options.LORA
+@options.SPECULATE
+@options.DRAFT
+@click.option(
+    "--embeddings",
+    is_flag=True,
+    help="Load models that answer for embeddings instead. Embedding models and rerankers are "
+    "loaded so in any case.",
+)
+@click.option(
+    "--pooling",
+    type=click.Choice([each.value for each in Pooling if each is not Pooling.NONE]),
+    help="How a text's embedding is made of its tokens' (default: the model's own).",
+)
+@click.option(
+    "--api-key-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Read the key from FILE (default: LOCALLLM_API_KEY, else a random key that is made at "
+    "the first start).",
+)
+@click.option("--no-auth", is_flag=True, help="Ask for no key; loopback addresses only.")
+@options.FORCE
+@click.option(
+    "--offline",
+    is_flag=True,
+    expose_value=False,
+    help="Never use the network: serving does not in any case.",
+)
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="One line of JSON on stdout when ready: url, models, key_file.",
+)
+@options.QUIET
+def command(
+    models: tuple[str, ...],
+    host: str,
+    port: int,
+    context: int | None,
+    parallel: int | None,
+    kv_type: str,
+    gpu_layers: int | None,
+    cpu_moe: int,
+    no_kv_offload: bool,
+    adapters: tuple[Lora, ...],
+    embeddings: bool,
+    pooling: str | None,
+    speculate: str,
+    draft: str | None,
+    api_key_file: Path | None,
+    no_auth: bool,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Serve MODELs over an OpenAI-compatible API on this machine.
+
+    Without MODEL: the only installed one, or `starter`. Ctrl+C stops (status 130), SIGTERM too
+    (status 0); answers that are being written get 5 seconds to end, a second signal ends them.
+    """
+    from localllm.server.listen import bound_address, find_address, open_socket
+
+    wish = Wish(
+        models=models, context=context, parallel=parallel, gpu_layers=gpu_layers,
+        kv_type=KvType(kv_type), cpu_moe=cpu_moe, kv_offload=not no_kv_offload,
+        adapters=adapters, embeddings=embeddings,
+        pooling=None if pooling is None else Pooling(pooling),
+        speculate=Speculate(speculate), draft=draft, force=force, as_json=as_json, quiet=quiet,
+    )  # fmt: skip
+    if draft is not None and len(models) > 1:
+        raise UsageError("--draft belongs to one model: serve it alone.")
+    if adapters and len(models) > 1:
+        raise UsageError("--lora belongs to one model: serve it alone.")
+    address = find_address(host, port)
+    key = choose_key(address, api_key_file, no_auth=no_auth)
+    runtime = Runtime.of_this_machine()
+    chosen = choose_models(runtime, models)
+    with open_socket(address) as sock:
+        warn(bound_address(sock), key)
+        return asyncio.run(serve_models(runtime, chosen, sock, key, wish, host=host))
+
+
+def choose_key(address: "Address", file: Path | None, *, no_auth: bool) -> "ApiKey | None":
+    """Find the key: the option, the environment, or the file made at the first start.
+
+    Raises UsageError when other machines could come in without a key, or with a weak one.
+    """
+    from localllm.server import key as keys
+
+    if no_auth:
+        if file is not None:
+            raise UsageError("--no-auth and --api-key-file exclude each other.")
+        if not address.loopback:
+            raise UsageError(
+                f"--no-auth would let every machine that reaches {address.ip} use this one. "
+                "Leave it out, or listen on 127.0.0.1."
+            )
+        return None
+    environment = os.environ.get("LOCALLLM_API_KEY")
+    if file is not None:
+        key = keys.from_file(file)
+    elif environment:
+        key = keys.from_environment(environment)
+    else:
+        key = keys.read_or_create(paths.key_file())
+    if not address.loopback and len(key.text) < keys.SHORTEST_KEY_BEYOND_LOOPBACK:
+        raise UsageError(
+            f"The API key has {len(key.text)} characters; to listen on {address.ip}, where other "
+            f"machines can try keys, it needs {keys.SHORTEST_KEY_BEYOND_LOOPBACK}."
+        )
+    return key
+
+
+def choose_models(runtime: Runtime, names: tuple[str, ...]) -> tuple[InstalledModel, ...]:
+    """Resolve the names; without any, take the only model or `starter`.
+
+    Raises UsageError when there is a choice to make or one name twice, NotFound.
+    """
+    if names:
+        chosen = tuple(runtime.resolve(name) for name in names)
+        twice = {model.name for model in chosen if sum(m.name == model.name for m in chosen) > 1}
+        if twice:
+            raise UsageError(f"Two of the models have the name {single_line(twice.pop())}.")
+        return chosen
+    installed = runtime.installed()
+    if not installed:
+        raise NotFound("No model is installed. Try: localllm import FILE.gguf")
+    starters = tuple(model for model in installed if model.name == "starter")
+    if len(installed) > 1 and not starters:
+        listed = ", ".join(single_line(model.name) for model in installed)
+        raise UsageError(f"Which model? Installed: {listed}. Try: localllm serve NAME")
+    return installed if len(installed) == 1 else starters
+
+
+def warn(address: "Address", key: "ApiKey | None") -> None:
+    """Say on stderr what is less safe than the defaults."""
+    if key is None:
+        click.echo(
+            "WARNING: no API key: every program and user of this machine can use the API.", err=True
+        )
+    elif key.warning is not None:
+        click.echo(f"WARNING: {key.warning}", err=True)
+    if not address.loopback:
+        click.echo(
+            f"WARNING: listening on {address.ip}, not only on this machine: whoever reaches port "
+            f"{address.port} and has the API key can use it, and what is sent is not encrypted.",
+            err=True,
+        )
+
+
+async def serve_models(
+    runtime: Runtime,
+    models: tuple[InstalledModel, ...],
+    sock: socket.socket,
+    key: "ApiKey | None",
+    wish: Wish,
+    *,
+    host: str,
+) -> ExitCode:
+    """Load, serve until a signal, free everything. Raises what loading raises."""
+    from localllm.library.files.settings import load as load_settings
+    from localllm.server.app import create_app
+    from localllm.server.listen import StopSignals, bound_address, serve
+    from localllm.server.security import HostPolicy
+
+    address = bound_address(sock)
+    policy = HostPolicy.bound_to(address.ip, names=(host, socket.gethostname()))
+    stop = StopSignals()
+    with stop.handled():
+        try:
+            resident = await _unless_stopped(_load_all(runtime, models, wish), stop)
+            if resident is not None:
+                names = tuple(one.model.name for one in resident)
+                app = create_app(
+                    runtime,
+                    names,
+                    hosts=policy,
+                    key=key.text if key else None,
+                    deadline_s=load_settings().request_timeout_s,
+                )
+                _say_ready(address, resident, key, wish)  # the socket takes connections already
+                await serve(app, sock, stop, end_answers=runtime.close)
+        finally:
+            await runtime.close()
+    return ExitCode.INTERRUPTED if stop.signal is signal.SIGINT else ExitCode.OK
+
+
+async def _unless_stopped(work: Coroutine[None, None, T], stop: "StopSignals") -> T | None:
+    """Do `work`; None when a signal came first."""
+    task = asyncio.ensure_future(work)
+    asked = asyncio.ensure_future(stop.asked.wait())
+    await asyncio.wait((task, asked), return_when=asyncio.FIRST_COMPLETED)
+    asked.cancel()
+    if not task.done():
+        task.cancel()
+        await asyncio.wait((task,))
+    return None if task.cancelled() else task.result()
+
+
+async def _load_all(
+    runtime: Runtime, models: tuple[InstalledModel, ...], wish: Wish
+) -> tuple[ResidentModel, ...]:
+    loaded = []
+    for model in models:
+        settings = await _settings(runtime, model, wish)
+        resident = await load_with_progress(
+            runtime, model, settings, force=wish.force, quiet=wish.quiet
+        )
+        if not wish.quiet:
+            click.echo(f"Loaded {_summary(resident)}", err=True)
+            click.echo(f"  {resident.comparison.sentence()}", err=True)
+        loaded.append(resident)
+    return tuple(loaded)
+
+
+async def _settings(runtime: Runtime, model: InstalledModel, wish: Wish) -> LoadSettings:
+    spec = await asyncio.to_thread(read_spec, model.path)
+    embeddings = wish.embeddings or embeds_only(spec)
+    if wish.pooling is not None and not embeddings:
+        raise UsageError(
+            f"{single_line(model.name)} answers, so nothing of it is pooled: --pooling belongs to "
+            "--embeddings."
+        )
+    encoder = None if embeddings else await asyncio.to_thread(sight_if_any, model, spec)
+    candidates = [
+        options.settings_for(
+            spec,
+            context=wish.context,
+            parallel=parallel,
+            gpu_layers=wish.gpu_layers,
+            kv_type=wish.kv_type,
+            cpu_moe=wish.cpu_moe,
+            kv_offload=wish.kv_offload,
+            adapters=wish.adapters,
+            embeddings=embeddings,
+            pooling=wish.pooling,
+            encoder=encoder,
+            speculate=wish.speculate,
+            draft=None if wish.draft is None else runtime.resolve(wish.draft).path,
+        )
+        for parallel in ((wish.parallel,) if wish.parallel else AUTO_PARALLEL)
+    ]
+    if wish.force:
+        return candidates[0]
+    for settings in candidates[:-1]:
+        if (await runtime.fit(model, settings)).fits:
+            return settings
+    return candidates[-1]  # the load itself says what is missing
+
+
+def _summary(resident: ResidentModel) -> str:
+    loaded = resident.loaded
+    if resident.settings.embeddings:
+        pooling = resident.settings.pooling
+        kind = "rankings" if pooling is Pooling.RANK else f"embeddings ({pooling})"
+        return (
+            f"{single_line(resident.model.name)} in {format_duration(loaded.load_s)}: {kind} of "
+            f"up to {loaded.context} tokens, {loaded.parallel} texts at once."
+        )
+    return (
+        f"{single_line(resident.model.name)} in {format_duration(loaded.load_s)}: "
+        f"{loaded.context} tokens of context, {loaded.parallel} answers at once"
+        f"{', sees images' if loaded.vision else ''}."
+    )
+
+
+def _say_ready(
+    address: "Address", resident: tuple[ResidentModel, ...], key: "ApiKey | None", wish: Wish
+) -> None:
+    names = [one.model.name for one in resident]
+    file = str(key.file.absolute()) if key is not None and key.file is not None else None
+    if wish.as_json:
+        click.echo(json.dumps({"url": address.url, "models": names, "key_file": file}))
+        return
+    click.echo(f"Serving {single_line(', '.join(names))} at {address.url}/v1")
+    if file is not None:
+        click.echo(f"API key: in {single_line(file)}")
+        name = single_line(file).replace('"', '\\"')
+        click.echo(f'  curl -H "Authorization: Bearer $(cat "{name}")" {address.url}/v1/models')
+    elif key is not None:
+        click.echo("API key: LOCALLLM_API_KEY")
+    click.echo("Ctrl+C stops.")

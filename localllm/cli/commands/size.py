@@ -1,0 +1,393 @@
+"""`localllm size`: the memory one model needs, estimated from its header, or asked of llama.cpp."""
+
+import asyncio
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from localllm.cli import options
+from localllm.cli.output import outside, print_json, stderr, stdout
+from localllm.cli.size_report import (
+    Limits,
+    Training,
+    limits_of,
+    print_limits,
+    print_rules,
+    print_training,
+    rules_for,
+)
+from localllm.cli.target import Sought, Target, find_draft, find_target
+from localllm.core.gguf.writer import header_bytes
+from localllm.core.model.purpose import embeds_only
+from localllm.core.model.spec import ModelSpec
+from localllm.core.quality.quality import CacheQuality, cache_loss, cache_quality
+from localllm.core.sizing.embedding import with_embedding_defaults
+from localllm.core.sizing.finetune import Method
+from localllm.core.sizing.fit import Fit, weigh_in
+from localllm.core.sizing.load import (
+    Allocation,
+    BufferKind,
+    FlashAttention,
+    KvType,
+    LoadSettings,
+    Lora,
+    Speculate,
+)
+from localllm.core.sizing.placement import Share, budget
+from localllm.core.units import format_bytes
+from localllm.engine.client.client import ProcessEngine
+from localllm.engine.messages import ProbeRequest
+from localllm.errors import ExitCode, UsageError
+from localllm.library.files import paths
+from localllm.library.files import settings as user_settings
+from localllm.library.store.companions import with_adapters
+from localllm.library.store.store import Store
+from localllm.runtime.local_machine import machine_now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exact:
+    """What llama.cpp's own dry run says, in the parts of a footprint.
+
+    Weights, adapters and overhead are not part of a dry run: they are the estimate's.
+    """
+
+    weights_bytes: int
+    kv_bytes: int
+    recurrent_bytes: int
+    compute_bytes: int
+    output_bytes: int
+    overhead_bytes: int
+    adapter_bytes: int = 0
+    encoder_bytes: int = 0
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(asdict(self).values())
+
+
+@click.command()
+@click.argument("model")
+@click.option("--quant", metavar="QUANT",
+              help="Quant of a model that is not here (default Q4_K_M).")  # fmt: skip
+@click.option("--revision", metavar="REV", help="Branch, tag or commit of a repository.")
+@options.CONTEXT
+@options.PARALLEL
+@options.KV_TYPE
+@options.BATCH
+@options.UBATCH
+@options.GPU_LAYERS
+@options.CPU_MOE
+@options.NO_KV_OFFLOAD
+@options.FLASH_ATTENTION
+@options.SWA_FULL
+@options.SPECULATE
+@options.DRAFT
+@options.LORA
+@click.option("--embeddings", is_flag=True,
+              help="Of a load for embeddings, as an embedding model's is in any case.")  # fmt: skip
+@click.option("--finetune", type=click.Choice([method.value for method in Method]),
+              help="Also say what fine-tuning would need.")  # fmt: skip
+@click.option("--rank", type=click.IntRange(1, 65_536), metavar="R",
+              help="Rank of the adapters of --finetune lora and qlora (default 16).")  # fmt: skip
+@click.option("--train-batch", type=click.IntRange(1, 65_536), metavar="B",
+              help="Sequences at once for --finetune (default 1).")  # fmt: skip
+@click.option("--seq", type=click.IntRange(1, options.MAX_CONTEXT), metavar="S",
+              help="Tokens of a training sequence for --finetune (default 2048).")  # fmt: skip
+@click.option("--exact", is_flag=True, help="Ask llama.cpp itself (a dry run; nothing is loaded).")
+@options.OFFLINE
+@options.JSON
+def command(
+    model: str,
+    quant: str | None,
+    revision: str | None,
+    context: int | None,
+    parallel: int,
+    kv_type: str,
+    batch: int,
+    ubatch: int,
+    gpu_layers: int | None,
+    cpu_moe: int,
+    no_kv_offload: bool,
+    flash_attn: str,
+    swa_full: bool,
+    speculate: str,
+    draft: str | None,
+    adapters: tuple[Lora, ...],
+    embeddings: bool,
+    finetune: str | None,
+    rank: int | None,
+    train_batch: int | None,
+    seq: int | None,
+    exact: bool,
+    offline: bool,
+    as_json: bool,
+) -> int:
+    """The memory MODEL needs: a GGUF file, an installed model, a catalogue name[:QUANT], or a
+    repository of the Hub, ORG/REPO[:QUANT], of which only the header is read."""
+    training = _training(finetune, rank, train_batch, seq)
+    sought = Sought(model=model, quant=quant, revision=revision, offline=offline)
+    store = Store.default()
+    target = find_target(store, sought)
+    draft_path, draft_spec = find_draft(store, draft)
+    embeds, kv = embeddings or embeds_only(target.spec), KvType(kv_type)
+    settings = LoadSettings(
+        context=context or options.default_context(target.spec),
+        parallel=parallel,
+        kv_type_k=kv,
+        kv_type_v=kv,
+        batch=batch,
+        ubatch=min(ubatch, batch),
+        gpu_layers=gpu_layers,
+        cpu_moe=cpu_moe,
+        flash_attention=FlashAttention(flash_attn),
+        swa_full=swa_full,
+        kv_offload=not no_kv_offload,
+        adapters=adapters,
+        embeddings=embeds,
+        speculate=Speculate.OFF if embeds else Speculate(speculate),
+        draft=draft_path,
+    )
+    settings = with_adapters(with_embedding_defaults(target.spec, settings), target.spec)
+    report = _report(target, settings, training, draft=draft_spec, exact=exact)
+    print_json(document(report)) if as_json else _print(report)
+    return ExitCode.OK
+
+
+def _training(
+    method: str | None, rank: int | None, batch: int | None, sequence: int | None
+) -> Training | None:
+    """Raises UsageError for the details of a fine-tune that was not asked for."""
+    given = {"--rank": rank, "--train-batch": batch, "--seq": sequence}
+    if method is None:
+        stray = [name for name, value in given.items() if value is not None]
+        if stray:
+            raise UsageError(f"{stray[0]} belongs to --finetune full, lora or qlora.")
+        return None
+    return Training(
+        method=Method(method), rank=rank or 16, batch=batch or 1, sequence=sequence or 2048
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything that `size` says of one model."""
+
+    target: Target
+    fit: Fit
+    limits: Limits
+    training: Training | None = None
+    exact: Exact | None = None
+
+
+def _report(
+    target: Target,
+    settings: LoadSettings,
+    training: Training | None,
+    *,
+    draft: ModelSpec | None,
+    exact: bool,
+) -> Report:
+    """Weigh the load on this machine as it is now; `exact`: and ask llama.cpp."""
+    room = budget(machine_now(), reserve_bytes=user_settings.load().reserve_bytes)
+    fit = weigh_in(target.spec, settings, room, draft)
+    return Report(
+        target=target,
+        fit=fit,
+        limits=limits_of(target, settings, room, draft),
+        training=training,
+        exact=asyncio.run(_probe(target, fit)) if exact else None,
+    )
+
+
+def document(report: Report) -> dict[str, object]:
+    """What `size --json` prints."""
+    spec, fit, exact = report.target.spec, report.fit, report.exact
+    found: dict[str, object] = {
+        "name": report.target.name,
+        "quant": report.target.quant,
+        "note": report.target.note,
+        "context": fit.settings.context,
+        "parallel": fit.settings.parallel,
+        "model": {
+            "architecture": spec.architecture,
+            "parameters": spec.parameters,
+            "active_parameters": spec.active_parameters,
+            "layers": spec.layers,
+            "context_train": spec.context_train,
+        },
+        "footprint": asdict(fit.footprint) | {"total_bytes": fit.footprint.total_bytes},
+        "gpu_layers": fit.settings.gpu_layers,
+        "cpu_moe": fit.settings.cpu_moe,
+        "devices": [_device(share) for share in fit.placement.devices],
+        "fits": fit.fits,
+        "advice": fit.advice,
+        "limits": asdict(report.limits),
+        "cache_quality": [asdict(row) for row in _cache_quality(report)],
+        "rules_of_thumb": [asdict(each) for each in rules_for(spec, fit)],
+    }
+    if fit.draft is not None:
+        found["draft"] = asdict(fit.draft) | {"total_bytes": fit.draft.total_bytes}
+    if report.training is not None:
+        found["finetune"] = report.training.document(spec)
+    if exact is not None:
+        found["exact"] = asdict(exact) | {"total_bytes": exact.total_bytes}
+        found["error_percent"] = error_percent(fit, exact)
+    return found
+
+
+def _cache_quality(report: Report) -> tuple[CacheQuality, ...]:
+    """What was published of this cache type on models of this family."""
+    settings = report.fit.settings
+    family, keys, values = report.target.spec.architecture, settings.kv_type_k, settings.kv_type_v
+    return cache_quality(family, keys, values) if cache_loss(family, keys, values) else ()
+
+
+def _device(share: Share) -> dict[str, object]:
+    return {
+        "name": share.name,
+        "layers": share.layers,
+        "weights_bytes": share.weights_bytes,
+        "kv_bytes": share.kv_bytes,
+        "compute_bytes": share.compute_bytes,
+        "overhead_bytes": share.overhead_bytes,
+        "total_bytes": share.total_bytes,
+        "free_bytes": share.free_bytes,
+        "fits": share.fits,
+    }
+
+
+def error_percent(fit: Fit, exact: Exact) -> float:
+    """How far the estimate is from the dry run, of the total, in percent; positive: too much."""
+    return (fit.footprint.total_bytes / exact.total_bytes - 1) * 100
+
+
+async def _probe(target: Target, fit: Fit) -> Exact:
+    """Ask llama.cpp; of a model that is not on this disk it gets the header that the catalogue
+    describes."""
+    engine = ProcessEngine(log_dir=paths.log_dir())
+    with tempfile.TemporaryDirectory(prefix="localllm-size-") as directory:
+        path = target.path
+        if path is None:
+            path = Path(directory) / "header.gguf"
+            path.write_bytes(header_bytes(target.spec))
+        try:
+            answer = await engine.probe(ProbeRequest(path=str(path), settings=fit.settings))
+        finally:
+            await engine.close()
+    return exact_of(fit, answer.allocations)
+
+
+def exact_of(fit: Fit, allocations: tuple[Allocation, ...]) -> Exact:
+    """The dry run's buffers as the parts of a footprint."""
+    sums = dict.fromkeys(BufferKind, 0)
+    for part in allocations:
+        sums[part.kind] += part.size_bytes
+    return Exact(
+        weights_bytes=fit.footprint.weights_bytes,
+        kv_bytes=sums[BufferKind.KV],
+        recurrent_bytes=sums[BufferKind.RECURRENT],
+        compute_bytes=sums[BufferKind.COMPUTE],
+        output_bytes=sums[BufferKind.OUTPUT],
+        overhead_bytes=fit.footprint.overhead_bytes,
+        adapter_bytes=fit.footprint.adapter_bytes,
+        encoder_bytes=fit.footprint.encoder_bytes,
+    )
+
+
+_PARTS = (
+    ("weights", "weights_bytes"),
+    ("adapters", "adapter_bytes"),
+    ("image encoder", "encoder_bytes"),
+    ("KV cache", "kv_bytes"),
+    ("recurrent state", "recurrent_bytes"),
+    ("compute", "compute_bytes"),
+    ("output", "output_bytes"),
+    ("overhead", "overhead_bytes"),
+)
+
+
+def _print(report: Report) -> None:
+    console, spec, fit = stdout(), report.target.spec, report.fit
+    _print_model(console, report)
+    console.print(_table(fit, report.exact))
+    if report.exact is not None:
+        console.print(
+            f"The estimate is {error_percent(fit, report.exact):+.2f} % off llama.cpp's dry run."
+        )
+    if fit.draft is not None:
+        console.print(
+            f"The draft model needs {format_bytes(fit.draft.total_bytes)} beside it, which are "
+            "kept free on each device."
+        )
+    for share in fit.placement.devices:
+        _print_share(console, share)
+    if fit.advice is not None:
+        console.print(fit.advice)
+    _print_cache_loss(console, report)
+    print_limits(console, report.limits, fit.settings)
+    if report.training is not None:
+        print_training(console, report.training, spec)
+    print_rules(console, spec, fit)
+    if report.target.note is not None:
+        stderr().print(outside(f"Note: {report.target.note}", style="yellow"), soft_wrap=True)
+    if report.exact is None:
+        for doubt in fit.footprint.needs_probe:
+            stderr().print(f"Note: {doubt}. --exact asks llama.cpp.", style="yellow")
+
+
+def _print_cache_loss(console: Console, report: Report) -> None:
+    settings = report.fit.settings
+    loss = cache_loss(report.target.spec.architecture, settings.kv_type_k, settings.kv_type_v)
+    if loss is None:
+        return
+    console.print(outside(loss))
+    for source in dict.fromkeys(row.source for row in _cache_quality(report)):
+        console.print(outside(f"source: {source}", style="dim"))
+
+
+def _print_model(console: Console, report: Report) -> None:
+    target, fit, spec = report.target, report.fit, report.target.spec
+    title = f"{target.name} {target.quant or ''}".strip()
+    console.print(outside(title, style="bold"))
+    active = f" ({spec.active_parameters / 1e9:.2f} B active)" if spec.experts else ""
+    console.print(
+        f"{spec.architecture}, {spec.parameters / 1e9:.2f} B parameters{active}, "
+        f"{spec.layers} layers; {fit.settings.context} tokens of context "
+        f"x {fit.settings.parallel}, trained for {spec.context_train}",
+        style="dim",
+    )
+
+
+def _table(fit: Fit, exact: Exact | None) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("part")
+    table.add_column("estimate", justify="right")
+    if exact is not None:
+        table.add_column("llama.cpp", justify="right")
+    for label, name in (*_PARTS, ("total", "total_bytes")):
+        if name == "adapter_bytes" and not fit.footprint.adapter_bytes:
+            continue  # most loads have none
+        columns = [format_bytes(getattr(fit.footprint, name))]
+        if exact is not None:
+            columns.append(format_bytes(getattr(exact, name)))
+        table.add_row(label, *columns, style="bold" if label == "total" else None)
+    return table
+
+
+def _print_share(console: Console, share: Share) -> None:
+    verdict = "fits" if share.fits else "does not fit"
+    if share.breaks_cap:
+        verdict += f" ({format_bytes(share.largest_buffer_bytes)} in one piece is too much)"
+    layers = f", {share.layers} layers" if share.layers else ""
+    console.print(
+        outside(
+            f"{share.name}: {format_bytes(share.total_bytes)} of "
+            f"{format_bytes(max(0, share.free_bytes))} free{layers}: {verdict}",
+            style="green" if share.fits else "red",
+        )
+    )

@@ -1,0 +1,172 @@
+"""Progress of hashing and downloading on stderr: bars on a terminal, lines elsewhere."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.progress import Progress as Bars
+
+from localllm.cli.output import outside, stderr
+from localllm.core.units import format_bandwidth, format_bytes, format_duration
+from localllm.library.files.names import shown
+
+
+@contextmanager
+def progress(what: str, total_bytes: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """Show how far the hashing of `what` is; the function given is told of bytes that were read."""
+    console = stderr()
+    if not quiet and not console.is_terminal:
+        line = f"Hashing {what} ({format_bytes(total_bytes)})"
+        console.print(outside(line), soft_wrap=True)
+    bar = Bars(
+        TextColumn("Hashing {task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task(shown(what), total=total_bytes)
+        yield lambda count: bar.advance(task, count)
+
+
+if TYPE_CHECKING:  # the downloader brings the HTTP client
+    from localllm.library.download.target import Progress
+
+T = TypeVar("T")
+
+LINE_EVERY_S = 10.0
+"""Plain lines are no more frequent: they end in log files."""
+_LOOK_S = 0.2  # a handler runs only between two waits
+
+
+class Interrupted(Exception):
+    """Ctrl+C: the work was told to stop and has ended."""
+
+
+def interruptible(run: Callable[[threading.Event], T]) -> T:
+    """Run something that ends soon after its event is set, and give back what it gives.
+
+    Ctrl+C sets the event and raises Interrupted once it has ended. Raises what it raises.
+    """
+    stop = threading.Event()
+    # A handler, and no KeyboardInterrupt: one that is raised while a lock is being taken leaves
+    # it taken for ever.
+    with ThreadPoolExecutor(1) as workers, _ctrl_c_sets(stop):
+        future = workers.submit(run, stop)
+        while not future.done():
+            wait((future,), timeout=_LOOK_S)
+    error = future.exception()
+    if stop.is_set() and error is not None:
+        raise Interrupted from error
+    return future.result()
+
+
+@contextmanager
+def _ctrl_c_sets(stop: threading.Event) -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, lambda *_: stop.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Lines:
+    """Progress as plain lines: one now and then, and each note when it is new."""
+
+    def __init__(
+        self, write: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._write = write
+        self._clock = clock
+        self._next_s = clock()
+        self._note: str | None = None
+
+    def show(self, progress: "Progress") -> None:
+        now = self._clock()
+        new = progress.note is not None and progress.note != self._note
+        if not new and now < self._next_s:
+            return
+        self._note = progress.note
+        self._next_s = now + LINE_EVERY_S
+        self._write(line(progress))
+
+
+def line(progress: "Progress") -> str:
+    """Progress in one line: what came, of how much, how fast, and for how long still."""
+    percent = 100 * progress.done_bytes / max(1, progress.total_bytes)
+    parts = [
+        f"{format_bytes(progress.done_bytes)} of {format_bytes(progress.total_bytes)}"
+        f" ({percent:.0f} %)"
+    ]
+    parts += [_rate(progress), _left(progress), progress.note or ""]
+    return ", ".join(part for part in parts if part)
+
+
+@contextmanager
+def drawn(total_bytes: int, *, quiet: bool) -> Iterator[Callable[["Progress"], None]]:
+    """Give what shows progress: a bar on a terminal, lines elsewhere, nothing when `quiet`."""
+    console = stderr()
+    if quiet:
+        yield lambda _: None
+    elif console.is_terminal:
+        with _bars(console) as bars:
+            yield _bar(bars, total_bytes)
+    else:
+        yield Lines(lambda text: console.print(outside(text), soft_wrap=True)).show
+
+
+def _bars(console: Console) -> Bars:
+    return Bars(
+        BarColumn(bar_width=None),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[amount]}"),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[left]}"),
+        TextColumn("{task.fields[note]}", style="yellow", markup=False),
+        console=console,
+        transient=True,
+        expand=True,
+    )
+
+
+def _bar(bars: Bars, total_bytes: int) -> Callable[["Progress"], None]:
+    task = bars.add_task("", total=total_bytes, amount="", rate="", left="", note="")
+
+    def show(progress: "Progress") -> None:
+        bars.update(
+            task,
+            total=progress.total_bytes,
+            completed=progress.done_bytes,
+            amount=f"{format_bytes(progress.done_bytes)} / {format_bytes(progress.total_bytes)}",
+            rate=_rate(progress),
+            left=_left(progress),
+            note=outside(progress.note or "").plain,
+        )
+
+    return show
+
+
+def _rate(progress: "Progress") -> str:
+    rate = progress.rate_bytes_per_s
+    return "" if rate is None else format_bandwidth(rate)
+
+
+def _left(progress: "Progress") -> str:
+    left_s = progress.remaining_s
+    return "" if left_s is None else f"{format_duration(left_s)} left"

@@ -1,0 +1,156 @@
+"""What a repository of the Hub holds, as `localllm show ORG/REPO` prints it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from localllm.cli import library_output
+from localllm.cli.hub_client import asked
+from localllm.cli.options import DEFAULT_CONTEXT
+from localllm.cli.output import outside, print_json, stdout
+from localllm.core.recommend import FitPlan, Wish, price
+from localllm.core.recommend.repository import Offer, model_files
+from localllm.core.reference import read_reference
+from localllm.core.units import format_bytes
+from localllm.errors import AccessDenied, GgufError, UsageError
+from localllm.library.files import settings
+from localllm.library.hub.hub import HubRepo
+from localllm.runtime.hub_models import Shelf, listed, open_shelf
+from localllm.runtime.local_machine import this_machine
+from localllm.runtime.pull import best_plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One file (or the parts of one) that can be fetched, and how it would do here. `verdict` None:
+    its header could not be read; `pick`: what `pull` takes when no quant is named."""
+
+    quant: str | None
+    files: tuple[str, ...]
+    size_bytes: int
+    verdict: str | None = None
+    decode_tps: float | None = None
+    pick: bool = False
+    note: str | None = None
+    mmproj: str | None = None
+
+
+def show_repository(model: str, revision: str | None, *, offline: bool, as_json: bool) -> None:
+    """Print what a repository holds. Raises what the Hub raises, UsageError for a quant."""
+    named = read_reference(model)
+    if named.quant is not None:
+        raise UsageError(f"`show` lists every quant: give {named.name} alone.")
+    shelf, closed = None, None
+    with asked(offline=offline) as hub:
+        repo = hub.repo(named.name, revision)
+        try:
+            shelf = open_shelf(hub, repo)
+        except (AccessDenied, GgufError) as error:
+            closed = str(error)
+    rows = tuple(_rows(shelf)) if shelf else tuple(_bare_rows(repo))
+    if as_json:
+        print_json(document(repo, shelf, rows))
+    else:
+        stdout().print(_repo_facts(repo))
+        stdout().print(_repo_table(rows))
+        for left in shelf.listing.left_out if shelf else ():
+            stdout().print(outside(f"Left out: {left.name}: {left.reason}", style="dim"))
+    if closed is not None:
+        library_output.warn(
+            f"No header could be read, so nothing is known of what fits here. {closed}"
+        )
+
+
+def _rows(shelf: Shelf) -> Iterator[Row]:
+    """Each offer as `suggest` would judge it on this machine."""
+    chosen = settings.load()
+    machine = this_machine(chosen.reserve_bytes)[0]
+    wish = Wish(context=chosen.context or DEFAULT_CONTEXT)
+    try:
+        pick = best_plan(shelf, machine, wish)
+        plans: list[FitPlan | None] = [
+            price(offer.candidate, wish, machine) for offer in shelf.listing.offers
+        ]
+    except GgufError as error:  # a kind of model whose memory nobody can work out yet
+        library_output.warn(f"What fits here is not known: {error}.")
+        pick, plans = None, [None for _ in shelf.listing.offers]
+    for offer, plan in zip(shelf.listing.offers, plans, strict=True):
+        yield _row(shelf, offer, plan, pick)
+
+
+def _row(shelf: Shelf, offer: Offer, plan: FitPlan | None, pick: FitPlan | None) -> Row:
+    encoder = shelf.encoder(offer)
+    return Row(
+        quant=offer.candidate.quant,
+        files=offer.files,
+        size_bytes=offer.candidate.size_bytes,
+        verdict=plan.verdict.value if plan else None,
+        decode_tps=plan.decode.likely if plan else None,
+        pick=pick is not None and pick.candidate.file == offer.candidate.file,
+        note=offer.note,
+        mmproj=encoder.name if encoder else None,
+    )
+
+
+def _bare_rows(repo: HubRepo) -> Iterator[Row]:
+    """What the list of files alone says."""
+    for file in sorted(model_files(listed(repo)), key=lambda each: -each.size_bytes):
+        yield Row(quant=file.label, files=file.names, size_bytes=file.size_bytes)
+
+
+def document(repo: HubRepo, shelf: Shelf | None, rows: tuple[Row, ...]) -> dict[str, object]:
+    """What `show ORG/REPO --json` prints."""
+    return {
+        "repository": repo.name,
+        "commit": repo.commit,
+        "license": repo.license,
+        "gated": repo.gated,
+        "downloads": repo.downloads,
+        "updated": repo.updated,
+        "endpoint": repo.endpoint,
+        "tags": list(repo.tags),
+        "parameters": shelf.header.parameters if shelf else None,
+        "architecture": shelf.header.architecture if shelf else None,
+        "offers": list(rows),
+        "left_out": list(shelf.listing.left_out) if shelf else [],
+    }
+
+
+def _repo_facts(repo: HubRepo) -> Table:
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for label, value in (
+        ("Repository", repo.name),
+        ("Commit", repo.commit),
+        ("License", repo.license),
+        ("Access", "gated: its terms must be accepted" if repo.gated else "open"),
+        ("Downloads", None if repo.downloads is None else f"{repo.downloads:,}"),
+        ("Updated", repo.updated),
+        ("Asked", repo.endpoint),
+    ):
+        facts.add_row(label, outside("unknown" if value is None else value))
+    return facts
+
+
+def _repo_table(rows: tuple[Row, ...]) -> Table:
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    drawn.add_column("QUANT", no_wrap=True)
+    drawn.add_column("SIZE", justify="right", no_wrap=True)
+    drawn.add_column("HERE", no_wrap=True)
+    drawn.add_column("TOK/S", justify="right", no_wrap=True)
+    drawn.add_column("FILE", overflow="fold")
+    for row in rows:
+        parts = f" and {len(row.files) - 1} more parts" if len(row.files) > 1 else ""
+        beside = f" with {row.mmproj}" if row.mmproj else ""
+        good = row.verdict == "good"
+        drawn.add_row(
+            outside(row.quant or "unknown"),
+            format_bytes(row.size_bytes),
+            outside((row.verdict or "unknown") + (" (pull takes it)" if row.pick else "")),
+            "-" if row.decode_tps is None else f"{row.decode_tps:.0f}",
+            outside(f"{row.files[0]}{parts}{beside}"),
+            style="bold" if row.pick else "" if good else "dim",
+        )
+    return drawn

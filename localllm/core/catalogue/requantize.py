@@ -1,0 +1,214 @@
+"""From the header of one quant of a model to the header of another one.
+
+All quants of a model are made from one set of tensors, so one header tells their names and
+shapes, and `core/catalogue/quant_mix.py` the type that llama.cpp gives each. `Mould.match` picks the recipe
+for a file of which only its label and its length are known.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import product
+from math import prod
+
+from localllm.core.catalogue.quant_mix import Category, Traits, category, choose, kept
+from localllm.core.model.file_types import FILE_TYPES
+from localllm.core.model.quants import BLOCKS, GgmlType, row_bytes
+from localllm.core.model.spec import ModelSpec, TensorInfo
+
+_IN_LAYER = re.compile(r"blk\.\d+\.")
+_FLOATS = (GgmlType.F32, GgmlType.F16, GgmlType.BF16)
+_VALUES = (Category.ATTENTION_V, Category.ATTENTION_QKV)
+_FEED_FORWARD = (Category.FFN_UP, Category.FFN_GATE, Category.FFN_DOWN)
+_SEVENTY_LAYERS = 80
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A quant mix and how its publisher applies it (see `quant_mix.Traits`); what the model's
+    tensors weigh in it."""
+
+    quant: str
+    imatrix: bool
+    fused_as_value: bool
+    weights_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Tensors that a recipe treats alike: their places in the header, and their positions among
+    the `total` that the recipe counts."""
+
+    kind: Category
+    shape: tuple[int, ...]
+    members: tuple[int, ...]
+    places: tuple[int, ...]
+    total: int
+
+
+class Mould:
+    """The tensors of a header, ready to be given other types.
+
+    Raises GgufError for a header whose heads or layers are no numbers.
+    """
+
+    def __init__(self, header: ModelSpec) -> None:
+        self.header = header
+        heads, kv_heads = header.head_count(0), header.head_count_kv(0)
+        self._gqa = heads // kv_heads if kv_heads else 0
+        self._experts = header.experts
+        self._seventy = _is_seventy(header, heads, kv_heads)
+        self._tied = all(tensor.name != "output.weight" for tensor in header.tensors)
+        self._runs = tuple(_runs(header))
+        self._weighed: dict[tuple[str, bool, bool], Recipe] = {}
+
+    @property
+    def own_bytes(self) -> int:
+        """What the header's own tensors weigh, without the gaps between them."""
+        return sum(tensor.size_bytes for tensor in self.header.tensors)
+
+    def match(self, labels: Iterable[str], weights_bytes: int) -> Recipe:
+        """Give the recipe of `labels` (keys of FILE_TYPES) whose weights are nearest to these.
+
+        A label can have several: with an importance matrix or without, and with fused attention
+        matrices as llama.cpp treated them before 2026 or since.
+        """
+        recipes = [
+            self._weigh(label, imatrix, fused)
+            for label, imatrix, fused in product(labels, self._imatrix_first, (False, True))
+        ]
+        return min(recipes, key=lambda recipe: abs(recipe.weights_bytes - weights_bytes))
+
+    @property
+    def _imatrix_first(self) -> tuple[bool, bool]:
+        """What the header says of its own file comes first, and so wins where both weigh alike."""
+        stated = "quantize.imatrix.file" in self.header.metadata
+        return stated, not stated
+
+    def spec(
+        self, recipe: Recipe, *, file_bytes: int, weights_bytes: int | None = None
+    ) -> ModelSpec:
+        """Give the header that a file of this recipe has.
+
+        With `weights_bytes` the quantized tensors are made larger or smaller by one factor, so
+        that all together weigh that much: for a file whose publisher gave some tensors other
+        types. Their types stay those of the recipe.
+        """
+        types = self._types(recipe)
+        sizes = [_bytes(kind, t.shape) for kind, t in zip(types, self.header.tensors, strict=True)]
+        if weights_bytes is not None:
+            sizes = self._scaled(sizes, weights_bytes)
+        metadata = {
+            **self.header.metadata,
+            "general.file_type": FILE_TYPES[recipe.quant].number,
+        }
+        return replace(
+            self.header,
+            metadata=metadata,
+            tensors=tuple(_laid_out(self.header, types, sizes)),
+            file_bytes=file_bytes,
+        )
+
+    def _scaled(self, sizes: list[int], weights_bytes: int) -> list[int]:
+        members = [i for run in self._runs for i in run.members]
+        free = sum(sizes[i] for i in members)
+        wanted = max(0, weights_bytes - (sum(sizes) - free))
+        for i in members:
+            share = wanted * sizes[i] // free if free else 0
+            free, wanted = free - sizes[i], wanted - share
+            sizes[i] = share
+        return sizes
+
+    def _types(self, recipe: Recipe) -> list[GgmlType]:
+        target = FILE_TYPES[recipe.quant].default
+        types = [_fixed_type(tensor, target) for tensor in self.header.tensors]
+        traits = self._traits(recipe.quant, recipe.imatrix, recipe.fused_as_value)
+        for run in self._runs:
+            choice = choose(recipe.quant, run.kind, run.shape, traits)
+            for i, place in zip(run.members, run.places, strict=True):
+                types[i] = choice.at(place, run.total)
+        return types
+
+    def _weigh(self, quant: str, imatrix: bool, fused: bool) -> Recipe:
+        key = (quant, imatrix, fused)
+        if key not in self._weighed:
+            recipe = Recipe(quant=quant, imatrix=imatrix, fused_as_value=fused, weights_bytes=0)
+            types = zip(self._types(recipe), self.header.tensors, strict=True)
+            weight = sum(_bytes(kind, tensor.shape) for kind, tensor in types)
+            self._weighed[key] = replace(recipe, weights_bytes=weight)
+        return self._weighed[key]
+
+    def _traits(self, quant: str, imatrix: bool, fused: bool) -> Traits:
+        return Traits(
+            architecture=self.header.architecture,
+            gqa=self._gqa,
+            experts=self._experts,
+            seventy=self._seventy,
+            tied=self._tied,
+            imatrix=imatrix,
+            fused_as_value=fused,
+        )
+
+
+def _runs(header: ModelSpec) -> Iterator[_Run]:
+    """Sort the tensors whose type a recipe decides into runs."""
+    kinds: dict[Category, list[int]] = {}
+    for i, tensor in enumerate(header.tensors):
+        name = _IN_LAYER.sub("", tensor.name)
+        if kept(name, tensor.shape, GgmlType.F16) is None:
+            kinds.setdefault(category(name), []).append(i)
+    values = _in_layer_order(header, (i for kind in _VALUES for i in kinds.get(kind, ())))
+    value_places = {i: place for place, i in enumerate(values)}
+    for kind, members in kinds.items():
+        places, total = _places(header, kind, members), header.blocks
+        if kind in _VALUES:
+            places, total = value_places, len(values)
+        shapes: dict[tuple[int, ...], list[int]] = {}
+        for i in members:
+            shapes.setdefault(header.tensors[i].shape, []).append(i)
+        for shape, alike in shapes.items():
+            yield _Run(kind, shape, tuple(alike), tuple(places[i] for i in alike), total)
+
+
+def _places(header: ModelSpec, kind: Category, members: Sequence[int]) -> dict[int, int]:
+    """Layers for models with experts, else positions in layer order (`llama_tensor_get_type`)."""
+    if kind in _FEED_FORWARD and header.experts <= 1:
+        return {i: place for place, i in enumerate(_in_layer_order(header, members))}
+    return {i: header.tensors[i].layer or 0 for i in members}
+
+
+def _in_layer_order(header: ModelSpec, members: Iterable[int]) -> list[int]:
+    return sorted(members, key=lambda i: header.tensors[i].layer or 0)
+
+
+def _fixed_type(tensor: TensorInfo, target: GgmlType) -> GgmlType:
+    """The type of a tensor that no recipe touches: the header's, unless the target is a file
+    that was not quantized, which holds it as the converter writes it."""
+    if target not in _FLOATS or tensor.type not in _FLOATS:
+        return tensor.type
+    return kept(_IN_LAYER.sub("", tensor.name), tensor.shape, target) or tensor.type
+
+
+def _is_seventy(header: ModelSpec, heads: int, kv_heads: int) -> bool:
+    """LLM_TYPE_70B, which llama.cpp gives by layer count (`load_arch_hparams`)."""
+    if header.layers != _SEVENTY_LAYERS:
+        return False
+    return header.architecture == "qwen2" or (header.architecture == "llama" and heads != kv_heads)
+
+
+def _laid_out(
+    header: ModelSpec, types: Sequence[GgmlType], sizes: Sequence[int]
+) -> Iterator[TensorInfo]:
+    offset = 0
+    for tensor, kind, size in zip(header.tensors, types, sizes, strict=True):
+        yield replace(tensor, type=kind, offset=offset, size_bytes=size)
+        offset += -(-size // header.alignment) * header.alignment
+
+
+@lru_cache(maxsize=4096)
+def _bytes(kind: GgmlType, shape: tuple[int, ...]) -> int:
+    elements = prod(shape)
+    if shape and shape[0] % BLOCKS[kind].elements:  # only what the header itself states
+        return elements * BLOCKS[kind].size_bytes // BLOCKS[kind].elements
+    return row_bytes(kind, elements)

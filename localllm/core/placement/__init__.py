@@ -1,7 +1,0 @@
-"""Where a load's bytes lie, and whether each device has room: `place(spec, settings, budget)`."""
-
-from localllm.core.placement.budget import Budget, GpuBudget, budget
-from localllm.core.placement.search import place
-from localllm.core.placement.shares import HOST, Placement, Share
-
-__all__ = ["HOST", "Budget", "GpuBudget", "Placement", "Share", "budget", "place"]

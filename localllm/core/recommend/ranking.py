@@ -1,0 +1,101 @@
+"""Order: which quants of a model are worth a try, which of two plans is better, and what the next
+better model would need."""
+
+import math
+from collections.abc import Iterable, Sequence
+from datetime import date
+
+from localllm.core.quality import quality
+from localllm.core.recommend.plan import Candidate, FitPlan, Goal, Wish
+from localllm.core.units import format_bytes
+
+COMFORTABLE_TPS = 15.0
+"""`balanced` gives up no capability for speed beyond this."""
+
+
+def capability(candidate: Candidate) -> float:
+    """Compare models: log2 of the geometric mean of total and active parameters (the usual
+    measure of a mixture of experts as a dense model), plus one for each year since 2023.
+
+    A year for a doubling is the slow end of what was observed (Xiao et al. 2024, "Densing Law of
+    LLMs": parameters needed for the same result halve in about 3.3 months).
+    """
+    size = math.sqrt(candidate.parameters * candidate.active_parameters)
+    age = 0.0 if candidate.released is None else (candidate.released - date(2023, 1, 1)).days / 365
+    return math.log2(size / 1e9) + age
+
+
+def score(able: float, tps: float, wish: Wish) -> float:
+    """Compare plans by a goal: the higher, the better. It never falls when `tps` grows."""
+    match wish.goal:
+        case Goal.QUALITY:
+            return able
+        case Goal.SPEED:
+            return tps
+        case Goal.BALANCED:
+            return able + min(0.0, math.log2(max(tps, 1e-9) / COMFORTABLE_TPS))
+
+
+def next_better(
+    best: Sequence[FitPlan], groups: Iterable[Sequence[Candidate]], room: int
+) -> str | None:
+    """The smallest step up: the most capable thing here, and the least memory for more."""
+    if not best:
+        return None
+    able = max(capability(plan.candidate) for plan in best)
+    beyond = [c for c in map(usual, groups) if capability(c) > able and c.size_bytes > room]
+    if not beyond:
+        return None
+    nearest = min(beyond, key=lambda candidate: candidate.size_bytes)
+    lacking = format_bytes(nearest.size_bytes - room)
+    return (
+        f"The next better model, {nearest.model} {nearest.quant}, needs at least {lacking} more "
+        f"memory than is free here."
+    )
+
+
+MAX_LOSS_PERCENT = 10.0
+"""A quant that is published to change perplexity by more is not suggested: it costs more than a
+model of half the size would."""
+
+USUAL_BITS = 5.0
+"""Bits a weight of Q4_K_M, the quant most people take, rounded up."""
+
+
+def usual(group: Sequence[Candidate]) -> Candidate:
+    """The quant that stands for a model before any is priced: the largest of at most USUAL_BITS,
+    else the smallest."""
+    small = [candidate for candidate in group if _bits(candidate) <= USUAL_BITS]
+    if small:
+        return max(small, key=lambda candidate: candidate.size_bytes)
+    return min(group, key=lambda candidate: candidate.size_bytes)
+
+
+def worth_trying(group: Sequence[Candidate], goal: Goal) -> list[Candidate]:
+    """Put the quants of a model in the order of the goal. `quality`: from the largest down.
+    Otherwise from the knee of the quality curve down, or all when nothing lies above it."""
+    kept = [candidate for candidate in group if not _loses_too_much(candidate)]
+    large = sorted(kept, key=lambda candidate: -candidate.size_bytes)
+    if goal is Goal.QUALITY:
+        return large
+    knee = _knee_bits(group[0])
+    above = [i for i, candidate in enumerate(large) if _bits(candidate) >= knee]
+    return large[above[-1] if above else 0 :]
+
+
+def _loses_too_much(candidate: Candidate) -> bool:
+    """What is installed already is always worth showing."""
+    if candidate.installed:
+        return False
+    lost = quality.change_percent(candidate.quant, candidate.parameters, candidate.architecture)
+    return lost is not None and lost > MAX_LOSS_PERCENT
+
+
+def _knee_bits(candidate: Candidate) -> float:
+    knee = quality.knee(candidate.parameters, candidate.architecture)
+    return quality.BITS_PER_WEIGHT[knee] if knee is not None else 0.0
+
+
+def _bits(candidate: Candidate) -> float:
+    """Bits a weight takes in this file, over all its tensors."""
+    return candidate.size_bytes * 8 / candidate.parameters

@@ -1,0 +1,287 @@
+"""Whether one load fits what is free, and the smallest change that would help when not."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from localllm.core.hardware import HardwareInfo
+from localllm.core.model.spec import ModelSpec
+from localllm.core.sizing import footprint
+from localllm.core.sizing.comparison import Compared, Comparison
+from localllm.core.sizing.footprint import Footprint
+from localllm.core.sizing.load import Allocation, BufferKind, KvType, LoadSettings, Speculate
+from localllm.core.sizing.placement import HOST, Budget, Placement, Share, budget, place
+from localllm.core.sizing.placement.budget import NOTHING
+from localllm.core.sizing.placement.search import seat
+from localllm.core.units import format_bytes
+from localllm.errors import DoesNotFit, UsageError
+
+MIN_CONTEXT = 512
+"""A shorter context than this is no help to anybody."""
+
+PROBE_ABOVE = 0.8
+"""A load that would take more than this of what is free is asked of llama.cpp itself first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """What a load would need against what is free.
+
+    `settings` are those asked for with the placement filled in: what is sized is what is loaded.
+    `advice` is the smallest change that would help when it does not fit, else None, and `advised`
+    the settings with that change where one of them helps. `probed` is llama.cpp's dry run when it
+    was asked; `placement` then holds the larger of both, and `estimated` the estimate alone.
+    `draft` is what a draft model needs beside it: the devices' free bytes are without that.
+    """
+
+    footprint: Footprint
+    settings: LoadSettings
+    placement: Placement
+    advice: str | None = None
+    advised: LoadSettings | None = None
+    probed: tuple[Allocation, ...] | None = None
+    estimated: Placement | None = None
+    draft: Footprint | None = None
+
+    @property
+    def fits(self) -> bool:
+        return self.placement.fits
+
+    @property
+    def total_bytes(self) -> int:
+        """Over all devices."""
+        return sum(share.total_bytes for share in self.placement.devices)
+
+    @property
+    def with_draft_bytes(self) -> int:
+        """The same with the draft model, if there is one."""
+        return self.total_bytes + (self.draft.total_bytes if self.draft is not None else 0)
+
+    @property
+    def free_bytes(self) -> int:
+        """Of the devices that are used."""
+        return sum(max(0, share.free_bytes) for share in self.placement.devices)
+
+    @property
+    def wants_probe(self) -> bool:
+        """Whether the estimate is too near to what is free, or too unsure, to be relied upon."""
+        near = any(
+            share.total_bytes > PROBE_ABOVE * share.free_bytes
+            for share in self.placement.devices
+            if share.total_bytes
+        )
+        return self.fits and (near or bool(self.footprint.needs_probe))
+
+    def with_probe(self, allocations: tuple[Allocation, ...]) -> "Fit":
+        """The same load by the larger of the estimate and of llama.cpp's dry run, on each device
+        and for the cache and the computing apart. Weights and overhead are not part of a dry run.
+        """
+        kv, compute = _sums(allocations, self._gpus)
+        shares = tuple(
+            _larger(share, kv.get(_key(share), 0), compute.get(_key(share), 0))
+            for share in self.placement.devices
+        )
+        placement = dataclasses.replace(self.placement, devices=shares)
+        advice = self.advice
+        if not placement.fits and advice is None:
+            advice = "Try a smaller --ctx or a smaller quant, close other programs, or --force."
+        return dataclasses.replace(
+            self,
+            placement=placement,
+            probed=allocations,
+            estimated=self.estimated or self.placement,
+            advice=advice,
+        )
+
+    def compared(
+        self, loaded: tuple[Allocation, ...], draft: tuple[Allocation, ...] = ()
+    ) -> Comparison:
+        """The estimate and the dry run beside what llama.cpp then allocated, by device; and for
+        the draft model."""
+        kv, compute = _sums(loaded, self._gpus)
+        probed = _sums(self.probed, self._gpus) if self.probed is not None else None
+        parts = []
+        for share in (self.estimated or self.placement).devices:
+            key = _key(share)
+            for part, estimated, sums, i in (
+                ("cache", share.kv_bytes, kv, 0),
+                ("computing", share.compute_bytes, compute, 1),
+            ):
+                compared = Compared(
+                    device=share.name,
+                    part=part,
+                    estimated_bytes=estimated,
+                    probed_bytes=probed[i].get(key, 0) if probed is not None else None,
+                    allocated_bytes=sums.get(key, 0),
+                )
+                parts.append(compared)
+        encoder = self.settings.encoder
+        computing = sum(a.size_bytes for a in loaded if a.kind is BufferKind.ENCODER)
+        return Comparison(
+            parts=tuple(parts),
+            encoder_estimated_bytes=encoder.compute_bytes if encoder is not None else None,
+            encoder_allocated_bytes=computing if encoder is not None else None,
+            draft_estimated_bytes=self.draft.buffer_bytes if self.draft is not None else None,
+            draft_allocated_bytes=(
+                sum(sum(each.values()) for each in _sums(draft, set()))
+                if self.draft is not None
+                else None
+            ),
+        )
+
+    @property
+    def _gpus(self) -> set[str | None]:
+        return {share.engine_name for share in self.placement.devices[:-1]} - {None}
+
+    def message(self, name: str) -> str:
+        """The refusal, with its numbers."""
+        context = f"{self.settings.context} tokens of context"
+        if self.settings.parallel > 1:
+            context += f" for each of {self.settings.parallel} conversations"
+        lacking = [_lack(share) for share in self.placement.devices if not share.fits]
+        source = "" if self.probed is None else ", by llama.cpp's own dry run"
+        beside = ""
+        if self.draft is not None:
+            beside = f" beside the {format_bytes(self.draft.total_bytes)} of its draft model"
+        needs = f"{' and '.join(lacking)}{beside}{source}"
+        return f"{name} with {context} needs {needs}. {self.advice or ''}".rstrip()
+
+
+class TooLarge(DoesNotFit):
+    """A load was refused: `fit` has the sum, and the settings that would fit where there are."""
+
+    def __init__(self, name: str, fit: Fit) -> None:
+        super().__init__(fit.message(name))
+        self.fit = fit
+
+
+def _lack(share: Share) -> str:
+    if share.breaks_cap and share.max_buffer_bytes is not None:
+        return (
+            f"a buffer of {format_bytes(share.largest_buffer_bytes)} on {share.name}, whose "
+            f"backend takes at most {format_bytes(share.max_buffer_bytes)} in one piece"
+        )
+    return (
+        f"{format_bytes(share.total_bytes)} on {share.name}, where "
+        f"{format_bytes(max(0, share.free_bytes))} is free"
+    )
+
+
+def _key(share: Share) -> str:
+    return share.engine_name or HOST
+
+
+def _sums(
+    allocations: tuple[Allocation, ...], gpus: set[str | None]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Cache and computing by device; what lies on none of the GPUs ("CUDA_Host") is the host's."""
+    kv: dict[str, int] = {}
+    compute: dict[str, int] = {}
+    for part in allocations:
+        if part.kind in (BufferKind.WEIGHTS, BufferKind.ADAPTERS, BufferKind.ENCODER):
+            continue
+        sums = kv if part.kind in (BufferKind.KV, BufferKind.RECURRENT) else compute
+        device = part.device if part.device in gpus else HOST
+        sums[device] = sums.get(device, 0) + part.size_bytes
+    return kv, compute
+
+
+def _larger(share: Share, kv_bytes: int, compute_bytes: int) -> Share:
+    larger = dataclasses.replace(
+        share,
+        kv_bytes=max(share.kv_bytes, kv_bytes),
+        compute_bytes=max(share.compute_bytes, compute_bytes),
+    )
+    added = larger.total_bytes - share.total_bytes
+    fits = share.fits and (not added or larger.total_bytes <= share.free_bytes)
+    return dataclasses.replace(larger, fits=fits)
+
+
+def weigh(
+    spec: ModelSpec,
+    settings: LoadSettings,
+    hardware: HardwareInfo,
+    *,
+    draft: ModelSpec | None = None,
+    reserve_bytes: int = 0,
+    returned_bytes: int = 0,
+    returned_gpu_bytes: Mapping[str, int] = NOTHING,
+) -> Fit:
+    """Place a load on this machine as it is now, with `draft` beside it if the settings use one.
+
+    The model to be replaced gives back `returned_bytes` of system memory when it is unloaded, and
+    `returned_gpu_bytes` of each device, by the engine's name of it.
+    """
+    room = budget(
+        hardware,
+        reserve_bytes=reserve_bytes,
+        returned_bytes=returned_bytes,
+        returned_gpu_bytes=returned_gpu_bytes,
+    )
+    return weigh_in(spec, settings, room, draft)
+
+
+def weigh_in(
+    spec: ModelSpec, settings: LoadSettings, room: Budget, draft: ModelSpec | None = None
+) -> Fit:
+    """Place a load in a room that is known already."""
+    placement, encoder = seat(place(spec, settings, room, draft), settings.encoder)
+    chosen = dataclasses.replace(placement.chosen(settings), encoder=encoder)
+    advice, advised = (None, None) if placement.fits else _advice(spec, settings, room, draft)
+    beside = draft if settings.used_draft is not None else None
+    return Fit(
+        footprint=footprint.of(spec, chosen),
+        settings=chosen,
+        placement=placement,
+        advice=advice,
+        advised=advised,
+        draft=footprint.of_draft(beside, chosen) if beside is not None else None,
+    )
+
+
+def _advice(
+    spec: ModelSpec, settings: LoadSettings, room: Budget, draft: ModelSpec | None
+) -> tuple[str, LoadSettings | None]:
+    for words, changed in _changes(settings):
+        try:
+            placement, _ = seat(place(spec, changed, room, draft), changed.encoder)
+        except UsageError:  # this model's cache cannot be of that type
+            continue
+        if placement.fits:
+            total = sum(share.total_bytes for share in placement.devices)
+            return f"Try {words} ({format_bytes(total)}).", changed
+    weights = footprint.of(spec, settings).weights_bytes
+    seeing = settings.encoder.size_bytes if settings.encoder is not None else 0
+    beside = f", and the image encoder needs {format_bytes(seeing)}" if seeing else ""
+    return (
+        f"No setting makes it fit: the weights alone are {format_bytes(weights)}{beside}. "
+        "Try a smaller quant or a smaller model, close other programs, or --force."
+    ), None
+
+
+def _changes(settings: LoadSettings) -> Iterator[tuple[str, LoadSettings]]:
+    """Changes to a load, the least painful first."""
+    if settings.gpu_layers:
+        yield "--gpu-layers auto", dataclasses.replace(settings, gpu_layers=None)
+    prefix = ""
+    if settings.used_draft is not None:
+        settings = dataclasses.replace(settings, speculate=Speculate.OFF)
+        yield "--speculate off", settings
+        prefix = "--speculate off "
+    for parallel in _halves(settings.parallel, 1):
+        yield f"{prefix}--parallel {parallel}", dataclasses.replace(settings, parallel=parallel)
+    single = dataclasses.replace(settings, parallel=1)
+    prefix += "--parallel 1 " if settings.parallel > 1 else ""
+    for context in _halves(settings.context, MIN_CONTEXT):
+        yield f"{prefix}--ctx {context}", dataclasses.replace(single, context=context)
+    context = min(settings.context, MIN_CONTEXT)
+    small = dataclasses.replace(
+        single, context=context, kv_type_k=KvType.Q8_0, kv_type_v=KvType.Q8_0
+    )
+    yield f"{prefix}--ctx {context} --kv-type q8_0", small
+
+
+def _halves(value: int, least: int) -> Iterator[int]:
+    while value // 2 >= least:
+        value //= 2
+        yield value

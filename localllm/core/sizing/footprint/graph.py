@@ -1,0 +1,92 @@
+"""Whether llama.cpp's graph has room for itself: where it has not, the process aborts.
+
+`graph_max_nodes` (`src/llama-context.cpp`, b11434) reserves 8 nodes for each tensor of the model,
+and the scheduler keeps nodes, weights, caches and inputs together in a hash table of that size
+(`ggml_backend_sched_new` says itself that it "needs to be size*2 to account for leafs"). A model
+whose weights are fused into few tensors has more than 8 of them for each: Phi-3 and Phi-4, once a
+quantized cache adds the rotations of queries, keys and values (`attn_rot_k`, `attn_rot_v`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from localllm.core.model.quants import BLOCKS, GgmlType
+from localllm.core.model.spec import ModelSpec
+from localllm.core.sizing.load import LoadSettings
+from localllm.errors import UsageError
+
+_NODES_A_TENSOR, _LEAST_NODES = 8, 1024
+_TABLE_SIZES = (1031, 2053, 4099, 8209, 16411)  # `ggml_hash_size`: primes after powers of two
+_ROTATED_HEAD = 64  # heads of a multiple of this are rotated
+_ROTATION_NODES = 6  # queries and keys; values and the result
+_STREAM_NODES = 2  # keys and values of all sequences as one tensor
+_INPUTS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Graph:
+    """Nodes of an architecture's graph, as llama.cpp logs them ("graph: nodes = ...").
+
+    Each layer's with flash attention and without, and those outside the layers.
+    """
+
+    layer: int
+    layer_without_flash: int
+    outside: int
+
+
+# Counted from the dry run of Phi-4 and of models like it with 36 to 43 layers (2026-11-21). Every
+# other architecture of the forge stays below 7.6 for each tensor, so that no table overflows.
+_GRAPHS: Mapping[str, _Graph] = MappingProxyType(
+    {"phi3": _Graph(layer=29, layer_without_flash=33, outside=6)}
+)
+
+
+def check_graph(spec: ModelSpec, settings: LoadSettings, *, flash: bool) -> None:
+    """Raise UsageError for a load whose graph does not fit the room that llama.cpp gives it.
+
+    `flash`: attention is computed without its matrix.
+    """
+    if not fits_graph(spec, settings, flash=flash):
+        raise UsageError(
+            f"llama.cpp would abort: it has room for {_room(len(spec.tensors))} nodes and tensors "
+            f"of a {spec.architecture} model of {spec.layers} layers, and a cache of "
+            f"{settings.kv_type_k} keys and {settings.kv_type_v} values makes about "
+            f"{_entries(spec, settings, flash=flash)}. Use f16 for the cache"
+        )
+
+
+def fits_graph(spec: ModelSpec, settings: LoadSettings, *, flash: bool) -> bool:
+    """Whether llama.cpp has room for this load's graph; as `check_graph`."""
+    return _entries(spec, settings, flash=flash) <= _room(len(spec.tensors))
+
+
+def _entries(spec: ModelSpec, settings: LoadSettings, *, flash: bool) -> int:
+    """Nodes and tensors; 0 for an architecture that never has too many."""
+    known = _GRAPHS.get(spec.architecture)
+    if known is None:
+        return 0
+    layer = known.layer if flash else known.layer_without_flash
+    layer += _added_nodes(spec, settings)
+    return known.outside + layer * spec.layers + len(spec.tensors) + 2 * spec.layers + _INPUTS
+
+
+def _added_nodes(spec: ModelSpec, settings: LoadSettings) -> int:
+    """What the cache's types and streams add to each layer."""
+    keys, values = settings.kv_type_k.name, settings.kv_type_v.name
+    rotations = (
+        _quantized(keys) and spec.key_length(0) % _ROTATED_HEAD == 0,
+        _quantized(values) and spec.value_length(0) % _ROTATED_HEAD == 0,
+    )
+    split = not settings.kv_unified and settings.parallel > 1
+    return sum(rotations) * _ROTATION_NODES + split * _STREAM_NODES
+
+
+def _quantized(name: str) -> bool:
+    return BLOCKS[GgmlType[name]].elements > 1
+
+
+def _room(tensors: int) -> int:
+    wanted = max(_LEAST_NODES, _NODES_A_TENSOR * tensors)
+    return next((size for size in _TABLE_SIZES if size >= wanted), wanted)

@@ -1,0 +1,281 @@
+"""The fastest arrangement that fits.
+
+`load_tensors` in `src/llama-model.cpp` (llama.cpp b11434) gives the last `n_gpu_layers` slots to
+the GPUs, each a run of them, and keeps the input embedding on the host. How many each GPU gets is
+said to it (`tensor_split`), so that what is planned is what is loaded. docs/placement.md says what
+is charged to whom and why.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import accumulate, pairwise
+
+from localllm.core.hardware import Backend
+from localllm.core.model.spec import ModelSpec
+from localllm.core.sizing import footprint
+from localllm.core.sizing.footprint.cache import ubatch
+from localllm.core.sizing.footprint.weights import INTERPRETER_BYTES
+from localllm.core.sizing.load import Encoder, LoadSettings
+from localllm.core.sizing.placement.budget import Budget, GpuBudget
+from localllm.core.sizing.placement.shares import HOST, Placement, Share
+from localllm.core.sizing.placement.slots import Slots
+
+DEVICE_OVERHEAD_BYTES = {Backend.CUDA: 456 * 2**20, Backend.ROCM: 456 * 2**20}
+"""Device memory that no log line shows: the context and its libraries. The largest of the values
+that CUDA users logged (150 to 456 MiB, llama.cpp pull request 15860, 2025)."""
+
+_OTHER_OVERHEAD_BYTES = 150 * 2**20
+_COPIES = 4  # of the graph's inputs on each device of a pipeline (GGML_SCHED_MAX_COPIES)
+_BORROWING_TOKENS = 32
+"""From this micro-batch on a GPU computes with weights that lie on the host, one tensor at a time
+(`min_batch_size` of `offload_op` in the CUDA, Vulkan and Metal backends)."""
+
+_Cuts = tuple[int, ...]
+"""Where each GPU's run of slots starts, and the end: one number more than there are GPUs."""
+
+
+def place(
+    spec: ModelSpec, settings: LoadSettings, budget: Budget, draft: ModelSpec | None = None
+) -> Placement:
+    """The fastest placement that fits, or the nearest to fitting.
+
+    From fast to slow: every layer on the GPUs; the routed experts of as few layers as possible on
+    the host; as many layers as possible; none. With `settings.gpu_layers` set, that many layers
+    and no others are tried; the experts of the first `settings.cpu_moe` layers stay on the host
+    in any case. When nothing fits it is the fastest that the GPUs have room for. What a draft
+    model needs beside it stays free on each device: llama.cpp chooses where it goes. Raises
+    UsageError and GgufError as `footprint.of` does.
+    """
+    if draft is not None and settings.used_draft is not None:
+        budget = budget.keeping_free(footprint.of_draft(draft, settings).total_bytes)
+    search = _Search(Slots(spec, settings), budget)
+    if not budget.gpus or settings.gpu_layers == 0:
+        return search.host_only()
+    if settings.gpu_layers is not None:
+        return search.arrange(settings.gpu_layers, settings.cpu_moe)
+    nearest: Placement | None = None
+    for gpu_layers, cpu_moe in search.candidates():
+        if search.surely_too_large(gpu_layers, cpu_moe):
+            continue
+        found = search.arrange(gpu_layers, cpu_moe)
+        if found.fits:
+            return found
+        if nearest is None and all(share.fits for share in found.devices[:-1]):
+            nearest = found
+    host_only = search.host_only()
+    return host_only if host_only.fits or nearest is None else nearest
+
+
+class _Search:
+    """One model, one budget: candidates and what each puts where."""
+
+    def __init__(self, slots: Slots, budget: Budget) -> None:
+        self.slots, self.budget, self.gpus = slots, budget, budget.gpus
+
+    def candidates(self) -> Iterator[tuple[int, int]]:
+        """(gpu_layers, cpu_moe) from the fastest arrangement to the slowest. Attention and cache
+        gain more from a GPU's memory than experts, of which a token reads a few."""
+        slots, moe = self.slots, min(self.slots.settings.cpu_moe, self.slots.blocks)
+        yield slots.count, moe
+        if slots.has_experts:
+            yield from ((slots.count, n) for n in range(moe + 1, slots.blocks + 1))
+            moe = slots.blocks
+        yield from ((count, moe) for count in range(slots.count - 1, 0, -1))
+
+    def surely_too_large(self, gpu_layers: int, cpu_moe: int) -> bool:
+        """Whether the slots need more than all GPUs have together, however they are split: what
+        they hold, and on at least one GPU the temporaries and what no log line shows."""
+        slots = self.slots
+        first, end = slots.count - gpu_layers, slots.count
+        held = slots.gpu_weights(first, end, cpu_moe) + slots.gpu_cache(first, end)
+        once = slots.needed.compute_bytes + min(_overhead(gpu) for gpu in self.gpus)
+        return held + once > sum(max(0, gpu.free_bytes) for gpu in self.gpus)
+
+    def host_only(self) -> Placement:
+        """Everything on the host; the engine is told to use no device at all. A mapped file whose
+        rearranged copy does not fit beside it is read instead."""
+        mapped, slots = self._on_host(0), self.slots
+        copies = slots.host_repacked(slots.count, 0)
+        if mapped.fits or not copies:
+            return mapped
+        read = self._on_host(copies)
+        return replace(read, mmap=False) if read.fits else mapped
+
+    def _on_host(self, saved_bytes: int) -> Placement:
+        needed = self.slots.needed
+        share = Share(
+            name=HOST,
+            weights_bytes=needed.weights_bytes + needed.adapter_bytes,
+            kv_bytes=needed.kv_bytes + needed.recurrent_bytes,
+            compute_bytes=needed.compute_bytes + needed.output_bytes,
+            overhead_bytes=needed.overhead_bytes - saved_bytes,
+            free_bytes=self.budget.host_bytes,
+        )
+        share = replace(share, fits=share.total_bytes <= share.free_bytes)
+        return Placement(gpu_layers=0, cpu_moe=0, devices=(share,), layout=(0,) * self.slots.count)
+
+    def arrange(self, gpu_layers: int, cpu_moe: int) -> Placement:
+        """Put the last `gpu_layers` slots on the GPUs: in proportion to free memory if each then
+        has room, else filled in turn, else all on one."""
+        slots = self.slots
+        gpu_layers, cpu_moe = min(gpu_layers, slots.count), min(cpu_moe, slots.blocks)
+        if not slots.has_experts:
+            cpu_moe = 0
+        first = slots.count - gpu_layers
+        shares: tuple[Share, ...] = ()
+        for cuts in self._splits(first, cpu_moe):
+            tried = self._gpu_shares(cuts, cpu_moe)
+            shares = shares or tried
+            if all(share.fits for share in tried):
+                shares = tried
+                break
+        return Placement(
+            gpu_layers=gpu_layers,
+            cpu_moe=cpu_moe,
+            devices=self._with_host(shares, first, cpu_moe),
+            layout=(
+                *[len(self.gpus)] * first,
+                *(i for i, share in enumerate(shares) for _ in range(share.layers)),
+            ),
+        )
+
+    def _splits(self, first: int, cpu_moe: int) -> Iterator[_Cuts]:
+        yield _proportional(self.gpus, first, self.slots.count)
+        if len(self.gpus) > 1:
+            if (cuts := self._filled(first, cpu_moe)) is not None:
+                yield cuts
+            for alone in range(len(self.gpus)):
+                before = [first] * (alone + 1)
+                yield (*before, *[self.slots.count] * (len(self.gpus) - alone))
+
+    def _filled(self, first: int, cpu_moe: int) -> _Cuts | None:
+        """Give each GPU in turn as many slots as it has room for; None when some are left."""
+        cuts, end = [first], self.slots.count
+        for gpu in self.gpus:
+            start = cuts[-1]
+
+            def too_large(at: int, gpu: GpuBudget = gpu, start: int = start) -> bool:
+                return not self._gpu(gpu, start, at, first, cpu_moe, several=True).fits
+
+            # what a run of slots needs never shrinks when one more slot is added to it
+            run = range(start + 1, end + 1)
+            cuts.append(start + bisect_left(run, True, key=too_large))
+        return tuple(cuts) if cuts[-1] == end else None
+
+    def _gpu_shares(self, cuts: _Cuts, cpu_moe: int) -> tuple[Share, ...]:
+        several = sum(start < end for start, end in pairwise(cuts)) > 1
+        return tuple(
+            self._gpu(gpu, start, end, cuts[0], cpu_moe, several=several)
+            for gpu, (start, end) in zip(self.gpus, pairwise(cuts), strict=True)
+        )
+
+    def _gpu(
+        self, gpu: GpuBudget, start: int, end: int, first: int, cpu_moe: int, *, several: bool
+    ) -> Share:
+        if start == end:  # the engine is not told of it
+            return Share(
+                name=gpu.name,
+                engine_name=gpu.engine_name,
+                free_bytes=gpu.free_bytes,
+                max_buffer_bytes=gpu.max_buffer_bytes,
+            )
+        slots = self.slots
+        compute = slots.needed.compute_bytes
+        if several and first == 0 and not cpu_moe and slots.settings.kv_offload:
+            compute += slots.inputs_bytes * (_COPIES - 1)
+        if start == first and ubatch(slots.settings) >= _BORROWING_TOKENS:
+            compute += slots.largest_host_tensor(first, cpu_moe)
+        weights = slots.gpu_weights(start, end, cpu_moe)
+        mapped = gpu.backend is Backend.METAL and slots.settings.mmap
+        if end == slots.count and not mapped:
+            weights += slots.tied_bytes
+        kv, overhead = slots.gpu_cache(start, end), _overhead(gpu)
+        largest, cap = slots.largest_gpu_tensor(start, end, cpu_moe), gpu.max_buffer_bytes
+        return Share(
+            name=gpu.name,
+            engine_name=gpu.engine_name,
+            layers=end - start,
+            weights_bytes=weights,
+            kv_bytes=kv,
+            compute_bytes=compute,
+            overhead_bytes=overhead,
+            free_bytes=gpu.free_bytes,
+            largest_buffer_bytes=largest,
+            max_buffer_bytes=cap,
+            fits=weights + kv + compute + overhead <= gpu.free_bytes
+            and (cap is None or largest <= cap),
+        )
+
+    def _with_host(self, shares: tuple[Share, ...], first: int, cpu_moe: int) -> tuple[Share, ...]:
+        """Add the host's share; unified devices draw on the host's bytes.
+
+        Without mmap the host must be able to hold all weights once.
+        """
+        slots = self.slots
+        host = Share(
+            name=HOST,
+            weights_bytes=slots.host_weights(first, cpu_moe),
+            kv_bytes=slots.host_cache(first),
+            compute_bytes=self._host_compute(first, cpu_moe),
+            overhead_bytes=INTERPRETER_BYTES
+            + slots.vocabulary_bytes
+            + (0 if self._pinned(shares) else slots.host_repacked(first, cpu_moe)),
+            free_bytes=self.budget.host_bytes,
+        )
+        unified = [share.total_bytes if gpu.unified else 0
+                   for gpu, share in zip(self.gpus, shares, strict=True)]  # fmt: skip
+        weights = slots.needed.weights_bytes + slots.needed.adapter_bytes
+        through = 0 if slots.settings.mmap else weights - host.weights_bytes
+        fits = host.total_bytes + max(sum(unified), through) <= host.free_bytes
+        judged = (
+            replace(share, fits=share.fits and (fits or not gpu.unified or not share.layers))
+            for gpu, share in zip(self.gpus, shares, strict=True)
+        )
+        return (*judged, replace(host, fits=fits))
+
+    def _host_compute(self, first: int, cpu_moe: int) -> int:
+        slots = self.slots
+        idle = first == 0 and not cpu_moe and slots.settings.kv_offload
+        compute = 0 if idle else slots.needed.compute_bytes
+        return slots.inputs_bytes + slots.needed.output_bytes + compute
+
+    def _pinned(self, shares: Sequence[Share]) -> bool:
+        """Whether weights on the host lie in a device's host buffer, which the CPU does not
+        rearrange (`make_cpu_buft_list`). Metal has none."""
+        return any(
+            share.layers and gpu.backend is not Backend.METAL
+            for gpu, share in zip(self.gpus, shares, strict=True)
+        )
+
+
+def _overhead(gpu: GpuBudget) -> int:
+    return DEVICE_OVERHEAD_BYTES.get(gpu.backend, _OTHER_OVERHEAD_BYTES)
+
+
+def _proportional(gpus: Sequence[GpuBudget], first: int, end: int) -> _Cuts:
+    """Split as llama.cpp does by itself: in proportion to free memory (`std::upper_bound` over
+    the cumulated shares)."""
+    cumulated = list(accumulate(max(gpu.free_bytes, 1) for gpu in gpus))
+    bounds = [value / cumulated[-1] for value in cumulated]
+    count, last = end - first, len(gpus) - 1
+    devices = [min(bisect_right(bounds, i / count), last) for i in range(count)]
+    return (*(first + bisect_right(devices, gpu - 1) for gpu in range(len(gpus))), end)
+
+
+def seat(placement: Placement, encoder: Encoder | None) -> tuple[Placement, Encoder | None]:
+    """Put the encoder on the first GPU that holds layers and has room for it, else on the host:
+    an image is encoded once, the model's layers are needed for every token."""
+    if encoder is None:
+        return placement, None
+    *gpus, host = placement.devices
+    needed = encoder.size_bytes
+    for i, gpu in enumerate(gpus):
+        named = gpu.engine_name is not None and gpu.layers > 0
+        if named and gpu.total_bytes + needed <= gpu.free_bytes:
+            gpus[i] = replace(gpu, encoder_bytes=needed)
+            seated = replace(encoder, device=gpu.engine_name)
+            return replace(placement, devices=(*gpus, host)), seated
+    fits = host.fits and host.total_bytes + needed <= host.free_bytes
+    host = replace(host, encoder_bytes=needed, fits=fits)
+    return replace(placement, devices=(*gpus, host)), replace(encoder, device=None)

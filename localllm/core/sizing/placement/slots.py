@@ -1,0 +1,126 @@
+"""A model as slots that llama.cpp assigns to devices: one a block of the file, one the output.
+
+Sums over ranges of slots come from running totals, so that a hundred arrangements cost little.
+"""
+
+from collections.abc import Iterable
+from itertools import accumulate
+
+from localllm.core.model.quants import GgmlType, row_bytes
+from localllm.core.model.spec import ModelSpec
+from localllm.core.sizing import footprint
+from localllm.core.sizing.footprint import Footprint, Part
+from localllm.core.sizing.footprint.cache import cells, flash, ubatch
+from localllm.core.sizing.footprint.weights import Slot, held, vocabulary_bytes
+from localllm.core.sizing.load import LoadSettings
+
+_FLOAT, _HALF = 4, 2
+
+
+class Slots:
+    """What each slot weighs under one set of settings."""
+
+    def __init__(self, spec: ModelSpec, settings: LoadSettings) -> None:
+        self.settings = settings
+        self.needed: Footprint = footprint.of(spec, settings)
+        layers = footprint.layers(spec, settings)
+        blocks = [part for part in layers if part.part is Part.LAYER]
+        self.blocks = spec.blocks  # draft blocks hold nothing and count
+        self.count = spec.blocks + 1
+        self.input_bytes = sum(p.weights_bytes for p in layers if p.part is Part.INPUT)
+        self.tied_bytes = layers[-1].tied_bytes
+        self.vocabulary_bytes = vocabulary_bytes(spec)
+        self.inputs_bytes = _inputs_bytes(spec, settings)
+        empty = [0] * (spec.blocks - len(blocks))
+        weights = [p.weights_bytes for p in blocks] + empty + [layers[-1].weights_bytes]
+        self.weights = _running(weights)
+        self.experts = _running([p.expert_bytes for p in blocks] + empty + [0])
+        cache = [p.kv_bytes + p.recurrent_bytes for p in blocks] + empty + [0]
+        self.cache = _running(cache)
+        self.has_experts = self.experts[-1] > 0
+        self._read_slots(spec)
+        self.largest_cache = [
+            _largest_cache(spec, settings, p.kv_bytes, p.recurrent_bytes, i)
+            for i, p in enumerate(blocks)
+        ] + [*empty, 0]
+        self.largest_node = min(_largest_node(spec, settings), self.needed.compute_bytes)
+
+    def _read_slots(self, spec: ModelSpec) -> None:
+        """The largest tensors of each slot and what the CPU would keep rearranged of it."""
+        weights = held(spec)
+        drafts = [Slot()] * (spec.blocks - len(weights.layers))
+        slots = [*weights.layers, *drafts, weights.output]
+        self.largest = [slot.largest_plain for slot in slots]
+        self.largest_expert = [slot.largest_expert for slot in slots]
+        # Without mmap the rearranged tensors are the only copy.
+        mapped = self.settings.mmap
+        self.repacked = _running(slot.rearranged_plain if mapped else 0 for slot in slots)
+        self.repacked_experts = _running(slot.rearranged_expert if mapped else 0 for slot in slots)
+
+    def gpu_weights(self, start: int, end: int, cpu_moe: int) -> int:
+        """Bytes of the slots without the experts that stay on the host."""
+        experts = self.experts[max(end, cpu_moe)] - self.experts[max(start, cpu_moe)]
+        return self.weights[end] - self.weights[start] + experts
+
+    def gpu_cache(self, start: int, end: int) -> int:
+        return self.cache[end] - self.cache[start] if self.settings.kv_offload else 0
+
+    def host_weights(self, first: int, cpu_moe: int) -> int:
+        """Bytes that stay on the host when the slots from `first` on are on GPUs."""
+        return self.input_bytes + self.weights[first] + self.experts[max(first, cpu_moe)]
+
+    def host_cache(self, first: int) -> int:
+        return self.cache[first] if self.settings.kv_offload else self.cache[-1]
+
+    def host_repacked(self, first: int, cpu_moe: int) -> int:
+        return self.repacked[first] + self.repacked_experts[max(first, cpu_moe)]
+
+    def largest_gpu_tensor(self, start: int, end: int, cpu_moe: int) -> int:
+        """Bytes of the largest tensor that a device with these slots holds in one piece."""
+        if start == end:
+            return 0
+        tied = self.tied_bytes if end == self.count else 0
+        cache = max(self.largest_cache[start:end]) if self.settings.kv_offload else 0
+        experts = max(self.largest_expert[max(start, cpu_moe) : end], default=0)
+        return max(*self.largest[start:end], experts, cache, tied, self.largest_node)
+
+    def largest_host_tensor(self, first: int, cpu_moe: int) -> int:
+        """Bytes of the largest layer tensor on the host, which a GPU borrows for long prompts."""
+        experts = self.largest_expert[: max(first, cpu_moe)]
+        return max([*self.largest[:first], *experts], default=0)
+
+
+def _running(values: Iterable[int]) -> list[int]:
+    return list(accumulate(values, initial=0))
+
+
+def _inputs_bytes(spec: ModelSpec, settings: LoadSettings) -> int:
+    """The graph's inputs: embeddings of a micro-batch and the mask."""
+    tokens = ubatch(settings)
+    return tokens * (spec.embedding * _FLOAT + cells(spec, settings).full * _HALF)
+
+
+def _largest_cache(
+    spec: ModelSpec, settings: LoadSettings, kv: int, recurrent: int, layer: int
+) -> int:
+    """The larger of a layer's keys and values; they are tensors of their own."""
+    if spec.mla or not kv:
+        return max(kv, recurrent)
+    heads = spec.head_count_kv(layer)
+    key = row_bytes(GgmlType[settings.kv_type_k.name], spec.key_length(layer) * heads)
+    value = row_bytes(GgmlType[settings.kv_type_v.name], spec.value_length(layer) * heads)
+    return max(-(-kv * max(key, value) // max(1, key + value)), recurrent)
+
+
+def _largest_node(spec: ModelSpec, settings: LoadSettings) -> int:
+    """The largest temporary: the attention matrix without flash attention, else the mask or the
+    widest of the feed-forward part (`ggml_gallocr` splits a buffer only between tensors)."""
+    tokens, span = ubatch(settings), cells(spec, settings).full
+    layers = range(spec.layers)
+    if flash(spec, settings):
+        attention = tokens * span * _HALF
+    else:
+        heads = max((spec.head_count(i) for i in layers), default=0)
+        attention = tokens * span * heads * _FLOAT
+    inner = max((spec.feed_forward(i) for i in layers), default=0)
+    return max(attention, tokens * inner * _FLOAT)

@@ -1,0 +1,115 @@
+"""LoadSettings as llama.cpp's parameter structs: the one place where they are translated.
+
+The load and the dry run both come through here, so what is probed is what is loaded.
+"""
+
+import ctypes
+from functools import cache
+
+import llama_cpp.llama_cpp as llama
+from llama_cpp._ggml import libggml
+
+from localllm.core.model.quants import GgmlType
+from localllm.core.sizing.load import FlashAttention, LoadSettings, Pooling
+from localllm.errors import LoadFailed
+
+ALL_LAYERS = -1
+"""llama.cpp's "every layer" for n_gpu_layers."""
+
+_FLASH_ATTENTION = {
+    FlashAttention.AUTO: llama.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    FlashAttention.ON: llama.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    FlashAttention.OFF: llama.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+
+
+class _BufferOverride(ctypes.Structure):
+    """llama_model_tensor_buft_override: tensors whose name matches go to this kind of buffer."""
+
+    _fields_ = (("pattern", ctypes.c_char_p), ("buft", ctypes.c_void_p))
+
+
+def model_params(settings: LoadSettings) -> llama.llama_model_params:
+    """The model's half: where the weights go and whether the file is mapped.
+
+    Raises LoadFailed for a device that the engine does not have.
+    """
+    params = llama.llama_model_default_params()
+    params.n_gpu_layers = ALL_LAYERS if settings.gpu_layers is None else settings.gpu_layers
+    params.load_mode = (
+        llama.LLAMA_LOAD_MODE_MMAP
+        if settings.mmap and llama.llama_supports_mmap()
+        else llama.LLAMA_LOAD_MODE_NONE
+    )
+    if settings.cpu_moe:
+        params.tensor_buft_overrides = ctypes.cast(
+            _experts_on_cpu(settings.cpu_moe), ctypes.c_void_p
+        )
+    if settings.devices is not None:
+        params.devices = ctypes.cast(_devices(settings.devices), ctypes.c_void_p)
+    if settings.tensor_split:
+        params.tensor_split = _split(settings.tensor_split)
+    return params
+
+
+def device(name: str) -> int:
+    """llama.cpp's device of this name. Raises LoadFailed."""
+    find = libggml.ggml_backend_dev_by_name
+    find.argtypes, find.restype = [ctypes.c_char_p], ctypes.c_void_p
+    found = find(name.encode())
+    if found is None:
+        raise LoadFailed(f"the engine has no device {name} (any more); plan the load again")
+    return int(found)
+
+
+@cache
+def _devices(names: tuple[str, ...]) -> "ctypes.Array[ctypes.c_void_p]":
+    """The devices of these names, ended by a null: an empty list keeps everything, and the
+    computing too, off the GPUs. Cached because llama.cpp keeps the pointer."""
+    found = [device(name) for name in names]
+    return (ctypes.c_void_p * (len(found) + 1))(*found, None)
+
+
+@cache
+def _split(layers: tuple[int, ...]) -> "ctypes.Array[ctypes.c_float]":
+    """Layers of each device. llama.cpp compares the running sums, divided by their total, with
+    each layer's own fraction: counts come out as they were put in."""
+    length = max(len(layers), int(llama.llama_max_devices()))
+    return (ctypes.c_float * length)(*layers)
+
+
+@cache
+def _experts_on_cpu(layers: int) -> "ctypes.Array[_BufferOverride]":
+    """Overrides that keep the routed experts of the first layers on the host (the names are
+    llama.cpp's `ffn_*_exps`); cached because llama.cpp keeps the pointer."""
+    libggml.ggml_backend_cpu_buffer_type.restype = ctypes.c_void_p
+    host = libggml.ggml_backend_cpu_buffer_type()
+    patterns = [rf"blk\.{i}\.ffn_(up|down|gate|gate_up)_(ch|)exps".encode() for i in range(layers)]
+    rows = [_BufferOverride(pattern, host) for pattern in patterns]
+    return (_BufferOverride * (layers + 1))(*rows, _BufferOverride(None, None))
+
+
+def context_params(settings: LoadSettings, threads: int) -> llama.llama_context_params:
+    """The context's half: cache, batches, outputs. `threads` is used for decode and prefill."""
+    params = llama.llama_context_default_params()
+    params.n_ctx = settings.cells
+    params.n_seq_max = settings.parallel
+    params.kv_unified = settings.kv_unified
+    params.n_batch = settings.batch
+    params.n_ubatch = min(settings.ubatch, settings.batch)
+    params.n_outputs_max = settings.outputs
+    params.embeddings = settings.embeddings
+    if settings.embeddings:  # what is not ranked is pooled in embedding.py, request by request
+        ranks = settings.pooling is Pooling.RANK
+        params.pooling_type = (
+            llama.LLAMA_POOLING_TYPE_RANK if ranks else llama.LLAMA_POOLING_TYPE_NONE
+        )
+    params.type_k = GgmlType[settings.kv_type_k.name]
+    params.type_v = GgmlType[settings.kv_type_v.name]
+    params.flash_attn_type = _FLASH_ATTENTION[settings.flash_attention]
+    params.swa_full = settings.swa_full
+    params.offload_kqv = settings.kv_offload
+    params.n_threads = threads
+    params.n_threads_batch = threads
+    params.no_perf = True
+    return params

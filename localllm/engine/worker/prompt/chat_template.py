@@ -1,0 +1,278 @@
+"""Chat templates: text from a model file that is executed. Sandboxed, bounded in size and time.
+
+Templates use Jinja as `transformers` sets it up (apply_chat_template): trim_blocks,
+lstrip_blocks, loop controls, `raise_exception`, `strftime_now`. See SECURITY in docs for the
+attacks this stands against (CVE-2024-34359, CVE-2024-56326, CVE-2025-27516).
+"""
+
+import ctypes
+import functools
+import json
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import NoReturn
+
+import jinja2
+from jinja2.ext import Extension, loopcontrols
+from jinja2.filters import do_indent
+from jinja2.nodes import Node
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from localllm.engine.messages import Message, Role, Tool
+from localllm.engine.worker.parsing.formats import family_of, fence_of
+from localllm.engine.worker.prompt.tool_turns import (
+    Form,
+    Turn,
+    form_of,
+    in_parts,
+    plain_turns,
+    tools_of,
+    turns_with_tools,
+)
+from localllm.errors import BadRequest
+
+MAX_TEMPLATE_CHARS = 512 * 1024
+MAX_RENDERED_CHARS = 16 * 2**20
+TIME_LIMIT_S = 2.0
+MEMORY_LIMIT_BYTES = 512 * 2**20
+"""What a rendering may add to this process's address space (enforced on Linux)."""
+
+_MAX_INDENT = 16
+_PROBED = "probed words"
+_FORBIDDEN_METHODS = {"center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map"}
+"""String methods that make a huge string out of a small number."""
+
+
+class TemplateTimeout(BaseException):
+    """Raised inside the rendering thread when the time is over; not an Exception, so that no
+    handler on the way swallows it."""
+
+
+class ChatTemplate:
+    """One model's template, compiled once."""
+
+    def __init__(self, source: str, *, bos_token: str = "", eos_token: str = "") -> None:
+        """Compile. Raises BadRequest when it is too long or not valid Jinja."""
+        if len(source) > MAX_TEMPLATE_CHARS:
+            raise BadRequest(
+                f"The model's chat template has {len(source)} characters; "
+                f"at most {MAX_TEMPLATE_CHARS} are accepted."
+            )
+        environment = _Sandbox(
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
+        )
+        environment.globals["raise_exception"] = _raise_exception
+        environment.globals["strftime_now"] = _strftime_now
+        for name in ("center", "format", "xmlattr"):
+            environment.filters.pop(name, None)
+        environment.filters["indent"] = _indent
+        environment.filters["tojson"] = _tojson
+        try:
+            self._template = environment.from_string(source)
+        except (jinja2.TemplateError, RecursionError, SyntaxError) as error:
+            raise BadRequest(f"The model's chat template is not usable: {error}") from error
+        self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self.family = family_of(source)
+        self.fence = fence_of(source)
+
+    @functools.cached_property
+    def form(self) -> Form:
+        """How this template takes tools, calls and results: it is asked once, when there are
+        some."""
+        return form_of(lambda turns, tools: self._render(turns, tools, {}), self.family)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        *,
+        reasons: bool | None = None,
+    ) -> str:
+        """The prompt of this conversation, ready for the assistant's turn.
+
+        `reasons` False asks a template that can for an answer without reasoning. Raises
+        BadRequest when the template refuses the conversation, takes longer than TIME_LIMIT_S or
+        writes more than MAX_RENDERED_CHARS.
+        """
+        options = {} if reasons is None else {"enable_thinking": reasons}
+        if not tools and not any(m.tool_calls or m.role is Role.TOOL for m in messages):
+            return self._render(plain_turns(messages), None, options)
+        turns = turns_with_tools(messages, tools, self.form, self.family)
+        return self._render(turns, tools_of(tools, self.form), options)
+
+    @functools.cached_property
+    def _wants_parts(self) -> bool:
+        """Whether this template takes a content as a list of parts alone, as those of some models
+        that see do."""
+
+        def writes(content: object) -> bool:
+            try:
+                return _PROBED in self._render_as_is(
+                    [{"role": "user", "content": content}], None, {}
+                )
+            except BadRequest:
+                return False
+
+        return not writes(_PROBED) and writes([{"type": "text", "text": _PROBED}])
+
+    def _render(self, turns: list[Turn], tools: list[Turn] | None, options: dict[str, bool]) -> str:
+        if self._wants_parts:
+            turns = in_parts(turns)
+        return self._render_as_is(turns, tools, options)
+
+    def _render_as_is(
+        self, turns: list[Turn], tools: list[Turn] | None, options: dict[str, bool]
+    ) -> str:
+        try:
+            with _memory_limit(MEMORY_LIMIT_BYTES), _Deadline(TIME_LIMIT_S):
+                return self._write(turns, tools, options)
+        except TemplateTimeout:
+            raise BadRequest(
+                f"The model's chat template ran for more than {TIME_LIMIT_S:g} s and was stopped."
+            ) from None
+        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise BadRequest(f"The chat template refused this conversation: {error}") from error
+        except (RecursionError, MemoryError, AttributeError) as error:
+            raise BadRequest(
+                f"The model's chat template failed: {type(error).__name__} {error}"
+            ) from error
+
+    def _write(self, turns: list[Turn], tools: list[Turn] | None, options: dict[str, bool]) -> str:
+        written: list[str] = []
+        length = 0
+        for chunk in self._template.generate(
+            messages=turns,
+            add_generation_prompt=True,
+            tools=tools,
+            documents=None,
+            **self._tokens,
+            **options,
+        ):
+            length += len(chunk)
+            if length > MAX_RENDERED_CHARS:
+                raise BadRequest(
+                    f"The model's chat template wrote more than {MAX_RENDERED_CHARS} characters."
+                )
+            written.append(chunk)
+        return "".join(written)
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """The sandbox, and no operator that makes a huge value out of two small ones."""
+
+    intercepted_binops = frozenset({"*", "**", "%"})
+
+    def call_binop(
+        self, context: jinja2.runtime.Context, operator: str, left: object, right: object
+    ) -> object:
+        numbers = isinstance(left, int | float) and isinstance(right, int | float)
+        huge = (
+            isinstance(left, int) and isinstance(right, int) and max(abs(left), abs(right)) > 2**63
+        )
+        if operator == "**" or huge or not numbers:
+            raise jinja2.exceptions.SecurityError(
+                f"operator {operator} on {type(left).__name__} and {type(right).__name__} "
+                "is not allowed in a chat template"
+            )
+        return super().call_binop(context, operator, left, right)
+
+    def is_safe_attribute(self, obj: object, attr: str, value: object) -> bool:
+        if isinstance(obj, str) and attr in _FORBIDDEN_METHODS:
+            return False
+        return super().is_safe_attribute(obj, attr, value)
+
+
+class _Generation(Extension):
+    """`{% generation %}...{% endgeneration %}`: marks for training what the model has written
+    (`transformers`, AssistantTracker); to write a prompt it means nothing."""
+
+    tags = {"generation"}  # noqa: RUF012  # as jinja2 declares it
+
+    def parse(self, parser: Parser) -> list[Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _Deadline:
+    """Raise TemplateTimeout in the thread that entered, when the time is over.
+
+    An asynchronous exception instead of SIGALRM: it works on Windows and in any thread.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._thread = threading.get_ident()
+        self._lock = threading.Lock()
+        self._over = False
+        self._timer = threading.Timer(seconds, self._expire)
+        self._timer.daemon = True
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._over = True
+        self._timer.cancel()
+
+    def _expire(self) -> None:
+        with self._lock:
+            if not self._over:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(self._thread), ctypes.py_object(TemplateTimeout)
+                )
+
+
+@contextmanager
+def _memory_limit(extra_bytes: int) -> Iterator[None]:
+    """Let this process grow by `extra_bytes` at most: more is a MemoryError, not a dead machine.
+
+    A template can double a string forty times. Nothing else runs while one is rendered, so the
+    limit hits nobody else. macOS and Windows do not enforce RLIMIT_AS; there the process's own
+    death is the limit, and the parent outlives it.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    import resource
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = pages * resource.getpagesize() + extra_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (_tighter(_tighter(wanted, soft), hard), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _tighter(limit: int, other: int) -> int:
+    return limit if other < 0 else min(limit, other)  # RLIM_INFINITY is -1
+
+
+def _tojson(
+    value: object, ensure_ascii: bool = False, indent: int | None = None, sort_keys: bool = False
+) -> str:
+    """JSON as `transformers` writes it: not escaped for HTML, unlike Jinja's own filter."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=min(indent or 0, 16) or None, sort_keys=sort_keys
+    )
+
+
+def _indent(text: str, width: int = 4, first: bool = False, blank: bool = False) -> str:
+    """Jinja's own filter, for widths that make no huge value out of a small one."""
+    if not isinstance(width, int) or not 0 <= width <= _MAX_INDENT:
+        raise ValueError(f"indent by {width!r}")
+    return do_indent(text, width, first, blank)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.now().strftime(pattern)

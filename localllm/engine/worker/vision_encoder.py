@@ -1,0 +1,233 @@
+"""What lets a model see: an encoder (mmproj) in llama.cpp's mtmd library.
+
+Prompts are cut into pieces of text and pictures without their pixels, from the images' headers
+alone. The file of an image is decoded, scaled and encoded when its turn has come, one at a
+time; its embeddings then go through the model like a chunk of a prompt.
+"""
+
+import ctypes
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import llama_cpp.llama_cpp as llama
+import llama_cpp.mtmd_cpp as mtmd
+
+from localllm.core.image import check_packed, read_header
+from localllm.core.sizing.load import Allocation, BufferKind, Encoder
+from localllm.engine.worker.llama.allocations import allocations
+from localllm.engine.worker.llama.model import Model, raise_for, usable_cores
+from localllm.engine.worker.llama.native_log import NativeLog
+from localllm.engine.worker.llama.params import device
+from localllm.engine.worker.prompt.image_prompt import Part, Picture, PicturePrompt, symbols
+from localllm.errors import BadRequest, GenerationFailed, LoadFailed
+
+_NO_CALLBACK = mtmd.mtmd_helper_post_decode_callback()
+
+_NO_PROGRAMS = os.devnull.encode()
+"""Where mtmd is told to find ffmpeg: nowhere. What stb_image cannot read it hands to that program
+(mtmd_helper_bitmap_init_from_buf, b11434), and nobody's upload starts a program here."""
+
+
+class VisionEncoder:
+    """An mmproj file beside the model that it was made for. Not thread-safe."""
+
+    def __init__(self, encoder: Encoder, model: Model, *, log: NativeLog) -> None:
+        """Load it. Raises LoadFailed with llama.cpp's own reason."""
+        path, on = encoder.path, encoder.device
+        self._salt = _salt(path)
+        log.take()
+        log.listen_to(mtmd.mtmd_helper_log_set)
+        self._model = model
+        params = mtmd.mtmd_context_params_default()
+        params.use_gpu = on is not None
+        params.device = device(on) if on is not None else None
+        params.print_timings = False
+        params.n_threads = model.settings.threads or usable_cores()
+        weights = llama.llama_get_model(model.handle)
+        with model.vitals.long_call():
+            self._context = mtmd.mtmd_init_from_file(os.fsencode(path), weights, params)
+        if not self._context:
+            raise LoadFailed(f"llama.cpp refused the image encoder {path}: {log.last_error()}")
+        if not mtmd.mtmd_support_vision(self._context):
+            mtmd.mtmd_free(self._context)
+            raise LoadFailed(f"{path} is an encoder that does not see images.")
+        self.allocations: tuple[Allocation, ...] = tuple(
+            Allocation(device=each.device, kind=BufferKind.ENCODER, size_bytes=each.size_bytes)
+            for each in allocations(log.take())
+            if each.kind is BufferKind.COMPUTE
+        )
+
+    def read(self, parts: Sequence[Part]) -> PicturePrompt:
+        """Tokenize text and images in their order. Raises BadRequest for images that this encoder
+        cannot be shown."""
+        with self._chunks(parts) as chunks:
+            return self._placed(tuple(parts), chunks)
+
+    def show(self, prompt: PicturePrompt, picture: Picture, slot: int) -> None:
+        """Decode, encode and compute a picture of a prompt, at its place in `slot`.
+
+        Raises BadRequest for a file that is no image, GenerationFailed when it cannot be encoded,
+        and what `Model.decode` raises.
+        """
+        with ExitStack() as stack:
+            with self._model.vitals.long_call():  # neither scaling nor encoding shows anything
+                chunks = stack.enter_context(self._chunks(prompt.parts, seen=picture.part))
+                chunk = mtmd.mtmd_input_chunks_get(chunks, picture.chunk)
+                status = mtmd.mtmd_encode_chunk(self._context, chunk)
+            if status != 0:
+                raise GenerationFailed("The encoder could not look at this image.")
+            after = llama.llama_pos(0)
+            status = mtmd.mtmd_helper_decode_image_chunk(
+                self._context,
+                self._model.handle,
+                chunk,
+                mtmd.mtmd_get_output_embd(self._context),
+                picture.start,
+                slot,
+                self._model.chunk,
+                ctypes.byref(after),
+                _NO_CALLBACK,
+                None,
+            )
+        raise_for(status)
+        self._model.vitals.beat()
+        if after.value != picture.end:
+            raise RuntimeError(f"the image ends at {after.value}, not at {picture.end}")
+
+    def close(self) -> None:
+        mtmd.mtmd_free(self._context)
+
+    def _placed(self, parts: tuple[Part, ...], chunks: int) -> PicturePrompt:
+        """Positions and symbols of every chunk."""
+        prompt: list[int] = []
+        pictures: list[Picture] = []
+        pieces: dict[int, int] = {}
+        for i in range(mtmd.mtmd_input_chunks_size(chunks)):
+            chunk = mtmd.mtmd_input_chunks_get(chunks, i)
+            if mtmd.mtmd_input_chunk_get_type(chunk) == mtmd.MTMD_INPUT_CHUNK_TYPE_TEXT:
+                prompt += self._text(chunk)
+                continue
+            part = int(mtmd.mtmd_input_chunk_get_id(chunk))
+            picture = Picture(
+                start=len(prompt),
+                positions=int(mtmd.mtmd_input_chunk_get_n_pos(chunk)),
+                cells=int(mtmd.mtmd_input_chunk_get_n_tokens(chunk)),
+                chunk=i,
+                part=part,
+            )
+            self._check_size(picture, chunk)
+            pictures.append(picture)
+            image, piece = parts[part], pieces.get(part, 0)
+            assert isinstance(image, bytes)
+            prompt += symbols(image, self._salt, piece=piece, count=picture.positions)
+            pieces[part] = piece + 1
+        if pictures and pictures[-1].end == len(prompt):
+            raise BadRequest("The prompt ends with an image: text has to follow it.")
+        return PicturePrompt(prompt, parts=parts, pictures=tuple(pictures), encoder=self)
+
+    def _text(self, chunk: int) -> list[int]:
+        count = ctypes.c_size_t()
+        found = mtmd.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(count))
+        tokens = list(found[: count.value]) if found else []
+        if any(not 0 <= token < self._model.vocabulary for token in tokens):
+            raise BadRequest(
+                "This encoder marks images with tokens that the model does not have: it was made "
+                "for another model. Fetch the one that is published beside the model."
+            )
+        return tokens
+
+    def _check_size(self, picture: Picture, chunk: int) -> None:
+        """llama.cpp ends the process when a picture that looks at all of itself does not fit one
+        physical batch (llama_context::decode, b11434)."""
+        whole = mtmd.mtmd_decode_use_non_causal(self._context, chunk)
+        if whole and picture.cells > self._model.chunk:
+            raise BadRequest(
+                f"This image is {picture.cells} tokens, which this model has to see at once, and "
+                f"a batch has {self._model.chunk}. Scale the image down, or load the model with a "
+                "larger batch."
+            )
+
+    @contextmanager
+    def _chunks(self, parts: Sequence[Part], *, seen: int | None = None) -> Iterator[int]:
+        """The pieces of a prompt as mtmd cuts it. Only image `seen` has its pixels; each chunk of
+        an image is named after the image's place among the parts."""
+        chunks = mtmd.mtmd_input_chunks_init()
+        bitmaps: list[int] = []
+        try:
+            for i, part in enumerate(parts):
+                if isinstance(part, bytes):
+                    bitmap = self._bitmap(part, pixels=i == seen)
+                    bitmaps.append(bitmap)
+                    mtmd.mtmd_bitmap_set_id(bitmap, str(i).encode())
+            self._cut(chunks, parts, iter(bitmaps))
+            yield chunks
+        finally:
+            for bitmap in bitmaps:
+                mtmd.mtmd_bitmap_free(bitmap)
+            mtmd.mtmd_input_chunks_free(chunks)
+
+    def _cut(self, chunks: int, parts: Sequence[Part], bitmaps: Iterator[int]) -> None:
+        inputs = [
+            _text_part(part) if isinstance(part, str) else _image_part(next(bitmaps))
+            for part in parts
+        ]
+        count = len(inputs)
+        pointers = (ctypes.POINTER(mtmd.mtmd_input_part) * count)(*map(ctypes.pointer, inputs))
+        if mtmd.mtmd_tokenize_from_parts(self._context, chunks, pointers, count, True) != 0:
+            raise BadRequest(
+                "The encoder cannot prepare these images. Try others, or PNG files of usual sizes."
+            )
+
+    def _bitmap(self, image: bytes, *, pixels: bool) -> int:
+        """An image for mtmd: empty, of the right size, or decoded."""
+        header = read_header(image)
+        if not pixels:
+            return int(mtmd.mtmd_bitmap_init(header.width, header.height, None))
+        check_packed(image)
+        options = mtmd.mtmd_helper_init_opt_default()
+        options.video_params.ffmpeg_bin_dir = _NO_PROGRAMS
+        found = mtmd.mtmd_helper_bitmap_init_from_buf_wrapper(
+            self._context, _bytes(image), len(image), False, options
+        )
+        size = header.width, header.height
+        if (
+            not found.bitmap
+            or found.video_ctx
+            or size
+            != (
+                mtmd.mtmd_bitmap_get_nx(found.bitmap),
+                mtmd.mtmd_bitmap_get_ny(found.bitmap),
+            )
+        ):
+            if found.bitmap:
+                mtmd.mtmd_bitmap_free(found.bitmap)
+            raise BadRequest(
+                f"The {header.kind} image is broken: its header says {size[0]} x {size[1]} pixels, "
+                "and they cannot be read. Save it again, as PNG or JPEG."
+            )
+        return int(found.bitmap)
+
+
+def _salt(path: str) -> bytes:
+    """What tells this encoder from others, whose cells are of no use to it. Raises LoadFailed."""
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        raise LoadFailed(f"The image encoder {path} cannot be read: {error.strerror}.") from error
+    return f"{status.st_size}:{status.st_mtime_ns}:".encode()
+
+
+def _bytes(data: bytes) -> "ctypes.Array[ctypes.c_uint8]":
+    return (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
+
+
+def _text_part(text: str) -> "mtmd.mtmd_input_part":
+    raw = text.encode("utf-8", "replace")
+    found = mtmd.mtmd_input_text(text=raw, text_len=len(raw), add_special=False, parse_special=True)
+    return mtmd.mtmd_input_part(text=ctypes.pointer(found), bitmap=None)
+
+
+def _image_part(bitmap: int) -> "mtmd.mtmd_input_part":
+    return mtmd.mtmd_input_part(text=None, bitmap=bitmap)

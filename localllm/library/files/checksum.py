@@ -1,0 +1,60 @@
+"""Open regular files only, and hash them (SHA-256) with progress."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from localllm.errors import NotFound, StoreError
+from localllm.library.files.names import shown
+
+_CHUNK_BYTES = 4 * 2**20
+_HINT = "Name a GGUF file."
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""O_NONBLOCK: opening a pipe that nobody writes to would wait for ever."""
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+    """Open a file for reading if it is one. Raises NotFound, StoreError."""
+    try:
+        descriptor = os.open(path, _OPEN_FLAGS)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFound(f"There is no file {shown(path)}.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise StoreError(f"{shown(path)} cannot be read: {reason}.") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise StoreError(f"{shown(path)} is {_kind(status.st_mode)}, not a file. {_HINT}")
+    with os.fdopen(descriptor, "rb") as stream:
+        yield stream, status
+
+
+def sha256_of(path: Path, *, read: Callable[[int], None] = lambda _: None) -> str:
+    """Hash a file; `read` is told how many bytes were read since it was last told.
+
+    Raises NotFound, and StoreError when the file cannot be read or changes meanwhile.
+    """
+    digest = hashlib.sha256()
+    with open_regular(path) as (stream, before):
+        try:
+            while chunk := stream.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                read(len(chunk))
+        except OSError as error:
+            raise StoreError(f"{shown(path)} cannot be read: {error.strerror}.") from error
+        after = os.fstat(stream.fileno())
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise StoreError(f"{shown(path)} was written to while it was read. Try again later.")
+    return digest.hexdigest()
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a directory"
+    return "a pipe" if stat.S_ISFIFO(mode) else "a device"

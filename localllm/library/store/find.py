@@ -1,0 +1,124 @@
+"""From what a person types to a model: paths, names, and what to say when nothing matches."""
+
+import difflib
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from localllm.core.reference import is_repository
+from localllm.errors import NotFound
+from localllm.library.files import names
+from localllm.library.files.catalogue_file import find_entry
+from localllm.library.store import starter
+from localllm.library.store.inspect import files_of
+from localllm.library.store.installed import InstalledModel, State, of_file
+
+_LISTED = 8
+_REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}(:[\w.-]{1,64})?", re.ASCII)
+"""What a repository of the Hub is called, with or without a quant; a file may be, too."""
+
+
+def is_path(text: str) -> bool:
+    """Whether `text` is written as a path and not as a name."""
+    separators = [os.sep, *([os.altsep] if os.altsep else [])]
+    return text.lower().endswith(".gguf") or any(each in text for each in separators)
+
+
+def file_at(text: str, models: Iterable[InstalledModel]) -> InstalledModel:
+    """The model whose file is at a path: the installed one, else one made of the file's name.
+
+    The header is not read here; whoever loads or shows the model does. Raises NotFound.
+    """
+    try:
+        files = files_of(Path(text))
+        statuses = [file.stat() for file in files]
+    except (OSError, ValueError) as error:
+        raise NotFound(_no_file(text, error)) from error
+    irregular = [file for file in files if not file.is_file()]
+    if irregular:
+        raise NotFound(f"{names.shown(irregular[0])} is not a file. Name a GGUF file.")
+    for model in models:
+        if model.path == files[0] and model.state is State.OK:
+            return model
+    parts = tuple(of_file(status, file) for status, file in zip(statuses, files, strict=True))
+    split = names.split_of(files[0].name)
+    stem = split[0] if split else files[0].stem
+    return InstalledModel(
+        name=names.slug(stem) or "model",
+        quant=names.quant_in(stem),
+        path=files[0],
+        size_bytes=sum(part.size_bytes for part in parts),
+        source="path",
+        parts=parts,
+    )
+
+
+def published_as(text: str, models: Iterable[InstalledModel]) -> tuple[InstalledModel, ...]:
+    """The installed models that were pulled as this: ORG/REPO, of which all its quants, or either
+    that or a name of the catalogue with `:QUANT`."""
+    name, colon, quant = text.partition(":")
+    if is_repository(name):
+        repos = [name]
+    elif colon and (entry := find_entry(name)) is not None:
+        repos = [*entry.repos]
+    else:
+        return ()
+    sources = {f"hub:{repo}".lower() for repo in repos}
+    return tuple(
+        model
+        for model in models
+        if model.source.partition("@")[0].lower() in sources
+        and (not colon or quant.upper() == (model.quant or "").upper())
+    )
+
+
+def several(name: str, models: Iterable[InstalledModel]) -> str:
+    """Say that `name` is not enough to tell these models apart."""
+    listed = _list(tuple(model.name for model in models))
+    return f"{names.shown(name)[:200]} is installed more than once. Name one: {listed}."
+
+
+def not_found(
+    name: str, known: tuple[str, ...], starting: tuple[str, ...], *, exact: bool = False
+) -> str:
+    """Say that no model is called `name`, and what comes nearest. `starting` are the names that
+    begin with it; `exact` says that a prefix is not enough here."""
+    quoted = repr(names.shown(name)[:80])
+    if len(starting) > 1:
+        return f"{quoted} is the beginning of {len(starting)} models: {_list(starting)}. Type more."
+    if starting and exact:
+        return f"No model is called {quoted}. Type the whole name: {starting[0]}."
+    if name.lower() == starter.NAME:
+        return f"The starter model is not installed. Install it with: {starter.INSTALL}"
+    if not exact and (entry := find_entry(name)) is not None:
+        return f"{entry.name} is not installed. To download it: localllm pull {entry.name}"
+    if not known:
+        return (
+            f"No model is called {quoted}, and none is installed. Try: {starter.INSTALL}, or"
+            " localllm import FILE.gguf, or localllm suggest and localllm pull"
+        )
+    near = _nearest(name, known)
+    hint = f"Nearest: {_list(near)}." if near else f"Installed: {_list(known)}."
+    return f"No installed model is called {quoted}. {hint}"
+
+
+def _nearest(name: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    wanted = name.lower()[: names.MAX_NAME]
+    inside = [each for each in known if wanted and wanted in each]
+    similar = difflib.get_close_matches(wanted, known, n=_LISTED, cutoff=0.5)
+    return tuple(dict.fromkeys([*inside, *similar]))
+
+
+def _list(some: tuple[str, ...]) -> str:
+    more = f" and {len(some) - _LISTED} more" if len(some) > _LISTED else ""
+    return ", ".join(some[:_LISTED]) + more
+
+
+def _no_file(text: str, error: OSError | ValueError) -> str:
+    shown = names.shown(text)[:200]
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        hint = f" To download it: localllm pull {shown}" if _REPOSITORY.fullmatch(text) else ""
+        return f"There is no file {shown}, and no installed model is called so.{hint}"
+    reason = getattr(error, "strerror", None) or str(error)
+    return f"{shown} cannot be reached: {reason}."

@@ -1,0 +1,153 @@
+"""What a repository of the Hub holds: its list of files, one header, and what can be made of them.
+
+Sizing, suggesting and pulling all start here. Nothing else is read of a repository: a model of
+40 GB is known after a few megabytes.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from localllm.core.catalogue.catalogue import Entry
+from localllm.core.model.spec import ModelSpec
+from localllm.core.recommend.repository import (
+    USUAL_QUANT,
+    Listing,
+    ModelFile,
+    Offer,
+    RepoFile,
+    called,
+    encoder_for,
+    first_to_read,
+    listing,
+    model_files,
+)
+from localllm.core.reference import Reference
+from localllm.core.text import single_line
+from localllm.core.units import format_bytes
+from localllm.errors import NotFound, UsageError
+from localllm.library.files.catalogue_file import find_entry, read_catalogue
+from localllm.library.files.names import shown
+from localllm.library.hub.file_list import HubFile
+from localllm.library.hub.hub import Hub, HubRepo
+
+_NEAREST = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shelf:
+    """What a repository holds: its files, one header, and what that makes of the files."""
+
+    repo: HubRepo
+    header: ModelSpec
+    listing: Listing
+
+    @property
+    def files(self) -> tuple[RepoFile, ...]:
+        return listed(self.repo)
+
+    def encoder(self, offer: Offer) -> HubFile | None:
+        """The mmproj that belongs to an offer."""
+        whole = (f for f in model_files(self.files) if f.names == offer.files)
+        found = next((encoder_for(f, self.files) for f in whole), None)
+        return self.hub_files((found.name,))[0] if found else None
+
+    def hub_files(self, names: Sequence[str]) -> tuple[HubFile, ...]:
+        """The files of these names, in their order."""
+        by_name = {file.name: file for file in self.repo.files}
+        return tuple(by_name[name] for name in names)
+
+
+def repositories(wanted: Reference) -> tuple[str, ...]:
+    """The repositories that a name means, the one to take first; nobody is asked for that.
+
+    Raises NotFound, with the nearest names, for one that the catalogue does not have.
+    """
+    return (wanted.name,) if wanted.on_hub else _entry(wanted.name).repos
+
+
+def _entry(name: str) -> Entry:
+    if (entry := find_entry(name)) is not None:
+        return entry
+    names = [entry.name for entry in read_catalogue()]
+    starting = [each for each in names if name and each.startswith(name.lower())]
+    near = starting or difflib.get_close_matches(name.lower()[:80], names, n=_NEAREST, cutoff=0.5)
+    hint = f"Nearest: {', '.join(near[:_NEAREST])}." if near else "`localllm suggest` lists some."
+    raise NotFound(
+        f"{shown(name)[:80]!r} is not in the catalogue. {hint} Or name a repository of the Hub"
+        f" (ORG/REPO); to find one: localllm search {shown(name)[:80] or 'TEXT'}"
+    )
+
+
+def look(hub: Hub, name: str, revision: str | None = None, *, quant: str | None = None) -> Shelf:
+    """Read a repository's list of files and one header: that of the quant, when it is named.
+
+    Raises NotFound for a repository without a model, UsageError for a quant that is several
+    files, and what the Hub raises.
+    """
+    return open_shelf(hub, hub.repo(name, revision), quant=quant)
+
+
+def open_shelf(hub: Hub, repo: HubRepo, *, quant: str | None = None) -> Shelf:
+    """As `look`, for a repository whose list of files is here already."""
+    files = model_files(listed(repo))
+    first = _meant(repo, files, quant) or first_to_read(files)
+    if first is None:
+        raise NotFound(
+            f"{shown(repo.name)} holds no GGUF model among its {len(repo.files)} files. Find one"
+            f" with: localllm search {shown(repo.name.rpartition('/')[2])}"
+        )
+    header = hub.header(repo, first.names[0])
+    return Shelf(repo=repo, header=header, listing=listing(repo.name, header, listed(repo)))
+
+
+def listed(repo: HubRepo) -> tuple[RepoFile, ...]:
+    """A repository's files as the core knows them."""
+    return tuple(RepoFile(name=file.name, size_bytes=file.size_bytes) for file in repo.files)
+
+
+def usual(shelf: Shelf) -> Offer:
+    """The usual quant where there is one, else the smallest. Raises NotFound when nothing of the
+    repository can be used."""
+    if not shelf.listing.offers:
+        first = next(iter(shelf.listing.left_out), None)
+        why = f" {first.name}: {first.reason}." if first else ""
+        raise NotFound(f"{shown(shelf.repo.name)} holds no model that can be used.{why}")
+    return min(
+        shelf.listing.offers,
+        key=lambda o: (o.candidate.quant != USUAL_QUANT, o.candidate.size_bytes),
+    )
+
+
+class NoSuchQuant(UsageError):
+    """The repository is there and does not have the quant that was named."""
+
+
+def offer_of(shelf: Shelf, quant: str) -> Offer:
+    """The offer that a quant's or a file's name means. Raises UsageError listing what there is."""
+    offers, repo = shelf.listing.offers, shelf.repo
+    meant = _meant(repo, model_files(shelf.files), quant)
+    for offer in offers:
+        if offer.files == meant.names if meant else offer.candidate.quant == quant.upper():
+            return offer
+    for left in shelf.listing.left_out:
+        if meant and single_line(meant.names[0]).startswith(left.name.removesuffix("…")):
+            raise UsageError(f"{shown(repo.name)}: {left.name} cannot be used: {left.reason}.")
+    have = ", ".join(
+        f"{shown(o.candidate.quant)} ({format_bytes(o.candidate.size_bytes)})" for o in offers
+    )
+    raise NoSuchQuant(
+        f"{shown(repo.name)} has no {shown(quant)[:80]}. It has: {have or 'nothing usable'}."
+    )
+
+
+def _meant(repo: HubRepo, files: Sequence[ModelFile], quant: str | None) -> ModelFile | None:
+    """The one file that a quant's name means; None when no file's name says it."""
+    meant = called(files, quant) if quant is not None else ()
+    if len(meant) > 1:
+        names = ", ".join(shown(each.names[0]) for each in meant)
+        raise UsageError(
+            f"{shown(repo.name)} has {len(meant)} files of {shown(quant or '')[:80]}: {names}."
+            " Name the file with --quant FILE."
+        )
+    return meant[0] if meant else None

@@ -1,0 +1,303 @@
+"""From a name to a model of the library: what a repository holds, which of its files to take on
+this machine and why, and fetching them.
+
+The choice is `recommend.plans`' own, so that `pull` takes what `suggest` would. Only a list of
+files and the header of one are read before it.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from localllm.core.quality import quality
+from localllm.core.recommend import Candidate, FitPlan, Machine, Wish, plans
+from localllm.core.recommend.repository import Offer
+from localllm.core.reference import read_reference
+from localllm.core.sizing.fit import Fit, weigh_in
+from localllm.core.sizing.load import LoadSettings, Speculate
+from localllm.core.sizing.placement import Budget
+from localllm.errors import AccessDenied, DoesNotFit, GgufError, LocalLLMError, NotFound
+from localllm.library.download import Downloaded, Progress, Wanted, download, journal
+from localllm.library.files.names import shown
+from localllm.library.http.client import Access
+from localllm.library.hub.file_list import HubFile
+from localllm.library.hub.hub import Hub, HubRepo
+from localllm.library.store.installed import InstalledModel
+from localllm.library.store.store import Store
+from localllm.runtime.hub_models import NoSuchQuant, Shelf, look, offer_of, repositories, usual
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What is to be fetched. `files` are the parts of one model in order, `mmproj` the encoder
+    that goes with it. `reasons` say why this quant; `warning` what speaks against it here."""
+
+    repo: HubRepo
+    quant: str
+    files: tuple[HubFile, ...]
+    mmproj: HubFile | None
+    reasons: tuple[str, ...]
+    warning: str | None = None
+
+    @property
+    def all_files(self) -> tuple[HubFile, ...]:
+        return (*self.files, *((self.mmproj,) if self.mmproj else ()))
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.all_files)
+
+    @property
+    def name(self) -> str:
+        """How a person would ask for it again."""
+        return f"{self.repo.name}:{self.quant}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pulled:
+    """A model that is part of the library now, or was `already` with the same digests; `sha256` is
+    that of its only file."""
+
+    model: InstalledModel
+    resumed_from: int
+    transferred_bytes: int
+    sha256: str | None
+    commit: str
+    already: bool = False
+
+
+# --- choosing ---
+
+
+def choose(
+    model: str,
+    *,
+    quant: str | None,
+    revision: str | None,
+    hub: Hub,
+    machine: Machine | None,
+    wish: Wish,
+) -> Choice:
+    """Decide what to fetch for ORG/REPO[:QUANT] or NAME[:QUANT] of the catalogue.
+
+    Without a quant it is the one that `suggest` takes for this machine; without a machine the
+    usual one. Raises NotFound, UsageError for a quant that is not there, DoesNotFit when no quant
+    was named and none fits, GgufError for a header that cannot be used, and what the Hub raises.
+    """
+    asked = read_reference(model, quant)
+    errors: list[LocalLLMError] = []
+    for repo in repositories(asked):
+        try:
+            shelf = look(hub, repo, revision, quant=asked.quant)
+            return choose_from(shelf, asked.quant, machine, wish)
+        except (NotFound, AccessDenied, NoSuchQuant) as error:
+            errors.append(error)
+    # A repository that wants a token has the model; "not there" is what another one said.
+    raise next((error for error in errors if isinstance(error, AccessDenied)), errors[-1])
+
+
+def choose_from(shelf: Shelf, quant: str | None, machine: Machine | None, wish: Wish) -> Choice:
+    """Decide among the offers of one repository; see `choose`."""
+    if quant is not None:
+        offer = offer_of(shelf, quant)
+        return _asked_for(shelf, offer, machine, wish)
+    default = usual(shelf)
+    if machine is None:
+        return _choice(shelf, default, ("The usual quant.",))
+    try:
+        plan = best_plan(shelf, machine, wish)
+    except GgufError as error:
+        raise GgufError(f"{error}. {_anyway(default.candidate)}") from error
+    if plan is None:
+        raise DoesNotFit(nothing_fits(shelf, machine.budget, wish))
+    offer = next(o for o in shelf.listing.offers if o.candidate.file == plan.candidate.file)
+    return _choice(shelf, offer, plan.reasons)
+
+
+def best_plan(shelf: Shelf, machine: Machine, wish: Wish) -> FitPlan | None:
+    """What `suggest` says of a repository; None when nothing of it is worth suggesting here."""
+    found = plans(shelf.listing.candidates, wish, machine, limit=1).plans
+    return found[0] if found else None
+
+
+def _asked_for(shelf: Shelf, offer: Offer, machine: Machine | None, wish: Wish) -> Choice:
+    """A quant that was named is taken; what speaks against it is a warning."""
+    candidate = offer.candidate
+    asked = f"{shown(candidate.quant)} was asked for."
+    if machine is None:
+        return _choice(shelf, offer, (asked, *candidate.notes))
+    try:
+        reasons, warning = _judged(candidate, machine, wish)
+    except GgufError as error:  # a kind of model whose memory nobody can work out yet
+        reasons, warning = candidate.notes, f"What it needs here is not known: {error}."
+    return replace(_choice(shelf, offer, (asked, *reasons)), warning=warning)
+
+
+def _judged(
+    candidate: Candidate, machine: Machine, wish: Wish
+) -> tuple[tuple[str, ...], str | None]:
+    """The reasons of a plan, or what speaks against it. Raises GgufError."""
+    found = plans((candidate,), wish, machine, limit=1).plans
+    if found:
+        return found[0].reasons, None
+    fit = _fit(candidate, machine.budget, wish)
+    warning = _loss_words(candidate) if fit.fits else fit.message(_called(candidate))
+    return candidate.notes, warning
+
+
+def _choice(shelf: Shelf, offer: Offer, reasons: tuple[str, ...]) -> Choice:
+    return Choice(
+        repo=shelf.repo,
+        quant=offer.candidate.quant,
+        files=shelf.hub_files(offer.files),
+        mmproj=shelf.encoder(offer),
+        reasons=reasons,
+    )
+
+
+# --- what does not fit ---
+
+
+def nothing_fits(shelf: Shelf, room: Budget, wish: Wish) -> str:
+    """Why nothing of a repository is suggested here, and the smallest change that would help."""
+    smallest = min(shelf.listing.candidates, key=lambda each: each.size_bytes)
+    fitting = [each for each in shelf.listing.candidates if _fit(each, room, wish).fits]
+    name = shown(shelf.repo.name)
+    if fitting:
+        best = max(fitting, key=lambda each: each.size_bytes)
+        return f"{_loss_words(best)} A larger quant of {name} does not fit here. {_anyway(best)}"
+    fit = _fit(smallest, room, wish)
+    if not (fit.advice or "").startswith("Try --ctx"):
+        fit = replace(fit, advice="It is the smallest file there is: take a smaller model.")
+    return f"{fit.message(_called(smallest))} {_anyway(smallest)}"
+
+
+def _fit(candidate: Candidate, room: Budget, wish: Wish) -> Fit:
+    spec = candidate.spec()
+    context = min(wish.context, spec.context_train or wish.context)
+    return weigh_in(
+        spec, LoadSettings(context=context, parallel=wish.parallel, speculate=Speculate.AUTO), room
+    )
+
+
+def _loss_words(candidate: Candidate) -> str:
+    lost = quality.quality(candidate.quant, candidate.parameters, candidate.architecture)
+    much = f" ({lost.value:+.1f} % perplexity)" if lost is not None else ""
+    return f"{_called(candidate)} loses so much{much} that a smaller model does better."
+
+
+def _anyway(candidate: Candidate) -> str:
+    return (
+        "`localllm suggest` lists what fits; to fetch this one all the same, name its quant:"
+        f" {shown(candidate.model)}:{shown(candidate.quant)}"
+    )
+
+
+def _called(candidate: Candidate) -> str:
+    return f"{shown(candidate.model)} {shown(candidate.quant)}"
+
+
+# --- fetching ---
+
+
+def pull(
+    choice: Choice,
+    *,
+    access: Access,
+    store: Store,
+    dest: Path | None = None,
+    name: str | None = None,
+    connections: int = 1,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    stop: threading.Event | None = None,
+) -> Pulled:
+    """Fetch what was chosen and make it part of the library. Blocking: call it in a thread.
+
+    What is installed already with the same digests is not fetched again. Raises what `download`
+    and the library raise; GgufError for a file that arrived whole and no model can be made of.
+    """
+    if (model := already_installed(choice, store)) is not None:
+        return replace(_pulled(choice, model, ()), already=True)
+    done = download(
+        wanted(choice, store, dest),
+        access,
+        connections=connections,
+        on_progress=on_progress,
+        stop=stop,
+    )
+    return _pulled(choice, _add(choice, store, done, name), done)
+
+
+def wanted(choice: Choice, store: Store, dest: Path | None = None) -> tuple[Wanted, ...]:
+    """The files to fetch with their places. Raises StoreError for a name that is no place."""
+    repo, commit = choice.repo.name, choice.repo.commit
+    return tuple(
+        Wanted(
+            repo=repo,
+            commit=commit,
+            name=file.name,
+            size_bytes=file.size_bytes,
+            sha256=file.sha256,
+            path=store.place(repo, commit, file.name, file.sha256, dest),
+        )
+        for file in choice.all_files
+    )
+
+
+def kept_bytes(file: Wanted) -> int:
+    """How much of a file is on the disk already, whole or from an earlier run."""
+    try:
+        if file.path.is_file():
+            return file.size_bytes if file.path.stat().st_size == file.size_bytes else 0
+        known = journal.read(journal.notes_of(file.path))
+        length = journal.part_of(file.path).stat().st_size
+    except OSError:
+        return 0
+    if known is None or not known.about(file):
+        return 0
+    return known.there(boot=journal.boot(), length=length).total
+
+
+def already_installed(choice: Choice, store: Store) -> InstalledModel | None:
+    """The installed model with the same digests, its encoder included, if its files are there."""
+    digests = tuple(file.sha256 for file in choice.files)
+    if None in digests:
+        return None
+    for model in store.installed():
+        have = tuple(part.sha256 for part in model.files)
+        seeing = choice.mmproj is None or model.mmproj is not None
+        if have == digests and seeing and model.whole:
+            return model
+    return None
+
+
+def _add(
+    choice: Choice, store: Store, done: tuple[Downloaded, ...], name: str | None
+) -> InstalledModel:
+    files = tuple(each.path for each in done[: len(choice.files)])
+    try:
+        return store.add_download(
+            files,
+            repo=choice.repo.name,
+            commit=choice.repo.commit,
+            sha256s={each.path: each.sha256 for each in done},
+            mmproj=done[-1].path if choice.mmproj is not None else None,
+            license=choice.repo.license,
+            name=name,
+        )
+    except GgufError as error:
+        raise GgufError(
+            f"{shown(choice.name)} arrived as it is published and cannot be used: {error} Its files"
+            f" are kept in {shown(files[0].parent)} and are no part of the library."
+        ) from error
+
+
+def _pulled(choice: Choice, model: InstalledModel, done: tuple[Downloaded, ...]) -> Pulled:
+    return Pulled(
+        model=model,
+        resumed_from=sum(each.resumed_from for each in done),
+        transferred_bytes=sum(each.transferred_bytes for each in done),
+        sha256=model.sha256,
+        commit=choice.repo.commit,
+    )

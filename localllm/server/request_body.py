@@ -1,0 +1,175 @@
+"""From the bytes of a request to a checked shape: every dialect reads its body through here.
+
+Python's `json` takes more than JSON: NaN, 1e999, numbers of any length, duplicate names, halves
+of surrogate pairs. Each is refused here, so that no shape has to think of it.
+"""
+
+import asyncio
+import json
+import math
+from typing import NoReturn, TypeVar
+
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect, Request
+
+from localllm.server.errors import ApiError, field_error
+from localllm.server.schema import Shape
+
+MAX_BODY_BYTES = 8 * 1024 * 1024
+"""About two million tokens of text: more than any context that is served, far below memory."""
+
+BODY_TIMEOUT_S = 60.0
+"""For the whole body: a client that sends a byte now and then does not hold a connection."""
+
+MAX_NUMBER_LENGTH = 64
+"""Characters. A double needs 24; Python refuses integers over 4300 digits anyway."""
+
+MAX_FIELDS = 256
+"""Of one object, known or not: pydantic keeps an error for each that it does not know."""
+
+AnyShape = TypeVar("AnyShape", bound=Shape)
+
+
+async def read_body(request: Request, shape: type[AnyShape]) -> AnyShape:
+    """Read the body of a request as `shape`.
+
+    Raises what `read_json` raises, and ApiError that names the field at fault.
+    """
+    return checked(shape, await read_json(request))
+
+
+def checked(shape: type[AnyShape], document: object) -> AnyShape:
+    """Hold a parsed document to `shape`. Raises ApiError that names the field at fault."""
+    try:
+        return shape.model_validate(document)
+    except ValidationError as error:
+        raise field_error(error) from None
+
+
+async def read_json(request: Request, *, timeout_s: float = BODY_TIMEOUT_S) -> dict[str, object]:
+    """Read the body of a request as one JSON object.
+
+    Raises ApiError: 408 too slow, 413 too large, 415 not declared as JSON, 400 not JSON or not
+    an object. Raises ClientDisconnect when the client leaves meanwhile.
+    """
+    _check_declared(request)
+    try:
+        async with asyncio.timeout(timeout_s):
+            body = await _read(request)
+    except TimeoutError:
+        raise ApiError(
+            f"The body did not arrive within {timeout_s:.0f} s.",
+            status=408,
+            code="request_timeout",
+            headers={"Connection": "close"},
+        ) from None
+    value = parse(body)
+    if not isinstance(value, dict):
+        raise ApiError("The body must be a JSON object.", code="invalid_json")
+    return value
+
+
+def parse(body: bytes) -> object:
+    """Parse JSON strictly. Raises ApiError; the message quotes nothing of the body."""
+    try:
+        value: object = json.loads(
+            body.decode("utf-8"),
+            parse_constant=_refuse_constant,
+            parse_int=_parse_int,
+            parse_float=_parse_float,
+            object_pairs_hook=_unique,
+        )
+        _refuse_lone_surrogates(value, body)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise _invalid(f"{error.msg} ({where})") from None
+    except UnicodeDecodeError as error:
+        raise _invalid(f"byte {error.start} is not UTF-8") from None
+    except UnicodeEncodeError:
+        raise _invalid("a string holds half of a surrogate pair") from None
+    except RecursionError:
+        raise _invalid("it is nested too deeply") from None
+    return value
+
+
+def _check_declared(request: Request) -> None:
+    # A page of another origin may post text/plain or a form without asking first; JSON makes
+    # its browser ask, and we never say yes.
+    kind, _, parameters = request.headers.get("content-type", "").partition(";")
+    charset = parameters.partition("charset=")[2].strip(' "').lower()
+    if kind.strip().lower() != "application/json" or charset not in ("", "utf-8", "utf8"):
+        raise ApiError(
+            "The body must be sent with the header Content-Type: application/json (UTF-8).",
+            status=415,
+            code="unsupported_media_type",
+        )
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ApiError(
+            "Compressed bodies are not supported: leave Content-Encoding out.",
+            status=415,
+            code="unsupported_media_type",
+        )
+    declared = request.headers.get("content-length", "0")
+    # h11 lets digits only through; 20 of them are more than any body.
+    if len(declared) > 20 or int(declared) > MAX_BODY_BYTES:
+        raise _too_large()
+
+
+async def _read(request: Request) -> bytes:
+    body = bytearray()
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY_BYTES:
+            raise _too_large()
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _too_large() -> ApiError:
+    return ApiError(
+        f"The body is larger than {MAX_BODY_BYTES} bytes.", status=413, code="body_too_large"
+    )
+
+
+def _invalid(reason: str) -> ApiError:
+    return ApiError(f"The body is not JSON: {reason}.", code="invalid_json")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _invalid(f"{name} is not a JSON number")
+
+
+def _parse_int(digits: str) -> int:
+    if len(digits) > MAX_NUMBER_LENGTH:
+        raise _invalid(f"a number has {len(digits)} characters")
+    return int(digits)
+
+
+def _parse_float(digits: str) -> float:
+    if len(digits) > MAX_NUMBER_LENGTH:
+        raise _invalid(f"a number has {len(digits)} characters")
+    value = float(digits)
+    if not math.isfinite(value):
+        raise _invalid("a number is larger than a double holds")
+    return value
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if len(pairs) > MAX_FIELDS:
+        raise _invalid(f"an object has more than {MAX_FIELDS} fields")
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise _invalid("an object names a field twice")
+    return fields
+
+
+def _refuse_lone_surrogates(value: object, body: bytes) -> None:
+    """Raise UnicodeEncodeError when a string cannot be written as UTF-8.
+
+    Raw UTF-8 cannot hold one: only an escape can, so most bodies are not walked.
+    """
+    if b"\\ud" in body or b"\\uD" in body:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
