@@ -27,7 +27,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 from localllm.core.model.file_types import FILE_TYPES
-from localllm.core.recommend import Candidate, Machine, Wish, price
+from localllm.core.recommend import Candidate, Machine, Preferences, price
 from localllm.core.speed import Estimate
 from localllm.core.speed.measured import Measurement
 from localllm.library.files import measurements, paths
@@ -195,10 +195,10 @@ def _localllm(*arguments: str) -> str:
 
 def report(rates: Sequence[Rate], *, tokens: int) -> int:
     """Each model calibrates in its turn; the status."""
-    wish = Wish(context=2 * tokens)  # a plan is timed a quarter of its context deep
+    preferences = Preferences(context=2 * tokens)  # a plan is timed a quarter of its context deep
     blind = _machine_with(())
     say("\nbefore any calibration")
-    _table(rates, [price(rate.candidate, wish, blind).decode for rate in rates])
+    _table(rates, [price(rate.candidate, preferences, blind).decode for rate in rates])
     worst_of: dict[str, float] = {}
     for one in rates:
         others = [rate for rate in rates if rate is not one]
@@ -208,7 +208,7 @@ def report(rates: Sequence[Rate], *, tokens: int) -> int:
             continue
         say(f"\ncalibrated on {one.name}")
         worst_of[one.name] = _table(
-            others, [price(rate.candidate, wish, machine).decode for rate in others]
+            others, [price(rate.candidate, preferences, machine).decode for rate in others]
         )
     return _verdict(worst_of, rates)
 

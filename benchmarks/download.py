@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from localllm.core.units import format_bandwidth, format_bytes, parse_bytes  # noqa: E402
-from localllm.library.download import Wanted, download  # noqa: E402
+from localllm.library.download import DownloadTarget, download  # noqa: E402
 from localllm.library.http.client import Access  # noqa: E402
 
 Took = tuple[float, float]
@@ -59,7 +59,7 @@ def _compare(scratch: Path, size: int, rounds: int, connections: int) -> None:
         commit, sha256 = _listed(endpoint)
 
         def ours(place: Path) -> None:
-            wanted = Wanted(
+            wanted = DownloadTarget(
                 repo=REPO, commit=commit, name=FILE, size_bytes=size, sha256=sha256,
                 path=place / FILE,
             )  # fmt: skip

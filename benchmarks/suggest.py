@@ -22,7 +22,7 @@ from time import process_time
 
 from localllm.core.catalogue.catalogue import Task
 from localllm.core.hardware import Backend
-from localllm.core.recommend import Candidate, Goal, Machine, Wish, plans
+from localllm.core.recommend import Candidate, Goal, Machine, Preferences, plans
 from localllm.core.sizing.placement import Budget, GpuBudget
 from localllm.core.speed import DeviceSpeed
 from localllm.core.speed.gpus import Generation
@@ -78,11 +78,11 @@ def _print_plans(repeat: int) -> None:
                 before.append((read_s, weigh_s))
                 files = len(known)
                 start = process_time()
-                plans(known, Wish(goal=goal), machine, limit=SHOWN)
+                plans(known, Preferences(goal=goal), machine, limit=SHOWN)
                 times.setdefault((name, goal), []).append(process_time() - start)
     print(f"{files} files of the catalogue's chat models, {SHOWN} shown; medians of {repeat} runs.")
     print(f"  read and check models.toml  {_ms(read for read, _ in before)}")
-    print(f"  weigh every file            {_ms(weigh for _, weigh in before)}")
+    print(f"  weigh every file            {_ms(fit_on for _, fit_on in before)}")
     for (name, goal), each in times.items():
         print(f"  plans(), {name}, {goal}: {_ms(each)}")
 

@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 
 from localllm.core.catalogue import catalogue
-from localllm.core.recommend import Goal, Machine, Wish, plans
+from localllm.core.recommend import Goal, Machine, Preferences, plans
 from localllm.core.recommend.repository import listing
 from localllm.core.sizing.placement import Budget
 from localllm.core.speed import DeviceSpeed
@@ -13,7 +13,7 @@ from localllm.errors import DoesNotFit, NotFound, UsageError
 from localllm.library.files import paths
 from localllm.library.hub.file_list import HubFile
 from localllm.library.hub.hub import HubRepo
-from localllm.runtime.hub_models import NoSuchQuant, Shelf, listed, offer_of
+from localllm.runtime.hub_models import HubModels, NoSuchQuant, listed, offer_of
 from localllm.runtime.pull import Choice, choose_from
 
 GIB = 2**30
@@ -26,7 +26,7 @@ def entry(name: str) -> catalogue.Entry:
     return next(each for each in entries if each.name == name)
 
 
-def shelf(*quants: str, model: str = "qwen3-8b", more: tuple[HubFile, ...] = ()) -> Shelf:
+def hub_models(*quants: str, model: str = "qwen3-8b", more: tuple[HubFile, ...] = ()) -> HubModels:
     """A repository with these quants of a published model."""
     known = entry(model)
     files = tuple(
@@ -38,7 +38,7 @@ def shelf(*quants: str, model: str = "qwen3-8b", more: tuple[HubFile, ...] = ())
         license="apache-2.0", tags=(), downloads=None, updated=None, endpoint="http://hub",
     )  # fmt: skip
     header = known.spec(quants[0])
-    return Shelf(repo=repo, header=header, listing=listing(repo.name, header, listed(repo)))
+    return HubModels(repo=repo, header=header, listing=listing(repo.name, header, listed(repo)))
 
 
 def machine(gib: float, *, bandwidth: float = 200e9) -> Machine:
@@ -46,15 +46,17 @@ def machine(gib: float, *, bandwidth: float = 200e9) -> Machine:
     return Machine(budget=Budget(host_bytes=int(gib * GIB)), host=speed)
 
 
-def chosen(held: Shelf, gib: float, quant: str | None = None, goal: Goal = Goal.BALANCED) -> Choice:
-    return choose_from(held, quant, machine(gib), Wish(goal=goal))
+def chosen(
+    held: HubModels, gib: float, quant: str | None = None, goal: Goal = Goal.BALANCED
+) -> Choice:
+    return choose_from(held, quant, machine(gib), Preferences(goal=goal))
 
 
 @pytest.mark.parametrize("gib", [5.6, 6, 7, 9, 16])
 @pytest.mark.parametrize("goal", Goal)
 def test_without_a_quant_it_is_the_one_that_suggest_takes(gib: float, goal: Goal) -> None:
-    held = shelf(*QUANTS)
-    suggested = plans(held.listing.candidates, Wish(goal=goal), machine(gib), limit=8).plans
+    held = hub_models(*QUANTS)
+    suggested = plans(held.listing.candidates, Preferences(goal=goal), machine(gib), limit=8).plans
     choice = chosen(held, gib, goal=goal)
     assert choice.quant == suggested[0].candidate.quant
     assert choice.reasons == suggested[0].reasons
@@ -62,14 +64,14 @@ def test_without_a_quant_it_is_the_one_that_suggest_takes(gib: float, goal: Goal
 
 
 def test_more_memory_never_gets_a_smaller_file_when_quality_is_the_goal() -> None:
-    held = shelf(*QUANTS)
+    held = hub_models(*QUANTS)
     sizes = [chosen(held, gib, goal=Goal.QUALITY).size_bytes for gib in (5.6, 6.5, 7, 8, 12)]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1]
 
 
 def test_when_nothing_fits_the_smallest_change_is_named() -> None:
-    held = shelf("Q8_0", "Q4_K_M")
+    held = hub_models("Q8_0", "Q4_K_M")
     with pytest.raises(DoesNotFit) as caught:
         chosen(held, 5.1)
     said = str(caught.value)
@@ -81,7 +83,7 @@ def test_when_nothing_fits_the_smallest_change_is_named() -> None:
 
 
 def test_a_quant_that_costs_too_much_is_not_taken_unasked() -> None:
-    held = shelf("Q2_K", model="qwen3-0.6b")
+    held = hub_models("Q2_K", model="qwen3-0.6b")
     with pytest.raises(DoesNotFit, match="perplexity"):
         chosen(held, 16)
     asked = chosen(held, 16, "Q2_K")
@@ -90,21 +92,21 @@ def test_a_quant_that_costs_too_much_is_not_taken_unasked() -> None:
 
 
 def test_a_quant_that_was_named_is_taken_with_a_warning_when_it_does_not_fit() -> None:
-    choice = chosen(shelf(*QUANTS), 4, "q8_0")
+    choice = chosen(hub_models(*QUANTS), 4, "q8_0")
     assert choice.quant == "Q8_0"
     assert "acme/M-GGUF Q8_0" in (choice.warning or "")
-    assert chosen(shelf(*QUANTS), 32, "Q8_0").warning is None
+    assert chosen(hub_models(*QUANTS), 32, "Q8_0").warning is None
 
 
 def test_without_a_machine_the_usual_quant_is_taken() -> None:
-    assert choose_from(shelf(*QUANTS), None, None, Wish()).quant == "Q4_K_M"
-    assert choose_from(shelf("Q8_0", "Q6_K"), None, None, Wish()).quant == "Q6_K"
-    assert choose_from(shelf(*QUANTS), "Q8_0", None, Wish()).quant == "Q8_0"
+    assert choose_from(hub_models(*QUANTS), None, None, Preferences()).quant == "Q4_K_M"
+    assert choose_from(hub_models("Q8_0", "Q6_K"), None, None, Preferences()).quant == "Q6_K"
+    assert choose_from(hub_models(*QUANTS), "Q8_0", None, Preferences()).quant == "Q8_0"
 
 
 def test_a_quant_that_is_not_there_lists_those_that_are() -> None:
     with pytest.raises(NoSuchQuant) as caught:
-        chosen(shelf("Q8_0", "Q4_K_M"), 16, "Q5_K_M")
+        chosen(hub_models("Q8_0", "Q4_K_M"), 16, "Q5_K_M")
     assert "Q8_0" in str(caught.value)
     assert "Q4_K_M" in str(caught.value)
 
@@ -113,7 +115,7 @@ def test_two_files_of_a_quant_are_told_apart_by_their_names() -> None:
     twin = HubFile(
         name="old/M-Q8_0.gguf", size_bytes=entry("qwen3-8b").file_bytes("Q8_0"), sha256=None
     )
-    held = shelf("Q8_0", "Q4_K_M", more=(twin,))
+    held = hub_models("Q8_0", "Q4_K_M", more=(twin,))
     with pytest.raises(UsageError, match=r"old/M-Q8_0\.gguf"):
         offer_of(held, "Q8_0")
     assert offer_of(held, "old/M-Q8_0.gguf").files == ("old/M-Q8_0.gguf",)
@@ -122,12 +124,12 @@ def test_two_files_of_a_quant_are_told_apart_by_their_names() -> None:
 def test_a_file_that_cannot_be_what_it_is_called_says_why() -> None:
     odd = HubFile(name="M-Q6_K.gguf", size_bytes=entry("qwen3-0.6b").file_bytes("Q6_K"), sha256="")
     with pytest.raises(UsageError, match="another model"):
-        offer_of(shelf("Q8_0", more=(odd,)), "Q6_K")
+        offer_of(hub_models("Q8_0", more=(odd,)), "Q6_K")
 
 
 def test_a_repository_of_encoders_alone_holds_no_model() -> None:
-    held = shelf("Q8_0")
-    empty = Shelf(
+    held = hub_models("Q8_0")
+    empty = HubModels(
         repo=held.repo, header=held.header,
         listing=listing("acme/M-GGUF", held.header, []),
     )  # fmt: skip
@@ -140,7 +142,7 @@ def test_an_encoder_goes_with_every_quant() -> None:
         HubFile(name=f"mmproj-{kind}.gguf", size_bytes=100, sha256="1" * 64)
         for kind in ("F32", "F16", "Q8_0")
     )
-    choice = chosen(shelf(*QUANTS, more=encoders), 16)
+    choice = chosen(hub_models(*QUANTS, more=encoders), 16)
     assert choice.mmproj == encoders[1]
     assert choice.all_files[-1] == encoders[1]
     assert choice.size_bytes == choice.files[0].size_bytes + 100

@@ -21,7 +21,7 @@ from localllm.engine.messages import Message, RestoreState, Role, SaveState
 from localllm.errors import EngineError, NotFound, StoreError, UsageError
 from localllm.library.files import paths, settings
 from localllm.library.files.atomic_write import write_atomically
-from localllm.library.files.names import shown
+from localllm.library.files.names import printable
 from localllm.library.files.session_cache import States
 from localllm.runtime.runtime import ResidentModel, Runtime
 
@@ -66,7 +66,7 @@ class Session:
     def greet(self) -> None:
         """Say on stderr what is gone on with."""
         if self.path is not None and (messages := len(self.talk.messages)):
-            click.echo(f"Going on with {shown(self.path)}: {messages} messages.", err=True)
+            click.echo(f"Going on with {printable(self.path)}: {messages} messages.", err=True)
 
     def document(self, answer: Answer) -> dict[str, object]:
         """What `run --json` prints of a session that is kept."""
@@ -100,7 +100,9 @@ class Session:
         try:
             write_atomically(self.path, _encoded(self.talk), private=True)
         except OSError as error:
-            raise StoreError(f"{shown(self.path)} cannot be written: {error.strerror}.") from error
+            raise StoreError(
+                f"{printable(self.path)} cannot be written: {error.strerror}."
+            ) from error
         self._written = self.talk
 
     async def restore(self, runtime: Runtime, resident: ResidentModel) -> str:
@@ -151,7 +153,7 @@ def opened(path: Path | None, *, system: str | None, cached: bool) -> Iterator[S
         return
     path = paths.absolute(path)
     if not path.parent.is_dir():
-        raise UsageError(f"There is no directory {shown(path.parent)} for --session.")
+        raise UsageError(f"There is no directory {printable(path.parent)} for --session.")
     limit = settings.load().session_cache_bytes if cached else 0
     states = States.of_this_user(limit) if limit else None
     with states.alone(path) if states is not None else contextlib.nullcontext():
@@ -195,18 +197,18 @@ def _read(path: Path) -> Talk:
         return Talk()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise StoreError(f"{shown(path)} cannot be read: {reason}.") from error
+        raise StoreError(f"{printable(path)} cannot be read: {reason}.") from error
     try:
         found = msgspec.json.decode(content, type=_File)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(
-            f"{shown(path)} is not a session of localllm, and stays as it is: {error}."
+            f"{printable(path)} is not a session of localllm, and stays as it is: {error}."
         ) from error
     if found.localllm_session != _VERSION or not 0 <= found.left_out <= len(found.messages):
         raise UsageError(
-            f"{shown(path)} is a session of another version, or was changed by hand: its version "
-            f"is {found.localllm_session}, and {found.left_out} of its {len(found.messages)} "
-            "messages are left out."
+            f"{printable(path)} is a session of another version, or was changed by hand: its"
+            f" version is {found.localllm_session}, and {found.left_out} of its"
+            f" {len(found.messages)} messages are left out."
         )
     messages = tuple(
         Message(role=said.role, content=said.content, reasoning=said.reasoning)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from localllm.cli.library_output import warn
-from localllm.cli.output import outside, stderr
+from localllm.cli.output import literal, stderr
 from localllm.library.files import paths, settings
 from localllm.library.http.client import access, require_online
 from localllm.library.hub.hub import Hub
@@ -22,7 +22,7 @@ def asked(*, offline: bool, quiet: bool = False) -> Iterator[Hub]:
     require_online(allowed)
     if not quiet:
         hosts = " or ".join(urlsplit(each).netloc for each in allowed.endpoints)
-        stderr().print(outside(f"Asking {hosts} ...", style="dim"), soft_wrap=True)
+        stderr().print(literal(f"Asking {hosts} ...", style="dim"), soft_wrap=True)
     hub = Hub(allowed, cache_dir=paths.cache_dir())
     try:
         yield hub

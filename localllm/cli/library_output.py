@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from rich.text import Text
 
-from localllm.cli.output import outside, stderr
+from localllm.cli.output import literal, stderr
 from localllm.library.files import paths
 from localllm.library.store.store import InstalledModel, Store, remedy
 
@@ -16,7 +16,7 @@ def library() -> Store:
 
 def warn(text: str) -> None:
     """Say on stderr that something needs attention. Not wrapped: a command in it stays whole."""
-    stderr().print(Text.assemble(("Warning: ", "bold yellow"), outside(text)), soft_wrap=True)
+    stderr().print(Text.assemble(("Warning: ", "bold yellow"), literal(text)), soft_wrap=True)
 
 
 def warn_of_problems(models: Iterable[InstalledModel]) -> None:
@@ -48,7 +48,7 @@ def row(model: InstalledModel) -> dict[str, object]:
         "state": model.state.value,
         "problem": model.problem,
         "owned": model.owned,
-        "mmproj": str(model.mmproj) if model.mmproj else None,
+        "mmproj": str(model.mmproj.path) if model.mmproj else None,
         "files": [
             {"path": str(part.path), "size_bytes": part.size_bytes, "sha256": part.sha256}
             for part in model.all_files

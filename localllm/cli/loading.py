@@ -15,12 +15,12 @@ from rich.progress import Progress as Bars
 from localllm.core.model.purpose import why_no_answers
 from localllm.core.model.spec import ModelSpec
 from localllm.core.quality.quality import cache_loss
-from localllm.core.sizing.load import Encoder, LoadSettings
+from localllm.core.sizing.load import LoadSettings, Mmproj
 from localllm.core.text import single_line
 from localllm.engine.messages import LoadProgress
 from localllm.errors import LocalLLMError, UsageError
-from localllm.library.store.companions import encoder_of, why_blind
-from localllm.library.store.inspect import encoder_for
+from localllm.library.store.companions import mmproj_of, why_no_vision
+from localllm.library.store.inspect import mmproj_for
 from localllm.library.store.store import InstalledModel
 from localllm.runtime.runtime import ResidentModel, Runtime, read_spec
 
@@ -34,22 +34,22 @@ def require_answers(spec: ModelSpec, name: str) -> None:
         )
 
 
-def require_sight(model: InstalledModel) -> Encoder:
+def require_vision(model: InstalledModel) -> Mmproj:
     """The encoder for images. Raises UsageError for a model that has none here."""
-    encoder = encoder_of(model)
-    if encoder is None:
-        raise UsageError(why_blind(model))
-    return encoder
+    mmproj = mmproj_of(model)
+    if mmproj is None:
+        raise UsageError(why_no_vision(model))
+    return mmproj
 
 
-def sight_if_any(model: InstalledModel, spec: ModelSpec) -> Encoder | None:
+def mmproj_if_any(model: InstalledModel, spec: ModelSpec) -> Mmproj | None:
     """The encoder of a model that has one; what is wrong with it is said, and the model answers
     text without it."""
-    encoder = encoder_of(model)
-    if encoder is None:
+    mmproj = mmproj_of(model)
+    if mmproj is None:
         return None
     try:
-        return encoder_for(Path(encoder.path), spec)
+        return mmproj_for(Path(mmproj.path), spec)
     except LocalLLMError as error:
         click.echo(single_line(f"{error} {model.name} answers, but sees no images."), err=True)
         return None

@@ -9,11 +9,11 @@ import click
 
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.load import (
-    Encoder,
     FlashAttention,
     KvType,
     LoadSettings,
     Lora,
+    Mmproj,
     Pooling,
     Speculate,
 )
@@ -126,10 +126,10 @@ def settings_for(
     kv_type: KvType = KvType.F16,
     cpu_moe: int = 0,
     kv_offload: bool = True,
-    adapters: tuple[Lora, ...] = (),
+    loras: tuple[Lora, ...] = (),
     embeddings: bool = False,
     pooling: Pooling | None = None,
-    encoder: Encoder | None = None,
+    mmproj: Mmproj | None = None,
     speculate: Speculate = Speculate.OFF,
     draft: Path | None = None,
 ) -> LoadSettings:
@@ -142,10 +142,10 @@ def settings_for(
         kv_type_v=kv_type,
         cpu_moe=cpu_moe,
         kv_offload=kv_offload,
-        adapters=adapters,
+        loras=loras,
         embeddings=embeddings,
         pooling=pooling,
-        encoder=encoder,
+        mmproj=mmproj,
         speculate=Speculate.OFF if embeddings else speculate,
         draft=None if draft is None else str(draft),
     )

@@ -47,7 +47,7 @@ def stderr() -> "Console":
     return _console(sys.stderr)
 
 
-def outside(text: str, style: str = "") -> "Text":
+def literal(text: str, style: str = "") -> "Text":
     """Make one line of text that others wrote (a name, a path): no markup, escapes or controls."""
     from rich.text import Text
 

@@ -18,9 +18,9 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-from localllm.cli.output import outside, stderr
+from localllm.cli.output import literal, stderr
 from localllm.core.units import format_bandwidth, format_bytes, format_duration
-from localllm.library.files.names import shown
+from localllm.library.files.names import printable
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def progress(what: str, total_bytes: int, *, quiet: bool) -> Iterator[Callable[[
     console = stderr()
     if not quiet and not console.is_terminal:
         line = f"Hashing {what} ({format_bytes(total_bytes)})"
-        console.print(outside(line), soft_wrap=True)
+        console.print(literal(line), soft_wrap=True)
     bar = Bars(
         TextColumn("Hashing {task.description}", markup=False),
         BarColumn(),
@@ -41,7 +41,7 @@ def progress(what: str, total_bytes: int, *, quiet: bool) -> Iterator[Callable[[
         disable=quiet or not console.is_terminal,
     )
     with bar:
-        task = bar.add_task(shown(what), total=total_bytes)
+        task = bar.add_task(printable(what), total=total_bytes)
         yield lambda count: bar.advance(task, count)
 
 
@@ -128,7 +128,7 @@ def drawn(total_bytes: int, *, quiet: bool) -> Iterator[Callable[["Progress"], N
         with _bars(console) as bars:
             yield _bar(bars, total_bytes)
     else:
-        yield Lines(lambda text: console.print(outside(text), soft_wrap=True)).show
+        yield Lines(lambda text: console.print(literal(text), soft_wrap=True)).show
 
 
 def _bars(console: Console) -> Bars:
@@ -156,7 +156,7 @@ def _bar(bars: Bars, total_bytes: int) -> Callable[["Progress"], None]:
             amount=f"{format_bytes(progress.done_bytes)} / {format_bytes(progress.total_bytes)}",
             rate=_rate(progress),
             left=_left(progress),
-            note=outside(progress.note or "").plain,
+            note=literal(progress.note or "").plain,
         )
 
     return show

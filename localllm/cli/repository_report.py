@@ -8,15 +8,15 @@ from rich.table import Table
 from localllm.cli import library_output
 from localllm.cli.hub_client import asked
 from localllm.cli.options import DEFAULT_CONTEXT
-from localllm.cli.output import outside, print_json, stdout
-from localllm.core.recommend import FitPlan, Wish, price
+from localllm.cli.output import literal, print_json, stdout
+from localllm.core.recommend import FitPlan, Preferences, price
 from localllm.core.recommend.repository import Offer, model_files
 from localllm.core.reference import read_reference
 from localllm.core.units import format_bytes
 from localllm.errors import AccessDenied, GgufError, UsageError
 from localllm.library.files import settings
 from localllm.library.hub.hub import HubRepo
-from localllm.runtime.hub_models import Shelf, listed, open_shelf
+from localllm.runtime.hub_models import HubModels, hub_models_of, listed
 from localllm.runtime.local_machine import this_machine
 from localllm.runtime.pull import best_plan
 
@@ -41,46 +41,46 @@ def show_repository(model: str, revision: str | None, *, offline: bool, as_json:
     named = read_reference(model)
     if named.quant is not None:
         raise UsageError(f"`show` lists every quant: give {named.name} alone.")
-    shelf, closed = None, None
+    hub_models, closed = None, None
     with asked(offline=offline) as hub:
         repo = hub.repo(named.name, revision)
         try:
-            shelf = open_shelf(hub, repo)
+            hub_models = hub_models_of(hub, repo)
         except (AccessDenied, GgufError) as error:
             closed = str(error)
-    rows = tuple(_rows(shelf)) if shelf else tuple(_bare_rows(repo))
+    rows = tuple(_rows(hub_models)) if hub_models else tuple(_bare_rows(repo))
     if as_json:
-        print_json(document(repo, shelf, rows))
+        print_json(document(repo, hub_models, rows))
     else:
         stdout().print(_repo_facts(repo))
         stdout().print(_repo_table(rows))
-        for left in shelf.listing.left_out if shelf else ():
-            stdout().print(outside(f"Left out: {left.name}: {left.reason}", style="dim"))
+        for left in hub_models.listing.left_out if hub_models else ():
+            stdout().print(literal(f"Left out: {left.name}: {left.reason}", style="dim"))
     if closed is not None:
         library_output.warn(
             f"No header could be read, so nothing is known of what fits here. {closed}"
         )
 
 
-def _rows(shelf: Shelf) -> Iterator[Row]:
+def _rows(hub_models: HubModels) -> Iterator[Row]:
     """Each offer as `suggest` would judge it on this machine."""
     chosen = settings.load()
     machine = this_machine(chosen.reserve_bytes)[0]
-    wish = Wish(context=chosen.context or DEFAULT_CONTEXT)
+    preferences = Preferences(context=chosen.context or DEFAULT_CONTEXT)
     try:
-        pick = best_plan(shelf, machine, wish)
+        pick = best_plan(hub_models, machine, preferences)
         plans: list[FitPlan | None] = [
-            price(offer.candidate, wish, machine) for offer in shelf.listing.offers
+            price(offer.candidate, preferences, machine) for offer in hub_models.listing.offers
         ]
     except GgufError as error:  # a kind of model whose memory nobody can work out yet
         library_output.warn(f"What fits here is not known: {error}.")
-        pick, plans = None, [None for _ in shelf.listing.offers]
-    for offer, plan in zip(shelf.listing.offers, plans, strict=True):
-        yield _row(shelf, offer, plan, pick)
+        pick, plans = None, [None for _ in hub_models.listing.offers]
+    for offer, plan in zip(hub_models.listing.offers, plans, strict=True):
+        yield _row(hub_models, offer, plan, pick)
 
 
-def _row(shelf: Shelf, offer: Offer, plan: FitPlan | None, pick: FitPlan | None) -> Row:
-    encoder = shelf.encoder(offer)
+def _row(hub_models: HubModels, offer: Offer, plan: FitPlan | None, pick: FitPlan | None) -> Row:
+    mmproj = hub_models.mmproj(offer)
     return Row(
         quant=offer.candidate.quant,
         files=offer.files,
@@ -89,7 +89,7 @@ def _row(shelf: Shelf, offer: Offer, plan: FitPlan | None, pick: FitPlan | None)
         decode_tps=plan.decode.likely if plan else None,
         pick=pick is not None and pick.candidate.file == offer.candidate.file,
         note=offer.note,
-        mmproj=encoder.name if encoder else None,
+        mmproj=mmproj.name if mmproj else None,
     )
 
 
@@ -99,7 +99,9 @@ def _bare_rows(repo: HubRepo) -> Iterator[Row]:
         yield Row(quant=file.label, files=file.names, size_bytes=file.size_bytes)
 
 
-def document(repo: HubRepo, shelf: Shelf | None, rows: tuple[Row, ...]) -> dict[str, object]:
+def document(
+    repo: HubRepo, hub_models: HubModels | None, rows: tuple[Row, ...]
+) -> dict[str, object]:
     """What `show ORG/REPO --json` prints."""
     return {
         "repository": repo.name,
@@ -110,10 +112,10 @@ def document(repo: HubRepo, shelf: Shelf | None, rows: tuple[Row, ...]) -> dict[
         "updated": repo.updated,
         "endpoint": repo.endpoint,
         "tags": list(repo.tags),
-        "parameters": shelf.header.parameters if shelf else None,
-        "architecture": shelf.header.architecture if shelf else None,
+        "parameters": hub_models.header.parameters if hub_models else None,
+        "architecture": hub_models.header.architecture if hub_models else None,
         "offers": list(rows),
-        "left_out": list(shelf.listing.left_out) if shelf else [],
+        "left_out": list(hub_models.listing.left_out) if hub_models else [],
     }
 
 
@@ -130,7 +132,7 @@ def _repo_facts(repo: HubRepo) -> Table:
         ("Updated", repo.updated),
         ("Asked", repo.endpoint),
     ):
-        facts.add_row(label, outside("unknown" if value is None else value))
+        facts.add_row(label, literal("unknown" if value is None else value))
     return facts
 
 
@@ -146,11 +148,11 @@ def _repo_table(rows: tuple[Row, ...]) -> Table:
         beside = f" with {row.mmproj}" if row.mmproj else ""
         good = row.verdict == "good"
         drawn.add_row(
-            outside(row.quant or "unknown"),
+            literal(row.quant or "unknown"),
             format_bytes(row.size_bytes),
-            outside((row.verdict or "unknown") + (" (pull takes it)" if row.pick else "")),
+            literal((row.verdict or "unknown") + (" (pull takes it)" if row.pick else "")),
             "-" if row.decode_tps is None else f"{row.decode_tps:.0f}",
-            outside(f"{row.files[0]}{parts}{beside}"),
+            literal(f"{row.files[0]}{parts}{beside}"),
             style="bold" if row.pick else "" if good else "dim",
         )
     return drawn

@@ -124,15 +124,15 @@ def _on_hub(sought: Sought) -> Target | None:
         return None
     # Only here: everything that asks the network takes a moment to import.
     from localllm.cli.hub_client import asked
-    from localllm.runtime.hub_models import look, offer_of, usual
+    from localllm.runtime.hub_models import offer_of, read_repository, usual
 
     named = read_reference(sought.model, sought.quant)
     with asked(offline=sought.offline) as hub:
-        shelf = look(hub, named.name, sought.revision, quant=named.quant)
-    offers = shelf.listing.offers
-    offer = usual(shelf) if named.quant is None else offer_of(shelf, named.quant)
+        hub_models = read_repository(hub, named.name, sought.revision, quant=named.quant)
+    offers = hub_models.listing.offers
+    offer = usual(hub_models) if named.quant is None else offer_of(hub_models, named.quant)
     return Target(
-        name=single_line(shelf.repo.name),
+        name=single_line(hub_models.repo.name),
         quant=offer.candidate.quant,
         spec=offer.candidate.spec(),
         sizes=tuple((each.candidate.quant, each.candidate.spec) for each in offers),

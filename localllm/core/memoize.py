@@ -21,7 +21,7 @@ _Asked = TypeVar("_Asked", bound=Hashable)
 _Answer = TypeVar("_Answer")
 
 
-def once(ask: Callable[[_Of], _Answer]) -> Callable[[_Of], _Answer]:
+def memoize(ask: Callable[[_Of], _Answer]) -> Callable[[_Of], _Answer]:
     """Keep what a method, or a function of the object alone, answers; an error is not kept."""
 
     @wraps(ask)
@@ -34,8 +34,8 @@ def once(ask: Callable[[_Of], _Answer]) -> Callable[[_Of], _Answer]:
     return answer
 
 
-def once_each(ask: Callable[[_Of, _Asked], _Answer]) -> Callable[[_Of, _Asked], _Answer]:
-    """As `once`, for each value (a layer, settings) that it is asked about."""
+def memoize_each(ask: Callable[[_Of, _Asked], _Answer]) -> Callable[[_Of, _Asked], _Answer]:
+    """As `memoize`, for each value (a layer, settings) that it is asked about."""
 
     @wraps(ask)
     def answer(keeper: _Of, about: _Asked) -> _Answer:

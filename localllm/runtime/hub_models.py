@@ -17,9 +17,9 @@ from localllm.core.recommend.repository import (
     Offer,
     RepoFile,
     called,
-    encoder_for,
     first_to_read,
     listing,
+    mmproj_for,
     model_files,
 )
 from localllm.core.reference import Reference
@@ -27,7 +27,7 @@ from localllm.core.text import single_line
 from localllm.core.units import format_bytes
 from localllm.errors import NotFound, UsageError
 from localllm.library.files.catalogue_file import find_entry, read_catalogue
-from localllm.library.files.names import shown
+from localllm.library.files.names import printable
 from localllm.library.hub.file_list import HubFile
 from localllm.library.hub.hub import Hub, HubRepo
 
@@ -35,7 +35,7 @@ _NEAREST = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shelf:
+class HubModels:
     """What a repository holds: its files, one header, and what that makes of the files."""
 
     repo: HubRepo
@@ -46,10 +46,10 @@ class Shelf:
     def files(self) -> tuple[RepoFile, ...]:
         return listed(self.repo)
 
-    def encoder(self, offer: Offer) -> HubFile | None:
+    def mmproj(self, offer: Offer) -> HubFile | None:
         """The mmproj that belongs to an offer."""
         whole = (f for f in model_files(self.files) if f.names == offer.files)
-        found = next((encoder_for(f, self.files) for f in whole), None)
+        found = next((mmproj_for(f, self.files) for f in whole), None)
         return self.hub_files((found.name,))[0] if found else None
 
     def hub_files(self, names: Sequence[str]) -> tuple[HubFile, ...]:
@@ -74,31 +74,33 @@ def _entry(name: str) -> Entry:
     near = starting or difflib.get_close_matches(name.lower()[:80], names, n=_NEAREST, cutoff=0.5)
     hint = f"Nearest: {', '.join(near[:_NEAREST])}." if near else "`localllm suggest` lists some."
     raise NotFound(
-        f"{shown(name)[:80]!r} is not in the catalogue. {hint} Or name a repository of the Hub"
-        f" (ORG/REPO); to find one: localllm search {shown(name)[:80] or 'TEXT'}"
+        f"{printable(name)[:80]!r} is not in the catalogue. {hint} Or name a repository of the Hub"
+        f" (ORG/REPO); to find one: localllm search {printable(name)[:80] or 'TEXT'}"
     )
 
 
-def look(hub: Hub, name: str, revision: str | None = None, *, quant: str | None = None) -> Shelf:
+def read_repository(
+    hub: Hub, name: str, revision: str | None = None, *, quant: str | None = None
+) -> HubModels:
     """Read a repository's list of files and one header: that of the quant, when it is named.
 
     Raises NotFound for a repository without a model, UsageError for a quant that is several
     files, and what the Hub raises.
     """
-    return open_shelf(hub, hub.repo(name, revision), quant=quant)
+    return hub_models_of(hub, hub.repo(name, revision), quant=quant)
 
 
-def open_shelf(hub: Hub, repo: HubRepo, *, quant: str | None = None) -> Shelf:
-    """As `look`, for a repository whose list of files is here already."""
+def hub_models_of(hub: Hub, repo: HubRepo, *, quant: str | None = None) -> HubModels:
+    """As `read_repository`, for a repository whose list of files is here already."""
     files = model_files(listed(repo))
     first = _meant(repo, files, quant) or first_to_read(files)
     if first is None:
         raise NotFound(
-            f"{shown(repo.name)} holds no GGUF model among its {len(repo.files)} files. Find one"
-            f" with: localllm search {shown(repo.name.rpartition('/')[2])}"
+            f"{printable(repo.name)} holds no GGUF model among its {len(repo.files)} files. Find"
+            f" one with: localllm search {printable(repo.name.rpartition('/')[2])}"
         )
     header = hub.header(repo, first.names[0])
-    return Shelf(repo=repo, header=header, listing=listing(repo.name, header, listed(repo)))
+    return HubModels(repo=repo, header=header, listing=listing(repo.name, header, listed(repo)))
 
 
 def listed(repo: HubRepo) -> tuple[RepoFile, ...]:
@@ -106,15 +108,15 @@ def listed(repo: HubRepo) -> tuple[RepoFile, ...]:
     return tuple(RepoFile(name=file.name, size_bytes=file.size_bytes) for file in repo.files)
 
 
-def usual(shelf: Shelf) -> Offer:
+def usual(hub_models: HubModels) -> Offer:
     """The usual quant where there is one, else the smallest. Raises NotFound when nothing of the
     repository can be used."""
-    if not shelf.listing.offers:
-        first = next(iter(shelf.listing.left_out), None)
+    if not hub_models.listing.offers:
+        first = next(iter(hub_models.listing.left_out), None)
         why = f" {first.name}: {first.reason}." if first else ""
-        raise NotFound(f"{shown(shelf.repo.name)} holds no model that can be used.{why}")
+        raise NotFound(f"{printable(hub_models.repo.name)} holds no model that can be used.{why}")
     return min(
-        shelf.listing.offers,
+        hub_models.listing.offers,
         key=lambda o: (o.candidate.quant != USUAL_QUANT, o.candidate.size_bytes),
     )
 
@@ -123,21 +125,22 @@ class NoSuchQuant(UsageError):
     """The repository is there and does not have the quant that was named."""
 
 
-def offer_of(shelf: Shelf, quant: str) -> Offer:
+def offer_of(hub_models: HubModels, quant: str) -> Offer:
     """The offer that a quant's or a file's name means. Raises UsageError listing what there is."""
-    offers, repo = shelf.listing.offers, shelf.repo
-    meant = _meant(repo, model_files(shelf.files), quant)
+    offers, repo = hub_models.listing.offers, hub_models.repo
+    meant = _meant(repo, model_files(hub_models.files), quant)
     for offer in offers:
         if offer.files == meant.names if meant else offer.candidate.quant == quant.upper():
             return offer
-    for left in shelf.listing.left_out:
+    for left in hub_models.listing.left_out:
         if meant and single_line(meant.names[0]).startswith(left.name.removesuffix("…")):
-            raise UsageError(f"{shown(repo.name)}: {left.name} cannot be used: {left.reason}.")
+            raise UsageError(f"{printable(repo.name)}: {left.name} cannot be used: {left.reason}.")
     have = ", ".join(
-        f"{shown(o.candidate.quant)} ({format_bytes(o.candidate.size_bytes)})" for o in offers
+        f"{printable(o.candidate.quant)} ({format_bytes(o.candidate.size_bytes)})" for o in offers
     )
     raise NoSuchQuant(
-        f"{shown(repo.name)} has no {shown(quant)[:80]}. It has: {have or 'nothing usable'}."
+        f"{printable(repo.name)} has no {printable(quant)[:80]}."
+        f" It has: {have or 'nothing usable'}."
     )
 
 
@@ -145,9 +148,9 @@ def _meant(repo: HubRepo, files: Sequence[ModelFile], quant: str | None) -> Mode
     """The one file that a quant's name means; None when no file's name says it."""
     meant = called(files, quant) if quant is not None else ()
     if len(meant) > 1:
-        names = ", ".join(shown(each.names[0]) for each in meant)
+        names = ", ".join(printable(each.names[0]) for each in meant)
         raise UsageError(
-            f"{shown(repo.name)} has {len(meant)} files of {shown(quant or '')[:80]}: {names}."
-            " Name the file with --quant FILE."
+            f"{printable(repo.name)} has {len(meant)} files of {printable(quant or '')[:80]}:"
+            f" {names}. Name the file with --quant FILE."
         )
     return meant[0] if meant else None

@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING
 from localllm.core.catalogue.catalogue import Entry, Task
 from localllm.core.hardware import Device, HardwareInfo
 from localllm.core.model.spec import ModelSpec
-from localllm.core.recommend import Candidate, FitPlan, Machine, Seen, Verdict, Wish, plans, predict
+from localllm.core.recommend import (
+    Candidate,
+    FitPlan,
+    Machine,
+    Preferences,
+    Seen,
+    Verdict,
+    plans,
+    predict,
+)
 from localllm.core.sizing.placement import Budget, GpuBudget, budget
 from localllm.core.speed import DeviceSpeed, gpus
 from localllm.errors import EngineError, LocalLLMError, UsageError
@@ -209,8 +218,10 @@ def suggestions(
     entries = tuple(entry for entry in read_catalogue() if Task.CHAT in entry.tasks)
     have = tuple(each.spec() for each in installed_candidates(installed, entries))
     entries = tuple(entry for entry in entries if not any(_same(entry, spec) for spec in have))
-    wish = Wish(context=chosen.context) if chosen.context else Wish()
-    advice = plans(candidates(entries), wish, measured(found, chosen.reserve_bytes), limit=limit)
+    preferences = Preferences(context=chosen.context) if chosen.context else Preferences()
+    advice = plans(
+        candidates(entries), preferences, measured(found, chosen.reserve_bytes), limit=limit
+    )
     return tuple(plan for plan in advice.plans if plan.verdict is not Verdict.DOES_NOT_FIT)
 
 

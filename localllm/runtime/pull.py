@@ -11,21 +11,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from localllm.core.quality import quality
-from localllm.core.recommend import Candidate, FitPlan, Machine, Wish, plans
+from localllm.core.recommend import Candidate, FitPlan, Machine, Preferences, plans
 from localllm.core.recommend.repository import Offer
 from localllm.core.reference import read_reference
-from localllm.core.sizing.fit import Fit, weigh_in
+from localllm.core.sizing.fit import Fit, fit_in
 from localllm.core.sizing.load import LoadSettings, Speculate
 from localllm.core.sizing.placement import Budget
 from localllm.errors import AccessDenied, DoesNotFit, GgufError, LocalLLMError, NotFound
-from localllm.library.download import Downloaded, Progress, Wanted, download, journal
-from localllm.library.files.names import shown
+from localllm.library.download import Downloaded, DownloadTarget, Progress, download, journal
+from localllm.library.files.names import printable
 from localllm.library.http.client import Access
 from localllm.library.hub.file_list import HubFile
 from localllm.library.hub.hub import Hub, HubRepo
 from localllm.library.store.installed import InstalledModel
 from localllm.library.store.store import Store
-from localllm.runtime.hub_models import NoSuchQuant, Shelf, look, offer_of, repositories, usual
+from localllm.runtime.hub_models import (
+    HubModels,
+    NoSuchQuant,
+    offer_of,
+    read_repository,
+    repositories,
+    usual,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +84,7 @@ def choose(
     revision: str | None,
     hub: Hub,
     machine: Machine | None,
-    wish: Wish,
+    preferences: Preferences,
 ) -> Choice:
     """Decide what to fetch for ORG/REPO[:QUANT] or NAME[:QUANT] of the catalogue.
 
@@ -89,69 +96,73 @@ def choose(
     errors: list[LocalLLMError] = []
     for repo in repositories(asked):
         try:
-            shelf = look(hub, repo, revision, quant=asked.quant)
-            return choose_from(shelf, asked.quant, machine, wish)
+            hub_models = read_repository(hub, repo, revision, quant=asked.quant)
+            return choose_from(hub_models, asked.quant, machine, preferences)
         except (NotFound, AccessDenied, NoSuchQuant) as error:
             errors.append(error)
     # A repository that wants a token has the model; "not there" is what another one said.
     raise next((error for error in errors if isinstance(error, AccessDenied)), errors[-1])
 
 
-def choose_from(shelf: Shelf, quant: str | None, machine: Machine | None, wish: Wish) -> Choice:
+def choose_from(
+    hub_models: HubModels, quant: str | None, machine: Machine | None, preferences: Preferences
+) -> Choice:
     """Decide among the offers of one repository; see `choose`."""
     if quant is not None:
-        offer = offer_of(shelf, quant)
-        return _asked_for(shelf, offer, machine, wish)
-    default = usual(shelf)
+        offer = offer_of(hub_models, quant)
+        return _asked_for(hub_models, offer, machine, preferences)
+    default = usual(hub_models)
     if machine is None:
-        return _choice(shelf, default, ("The usual quant.",))
+        return _choice(hub_models, default, ("The usual quant.",))
     try:
-        plan = best_plan(shelf, machine, wish)
+        plan = best_plan(hub_models, machine, preferences)
     except GgufError as error:
         raise GgufError(f"{error}. {_anyway(default.candidate)}") from error
     if plan is None:
-        raise DoesNotFit(nothing_fits(shelf, machine.budget, wish))
-    offer = next(o for o in shelf.listing.offers if o.candidate.file == plan.candidate.file)
-    return _choice(shelf, offer, plan.reasons)
+        raise DoesNotFit(nothing_fits(hub_models, machine.budget, preferences))
+    offer = next(o for o in hub_models.listing.offers if o.candidate.file == plan.candidate.file)
+    return _choice(hub_models, offer, plan.reasons)
 
 
-def best_plan(shelf: Shelf, machine: Machine, wish: Wish) -> FitPlan | None:
+def best_plan(hub_models: HubModels, machine: Machine, preferences: Preferences) -> FitPlan | None:
     """What `suggest` says of a repository; None when nothing of it is worth suggesting here."""
-    found = plans(shelf.listing.candidates, wish, machine, limit=1).plans
+    found = plans(hub_models.listing.candidates, preferences, machine, limit=1).plans
     return found[0] if found else None
 
 
-def _asked_for(shelf: Shelf, offer: Offer, machine: Machine | None, wish: Wish) -> Choice:
+def _asked_for(
+    hub_models: HubModels, offer: Offer, machine: Machine | None, preferences: Preferences
+) -> Choice:
     """A quant that was named is taken; what speaks against it is a warning."""
     candidate = offer.candidate
-    asked = f"{shown(candidate.quant)} was asked for."
+    asked = f"{printable(candidate.quant)} was asked for."
     if machine is None:
-        return _choice(shelf, offer, (asked, *candidate.notes))
+        return _choice(hub_models, offer, (asked, *candidate.notes))
     try:
-        reasons, warning = _judged(candidate, machine, wish)
+        reasons, warning = _judged(candidate, machine, preferences)
     except GgufError as error:  # a kind of model whose memory nobody can work out yet
         reasons, warning = candidate.notes, f"What it needs here is not known: {error}."
-    return replace(_choice(shelf, offer, (asked, *reasons)), warning=warning)
+    return replace(_choice(hub_models, offer, (asked, *reasons)), warning=warning)
 
 
 def _judged(
-    candidate: Candidate, machine: Machine, wish: Wish
+    candidate: Candidate, machine: Machine, preferences: Preferences
 ) -> tuple[tuple[str, ...], str | None]:
     """The reasons of a plan, or what speaks against it. Raises GgufError."""
-    found = plans((candidate,), wish, machine, limit=1).plans
+    found = plans((candidate,), preferences, machine, limit=1).plans
     if found:
         return found[0].reasons, None
-    fit = _fit(candidate, machine.budget, wish)
+    fit = _fit(candidate, machine.budget, preferences)
     warning = _loss_words(candidate) if fit.fits else fit.message(_called(candidate))
     return candidate.notes, warning
 
 
-def _choice(shelf: Shelf, offer: Offer, reasons: tuple[str, ...]) -> Choice:
+def _choice(hub_models: HubModels, offer: Offer, reasons: tuple[str, ...]) -> Choice:
     return Choice(
-        repo=shelf.repo,
+        repo=hub_models.repo,
         quant=offer.candidate.quant,
-        files=shelf.hub_files(offer.files),
-        mmproj=shelf.encoder(offer),
+        files=hub_models.hub_files(offer.files),
+        mmproj=hub_models.mmproj(offer),
         reasons=reasons,
     )
 
@@ -159,25 +170,27 @@ def _choice(shelf: Shelf, offer: Offer, reasons: tuple[str, ...]) -> Choice:
 # --- what does not fit ---
 
 
-def nothing_fits(shelf: Shelf, room: Budget, wish: Wish) -> str:
+def nothing_fits(hub_models: HubModels, room: Budget, preferences: Preferences) -> str:
     """Why nothing of a repository is suggested here, and the smallest change that would help."""
-    smallest = min(shelf.listing.candidates, key=lambda each: each.size_bytes)
-    fitting = [each for each in shelf.listing.candidates if _fit(each, room, wish).fits]
-    name = shown(shelf.repo.name)
+    smallest = min(hub_models.listing.candidates, key=lambda each: each.size_bytes)
+    fitting = [each for each in hub_models.listing.candidates if _fit(each, room, preferences).fits]
+    name = printable(hub_models.repo.name)
     if fitting:
         best = max(fitting, key=lambda each: each.size_bytes)
         return f"{_loss_words(best)} A larger quant of {name} does not fit here. {_anyway(best)}"
-    fit = _fit(smallest, room, wish)
+    fit = _fit(smallest, room, preferences)
     if not (fit.advice or "").startswith("Try --ctx"):
         fit = replace(fit, advice="It is the smallest file there is: take a smaller model.")
     return f"{fit.message(_called(smallest))} {_anyway(smallest)}"
 
 
-def _fit(candidate: Candidate, room: Budget, wish: Wish) -> Fit:
+def _fit(candidate: Candidate, room: Budget, preferences: Preferences) -> Fit:
     spec = candidate.spec()
-    context = min(wish.context, spec.context_train or wish.context)
-    return weigh_in(
-        spec, LoadSettings(context=context, parallel=wish.parallel, speculate=Speculate.AUTO), room
+    context = min(preferences.context, spec.context_train or preferences.context)
+    return fit_in(
+        spec,
+        LoadSettings(context=context, parallel=preferences.parallel, speculate=Speculate.AUTO),
+        room,
     )
 
 
@@ -190,12 +203,12 @@ def _loss_words(candidate: Candidate) -> str:
 def _anyway(candidate: Candidate) -> str:
     return (
         "`localllm suggest` lists what fits; to fetch this one all the same, name its quant:"
-        f" {shown(candidate.model)}:{shown(candidate.quant)}"
+        f" {printable(candidate.model)}:{printable(candidate.quant)}"
     )
 
 
 def _called(candidate: Candidate) -> str:
-    return f"{shown(candidate.model)} {shown(candidate.quant)}"
+    return f"{printable(candidate.model)} {printable(candidate.quant)}"
 
 
 # --- fetching ---
@@ -229,11 +242,11 @@ def pull(
     return _pulled(choice, _add(choice, store, done, name), done)
 
 
-def wanted(choice: Choice, store: Store, dest: Path | None = None) -> tuple[Wanted, ...]:
+def wanted(choice: Choice, store: Store, dest: Path | None = None) -> tuple[DownloadTarget, ...]:
     """The files to fetch with their places. Raises StoreError for a name that is no place."""
     repo, commit = choice.repo.name, choice.repo.commit
     return tuple(
-        Wanted(
+        DownloadTarget(
             repo=repo,
             commit=commit,
             name=file.name,
@@ -245,7 +258,7 @@ def wanted(choice: Choice, store: Store, dest: Path | None = None) -> tuple[Want
     )
 
 
-def kept_bytes(file: Wanted) -> int:
+def kept_bytes(file: DownloadTarget) -> int:
     """How much of a file is on the disk already, whole or from an earlier run."""
     try:
         if file.path.is_file():
@@ -288,8 +301,8 @@ def _add(
         )
     except GgufError as error:
         raise GgufError(
-            f"{shown(choice.name)} arrived as it is published and cannot be used: {error} Its files"
-            f" are kept in {shown(files[0].parent)} and are no part of the library."
+            f"{printable(choice.name)} arrived as it is published and cannot be used: {error} Its"
+            f" files are kept in {printable(files[0].parent)} and are no part of the library."
         ) from error
 
 

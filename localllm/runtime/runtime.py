@@ -18,11 +18,11 @@ from localllm.core.hardware import EngineBuild, HardwareInfo
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.comparison import Comparison
 from localllm.core.sizing.embedding import with_embedding_defaults
-from localllm.core.sizing.fit import Fit, TooLarge, weigh
+from localllm.core.sizing.fit import Fit, TooLarge, fit_on
 from localllm.core.sizing.load import LoadSettings
 from localllm.core.sizing.placement import HOST
 from localllm.engine.client.client import Engine, ProcessEngine
-from localllm.engine.client.supervisor import LastingEngine
+from localllm.engine.client.supervisor import SupervisedEngine
 from localllm.engine.messages import (
     Embedded,
     EmbedRequest,
@@ -40,12 +40,12 @@ from localllm.engine.messages import (
     StateRestored,
     StateSaved,
 )
-from localllm.engine.messages.validation import check_sight
+from localllm.engine.messages.validation import check_vision
 from localllm.errors import EngineCrashed, EngineUnavailable, LoadFailed, NotFound
 from localllm.library.files import paths
 from localllm.library.files.settings import load as load_settings
-from localllm.library.store.companions import why_blind, with_adapters, with_encoder
-from localllm.library.store.inspect import examine
+from localllm.library.store.companions import why_no_vision, with_adapters, with_mmproj
+from localllm.library.store.inspect import inspect_model
 from localllm.library.store.store import InstalledModel, Store
 
 __all__ = ["Fit", "ResidentModel", "Runtime", "TooLarge", "read_spec"]
@@ -69,9 +69,13 @@ class ResidentModel:
         return self.fit.compared(self.loaded.allocations, self.loaded.draft)
 
     @property
-    def blind(self) -> str | None:
+    def vision_unavailable(self) -> str | None:
         """Why it cannot see images, and what to do; None when it can."""
-        return None if self.loaded.vision else self.loaded.blind or why_blind(self.model)
+        return (
+            None
+            if self.loaded.vision
+            else self.loaded.vision_unavailable or why_no_vision(self.model)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +83,15 @@ class _Slot:
     """A resident model as it was loaded first, and what holds it."""
 
     first: ResidentModel
-    lasting: LastingEngine
+    supervised: SupervisedEngine
 
     @property
     def resident(self) -> ResidentModel:
-        return dataclasses.replace(self.first, loaded=self.lasting.loaded)
+        return dataclasses.replace(self.first, loaded=self.supervised.loaded)
 
     @property
     def engine(self) -> Engine:
-        return self.lasting.engine
+        return self.supervised.engine
 
 
 class Runtime:
@@ -160,11 +164,11 @@ class Runtime:
         settings = await asyncio.to_thread(
             with_adapters, with_embedding_defaults(spec, settings), spec
         )
-        settings = await asyncio.to_thread(with_encoder, settings, spec)
+        settings = await asyncio.to_thread(with_mmproj, settings, spec)
         draft = settings.used_draft
         beside = await asyncio.to_thread(read_spec, Path(draft)) if draft is not None else None
         back = self._returned(model.name)
-        return weigh(
+        return fit_on(
             spec,
             settings,
             await self._look(),
@@ -251,12 +255,12 @@ class Runtime:
         Raises NotFound when no such model is resident, GenerationFailed classes, EngineCrashed.
         """
         slot = self._slot(name)
-        check_sight(request, slot.resident.blind)
-        engine = await slot.lasting.ready()
+        check_vision(request, slot.resident.vision_unavailable)
+        engine = await slot.supervised.ready()
         async with aclosing(engine.generate(request)) as events:
             async for event in events:
                 if isinstance(event, Finished):
-                    slot.lasting.answered()
+                    slot.supervised.answered()
                 yield event
 
     async def embed(self, name: str, request: EmbedRequest) -> Embedded:
@@ -265,15 +269,15 @@ class Runtime:
         Raises as `generate` does; BadRequest for a model that was not loaded for it.
         """
         slot = self._slot(name)
-        answer = await (await slot.lasting.ready()).embed(request)
-        slot.lasting.answered()
+        answer = await (await slot.supervised.ready()).embed(request)
+        slot.supervised.answered()
         return answer
 
     async def rerank(self, name: str, request: RerankRequest) -> Reranked:
         """Score documents against a query. Raises as `embed` does."""
         slot = self._slot(name)
-        answer = await (await slot.lasting.ready()).rerank(request)
-        slot.lasting.answered()
+        answer = await (await slot.supervised.ready()).rerank(request)
+        slot.supervised.answered()
         return answer
 
     async def save_state(self, name: str, request: SaveState) -> StateSaved:
@@ -300,12 +304,12 @@ class Runtime:
     async def crash(self, name: str) -> EngineCrashed | None:
         """Why the engine that holds `name` is gone; None while it lives or nothing is known."""
         slot = self._slots.get(name)
-        return await slot.lasting.crash() if slot is not None else None
+        return await slot.supervised.crash() if slot is not None else None
 
     async def unload(self, name: str) -> None:
         """Free a model; unknown names are ignored."""
         if (slot := self._slots.pop(name, None)) is not None:
-            await slot.lasting.close()
+            await slot.supervised.close()
 
     async def close(self) -> None:
         """Free every model and end every engine, those of loads and dry runs too."""
@@ -320,7 +324,7 @@ class Runtime:
         return slot
 
     def _lasting(self, resident: ResidentModel, engine: Engine) -> _Slot:
-        lasting = LastingEngine(
+        supervised = SupervisedEngine(
             engine,
             resident.loaded,
             name=resident.model.name,
@@ -328,7 +332,7 @@ class Runtime:
             start=self._start_engine,
             clock=self._clock,
         )
-        return _Slot(resident, lasting)
+        return _Slot(resident, supervised)
 
     @asynccontextmanager
     async def _engine(self) -> AsyncGenerator[Engine, None]:
@@ -379,7 +383,7 @@ def read_spec(path: Path) -> ModelSpec:
 
     Raises GgufError, NotFound, StoreError.
     """
-    return examine(path).spec
+    return inspect_model(path).spec
 
 
 def _load_request(model: InstalledModel, settings: LoadSettings) -> LoadRequest:

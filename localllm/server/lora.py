@@ -7,7 +7,7 @@ from pydantic import Field
 
 from localllm.core.sizing.lora import MAX_SCALE
 from localllm.core.text import single_line
-from localllm.engine.messages import Adapter
+from localllm.engine.messages import LoraScale
 from localllm.engine.messages.validation import MAX_ADAPTERS
 from localllm.runtime.runtime import ResidentModel
 from localllm.server.schema import Shape
@@ -19,14 +19,14 @@ class AdapterScale(Shape):
     id: Annotated[int, Field(ge=0, le=MAX_ADAPTERS - 1)]
     scale: Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE)]
 
-    def adapter(self) -> Adapter:
-        return Adapter(id=self.id, scale=self.scale)
+    def adapter(self) -> LoraScale:
+        return LoraScale(id=self.id, scale=self.scale)
 
 
 AdapterScales = Annotated[list[AdapterScale], Field(max_length=MAX_ADAPTERS)]
 
 
-def adapters(asked: list[AdapterScale] | None) -> tuple[Adapter, ...] | None:
+def loras(asked: list[AdapterScale] | None) -> tuple[LoraScale, ...] | None:
     """The same for the engine; None is what the model was loaded with."""
     return None if asked is None else tuple(each.adapter() for each in asked)
 
@@ -49,5 +49,5 @@ def cards(resident: ResidentModel) -> list[AdapterCard]:
             scale=lora.scale,
             model=resident.model.name,
         )
-        for i, lora in enumerate(resident.settings.adapters)
+        for i, lora in enumerate(resident.settings.loras)
     ]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
-from localllm.core.recommend import Candidate, FitPlan, Wish
+from localllm.core.recommend import Candidate, FitPlan, Preferences
 from localllm.errors import Offline
 from localllm.library.files import paths, settings
 from localllm.library.files.catalogue_file import read_catalogue
@@ -100,7 +100,7 @@ class HubSource:
             revision=None,
             hub=Hub(_access()),
             machine=None,
-            wish=Wish(),
+            preferences=Preferences(),
         )
 
     def pull(

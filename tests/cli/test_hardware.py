@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from localllm.cli.commands.hardware import document, table
-from localllm.cli.output import outside, print_json
+from localllm.cli.output import literal, print_json
 from localllm.core.hardware import (
     Backend,
     Cpu,
@@ -151,7 +151,7 @@ def test_a_devices_name_is_never_markup_or_an_escape() -> None:
     text = drawn(HardwareInfo(cpu=INFO.cpu, ram=INFO.ram, devices=(device,)))
     assert "[/INST] [Q4_K_M] [bold]GPU next: memory unknown" in text
     assert "\x1b" not in text
-    assert "\x1b" not in outside(name).plain
+    assert "\x1b" not in literal(name).plain
 
 
 def test_json_is_one_ascii_document(capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,8 +192,8 @@ def test_a_terminal_gets_colour_unless_it_says_no(tmp_path: Path) -> None:
 
 def test_a_stdout_that_cannot_write_a_name_is_no_crash() -> None:
     program = (
-        "from localllm.cli.output import outside, stdout\n"
-        "stdout().print(outside('m\\u00fcll \\u2588'))"
+        "from localllm.cli.output import literal, stdout\n"
+        "stdout().print(literal('m\\u00fcll \\u2588'))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],

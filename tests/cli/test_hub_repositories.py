@@ -51,8 +51,8 @@ def test_a_header_is_read_once_for_every_verb(big: FakeHub) -> None:
 
 
 def test_suggest_plans_for_a_machine_that_is_described(big: FakeHub) -> None:
-    wish = ["--ram", "64GiB", "--vram", "80GiB", "--gpu", "H100", "--json"]
-    (plan,) = rows(document(localllm(big, "suggest", "--repo", BIG, *wish)), "plans")
+    preferences = ["--ram", "64GiB", "--vram", "80GiB", "--gpu", "H100", "--json"]
+    (plan,) = rows(document(localllm(big, "suggest", "--repo", BIG, *preferences)), "plans")
     assert (plan["model"], plan["quant"], plan["verdict"]) == (BIG, "Q8_0", "good")
     small = localllm(big, "suggest", "--repo", BIG, "--ram", "8GiB")
     assert f"Nothing of {BIG} fits" in small.stdout

@@ -157,10 +157,10 @@ def publish(hub: FakeHub, entry: Entry, repo: str, quants: tuple[str, ...]) -> N
 
 
 @pytest.mark.parametrize("wish", [[], ["--goal", "quality"], ["--goal", "speed", "--ctx", "512"]])
-def test_it_takes_what_suggest_takes(hub: FakeHub, wish: list[str]) -> None:
+def test_it_takes_what_suggest_takes(hub: FakeHub, preferences: list[str]) -> None:
     publish(hub, catalogue_entry("smollm2-135m"), "acme/M", ("Q8_0", "Q6_K", "Q4_K_M", "Q2_K"))
-    pulled = document(localllm(hub, "pull", "acme/M", "--dry-run", "--json", *wish))
-    suggested = document(localllm(hub, "suggest", "--repo", "acme/M", "--json", *wish))
+    pulled = document(localllm(hub, "pull", "acme/M", "--dry-run", "--json", *preferences))
+    suggested = document(localllm(hub, "suggest", "--repo", "acme/M", "--json", *preferences))
     (plan,) = rows(suggested, "plans")
     assert pulled["quant"] == plan["quant"]
     shown = rows(document(localllm(hub, "show", "acme/M", "--json")), "offers")

@@ -225,7 +225,7 @@ def test_what_does_not_fit_is_sized_all_the_same() -> None:
 
 
 def test_an_embedding_model_is_sized_as_it_is_served(tmp_path: Path) -> None:
-    path = tiny_encoder.encoder(tmp_path / "bert.gguf")
+    path = tiny_encoder.mmproj(tmp_path / "bert.gguf")
     document = sized(str(path), "--ctx", "4096", "--exact")
     limits, exact, footprint = document["limits"], document["exact"], document["footprint"]
     assert limits["context"] == tiny_encoder.CONTEXT
@@ -248,9 +248,9 @@ def test_a_draft_model_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
     assert unknown.returncode == 5
     assert "nonsense" in unknown.stderr
     write(ENCODER, tmp_path / "encoder.gguf")
-    encoder = run("starter", "--draft", str(tmp_path / "encoder.gguf"))
-    assert encoder.returncode == 2
-    assert "needs a model that answers" in encoder.stderr
+    mmproj = run("starter", "--draft", str(tmp_path / "encoder.gguf"))
+    assert mmproj.returncode == 2
+    assert "needs a model that answers" in mmproj.stderr
 
 
 def test_a_load_for_embeddings_reserves_rows_for_every_token() -> None:

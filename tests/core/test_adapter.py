@@ -125,7 +125,7 @@ def test_an_embedding_that_is_also_the_output_cannot_be_adapted() -> None:
 def test_adapters_are_counted_in_the_footprint_and_beside_their_layers() -> None:
     lora = passed(adapter(QUERY))
     plain = LoadSettings(context=256)
-    adapted = replace(plain, adapters=(lora, lora))
+    adapted = replace(plain, loras=(lora, lora))
     without, with_two = footprint.of(MODEL, plain), footprint.of(MODEL, adapted)
     assert with_two.adapter_bytes == 2 * lora.size_bytes
     added_scratch = with_two.compute_bytes - without.compute_bytes

@@ -8,8 +8,8 @@ from localllm.core.recommend.repository import (
     ModelFile,
     RepoFile,
     called,
-    encoder_for,
     first_to_read,
+    mmproj_for,
     model_files,
 )
 
@@ -22,8 +22,8 @@ def model(stem: str) -> ModelFile:
     return ModelFile(stem, (f"{stem}.gguf",), 1000)
 
 
-def encoder(stem: str, *names: str) -> str | None:
-    found = encoder_for(model(stem), listed(*names))
+def mmproj(stem: str, *names: str) -> str | None:
+    found = mmproj_for(model(stem), listed(*names))
     return found.name if found else None
 
 
@@ -79,10 +79,10 @@ def test_a_quant_is_named_in_any_case_and_a_file_by_its_own_name() -> None:
 def test_a_vision_model_gets_the_encoder_that_is_meant_for_it(
     stem: str, names: tuple[str, ...], expected: str | None
 ) -> None:
-    assert encoder(stem, *names) == expected
+    assert mmproj(stem, *names) == expected
 
 
 @given(st.lists(st.text(max_size=30).map(lambda text: f"mmproj{text}.gguf"), max_size=5), st.text())
 def test_no_name_breaks_the_choice(names: list[str], stem: str) -> None:
-    found = encoder(stem, *names)
+    found = mmproj(stem, *names)
     assert found is None or found in names

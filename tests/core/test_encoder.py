@@ -7,8 +7,8 @@ import pytest
 
 from localllm.core import gguf
 from localllm.core.model.spec import ModelSpec
-from localllm.core.sizing.load import Encoder
-from localllm.core.sizing.mmproj import encoder_of
+from localllm.core.sizing.load import Mmproj
+from localllm.core.sizing.mmproj import mmproj_of
 from localllm.core.sizing.placement import HOST, Placement, Share
 from localllm.core.sizing.placement.search import seat
 from localllm.errors import GgufError
@@ -28,40 +28,40 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
 
 
 @pytest.fixture
-def encoder(tmp_path: Path) -> ModelSpec:
+def mmproj(tmp_path: Path) -> ModelSpec:
     return header(eyes.llava(tmp_path / "mmproj.gguf", embedding=tiny.WIDTH))
 
 
-def test_its_weights_are_the_sum_of_its_tensors(encoder: ModelSpec, model: ModelSpec) -> None:
-    found = encoder_of(encoder, model, path="x")
-    assert found.weights_bytes == sum(tensor.size_bytes for tensor in encoder.tensors)
+def test_its_weights_are_the_sum_of_its_tensors(mmproj: ModelSpec, model: ModelSpec) -> None:
+    found = mmproj_of(mmproj, model, path="x")
+    assert found.weights_bytes == sum(tensor.size_bytes for tensor in mmproj.tensors)
 
 
 def test_one_that_was_made_for_another_model_is_refused(tmp_path: Path, model: ModelSpec) -> None:
     other = header(eyes.llava(tmp_path / "mmproj.gguf", embedding=576))
     with pytest.raises(GgufError, match="576 numbers and the model takes 64"):
-        encoder_of(other, model, path="x")
+        mmproj_of(other, model, path="x")
 
 
-def test_one_that_only_hears_is_refused(encoder: ModelSpec, model: ModelSpec) -> None:
-    deaf = {**encoder.metadata, "clip.has_vision_encoder": False}
+def test_one_that_only_hears_is_refused(mmproj: ModelSpec, model: ModelSpec) -> None:
+    deaf = {**mmproj.metadata, "clip.has_vision_encoder": False}
     with pytest.raises(GgufError, match="no encoder for images"):
-        encoder_of(replace(encoder, metadata=deaf), model, path="x")
+        mmproj_of(replace(mmproj, metadata=deaf), model, path="x")
 
 
 @pytest.mark.parametrize("name", ["patch_size", "image_size", "projection_dim"])
 def test_a_header_without_what_every_encoder_has_is_refused(
-    name: str, encoder: ModelSpec, model: ModelSpec
+    name: str, mmproj: ModelSpec, model: ModelSpec
 ) -> None:
     for value in ("", "many", -1, 2**40):
-        odd = {**encoder.metadata, f"clip.vision.{name}": value}
+        odd = {**mmproj.metadata, f"clip.vision.{name}": value}
         with pytest.raises(GgufError, match=name):
-            encoder_of(replace(encoder, metadata=odd), model, path="x")
+            mmproj_of(replace(mmproj, metadata=odd), model, path="x")
 
 
 def test_a_model_is_no_encoder(model: ModelSpec) -> None:
     with pytest.raises(GgufError, match="llama model"):
-        encoder_of(model, model, path="x")
+        mmproj_of(model, model, path="x")
 
 
 def placement(*, gpu_free: int, host_free: int = 8 * GIB) -> Placement:
@@ -72,21 +72,21 @@ def placement(*, gpu_free: int, host_free: int = 8 * GIB) -> Placement:
     return Placement(gpu_layers=9, cpu_moe=0, devices=(gpu, host), layout=(0,))
 
 
-ENCODER = Encoder(path="x", weights_bytes=GIB, compute_bytes=GIB // 2)
+ENCODER = Mmproj(path="x", weights_bytes=GIB, compute_bytes=GIB // 2)
 
 
 def test_it_goes_to_the_gpu_that_has_room_for_it() -> None:
-    seated, encoder = seat(placement(gpu_free=6 * GIB), ENCODER)
-    assert encoder is not None
-    assert encoder.device == "CUDA0"
+    seated, mmproj = seat(placement(gpu_free=6 * GIB), ENCODER)
+    assert mmproj is not None
+    assert mmproj.device == "CUDA0"
     assert seated.devices[0].total_bytes == 4 * GIB + ENCODER.size_bytes
     assert seated.fits
 
 
 def test_it_goes_to_the_host_when_the_gpu_is_full() -> None:
-    seated, encoder = seat(placement(gpu_free=5 * GIB), ENCODER)
-    assert encoder is not None
-    assert encoder.device is None
+    seated, mmproj = seat(placement(gpu_free=5 * GIB), ENCODER)
+    assert mmproj is not None
+    assert mmproj.device is None
     assert seated.host.encoder_bytes == ENCODER.size_bytes
     assert seated.fits
 

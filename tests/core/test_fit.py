@@ -13,7 +13,7 @@ from localllm.core.hardware import (
     Memory,
 )
 from localllm.core.sizing import footprint
-from localllm.core.sizing.fit import Fit, weigh
+from localllm.core.sizing.fit import Fit, fit_on
 from localllm.core.sizing.load import Allocation, BufferKind, KvType, LoadSettings, Speculate
 from tests.core.forge import spec
 from tests.core.forge_published import EVERY_ATTENTION
@@ -62,12 +62,12 @@ def dry_run(kv_gib: float, compute_gib: float, device: str = "CPU") -> tuple[All
 
 
 def roomy() -> Fit:
-    return weigh(LLAMA, LoadSettings(), machine(64))
+    return fit_on(LLAMA, LoadSettings(), machine(64))
 
 
 def test_the_settings_that_are_loaded_are_those_that_were_sized() -> None:
     asked = LoadSettings(context=2048, parallel=2, kv_type_k=KvType.Q8_0)
-    fit = weigh(LLAMA, asked, machine(64, 24, 12))
+    fit = fit_on(LLAMA, asked, machine(64, 24, 12))
     assert fit.settings == replace(
         asked, gpu_layers=33, devices=("CUDA0", "CUDA1"), tensor_split=(22, 11)
     )
@@ -77,17 +77,17 @@ def test_the_settings_that_are_loaded_are_those_that_were_sized() -> None:
 
 def test_the_advice_fits() -> None:
     asked = LoadSettings(context=65536, parallel=2)
-    fit = weigh(LLAMA, asked, machine(18))
+    fit = fit_on(LLAMA, asked, machine(18))
     assert not fit.fits
     assert fit.advice is not None
     assert fit.advice.startswith("Try --parallel 1 (")
     assert fit.advised == replace(asked, parallel=1)
-    assert weigh(LLAMA, fit.advised, machine(18)).fits
+    assert fit_on(LLAMA, fit.advised, machine(18)).fits
     assert "65536 tokens of context for each of 2 conversations needs" in fit.message("It")
 
 
 def test_the_advice_for_too_many_layers_is_to_let_them_be_chosen() -> None:
-    fit = weigh(LLAMA, LoadSettings(gpu_layers=33), machine(64, 4))
+    fit = fit_on(LLAMA, LoadSettings(gpu_layers=33), machine(64, 4))
     assert fit.advice is not None
     assert "--gpu-layers auto" in fit.advice
     assert "on card 0, where 4.0 GiB is free" in fit.message("It")
@@ -96,37 +96,37 @@ def test_the_advice_for_too_many_layers_is_to_let_them_be_chosen() -> None:
 def test_a_draft_model_has_its_room_beside_the_model() -> None:
     plain = LoadSettings(speculate=Speculate.AUTO)
     asked = replace(plain, draft="small.gguf")
-    alone = weigh(LLAMA, plain, machine(64, 24))
-    fit = weigh(LLAMA, asked, machine(64, 24), draft=SMALL)
+    alone = fit_on(LLAMA, plain, machine(64, 24))
+    fit = fit_on(LLAMA, asked, machine(64, 24), draft=SMALL)
     assert fit.draft is not None
     assert fit.draft == footprint.of_draft(SMALL, fit.settings)
     assert fit.draft.total_bytes < footprint.of(SMALL, plain).total_bytes  # one interpreter
     assert [share.free_bytes for share in fit.placement.devices] == [
         share.free_bytes - fit.draft.total_bytes for share in alone.placement.devices
     ]
-    unused = weigh(LLAMA, replace(asked, speculate=Speculate.OFF), machine(64, 24), draft=SMALL)
+    unused = fit_on(LLAMA, replace(asked, speculate=Speculate.OFF), machine(64, 24), draft=SMALL)
     assert unused.draft is None
 
 
 def test_without_room_for_a_draft_model_none_is_advised() -> None:
     asked = LoadSettings(speculate=Speculate.AUTO, draft="small.gguf", parallel=2)
-    tight = machine(weigh(LLAMA, asked, machine(64)).total_bytes / GIB * 1.01)
-    fit = weigh(LLAMA, asked, tight, draft=SMALL)
+    tight = machine(fit_on(LLAMA, asked, machine(64)).total_bytes / GIB * 1.01)
+    fit = fit_on(LLAMA, asked, tight, draft=SMALL)
     assert not fit.fits
     assert "of its draft model" in fit.message("It")
     assert fit.advice is not None
     assert fit.advice.startswith("Try --speculate off (")
     assert fit.advised is not None
-    assert weigh(LLAMA, fit.advised, tight, draft=SMALL).fits
-    tighter = machine(weigh(LLAMA, replace(asked, parallel=1), machine(64)).total_bytes / GIB)
-    advice = weigh(LLAMA, asked, tighter, draft=SMALL).advice
+    assert fit_on(LLAMA, fit.advised, tight, draft=SMALL).fits
+    tighter = machine(fit_on(LLAMA, replace(asked, parallel=1), machine(64)).total_bytes / GIB)
+    advice = fit_on(LLAMA, asked, tighter, draft=SMALL).advice
     assert advice is not None
     assert advice.startswith("Try --speculate off --parallel 1 (")
 
 
 def test_the_draft_models_estimate_is_compared_with_what_was_allocated() -> None:
     asked = LoadSettings(speculate=Speculate.AUTO, draft="small.gguf")
-    fit = weigh(LLAMA, asked, machine(64), draft=SMALL)
+    fit = fit_on(LLAMA, asked, machine(64), draft=SMALL)
     assert fit.draft is not None
     comparison = fit.compared((), dry_run(1, 2))
     assert comparison.draft_allocated_bytes == 3 * GIB + 1000
@@ -136,7 +136,7 @@ def test_the_draft_models_estimate_is_compared_with_what_was_allocated() -> None
 
 
 def test_nothing_is_advised_where_no_setting_helps() -> None:
-    fit = weigh(LLAMA, LoadSettings(), machine(1))
+    fit = fit_on(LLAMA, LoadSettings(), machine(1))
     assert fit.advice is not None
     assert fit.advice.startswith("No setting makes it fit")
     assert fit.advised is None
@@ -144,20 +144,20 @@ def test_nothing_is_advised_where_no_setting_helps() -> None:
 
 def test_a_cache_type_that_the_model_cannot_have_is_not_advised() -> None:
     odd = replace(LLAMA, metadata={**LLAMA.metadata, "llama.attention.value_length": 80})
-    fit = weigh(odd, LoadSettings(), machine(1))
+    fit = fit_on(odd, LoadSettings(), machine(1))
     assert fit.advice is not None
     assert fit.advised is None
 
 
 def test_a_refusal_by_the_dry_run_keeps_the_estimate() -> None:
-    tight = weigh(LLAMA, LoadSettings(), machine(roomy().total_bytes / GIB * 1.1))
+    tight = fit_on(LLAMA, LoadSettings(), machine(roomy().total_bytes / GIB * 1.1))
     asked = tight.with_probe(dry_run(2, 3))
     assert asked.estimated == tight.placement
     assert asked.with_probe(dry_run(3, 3)).estimated == tight.placement
 
 
 def test_the_estimate_is_compared_with_what_was_allocated_on_each_device() -> None:
-    fit = weigh(LLAMA, LoadSettings(), machine(64, 24)).with_probe(dry_run(0.5, 1, "CUDA0"))
+    fit = fit_on(LLAMA, LoadSettings(), machine(64, 24)).with_probe(dry_run(0.5, 1, "CUDA0"))
     comparison = fit.compared(dry_run(0.5, 0.25, "CUDA0"))
     found = {(part.device, part.part): part for part in comparison.parts}
     cache = found["card 0", "cache"]
@@ -169,7 +169,7 @@ def test_the_estimate_is_compared_with_what_was_allocated_on_each_device() -> No
 
 
 def test_a_tensor_above_the_cap_is_named_in_the_refusal() -> None:
-    fit = weigh(LLAMA, LoadSettings(gpu_layers=33), machine(64, 24))
+    fit = fit_on(LLAMA, LoadSettings(gpu_layers=33), machine(64, 24))
     gpu, host = fit.placement.devices
     capped = replace(gpu, max_buffer_bytes=GIB // 4, largest_buffer_bytes=GIB // 2, fits=False)
     refused = replace(fit, placement=replace(fit.placement, devices=(capped, host)))
@@ -180,16 +180,16 @@ def test_a_tensor_above_the_cap_is_named_in_the_refusal() -> None:
 def test_a_load_that_takes_most_of_what_is_free_wants_a_probe() -> None:
     need = roomy().total_bytes / GIB
     assert not roomy().wants_probe
-    assert weigh(LLAMA, LoadSettings(), machine(need * 1.2)).wants_probe
-    assert not weigh(LLAMA, LoadSettings(), machine(need * 1.3)).wants_probe
-    assert not weigh(LLAMA, LoadSettings(), machine(need * 0.9)).wants_probe  # refused already
-    assert weigh(LLAMA, LoadSettings(), machine(64, 10)).wants_probe
+    assert fit_on(LLAMA, LoadSettings(), machine(need * 1.2)).wants_probe
+    assert not fit_on(LLAMA, LoadSettings(), machine(need * 1.3)).wants_probe
+    assert not fit_on(LLAMA, LoadSettings(), machine(need * 0.9)).wants_probe  # refused already
+    assert fit_on(LLAMA, LoadSettings(), machine(64, 10)).wants_probe
 
 
 def test_an_architecture_that_is_unknown_wants_a_probe() -> None:
     metadata = {k.replace("llama.", "novel."): v for k, v in LLAMA.metadata.items()}
     novel = replace(LLAMA, architecture="novel", metadata=metadata)
-    assert weigh(novel, LoadSettings(), machine(64)).wants_probe
+    assert fit_on(novel, LoadSettings(), machine(64)).wants_probe
 
 
 def test_a_probe_that_says_less_changes_no_number() -> None:
@@ -200,7 +200,7 @@ def test_a_probe_that_says_less_changes_no_number() -> None:
 
 
 def test_a_probe_that_says_more_is_believed_and_named_in_the_refusal() -> None:
-    tight = weigh(LLAMA, LoadSettings(), machine(roomy().total_bytes / GIB * 1.1))
+    tight = fit_on(LLAMA, LoadSettings(), machine(roomy().total_bytes / GIB * 1.1))
     assert tight.fits
     refused = tight.with_probe(dry_run(2, 3))
     assert not refused.fits
@@ -210,7 +210,7 @@ def test_a_probe_that_says_more_is_believed_and_named_in_the_refusal() -> None:
 
 
 def test_a_probe_counts_each_device_apart() -> None:
-    fit = weigh(LLAMA, LoadSettings(), machine(64, 24))
+    fit = fit_on(LLAMA, LoadSettings(), machine(64, 24))
     gpu, host = fit.with_probe(dry_run(9, 1, "CUDA0")).placement.devices
     assert gpu.kv_bytes == 9 * GIB
     assert gpu.compute_bytes == 1 * GIB
@@ -220,9 +220,9 @@ def test_a_probe_counts_each_device_apart() -> None:
 
 
 def test_what_comes_back_is_free_again() -> None:
-    short = weigh(LLAMA, LoadSettings(gpu_layers=33), machine(64, 4))
+    short = fit_on(LLAMA, LoadSettings(gpu_layers=33), machine(64, 4))
     assert not short.fits
-    again = weigh(
+    again = fit_on(
         LLAMA,
         LoadSettings(gpu_layers=33),
         machine(64, 4),

@@ -26,7 +26,7 @@ GRID = (
     LoadSettings(kv_type_k=KvType.Q8_0, kv_type_v=KvType.Q8_0, context=16384),
     LoadSettings(kv_type_k=KvType.F32, kv_type_v=KvType.F32),
     LoadSettings(swa_full=True, context=16384, ubatch=128),
-    LoadSettings(parallel=4, speculate=Speculate.AUTO, drafts=2),
+    LoadSettings(parallel=4, speculate=Speculate.AUTO, draft_max=2),
 )
 PRINTED_BYTES = 2**20 // 100  # llama.cpp prints MiB with two decimals, and may print two caches
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from localllm.core.memoize import once, once_each
+from localllm.core.memoize import memoize, memoize_each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,18 +16,18 @@ class Counted:
     )
 
     @property
-    @once
+    @memoize
     def double(self) -> int:
         self.asked.append("double")
         return 2 * self.number
 
-    @once_each
+    @memoize_each
     def divided(self, by: int) -> float:
         self.asked.append(by)
         return self.number / by
 
 
-@once
+@memoize
 def double(counted: Counted) -> int:
     counted.asked.append("another double")
     return counted.double

@@ -15,8 +15,8 @@ from localllm.core.recommend import (
     Candidate,
     Goal,
     Machine,
+    Preferences,
     Verdict,
-    Wish,
     capability,
     plans,
 )
@@ -52,8 +52,8 @@ def workstation(vram_gib: float) -> Machine:
     return Machine(budget=Budget(host_bytes=48 * GIB, gpus=(gpu,)), host=LAPTOP_CPU, gpus=(speed,))
 
 
-def advise(machine: Machine, limit: int = 6, **wish: object) -> Advice:
-    return plans(chat_models(), Wish(**wish), machine, limit=limit)  # type: ignore[arg-type]
+def advise(machine: Machine, limit: int = 6, **preferences: object) -> Advice:
+    return plans(chat_models(), Preferences(**preferences), machine, limit=limit)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("machine", [laptop(6), laptop(14), workstation(23)])

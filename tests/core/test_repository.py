@@ -20,7 +20,7 @@ from localllm.core.catalogue.requantize import Mould
 from localllm.core.model.file_types import FILE_TYPES, label_in, quant_in, split_of
 from localllm.core.model.quants import row_bytes
 from localllm.core.model.spec import ModelSpec
-from localllm.core.recommend import Goal, Machine, Wish, plans
+from localllm.core.recommend import Goal, Machine, Preferences, plans
 from localllm.core.recommend.repository import (
     SAME_WEIGHT,
     Listing,
@@ -400,7 +400,7 @@ def test_a_repository_is_planned_with_like_the_catalogue() -> None:
         budget=Budget(host_bytes=8 * GIB),
         host=DeviceSpeed(bandwidth_bytes_per_s=100e9, cores=8),
     )
-    advice = plans(offered, Wish(goal=Goal.QUALITY), machine, limit=3)
+    advice = plans(offered, Preferences(goal=Goal.QUALITY), machine, limit=3)
     (plan,) = advice.plans
     assert plan.placement.fits
     assert plan.candidate.model == entry.repos[0]
@@ -416,7 +416,7 @@ def test_what_is_not_exact_about_a_file_is_told_among_the_reasons_of_its_plan() 
     )
     usual = entries()["qwen3-8b"].file_bytes("Q4_K_M")
     found = sort(file("Qwen3-8B-Q4_K_M.gguf", int(usual * 1.1)))
-    (plan,) = plans(found.candidates, Wish(), machine, limit=1).plans
+    (plan,) = plans(found.candidates, Preferences(), machine, limit=1).plans
     assert found.offers[0].note is not None
     assert found.offers[0].note in plan.reasons
 

@@ -305,10 +305,10 @@ def test_measurements_that_disagree_leave_a_wider_interval() -> None:
 
 def test_one_measurement_on_a_gpu_leaves_what_other_architectures_may_need() -> None:
     estimate = Estimate(low=50, likely=100, high=110)
-    once = calibrated(estimate, [80], [100], on_gpu=True)
-    assert once.likely == pytest.approx(80)
-    assert once.likely / once.low == pytest.approx(2**0.7)
-    assert once.high / once.likely == pytest.approx(2**0.7)
+    memoize = calibrated(estimate, [80], [100], on_gpu=True)
+    assert memoize.likely == pytest.approx(80)
+    assert memoize.likely / memoize.low == pytest.approx(2**0.7)
+    assert memoize.high / memoize.likely == pytest.approx(2**0.7)
     often = calibrated(estimate, [80, 81, 79], [100, 100, 100], on_gpu=True)
     assert often.likely / often.low == pytest.approx(1.15)
 

@@ -13,9 +13,9 @@ from localllm.core.recommend import (
     FitPlan,
     Goal,
     Machine,
+    Preferences,
     Seen,
     Verdict,
-    Wish,
     capability,
     plans,
     price,
@@ -79,19 +79,19 @@ def few_models() -> tuple[Candidate, ...]:
 
 
 @cache
-def all_priced(name: str, wish: Wish) -> dict[tuple[str, str], FitPlan]:
+def all_priced(name: str, preferences: Preferences) -> dict[tuple[str, str], FitPlan]:
     machine = MACHINES[name]
-    return {(c.model, c.quant): price(c, wish, machine) for c in few_models()}
+    return {(c.model, c.quant): price(c, preferences, machine) for c in few_models()}
 
 
-def exhaustively(name: str, wish: Wish) -> list[tuple[str, str]]:
+def exhaustively(name: str, preferences: Preferences) -> list[tuple[str, str]]:
     """The rule of `plans` as it is written there, with every file priced."""
-    priced = all_priced(name, replace(wish, goal=Goal.BALANCED))
+    priced = all_priced(name, replace(preferences, goal=Goal.BALANCED))
     models = dict.fromkeys(candidate.model for candidate in few_models())
     chosen: list[FitPlan] = []
     for model in models:
         group = [candidate for candidate in few_models() if candidate.model == model]
-        tried = [priced[model, c.quant] for c in worth_trying(group, wish.goal)]
+        tried = [priced[model, c.quant] for c in worth_trying(group, preferences.goal)]
         good = [plan for plan in tried if plan.verdict is Verdict.GOOD]
         slow = [plan for plan in tried if plan.verdict is Verdict.SLOW]
         if good:
@@ -101,7 +101,7 @@ def exhaustively(name: str, wish: Wish) -> list[tuple[str, str]]:
 
     def rank(plan: FitPlan) -> tuple[bool, float]:
         able = capability(plan.candidate)
-        return plan.verdict is not Verdict.GOOD, -score(able, plan.decode.likely, wish)
+        return plan.verdict is not Verdict.GOOD, -score(able, plan.decode.likely, preferences)
 
     chosen.sort(key=rank)
     return [(plan.candidate.model, plan.candidate.quant) for plan in chosen]
@@ -110,25 +110,25 @@ def exhaustively(name: str, wish: Wish) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("goal", Goal)
 @pytest.mark.parametrize("name", MACHINES)
 def test_the_answer_is_that_of_pricing_everything(name: str, goal: Goal) -> None:
-    wish = Wish(goal=goal)
-    expected = exhaustively(name, wish)
+    preferences = Preferences(goal=goal)
+    expected = exhaustively(name, preferences)
     for limit in (1, LIMIT, 100):
-        found = plans(few_models(), wish, MACHINES[name], limit=limit).plans
+        found = plans(few_models(), preferences, MACHINES[name], limit=limit).plans
         assert [(p.candidate.model, p.candidate.quant) for p in found] == expected[:limit]
 
 
 @pytest.mark.parametrize("name", ["laptop", "two cards"])
 def test_the_answer_is_the_same_when_nothing_is_known_of_the_weights_before(name: str) -> None:
     blind = [replace(candidate, reads=None) for candidate in few_models()]
-    told = plans(few_models(), Wish(), MACHINES[name], limit=LIMIT).plans
-    found = plans(blind, Wish(), MACHINES[name], limit=LIMIT).plans
+    told = plans(few_models(), Preferences(), MACHINES[name], limit=LIMIT).plans
+    found = plans(blind, Preferences(), MACHINES[name], limit=LIMIT).plans
     assert [p.candidate.file for p in found] == [p.candidate.file for p in told]
 
 
 @pytest.mark.parametrize("name", MACHINES)
 def test_no_plan_is_faster_than_what_was_said_to_be_its_limit(name: str) -> None:
-    ceiling = Ceiling(MACHINES[name], Wish())
-    for plan in all_priced(name, Wish()).values():
+    ceiling = Ceiling(MACHINES[name], Preferences())
+    for plan in all_priced(name, Preferences()).values():
         if plan.placement.fits:
             assert plan.decode.likely <= ceiling.tps(plan.candidate)
 
@@ -166,5 +166,5 @@ def test_few_of_the_hundreds_of_files_are_priced(name: str, goal: Goal) -> None:
     counter = Counter()
     counted = [counter.counting(candidate) for candidate in chat_models()]
     assert len(counted) > 600
-    found = plans(counted, Wish(goal=goal), MACHINES[name], limit=LIMIT).plans
+    found = plans(counted, Preferences(goal=goal), MACHINES[name], limit=LIMIT).plans
     assert len(found) <= counter.made <= len(counted) // 10

@@ -8,7 +8,7 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from localllm.core.sizing.load import FlashAttention, KvType, LoadSettings
-from localllm.engine.messages import Adapter, Event, Finished, GenerateRequest, Refused, Token
+from localllm.engine.messages import Event, Finished, GenerateRequest, LoraScale, Refused, Token
 from localllm.engine.worker.llama.model import Model, Row
 from localllm.engine.worker.llama.native_log import NativeLog
 from localllm.engine.worker.scheduling.scheduler import Scheduler
@@ -65,14 +65,14 @@ class Driven:
         prompt: str,
         *,
         max_tokens: int = 20,
-        adapters: tuple[Adapter, ...] | None = None,
+        loras: tuple[LoraScale, ...] | None = None,
     ) -> None:
         request = GenerateRequest(
             request_id=request_id,
             prompt=prompt,
             sampling=GREEDY,
             max_tokens=max_tokens,
-            adapters=adapters,
+            loras=loras,
         )
         self.scheduler.submit(request, self.model.tokenize(prompt, special=False), 0.0)
 

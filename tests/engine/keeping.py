@@ -28,7 +28,7 @@ class Kept(Driven):
         free_bytes: int = 2**40,
         chat_template: str | None = None,
     ) -> None:
-        files = ModelFiles(str(path), load.adapters)
+        files = ModelFiles(str(path), load.loras)
         super().__init__(path, load)
         self.states = States(
             self.model,

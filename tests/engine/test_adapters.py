@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localllm.core.sizing.load import BufferKind, Lora
-from localllm.engine.messages import Adapter, Refused
+from localllm.engine.messages import LoraScale, Refused
 from localllm.engine.worker.llama.lora import Turns, space_of
 from localllm.errors import BadRequest, LoadFailed
 from tests.engine import forged_lora, tiny
@@ -27,21 +27,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def adapters(model: Path) -> tuple[Lora, Lora]:
+def loras(model: Path) -> tuple[Lora, Lora]:
     first = forged_lora.forge(model.with_name("first.gguf"), model, seed=5)
     second = forged_lora.forge(model.with_name("second.gguf"), model, seed=6)
     return Lora(path=str(first), scale=0.0), Lora(path=str(second), scale=0.0)
 
 
 @pytest.fixture
-def driven(model: Path, adapters: tuple[Lora, Lora]) -> Iterator[Driven]:
-    driven = Driven(model, replace(settings(), adapters=adapters))
+def driven(model: Path, loras: tuple[Lora, Lora]) -> Iterator[Driven]:
+    driven = Driven(model, replace(settings(), loras=loras))
     yield driven
     driven.close()
 
 
 def alone(model: Path, lora: Lora | None = None) -> Driven:
-    return Driven(model, replace(settings(parallel=1), adapters=(lora,) if lora else ()))
+    return Driven(model, replace(settings(parallel=1), loras=(lora,) if lora else ()))
 
 
 @pytest.mark.parametrize("names", [(), ("token_embd.weight",), ("output.weight",)])
@@ -78,14 +78,14 @@ def test_every_kind_of_memory_keeps_adapters_apart(make: object, tmp_path: Path)
     model = make(tmp_path / "model.gguf")  # type: ignore[operator]  # a function of tiny's
     names = [name for name in forged_lora.weights_of(model) if name.endswith(_MULTIPLIED)]
     adapter = Lora(path=str(forged_lora.forge(tmp_path / "adapter.gguf", model, *names)))
-    load = replace(settings(), adapters=(adapter,))
+    load = replace(settings(), loras=(adapter,))
     driven, fresh = Driven(model, load), Driven(model, replace(load, parallel=1))
-    for i, chosen in enumerate(((), (Adapter(id=0),)) * 2):
-        driven.submit(f"{i}", PROMPT, adapters=chosen, max_tokens=12)
+    for i, chosen in enumerate(((), (LoraScale(id=0),)) * 2):
+        driven.submit(f"{i}", PROMPT, loras=chosen, max_tokens=12)
     driven.run()
-    for i, chosen in enumerate(((), (Adapter(id=0),))):
+    for i, chosen in enumerate(((), (LoraScale(id=0),))):
         fresh.scheduler.cells.forget(0)
-        fresh.submit(f"{i}", PROMPT, adapters=chosen, max_tokens=12)
+        fresh.submit(f"{i}", PROMPT, loras=chosen, max_tokens=12)
         fresh.run()
     assert fresh.text("0") != fresh.text("1")
     assert [driven.text(f"{i}") for i in range(4)] == [fresh.text("0"), fresh.text("1")] * 2
@@ -98,19 +98,19 @@ _MULTIPLIED = ("ssm_in.weight", "ssm_out.weight", "attn_q.weight", "ffn_down.wei
 
 def test_scale_zero_is_the_model_itself(driven: Driven, model: Path) -> None:
     base = alone(model)
-    driven.model.use(space_of([Adapter(id=0, scale=0), Adapter(id=1, scale=0)]))
+    driven.model.use(space_of([LoraScale(id=0, scale=0), LoraScale(id=1, scale=0)]))
     assert np.array_equal(driven.logits(PROMPT), base.logits(PROMPT))
     base.close()
 
 
 def test_answers_with_other_adapters_at_the_same_time_are_those_of_each_alone(
-    driven: Driven, adapters: tuple[Lora, Lora], model: Path
+    driven: Driven, loras: tuple[Lora, Lora], model: Path
 ) -> None:
-    asked = {"base": (), "first": (Adapter(id=0),), "second": (Adapter(id=1),)}
+    asked = {"base": (), "first": (LoraScale(id=0),), "second": (LoraScale(id=1),)}
     for name, chosen in asked.items():
-        driven.submit(name, PROMPT, max_tokens=30, adapters=chosen)
+        driven.submit(name, PROMPT, max_tokens=30, loras=chosen)
     driven.run()
-    spaces = {"base": None, "first": adapters[0], "second": adapters[1]}
+    spaces = {"base": None, "first": loras[0], "second": loras[1]}
     for name, lora in spaces.items():
         single = alone(model, replace(lora, scale=1.0) if lora else None)
         assert driven.text(name) == single.ask(PROMPT, max_tokens=30)
@@ -119,12 +119,12 @@ def test_answers_with_other_adapters_at_the_same_time_are_those_of_each_alone(
 
 
 def test_cells_computed_with_an_adapter_are_used_by_its_own_requests_only(driven: Driven) -> None:
-    chosen = (Adapter(id=0),)
-    driven.submit("a", PROMPT, adapters=chosen)
+    chosen = (LoraScale(id=0),)
+    driven.submit("a", PROMPT, loras=chosen)
     driven.run()
-    driven.submit("b", PROMPT, adapters=())
+    driven.submit("b", PROMPT, loras=())
     driven.run()
-    driven.submit("c", PROMPT, adapters=chosen)
+    driven.submit("c", PROMPT, loras=chosen)
     driven.run()
     cached = [driven.finished(name).cached_tokens for name in "abc"]
     assert cached == [0, 0, len(PROMPT) - 1]
@@ -135,8 +135,8 @@ def test_a_request_without_adapters_gets_those_of_the_load(model: Path, tmp_path
     adapter = forged_lora.forge(tmp_path / "adapter.gguf", model)
     loaded = alone(model, Lora(path=str(adapter), scale=0.5))
     loaded.submit("usual", PROMPT)
-    loaded.submit("named", PROMPT, adapters=(Adapter(id=0, scale=0.5),))
-    loaded.submit("none", PROMPT, adapters=())
+    loaded.submit("named", PROMPT, loras=(LoraScale(id=0, scale=0.5),))
+    loaded.submit("none", PROMPT, loras=())
     loaded.run()
     assert loaded.text("usual") == loaded.text("named") != loaded.text("none")
     loaded.close()
@@ -145,15 +145,15 @@ def test_a_request_without_adapters_gets_those_of_the_load(model: Path, tmp_path
 @pytest.mark.parametrize(
     ("chosen", "said"),
     [
-        ((Adapter(id=2),), "There is no LoRA adapter 2; 0 to 1"),
-        ((Adapter(id=0), Adapter(id=0, scale=0.5)), "twice"),
+        ((LoraScale(id=2),), "There is no LoRA adapter 2; 0 to 1"),
+        ((LoraScale(id=0), LoraScale(id=0, scale=0.5)), "twice"),
     ],
 )
 def test_an_adapter_that_is_not_there_is_an_error_of_that_request(
-    driven: Driven, chosen: tuple[Adapter, ...], said: str
+    driven: Driven, chosen: tuple[LoraScale, ...], said: str
 ) -> None:
     with pytest.raises(BadRequest, match=said):
-        driven.submit("wrong", PROMPT, adapters=chosen)
+        driven.submit("wrong", PROMPT, loras=chosen)
     assert driven.ask(PROMPT)
 
 
@@ -193,14 +193,14 @@ def test_one_space_alone_never_changes() -> None:
 
 
 def test_what_counts_for_nothing_is_no_part_of_a_space() -> None:
-    one = [Adapter(id=1, scale=0.1), Adapter(id=0, scale=0)]
-    assert space_of(one) == space_of([Adapter(id=1, scale=0.1)])
-    assert space_of([Adapter(id=1), Adapter(id=0)]) == ((0, 1.0), (1, 1.0))
+    one = [LoraScale(id=1, scale=0.1), LoraScale(id=0, scale=0)]
+    assert space_of(one) == space_of([LoraScale(id=1, scale=0.1)])
+    assert space_of([LoraScale(id=1), LoraScale(id=0)]) == ((0, 1.0), (1, 1.0))
 
 
 def test_a_cancelled_request_of_another_space_leaves_the_others_alone(driven: Driven) -> None:
-    driven.submit("a", PROMPT, adapters=(Adapter(id=0),))
-    driven.submit("b", PROMPT, adapters=(Adapter(id=1),))
+    driven.submit("a", PROMPT, loras=(LoraScale(id=0),))
+    driven.submit("b", PROMPT, loras=(LoraScale(id=1),))
     driven.step()
     driven.scheduler.cancel("b")
     driven.run()

@@ -11,7 +11,7 @@ import llama_cpp.mtmd_cpp as mtmd
 import numpy as np
 import pytest
 
-from localllm.core.sizing.load import Encoder, LoadSettings
+from localllm.core.sizing.load import LoadSettings, Mmproj
 from localllm.engine.messages import (
     Finished,
     FinishReason,
@@ -29,7 +29,7 @@ from tests.engine.driven import NEAR_TIE, Driven, log, settings
 @dataclass(frozen=True)
 class Kind:
     model: Callable[[Path], Path]
-    encoder: Callable[..., Path]
+    mmproj: Callable[..., Path]
 
 
 KINDS = {
@@ -43,16 +43,16 @@ KINDS = {
 class Seeing(Driven):
     """A driven model with an encoder; prompts are text and images."""
 
-    def __init__(self, model: Path, encoder: Path, load: LoadSettings) -> None:
+    def __init__(self, model: Path, mmproj: Path, load: LoadSettings) -> None:
         super().__init__(model, load)
-        self.encoder = VisionEncoder(Encoder(path=str(encoder)), self.model, log=log())
+        self.mmproj = VisionEncoder(Mmproj(path=str(mmproj)), self.model, log=log())
 
     def close(self) -> None:
-        self.encoder.close()
+        self.mmproj.close()
         super().close()
 
     def read(self, *parts: Part) -> PicturePrompt:
-        return self.encoder.read(parts)
+        return self.mmproj.read(parts)
 
     def show(self, request_id: str, *parts: Part, max_tokens: int = 8) -> PicturePrompt:
         prompt = self.read(*parts)
@@ -79,13 +79,13 @@ class Seeing(Driven):
         chunks, bitmaps = (
             mtmd.mtmd_input_chunks_init(),
             iter(
-                [self.encoder._bitmap(parts[i], pixels=True) for i in images]  # type: ignore[arg-type]
+                [self.mmproj._bitmap(parts[i], pixels=True) for i in images]  # type: ignore[arg-type]
             ),
         )
-        self.encoder._cut(chunks, parts, bitmaps)
+        self.mmproj._cut(chunks, parts, bitmaps)
         after = llama.llama_pos(0)
         status = mtmd.mtmd_helper_eval_chunks(
-            self.encoder._context, self.model.handle, chunks, 0, 0, self.model.chunk, True,
+            self.mmproj._context, self.model.handle, chunks, 0, 0, self.model.chunk, True,
             ctypes.byref(after),
         )  # fmt: skip
         assert status == 0
@@ -102,7 +102,7 @@ def files(
     kind, folder = KINDS[request.param], tmp_path_factory.mktemp("seeing")
     return (
         kind.model(folder / "model.gguf"),
-        kind.encoder(folder / "mmproj.gguf", embedding=tiny.WIDTH),
+        kind.mmproj(folder / "mmproj.gguf", embedding=tiny.WIDTH),
     )
 
 

@@ -126,5 +126,5 @@ def test_rows_for_guesses_are_counted_and_cost_logits_alone(smollm2: Path) -> No
     before = {part.kind: part.size_bytes for part in probe(str(smollm2), plain)}
     after = {part.kind: part.size_bytes for part in probe(str(smollm2), guessing)}
     more = after.pop(BufferKind.OUTPUT) - before.pop(BufferKind.OUTPUT)
-    assert more == pytest.approx(guessing.drafts * vocabulary * 4, rel=0.02)
+    assert more == pytest.approx(guessing.draft_max * vocabulary * 4, rel=0.02)
     assert after == before

@@ -137,8 +137,8 @@ def test_room_is_made_among_what_idle_slots_remember(
 
 def test_cells_are_kept_with_the_adapters_that_computed_them(plain: Path, place: Path) -> None:
     adapter = str(forged_lora.forge(place / "adapter.gguf", plain, size=0.5))
-    half = replace(settings(), adapters=(Lora(path=adapter, scale=0.5),))
-    whole = replace(settings(), adapters=(Lora(path=adapter),))
+    half = replace(settings(), loras=(Lora(path=adapter, scale=0.5),))
+    whole = replace(settings(), loras=(Lora(path=adapter),))
     with closing(Kept(plain, half)) as engine:
         tokens, _ = engine.save(STORY + engine.ask(STORY), place / "cells")
     with closing(Kept(plain, half)) as engine:

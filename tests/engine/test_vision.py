@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from localllm.core.sizing.load import BufferKind, Encoder, LoadSettings
+from localllm.core.sizing.load import BufferKind, LoadSettings, Mmproj
 from localllm.engine.client.client import ProcessEngine
 from localllm.engine.messages import (
     Finished,
@@ -41,12 +41,12 @@ def show(request_id: str, *images: bytes, at: int = 0, max_tokens: int = 6) -> G
     )
 
 
-async def loaded(engine: ProcessEngine, model: Path, encoder: Path | None) -> Loaded:
+async def loaded(engine: ProcessEngine, model: Path, mmproj: Path | None) -> Loaded:
     settings = LoadSettings(
         context=512,
         parallel=2,
         threads=1,
-        encoder=None if encoder is None else Encoder(path=str(encoder)),
+        mmproj=None if mmproj is None else Mmproj(path=str(mmproj)),
     )
     async with aclosing(engine.load(LoadRequest(path=str(model), settings=settings))) as events:
         async for event in events:
@@ -60,8 +60,8 @@ async def seeing(
     smollm2: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[ProcessEngine]:
     engine = ProcessEngine()
-    encoder = eyes.llava(tmp_path_factory.mktemp("eyes") / "mmproj.gguf", embedding=EMBEDDING)
-    said = await loaded(engine, smollm2, encoder)
+    mmproj = eyes.llava(tmp_path_factory.mktemp("eyes") / "mmproj.gguf", embedding=EMBEDDING)
+    said = await loaded(engine, smollm2, mmproj)
     assert said.vision
     assert any(each.kind is BufferKind.ENCODER for each in said.allocations)
     yield engine
@@ -141,8 +141,8 @@ async def test_an_encoder_for_another_model_leaves_a_model_that_reads(
     engine = ProcessEngine()
     said = await loaded(engine, smollm2, eyes.llava(tmp_path / "mmproj.gguf", embedding=64))
     assert not said.vision
-    assert said.blind is not None
-    assert "mmproj" in said.blind
+    assert said.vision_unavailable is not None
+    assert "mmproj" in said.vision_unavailable
     with pytest.raises(BadRequest, match="refused the image encoder"):
         await collect(engine, show("blind", eyes.png(1)))
     text, _, _ = await collect(engine, ask("reads", "Name a colour.", max_tokens=4))

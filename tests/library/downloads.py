@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import DownloadStopped, LocalLLMError
-from localllm.library.download import Conditions, Downloaded, Progress, Wanted, download
+from localllm.library.download import Conditions, Downloaded, DownloadTarget, Progress, download
 from localllm.library.download.journal import lock_of, notes_of, part_of
 from localllm.library.download.retry_policy import Patience
 from localllm.library.http.client import Access
@@ -67,8 +67,8 @@ class Site:
         return Access(endpoints=(self.hub.endpoint,))
 
     @property
-    def wanted(self) -> Wanted:
-        return Wanted(
+    def wanted(self) -> DownloadTarget:
+        return DownloadTarget(
             repo=REPO,
             commit=self.commit,
             name=NAME,
@@ -186,7 +186,7 @@ def _main() -> int:
         import resource  # not on Windows
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["most_bytes"], order["most_bytes"]))
-    wanted = Wanted(
+    wanted = DownloadTarget(
         repo=REPO,
         commit=order["commit"],
         name=NAME,

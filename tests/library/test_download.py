@@ -19,7 +19,7 @@ from localllm.errors import (
     StoreError,
     UsageError,
 )
-from localllm.library.download import Progress, Wanted, download, journal
+from localllm.library.download import DownloadTarget, Progress, download, journal
 from localllm.library.download.journal import Notes, notes_of, part_of
 from localllm.library.http.client import Access
 from tests.hub import (
@@ -241,7 +241,7 @@ def test_files_of_one_call_share_their_totals(hub: FakeHub, tmp_path: Path) -> N
     commit = hub.add_repo(REPO, files)
     shown: list[Progress] = []
     wanted = [
-        Wanted(
+        DownloadTarget(
             repo=REPO, commit=commit, name=name, size_bytes=len(data),
             sha256=None if name == "config.json" else hashlib.sha256(data).hexdigest(),
             path=tmp_path / "models" / name,
@@ -280,7 +280,7 @@ def test_a_place_beyond_four_gigabytes_is_written_where_it_belongs(
     with part_of(path).open("wb") as part:
         part.seek(tail)
         part.write(b"\xff" * 50_000)
-    wanted = Wanted(
+    wanted = DownloadTarget(
         repo=REPO, commit=commit, name=NAME, size_bytes=size, sha256=None, path=path,
     )  # fmt: skip
     known = ((100_000, tail),)

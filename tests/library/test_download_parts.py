@@ -26,7 +26,7 @@ from localllm.library.download.http_response import (
 from localllm.library.download.journal import Notes
 from localllm.library.download.progress import WINDOW_S, Pace, StallWatch
 from localllm.library.download.retry_policy import Patience
-from localllm.library.download.target import Wanted
+from localllm.library.download.target import DownloadTarget
 
 SMALL = 40
 ranges = st.tuples(st.integers(0, SMALL), st.integers(0, SMALL))
@@ -234,7 +234,9 @@ def test_a_stall_is_too_few_bytes_in_the_time() -> None:
     assert watch.stalled(60, 0)
 
 
-WANTED = Wanted(repo="o/r", commit="c", name="n", size_bytes=1000, sha256="a" * 64, path=Path("n"))
+WANTED = DownloadTarget(
+    repo="o/r", commit="c", name="n", size_bytes=1000, sha256="a" * 64, path=Path("n")
+)
 NOTES = Notes(
     repo="o/r",
     commit="c",

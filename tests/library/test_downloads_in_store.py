@@ -70,11 +70,11 @@ def test_a_download_that_came_again_renews_its_entry(store: Store) -> None:
 
 def test_an_encoder_goes_with_its_model(store: Store) -> None:
     file = bring(store, "big-Q4_K_M.gguf")
-    encoder = tiny.write(file.with_name("mmproj-F16.gguf"), type="mmproj")
-    model = add(store, file, mmproj=encoder)
-    assert model.mmproj == encoder
-    assert model.encoder is not None
-    assert model.encoder.sha256 == digest(encoder)
+    mmproj = tiny.write(file.with_name("mmproj-F16.gguf"), type="mmproj")
+    model = add(store, file, mmproj=mmproj)
+    assert model.mmproj is not None
+    assert model.mmproj.path == mmproj
+    assert model.mmproj.sha256 == digest(mmproj)
     assert store.installed() == (model,)
 
 
@@ -84,7 +84,8 @@ def test_a_library_with_downloads_can_be_moved(tmp_path: Path, data: Path, store
     moved = data.rename(tmp_path / "moved")
     model = Store(moved, find_starter=lambda: None).resolve("big")
     assert model.path == paths.hub_dir(moved) / "org/repo/Q4/big-Q4_K_M.gguf"
-    assert model.mmproj == model.path.with_name("mmproj.gguf")
+    assert model.mmproj is not None
+    assert model.mmproj.path == model.path.with_name("mmproj.gguf")
 
 
 def test_another_commit_never_overwrites_a_file_that_an_entry_has(store: Store) -> None:
@@ -128,14 +129,15 @@ def test_downloads_are_found_again_without_the_index(data: Path, store: Store) -
 
 def test_a_download_that_was_found_again_is_pulled_to_where_it_is(data: Path, store: Store) -> None:
     file = bring(store, "big.gguf")
-    encoder = tiny.write(file.with_name("mmproj-F16.gguf"), type="mmproj")
-    add(store, file, mmproj=encoder)
+    mmproj = tiny.write(file.with_name("mmproj-F16.gguf"), type="mmproj")
+    add(store, file, mmproj=mmproj)
     paths.index_file(data).write_bytes(b"gone")
     (found,) = store.installed()
-    assert found.mmproj == encoder
+    assert found.mmproj is not None
+    assert found.mmproj.path == mmproj
     assert store.place("org/repo", NEW, "big.gguf", "f" * 64) == file
-    assert store.place("org/repo", NEW, encoder.name, "f" * 64) == encoder
-    assert add(store, file, mmproj=encoder, commit=NEW).source == f"hub:org/repo@{NEW}"
+    assert store.place("org/repo", NEW, mmproj.name, "f" * 64) == mmproj
+    assert add(store, file, mmproj=mmproj, commit=NEW).source == f"hub:org/repo@{NEW}"
     assert len(store.installed()) == 1
 
 
@@ -187,14 +189,14 @@ def test_a_download_that_runs_now_is_left_alone(store: Store) -> None:
 
 
 def test_an_encoder_that_another_quant_uses_stays_until_the_last(data: Path, store: Store) -> None:
-    encoder = tiny.write(bring(store, "q4.gguf").with_name("mmproj.gguf"), type="mmproj")
-    first = add(store, encoder.with_name("q4.gguf"), mmproj=encoder)
-    second = add(store, bring(store, "q8.gguf", name="Bigger"), mmproj=encoder)
+    mmproj = tiny.write(bring(store, "q4.gguf").with_name("mmproj.gguf"), type="mmproj")
+    first = add(store, mmproj.with_name("q4.gguf"), mmproj=mmproj)
+    second = add(store, bring(store, "q8.gguf", name="Bigger"), mmproj=mmproj)
     removed = store.remove(first.name)
-    assert removed.kept == ((encoder, second.name),)
+    assert removed.kept == ((mmproj, second.name),)
     assert removed.freed_bytes == first.size_bytes
-    assert encoder.exists()
-    both_bytes = second.size_bytes + encoder.stat().st_size
+    assert mmproj.exists()
+    both_bytes = second.size_bytes + mmproj.stat().st_size
     assert store.remove(second.name).freed_bytes == both_bytes
     assert everything(data) == {"hub"}
 

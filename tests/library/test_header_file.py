@@ -12,7 +12,7 @@ from localllm.core.gguf.writer import header_bytes
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing import footprint
 from localllm.core.sizing.load import LoadSettings
-from localllm.library.store.inspect import examine
+from localllm.library.store.inspect import inspect_model
 from tests.library.tiny import MODEL, header, write
 
 LARGE = 2**40
@@ -25,7 +25,7 @@ def read_back(spec: ModelSpec) -> ModelSpec:
 
 def test_the_header_of_a_real_file_sizes_as_the_file_does(smollm2: Path, gemma3: Path) -> None:
     for path in (smollm2, gemma3):
-        spec = examine(path).spec
+        spec = inspect_model(path).spec
         written = read_back(spec)
         assert written.vocabulary == spec.vocabulary
         assert [t.name for t in written.tensors] == [t.name for t in spec.tensors]
@@ -38,7 +38,7 @@ def test_the_header_of_a_real_file_sizes_as_the_file_does(smollm2: Path, gemma3:
 
 
 def test_the_tensors_of_all_parts_lie_in_one_file(tmp_path: Path) -> None:
-    spec = examine(write(tmp_path / "m.gguf", tensors=2)).spec
+    spec = inspect_model(write(tmp_path / "m.gguf", tensors=2)).spec
     first, second = spec.tensors
     parts = replace(
         spec,

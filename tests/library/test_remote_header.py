@@ -12,7 +12,7 @@ from localllm.library.files import paths
 from localllm.library.http.client import Access
 from localllm.library.hub.hub import Hub, HubRepo
 from localllm.library.hub.remote_header import IMPATIENT, MAX_MOVED_BYTES
-from localllm.library.store.inspect import examine
+from localllm.library.store.inspect import inspect_model
 from tests.hub import (
     Drop,
     FakeHub,
@@ -38,7 +38,7 @@ MB = 10**6
 def head_of(model: Path) -> bytes:
     """All that comes before the weights."""
     with model.open("rb") as stream:
-        return stream.read(examine(model).spec.data_offset)
+        return stream.read(inspect_model(model).spec.data_offset)
 
 
 @dataclass
@@ -94,7 +94,7 @@ def test_the_header_of_40_gb_moves_under_16_mb_and_is_the_files_own(
 ) -> None:
     repo = reader.publish({"big.gguf": SparseFile(gemma_head, LARGE)})
     spec = reader.reading().header(repo, "big.gguf")
-    local = examine(gemma3).spec
+    local = inspect_model(gemma3).spec
     assert spec.file_bytes == LARGE
     assert replace(spec, file_bytes=local.file_bytes) == local
     assert len(gemma_head) <= reader.moved_bytes < 16 * MB
@@ -203,7 +203,7 @@ def split(directory: Path, count: int) -> dict[str, bytes | SparseFile]:
 def test_all_parts_are_read_as_one(reader: Reader, tmp_path: Path, number: int) -> None:
     files = split(tmp_path, 3)
     spec = reader.reading().header(reader.publish(files), f"m-{number:05d}-of-00003.gguf")
-    assert spec == examine(tmp_path / "m-00001-of-00003.gguf").spec
+    assert spec == inspect_model(tmp_path / "m-00001-of-00003.gguf").spec
     assert len(reader.hub.cdn_requests) == 3
     again = reader.reading().header(reader.repo(), "m-00002-of-00003.gguf")
     assert again == spec and len(reader.hub.cdn_requests) == 3

@@ -118,7 +118,7 @@ def test_hard_links_outlive_the_other_program(user: Path, scan: Scan, store: Sto
             file.unlink()
     resolved = store.resolve("m-7b")
     assert resolved.mmproj is not None
-    assert resolved.mmproj.read_bytes() == ENCODER
+    assert resolved.mmproj.path.read_bytes() == ENCODER
     assert store.remove("m-7b").freed_bytes == model.size_bytes + len(ENCODER)
 
 
@@ -129,11 +129,11 @@ def test_a_model_whose_encoder_cannot_be_linked_leaves_no_link(
     if not elsewhere.is_dir() or elsewhere.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("no second file system here")
     with tempfile.TemporaryDirectory(dir=elsewhere) as other:
-        encoder = tiny.write(Path(other) / "mmproj.gguf", type="mmproj")
+        mmproj = tiny.write(Path(other) / "mmproj.gguf", type="mmproj")
         models = user / ".lmstudio" / "models" / "org" / "repo"
         models.mkdir(parents=True)
         tiny.write(models / "x.gguf", name="X")
-        (models / "mmproj.gguf").symlink_to(encoder)
+        (models / "mmproj.gguf").symlink_to(mmproj)
         (reason,) = skipped(scan(link=True)).values()
     assert "different file systems" in reason
     assert store.installed() == ()
@@ -198,8 +198,8 @@ def test_a_split_model_and_its_encoder_come_together(
     assert [part.sha256 for part in model.files] == [
         sha256(part.path.read_bytes()) for part in model.files
     ]
-    assert model.encoder is not None
-    assert (model.encoder.path.name, model.encoder.sha256) == ("mmproj-F16.gguf", sha256(ENCODER))
+    assert model.mmproj is not None
+    assert (model.mmproj.path.name, model.mmproj.sha256) == ("mmproj-F16.gguf", sha256(ENCODER))
 
 
 def test_what_is_broken_in_the_hub_cache_is_told(user: Path, tmp_path: Path, scan: Scan) -> None:
@@ -350,8 +350,8 @@ def test_two_tags_of_one_blob_are_one_model(user: Path, scan: Scan) -> None:
     assert [each.fate for each in outcomes] == [Fate.ADOPTED, Fate.KNOWN]
     (model,) = adopted(outcomes).values()
     assert model.sha256 == sha256(gguf(name="M"))
-    assert model.encoder is not None
-    assert model.encoder.sha256 == sha256(ENCODER)
+    assert model.mmproj is not None
+    assert model.mmproj.sha256 == sha256(ENCODER)
 
 
 def test_the_same_bytes_of_two_programs_are_one_model(user: Path, scan: Scan) -> None:
@@ -460,7 +460,9 @@ def test_an_encoder_goes_only_with_its_own_repository(user: Path, scan: Scan) ->
     (cache / "zed_seeing-too_mmproj-F16.gguf").write_bytes(ENCODER)
     models = adopted(scan())
     assert models["blind"].mmproj is None
-    assert models["too"].mmproj == cache / "zed_seeing-too_mmproj-F16.gguf"
+    too = models["too"].mmproj
+    assert too is not None
+    assert too.path == cache / "zed_seeing-too_mmproj-F16.gguf"
 
 
 # --- where ---

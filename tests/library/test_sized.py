@@ -11,7 +11,7 @@ from localllm.core.speed import workload_of
 from localllm.errors import GgufError, NotFound
 from localllm.library.store import header_cache
 from localllm.library.store.header_cache import sized_spec
-from localllm.library.store.inspect import examine
+from localllm.library.store.inspect import inspect_model
 from localllm.library.store.installed import InstalledModel
 from tests.library import tiny
 
@@ -29,7 +29,7 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     def note(path: Path) -> object:
         read.append(path)
-        return examine(path)
+        return inspect_model(path)
 
     monkeypatch.setattr(header_cache, "examine", note)
     return read
@@ -44,7 +44,7 @@ def test_sizes_and_speeds_are_those_of_the_whole_header(
     name: str, request: pytest.FixtureRequest, examined: list[Path]
 ) -> None:
     path: Path = request.getfixturevalue(name)
-    whole = examine(path).spec
+    whole = inspect_model(path).spec
     first, again = sized_spec(installed(path)), sized_spec(installed(path))
     assert len(examined) == 1
     for spec in (first, again):

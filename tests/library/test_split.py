@@ -4,7 +4,7 @@ import pytest
 
 from localllm.errors import GgufError, NotFound, StoreError
 from localllm.library.files import paths
-from localllm.library.store.inspect import examine
+from localllm.library.store.inspect import inspect_model
 from localllm.library.store.store import State, Store
 from tests.library import tiny
 
@@ -27,7 +27,7 @@ def test_adopting_any_part_adopts_all(tmp_path: Path, store: Store, which: int) 
 
 def test_the_header_of_a_split_model_has_the_tensors_of_all_parts(tmp_path: Path) -> None:
     files = tiny.write_split(tmp_path, "big", 3)
-    spec = examine(files[1]).spec
+    spec = inspect_model(files[1]).spec
     assert len(spec.tensors) == 3
     assert spec.file_bytes == sum(file.stat().st_size for file in files)
 

@@ -134,13 +134,13 @@ def test_every_part_and_the_encoder_are_hashed(tmp_path: Path, store: Store) -> 
     folder = store.place("org/repo", "a" * 40, "big-00001-of-00003.gguf", None).parent
     folder.mkdir(parents=True)
     files = tiny.write_split(folder, "big", 3, name="Big")
-    encoder = tiny.write(folder / "mmproj.gguf", type="mmproj")
+    mmproj = tiny.write(folder / "mmproj.gguf", type="mmproj")
     model = store.add_download(
         files,
         repo="org/repo",
         commit="a" * 40,
-        sha256s={file: hashed(file) for file in (*files, encoder)},
-        mmproj=encoder,
+        sha256s={file: hashed(file) for file in (*files, mmproj)},
+        mmproj=mmproj,
     )
     read: dict[Path, int] = {}
 
@@ -148,9 +148,9 @@ def test_every_part_and_the_encoder_are_hashed(tmp_path: Path, store: Store) -> 
         read[part.path] = read.get(part.path, 0) + size_bytes
 
     assert verify(model, store, read=count).ok is True
-    assert read == {file: file.stat().st_size for file in (*files, encoder)}
+    assert read == {file: file.stat().st_size for file in (*files, mmproj)}
     tiny.spoil(files[1])
-    tiny.spoil(encoder)
+    tiny.spoil(mmproj)
     detail = verify(store.named(model.name), store).detail
     assert "big-00002-of-00003.gguf is not what was recorded" in detail
     assert "mmproj.gguf is not what was recorded" in detail

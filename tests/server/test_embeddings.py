@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from localllm.engine.fake import Script
-from localllm.engine.messages import Adapter
+from localllm.engine.messages import LoraScale
 from localllm.errors import BadRequest, ContextOverflow, EngineCrashed
 from tests.server.house import KEY, MODEL, House
 
@@ -186,8 +186,8 @@ async def test_a_request_chooses_its_adapters(running: House, script: Script) ->
     for lora in (None, [], [{"id": 1, "scale": 0.5}]):
         answer = await post(running, "/v1/chat/completions", body | {"lora": lora})
         assert answer.status_code == 200
-    assert [request.adapters for request in script.requests] == [
-        None, (), (Adapter(id=1, scale=0.5),),
+    assert [request.loras for request in script.requests] == [
+        None, (), (LoraScale(id=1, scale=0.5),),
     ]  # fmt: skip
     wrong = await post(running, "/v1/chat/completions", body | {"lora": [{"id": -1, "scale": 1}]})
     assert wrong.problem[0] == "lora[0].id"

@@ -18,7 +18,7 @@ from rich.table import Table
 from localllm.cli import options
 from localllm.cli.library_output import warn
 from localllm.cli.loading import load_with_progress, require_answers
-from localllm.cli.output import outside, print_json, stderr, stdout
+from localllm.cli.output import literal, print_json, stderr, stdout
 from localllm.cli.stopwatch import (
     MIN_PROMPT_TOKENS,
     Stopwatch,
@@ -304,12 +304,12 @@ def _print(results: tuple[Measurement, ...]) -> None:
     devices = ", ".join((machine.cpu, *machine.devices))
     console = stdout()
     console.print(
-        outside(
+        literal(
             f"{model.name}: {model.architecture}, {model.quant or 'unknown quant'}, "
             f"{format_bytes(model.size_bytes)}"
         )
     )
-    console.print(outside(f"{devices}; {machine.threads} threads"))
+    console.print(literal(f"{devices}; {machine.threads} threads"))
     console.print(table(results))
 
 

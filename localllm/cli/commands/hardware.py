@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from localllm.cli import options
-from localllm.cli.output import outside, print_json, stderr, stdout
+from localllm.cli.output import literal, print_json, stderr, stdout
 from localllm.core.hardware import Cpu, Device, EngineBuild, HardwareInfo, Memory
 from localllm.core.units import format_bandwidth, format_bytes
 from localllm.engine.client.client import ENGINE_TIMEOUT_S, engine_build
@@ -43,15 +43,15 @@ def table(info: HardwareInfo) -> Table:
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
-    facts.add_row("Processor", outside(_cpu(info.cpu)))
-    facts.add_row("", outside(", ".join(info.cpu.features) or "features unknown", "dim"))
-    facts.add_row("Memory", outside(_memory(info.ram)))
+    facts.add_row("Processor", literal(_cpu(info.cpu)))
+    facts.add_row("", literal(", ".join(info.cpu.features) or "features unknown", "dim"))
+    facts.add_row("Memory", literal(_memory(info.ram)))
     for device in info.devices:
-        facts.add_row("GPU", outside(_device(device)))
-        facts.add_row("", outside(_driver(device), "dim"))
+        facts.add_row("GPU", literal(_device(device)))
+        facts.add_row("", literal(_driver(device), "dim"))
     if not info.devices:
         facts.add_row("GPU", Text("none found"))
-    facts.add_row("Engine", outside(_engine(info.engine)))
+    facts.add_row("Engine", literal(_engine(info.engine)))
     return facts
 
 
@@ -73,7 +73,7 @@ def _print(info: HardwareInfo) -> None:
     talk = stderr()
     for warning in info.warnings:
         # Not wrapped by us: a command in it can then be copied in one piece.
-        text = Text.assemble(("\nWarning: ", "bold yellow"), outside(warning))
+        text = Text.assemble(("\nWarning: ", "bold yellow"), literal(warning))
         talk.print(text, soft_wrap=True)
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from localllm.cli import library_output, options, progress
 from localllm.cli.commands import import_
 from localllm.cli.commands.ls import table
-from localllm.cli.output import outside, print_json, stderr, stdout
+from localllm.cli.output import literal, print_json, stderr, stdout
 from localllm.core.units import format_bytes
 from localllm.errors import LocalLLMError, UsageError
 from localllm.library.files.checksum import sha256_of
@@ -128,7 +128,7 @@ def run(*, link: bool, dry_run: bool, as_json: bool, quiet: bool) -> None:
     with talk.status("Looking ...") as status:
         for outcome in sweep(library_output.library(), there, link=link, dry_run=dry_run):
             outcomes.append(outcome)
-            status.update(outside(f"{outcome.place.runner}: {outcome.path.name}"))
+            status.update(literal(f"{outcome.place.runner}: {outcome.path.name}"))
     if as_json:
         print_json(_document(there, outcomes, dry_run=dry_run))
         return
@@ -137,7 +137,7 @@ def run(*, link: bool, dry_run: bool, as_json: bool, quiet: bool) -> None:
     for outcome in outcomes:
         if outcome.reason is not None:
             library_output.warn(f"{outcome.place.runner}: {outcome.path}: {outcome.reason}.")
-    talk.print(outside(_summary(there, outcomes, dry_run=dry_run)), soft_wrap=True)
+    talk.print(literal(_summary(there, outcomes, dry_run=dry_run)), soft_wrap=True)
 
 
 def _summary(there: Sequence[Place], outcomes: Sequence[Outcome], *, dry_run: bool) -> str:
@@ -190,10 +190,10 @@ def _table(found: Sequence[Outcome], *, dry_run: bool) -> Table:
     for each in found:
         assert each.model is not None
         drawn.add_row(
-            outside(each.model.name),
-            outside(each.model.quant or "unknown"),
+            literal(each.model.name),
+            literal(each.model.quant or "unknown"),
             format_bytes(each.model.size_bytes),
-            outside(each.place.runner),
-            outside(words[each.fate]),
+            literal(each.place.runner),
+            literal(words[each.fate]),
         )
     return drawn

@@ -4,7 +4,7 @@ import click
 from rich.table import Table
 
 from localllm.cli import library_output, options
-from localllm.cli.output import outside, print_json, stderr, stdout
+from localllm.cli.output import literal, print_json, stderr, stdout
 from localllm.core.units import format_bytes
 from localllm.library.store import starter
 from localllm.library.store.store import InstalledModel, State
@@ -41,13 +41,13 @@ def table(models: tuple[InstalledModel, ...]) -> Table:
     for model in models:
         good = model.state is State.OK
         drawn.add_row(
-            outside(model.name),
-            outside(model.quant or "unknown"),
+            literal(model.name),
+            literal(model.quant or "unknown"),
             format_bytes(model.size_bytes),
-            outside(model.license or "unknown"),
-            outside(library_output.source(model)),
-            outside(model.state.value, "" if good else "bold yellow"),
-            outside(_verified(model) if good else "no"),
+            literal(model.license or "unknown"),
+            literal(library_output.source(model)),
+            literal(model.state.value, "" if good else "bold yellow"),
+            literal(_verified(model) if good else "no"),
         )
     return drawn
 

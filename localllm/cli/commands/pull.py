@@ -10,16 +10,16 @@ from rich.text import Text
 from localllm.cli import library_output, options
 from localllm.cli.commands.ls import table
 from localllm.cli.hub_client import asked
-from localllm.cli.output import outside, print_json, stderr, stdout
+from localllm.cli.output import literal, print_json, stderr, stdout
 from localllm.cli.progress import Interrupted, drawn, interruptible
-from localllm.core.recommend import Goal, Wish
+from localllm.core.recommend import Goal, Preferences
 from localllm.core.reference import read_reference
 from localllm.core.units import format_bytes
 from localllm.errors import ExitCode, UsageError
-from localllm.library.download import Wanted
+from localllm.library.download import DownloadTarget
 from localllm.library.download.target import MAX_CONNECTIONS
 from localllm.library.files import settings
-from localllm.library.files.names import checked, shown
+from localllm.library.files.names import checked, printable
 from localllm.library.http.client import Access
 from localllm.library.store import starter
 from localllm.library.store.store import Store
@@ -77,7 +77,7 @@ def command(
             revision=revision,
             hub=hub,
             machine=this_machine(chosen.reserve_bytes)[0],
-            wish=Wish(
+            preferences=Preferences(
                 goal=Goal(goal), context=context or chosen.context or options.DEFAULT_CONTEXT
             ),
         )
@@ -113,14 +113,14 @@ def _tell(choice: Choice) -> None:
     """Say what is taken and why."""
     console = stderr()
     console.print(
-        outside(f"{choice.name}, {format_bytes(choice.size_bytes)}", style="bold"), soft_wrap=True
+        literal(f"{choice.name}, {format_bytes(choice.size_bytes)}", style="bold"), soft_wrap=True
     )
     said = [*choice.reasons]
     if choice.mmproj is not None:
         size = format_bytes(choice.mmproj.size_bytes)
         said.append(f"With {choice.mmproj.name} ({size}), its encoder.")
     for sentence in said:
-        console.print(Text.assemble("  ", outside(sentence)), soft_wrap=True)
+        console.print(Text.assemble("  ", literal(sentence)), soft_wrap=True)
     if choice.warning is not None:
         library_output.warn(choice.warning)
 
@@ -156,11 +156,11 @@ def _print_pulled(pulled: Pulled, choice: Choice, *, as_json: bool, quiet: bool)
         return
     model = pulled.model
     if pulled.already and not quiet:
-        said = f"{choice.name} is installed already, as {model.name} ({shown(model.path)})."
-        stderr().print(outside(said), soft_wrap=True)
+        said = f"{choice.name} is installed already, as {model.name} ({printable(model.path)})."
+        stderr().print(literal(said), soft_wrap=True)
     stdout().print(table((model,)))
     if not quiet:
-        stderr().print(outside(f"Run it: localllm run {model.name}", style="dim"), soft_wrap=True)
+        stderr().print(literal(f"Run it: localllm run {model.name}", style="dim"), soft_wrap=True)
 
 
 def document(pulled: Pulled, choice: Choice) -> dict[str, object]:
@@ -179,7 +179,7 @@ def document(pulled: Pulled, choice: Choice) -> dict[str, object]:
         "repo": choice.repo.name,
         "reasons": list(choice.reasons),
         "warning": choice.warning,
-        "mmproj": str(model.mmproj) if model.mmproj else None,
+        "mmproj": str(model.mmproj.path) if model.mmproj else None,
         "files": [asdict(part) for part in model.all_files],
     }
 
@@ -188,7 +188,7 @@ def document(pulled: Pulled, choice: Choice) -> dict[str, object]:
 class _Plan:
     """What a dry run found: bytes still to come, and the room where they would go."""
 
-    files: tuple[Wanted, ...]
+    files: tuple[DownloadTarget, ...]
     missing_bytes: int
     free_bytes: int
     installed: str | None
@@ -231,10 +231,10 @@ def _print_plan(plan: _Plan, choice: Choice, *, as_json: bool) -> None:
         return
     console = stdout()
     for each in plan.files:
-        text = f"{each.name} ({format_bytes(each.size_bytes)}) -> {shown(each.path)}"
-        console.print(outside(text), soft_wrap=True)
+        text = f"{each.name} ({format_bytes(each.size_bytes)}) -> {printable(each.path)}"
+        console.print(literal(text), soft_wrap=True)
     if plan.installed is not None:
-        console.print(outside(f"Nothing to fetch: it is installed already, as {plan.installed}."))
+        console.print(literal(f"Nothing to fetch: it is installed already, as {plan.installed}."))
         return
     verdict = "there is room" if plan.has_room else "there is no room"
     console.print(

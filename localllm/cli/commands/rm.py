@@ -8,7 +8,7 @@ from localllm.cli import library_output, options
 from localllm.cli.output import print_json, stderr
 from localllm.core.units import format_bytes
 from localllm.errors import UsageError
-from localllm.library.files.names import shown
+from localllm.library.files.names import printable
 from localllm.library.store.store import InstalledModel, Removed
 
 
@@ -47,19 +47,19 @@ def _ask(model: InstalledModel) -> None:
     if model.owned:
         size_bytes = sum(part.size_bytes for part in model.all_files)
         what = f"and delete its files, {format_bytes(size_bytes)}"
-    click.confirm(f"Remove {model.name} {what} ({shown(model.path)})?", abort=True, err=True)
+    click.confirm(f"Remove {model.name} {what} ({printable(model.path)})?", abort=True, err=True)
 
 
 def _told(removed: Removed) -> str:
     model = removed.model
     if not model.owned:
         left = "is gone already" if model.missing else "was left where it is"
-        return f"Removed {model.name}. {shown(model.path)} {left}; nothing was deleted."
+        return f"Removed {model.name}. {printable(model.path)} {left}; nothing was deleted."
     said = f"Removed {model.name}"
     if removed.deleted:
         files = "file" if len(removed.deleted) == 1 else "files"
         said += f" and {len(removed.deleted)} {files} of the library"
-    stays = "".join(f" {shown(path)} stays: {name} uses it." for path, name in removed.kept)
+    stays = "".join(f" {printable(path)} stays: {name} uses it." for path, name in removed.kept)
     if removed.freed_bytes:
         return f"{said}. This freed {format_bytes(removed.freed_bytes)}.{stays}"
     because = " its file has another name elsewhere on the disk." if removed.deleted else ""

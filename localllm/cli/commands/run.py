@@ -14,7 +14,7 @@ import click
 from localllm.cli import options
 from localllm.cli.answer import Answer, Writer, print_stats, read_answer
 from localllm.cli.chat_session import Session, opened
-from localllm.cli.loading import load_with_progress, require_answers, require_sight
+from localllm.cli.loading import load_with_progress, require_answers, require_vision
 from localllm.cli.output import print_json
 from localllm.core.sizing.load import KvType, LoadSettings, Lora, Speculate
 from localllm.core.text import single_line, strip_controls
@@ -31,7 +31,7 @@ from localllm.engine.messages import (
 )
 from localllm.engine.messages.validation import MAX_GRAMMAR_CHARS, MAX_IMAGE_BYTES, check_images
 from localllm.errors import BadRequest, ExitCode, GenerationFailed, NotFound, StoreError, UsageError
-from localllm.library.files.names import shown
+from localllm.library.files.names import printable
 from localllm.runtime.runtime import ResidentModel, Runtime, read_spec
 
 
@@ -45,7 +45,7 @@ def read_images(paths: tuple[Path, ...]) -> tuple[Image, ...]:
         try:
             check_images((Message(role=Role.USER, content="", images=(image,)),))
         except BadRequest as error:
-            raise UsageError(f"--image {shown(path)}: {error}") from None
+            raise UsageError(f"--image {printable(path)}: {error}") from None
     try:
         check_images((Message(role=Role.USER, content="", images=images),))
     except BadRequest as error:
@@ -58,13 +58,13 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(MAX_IMAGE_BYTES + 1)
     except FileNotFoundError:
-        raise NotFound(f"There is no file {shown(path)} for --image.") from None
+        raise NotFound(f"There is no file {printable(path)} for --image.") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f"--image {shown(path)} cannot be read: {reason}.") from None
+        raise UsageError(f"--image {printable(path)} cannot be read: {reason}.") from None
     if len(data) > MAX_IMAGE_BYTES:
         raise UsageError(
-            f"--image {shown(path)} is larger than {format_bytes(MAX_IMAGE_BYTES)}. "
+            f"--image {printable(path)} is larger than {format_bytes(MAX_IMAGE_BYTES)}. "
             "Scale it down, or save it as JPEG."
         )
     return data
@@ -148,7 +148,7 @@ def command(
     stop: tuple[str, ...],
     json_schema: Path | None,
     images: tuple[Path, ...],
-    adapters: tuple[Lora, ...],
+    loras: tuple[Lora, ...],
     context: int | None,
     kv_type: str,
     gpu_layers: int | None,
@@ -184,7 +184,7 @@ def command(
         model=model, draft=draft, sees=bool(images), force=force, quiet=quiet,
         settings=partial(
             options.settings_for, context=context, gpu_layers=gpu_layers, kv_type=KvType(kv_type),
-            cpu_moe=cpu_moe, kv_offload=not no_kv_offload, adapters=adapters,
+            cpu_moe=cpu_moe, kv_offload=not no_kv_offload, loras=loras,
             speculate=Speculate(speculate),
         ),
     )  # fmt: skip
@@ -223,7 +223,7 @@ def _run(
             require_answers(spec, installed.name)
             settings = load.settings(
                 spec,
-                encoder=require_sight(installed) if load.sees else None,
+                mmproj=require_vision(installed) if load.sees else None,
                 draft=None if load.draft is None else runtime.resolve(load.draft).path,
             )
             resident = runner.run(
@@ -249,14 +249,14 @@ def _grammar(path: Path) -> Grammar:
         with path.open("rb") as file:
             text = file.read(MAX_GRAMMAR_CHARS + 1).decode("utf-8")
     except FileNotFoundError:
-        raise NotFound(f"There is no file {shown(path)} for --json-schema.") from None
+        raise NotFound(f"There is no file {printable(path)} for --json-schema.") from None
     except (OSError, UnicodeDecodeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UsageError(f"--json-schema {shown(path)} cannot be read: {reason}.") from None
+        raise UsageError(f"--json-schema {printable(path)} cannot be read: {reason}.") from None
     try:
         json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"--json-schema {shown(path)} is not valid JSON: {error}.") from None
+        raise UsageError(f"--json-schema {printable(path)} is not valid JSON: {error}.") from None
     return Grammar(kind=GrammarKind.JSON_SCHEMA, text=text)
 
 
@@ -301,8 +301,8 @@ class Speaker:
                 f"{self.resident.model.name} is a base model without a chat template: it continues "
                 f"text and has no place for {misplaced}."
             )
-        if question.images and self.resident.blind is not None:
-            raise UsageError(self.resident.blind)
+        if question.images and self.resident.vision_unavailable is not None:
+            raise UsageError(self.resident.vision_unavailable)
         asked = Message(role=Role.USER, content=text)
         request = question.request(session.talk.told(asked), chat=chat)
         events = self._runtime.generate(self.resident.model.name, request)

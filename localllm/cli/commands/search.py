@@ -5,7 +5,7 @@ from rich.table import Table
 
 from localllm.cli import options
 from localllm.cli.hub_client import asked
-from localllm.cli.output import outside, print_json, stderr, stdout
+from localllm.cli.output import literal, print_json, stderr, stdout
 from localllm.errors import ExitCode, UsageError
 from localllm.library.hub.hub import Found
 
@@ -34,7 +34,7 @@ def command(text: tuple[str, ...], limit: int, offline: bool, as_json: bool, qui
     elif found:
         stdout().print(table(found))
     else:
-        stderr().print(outside(f"No GGUF repository matches {words!r}. Try fewer or other words."))
+        stderr().print(literal(f"No GGUF repository matches {words!r}. Try fewer or other words."))
     return ExitCode.OK
 
 
@@ -47,10 +47,10 @@ def table(found: tuple[Found, ...]) -> Table:
     drawn.add_column("ACCESS", no_wrap=True)
     for each in found:
         drawn.add_row(
-            outside(each.name),
+            literal(each.name),
             count(each.downloads),
             count(each.likes),
-            outside((each.updated or "unknown")[:10]),
+            literal((each.updated or "unknown")[:10]),
             "gated" if each.gated else "open",
         )
     return drawn

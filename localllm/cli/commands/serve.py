@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from localllm.cli import options
-from localllm.cli.loading import load_with_progress, sight_if_any
+from localllm.cli.loading import load_with_progress, mmproj_if_any
 from localllm.core.model.purpose import embeds_only
 from localllm.core.sizing.load import KvType, LoadSettings, Lora, Pooling, Speculate
 from localllm.core.text import single_line
@@ -45,7 +45,7 @@ class Wish:
     kv_type: KvType
     cpu_moe: int
     kv_offload: bool
-    adapters: tuple[Lora, ...]
+    loras: tuple[Lora, ...]
     embeddings: bool
     pooling: Pooling | None
     speculate: Speculate
@@ -134,7 +134,7 @@ def command(
     gpu_layers: int | None,
     cpu_moe: int,
     no_kv_offload: bool,
-    adapters: tuple[Lora, ...],
+    loras: tuple[Lora, ...],
     embeddings: bool,
     pooling: str | None,
     speculate: str,
@@ -155,13 +155,13 @@ def command(
     wish = Wish(
         models=models, context=context, parallel=parallel, gpu_layers=gpu_layers,
         kv_type=KvType(kv_type), cpu_moe=cpu_moe, kv_offload=not no_kv_offload,
-        adapters=adapters, embeddings=embeddings,
+        loras=loras, embeddings=embeddings,
         pooling=None if pooling is None else Pooling(pooling),
         speculate=Speculate(speculate), draft=draft, force=force, as_json=as_json, quiet=quiet,
     )  # fmt: skip
     if draft is not None and len(models) > 1:
         raise UsageError("--draft belongs to one model: serve it alone.")
-    if adapters and len(models) > 1:
+    if loras and len(models) > 1:
         raise UsageError("--lora belongs to one model: serve it alone.")
     address = find_address(host, port)
     key = choose_key(address, api_key_file, no_auth=no_auth)
@@ -313,7 +313,7 @@ async def _settings(runtime: Runtime, model: InstalledModel, wish: Wish) -> Load
             f"{single_line(model.name)} answers, so nothing of it is pooled: --pooling belongs to "
             "--embeddings."
         )
-    encoder = None if embeddings else await asyncio.to_thread(sight_if_any, model, spec)
+    mmproj = None if embeddings else await asyncio.to_thread(mmproj_if_any, model, spec)
     candidates = [
         options.settings_for(
             spec,
@@ -323,10 +323,10 @@ async def _settings(runtime: Runtime, model: InstalledModel, wish: Wish) -> Load
             kv_type=wish.kv_type,
             cpu_moe=wish.cpu_moe,
             kv_offload=wish.kv_offload,
-            adapters=wish.adapters,
+            loras=wish.loras,
             embeddings=embeddings,
             pooling=wish.pooling,
-            encoder=encoder,
+            mmproj=mmproj,
             speculate=wish.speculate,
             draft=None if wish.draft is None else runtime.resolve(wish.draft).path,
         )

@@ -10,12 +10,12 @@ import click
 from rich.table import Table
 
 from localllm.cli import library_output, options
-from localllm.cli.output import outside, print_json, stdout
+from localllm.cli.output import literal, print_json, stdout
 from localllm.cli.target import on_hub
 from localllm.core.model.spec import ModelSpec
 from localllm.core.units import format_bytes
 from localllm.errors import GgufError, LocalLLMError
-from localllm.library.store.inspect import examine
+from localllm.library.store.inspect import inspect_model
 from localllm.library.store.store import InstalledModel
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ def command(model: str, revision: str | None, offline: bool, as_json: bool) -> N
     found = library_output.library().find(model)
     header, unreadable = Header(), None
     try:
-        header = header_of(examine(found.path).spec)
+        header = header_of(inspect_model(found.path).spec)
     except LocalLLMError as error:
         unreadable = str(error)
     if as_json:
@@ -121,7 +121,7 @@ def _table(model: InstalledModel, header: Header) -> Table:
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
     for label, value in _facts(model, header):
-        facts.add_row(label, outside("unknown" if value is None else value))
+        facts.add_row(label, literal("unknown" if value is None else value))
     return facts
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from localllm.cli import options
-from localllm.cli.output import outside, print_json, stderr, stdout
+from localllm.cli.output import literal, print_json, stderr, stdout
 from localllm.cli.size_report import (
     Limits,
     Training,
@@ -27,7 +27,7 @@ from localllm.core.model.spec import ModelSpec
 from localllm.core.quality.quality import CacheQuality, cache_loss, cache_quality
 from localllm.core.sizing.embedding import with_embedding_defaults
 from localllm.core.sizing.finetune import Method
-from localllm.core.sizing.fit import Fit, weigh_in
+from localllm.core.sizing.fit import Fit, fit_in
 from localllm.core.sizing.load import (
     Allocation,
     BufferKind,
@@ -117,7 +117,7 @@ def command(
     swa_full: bool,
     speculate: str,
     draft: str | None,
-    adapters: tuple[Lora, ...],
+    loras: tuple[Lora, ...],
     embeddings: bool,
     finetune: str | None,
     rank: int | None,
@@ -147,7 +147,7 @@ def command(
         flash_attention=FlashAttention(flash_attn),
         swa_full=swa_full,
         kv_offload=not no_kv_offload,
-        adapters=adapters,
+        loras=loras,
         embeddings=embeds,
         speculate=Speculate.OFF if embeds else Speculate(speculate),
         draft=draft_path,
@@ -194,7 +194,7 @@ def _report(
 ) -> Report:
     """Weigh the load on this machine as it is now; `exact`: and ask llama.cpp."""
     room = budget(machine_now(), reserve_bytes=user_settings.load().reserve_bytes)
-    fit = weigh_in(target.spec, settings, room, draft)
+    fit = fit_in(target.spec, settings, room, draft)
     return Report(
         target=target,
         fit=fit,
@@ -334,7 +334,7 @@ def _print(report: Report) -> None:
         print_training(console, report.training, spec)
     print_rules(console, spec, fit)
     if report.target.note is not None:
-        stderr().print(outside(f"Note: {report.target.note}", style="yellow"), soft_wrap=True)
+        stderr().print(literal(f"Note: {report.target.note}", style="yellow"), soft_wrap=True)
     if report.exact is None:
         for doubt in fit.footprint.needs_probe:
             stderr().print(f"Note: {doubt}. --exact asks llama.cpp.", style="yellow")
@@ -345,15 +345,15 @@ def _print_cache_loss(console: Console, report: Report) -> None:
     loss = cache_loss(report.target.spec.architecture, settings.kv_type_k, settings.kv_type_v)
     if loss is None:
         return
-    console.print(outside(loss))
+    console.print(literal(loss))
     for source in dict.fromkeys(row.source for row in _cache_quality(report)):
-        console.print(outside(f"source: {source}", style="dim"))
+        console.print(literal(f"source: {source}", style="dim"))
 
 
 def _print_model(console: Console, report: Report) -> None:
     target, fit, spec = report.target, report.fit, report.target.spec
     title = f"{target.name} {target.quant or ''}".strip()
-    console.print(outside(title, style="bold"))
+    console.print(literal(title, style="bold"))
     active = f" ({spec.active_parameters / 1e9:.2f} B active)" if spec.experts else ""
     console.print(
         f"{spec.architecture}, {spec.parameters / 1e9:.2f} B parameters{active}, "
@@ -385,7 +385,7 @@ def _print_share(console: Console, share: Share) -> None:
         verdict += f" ({format_bytes(share.largest_buffer_bytes)} in one piece is too much)"
     layers = f", {share.layers} layers" if share.layers else ""
     console.print(
-        outside(
+        literal(
             f"{share.name}: {format_bytes(share.total_bytes)} of "
             f"{format_bytes(max(0, share.free_bytes))} free{layers}: {verdict}",
             style="green" if share.fits else "red",

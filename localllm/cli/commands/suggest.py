@@ -7,7 +7,16 @@ import click
 from localllm.cli import options
 from localllm.cli.output import columns, print_json, say
 from localllm.core.catalogue.catalogue import Entry, Task
-from localllm.core.recommend import Advice, Candidate, FitPlan, Goal, Machine, Verdict, Wish, plans
+from localllm.core.recommend import (
+    Advice,
+    Candidate,
+    FitPlan,
+    Goal,
+    Machine,
+    Preferences,
+    Verdict,
+    plans,
+)
 from localllm.core.reference import is_repository
 from localllm.core.sizing.placement import Placement
 from localllm.core.text import single_line
@@ -76,17 +85,19 @@ def command(
 
             known += installed_candidates(Store.default().installed(), entries)
     machine = this_machine(settings.load().reserve_bytes)[0] if here else _described(ram, vram, gpu)
-    wish = Wish(
+    preferences = Preferences(
         goal=Goal(goal),
         context=context or settings.load().context or options.DEFAULT_CONTEXT,
         parallel=parallel,
         min_tps=min_tps,
     )
-    advice = plans(known, wish, machine, limit=limit)
+    advice = plans(known, preferences, machine, limit=limit)
     if as_json:
         print_json(document(advice))
     else:
-        _print(advice, wish, machine, what=single_line(" or ".join(repos)) or "the catalogue")
+        _print(
+            advice, preferences, machine, what=single_line(" or ".join(repos)) or "the catalogue"
+        )
     return ExitCode.OK
 
 
@@ -102,10 +113,10 @@ def _published(
             raise UsageError(f"{single_line(repo)[:200]!r} is no repository: write ORG/REPO.")
     # Only here: everything that asks the network takes a moment to import.
     from localllm.cli.hub_client import asked
-    from localllm.runtime.hub_models import look
+    from localllm.runtime.hub_models import read_repository
 
     with asked(offline=offline) as hub:
-        return [each for repo in repos for each in look(hub, repo).listing.candidates]
+        return [each for repo in repos for each in read_repository(hub, repo).listing.candidates]
 
 
 def _wanted(entries: tuple[Entry, ...], task: Task, licenses: str | None) -> tuple[Entry, ...]:
@@ -176,11 +187,11 @@ def _placement(placement: Placement) -> dict[str, object]:
     }
 
 
-def _print(advice: Advice, wish: Wish, machine: Machine, *, what: str) -> None:
+def _print(advice: Advice, preferences: Preferences, machine: Machine, *, what: str) -> None:
     if not advice.plans:
         room = format_bytes(max(0, machine.budget.host_bytes))
         say(
-            f"Nothing of {what} fits into {room} with {wish.context} tokens of context. "
+            f"Nothing of {what} fits into {room} with {preferences.context} tokens of context. "
             "Try a smaller --ctx, or close other programs."
         )
         return

@@ -6,7 +6,7 @@ import click
 from rich.table import Table
 
 from localllm.cli import library_output, options, progress
-from localllm.cli.output import outside, print_json, stdout
+from localllm.cli.output import literal, print_json, stdout
 from localllm.core.units import format_bytes
 from localllm.errors import ExitCode, UsageError
 from localllm.library.store.store import InstalledModel, Store
@@ -73,9 +73,9 @@ def _table(results: Sequence[Checked]) -> Table:
     words = {True: "ok", False: "failed", None: "unknown"}
     for result in results:
         drawn.add_row(
-            outside(result.model.name),
+            literal(result.model.name),
             format_bytes(result.model.size_bytes),
-            outside(words[result.ok], "bold red" if result.ok is False else ""),
-            outside("see below" if result.ok is False else result.detail),
+            literal(words[result.ok], "bold red" if result.ok is False else ""),
+            literal("see below" if result.ok is False else result.detail),
         )
     return drawn

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from localllm.core.catalogue.blueprint.model import Blueprint, draw
 from localllm.core.catalogue.blueprint.shape import Shape, Value
-from localllm.core.memoize import once
+from localllm.core.memoize import memoize
 from localllm.core.model.file_types import FILE_TYPES
 from localllm.core.model.spec import ModelSpec
 from localllm.core.speed import Workload
@@ -143,7 +143,7 @@ class Entry:
         return self.blueprint.spec(quant, name=self.title)
 
 
-@once
+@memoize
 def _drawn(entry: Entry) -> Blueprint:
     return draw(
         entry.shape,

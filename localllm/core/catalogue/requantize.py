@@ -1,8 +1,8 @@
 """From the header of one quant of a model to the header of another one.
 
 All quants of a model are made from one set of tensors, so one header tells their names and
-shapes, and `core/catalogue/quant_mix.py` the type that llama.cpp gives each. `Mould.match` picks the recipe
-for a file of which only its label and its length are known.
+shapes, and `core/catalogue/quant_mix.py` the type that llama.cpp gives each. `Mould.match` picks
+the recipe for a file of which only its label and its length are known.
 """
 
 import re

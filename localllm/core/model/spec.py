@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
 
-from localllm.core.memoize import once, once_each
+from localllm.core.memoize import memoize, memoize_each
 from localllm.core.model.architectures import (
     ARCHITECTURES,
     Architecture,
@@ -82,7 +82,7 @@ class ModelSpec:
     alignment: int
     data_offset: int
     file_bytes: int
-    # what was worked out of the fields above, by `once`
+    # what was worked out of the fields above, by `memoize`
     _known: dict[object, object] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -117,7 +117,7 @@ class ModelSpec:
     # sizes
 
     @property
-    @once
+    @memoize
     def blocks(self) -> int:
         """Layers in the file, draft (next-token-prediction) blocks included."""
         return self._required("block_count", at_most=MAX_LAYERS)
@@ -128,13 +128,13 @@ class ModelSpec:
         return min(self._int("nextn_predict_layers", 0), self.blocks)
 
     @property
-    @once
+    @memoize
     def layers(self) -> int:
         """Layers that every token passes."""
         return self.blocks - self.draft_blocks
 
     @property
-    @once
+    @memoize
     def embedding(self) -> int:
         """Width of the residual stream."""
         return self._required("embedding_length")
@@ -145,7 +145,7 @@ class ModelSpec:
         return self._required("context_length")
 
     @property
-    @once
+    @memoize
     def vocabulary(self) -> int:
         """Tokens of the vocabulary: the tokenizer's list, else the header's count, else the
         rows of the embedding."""
@@ -157,29 +157,29 @@ class ModelSpec:
             return stated
         return next((t.shape[-1] for t in self.tensors if t.name == "token_embd.weight"), 0)
 
-    @once_each
+    @memoize_each
     def feed_forward(self, layer: int) -> int:
         """Width of a layer's dense feed-forward part; 0 where it has none."""
         return self._at("feed_forward_length", layer, 0)
 
     # attention
 
-    @once_each
+    @memoize_each
     def head_count(self, layer: int) -> int:
         """Query heads."""
         return self._at("attention.head_count", layer, 0)
 
-    @once_each
+    @memoize_each
     def head_count_kv(self, layer: int) -> int:
         """Key and value heads; as many as query heads unless the header says fewer."""
         return self._at("attention.head_count_kv", layer, self.head_count(layer))
 
-    @once_each
+    @memoize_each
     def key_length(self, layer: int) -> int:
         """Width of one key head, in elements."""
         return self._head_length("key", layer)
 
-    @once_each
+    @memoize_each
     def value_length(self, layer: int) -> int:
         """Width of one value head, in elements."""
         return self._head_length("value", layer)
@@ -198,7 +198,7 @@ class ModelSpec:
         return self._int(key, 0) if self.architecture == "plamo2" else 0
 
     @property
-    @once
+    @memoize
     def mla(self) -> bool:
         """Multi-head latent attention: one compressed key per token, no value cache."""
         return bool(
@@ -206,7 +206,7 @@ class ModelSpec:
         )
 
     @property
-    @once
+    @memoize
     def window(self) -> int:
         """Tokens that a sliding layer looks back; 0 when no layer slides."""
         rule = self._window_rule()
@@ -216,7 +216,7 @@ class ModelSpec:
             return rule.forced_size
         return self._int("attention.sliding_window", rule.size or 0)
 
-    @once_each
+    @memoize_each
     def slides(self, layer: int) -> bool:
         """Whether this layer attends only within the window."""
         rule = self._window_rule()
@@ -232,7 +232,7 @@ class ModelSpec:
             return True
         return layer % period != 0 if rule.dense_first else layer % period < period - 1
 
-    @once
+    @memoize
     def _window_rule(self) -> Window | None:
         """The architecture's window if this model has one (the `swa_type` of its models/*.cpp)."""
         rule = self.rules.window if self.rules else None
@@ -247,7 +247,7 @@ class ModelSpec:
 
     # recurrence
 
-    @once_each
+    @memoize_each
     def recurrent(self, layer: int) -> bool:
         """Whether this layer carries a recurrent state."""
         rules = self.rules
@@ -270,7 +270,7 @@ class ModelSpec:
         interval = self._int("full_attention_interval", default)
         return interval > 0 and (layer + 1) % interval != 0
 
-    @once_each
+    @memoize_each
     def attends(self, layer: int) -> bool:
         """Whether this layer has a KV cache of its own or reads another layer's."""
         rules = self.rules
@@ -284,7 +284,7 @@ class ModelSpec:
             return not self.recurrent(layer) and self.feed_forward(layer) == 0
         return layer < self.layers and not self.recurrent(layer)
 
-    @once_each
+    @memoize_each
     def caches(self, layer: int) -> bool:
         """Whether this layer owns keys and values (Gemma 3n's and 4's last layers share)."""
         if not self.attends(layer):
@@ -297,18 +297,18 @@ class ModelSpec:
     # experts
 
     @property
-    @once
+    @memoize
     def experts(self) -> int:
         """Routed experts a layer; 0 for a dense model."""
         return self._int("expert_count", 0)
 
     @property
-    @once
+    @memoize
     def active_experts(self) -> int:
         """Experts a token is routed to in a layer (the most, where layers differ)."""
         return max((self.active_experts_in(i) for i in range(self.layers)), default=0)
 
-    @once_each
+    @memoize_each
     def active_experts_in(self, layer: int) -> int:
         """Experts a token is routed to in this layer."""
         return self._at("expert_used_count", layer, 0)
@@ -335,7 +335,7 @@ class ModelSpec:
         return round(total)
 
     @property
-    @once
+    @memoize
     def tied(self) -> bool:
         """Whether the input embedding is also the output matrix."""
         names = {tensor.name for tensor in self.tensors}

@@ -13,9 +13,9 @@ from localllm.core.recommend.plan import (
     FitPlan,
     Goal,
     Machine,
+    Preferences,
     Seen,
     Verdict,
-    Wish,
 )
 from localllm.core.recommend.price import PROMPT_TOKENS, predict, price
 from localllm.core.recommend.ranking import COMFORTABLE_TPS, MAX_LOSS_PERCENT, capability
@@ -31,9 +31,9 @@ __all__ = [
     "FitPlan",
     "Goal",
     "Machine",
+    "Preferences",
     "Seen",
     "Verdict",
-    "Wish",
     "capability",
     "plans",
     "predict",

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from localllm.core.model.quants import GgmlType
-from localllm.core.recommend.plan import Candidate, Machine, Wish
+from localllm.core.recommend.plan import Candidate, Machine, Preferences
 from localllm.core.recommend.price import corrected, depth_of
 from localllm.core.speed import DeviceSpeed, Estimate, Share, WeightRead, Workload, decode_tps
 
@@ -20,8 +20,8 @@ _ROUNDING = 1 + 1e-9
 class Ceiling:
     """The fastest that a machine could be."""
 
-    def __init__(self, machine: Machine, wish: Wish) -> None:
-        self._machine, self._wish = machine, wish
+    def __init__(self, machine: Machine, preferences: Preferences) -> None:
+        self._machine, self._wish = machine, preferences
         self._devices = (*machine.gpus, machine.host)
         self._seconds: dict[GgmlType, tuple[float, float]] = {}
         self._gpu_bytes = sum(max(0, gpu.free_bytes) for gpu in machine.budget.gpus)

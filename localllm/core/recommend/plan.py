@@ -54,7 +54,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class Preferences:
     """What the user asked for. `min_tps` None: READING_TPS."""
 
     goal: Goal = Goal.BALANCED

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from localllm.core.model.spec import ModelSpec
 from localllm.core.quality import quality
-from localllm.core.recommend.plan import Candidate, FitPlan, Machine, Verdict, Wish
+from localllm.core.recommend.plan import Candidate, FitPlan, Machine, Preferences, Verdict
 from localllm.core.recommend.reasons import reasons
 from localllm.core.sizing import footprint
 from localllm.core.sizing.load import LoadSettings, Speculate
@@ -16,17 +16,19 @@ PROMPT_TOKENS = 512
 """The prompt that the time to the first token is told for."""
 
 
-def price(candidate: Candidate, wish: Wish, machine: Machine) -> FitPlan:
+def price(candidate: Candidate, preferences: Preferences, machine: Machine) -> FitPlan:
     """Place and time one candidate."""
     spec = candidate.spec()
-    context = min(wish.context, spec.context_train or wish.context)
-    settings = LoadSettings(context=context, parallel=wish.parallel, speculate=Speculate.AUTO)
+    context = min(preferences.context, spec.context_train or preferences.context)
+    settings = LoadSettings(
+        context=context, parallel=preferences.parallel, speculate=Speculate.AUTO
+    )
     placement = place(spec, settings, machine.budget)
     shares = _work(spec, settings, placement, machine)
     hops = _hops(placement)
     decode = decode_tps(shares, depth=depth_of(context), hops=hops)
     decode = corrected(decode, machine, on_gpu=placement.gpu_layers > 0)
-    verdict = Verdict.GOOD if decode.likely >= wish.slowest_tps else Verdict.SLOW
+    verdict = Verdict.GOOD if decode.likely >= preferences.slowest_tps else Verdict.SLOW
     return FitPlan(
         candidate=candidate,
         spec=spec,
@@ -68,7 +70,7 @@ def _hops(placement: Placement) -> int:
     return along + 2 * placement.cpu_moe
 
 
-def explained(plan: FitPlan, wish: Wish) -> FitPlan:
+def explained(plan: FitPlan, preferences: Preferences) -> FitPlan:
     """Add what only the plans that are shown need."""
     candidate = plan.candidate
     plan = replace(
@@ -76,7 +78,7 @@ def explained(plan: FitPlan, wish: Wish) -> FitPlan:
         footprint=footprint.of(plan.spec, plan.settings),
         quality=quality.quality(candidate.quant, candidate.parameters, candidate.architecture),
     )
-    return replace(plan, reasons=tuple(reasons(plan, wish)))
+    return replace(plan, reasons=tuple(reasons(plan, preferences)))
 
 
 def _work(

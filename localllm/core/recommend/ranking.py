@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import date
 
 from localllm.core.quality import quality
-from localllm.core.recommend.plan import Candidate, FitPlan, Goal, Wish
+from localllm.core.recommend.plan import Candidate, FitPlan, Goal, Preferences
 from localllm.core.units import format_bytes
 
 COMFORTABLE_TPS = 15.0
@@ -25,9 +25,9 @@ def capability(candidate: Candidate) -> float:
     return math.log2(size / 1e9) + age
 
 
-def score(able: float, tps: float, wish: Wish) -> float:
+def score(able: float, tps: float, preferences: Preferences) -> float:
     """Compare plans by a goal: the higher, the better. It never falls when `tps` grows."""
-    match wish.goal:
+    match preferences.goal:
         case Goal.QUALITY:
             return able
         case Goal.SPEED:

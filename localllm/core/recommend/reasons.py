@@ -4,12 +4,12 @@ from collections.abc import Iterable
 
 from localllm.core.quality import quality
 from localllm.core.quality.quality import Quality
-from localllm.core.recommend.plan import READING_TPS, Candidate, FitPlan, Wish
+from localllm.core.recommend.plan import READING_TPS, Candidate, FitPlan, Preferences
 from localllm.core.speed import Estimate
 from localllm.core.units import format_bytes, format_rate
 
 
-def reasons(plan: FitPlan, wish: Wish) -> Iterable[str]:
+def reasons(plan: FitPlan, preferences: Preferences) -> Iterable[str]:
     """Say what speaks for a plan and against it."""
     spare = min(share.free_bytes - share.total_bytes for share in plan.placement.devices)
     if spare >= 0:
@@ -19,7 +19,7 @@ def reasons(plan: FitPlan, wish: Wish) -> Iterable[str]:
             plan.placement.devices, key=lambda share: share.free_bytes - share.total_bytes
         )
         yield f"Needs {format_bytes(-spare)} more on {lacking.name}."
-    yield _speed_words(plan.decode, wish)
+    yield _speed_words(plan.decode, preferences)
     candidate = plan.candidate
     if candidate.active_parameters < candidate.parameters:
         share = candidate.active_parameters / candidate.parameters
@@ -38,13 +38,13 @@ def reasons(plan: FitPlan, wish: Wish) -> Iterable[str]:
         yield f"The memory is an estimate: {doubt}."
 
 
-def _speed_words(decode: Estimate, wish: Wish) -> str:
+def _speed_words(decode: Estimate, preferences: Preferences) -> str:
     likely = format_rate(decode.likely)
-    if decode.likely >= wish.slowest_tps:
+    if decode.likely >= preferences.slowest_tps:
         times = decode.likely / READING_TPS
         pace = f"{times:.1f} times reading speed" if times >= 1.5 else "about reading speed"
         return f"About {likely}: {pace}."
-    return f"About {likely}: slower than the {wish.slowest_tps:g} tok/s that were asked for."
+    return f"About {likely}: slower than the {preferences.slowest_tps:g} tok/s that were asked for."
 
 
 def _quality_words(candidate: Candidate, lost: Quality) -> str:

@@ -332,7 +332,7 @@ def called(files: Sequence[ModelFile], quant: str) -> tuple[ModelFile, ...]:
     return by_name or tuple(f for f in files if f.label == wanted)
 
 
-def encoder_for(model: ModelFile, files: Sequence[RepoFile]) -> RepoFile | None:
+def mmproj_for(model: ModelFile, files: Sequence[RepoFile]) -> RepoFile | None:
     """The mmproj that a vision or audio model needs; None when the repository has none for it.
 
     One that names the model is taken first, then one that names none. Of those that name other

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
 
 from localllm.core.recommend.ceiling import Ceiling
-from localllm.core.recommend.plan import Advice, Candidate, FitPlan, Machine, Verdict, Wish
+from localllm.core.recommend.plan import Advice, Candidate, FitPlan, Machine, Preferences, Verdict
 from localllm.core.recommend.price import explained, price
 from localllm.core.recommend.ranking import capability, next_better, score, worth_trying
 
@@ -17,7 +17,9 @@ _Rank = tuple[bool, float]
 """How good a plan is, the least first: whether it is too slow, and the score, negative."""
 
 
-def plans(candidates: Iterable[Candidate], wish: Wish, machine: Machine, *, limit: int) -> Advice:
+def plans(
+    candidates: Iterable[Candidate], preferences: Preferences, machine: Machine, *, limit: int
+) -> Advice:
     """Choose, place and time at most `limit` models, one quant of each, best first.
 
     Of each model it is the first quant in the goal's order that fits and is fast enough, else the
@@ -29,18 +31,18 @@ def plans(candidates: Iterable[Candidate], wish: Wish, machine: Machine, *, limi
         groups.setdefault(candidate.model, []).append(candidate)
     room = sum(gpu.free_bytes for gpu in machine.budget.gpus if not gpu.unified)
     room += max(0, machine.budget.host_bytes)
-    ceiling = Ceiling(machine, wish)
+    ceiling = Ceiling(machine, preferences)
     queue = [
         (contender.rank, i, contender)
         for i, group in enumerate(groups.values())
-        if (contender := _Contender(group, wish, machine, room, ceiling)).hopeful
+        if (contender := _Contender(group, preferences, machine, room, ceiling)).hopeful
     ]
     heapify(queue)
     best: list[FitPlan] = []
     while queue and len(best) < limit:
         _, i, contender = heappop(queue)
         if contender.plan is not None:
-            best.append(explained(contender.plan, wish))
+            best.append(explained(contender.plan, preferences))
         elif contender.look_closer():
             heappush(queue, (contender.rank, i, contender))
     return Advice(plans=tuple(best), next_better=next_better(best, groups.values(), room))
@@ -54,9 +56,14 @@ class _Contender:
     """
 
     def __init__(
-        self, group: Sequence[Candidate], wish: Wish, machine: Machine, room: int, ceiling: Ceiling
+        self,
+        group: Sequence[Candidate],
+        preferences: Preferences,
+        machine: Machine,
+        room: int,
+        ceiling: Ceiling,
     ) -> None:
-        self._group, self._wish, self._machine = group, wish, machine
+        self._group, self._wish, self._machine = group, preferences, machine
         self._room, self._ceiling = room, ceiling
         self._sorted = False
         self._fast: list[tuple[int, float, Candidate]] = []  # place, tokens/s at most
@@ -64,7 +71,7 @@ class _Contender:
         self._fastest: tuple[float, int, FitPlan] | None = None  # of those too slow
         self.plan: FitPlan | None = None
         able = max(capability(candidate) for candidate in group)
-        self.rank: _Rank = (False, -score(able, float("inf"), wish))
+        self.rank: _Rank = (False, -score(able, float("inf"), preferences))
 
     @property
     def hopeful(self) -> bool:

@@ -115,12 +115,12 @@ class Fit:
                     allocated_bytes=sums.get(key, 0),
                 )
                 parts.append(compared)
-        encoder = self.settings.encoder
+        mmproj = self.settings.mmproj
         computing = sum(a.size_bytes for a in loaded if a.kind is BufferKind.ENCODER)
         return Comparison(
             parts=tuple(parts),
-            encoder_estimated_bytes=encoder.compute_bytes if encoder is not None else None,
-            encoder_allocated_bytes=computing if encoder is not None else None,
+            encoder_estimated_bytes=mmproj.compute_bytes if mmproj is not None else None,
+            encoder_allocated_bytes=computing if mmproj is not None else None,
             draft_estimated_bytes=self.draft.buffer_bytes if self.draft is not None else None,
             draft_allocated_bytes=(
                 sum(sum(each.values()) for each in _sums(draft, set()))
@@ -197,7 +197,7 @@ def _larger(share: Share, kv_bytes: int, compute_bytes: int) -> Share:
     return dataclasses.replace(larger, fits=fits)
 
 
-def weigh(
+def fit_on(
     spec: ModelSpec,
     settings: LoadSettings,
     hardware: HardwareInfo,
@@ -218,15 +218,15 @@ def weigh(
         returned_bytes=returned_bytes,
         returned_gpu_bytes=returned_gpu_bytes,
     )
-    return weigh_in(spec, settings, room, draft)
+    return fit_in(spec, settings, room, draft)
 
 
-def weigh_in(
+def fit_in(
     spec: ModelSpec, settings: LoadSettings, room: Budget, draft: ModelSpec | None = None
 ) -> Fit:
     """Place a load in a room that is known already."""
-    placement, encoder = seat(place(spec, settings, room, draft), settings.encoder)
-    chosen = dataclasses.replace(placement.chosen(settings), encoder=encoder)
+    placement, mmproj = seat(place(spec, settings, room, draft), settings.mmproj)
+    chosen = dataclasses.replace(placement.chosen(settings), mmproj=mmproj)
     advice, advised = (None, None) if placement.fits else _advice(spec, settings, room, draft)
     beside = draft if settings.used_draft is not None else None
     return Fit(
@@ -244,14 +244,14 @@ def _advice(
 ) -> tuple[str, LoadSettings | None]:
     for words, changed in _changes(settings):
         try:
-            placement, _ = seat(place(spec, changed, room, draft), changed.encoder)
+            placement, _ = seat(place(spec, changed, room, draft), changed.mmproj)
         except UsageError:  # this model's cache cannot be of that type
             continue
         if placement.fits:
             total = sum(share.total_bytes for share in placement.devices)
             return f"Try {words} ({format_bytes(total)}).", changed
     weights = footprint.of(spec, settings).weights_bytes
-    seeing = settings.encoder.size_bytes if settings.encoder is not None else 0
+    seeing = settings.mmproj.size_bytes if settings.mmproj is not None else 0
     beside = f", and the image encoder needs {format_bytes(seeing)}" if seeing else ""
     return (
         f"No setting makes it fit: the weights alone are {format_bytes(weights)}{beside}. "

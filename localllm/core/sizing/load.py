@@ -75,7 +75,7 @@ class Lora:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Encoder:
+class Mmproj:
     """An image encoder (mmproj) that is loaded with a model, which then sees.
 
     What it needs is what the gatekeeper found in the file (`core/sizing/mmproj.py`);
@@ -104,11 +104,11 @@ class LoadSettings:
     None is all it has, () none; `tensor_split` gives each of them so many layers, () in
     proportion to their free memory. Not `kv_offload`: the KV cache stays in system memory, and
     attention is computed there. `threads` None means the physical cores this process may use.
-    `drafts` is how many guessed tokens one step can check, of all conversations together;
+    `draft_max` is how many guessed tokens one step can check, of all conversations together;
     `draft` the file of a smaller model that guesses, too.
-    `adapters` are loaded with the model. `embeddings`: it turns texts into numbers and answers
+    `loras` are loaded with the model. `embeddings`: it turns texts into numbers and answers
     nothing, `parallel` texts at the same time; `pooling` is then what a request gets that names
-    none (None: the model's own), and `RANK` makes it score pairs of texts. `encoder` is what it
+    none (None: the model's own), and `RANK` makes it score pairs of texts. `mmproj` is what it
     sees with.
     """
 
@@ -129,12 +129,12 @@ class LoadSettings:
     devices: tuple[str, ...] | None = None
     tensor_split: tuple[int, ...] = ()
     speculate: Speculate = Speculate.OFF
-    drafts: int = 7
+    draft_max: int = 7
     draft: str | None = None
-    adapters: tuple[Lora, ...] = ()
+    loras: tuple[Lora, ...] = ()
     embeddings: bool = False
     pooling: Pooling | None = None
-    encoder: Encoder | None = None
+    mmproj: Mmproj | None = None
 
     @property
     def used_draft(self) -> str | None:
@@ -147,8 +147,8 @@ class LoadSettings:
         return replace(
             self,
             draft=None,
-            adapters=(),
-            encoder=None,
+            loras=(),
+            mmproj=None,
             tensor_split=(),
             cpu_moe=0,
             speculate=Speculate.OFF,
@@ -160,7 +160,7 @@ class LoadSettings:
         those of every token."""
         if self.embeddings:
             return min(self.batch, self.ubatch, self.cells)
-        guesses = 0 if self.speculate == Speculate.OFF else self.drafts
+        guesses = 0 if self.speculate == Speculate.OFF else self.draft_max
         return self.parallel + max(0, min(guesses, min(self.batch, self.ubatch) - self.parallel))
 
     @property

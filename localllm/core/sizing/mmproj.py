@@ -8,7 +8,7 @@ LLaVA 1.5, SigLIP, Gemma 3 and Qwen2-VL (docs/vision.md) it was 0 to 15 % too mu
 """
 
 from localllm.core.model.spec import ModelSpec
-from localllm.core.sizing.load import Encoder
+from localllm.core.sizing.load import Mmproj
 from localllm.errors import GgufError
 
 _FLOAT = 4
@@ -26,7 +26,7 @@ _MOST_TOKENS = {
 set_limit_image_tokens, b11434); where it is not listed every picture has `image_size`."""
 
 
-def encoder_of(header: ModelSpec, model: ModelSpec, *, path: str) -> Encoder:
+def mmproj_of(header: ModelSpec, model: ModelSpec, *, path: str) -> Mmproj:
     """Say what this encoder needs beside this model.
 
     Raises GgufError, as one sentence without its end, for a file that is no encoder of images or
@@ -44,7 +44,7 @@ def encoder_of(header: ModelSpec, model: ModelSpec, *, path: str) -> Encoder:
             f"it makes embeddings of {wide} numbers and the model takes {model.embedding}: "
             "it was made for another model"
         )
-    return Encoder(
+    return Mmproj(
         path=path,
         weights_bytes=sum(tensor.size_bytes for tensor in header.tensors),
         compute_bytes=_compute_bytes(header, model.embedding),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from localllm.core.memoize import once
+from localllm.core.memoize import memoize
 from localllm.core.model.quants import BLOCKS, GgmlType
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.footprint.cache import recurrent_bytes
@@ -142,7 +142,7 @@ _Reads = Mapping[tuple[GgmlType, bool], tuple[int, int]]
 """By type and by whether it is the output matrix: elements that one token reads, and all."""
 
 
-@once
+@memoize
 def _reads(spec: ModelSpec) -> Mapping[tuple[int | None, bool], _Reads]:
     """What is read of each layer, and of its routed experts."""
     parts: dict[tuple[int | None, bool], dict[tuple[GgmlType, bool], tuple[int, int]]] = {}

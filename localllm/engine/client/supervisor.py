@@ -12,7 +12,7 @@ from localllm.engine.messages import Loaded, LoadRequest
 from localllm.errors import EngineCrashed, EngineError, EngineUnavailable
 
 
-class LastingEngine:
+class SupervisedEngine:
     """The engine that holds one model. `engine` is the one of now, `loaded` what it said."""
 
     def __init__(

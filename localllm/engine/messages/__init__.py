@@ -42,11 +42,11 @@ from localllm.engine.messages.events import (
     ToolCallBegan,
 )
 from localllm.engine.messages.types import (
-    Adapter,
     FinishReason,
     Grammar,
     GrammarKind,
     Image,
+    LoraScale,
     Message,
     Overflow,
     Role,
@@ -58,7 +58,6 @@ from localllm.engine.messages.types import (
 )
 
 __all__ = [
-    "Adapter",
     "Cancel",
     "Command",
     "Describe",
@@ -77,6 +76,7 @@ __all__ = [
     "LoadRefused",
     "LoadRequest",
     "Loaded",
+    "LoraScale",
     "Message",
     "Overflow",
     "ProbeRequest",

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from localllm.core.sizing.load import LoadSettings, Pooling
 from localllm.engine.messages.types import (
-    Adapter,
     Grammar,
+    LoraScale,
     Message,
     Overflow,
     Sampling,
@@ -51,7 +51,7 @@ class GenerateRequest:
     one that the grammar allows, and the answer ends when it is complete.
     `overflow`: what becomes of messages that do not fit (`worker/rolling.py`).
     `tools` (with `messages` only) are what the answer may call, `tool_choice` whether it does,
-    `parallel_tool_calls` False: it ends with the first call. `adapters`: these and no others
+    `parallel_tool_calls` False: it ends with the first call. `loras`: these and no others
     (None: all that were loaded, as they were loaded).
     `n`: each answer has a sampler of its own (seeds `seed`, `seed` + 1, ...); what cannot run at
     once waits. `echo`: the prompt's own text comes first, as Tokens `of_prompt`, once for all
@@ -77,7 +77,7 @@ class GenerateRequest:
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     parallel_tool_calls: bool = True
-    adapters: tuple[Adapter, ...] | None = None
+    loras: tuple[LoraScale, ...] | None = None
     n: int = 1
     echo: bool = False
     deadline_s: float | None = None

@@ -33,7 +33,7 @@ class Loaded:
     chat_template_sha256: str | None
     load_s: float
     vision: bool = False  # whether messages may have images
-    blind: str | None = None  # why not, when it was asked to see
+    vision_unavailable: str | None = None  # why not, when it was asked to see
     draft: tuple[Allocation, ...] = ()
 
 

@@ -132,7 +132,7 @@ class ToolChoice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Adapter:
+class LoraScale:
     """One of the LoRA adapters that were loaded with the model, by its place among them, and how
     much it counts for."""
 

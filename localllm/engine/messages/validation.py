@@ -112,7 +112,7 @@ def check_request(request: GenerateRequest) -> None:
                     f"The arguments of an earlier call of {call.name[:80]!r} are not the text of a "
                     "JSON object."
                 )
-    for adapter in request.adapters or ():
+    for adapter in request.loras or ():
         _check_int("adapters: id", adapter.id, 0, MAX_ADAPTERS - 1)
         _check_float("adapters: scale", adapter.scale, -MAX_SCALE, MAX_SCALE)
 
@@ -253,9 +253,9 @@ def check_settings(settings: LoadSettings) -> None:
         value = getattr(settings, name)
         if value is not None and not low <= value <= high:
             raise LoadFailed(f"The setting {name} is {value}; it can be {low} to {high}.")
-    if len(settings.adapters) > MAX_ADAPTERS:
-        raise LoadFailed(f"There are {len(settings.adapters)} adapters; at most {MAX_ADAPTERS}.")
-    for lora in settings.adapters:
+    if len(settings.loras) > MAX_ADAPTERS:
+        raise LoadFailed(f"There are {len(settings.loras)} adapters; at most {MAX_ADAPTERS}.")
+    for lora in settings.loras:
         if not -MAX_SCALE <= lora.scale <= MAX_SCALE:  # NaN is not
             raise LoadFailed(
                 f"The scale of an adapter is {lora.scale}; it can be -{MAX_SCALE:g} to "
@@ -335,10 +335,10 @@ MAX_ALL_BYTES = 32 * 2**20
 MAX_ALL_PIXELS = 2 * MAX_PIXELS
 
 
-def check_sight(request: GenerateRequest, blind: str | None) -> None:
-    """Raise BadRequest for images that a model cannot see; `blind` says why."""
-    if blind is not None and any(message.images for message in request.messages or ()):
-        raise BadRequest(blind)
+def check_vision(request: GenerateRequest, vision_unavailable: str | None) -> None:
+    """Raise BadRequest for images that a model cannot see; `vision_unavailable` says why."""
+    if vision_unavailable is not None and any(message.images for message in request.messages or ()):
+        raise BadRequest(vision_unavailable)
 
 
 def check_images(messages: Sequence[Message]) -> None:

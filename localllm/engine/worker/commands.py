@@ -151,7 +151,7 @@ class WorkerEngine:
             return
         try:
             check_settings(request.settings)
-            files = ModelFiles(request.path, request.settings.adapters)
+            files = ModelFiles(request.path, request.settings.loras)
             settings, spec = request.settings, None
             if settings.embeddings:
                 from localllm.engine.worker.llama.dry_run import read_header
@@ -195,19 +195,19 @@ class WorkerEngine:
                 chat_template_sha256=digest,
                 load_s=model.load_s,
                 vision=self._eyes is not None,
-                blind=self._blind,
+                vision_unavailable=self._blind,
                 draft=self._drafter.allocations if self._drafter is not None else (),
             )
         )
 
     def _open_eyes(self, model: Model) -> str | None:
         """Load the image encoder; why it cannot be when it cannot: the model answers text still."""
-        if model.settings.encoder is None:
+        if model.settings.mmproj is None:
             return None
         from localllm.engine.worker.vision_encoder import VisionEncoder
 
         try:
-            self._eyes = VisionEncoder(model.settings.encoder, model, log=self._log)
+            self._eyes = VisionEncoder(model.settings.mmproj, model, log=self._log)
         except LoadFailed as error:
             return str(error)
         return None

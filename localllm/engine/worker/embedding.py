@@ -90,7 +90,7 @@ class Embedder:
         """Jobs with texts that were not begun, whose turn it is first."""
         self._running: list[Text] = []
         self._free = list(range(model.settings.parallel))
-        model.use(model.adapters.space(None))
+        model.use(model.loras.space(None))
 
     @property
     def busy(self) -> bool:

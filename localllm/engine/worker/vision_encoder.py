@@ -15,7 +15,7 @@ import llama_cpp.llama_cpp as llama
 import llama_cpp.mtmd_cpp as mtmd
 
 from localllm.core.image import check_packed, read_header
-from localllm.core.sizing.load import Allocation, BufferKind, Encoder
+from localllm.core.sizing.load import Allocation, BufferKind, Mmproj
 from localllm.engine.worker.llama.allocations import allocations
 from localllm.engine.worker.llama.model import Model, raise_for, usable_cores
 from localllm.engine.worker.llama.native_log import NativeLog
@@ -33,9 +33,9 @@ _NO_PROGRAMS = os.devnull.encode()
 class VisionEncoder:
     """An mmproj file beside the model that it was made for. Not thread-safe."""
 
-    def __init__(self, encoder: Encoder, model: Model, *, log: NativeLog) -> None:
+    def __init__(self, mmproj: Mmproj, model: Model, *, log: NativeLog) -> None:
         """Load it. Raises LoadFailed with llama.cpp's own reason."""
-        path, on = encoder.path, encoder.device
+        path, on = mmproj.path, mmproj.device
         self._salt = _salt(path)
         log.take()
         log.listen_to(mtmd.mtmd_helper_log_set)
@@ -125,7 +125,7 @@ class VisionEncoder:
             pieces[part] = piece + 1
         if pictures and pictures[-1].end == len(prompt):
             raise BadRequest("The prompt ends with an image: text has to follow it.")
-        return PicturePrompt(prompt, parts=parts, pictures=tuple(pictures), encoder=self)
+        return PicturePrompt(prompt, parts=parts, pictures=tuple(pictures), mmproj=self)
 
     def _text(self, chunk: int) -> list[int]:
         count = ctypes.c_size_t()

@@ -9,8 +9,8 @@ from localllm.core.units import format_bytes
 from localllm.errors import DownloadFailed, DownloadStopped, LocalLLMError, StoreError
 from localllm.library.download import journal
 from localllm.library.download.progress import Board
-from localllm.library.download.target import Conditions, Wanted
-from localllm.library.files.names import shown
+from localllm.library.download.target import Conditions, DownloadTarget
+from localllm.library.files.names import printable
 from localllm.library.http.client import Access
 
 _FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
@@ -27,7 +27,7 @@ class Call:
     check_stop: Callable[[], None]
 
 
-def available(wanted: Wanted) -> int:
+def available(wanted: DownloadTarget) -> int:
     """How many bytes of a file that is not complete can be relied on. 0 when that is unknown."""
     try:
         notes = journal.read(journal.notes_of(wanted.path))
@@ -40,7 +40,7 @@ def available(wanted: Wanted) -> int:
 
 
 @contextlib.contextmanager
-def explained(wanted: Wanted) -> Iterator[None]:
+def explained(wanted: DownloadTarget) -> Iterator[None]:
     """Make of whatever ends a file's download an error that says what is kept and what to do."""
     try:
         yield
@@ -50,8 +50,8 @@ def explained(wanted: Wanted) -> Iterator[None]:
         ) from None
     except DownloadFailed as failure:
         raise DownloadFailed(
-            f"{shown(wanted.path.name)} did not come. {failure} {_kept(wanted)} is here; the same"
-            " command goes on from there."
+            f"{printable(wanted.path.name)} did not come. {failure} {_kept(wanted)} is here; the"
+            " same command goes on from there."
         ) from failure
     except LocalLLMError:
         raise
@@ -59,16 +59,16 @@ def explained(wanted: Wanted) -> Iterator[None]:
         raise _of_disk(wanted, error) from error
 
 
-def _kept(wanted: Wanted) -> str:
+def _kept(wanted: DownloadTarget) -> str:
     return f"{format_bytes(available(wanted))} of {format_bytes(wanted.size_bytes)}"
 
 
-def _of_disk(wanted: Wanted, error: OSError) -> LocalLLMError:
+def _of_disk(wanted: DownloadTarget, error: OSError) -> LocalLLMError:
     """What the system refused, in the place where the file was to be."""
-    where, reason = shown(wanted.path.parent), error.strerror or type(error).__name__
+    where, reason = printable(wanted.path.parent), error.strerror or type(error).__name__
     if error.errno in _FULL:
         return DownloadFailed(
-            f"The disk is full: {shown(wanted.path.name)} needs"
+            f"The disk is full: {printable(wanted.path.name)} needs"
             f" {format_bytes(wanted.size_bytes - available(wanted))} more in {where}. What came,"
             f" {_kept(wanted)}, is kept. Make room, then the same command goes on from there."
         )

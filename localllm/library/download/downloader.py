@@ -14,10 +14,10 @@ from localllm.library.download.target import (
     MAX_CONNECTIONS,
     Conditions,
     Downloaded,
+    DownloadTarget,
     Progress,
-    Wanted,
 )
-from localllm.library.files.names import shown
+from localllm.library.files.names import printable
 from localllm.library.http.client import Access
 
 
@@ -26,7 +26,7 @@ def _silent(_: Progress) -> None:
 
 
 def download(
-    wanted: Sequence[Wanted],
+    wanted: Sequence[DownloadTarget],
     access: Access,
     *,
     connections: int = 1,
@@ -66,7 +66,7 @@ def download(
     return tuple(SingleDownload(each, call).run() for each in wanted)
 
 
-def _require_room(wanted: Sequence[Wanted], conditions: Conditions) -> None:
+def _require_room(wanted: Sequence[DownloadTarget], conditions: Conditions) -> None:
     """Make the directories and see that all the files fit, counting what is there of them."""
     needed: dict[int, int] = {}
     for each in wanted:
@@ -78,13 +78,13 @@ def _require_room(wanted: Sequence[Wanted], conditions: Conditions) -> None:
             free = conditions.free_bytes(directory)
         except OSError as error:
             raise StoreError(
-                f"{shown(directory)} cannot be used: {error.strerror}. Choose another place."
+                f"{printable(directory)} cannot be used: {error.strerror}. Choose another place."
             ) from error
         if needed[device] > free:
             raise DownloadFailed(_no_room(directory, needed[device], free))
 
 
-def _missing(wanted: Wanted) -> int:
+def _missing(wanted: DownloadTarget) -> int:
     """How many bytes a file will yet take on the disk."""
     if wanted.path.is_file() and wanted.path.stat().st_size == wanted.size_bytes:
         return 0  # if it is another file after all, the disk says so when it is full
@@ -96,7 +96,7 @@ def _missing(wanted: Wanted) -> int:
 
 def _no_room(directory: Path, needed: int, free: int) -> str:
     return (
-        f"At least {format_bytes(needed)} more is needed in {shown(directory)} and"
+        f"At least {format_bytes(needed)} more is needed in {printable(directory)} and"
         f" {format_bytes(free)} is free there. Nothing was downloaded. Make room (localllm rm) or"
         " choose another place (--dest)."
     )

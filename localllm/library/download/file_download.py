@@ -14,11 +14,11 @@ from localllm.library.download.http_source import Source
 from localllm.library.download.journal import Notes, lock_of, notes_of, part_of
 from localllm.library.download.part_file import Lane, Part, StartOver
 from localllm.library.download.repair import Repair
-from localllm.library.download.target import Downloaded, Wanted
+from localllm.library.download.target import Downloaded, DownloadTarget
 from localllm.library.download.transfer import Session, running
 from localllm.library.files import atomic_write
 from localllm.library.files.checksum import sha256_of
-from localllm.library.files.names import shown
+from localllm.library.files.names import printable
 
 _MOST_RESTARTS = 3
 _OTHER_POLL_S = 0.3
@@ -27,7 +27,7 @@ _OTHER_POLL_S = 0.3
 class SingleDownload:
     """Brings one file to its place. Used once, by the calling thread."""
 
-    def __init__(self, wanted: Wanted, call: Call) -> None:
+    def __init__(self, wanted: DownloadTarget, call: Call) -> None:
         self._wanted = wanted
         self._call = call
         self._part_path = part_of(wanted.path)
@@ -94,7 +94,7 @@ class SingleDownload:
         """
         wanted, board = self._wanted, self._call.board
         if wanted.path.is_dir():
-            raise StoreError(f"{shown(wanted.path)} is a directory: nothing can be put there.")
+            raise StoreError(f"{printable(wanted.path)} is a directory: nothing can be put there.")
         if wanted.sha256 is None or not wanted.path.is_file():
             return False
         if wanted.path.stat().st_size == wanted.size_bytes:
@@ -220,7 +220,7 @@ class SingleDownload:
         return (
             f"Its sha256 is {sha256[:16]}... and the repository lists"
             f" {(self._wanted.sha256 or '')[:16]}...; a second copy did not help, so the server has"
-            f" another file. To start from nothing, delete {shown(self._part_path)}."
+            f" another file. To start from nothing, delete {printable(self._part_path)}."
         )
 
 

@@ -23,7 +23,7 @@ from localllm.library.download.http_response import (
     usable_in_if_range,
 )
 from localllm.library.download.part_file import StartOver
-from localllm.library.download.target import Wanted
+from localllm.library.download.target import DownloadTarget
 from localllm.library.http.access_errors import TOKEN_HELP
 from localllm.library.http.client import (
     CONNECT_S,
@@ -77,7 +77,7 @@ class Source:
     every endpoint that is given up.
     """
 
-    def __init__(self, wanted: Wanted, access: Access, *, stall_s: float) -> None:
+    def __init__(self, wanted: DownloadTarget, access: Access, *, stall_s: float) -> None:
         self.etags: dict[str, str] = {}
         self.answered = False
         self.turn = 0

@@ -19,7 +19,7 @@ from typing import Final
 import psutil
 
 from localllm.library.download.extents import Extents, Range
-from localllm.library.download.target import Wanted
+from localllm.library.download.target import DownloadTarget
 from localllm.library.files import atomic_write
 
 VERSION: Final = 1
@@ -48,7 +48,7 @@ class Notes:
     chunk_bytes: int = _LEAST_CHUNK
     digests: tuple[str, ...] = field(default=(), repr=False)
 
-    def about(self, wanted: Wanted) -> bool:
+    def about(self, wanted: DownloadTarget) -> bool:
         """Whether the bytes are of the wanted file: by its hash, or by its commit without one."""
         if self.size_bytes != wanted.size_bytes or self.sha256 != wanted.sha256:
             return False

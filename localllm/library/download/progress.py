@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from localllm.library.download.target import Progress, Wanted
+from localllm.library.download.target import DownloadTarget, Progress
 
 _EVERY_S = 0.1
 _NOTE_S = 5.0
@@ -19,7 +19,7 @@ class Board:
 
     def __init__(
         self,
-        wanted: Sequence[Wanted],
+        wanted: Sequence[DownloadTarget],
         on_progress: Callable[[Progress], None],
         clock: Callable[[], float],
     ) -> None:

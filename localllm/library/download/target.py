@@ -14,7 +14,7 @@ MAX_CONNECTIONS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class DownloadTarget:
     """One file of a repository, and its final place (the store chooses it).
 
     `sha256` is the one that the repository lists; None for small files that it keeps without one:

@@ -14,7 +14,7 @@ from localllm.library.download.hash_thread import Follower
 from localllm.library.download.http_source import Source
 from localllm.library.download.journal import Notes
 from localllm.library.download.part_file import Lane, Part
-from localllm.library.download.target import Wanted
+from localllm.library.download.target import DownloadTarget
 
 _PIECES_EACH = 4
 _LEAST_PIECE = 4 * 2**20
@@ -31,7 +31,7 @@ class Session:
     """
 
     def __init__(
-        self, wanted: Wanted, call: Call, source: Source, notes: Notes, there: Extents
+        self, wanted: DownloadTarget, call: Call, source: Source, notes: Notes, there: Extents
     ) -> None:
         self._call = call
         self._source = source

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from localllm.errors import NotFound, StoreError
-from localllm.library.files.names import shown
+from localllm.library.files.names import printable
 
 _CHUNK_BYTES = 4 * 2**20
 _HINT = "Name a GGUF file."
@@ -23,14 +23,14 @@ def open_regular(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
     try:
         descriptor = os.open(path, _OPEN_FLAGS)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotFound(f"There is no file {shown(path)}.") from error
+        raise NotFound(f"There is no file {printable(path)}.") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise StoreError(f"{shown(path)} cannot be read: {reason}.") from error
+        raise StoreError(f"{printable(path)} cannot be read: {reason}.") from error
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
-        raise StoreError(f"{shown(path)} is {_kind(status.st_mode)}, not a file. {_HINT}")
+        raise StoreError(f"{printable(path)} is {_kind(status.st_mode)}, not a file. {_HINT}")
     with os.fdopen(descriptor, "rb") as stream:
         yield stream, status
 
@@ -47,10 +47,10 @@ def sha256_of(path: Path, *, read: Callable[[int], None] = lambda _: None) -> st
                 digest.update(chunk)
                 read(len(chunk))
         except OSError as error:
-            raise StoreError(f"{shown(path)} cannot be read: {error.strerror}.") from error
+            raise StoreError(f"{printable(path)} cannot be read: {error.strerror}.") from error
         after = os.fstat(stream.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise StoreError(f"{shown(path)} was written to while it was read. Try again later.")
+        raise StoreError(f"{printable(path)} was written to while it was read. Try again later.")
     return digest.hexdigest()
 
 

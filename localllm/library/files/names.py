@@ -114,7 +114,7 @@ def plain_path(directory: Path, file_name: str) -> Path:
     said = repr(single_line(file_name)[:200])
     wrong = _unusable((file_name,)) or _occupied(directory, (file_name,))
     if wrong is not None:
-        raise StoreError(f"{said} cannot be a file in {shown(directory)}: {wrong}.")
+        raise StoreError(f"{said} cannot be a file in {printable(directory)}: {wrong}.")
     return directory / file_name
 
 
@@ -139,7 +139,7 @@ def candidates(spec: ModelSpec, stem: str) -> Iterator[str]:
     yield "model"
 
 
-def shown(text: Path | str) -> str:
+def printable(text: Path | str) -> str:
     """A path or a name as it may stand in a message: files' names are outside text."""
     return single_line(str(text))
 
@@ -176,16 +176,16 @@ def _occupied(root: Path, parts: Sequence[str]) -> str | None:
         except FileNotFoundError:
             break
         except NotADirectoryError:
-            return f"{shown(folder)} is a file"
+            return f"{printable(folder)} is a file"
         except OSError as error:
-            return f"{shown(folder)} cannot be read: {error.strerror}"
+            return f"{printable(folder)} cannot be read: {error.strerror}"
         for each in there:
             final = _OURS_AT_END.sub("", each)  # a download in progress has its place too
             if final != part and _folded(final) == _folded(part):
-                return f"{shown(folder / final)} is there already and differs only in case"
+                return f"{printable(folder / final)} is there already and differs only in case"
         folder = folder / part
         if number == len(parts) - 1 and folder.is_dir():
-            return f"{shown(folder)} is a directory"
+            return f"{printable(folder)} is a directory"
     return None if _leads_inside(root, root.joinpath(*parts)) else "a link there leads elsewhere"
 
 

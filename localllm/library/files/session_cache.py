@@ -17,7 +17,7 @@ from pathlib import Path
 from localllm.errors import StoreError
 from localllm.library.files import paths
 from localllm.library.files.atomic_write import locked, write_atomically
-from localllm.library.files.names import shown
+from localllm.library.files.names import printable
 
 _KEY_BYTES = 32
 _KEY_NAME, _LOCK_NAME = "key", "key.lock"
@@ -85,7 +85,7 @@ class States:
                 stack.enter_context(locked(lock, wait_s=0))
             except TimeoutError:
                 raise StoreError(
-                    f"{shown(session)} is open in another localllm. Close it there first."
+                    f"{printable(session)} is open in another localllm. Close it there first."
                 ) from None
             except OSError as error:
                 raise StoreError(

@@ -29,7 +29,7 @@ from localllm.library.http.client import file_url as file_url
 from localllm.library.http.retrying_transport import ANSWER_S, AnswersOnly, Clock, NoAnswer, persist
 from localllm.library.hub import file_list
 from localllm.library.hub.file_list import HubFile as HubFile
-from localllm.library.hub.remote_header import IMPATIENT, Shelfmark, read_header
+from localllm.library.hub.remote_header import IMPATIENT, HeaderCacheKey, read_header
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -156,7 +156,7 @@ class Hub:
         """
         first = dict.fromkeys((repo.endpoint, *self._access.endpoints))
         endpoints = tuple(each for each in first if each in self._access.endpoints)
-        mark = Shelfmark(
+        mark = HeaderCacheKey(
             repo=repo.name,
             commit=repo.commit,
             access=replace(self._access, endpoints=endpoints),

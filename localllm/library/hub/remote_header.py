@@ -22,7 +22,7 @@ from localllm.library.download.fetch import Fetcher
 from localllm.library.download.http_source import Source
 from localllm.library.download.part_file import StartOver
 from localllm.library.download.retry_policy import Patience
-from localllm.library.download.target import Conditions, Wanted
+from localllm.library.download.target import Conditions, DownloadTarget
 from localllm.library.files import atomic_write
 from localllm.library.http.client import READ_S, Access
 from localllm.library.hub.file_list import HubFile
@@ -45,7 +45,7 @@ IMPATIENT = Conditions(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shelfmark:
+class HeaderCacheKey:
     """Where headers come from and where they are kept: a repository at a commit, the way to the
     endpoints, a directory."""
 
@@ -56,7 +56,7 @@ class Shelfmark:
     conditions: Conditions = IMPATIENT
 
 
-def read_header(files: Sequence[HubFile], mark: Shelfmark) -> ModelSpec:
+def read_header(files: Sequence[HubFile], mark: HeaderCacheKey) -> ModelSpec:
     """Read the headers of all parts of a model as one.
 
     Raises GgufError for a file that is none, HubError when it cannot be had or would move more
@@ -81,8 +81,8 @@ class Ahead(io.RawIOBase):
     At most `most_bytes` are moved. Reading raises what `read_header` does.
     """
 
-    def __init__(self, file: HubFile, mark: Shelfmark, *, first_bytes: int, most_bytes: int):
-        wanted = Wanted(
+    def __init__(self, file: HubFile, mark: HeaderCacheKey, *, first_bytes: int, most_bytes: int):
+        wanted = DownloadTarget(
             repo=mark.repo, commit=mark.commit, name=file.name, size_bytes=file.size_bytes,
             sha256=file.sha256, path=mark.kept,
         )  # fmt: skip
@@ -142,7 +142,7 @@ class Ahead(io.RawIOBase):
 
 
 def _one(
-    file: HubFile, mark: Shelfmark, first_bytes: int, most_bytes: int
+    file: HubFile, mark: HeaderCacheKey, first_bytes: int, most_bytes: int
 ) -> tuple[ModelSpec, int]:
     """One file's header, and how many bytes were moved for it."""
     key = f"{mark.repo}\n{mark.commit}\n{file.name}\n{file.size_bytes}"

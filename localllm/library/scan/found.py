@@ -14,7 +14,7 @@ from pathlib import Path
 from localllm.core.model.file_types import label_in, split_of
 from localllm.errors import LocalLLMError
 from localllm.library.files.checksum import open_regular
-from localllm.library.files.names import shown
+from localllm.library.files.names import printable
 
 MAX_JSON_BYTES = 4 * 2**20
 _MAX_DEPTH = 6
@@ -98,8 +98,8 @@ def together(
             case Passed() as passed:
                 yield passed
     if not models:
-        for encoder in encoders:
-            yield Passed(path=encoder, reason="it is an encoder (mmproj) without its model")
+        for mmproj in encoders:
+            yield Passed(path=mmproj, reason="it is an encoder (mmproj) without its model")
 
 
 def read_json(path: Path) -> Mapping[str, object]:
@@ -108,9 +108,9 @@ def read_json(path: Path) -> Mapping[str, object]:
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{shown(path)} is no JSON") from error
+        raise ValueError(f"{printable(path)} is no JSON") from error
     if not isinstance(document, dict):
-        raise ValueError(f"{shown(path)} is no JSON object")
+        raise ValueError(f"{printable(path)} is no JSON object")
     return document
 
 
@@ -123,7 +123,7 @@ def read_small(path: Path, limit_bytes: int) -> bytes:
     except (LocalLLMError, OSError) as error:
         raise ValueError(str(error).rstrip(".")) from error
     if len(data) > limit_bytes:
-        raise ValueError(f"{shown(path)} is larger than {limit_bytes} bytes")
+        raise ValueError(f"{printable(path)} is larger than {limit_bytes} bytes")
     return data
 
 
@@ -155,7 +155,7 @@ def _is_encoder(file: Path) -> bool:
     return "mmproj" in file.name.lower()
 
 
-def _preference(encoder: Path) -> tuple[int, str]:
-    label = label_in(encoder.stem)
+def _preference(mmproj: Path) -> tuple[int, str]:
+    label = label_in(mmproj.stem)
     known = label in _ENCODER_QUANTS
-    return (_ENCODER_QUANTS.index(label) if known and label else len(_ENCODER_QUANTS), encoder.name)
+    return (_ENCODER_QUANTS.index(label) if known and label else len(_ENCODER_QUANTS), mmproj.name)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from localllm.library.files.names import shown
+from localllm.library.files.names import printable
 from localllm.library.scan.found import Found, Passed, folders_in, read_json
 
 _MODEL = "application/vnd.ollama.image.model"
@@ -72,7 +72,7 @@ def _called(manifest: Path) -> str:
     """What a person types after `ollama run`. Raises ValueError for names that nobody can."""
     parts = manifest.parts[-4:]
     if not all(_WORD.fullmatch(part) for part in parts):
-        raise ValueError(f"{shown(manifest.name)} is not a name that Ollama gives")
+        raise ValueError(f"{printable(manifest.name)} is not a name that Ollama gives")
     registry, namespace, name, tag = parts
     if registry != _REGISTRY:
         return f"{registry}/{namespace}/{name}:{tag}"
@@ -91,7 +91,7 @@ def _blob(root: Path, layer: Mapping[str, object]) -> tuple[Path, str]:
     stated = layer.get("digest")
     match = _DIGEST.fullmatch(stated) if isinstance(stated, str) else None
     if match is None:
-        raise ValueError(f"{shown(str(stated)[:80])!r} is no digest")
+        raise ValueError(f"{printable(str(stated)[:80])!r} is no digest")
     path = root / "blobs" / f"sha256-{match[1]}"
     try:
         size_bytes = path.stat().st_size

@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from localllm.errors import LocalLLMError
-from localllm.library.files.names import shown
+from localllm.library.files.names import printable
 from localllm.library.scan.found import Found, Passed
 from localllm.library.scan.places import Place
 from localllm.library.store import index_entry
@@ -101,7 +101,7 @@ def _origin(found: Found) -> tuple[Origin, str | None]:
     if found.mmproj is None:
         return origin, None
     try:
-        encoder = encoder_at(found.mmproj)
+        mmproj = encoder_at(found.mmproj)
     except LocalLLMError as error:
-        return origin, f"adopted without its encoder: {shown(str(error)).rstrip('.')}"
-    return replace(origin, encoder=origin.with_digest(encoder)), None
+        return origin, f"adopted without its encoder: {printable(str(error)).rstrip('.')}"
+    return replace(origin, mmproj=origin.with_digest(mmproj)), None

@@ -7,39 +7,39 @@ from dataclasses import replace
 from pathlib import Path
 
 from localllm.core.model.spec import ModelSpec
-from localllm.core.sizing.load import Encoder, LoadSettings, Lora
+from localllm.core.sizing.load import LoadSettings, Lora, Mmproj
 from localllm.core.sizing.lora import adapter_of
 from localllm.core.text import single_line
 from localllm.errors import GgufError
-from localllm.library.files.names import shown
-from localllm.library.store.inspect import adapter_at, encoder_for
+from localllm.library.files.names import printable
+from localllm.library.store.inspect import adapter_at, mmproj_for
 from localllm.library.store.installed import InstalledModel
 
 _HUB, _PATH = "hub:", "path"
 
 
-def encoder_of(model: InstalledModel) -> Encoder | None:
+def mmproj_of(model: InstalledModel) -> Mmproj | None:
     """The encoder to ask for in a load, not looked at yet. None: the model has none here.
 
     Of a file that is not in the library it is the only one that lies beside it.
     """
     if model.mmproj is not None:
-        return Encoder(path=str(model.mmproj))
+        return Mmproj(path=str(model.mmproj.path))
     beside = list(model.path.parent.glob("*mmproj*.gguf")) if model.source == _PATH else []
-    return Encoder(path=str(beside[0])) if len(beside) == 1 else None
+    return Mmproj(path=str(beside[0])) if len(beside) == 1 else None
 
 
-def with_encoder(settings: LoadSettings, model: ModelSpec) -> LoadSettings:
+def with_mmproj(settings: LoadSettings, model: ModelSpec) -> LoadSettings:
     """These settings with the encoder examined, if they have one.
 
     Raises NotFound, StoreError, and GgufError for a file that does not go with the model.
     """
-    if settings.encoder is None:
+    if settings.mmproj is None:
         return settings
-    return replace(settings, encoder=encoder_for(Path(settings.encoder.path), model))
+    return replace(settings, mmproj=mmproj_for(Path(settings.mmproj.path), model))
 
 
-def why_blind(model: InstalledModel) -> str:
+def why_no_vision(model: InstalledModel) -> str:
     """Why a model that was loaded without an encoder cannot see, and what to do."""
     name = single_line(model.name)
     if model.mmproj is not None:
@@ -64,11 +64,11 @@ def examined(lora: Lora, model: ModelSpec) -> Lora:
     try:
         return adapter_of(header, model, path=lora.path, scale=lora.scale)
     except GgufError as error:
-        raise GgufError(f"The adapter {shown(path)} cannot be used: {error}.") from error
+        raise GgufError(f"The adapter {printable(path)} cannot be used: {error}.") from error
 
 
 def with_adapters(settings: LoadSettings, model: ModelSpec) -> LoadSettings:
     """These settings with every adapter examined. Raises as `examined` does."""
-    if not settings.adapters:
+    if not settings.loras:
         return settings
-    return replace(settings, adapters=tuple(examined(each, model) for each in settings.adapters))
+    return replace(settings, loras=tuple(examined(each, model) for each in settings.loras))

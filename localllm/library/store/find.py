@@ -37,7 +37,7 @@ def file_at(text: str, models: Iterable[InstalledModel]) -> InstalledModel:
         raise NotFound(_no_file(text, error)) from error
     irregular = [file for file in files if not file.is_file()]
     if irregular:
-        raise NotFound(f"{names.shown(irregular[0])} is not a file. Name a GGUF file.")
+        raise NotFound(f"{names.printable(irregular[0])} is not a file. Name a GGUF file.")
     for model in models:
         if model.path == files[0] and model.state is State.OK:
             return model
@@ -76,7 +76,7 @@ def published_as(text: str, models: Iterable[InstalledModel]) -> tuple[Installed
 def several(name: str, models: Iterable[InstalledModel]) -> str:
     """Say that `name` is not enough to tell these models apart."""
     listed = _list(tuple(model.name for model in models))
-    return f"{names.shown(name)[:200]} is installed more than once. Name one: {listed}."
+    return f"{names.printable(name)[:200]} is installed more than once. Name one: {listed}."
 
 
 def not_found(
@@ -84,7 +84,7 @@ def not_found(
 ) -> str:
     """Say that no model is called `name`, and what comes nearest. `starting` are the names that
     begin with it; `exact` says that a prefix is not enough here."""
-    quoted = repr(names.shown(name)[:80])
+    quoted = repr(names.printable(name)[:80])
     if len(starting) > 1:
         return f"{quoted} is the beginning of {len(starting)} models: {_list(starting)}. Type more."
     if starting and exact:
@@ -116,7 +116,7 @@ def _list(some: tuple[str, ...]) -> str:
 
 
 def _no_file(text: str, error: OSError | ValueError) -> str:
-    shown = names.shown(text)[:200]
+    shown = names.printable(text)[:200]
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         hint = f" To download it: localllm pull {shown}" if _REPOSITORY.fullmatch(text) else ""
         return f"There is no file {shown}, and no installed model is called so.{hint}"

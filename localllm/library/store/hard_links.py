@@ -15,7 +15,7 @@ from pathlib import Path
 
 from localllm.errors import StoreError
 from localllm.library.files import atomic_write, names, paths
-from localllm.library.files.names import shown
+from localllm.library.files.names import printable
 from localllm.library.store.installed import InstalledModel, Part
 
 _REASONS = {
@@ -36,7 +36,7 @@ def place(directory: Path, name: str, parts: tuple[Part, ...]) -> tuple[Part, ..
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"{shown(directory)} cannot be made: {error.strerror}.") from error
+        raise StoreError(f"{printable(directory)} cannot be made: {error.strerror}.") from error
     targets = next(each for each in _targets(directory, name, len(parts)) if _free(each, parts))
     made: list[Path] = []
     try:
@@ -51,7 +51,7 @@ def place(directory: Path, name: str, parts: tuple[Part, ...]) -> tuple[Part, ..
                 target.unlink()
         if isinstance(error, StoreError):
             raise
-        raise StoreError(f"{shown(directory)} cannot be written: {error.strerror}.") from error
+        raise StoreError(f"{printable(directory)} cannot be written: {error.strerror}.") from error
     return tuple(replace(part, path=target) for part, target in zip(parts, targets, strict=True))
 
 
@@ -69,7 +69,7 @@ def delete_links(parts: tuple[Part, ...]) -> int:
             continue
         except OSError as error:
             raise StoreError(
-                f"{shown(part.path)} cannot be deleted: {error.strerror}. If a model is loaded"
+                f"{printable(part.path)} cannot be deleted: {error.strerror}. If a model is loaded"
                 " from it, unload it first."
             ) from error
         if status.st_nlink == 1:
@@ -105,8 +105,8 @@ def _link(source: Path, target: Path) -> None:
     except OSError as error:
         reason = _REASONS.get(error.errno or 0, error.strerror)
         raise StoreError(
-            f"{shown(source)} cannot be linked into {shown(target.parent)}: {reason}. Import it"
-            " where it is (without --link)."
+            f"{printable(source)} cannot be linked into {printable(target.parent)}: {reason}."
+            " Import it where it is (without --link)."
         ) from error
 
 

@@ -14,7 +14,7 @@ from localllm import __version__
 from localllm.core.model.quants import GgmlType
 from localllm.core.model.spec import MAX_LAYERS, MetadataValue, ModelSpec, TensorInfo
 from localllm.library.files import file_cache, paths
-from localllm.library.store.inspect import examine
+from localllm.library.store.inspect import inspect_model
 from localllm.library.store.installed import InstalledModel
 
 _MAX_WORD = 100
@@ -37,13 +37,13 @@ class _Document(TypedDict):
 def sized_spec(model: InstalledModel) -> ModelSpec:
     """Read an installed model's header, without its texts: enough to size and time it.
 
-    Raises NotFound, StoreError and GgufError as `examine` does.
+    Raises NotFound, StoreError and GgufError as `inspect_model` does.
     """
     name = crc32(str(model.path).encode("utf-8", "replace"))
     path, made_from = paths.sized_file(paths.cache_dir(), name), _files(model)
     if made_from and (answer := file_cache.recall(path, made_from)) is not None:
         return _restored(answer)
-    spec = _without_texts(examine(model.path).spec)
+    spec = _without_texts(inspect_model(model.path).spec)
     if made_from:
         file_cache.keep(path, made_from, _written(spec))
     return spec

@@ -84,7 +84,7 @@ class Index:
             "verified_at": model.verified_at,
             "owned": model.owned,
             "parts": [self._plain_part(part, owned=model.owned) for part in model.files],
-            "mmproj": self._plain_part(model.encoder, owned=model.owned) if model.encoder else None,
+            "mmproj": self._plain_part(model.mmproj, owned=model.owned) if model.mmproj else None,
         }
 
     def _plain_part(self, part: Part, *, owned: bool) -> dict[str, object]:
@@ -110,7 +110,7 @@ class Index:
         if not isinstance(listed, list) or not listed:
             raise Damaged(f"{name} has no files")
         parts = tuple(self._part(_mapping(part), owned=owned) for part in listed)
-        encoder = row.get("mmproj")
+        mmproj = row.get("mmproj")
         return InstalledModel(
             name=name,
             quant=_optional(row, "quant"),
@@ -122,7 +122,7 @@ class Index:
             verified_at=_optional(row, "verified_at"),
             parts=parts,
             owned=owned,
-            encoder=self._part(_mapping(encoder), owned=owned) if encoder is not None else None,
+            mmproj=self._part(_mapping(mmproj), owned=owned) if mmproj is not None else None,
         )
 
     def _own_file(self, text: str) -> Path:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from localllm.errors import UsageError
 from localllm.library.files import names
-from localllm.library.files.names import shown
+from localllm.library.files.names import printable
 from localllm.library.store import starter
-from localllm.library.store.inspect import Examined
+from localllm.library.store.inspect import InspectedModel
 from localllm.library.store.installed import InstalledModel, Part
 
 
@@ -24,7 +24,7 @@ class Origin:
 
     source: str = "import"
     sha256s: Mapping[Path, str] = field(default_factory=dict)
-    encoder: Part | None = None
+    mmproj: Part | None = None
     license: str | None = None
     name: str | None = None
 
@@ -34,7 +34,7 @@ class Origin:
 
 
 def entry_of(
-    found: Examined,
+    found: InspectedModel,
     name: str,
     parts: tuple[Part, ...],
     *,
@@ -51,16 +51,16 @@ def entry_of(
         path=parts[0].path,
         size_bytes=found.size_bytes,
         sha256=parts[0].sha256 if len(parts) == 1 else None,
-        license=(shown(license_)[:100] or None) if license_ is not None else None,
+        license=(printable(license_)[:100] or None) if license_ is not None else None,
         source=origin.source,
         verified_at=verified_at,
         parts=parts,
         owned=owned,
-        encoder=origin.encoder,
+        mmproj=origin.mmproj,
     )
 
 
-def earlier(found: Examined, models: Iterable[InstalledModel]) -> InstalledModel | None:
+def earlier(found: InspectedModel, models: Iterable[InstalledModel]) -> InstalledModel | None:
     """The entry that these files have already, under this path or, when moved, another."""
     models, first = tuple(models), found.parts[0]
     if (holder := holder_of(first.path, models)) is not None:
@@ -82,7 +82,7 @@ def holder_of(path: Path, models: Iterable[InstalledModel]) -> InstalledModel | 
 
 
 def name_for(
-    found: Examined,
+    found: InspectedModel,
     wanted: str | None,
     old: InstalledModel | None,
     models: dict[str, InstalledModel],
@@ -96,7 +96,7 @@ def name_for(
     if holder is None or holder is old or (holder.missing and not holder.owned):
         return wanted
     raise UsageError(
-        f"The name {wanted} is taken by {shown(holder.path)}. Choose another --name, or:"
+        f"The name {wanted} is taken by {printable(holder.path)}. Choose another --name, or:"
         f" localllm rm {wanted}"
     )
 
@@ -122,7 +122,7 @@ def same_bytes(parts: tuple[Part, ...], old: InstalledModel) -> bool:
     return None not in digests and digests == [part.sha256 for part in old.files]
 
 
-def _unused(found: Examined, taken: Collection[str], suggested: str | None) -> str:
+def _unused(found: InspectedModel, taken: Collection[str], suggested: str | None) -> str:
     """The best name that no other model has: plain, then with the quant, then numbered."""
     plain = names.slug(suggested or "") or next(names.candidates(found.spec, found.stem))
     quant = (found.quant or "").lower()

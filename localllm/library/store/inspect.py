@@ -6,13 +6,13 @@ from pathlib import Path
 
 from localllm.core import gguf
 from localllm.core.model.spec import ModelSpec
-from localllm.core.sizing.load import Encoder
-from localllm.core.sizing.mmproj import encoder_of
+from localllm.core.sizing.load import Mmproj
+from localllm.core.sizing.mmproj import mmproj_of
 from localllm.core.text import single_line
 from localllm.errors import GgufError, NotFound, StoreError
 from localllm.library.files import names, paths
 from localllm.library.files.checksum import open_regular
-from localllm.library.files.names import shown
+from localllm.library.files.names import printable
 from localllm.library.store.installed import Part, of_file
 
 _SHOWN_MISSING = 5
@@ -20,7 +20,7 @@ _HINT = "Name a GGUF file."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Examined:
+class InspectedModel:
     """Files that passed every check.
 
     `spec` is the header of the first file with the tensors of all of them; each offset counts in
@@ -61,23 +61,23 @@ def files_of(path: Path) -> tuple[Path, ...]:
         return (path,)
     stem, number, count = split
     if not 1 <= number <= count:
-        raise StoreError(f"{shown(path)} is called part {number} of {count}. Rename it.")
+        raise StoreError(f"{printable(path)} is called part {number} of {count}. Rename it.")
     files = tuple(
         path.with_name(names.split_name(stem, each, count, path.suffix))
         for each in range(1, count + 1)
     )
     missing = [file for file in files if not os.path.exists(file)]  # noqa: PTH110  # never raises
     if missing:
-        listed = ", ".join(shown(file.name) for file in missing[:_SHOWN_MISSING])
+        listed = ", ".join(printable(file.name) for file in missing[:_SHOWN_MISSING])
         more = f" and {len(missing) - _SHOWN_MISSING} more" if len(missing) > _SHOWN_MISSING else ""
         raise NotFound(
-            f"{shown(path)} is one of {count} parts of a model and {len(missing)} of them are not"
-            f" in {shown(path.parent)}: {listed}{more}. Put all parts into one directory."
+            f"{printable(path)} is one of {count} parts of a model and {len(missing)} of them are"
+            f" not in {printable(path.parent)}: {listed}{more}. Put all parts into one directory."
         )
     return files
 
 
-def examine(path: Path) -> Examined:
+def inspect_model(path: Path) -> InspectedModel:
     """Read the header of a model's files, all parts of a split one.
 
     Raises NotFound for a missing file, StoreError for one that is no regular file or cannot be
@@ -87,7 +87,7 @@ def examine(path: Path) -> Examined:
     read = [_read(file, number=number, count=len(files)) for number, file in enumerate(files)]
     spec = _joined(tuple(spec for _, spec in read))
     _require_model(spec, files[0])
-    return Examined(parts=tuple(part for part, _ in read), spec=spec)
+    return InspectedModel(parts=tuple(part for part, _ in read), spec=spec)
 
 
 def of_path(path: Path) -> Part:
@@ -102,22 +102,22 @@ def encoder_at(path: Path) -> Part:
     return _encoder(path)[0]
 
 
-def encoder_for(path: Path, model: ModelSpec) -> Encoder:
+def mmproj_for(path: Path, model: ModelSpec) -> Mmproj:
     """Pass an encoder of images that is to be loaded with this model.
 
     Raises NotFound, StoreError, and GgufError for a file that sees nothing or that was made for
     another model.
     """
     try:
-        return encoder_of(_encoder(path)[1], model, path=str(path))
+        return mmproj_of(_encoder(path)[1], model, path=str(path))
     except GgufError as error:
-        raise GgufError(f"The image encoder {shown(path)} cannot be used: {error}.") from error
+        raise GgufError(f"The image encoder {printable(path)} cannot be used: {error}.") from error
 
 
 def _encoder(path: Path) -> tuple[Part, ModelSpec]:
     part, spec = _read(path, number=0, count=1)
     if not _is_encoder(spec):
-        raise GgufError(f"{shown(path)} is no image or audio encoder (mmproj).")
+        raise GgufError(f"{printable(path)} is no image or audio encoder (mmproj).")
     return part, spec
 
 
@@ -133,13 +133,13 @@ def _read(path: Path, *, number: int, count: int) -> tuple[Part, ModelSpec]:
         try:
             spec = gguf.read(stream, status.st_size)
         except GgufError as error:
-            raise GgufError(f"{shown(path)} is not usable: {error}") from error
+            raise GgufError(f"{printable(path)} is not usable: {error}") from error
         except OSError as error:
-            raise StoreError(f"{shown(path)} cannot be read: {error.strerror}.") from error
+            raise StoreError(f"{printable(path)} cannot be read: {error.strerror}.") from error
     said = spec.metadata.get("split.no", number), spec.metadata.get("split.count", count)
     if said != (number, count) and (count > 1 or said[1] != 0):
         raise GgufError(
-            f"{shown(path)} is part {_one_up(said[0])} of {said[1]!r:.20} by its header and"
+            f"{printable(path)} is part {_one_up(said[0])} of {said[1]!r:.20} by its header and"
             f" {number + 1} of {count} by its name. Rename the parts as they were published"
             " (NAME-00001-of-00005.gguf)."
         )
@@ -170,7 +170,7 @@ def _require_model(spec: ModelSpec, path: Path) -> None:
         what = "a vocabulary without weights"
     else:
         return
-    raise GgufError(f"{shown(path)} is {what}. Import the model's own file.")
+    raise GgufError(f"{printable(path)} is {what}. Import the model's own file.")
 
 
 def _is_encoder(spec: ModelSpec) -> bool:

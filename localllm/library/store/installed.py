@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from localllm.library.files.names import shown
+from localllm.library.files.names import printable
 
 _MTIME_GRAIN_NS = 2_000_000_000
 """FAT stores times in steps of two seconds, and a system that has the file cached shows finer
@@ -40,20 +40,20 @@ class Part:
         except (OSError, ValueError) as error:
             return State.MISSING, _unreachable(self.path, error)
         if not stat.S_ISREG(now.st_mode):
-            return State.CHANGED, f"{shown(self.path)} is not a file any more"
+            return State.CHANGED, f"{printable(self.path)} is not a file any more"
         if now.st_size != self.size_bytes:
             return State.CHANGED, (
-                f"{shown(self.path)} was replaced: it has {now.st_size} bytes and had"
+                f"{printable(self.path)} was replaced: it has {now.st_size} bytes and had"
                 f" {self.size_bytes} when it was recorded"
             )
         if self.mtime_ns is not None and abs(now.st_mtime_ns - self.mtime_ns) > _MTIME_GRAIN_NS:
             return State.CHANGED, (
-                f"{shown(self.path)} was replaced or written to since it was recorded"
+                f"{printable(self.path)} was replaced or written to since it was recorded"
                 " (same size, another modification time)"
             )
         if self.damaged:
             return State.CHANGED, (
-                f"{shown(self.path)} is damaged: when it was last verified its SHA-256 was not"
+                f"{printable(self.path)} is damaged: when it was last verified its SHA-256 was not"
                 f" {self.sha256}"
             )
         return State.OK, ""
@@ -66,7 +66,7 @@ class InstalledModel:
     `source` says where it came from ("starter", "import", "hub:org/repo@commit", "ollama:name:tag",
     "lm-studio:org/repo", "llama.cpp:file"; "path" for a file that was named and is not in the
     library). `path` is the first file of a split model, `size_bytes` the sum of all its `parts`;
-    `encoder` is its mmproj file (what sees or hears), counted apart: the model answers text
+    `mmproj` is its mmproj file (what sees or hears), counted apart: the model answers text
     without it, so that `state` does not look at it.
     `sha256` is None until it is known, `verified_at` (ISO 8601, UTC) until the files were hashed;
     the parts of a split model have a digest each and the model has none. `owned` is true when the
@@ -84,12 +84,7 @@ class InstalledModel:
     verified_at: str | None = None
     parts: tuple[Part, ...] = ()
     owned: bool = False
-    encoder: Part | None = None
-
-    @property
-    def mmproj(self) -> Path | None:
-        """The image or audio encoder that goes with the model."""
-        return self.encoder.path if self.encoder else None
+    mmproj: Part | None = None
 
     @property
     def files(self) -> tuple[Part, ...]:
@@ -99,7 +94,7 @@ class InstalledModel:
     @property
     def all_files(self) -> tuple[Part, ...]:
         """The files of the model and that of its encoder."""
-        return (*self.files, self.encoder) if self.encoder else self.files
+        return (*self.files, self.mmproj) if self.mmproj else self.files
 
     @property
     def state(self) -> State:
@@ -135,5 +130,5 @@ def of_file(status: os.stat_result, path: Path, *, sha256: str | None = None) ->
 
 def _unreachable(path: Path, error: OSError | ValueError) -> str:
     if isinstance(error, OSError) and error.errno not in (errno.ENOENT, errno.ENOTDIR):
-        return f"{shown(path)} cannot be reached ({error.strerror})"
-    return f"{shown(path)} is not there any more: it was moved, renamed or deleted"
+        return f"{printable(path)} cannot be reached ({error.strerror})"
+    return f"{printable(path)} is not there any more: it was moved, renamed or deleted"

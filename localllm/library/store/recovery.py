@@ -6,7 +6,7 @@ from pathlib import Path
 from localllm.errors import LocalLLMError
 from localllm.library.files import names, paths
 from localllm.library.store.index_entry import Origin, entry_of
-from localllm.library.store.inspect import Examined, encoder_at, examine
+from localllm.library.store.inspect import InspectedModel, encoder_at, inspect_model
 from localllm.library.store.installed import InstalledModel, Part
 
 
@@ -18,14 +18,14 @@ def with_own_files(models: tuple[InstalledModel, ...], data: Path) -> tuple[Inst
         if file in known:
             continue
         try:
-            seen = examine(file)
+            seen = inspect_model(file)
         except LocalLLMError:
             continue  # a part whose others are gone, an encoder, what somebody else put there
         known.update(part.path for part in seen.parts)
         linked = source == "import"
         name = _name(seen, linked=linked)
         if name not in found:
-            origin = Origin(source=source, encoder=_encoder(file, name, linked))
+            origin = Origin(source=source, mmproj=_encoder(file, name, linked))
             found[name] = entry_of(
                 seen, name, seen.parts, origin=origin, owned=True, verified_at=None
             )
@@ -63,7 +63,7 @@ def _repo(relative: str) -> str:
     return "/".join(folders[:2])
 
 
-def _name(seen: Examined, *, linked: bool) -> str:
+def _name(seen: InspectedModel, *, linked: bool) -> str:
     """A hard link is called as its model was; a download as its publisher called it."""
     own = seen.stem if linked else names.slug(seen.stem)
     return own if names.valid(own) else next(names.candidates(seen.spec, ""))

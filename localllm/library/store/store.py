@@ -9,13 +9,13 @@ from pathlib import Path
 
 from localllm.errors import NotFound, StoreError, UsageError
 from localllm.library.files import names, paths
-from localllm.library.files.names import shown
+from localllm.library.files.names import printable
 from localllm.library.store import hard_links, index_entry, starter
 from localllm.library.store.find import file_at, is_path, not_found, published_as, several
 from localllm.library.store.hard_links import Removed
 from localllm.library.store.index import IndexFile
 from localllm.library.store.index_entry import Origin
-from localllm.library.store.inspect import Examined, examine, of_path
+from localllm.library.store.inspect import InspectedModel, inspect_model, of_path
 from localllm.library.store.installed import InstalledModel, Part, State
 
 __all__ = ["InstalledModel", "Part", "Removed", "State", "Store", "remedy"]
@@ -89,7 +89,7 @@ class Store:
         model = self.find(name)
         if (problem := model.problem) is None:
             return model
-        raise NotFound(f"{shown(model.name)} cannot be used: {problem}. {remedy(model)}")
+        raise NotFound(f"{printable(model.name)} cannot be used: {problem}. {remedy(model)}")
 
     # --- changing ---
 
@@ -115,7 +115,7 @@ class Store:
         StoreError, and UsageError for a name that is taken or none.
         """
         _require_usable(name)
-        found = examine(path)
+        found = inspect_model(path)
         if digest is not None:
             parts = tuple(replace(part, sha256=digest(part.path)) for part in found.parts)
             found = replace(found, parts=parts)
@@ -129,7 +129,7 @@ class Store:
     ) -> InstalledModel:
         """What `adopt` would make of a file in a library that has the models `also`; nothing is
         changed. Raises as `adopt`."""
-        found = examine(path)
+        found = inspect_model(path)
         models = {model.name: model for model in also}
         old = index_entry.earlier(found, models.values())
         name = index_entry.name_for(found, None, old, models, suggested=origin.name)
@@ -173,13 +173,13 @@ class Store:
         _require_usable(name)
         files = tuple(map(paths.absolute, files))
         digests = {paths.absolute(path): digest for path, digest in sha256s.items()}
-        found = examine(files[0])
+        found = inspect_model(files[0])
         if files != tuple(part.path for part in found.parts):
-            raise StoreError(f"{shown(files[0])} and its parts are not the files that came.")
-        encoder = of_path(paths.absolute(mmproj)) if mmproj is not None else None
+            raise StoreError(f"{printable(files[0])} and its parts are not the files that came.")
         origin = Origin(source=f"hub:{repo}@{commit}", sha256s=digests, license=license)
-        if encoder is not None:
-            origin = replace(origin, encoder=origin.with_digest(encoder))
+        if mmproj is not None:
+            part = of_path(paths.absolute(mmproj))
+            origin = replace(origin, mmproj=origin.with_digest(part))
         with self._index.changing() as models:
             hashed = all(path in digests for path in files)
             return self._take(found, models, origin=origin, name=name, hashed=hashed)
@@ -223,7 +223,7 @@ class Store:
             models[model.name] = done = replace(
                 known,
                 parts=files[:count],
-                encoder=files[count] if known.encoder else None,
+                mmproj=files[count] if known.mmproj else None,
                 sha256=files[0].sha256 if count == 1 else None,
                 verified_at=_now() if ok else None,
             )
@@ -242,7 +242,7 @@ class Store:
 
     def _take(
         self,
-        found: Examined,
+        found: InspectedModel,
         models: dict[str, InstalledModel],
         *,
         origin: Origin,
@@ -263,7 +263,7 @@ class Store:
 
     def _entry(
         self,
-        found: Examined,
+        found: InspectedModel,
         name: str,
         *,
         origin: Origin,
@@ -278,19 +278,19 @@ class Store:
             parts = index_entry.with_digests_of(parts, old)
             verified_at = old.verified_at if index_entry.same_bytes(parts, old) else None
         if old is not None and origin.source == "import" and index_entry.unchanged(parts, old):
-            origin = replace(origin, source=old.source, encoder=old.encoder, license=old.license)
+            origin = replace(origin, source=old.source, mmproj=old.mmproj, license=old.license)
         if old is not None and old.owned and found.parts[0].path.samefile(old.path):
             places = [part.path for part in old.files]
             parts = tuple(replace(p, path=at) for p, at in zip(parts, places, strict=True))
         elif link:
             parts, origin = self._linked(name, parts, origin)
-        encoder = (origin.encoder,) if origin.encoder else ()
+        mmproj = (origin.mmproj,) if origin.mmproj else ()
         return index_entry.entry_of(
             found,
             name,
             parts,
             origin=origin,
-            owned=all(self._is_ours(part.path) for part in (*parts, *encoder)),
+            owned=all(self._is_ours(part.path) for part in (*parts, *mmproj)),
             verified_at=verified_at,
         )
 
@@ -300,13 +300,13 @@ class Store:
         """Hard links of ours to a model's files and to its encoder's."""
         directory = paths.models_dir(self._data)
         linked = hard_links.place(directory, name, parts)
-        if origin.encoder is not None:
+        if origin.mmproj is not None:
             try:
-                (encoder,) = hard_links.place(directory, f"{name}-mmproj", (origin.encoder,))
+                (mmproj,) = hard_links.place(directory, f"{name}-mmproj", (origin.mmproj,))
             except StoreError:
                 hard_links.delete_links(linked)
                 raise
-            origin = replace(origin, encoder=encoder)
+            origin = replace(origin, mmproj=mmproj)
         return linked, origin
 
     def _is_ours(self, path: Path) -> bool:
@@ -336,7 +336,7 @@ def remedy(model: InstalledModel) -> str:
         return f"To fetch it again: ollama pull {where}"
     if model.missing:
         return f"To forget it: localllm rm {model.name}"
-    return f"To use the file as it is now: localllm import {shown(model.path)}"
+    return f"To use the file as it is now: localllm import {printable(model.path)}"
 
 
 def _require_usable(name: str | None) -> None:

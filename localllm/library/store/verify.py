@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from localllm.errors import LocalLLMError, StoreError
 from localllm.library.files.checksum import sha256_of
-from localllm.library.files.names import shown
+from localllm.library.files.names import printable
 from localllm.library.store.installed import InstalledModel, Part, State
 from localllm.library.store.store import Store, remedy
 
@@ -69,11 +69,11 @@ def _hash(part: Part, read: Callable[[Part, int], None]) -> tuple[Part, str | No
     except LocalLLMError as error:
         return part, str(error).rstrip(".")
     except OSError as error:
-        return part, problem or f"{shown(part.path)} cannot be read: {error.strerror}"
+        return part, problem or f"{printable(part.path)} cannot be read: {error.strerror}"
     if part.sha256 is not None and digest != part.sha256.lower():
         return replace(part, mtime_ns=now.st_mtime_ns, damaged=True), (
-            f"{shown(part.path)} is not what was recorded: its SHA-256 is {digest} and should be"
-            f" {part.sha256}"
+            f"{printable(part.path)} is not what was recorded: its SHA-256 is {digest} and should"
+            f" be {part.sha256}"
         )
     return replace(part, sha256=digest, mtime_ns=now.st_mtime_ns, damaged=False), None
 

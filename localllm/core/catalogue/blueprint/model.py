@@ -8,7 +8,7 @@ from math import prod
 from localllm.core.catalogue.blueprint.shape import Shape
 from localllm.core.catalogue.blueprint.stacks import Stack, stacks
 from localllm.core.catalogue.quant_mix import Category, Traits, Where, category, kept, recipe
-from localllm.core.memoize import once, once_each
+from localllm.core.memoize import memoize, memoize_each
 from localllm.core.model.file_types import FILE_TYPES
 from localllm.core.model.quants import BLOCKS, GgmlType
 from localllm.core.model.spec import MetadataValue, ModelSpec, TensorInfo
@@ -105,7 +105,7 @@ class Blueprint:
             ),
         )
 
-    @once
+    @memoize
     def recalls(self) -> Workload:
         """Give what one token costs in cache and states, which is the same in every mix."""
         return remembered(
@@ -120,7 +120,7 @@ class Blueprint:
             )
         )
 
-    @once_each
+    @memoize_each
     def _mixed(self, quant: str) -> tuple[_Counted, ...]:
         """What the quant mix decides."""
         mix = recipe(quant, self._traits(quant))
@@ -135,12 +135,12 @@ class Blueprint:
             counted.append((run.stack, each, choice.kind, count))
         return tuple(counted)
 
-    @once_each
+    @memoize_each
     def _kept(self, source: GgmlType) -> tuple[_Counted, ...]:
         """What no mix touches, in files made from one of this type."""
         return tuple((s, prod(s.shape), _fixed_type(s, source), s.count) for s in self.fixed)
 
-    @once_each
+    @memoize_each
     def _kept_bytes(self, source: GgmlType) -> int:
         return sum(_bytes(kind, one) * count for _, one, kind, count in self._kept(source))
 
@@ -201,7 +201,7 @@ class Blueprint:
         # Nobody publishes the IQ mixes without an importance matrix.
         return self._traits_with(self.imatrix or quant.startswith("IQ"))
 
-    @once_each
+    @memoize_each
     def _traits_with(self, imatrix: bool) -> Traits:
         first = self.shape.layer(0)
         return Traits(

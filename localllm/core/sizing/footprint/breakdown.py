@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from localllm.core.memoize import once_each
+from localllm.core.memoize import memoize_each
 from localllm.core.model.architectures import Memory
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.footprint.cache import check, kv_bytes, recurrent_bytes
@@ -115,7 +115,7 @@ def _unplaced(settings: LoadSettings) -> LoadSettings:
     )
 
 
-@once_each
+@memoize_each
 def _of(spec: ModelSpec, settings: LoadSettings) -> Footprint:
     check(spec, settings)
     return Footprint(
@@ -126,12 +126,12 @@ def _of(spec: ModelSpec, settings: LoadSettings) -> Footprint:
         output_bytes=output_bytes(spec, settings),
         overhead_bytes=overhead_bytes(spec, settings),
         needs_probe=_doubts(spec),
-        adapter_bytes=sum(lora.size_bytes for lora in settings.adapters),
-        encoder_bytes=settings.encoder.size_bytes if settings.encoder else 0,
+        adapter_bytes=sum(lora.size_bytes for lora in settings.loras),
+        encoder_bytes=settings.mmproj.size_bytes if settings.mmproj else 0,
     )
 
 
-@once_each
+@memoize_each
 def _scratch(spec: ModelSpec, settings: LoadSettings) -> int:
     """The part that takes the longest to tell, and does not depend on how a file is read."""
     return compute_bytes(spec, settings)
@@ -145,7 +145,7 @@ def layers(spec: ModelSpec, settings: LoadSettings) -> tuple[LayerBytes, ...]:
     """
     check(spec, settings)
     kv, state = kv_bytes(spec, settings), recurrent_bytes(spec, settings)
-    weights, loras = held(spec), settings.adapters
+    weights, loras = held(spec), settings.loras
     return (
         LayerBytes(
             part=Part.INPUT,

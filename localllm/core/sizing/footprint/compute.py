@@ -55,7 +55,7 @@ def _widest_phases(spec: ModelSpec, settings: LoadSettings) -> int:
     scores = 0 if fast else tokens * heads * span * _FLOAT
     inner = max((spec.feed_forward(i) for i in layers), default=0)
     attention = scores + 3 * tokens * query * _FLOAT
-    pairs = max((sum(pair) for lora in settings.adapters for pair in lora.pairs), default=0)
+    pairs = max((sum(pair) for lora in settings.loras for pair in lora.pairs), default=0)
     widest = max(attention, 3 * tokens * inner * _FLOAT) + tokens * pairs * _FLOAT
     return mask + 4 * stream + widest
 

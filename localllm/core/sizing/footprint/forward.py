@@ -7,7 +7,7 @@ read from the names of its tensors. Widths are elements of F32 unless a name say
 
 from dataclasses import dataclass
 
-from localllm.core.memoize import once
+from localllm.core.memoize import memoize
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.footprint.arena import Graph
 from localllm.core.sizing.footprint.cache import (
@@ -65,7 +65,7 @@ class Pass:
         self.shapes = by_layer(spec)
         self.outside: Shapes = self.shapes.get(None, {})
         self.order = self._distinct()
-        pairs = sorted(pair for lora in settings.adapters for pair in lora.pairs)
+        pairs = sorted(pair for lora in settings.loras for pair in lora.pairs)
         self._ranks = {width: rank for rank, width in pairs}  # of each width the largest
         self._token_input = self.graph.input(_HALF * 2 * self.tokens)
         self.deepstack = spec.integer("n_deepstack_layers")
@@ -174,7 +174,7 @@ class Pass:
         return tuple(self.linear(self.width, node, self.output_ids) for node in nodes)
 
 
-@once
+@memoize
 def by_layer(spec: ModelSpec) -> dict[int | None, Shapes]:
     """Shapes of the loaded tensors by layer and by name within it; None for those outside."""
     layers: dict[int | None, Shapes] = {i: {} for i in range(spec.layers)}

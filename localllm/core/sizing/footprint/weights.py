@@ -9,7 +9,7 @@ docs/accuracy.md says how.
 
 from dataclasses import dataclass
 
-from localllm.core.memoize import once
+from localllm.core.memoize import memoize
 from localllm.core.model.quants import GgmlType
 from localllm.core.model.spec import ModelSpec, TensorInfo
 from localllm.core.sizing.load import LoadSettings
@@ -19,7 +19,7 @@ _FIRST_LAYER = ("rope_freqs.", "rope_factors_", "per_layer_model_proj.", "per_la
 _INPUT = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_types.")
 
 
-@once
+@memoize
 def loaded(spec: ModelSpec) -> tuple[TensorInfo, ...]:
     """The tensors that a load brings into memory."""
     count = spec.layers
@@ -128,7 +128,7 @@ class Held:
     output: Slot
 
 
-@once
+@memoize
 def held(spec: ModelSpec) -> Held:
     """Sum the tensors of a model by where they lie."""
     layers, output = [[0] * 6 for _ in range(spec.layers)], [0] * 6

@@ -16,7 +16,7 @@ from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing import footprint
 from localllm.core.sizing.footprint.cache import ubatch
 from localllm.core.sizing.footprint.weights import INTERPRETER_BYTES
-from localllm.core.sizing.load import Encoder, LoadSettings
+from localllm.core.sizing.load import LoadSettings, Mmproj
 from localllm.core.sizing.placement.budget import Budget, GpuBudget
 from localllm.core.sizing.placement.shares import HOST, Placement, Share
 from localllm.core.sizing.placement.slots import Slots
@@ -89,8 +89,8 @@ class _Search:
         slots = self.slots
         first, end = slots.count - gpu_layers, slots.count
         held = slots.gpu_weights(first, end, cpu_moe) + slots.gpu_cache(first, end)
-        once = slots.needed.compute_bytes + min(_overhead(gpu) for gpu in self.gpus)
-        return held + once > sum(max(0, gpu.free_bytes) for gpu in self.gpus)
+        memoize = slots.needed.compute_bytes + min(_overhead(gpu) for gpu in self.gpus)
+        return held + memoize > sum(max(0, gpu.free_bytes) for gpu in self.gpus)
 
     def host_only(self) -> Placement:
         """Everything on the host; the engine is told to use no device at all. A mapped file whose
@@ -263,19 +263,19 @@ def _proportional(gpus: Sequence[GpuBudget], first: int, end: int) -> _Cuts:
     return (*(first + bisect_right(devices, gpu - 1) for gpu in range(len(gpus))), end)
 
 
-def seat(placement: Placement, encoder: Encoder | None) -> tuple[Placement, Encoder | None]:
+def seat(placement: Placement, mmproj: Mmproj | None) -> tuple[Placement, Mmproj | None]:
     """Put the encoder on the first GPU that holds layers and has room for it, else on the host:
     an image is encoded once, the model's layers are needed for every token."""
-    if encoder is None:
+    if mmproj is None:
         return placement, None
     *gpus, host = placement.devices
-    needed = encoder.size_bytes
+    needed = mmproj.size_bytes
     for i, gpu in enumerate(gpus):
         named = gpu.engine_name is not None and gpu.layers > 0
         if named and gpu.total_bytes + needed <= gpu.free_bytes:
             gpus[i] = replace(gpu, encoder_bytes=needed)
-            seated = replace(encoder, device=gpu.engine_name)
+            seated = replace(mmproj, device=gpu.engine_name)
             return replace(placement, devices=(*gpus, host)), seated
     fits = host.fits and host.total_bytes + needed <= host.free_bytes
     host = replace(host, encoder_bytes=needed, fits=fits)
-    return replace(placement, devices=(*gpus, host)), replace(encoder, device=None)
+    return replace(placement, devices=(*gpus, host)), replace(mmproj, device=None)

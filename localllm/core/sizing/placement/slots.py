@@ -48,8 +48,8 @@ class Slots:
     def _read_slots(self, spec: ModelSpec) -> None:
         """The largest tensors of each slot and what the CPU would keep rearranged of it."""
         weights = held(spec)
-        drafts = [Slot()] * (spec.blocks - len(weights.layers))
-        slots = [*weights.layers, *drafts, weights.output]
+        draft_max = [Slot()] * (spec.blocks - len(weights.layers))
+        slots = [*weights.layers, *draft_max, weights.output]
         self.largest = [slot.largest_plain for slot in slots]
         self.largest_expert = [slot.largest_expert for slot in slots]
         # Without mmap the rearranged tensors are the only copy.

@@ -58,7 +58,7 @@ class Origin:
 
     `files`: size and time of change (ns) of each of the model's files. `sample`: a digest of
     their first MiB and of 16 places spread over each; reading all of a model takes minutes.
-    `adapters`: those that were applied, by their place in `files` after the model's, and scales.
+    `loras`: those that were applied, by their place in `files` after the model's, and scales.
     `long_rope`: whether the context is one for which the model has other rope factors.
     """
 
@@ -74,15 +74,15 @@ class Origin:
     streams: int
     long_rope: bool
     chat_template: str | None
-    adapters: tuple[tuple[int, float], ...]
+    loras: tuple[tuple[int, float], ...]
 
 
 class ModelFiles:
     """The files of a model and its adapters; made before the load, so that a change after it is
     seen."""
 
-    def __init__(self, path: str, adapters: Iterable[Lora] = ()) -> None:
-        self._paths = (*_parts(Path(path)), *(Path(adapter.path) for adapter in adapters))
+    def __init__(self, path: str, loras: Iterable[Lora] = ()) -> None:
+        self._paths = (*_parts(Path(path)), *(Path(adapter.path) for adapter in loras))
         self._stats = self._look()
 
     @property
@@ -131,7 +131,7 @@ class States:
         self._files = files
         self._log = log
         self._chat_template = chat_template
-        self._space = model.adapters.space(None)
+        self._space = model.loras.space(None)
         """That of requests which say nothing of adapters: what is kept is kept for them."""
 
     def save(
@@ -246,7 +246,7 @@ class States:
             streams=1 if settings.kv_unified else settings.parallel,
             long_rope=trained.isdecimal() and model.cells_each > int(trained),
             chat_template=self._chat_template,
-            adapters=self._space,
+            loras=self._space,
         )
 
 

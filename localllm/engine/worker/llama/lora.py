@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import llama_cpp.llama_cpp as llama
 
 from localllm.core.sizing.load import Lora
-from localllm.engine.messages import Adapter
+from localllm.engine.messages import LoraScale
 from localllm.engine.worker.llama.native_log import NativeLog
 from localllm.errors import BadRequest, LoadFailed
 
@@ -31,13 +31,13 @@ class Adapters:
     def __init__(self, model: int, loras: tuple[Lora, ...], log: NativeLog) -> None:
         """Load the files, which the gatekeeper has passed. Raises LoadFailed."""
         self._handles = [_load(model, lora, log) for lora in loras]
-        self._usual = space_of(Adapter(id=i, scale=lora.scale) for i, lora in enumerate(loras))
+        self._usual = space_of(LoraScale(id=i, scale=lora.scale) for i, lora in enumerate(loras))
         self._used: Space = ()
 
     def __len__(self) -> int:
         return len(self._handles)
 
-    def space(self, asked: tuple[Adapter, ...] | None) -> Space:
+    def space(self, asked: tuple[LoraScale, ...] | None) -> Space:
         """What a request computes with. Raises BadRequest for an adapter that is not there."""
         if asked is None:
             return self._usual
@@ -93,10 +93,10 @@ class Turns:
         return self.current
 
 
-def space_of(adapters: Iterable[Adapter]) -> Space:
+def space_of(loras: Iterable[LoraScale]) -> Space:
     """The space of these: what differs only in order, or in adapters that count for nothing, is
     the same. Scales are those that llama.cpp compares (float32)."""
-    scaled = sorted((adapter.id, _float32(adapter.scale)) for adapter in adapters)
+    scaled = sorted((adapter.id, _float32(adapter.scale)) for adapter in loras)
     return tuple((number, scale) for number, scale in scaled if scale)
 
 

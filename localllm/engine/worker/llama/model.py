@@ -79,7 +79,7 @@ class Model:
         self.vitals.watch(self.abort.nodes)
         self._model = _load_weights(path, settings, log, on_progress)
         try:
-            self.adapters = Adapters(self._model, settings.adapters, log)
+            self.loras = Adapters(self._model, settings.loras, log)
         except LoadFailed:
             llama.llama_model_free(self._model)
             raise
@@ -256,12 +256,12 @@ class Model:
 
     def use(self, space: Space) -> None:
         """Compute the next batches with these adapters."""
-        self.adapters.use(self.handle, space)
+        self.loras.use(self.handle, space)
 
     def _reserve(self) -> None:
         """Compute one token with the adapters that answers usually have: llama.cpp makes room for
         them with the first batch, and what it takes belongs to the load."""
-        if usual := self.adapters.space(None):
+        if usual := self.loras.space(None):
             self.use(usual)
             try:
                 self.decode([Row(token=0, position=0, slot=0, output=True)])

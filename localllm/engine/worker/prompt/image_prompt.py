@@ -54,12 +54,12 @@ class PicturePrompt(list[int]):
         *,
         parts: tuple[Part, ...],
         pictures: tuple[Picture, ...],
-        encoder: "Shows",
+        mmproj: "Shows",
     ) -> None:
         super().__init__(symbols)
         self.parts = parts
         self.pictures = pictures
-        self._encoder = encoder
+        self._encoder = mmproj
         self._starts = [picture.start for picture in pictures]
 
     @property
@@ -94,7 +94,7 @@ def symbols(image: bytes, salt: bytes, *, piece: int, count: int) -> list[int]:
 
 
 class Shows(Protocol):
-    """What computes pictures: `encoder.VisionEncoder`."""
+    """What computes pictures: `mmproj.VisionEncoder`."""
 
     def show(self, prompt: PicturePrompt, picture: Picture, slot: int) -> None: ...
 

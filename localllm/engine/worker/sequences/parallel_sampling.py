@@ -47,7 +47,7 @@ def answers_to(
             constraint=constraints[index] if constraints else None,
             dropped=dropped,
             pictures=pictures,
-            space=model.adapters.space(request.adapters),
+            space=model.loras.space(request.loras),
         )
         for index in range(request.n)
     ]

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from localllm.engine.messages import GenerateRequest
 from localllm.engine.messages.validation import MAX_ANSWERS, MAX_TOP_LOGPROBS
 from localllm.server.dialects.openai.generation import Generation, NativeInt
-from localllm.server.lora import adapters
+from localllm.server.lora import loras
 from localllm.server.schema import neutral, refusal
 
 DEFAULT_MAX_TOKENS = 16
@@ -88,7 +88,7 @@ class CompletionRequest(Generation):
                 top_logprobs=self.logprobs,
                 n=self.answers,
                 echo=bool(self.echo),
-                adapters=adapters(self.lora),
+                loras=loras(self.lora),
             )
             for number, prompt in enumerate(self.prompt)
         ]

@@ -19,7 +19,7 @@ from localllm.engine.messages.validation import MAX_TOP_LOGPROBS
 from localllm.server.dialects.openai.content import Part, said
 from localllm.server.dialects.openai.generation import Generation, Label, NativeInt
 from localllm.server.dialects.openai.tools import Called, Choice, ChoiceOfTools, OfferedTool, Tools
-from localllm.server.lora import adapters
+from localllm.server.lora import loras
 from localllm.server.schema import Shape, neutral, refusal
 
 MAX_ITEMS = 16384
@@ -200,7 +200,7 @@ class ChatRequest(Generation):
             n=self.n or 1,
             top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             grammar=self.response_format.grammar if self.response_format else None,
-            adapters=adapters(self.lora),
+            loras=loras(self.lora),
             tools=tuple(tool.tool() for tool in self.tools or ()),
             tool_choice=choice.tool_choice if choice and self.tools else ToolChoice(),
             parallel_tool_calls=self.parallel_tool_calls is not False or not self.tools,
