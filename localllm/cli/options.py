@@ -67,7 +67,7 @@ FLASH_ATTENTION = click.option(
     help="Flash attention (default auto).",
 )  # fmt: skip
 LORA = click.option(
-    "--lora", "adapters", multiple=True, metavar="FILE[:SCALE]",
+    "--lora", "loras", multiple=True, metavar="FILE[:SCALE]",
     callback=lambda _c, _p, values: tuple(map(parse_lora, values)),
     help="LoRA adapter to load with the model, and how much it counts for (default 1); repeatable.",
 )  # fmt: skip

@@ -156,11 +156,13 @@ def publish(hub: FakeHub, entry: Entry, repo: str, quants: tuple[str, ...]) -> N
     hub.add_repo(repo, files)
 
 
-@pytest.mark.parametrize("wish", [[], ["--goal", "quality"], ["--goal", "speed", "--ctx", "512"]])
-def test_it_takes_what_suggest_takes(hub: FakeHub, preferences: list[str]) -> None:
+@pytest.mark.parametrize(
+    "options", [[], ["--goal", "quality"], ["--goal", "speed", "--ctx", "512"]]
+)
+def test_it_takes_what_suggest_takes(hub: FakeHub, options: list[str]) -> None:
     publish(hub, catalogue_entry("smollm2-135m"), "acme/M", ("Q8_0", "Q6_K", "Q4_K_M", "Q2_K"))
-    pulled = document(localllm(hub, "pull", "acme/M", "--dry-run", "--json", *preferences))
-    suggested = document(localllm(hub, "suggest", "--repo", "acme/M", "--json", *preferences))
+    pulled = document(localllm(hub, "pull", "acme/M", "--dry-run", "--json", *options))
+    suggested = document(localllm(hub, "suggest", "--repo", "acme/M", "--json", *options))
     (plan,) = rows(suggested, "plans")
     assert pulled["quant"] == plan["quant"]
     shown = rows(document(localllm(hub, "show", "acme/M", "--json")), "offers")

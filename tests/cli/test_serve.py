@@ -327,7 +327,7 @@ def test_what_cannot_be_served_is_said_at_once(
 
 
 def test_an_embedding_model_serves_vectors_and_no_answers(tmp_path: Path) -> None:
-    path = tiny_encoder.mmproj(tmp_path / "bert.gguf")
+    path = tiny_encoder.encoder(tmp_path / "bert.gguf")
     with serving(tmp_path, str(path), "--ctx", "512") as served, served.client() as client:
         answer = client.embeddings.create(model="bert", input=["the fox runs", "sea"])
         with pytest.raises(openai.BadRequestError, match="writes no answers"):
@@ -342,7 +342,7 @@ def test_an_embedding_model_serves_vectors_and_no_answers(tmp_path: Path) -> Non
 
 def test_a_reranker_serves_rankings(tmp_path: Path) -> None:
     path = tmp_path / "rank.gguf"
-    tiny_encoder.mmproj(path, pooling=PoolingType.RANK, classifier=True)
+    tiny_encoder.encoder(path, pooling=PoolingType.RANK, classifier=True)
     with serving(tmp_path, str(path)) as served, served.client() as client:
         ranking = client.post(
             "/rerank",

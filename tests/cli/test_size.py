@@ -225,7 +225,7 @@ def test_what_does_not_fit_is_sized_all_the_same() -> None:
 
 
 def test_an_embedding_model_is_sized_as_it_is_served(tmp_path: Path) -> None:
-    path = tiny_encoder.mmproj(tmp_path / "bert.gguf")
+    path = tiny_encoder.encoder(tmp_path / "bert.gguf")
     document = sized(str(path), "--ctx", "4096", "--exact")
     limits, exact, footprint = document["limits"], document["exact"], document["footprint"]
     assert limits["context"] == tiny_encoder.CONTEXT

@@ -68,21 +68,21 @@ def expected(ids: list[int], pooling: Pooling, *, normalize: bool = True) -> np.
 
 
 @pytest.fixture(scope="module")
-def mmproj(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_encoder.mmproj(tmp_path_factory.mktemp("encoder") / "bert.gguf")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_encoder.encoder(tmp_path_factory.mktemp("encoder") / "bert.gguf")
 
 
 @pytest.fixture(scope="module")
 def reranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("encoder") / "rank.gguf"
-    return tiny_encoder.mmproj(path, pooling=gguf.PoolingType.RANK, classifier=True)
+    return tiny_encoder.encoder(path, pooling=gguf.PoolingType.RANK, classifier=True)
 
 
 @pytest.mark.parametrize("pooling", [Pooling.MEAN, Pooling.CLS, Pooling.LAST])
 async def test_vectors_are_those_of_the_arithmetic_written_down(
-    mmproj: Path, pooling: Pooling
+    encoder: Path, pooling: Pooling
 ) -> None:
-    async with loaded(mmproj) as engine:
+    async with loaded(encoder) as engine:
         request = EmbedRequest(request_id="a", inputs=TEXTS[:3], pooling=pooling)
         answer = await engine.embed(request)
         for text, found in zip(TEXTS, numbers(answer), strict=False):
@@ -111,7 +111,7 @@ async def test_what_was_allocated_is_what_was_estimated(smollm2: Path, ubatch: i
 
 
 async def test_the_models_own_pooling_is_the_default(tmp_path: Path) -> None:
-    path = tiny_encoder.mmproj(tmp_path / "cls.gguf", pooling=gguf.PoolingType.CLS)
+    path = tiny_encoder.encoder(tmp_path / "cls.gguf", pooling=gguf.PoolingType.CLS)
     async with loaded(path) as engine:
         own = await engine.embed(EmbedRequest(request_id="a", inputs=("the fox",)))
         named = await engine.embed(
@@ -120,8 +120,8 @@ async def test_the_models_own_pooling_is_the_default(tmp_path: Path) -> None:
     assert own.vectors == named.vectors
 
 
-async def test_rows_of_every_token_and_lengths_as_computed(mmproj: Path) -> None:
-    async with loaded(mmproj) as engine:
+async def test_rows_of_every_token_and_lengths_as_computed(encoder: Path) -> None:
+    async with loaded(encoder) as engine:
         request = EmbedRequest(
             request_id="a", inputs=("the fox",), pooling=Pooling.NONE, normalize=False
         )
@@ -130,8 +130,8 @@ async def test_rows_of_every_token_and_lengths_as_computed(mmproj: Path) -> None
         assert np.abs(found.reshape(rows.shape) - rows).max() < 10 * NEAR
 
 
-async def test_many_inputs_are_those_of_each_alone_whoever_else_asks(mmproj: Path) -> None:
-    async with loaded(mmproj) as engine:
+async def test_many_inputs_are_those_of_each_alone_whoever_else_asks(encoder: Path) -> None:
+    async with loaded(encoder) as engine:
         inputs = tuple(TEXTS[i % 4] for i in range(40))
         requests = [EmbedRequest(request_id=f"r{i}", inputs=inputs) for i in range(3)]
         answers = await asyncio.gather(*(engine.embed(request) for request in requests))
@@ -144,8 +144,8 @@ async def test_many_inputs_are_those_of_each_alone_whoever_else_asks(mmproj: Pat
                 assert np.abs(found - alone[i % 4]).max() < 1e-5
 
 
-async def test_token_lists_are_texts_that_are_tokens_already(mmproj: Path) -> None:
-    async with loaded(mmproj) as engine:
+async def test_token_lists_are_texts_that_are_tokens_already(encoder: Path) -> None:
+    async with loaded(encoder) as engine:
         ids = tuple(tokens("the red fox"))
         request = EmbedRequest(request_id="a", inputs=("the red fox", ids))
         text, listed = numbers(await engine.embed(request))
@@ -154,9 +154,9 @@ async def test_token_lists_are_texts_that_are_tokens_already(mmproj: Path) -> No
             await engine.embed(EmbedRequest(request_id="b", inputs=((CLS,), (5000,))))
 
 
-async def test_a_text_too_long_is_named_with_both_numbers_or_cut_when_asked(mmproj: Path) -> None:
+async def test_a_text_too_long_is_named_with_both_numbers_or_cut_when_asked(encoder: Path) -> None:
     long = "fox " * 60
-    async with loaded(mmproj) as engine:
+    async with loaded(encoder) as engine:
         request = EmbedRequest(request_id="a", inputs=("sea", long))
         with pytest.raises(ContextOverflow, match=r"input\[1\] has 62 tokens.* at most 48"):
             await engine.embed(request)
@@ -172,20 +172,20 @@ async def test_a_text_too_long_is_named_with_both_numbers_or_cut_when_asked(mmpr
 
 @pytest.mark.parametrize("inputs", [(), ("",), ("sea", ()), ("sea",) * 2049, ((-1,),)])
 async def test_nonsense_is_an_error_of_that_request(
-    mmproj: Path, inputs: tuple[str | tuple[int, ...], ...]
+    encoder: Path, inputs: tuple[str | tuple[int, ...], ...]
 ) -> None:
-    async with loaded(mmproj) as engine:
+    async with loaded(encoder) as engine:
         with pytest.raises(BadRequest):
             await engine.embed(EmbedRequest(request_id="a", inputs=inputs))
         assert await engine.embed(EmbedRequest(request_id="a", inputs=("sea",)))
 
 
-async def test_dimensions_are_for_models_that_say_so(mmproj: Path, tmp_path: Path) -> None:
+async def test_dimensions_are_for_models_that_say_so(encoder: Path, tmp_path: Path) -> None:
     request = EmbedRequest(request_id="a", inputs=("the fox",), dimensions=8)
-    async with loaded(mmproj) as engine:
+    async with loaded(encoder) as engine:
         with pytest.raises(BadRequest, match="dimensions is 8; the vectors of this model have 32"):
             await engine.embed(request)
-    marked = tiny_encoder.mmproj(tmp_path / "m.gguf", tags=("x", "Matryoshka"))
+    marked = tiny_encoder.encoder(tmp_path / "m.gguf", tags=("x", "Matryoshka"))
     async with loaded(marked) as engine:
         (short,) = numbers(await engine.embed(request))
         first = expected(tokens("the fox"), Pooling.MEAN, normalize=False)[:8]
@@ -218,8 +218,8 @@ async def test_a_document_too_long_is_named_or_cut_when_asked(reranker: Path) ->
             await engine.embed(EmbedRequest(request_id="b", inputs=("sea",)))
 
 
-async def test_each_load_does_what_it_was_made_for(mmproj: Path, smollm2: Path) -> None:
-    async with loaded(mmproj) as engine:
+async def test_each_load_does_what_it_was_made_for(encoder: Path, smollm2: Path) -> None:
+    async with loaded(encoder) as engine:
         with pytest.raises(BadRequest, match="writes no answers"):
             await collect(engine, ask("a", "Hello"))
         with pytest.raises(BadRequest, match="does not rank"):
@@ -232,18 +232,18 @@ async def test_each_load_does_what_it_was_made_for(mmproj: Path, smollm2: Path) 
             await engine.embed(EmbedRequest(request_id="a", inputs=("Hello",)))
 
 
-async def test_an_encoder_loaded_to_answer_says_that_it_cannot(mmproj: Path) -> None:
-    async with loaded(mmproj, LoadSettings(context=48, threads=1)) as engine:
+async def test_an_encoder_loaded_to_answer_says_that_it_cannot(encoder: Path) -> None:
+    async with loaded(encoder, LoadSettings(context=48, threads=1)) as engine:
         request = GenerateRequest(request_id="a", prompt="the fox")
         for _ in range(2):
             with pytest.raises(BadRequest, match="is an encoder"):
                 await collect(engine, request)
 
 
-async def test_a_model_without_a_classifier_is_not_loaded_to_rank(mmproj: Path) -> None:
+async def test_a_model_without_a_classifier_is_not_loaded_to_rank(encoder: Path) -> None:
     settings = LoadSettings(context=48, embeddings=True, pooling=Pooling.RANK)
     with pytest.raises(LoadFailed, match="no classifier"):
-        async with loaded(mmproj, settings):
+        async with loaded(encoder, settings):
             pass
 
 
@@ -266,14 +266,14 @@ async def test_a_text_in_pieces_is_the_text_in_one(make: object, tmp_path: Path)
             assert np.abs(one - other).max() < 1e-3
 
 
-async def test_who_asks_for_one_vector_does_not_wait_for_a_thousand(mmproj: Path) -> None:
+async def test_who_asks_for_one_vector_does_not_wait_for_a_thousand(encoder: Path) -> None:
     answered = []
 
     async def ask_for(engine: ProcessEngine, request: EmbedRequest) -> None:
         await engine.embed(request)
         answered.append(request.request_id)
 
-    async with loaded(mmproj) as engine:
+    async with loaded(encoder) as engine:
         await asyncio.gather(
             ask_for(engine, EmbedRequest(request_id="many", inputs=TEXTS * 500)),
             ask_for(engine, EmbedRequest(request_id="one", inputs=("sea",))),
@@ -357,7 +357,7 @@ print(json.dumps(model.embed(text, normalize=True)))
 
 @pytest.mark.parametrize("template", ["{query} sea {document}", "sea {document} red"])
 async def test_a_template_of_the_model_joins_the_pair(tmp_path: Path, template: str) -> None:
-    path = tiny_encoder.mmproj(
+    path = tiny_encoder.encoder(
         tmp_path / "rank.gguf", pooling=gguf.PoolingType.RANK, classifier=True, template=template
     )
     async with loaded(path) as engine:

@@ -112,7 +112,7 @@ FIELDS = {
     "overflow": st.sampled_from(Overflow),
     "tools": tools,
     "tool_choice": st.builds(ToolChoice, mode=st.sampled_from(ToolMode), name=st.none() | text),
-    "adapters": st.lists(st.builds(LoraScale, id=number, scale=real), max_size=2).map(tuple),
+    "loras": st.lists(st.builds(LoraScale, id=number, scale=real), max_size=2).map(tuple),
     "n": field(st.integers(1, 4), number),
     "echo": st.booleans(),
     "deadline_s": field(st.floats(0, 60), real),

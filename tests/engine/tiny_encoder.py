@@ -52,7 +52,7 @@ def _values(name: str, shape: tuple[int, ...], random: np.random.Generator) -> N
     return random.normal(0, 1.5 / np.sqrt(shape[-1]), shape).astype(np.float32)
 
 
-def mmproj(
+def encoder(
     path: Path,
     *,
     pooling: gguf.PoolingType | None = gguf.PoolingType.MEAN,

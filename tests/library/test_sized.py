@@ -31,7 +31,7 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         read.append(path)
         return inspect_model(path)
 
-    monkeypatch.setattr(header_cache, "examine", note)
+    monkeypatch.setattr(header_cache, "inspect_model", note)
     return read
 
 

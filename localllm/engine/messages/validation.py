@@ -248,7 +248,7 @@ def check_settings(settings: LoadSettings) -> None:
         ("threads", 1, _MAX_THREADS),
         ("gpu_layers", 0, _MAX_INT),
         ("cpu_moe", 0, _MAX_INT),
-        ("drafts", 0, _MAX_DRAFTS),
+        ("draft_max", 0, _MAX_DRAFTS),
     ):
         value = getattr(settings, name)
         if value is not None and not low <= value <= high:
