@@ -8,7 +8,7 @@ from pydantic import Field
 from localllm.core.sizing.lora import MAX_SCALE
 from localllm.core.text import single_line
 from localllm.engine.messages import LoraScale
-from localllm.engine.messages.validation import MAX_ADAPTERS
+from localllm.engine.messages.validation import MAX_LORAS
 from localllm.runtime.runtime import ResidentModel
 from localllm.server.schema import Shape
 
@@ -16,14 +16,14 @@ from localllm.server.schema import Shape
 class AdapterScale(Shape):
     """One item of a request's `lora`; adapters that are not listed do not count."""
 
-    id: Annotated[int, Field(ge=0, le=MAX_ADAPTERS - 1)]
+    id: Annotated[int, Field(ge=0, le=MAX_LORAS - 1)]
     scale: Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE)]
 
     def adapter(self) -> LoraScale:
         return LoraScale(id=self.id, scale=self.scale)
 
 
-AdapterScales = Annotated[list[AdapterScale], Field(max_length=MAX_ADAPTERS)]
+AdapterScales = Annotated[list[AdapterScale], Field(max_length=MAX_LORAS)]
 
 
 def loras(asked: list[AdapterScale] | None) -> tuple[LoraScale, ...] | None:

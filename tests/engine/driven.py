@@ -8,7 +8,14 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from localllm.core.sizing.load import FlashAttention, KvType, LoadSettings
-from localllm.engine.messages import Event, Finished, GenerateRequest, LoraScale, Refused, Token
+from localllm.engine.messages import (
+    Event,
+    Finished,
+    GenerateRequest,
+    LoraScale,
+    RequestError,
+    Token,
+)
 from localllm.engine.worker.llama.model import Model, Row
 from localllm.engine.worker.llama.native_log import NativeLog
 from localllm.engine.worker.scheduling.scheduler import Scheduler
@@ -99,12 +106,12 @@ class Driven:
             e.text for e in self.events if isinstance(e, Token) and e.request_id == request_id
         )
 
-    def end(self, request_id: str) -> Finished | Refused:
+    def end(self, request_id: str) -> Finished | RequestError:
         """How this request ended; it ended once."""
         (end,) = (
             e
             for e in self.events
-            if isinstance(e, Finished | Refused) and e.request_id == request_id
+            if isinstance(e, Finished | RequestError) and e.request_id == request_id
         )
         return end
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localllm.core.sizing.load import BufferKind, Lora
-from localllm.engine.messages import LoraScale, Refused
+from localllm.engine.messages import LoraScale, RequestError
 from localllm.engine.worker.llama.lora import Turns, space_of
 from localllm.errors import BadRequest, LoadFailed
 from tests.engine import forged_lora, tiny
@@ -204,5 +204,5 @@ def test_a_cancelled_request_of_another_space_leaves_the_others_alone(driven: Dr
     driven.step()
     driven.scheduler.cancel("b")
     driven.run()
-    assert not isinstance(driven.end("a"), Refused)
+    assert not isinstance(driven.end("a"), RequestError)
     assert driven.end("b").reason == "cancelled"  # type: ignore[union-attr]  # a Finished

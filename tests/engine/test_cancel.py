@@ -14,7 +14,7 @@ from localllm.engine.messages import (
     GenerateRequest,
     Grammar,
     GrammarKind,
-    Refused,
+    RequestError,
 )
 from localllm.engine.worker.scheduling.request_queue import MAX_WAITING
 from localllm.errors import QueueFull
@@ -141,7 +141,7 @@ def test_a_grammar_that_is_none_is_refused_when_it_is_known(driven: Driven) -> N
     )
     driven.scheduler.submit(request, driven.model.tokenize("x", special=False), 0.0)
     driven.run()
-    assert isinstance(driven.end("bad"), Refused)
+    assert isinstance(driven.end("bad"), RequestError)
 
 
 def test_after_everything_every_cell_is_accounted_for(driven: Driven) -> None:

@@ -14,7 +14,7 @@ from localllm.engine.messages import (
     Grammar,
     GrammarKind,
     PromptProgress,
-    Refused,
+    RequestError,
     Sampling,
     Token,
 )
@@ -169,7 +169,7 @@ def test_a_refusal_ends_all_answers_once(driven: Driven) -> None:
     submit(driven, replace(asking(5), grammar=grammar))
     driven.submit("other", PROMPT + "other", max_tokens=4)
     driven.run()
-    (refused,) = (e for e in driven.events if isinstance(e, Refused))
+    (refused,) = (e for e in driven.events if isinstance(e, RequestError))
     assert refused.request_id == "many"
     assert "grammar" in refused.message.lower()
     assert isinstance(driven.end("other"), Finished)
@@ -179,7 +179,7 @@ def test_a_grammar_that_is_none_refuses_all_answers_once(driven: Driven) -> None
     submit(driven, replace(asking(5), grammar=Grammar(kind=GrammarKind.REGEX, text="((")))
     driven.submit("other", PROMPT, max_tokens=4)
     driven.run()
-    assert [e.request_id for e in driven.events if isinstance(e, Refused)] == ["many"]
+    assert [e.request_id for e in driven.events if isinstance(e, RequestError)] == ["many"]
     assert isinstance(driven.end("other"), Finished)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from localllm.engine.client.failures import refusal
-from localllm.engine.messages import Finished, GenerateRequest, Refused
-from localllm.engine.messages.validation import check_request
+from localllm.engine.messages import Finished, GenerateRequest, RequestError
+from localllm.engine.messages.validation import check_generate
 from localllm.errors import BadRequest, DeadlineExceeded, GenerationFailed
 from tests.engine import tiny
 from tests.engine.answers import GREEDY
@@ -52,9 +52,9 @@ def submit(driven: Driven, request_id: str, *, deadline_s: float | None = 5.0, n
     driven.scheduler.submit(request, driven.model.tokenize(PROMPT, special=False), 1000.0)
 
 
-def refused(driven: Driven, request_id: str) -> Refused:
+def refused(driven: Driven, request_id: str) -> RequestError:
     end = driven.end(request_id)
-    assert isinstance(end, Refused)
+    assert isinstance(end, RequestError)
     return end
 
 
@@ -122,7 +122,7 @@ def test_each_deadline_is_kept_apart(driven: Driven, clock: Clock) -> None:
     for now in (1009.0, 1010.0, 1019.0, 1020.0):
         clock.now = now
         driven.step()
-        late = [e.request_id for e in driven.events if isinstance(e, Refused)]
+        late = [e.request_id for e in driven.events if isinstance(e, RequestError)]
         assert len(late) == (now >= 1010) + (now >= 1020)
     assert late == ["r10", "r20"]
 
@@ -138,7 +138,7 @@ def test_in_time_is_in_time(driven: Driven, clock: Clock) -> None:
 def test_a_deadline_that_is_none_is_refused_by_name(seconds: float) -> None:
     request = GenerateRequest(request_id="a", prompt="x")
     with pytest.raises(BadRequest, match="deadline_s"):
-        check_request(replace(request, deadline_s=seconds))
+        check_generate(replace(request, deadline_s=seconds))
 
 
 def test_a_deadline_is_a_failed_generation_and_a_timeout() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from localllm.engine.messages import Finished, FinishReason, GenerateRequest, Token
-from localllm.engine.messages.validation import check_request
+from localllm.engine.messages.validation import check_generate
 from localllm.engine.worker.llama.model import Model
 from localllm.engine.worker.sequences.sequence import Echo
 from localllm.errors import BadRequest
@@ -76,8 +76,8 @@ def test_the_likeliest_tokens_come_with_each(driven: Driven) -> None:
     driven.run()
     for each in tokens(driven)[1:]:
         assert each.logprob is not None
-        assert len(each.top) == 3
-        assert each.top[0].logprob >= each.logprob.logprob - 1e-9
+        assert len(each.top_logprobs) == 3
+        assert each.top_logprobs[0].logprob >= each.logprob.logprob - 1e-9
 
 
 def test_the_answer_after_an_echo_is_the_one_without_it(driven: Driven) -> None:
@@ -175,7 +175,7 @@ def test_a_prompt_of_token_ids_is_taken_as_it_is(driven: Driven) -> None:
 )
 def test_what_cannot_be_asked_for_is_refused_by_name(fields: dict[str, object], words: str) -> None:
     with pytest.raises(BadRequest, match=words):
-        check_request(replace(echo(), **fields))  # type: ignore[arg-type]
+        check_generate(replace(echo(), **fields))  # type: ignore[arg-type]
 
 
 class Pieces:

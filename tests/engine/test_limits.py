@@ -6,7 +6,7 @@ import pytest
 
 from localllm.core.sizing.load import LoadSettings
 from localllm.engine.messages import GenerateRequest, Message, Role, Sampling, Tool, ToolCall
-from localllm.engine.messages.validation import check_request, check_settings, check_tokens
+from localllm.engine.messages.validation import check_generate, check_settings, check_tokens
 from localllm.errors import BadRequest, LoadFailed
 
 REQUEST = GenerateRequest(request_id="a", prompt="hello")
@@ -57,7 +57,7 @@ REQUEST = GenerateRequest(request_id="a", prompt="hello")
 def test_a_sampling_value_out_of_range_is_refused_by_name(field: str, value: object) -> None:
     sampling = replace(Sampling(), **{field: value})  # type: ignore[arg-type]
     with pytest.raises(BadRequest, match=field):
-        check_request(replace(REQUEST, sampling=sampling))
+        check_generate(replace(REQUEST, sampling=sampling))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_sampling_value_out_of_range_is_refused_by_name(field: str, value: obj
     ],
 )
 def test_the_edges_of_every_range_are_accepted(sampling: Sampling) -> None:
-    check_request(replace(REQUEST, sampling=sampling, max_tokens=1, stop=("x",) * 256))
+    check_generate(replace(REQUEST, sampling=sampling, max_tokens=1, stop=("x",) * 256))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_token_that_the_vocabulary_has_not_is_refused(request_: GenerateReques
 @pytest.mark.parametrize(("field", "value"), [("min_tokens", -1), ("top_logprobs", 21)])
 def test_a_count_out_of_range_is_refused_by_name(field: str, value: int) -> None:
     with pytest.raises(BadRequest, match=field):
-        check_request(replace(REQUEST, **{field: value}))  # type: ignore[arg-type]
+        check_generate(replace(REQUEST, **{field: value}))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("arguments", ["", "[]", "{", "1", '{"a":' * 200 + "1" + "}" * 200])
@@ -123,7 +123,7 @@ def test_arguments_of_an_earlier_call_are_an_object(arguments: str) -> None:
     call = ToolCall(id="a", name="f", arguments=arguments)
     said = Message(role=Role.ASSISTANT, content="", tool_calls=(call,))
     with pytest.raises(BadRequest, match="not the text of a JSON object"):
-        check_request(GenerateRequest(request_id="a", messages=(said,)))
+        check_generate(GenerateRequest(request_id="a", messages=(said,)))
 
 
 def test_a_schema_that_is_nested_too_deep_is_refused() -> None:
@@ -131,4 +131,4 @@ def test_a_schema_that_is_nested_too_deep_is_refused() -> None:
     tool = Tool(name="f", parameters=deep)
     hello = Message(role=Role.USER, content="Hello")
     with pytest.raises(BadRequest, match="nested more than"):
-        check_request(GenerateRequest(request_id="a", messages=(hello,), tools=(tool,)))
+        check_generate(GenerateRequest(request_id="a", messages=(hello,), tools=(tool,)))

@@ -17,7 +17,7 @@ from localllm.engine.messages import (
     FinishReason,
     GenerateRequest,
     PromptProgress,
-    Refused,
+    RequestError,
 )
 from localllm.engine.worker.prompt.image_prompt import Part, PicturePrompt
 from localllm.engine.worker.vision_encoder import VisionEncoder
@@ -184,7 +184,7 @@ def test_nobody_waits_for_two_pictures(seeing: Seeing) -> None:
         seeing.step()
     seeing.show("sees", eyes.png(1), "a", eyes.png(2), "b", eyes.png(3), "c")
     seeing.show("sees-too", eyes.png(4), "a", eyes.png(5), "b")
-    while isinstance(seeing.events[-1], Refused | PromptProgress) or seeing.scheduler._waiting:
+    while isinstance(seeing.events[-1], RequestError | PromptProgress) or seeing.scheduler._waiting:
         seeing.step()
     for _ in range(6):
         before = len(seeing.text("answers"))
@@ -218,7 +218,7 @@ def test_a_broken_file_is_an_error_of_its_request_alone(seeing: Seeing) -> None:
     seeing.show("sees", "Look:", whole[:-40] + bytes(40), "what?")
     seeing.run()
     end = seeing.end("sees")
-    assert isinstance(end, Refused)
+    assert isinstance(end, RequestError)
     assert end.code == "bad_request"
     assert "PNG" in end.message
     assert isinstance(seeing.end("reads"), Finished)

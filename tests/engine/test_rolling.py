@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from localllm.engine.client.client import ProcessEngine
 from localllm.engine.messages import GenerateRequest, Message, Overflow, Role
-from localllm.engine.messages.validation import check_request
+from localllm.engine.messages.validation import check_generate
 from localllm.engine.worker.prompt import context_window
 from localllm.engine.worker.prompt.context_window import KEPT, RollingWindow, borders
 from localllm.errors import BadRequest, ContextOverflow
@@ -167,7 +167,7 @@ def test_the_answer_has_room_too(context: int, max_tokens: int | None, expected:
 
 def test_a_plain_prompt_cannot_roll() -> None:
     with pytest.raises(BadRequest, match="no turns"):
-        check_request(GenerateRequest(request_id="a", prompt="x", overflow=Overflow.ROLL))
+        check_generate(GenerateRequest(request_id="a", prompt="x", overflow=Overflow.ROLL))
 
 
 # --- the real engine, with a context of 512 tokens ---

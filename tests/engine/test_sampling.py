@@ -201,10 +201,10 @@ def test_tokens_carry_the_log_probabilities_that_were_asked_for(driven: Driven) 
     assert len(tokens) == 4
     for token in tokens:
         assert token.logprob is not None
-        assert token.logprob == token.top[0]  # greedy: the likeliest
-        assert len(token.top) == 3
+        assert token.logprob == token.top_logprobs[0]  # greedy: the likeliest
+        assert len(token.top_logprobs) == 3
         assert token.logprob.text == token.text
-        assert sum(np.exp([each.logprob for each in token.top])) <= 1
+        assert sum(np.exp([each.logprob for each in token.top_logprobs])) <= 1
 
 
 def test_an_answer_has_at_least_the_tokens_that_were_asked_for(driven: Driven) -> None:

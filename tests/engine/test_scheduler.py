@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from localllm.core.sizing.load import LoadSettings
-from localllm.engine.messages import Finished, FinishReason, PromptProgress, Refused
+from localllm.engine.messages import Finished, FinishReason, PromptProgress, RequestError
 from localllm.errors import BadRequest
 from tests.engine import tiny
 from tests.engine.driven import Driven, Reference, settings
@@ -300,7 +300,7 @@ def test_cancelling_twice_or_cancelling_nobody_changes_nothing(plain: Path) -> N
     for request_id in ("waits too", "waits too", "waits", "waits", "nobody"):
         driven.scheduler.cancel(request_id)
         driven.check()
-    ends = [e for e in driven.events if isinstance(e, Finished | Refused)]
+    ends = [e for e in driven.events if isinstance(e, Finished | RequestError)]
     assert [e.request_id for e in ends] == ["waits too", "waits"]
     assert not driven.scheduler.busy
     driven.close()

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 def show(request_id: str, *images: bytes, at: int = 0, max_tokens: int = 6) -> GenerateRequest:
-    seen = tuple(Image(data=image, at=at) for image in images)
+    seen = tuple(Image(data=image, offset=at) for image in images)
     turn = Message(role=Role.USER, content="Describe what is here.", images=seen)
     return GenerateRequest(
         request_id=request_id, messages=(turn,), sampling=GREEDY, max_tokens=max_tokens

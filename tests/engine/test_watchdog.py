@@ -16,7 +16,7 @@ from localllm.core.sizing.load import LoadSettings
 from localllm.engine.client.child_process import WORKER
 from localllm.engine.client.client import ProcessEngine
 from localllm.engine.client.watchdog import Patience, Watchdog
-from localllm.engine.messages import GenerateRequest, LoadRequest, ProbeRequest, Pulse, Token
+from localllm.engine.messages import GenerateRequest, Heartbeat, LoadRequest, ProbeRequest, Token
 from localllm.engine.worker.llama.heartbeat import PulseThread, Vitals
 from localllm.errors import EngineCrashed
 from tests.engine import tiny
@@ -77,12 +77,14 @@ class Looking:
     def __init__(self) -> None:
         self.watchdog = Watchdog(PATIENCE)
         self.now = 1000.0
-        self.heard(Pulse(moves=0))
+        self.heard(Heartbeat(steps=0))
 
-    def heard(self, event: Pulse | Token) -> None:
+    def heard(self, event: Heartbeat | Token) -> None:
         self.watchdog.heard(event, self.now)
 
-    def wait(self, seconds: int, pulse: Pulse | None = None, *, long: bool = False) -> str | None:
+    def wait(
+        self, seconds: int, pulse: Heartbeat | None = None, *, long: bool = False
+    ) -> str | None:
         """Look for so long, hearing `pulse` every second; the verdict, when there is one."""
         for _ in range(seconds):
             self.now += 1
@@ -101,14 +103,14 @@ def test_a_process_that_says_nothing_is_given_up_soon() -> None:
 
 def test_a_process_that_pulses_without_moving_is_given_up_later() -> None:
     looking = Looking()
-    assert looking.wait(30, Pulse(moves=7)) is None
-    assert looking.wait(3, Pulse(moves=7)) == "computed without getting any further for 31 s"
+    assert looking.wait(30, Heartbeat(steps=7)) is None
+    assert looking.wait(3, Heartbeat(steps=7)) == "computed without getting any further for 31 s"
 
 
 def test_a_slow_process_is_waited_for_as_long_as_it_moves() -> None:
     looking = Looking()
     for moves in range(200):  # every 29 s one node of a graph
-        assert looking.wait(29, Pulse(moves=moves)) is None
+        assert looking.wait(29, Heartbeat(steps=moves)) is None
 
 
 def test_events_are_signs_of_life_too() -> None:
@@ -121,7 +123,7 @@ def test_events_are_signs_of_life_too() -> None:
 @pytest.mark.parametrize("long", [True, False])
 def test_what_shows_nothing_is_waited_for_longer(long: bool) -> None:
     looking = Looking()
-    pulse = Pulse(moves=1, patient=not long)
+    pulse = Heartbeat(steps=1, long_call=not long)
     assert looking.wait(600, pulse, long=long) is None
     assert looking.wait(2, pulse, long=long) is not None
 
@@ -254,10 +256,10 @@ def test_a_pulse_says_whether_the_thread_has_moved() -> None:
     first = pulses.take()
     assert pulses.take() == first
     vitals.beat()
-    assert pulses.until(lambda pulse: pulse.moves > first.moves)
+    assert pulses.until(lambda pulse: pulse.steps > first.steps)
     with vitals.long_call():
-        assert pulses.until(lambda pulse: pulse.patient)
-    assert pulses.until(lambda pulse: not pulse.patient)
+        assert pulses.until(lambda pulse: pulse.long_call)
+    assert pulses.until(lambda pulse: not pulse.long_call)
     thread.rest()
 
 
@@ -265,11 +267,11 @@ class Pulses:
     """What a pulse thread says, one at a time: it waits until the last one was taken."""
 
     def __init__(self) -> None:
-        self._queue: queue.Queue[Pulse] = queue.Queue(1)
+        self._queue: queue.Queue[Heartbeat] = queue.Queue(1)
         self.put = self._queue.put
         self.take = self._queue.get
 
-    def until(self, wanted: Callable[[Pulse], bool]) -> bool:
+    def until(self, wanted: Callable[[Heartbeat], bool]) -> bool:
         while not wanted(self.take()):
             pass
         return True

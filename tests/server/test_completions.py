@@ -200,9 +200,9 @@ async def scored() -> AsyncGenerator[GenerateEvent, None]:
     you, dog = likely(2, " you", -1.0), likely(3, " dog", -0.5)
     half, rest = likely(7, "\ufffd", -0.1, b"\xc3"), likely(8, "\ufffd", -0.2, b"\xa9")
     yield Token(request_id="a", text="Are", of_prompt=True)
-    yield Token(request_id="a", text=" you", logprob=you, top=(dog, you), of_prompt=True)
-    yield Token(request_id="a", text="", logprob=half, top=(half, rest))
-    yield Token(request_id="a", text="é", logprob=rest, top=(half,))
+    yield Token(request_id="a", text=" you", logprob=you, top_logprobs=(dog, you), of_prompt=True)
+    yield Token(request_id="a", text="", logprob=half, top_logprobs=(half, rest))
+    yield Token(request_id="a", text="é", logprob=rest, top_logprobs=(half,))
     yield Finished(
         request_id="a",
         reason=FinishReason.LENGTH,

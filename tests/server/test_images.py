@@ -30,7 +30,7 @@ def test_an_image_stands_between_the_texts_that_it_stands_between() -> None:
     request = asked(text("one"), text("two"), picture(URL), text("three"), picture(URL))
     (message,) = request.generate_request().messages or ()
     assert message.content == "one\ntwothree"
-    assert message.images == (Image(data=png(1), at=7), Image(data=png(1), at=12))
+    assert message.images == (Image(data=png(1), offset=7), Image(data=png(1), offset=12))
 
 
 @pytest.mark.parametrize(

@@ -75,8 +75,8 @@ async def events() -> AsyncGenerator[GenerateEvent, None]:
     """Two tokens, the first of them half a character."""
     half = TokenLogprob(token=1, text="\ufffd", raw=(0xC3,), logprob=-0.5)
     rest = TokenLogprob(token=2, text="\ufffd", raw=(0xA9,), logprob=-0.25)
-    yield Token(request_id="a", text="", logprob=half, top=(half, rest))
-    yield Token(request_id="a", text="é", logprob=rest, top=(rest, half))
+    yield Token(request_id="a", text="", logprob=half, top_logprobs=(half, rest))
+    yield Token(request_id="a", text="é", logprob=rest, top_logprobs=(rest, half))
     yield Token(request_id="a", text="")
     yield Finished(
         request_id="a",

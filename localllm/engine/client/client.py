@@ -19,17 +19,17 @@ from localllm.engine.client.failures import closed, crash, gave_up
 from localllm.engine.client.pending import Answers, ControlEvent, OneAnswer, Replies
 from localllm.engine.client.watchdog import Patience, Watchdog
 from localllm.engine.messages import (
+    BuildInfo,
+    BuildInfoRequest,
     Cancel,
     Command,
-    Describe,
-    Described,
     Embedded,
     EmbedRequest,
     GenerateEvent,
     GenerateRequest,
     Loaded,
+    LoadError,
     LoadProgress,
-    LoadRefused,
     LoadRequest,
     Probed,
     ProbeRequest,
@@ -38,12 +38,12 @@ from localllm.engine.messages import (
     RestoreState,
     SaveState,
     Shutdown,
-    StateRefused,
+    StateError,
     StateRestored,
     StateSaved,
 )
 from localllm.engine.messages.codec import WireError, decode_event, encode
-from localllm.engine.messages.validation import check_embed, check_request, check_rerank
+from localllm.engine.messages.validation import check_embed, check_generate, check_rerank
 from localllm.errors import (
     BadRequest,
     EngineCrashed,
@@ -64,7 +64,7 @@ MAX_REQUEST_BYTES = 64 * 2**20
 
 _MAX_UNREAD_BYTES = 64 * 2**20
 
-Question = Describe | LoadRequest | ProbeRequest | SaveState | RestoreState
+Question = BuildInfoRequest | LoadRequest | ProbeRequest | SaveState | RestoreState
 """A command that is answered in turn; `GenerateRequest`s are answered at the same time."""
 
 E = TypeVar("E", bound=ControlEvent)
@@ -169,7 +169,7 @@ class ProcessEngine:
             return None
 
     async def describe(self) -> EngineBuild:
-        return (await self._answer(Describe(), Described)).build
+        return (await self._answer(BuildInfoRequest(), BuildInfo)).build
 
     async def load(self, request: LoadRequest) -> AsyncGenerator[LoadProgress | Loaded, None]:
         answers = await self._ask(request)
@@ -196,7 +196,7 @@ class ProcessEngine:
         return await self._answer(request, StateRestored)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
-        check_request(request)
+        check_generate(request)
         line = _line(request)
         child = await self._with_room()
         stream = self._replies.open(request.request_id)
@@ -329,9 +329,9 @@ def _unexpected(event: ControlEvent | LocalLLMError, question: Question) -> Loca
     """Why a question was not answered as it should be."""
     if isinstance(event, LocalLLMError):
         return event
-    if isinstance(event, LoadRefused):
+    if isinstance(event, LoadError):
         return LoadFailed(event.message)
-    if isinstance(event, StateRefused):
+    if isinstance(event, StateError):
         return StateFailed(event.message)
     return LoadFailed(f"The engine answered {type(event).__name__} to {type(question).__name__}.")
 

@@ -1,7 +1,7 @@
 """What went wrong in the engine's process, as the errors that its parent raises."""
 
 from localllm.engine.client.child_process import ChildProcess
-from localllm.engine.messages import Refused
+from localllm.engine.messages import RequestError
 from localllm.engine.messages.codec import UNAVAILABLE_STATUS
 from localllm.errors import (
     BadRequest,
@@ -19,7 +19,7 @@ _REFUSALS: dict[str, type[GenerationFailed]] = {
 }
 
 
-def refusal(event: Refused) -> GenerationFailed:
+def refusal(event: RequestError) -> GenerationFailed:
     """Why the worker did not serve a request."""
     return _REFUSALS.get(event.code, GenerationFailed)(event.message)
 

@@ -5,21 +5,21 @@ from collections import deque
 
 from localllm.engine.client.failures import refusal
 from localllm.engine.messages import (
-    Described,
+    BuildInfo,
     Embedded,
     Event,
     Finished,
     GenerateEvent,
+    Heartbeat,
     Loaded,
+    LoadError,
     LoadProgress,
-    LoadRefused,
     Probed,
     PromptProgress,
-    Pulse,
     Reasoning,
-    Refused,
+    RequestError,
     Reranked,
-    StateRefused,
+    StateError,
     StateRestored,
     StateSaved,
     Token,
@@ -38,14 +38,7 @@ MAX_UNREAD_EVENTS = 10_000
 cannot wait for one reader; and what nobody reads must not fill the memory."""
 
 ControlEvent = (
-    Described
-    | LoadProgress
-    | Loaded
-    | Probed
-    | LoadRefused
-    | StateSaved
-    | StateRestored
-    | StateRefused
+    BuildInfo | LoadProgress | Loaded | Probed | LoadError | StateSaved | StateRestored | StateError
 )
 OneAnswer = Embedded | Reranked
 Answers = asyncio.Queue[ControlEvent | LocalLLMError]
@@ -95,7 +88,7 @@ class Replies:
 
     def __init__(self) -> None:
         self._asked: deque[Answers] = deque()
-        """Whoever waits for a Described, Loaded, StateSaved ..., in the order of their commands,
+        """Whoever waits for a BuildInfo, Loaded, StateSaved ..., in the order of their commands,
         which is that of the worker's answers. Who has given up stays until the answer has come."""
         self._streams: dict[str, Stream] = {}
         """By request id, until the worker has said the last word: an id is not free earlier."""
@@ -143,18 +136,18 @@ class Replies:
         behind. Raises WireError for an answer to a question that was not asked."""
         unread = None
         match event:
-            case Pulse():
+            case Heartbeat():
                 pass
             case PromptProgress() | Token() | Reasoning() | ToolCallBegan() | ToolCallArguments():
                 stream = self._streams.get(event.request_id)
                 if stream is not None and not stream.put(event):
                     unread = event.request_id
-            case Refused() if (answer := self._single.pop(event.request_id, None)) is not None:
+            case RequestError() if (answer := self._single.pop(event.request_id, None)) is not None:
                 if not answer.done():
                     answer.set_exception(refusal(event))
-            case Finished() | Refused():
+            case Finished() | RequestError():
                 if (stream := self._streams.get(event.request_id)) is not None:
-                    word = refusal(event) if isinstance(event, Refused) else event
+                    word = refusal(event) if isinstance(event, RequestError) else event
                     if _is_last(word):
                         del self._streams[event.request_id]
                     if not stream.put(word):

@@ -1,13 +1,13 @@
 """When a process that does not answer is given up. Pure: the time is an argument.
 
 The process says about once a second that it lives and whether its computing thread moves on
-(`Pulse`; where the signs come from: worker/vitals.py). Only while somebody waits for an answer is
-it looked at: an idle process says nothing.
+(`Heartbeat`; where the signs come from: worker/llama/heartbeat.py). Only while somebody waits for
+an answer is it looked at: an idle process says nothing.
 """
 
 from dataclasses import dataclass
 
-from localllm.engine.messages import Event, Pulse
+from localllm.engine.messages import Event, Heartbeat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +48,11 @@ class Watchdog:
         """The process said this."""
         self._started = True
         self._heard_at = now
-        if isinstance(event, Pulse):
-            self._patient = event.patient
-            if event.moves == self._moves:
+        if isinstance(event, Heartbeat):
+            self._patient = event.long_call
+            if event.steps == self._moves:
                 return
-            self._moves = event.moves
+            self._moves = event.steps
         self._moved_at = now
 
     def rest(self) -> None:

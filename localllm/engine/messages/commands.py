@@ -15,13 +15,13 @@ from localllm.engine.messages.types import (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Describe:
-    """Ask what the installed llama.cpp build is; answered by `Described`."""
+class BuildInfoRequest:
+    """Ask what the installed llama.cpp build is; answered by `BuildInfo`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadRequest:
-    """Load the GGUF at `path`; answered by `LoadProgress`* then `Loaded` or `LoadRefused`."""
+    """Load the GGUF at `path`; answered by `LoadProgress`* then `Loaded` or `LoadError`."""
 
     path: str
     settings: LoadSettings = field(default_factory=LoadSettings)
@@ -31,7 +31,7 @@ class LoadRequest:
 class ProbeRequest:
     """Ask llama.cpp what this load would allocate, without allocating it (dry run).
 
-    Only the header of the file at `path` is read; answered by `Probed` or `LoadRefused`.
+    Only the header of the file at `path` is read; answered by `Probed` or `LoadError`.
     """
 
     path: str
@@ -59,7 +59,7 @@ class GenerateRequest:
     the cache. `max_tokens` 0 goes with `echo` only: the prompt is scored and nothing is drawn.
     `deadline_s`: seconds from the request's arrival after which it is refused, wherever it is.
     Answered by `PromptProgress`*, then `Token`, `Reasoning`, `ToolCallBegan` and
-    `ToolCallArguments` in any order, and `n` times `Finished`, or by `Refused`.
+    `ToolCallArguments` in any order, and `n` times `Finished`, or by `RequestError`.
     """
 
     request_id: str
@@ -91,7 +91,7 @@ class EmbedRequest:
     `pooling` None: what the model was loaded with; RANK is `RerankRequest`'s. `normalize`: to
     length 1. `dimensions`: only so many, of a model that was trained for it. `truncate`: cut what
     is too long instead of refusing the request.
-    Answered by `Embedded` or `Refused`.
+    Answered by `Embedded` or `RequestError`.
     """
 
     request_id: str
@@ -107,7 +107,7 @@ class RerankRequest:
     """Score how well each document answers the query, with a reranker loaded for embeddings.
 
     `truncate`: cut the end of a document that is too long instead of refusing the request.
-    Answered by `Reranked` or `Refused`.
+    Answered by `Reranked` or `RequestError`.
     """
 
     request_id: str
@@ -121,7 +121,7 @@ class SaveState:
     """Write what the KV cache holds of this conversation to the file `path`.
 
     `key` (64 hexadecimal digits) signs it: only a file of the same key is read again. More than
-    `max_bytes` are not written. Answered by `StateSaved` or `StateRefused`.
+    `max_bytes` are not written. Answered by `StateSaved` or `StateError`.
     """
 
     path: str
@@ -134,7 +134,7 @@ class SaveState:
 class RestoreState:
     """Bring back what `SaveState` wrote, for the next prompt that begins the same way.
 
-    Answered by `StateRestored` or `StateRefused`.
+    Answered by `StateRestored` or `StateError`.
     """
 
     path: str
@@ -154,7 +154,7 @@ class Shutdown:
 
 
 Command = (
-    Describe
+    BuildInfoRequest
     | LoadRequest
     | ProbeRequest
     | GenerateRequest

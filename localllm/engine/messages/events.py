@@ -8,7 +8,7 @@ from localllm.engine.messages.types import FinishReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Described:
+class BuildInfo:
     build: EngineBuild
 
 
@@ -45,7 +45,7 @@ class Probed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadRefused:
+class LoadError:
     message: str
     code: str = "load_failed"
 
@@ -76,17 +76,18 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """One generated token; `text` may be empty while bytes or a possible stop are held back.
+    """One token of an answer; `text` is empty while bytes of a character, or what may become a
+    stop string, are held back.
 
-    `logprob` and `top` (the most likely tokens, best first) when they were asked for; what is
-    held back at the end comes in an event that has neither. `index`: of which of the `n` answers.
-    `of_prompt`: a token of the prompt that `echo` asked for; the first has no `logprob`.
+    `index`: the choice, of `n`. `logprob` and `top_logprobs` (the most likely tokens, best first)
+    are there when the request asked for them, except in the event that flushes the rest of the
+    text at the end. `of_prompt`: a token of the prompt, for `echo`; the first has no `logprob`.
     """
 
     request_id: str
     text: str
     logprob: TokenLogprob | None = None
-    top: tuple[TokenLogprob, ...] = ()
+    top_logprobs: tuple[TokenLogprob, ...] = ()
     index: int = 0
     of_prompt: bool = False
 
@@ -192,7 +193,7 @@ class Reranked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
+class RequestError:
     """This request failed; the engine lives. `code` is that of a GenerationFailed class."""
 
     request_id: str
@@ -216,30 +217,30 @@ class StateRestored:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StateRefused:
+class StateError:
     """Nothing was written or read; `message` says why."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pulse:
+class Heartbeat:
     """The process lives; about one a second while it has work, and one when it is ready for it.
 
-    `moves` is larger than last time when the computing thread has moved on since. `patient`: it
+    `steps` is larger than last time when the computing thread has moved on since. `long_call`: it
     is in a call that may take minutes and shows nothing meanwhile.
     """
 
-    moves: int
-    patient: bool = False
+    steps: int
+    long_call: bool = False
 
 
 Event = (
-    Described
+    BuildInfo
     | LoadProgress
     | Loaded
     | Probed
-    | LoadRefused
+    | LoadError
     | PromptProgress
     | Token
     | Reasoning
@@ -248,10 +249,10 @@ Event = (
     | Finished
     | Embedded
     | Reranked
-    | Refused
+    | RequestError
     | StateSaved
     | StateRestored
-    | StateRefused
-    | Pulse
+    | StateError
+    | Heartbeat
 )
 GenerateEvent = PromptProgress | Token | Reasoning | ToolCallBegan | ToolCallArguments | Finished

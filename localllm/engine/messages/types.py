@@ -26,7 +26,7 @@ class Image:
     it stands."""
 
     data: bytes
-    at: int = 0
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

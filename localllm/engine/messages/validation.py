@@ -26,7 +26,7 @@ from localllm.engine.messages import (
 )
 from localllm.errors import BadRequest, LoadFailed
 
-MAX_STOPS = 256
+MAX_STOP_STRINGS = 256
 MAX_STOP_CHARS = 65_536
 """Of all stop strings of a request together."""
 
@@ -65,15 +65,15 @@ MAX_TOOLS = 128
 MAX_TOOL_NAME = 64
 MAX_JSON_DEPTH = 128
 """Of schemas and arguments."""
-TOOL_NAME = frozenset(string.ascii_letters + string.digits + "_-.")
+TOOL_NAME_CHARS = frozenset(string.ascii_letters + string.digits + "_-.")
 """Characters of one."""
-MAX_ADAPTERS = 64
+MAX_LORAS = 64
 MAX_INPUTS = 2048
 """Of one request for embeddings, as OpenAI's API has it; documents to be ranked likewise."""
 MAX_LOGIT_BIASES = 4096
 MAX_BIAS = 100.0
 MAX_TOP_LOGPROBS = 20
-MAX_ANSWERS = 128
+MAX_N = 128
 """To one prompt (OpenAI's own limit for `n`)."""
 MAX_DEADLINE_S = 7 * 86_400.0
 MAX_DRY_BREAKERS = 16
@@ -82,7 +82,7 @@ _MAX_REPEAT_PENALTY = 10
 MAX_SEED = 2**32 - 2  # 2**32 - 1 is LLAMA_DEFAULT_SEED, "choose one"
 
 
-def check_request(request: GenerateRequest) -> None:
+def check_generate(request: GenerateRequest) -> None:
     """Raise BadRequest, which names the field, when a value is out of its range."""
     given = (request.messages, request.prompt, request.prompt_tokens)
     if sum(each is not None for each in given) != 1:
@@ -94,7 +94,7 @@ def check_request(request: GenerateRequest) -> None:
     check_images(request.messages or ())
     if request.max_tokens is not None:
         _check_int("max_tokens", request.max_tokens, 0 if request.echo else 1, _MAX_INT)
-    _check_int("n", request.n, 1, MAX_ANSWERS if request.max_tokens != 0 else 1)
+    _check_int("n", request.n, 1, MAX_N if request.max_tokens != 0 else 1)
     if request.deadline_s is not None:
         _check_float("deadline_s", request.deadline_s, 0, MAX_DEADLINE_S)
     _check_int("min_tokens", request.min_tokens, 0, _MAX_INT)
@@ -113,7 +113,7 @@ def check_request(request: GenerateRequest) -> None:
                     "JSON object."
                 )
     for adapter in request.loras or ():
-        _check_int("adapters: id", adapter.id, 0, MAX_ADAPTERS - 1)
+        _check_int("adapters: id", adapter.id, 0, MAX_LORAS - 1)
         _check_float("adapters: scale", adapter.scale, -MAX_SCALE, MAX_SCALE)
 
 
@@ -228,8 +228,8 @@ def _is_deeper(value: object, depth: int) -> bool:
 
 def check_tokens(request: GenerateRequest, vocabulary: int) -> None:
     """Raise BadRequest for a token that the model's vocabulary does not have."""
-    if len(request.stop_tokens) > MAX_STOPS:
-        raise BadRequest(f"stop_tokens has {len(request.stop_tokens)}; at most {MAX_STOPS}.")
+    if len(request.stop_tokens) > MAX_STOP_STRINGS:
+        raise BadRequest(f"stop_tokens has {len(request.stop_tokens)}; at most {MAX_STOP_STRINGS}.")
     for token in request.stop_tokens:
         _check_int("stop_tokens", token, 0, vocabulary - 1)
     for token in request.prompt_tokens or ():
@@ -253,8 +253,8 @@ def check_settings(settings: LoadSettings) -> None:
         value = getattr(settings, name)
         if value is not None and not low <= value <= high:
             raise LoadFailed(f"The setting {name} is {value}; it can be {low} to {high}.")
-    if len(settings.loras) > MAX_ADAPTERS:
-        raise LoadFailed(f"There are {len(settings.loras)} adapters; at most {MAX_ADAPTERS}.")
+    if len(settings.loras) > MAX_LORAS:
+        raise LoadFailed(f"There are {len(settings.loras)} adapters; at most {MAX_LORAS}.")
     for lora in settings.loras:
         if not -MAX_SCALE <= lora.scale <= MAX_SCALE:  # NaN is not
             raise LoadFailed(
@@ -274,8 +274,10 @@ def check_settings(settings: LoadSettings) -> None:
 
 
 def _check_stop(stop: tuple[str, ...]) -> None:
-    if len(stop) > MAX_STOPS:
-        raise BadRequest(f"There are {len(stop)} stop strings; at most {MAX_STOPS} are accepted.")
+    if len(stop) > MAX_STOP_STRINGS:
+        raise BadRequest(
+            f"There are {len(stop)} stop strings; at most {MAX_STOP_STRINGS} are accepted."
+        )
     if not all(stop):
         raise BadRequest("A stop string is empty: it would end every answer before it begins.")
     length = sum(map(len, stop))
@@ -330,9 +332,9 @@ def _check_int(name: str, value: int, low: int, high: int) -> None:
 
 MAX_IMAGES = 16
 MAX_IMAGE_BYTES = 20 * 2**20
-MAX_ALL_BYTES = 32 * 2**20
+MAX_IMAGES_BYTES = 32 * 2**20
 """Of all images of a request: as base64 they stay below what a line of the wire may have."""
-MAX_ALL_PIXELS = 2 * MAX_PIXELS
+MAX_IMAGES_PIXELS = 2 * MAX_PIXELS
 
 
 def check_vision(request: GenerateRequest, vision_unavailable: str | None) -> None:
@@ -348,22 +350,23 @@ def check_images(messages: Sequence[Message]) -> None:
         raise BadRequest(f"The conversation has {len(images)} images; at most {MAX_IMAGES}.")
     size = sum(len(image.data) for image in images)
     largest = max((len(image.data) for image in images), default=0)
-    if largest > MAX_IMAGE_BYTES or size > MAX_ALL_BYTES:
+    if largest > MAX_IMAGE_BYTES or size > MAX_IMAGES_BYTES:
         raise BadRequest(
             f"The images have {format_bytes(size)}, the largest {format_bytes(largest)}; at most "
-            f"{format_bytes(MAX_ALL_BYTES)} together and {format_bytes(MAX_IMAGE_BYTES)} each are "
-            "accepted. Scale them down, or save them as JPEG."
+            f"{format_bytes(MAX_IMAGES_BYTES)} together and {format_bytes(MAX_IMAGE_BYTES)} each "
+            "are accepted. Scale them down, or save them as JPEG."
         )
     pixels = 0
     for image in images:
         header = read_header(image.data)
         pixels += header.width * header.height
-    if pixels > MAX_ALL_PIXELS:
+    if pixels > MAX_IMAGES_PIXELS:
         raise BadRequest(
-            f"The images have {pixels} pixels together; at most {MAX_ALL_PIXELS}. Scale them down."
+            f"The images have {pixels} pixels together; at most {MAX_IMAGES_PIXELS}. "
+            "Scale them down."
         )
     for message in messages:
-        places = [image.at for image in message.images]
+        places = [image.offset for image in message.images]
         if places != sorted(places) or any(not 0 <= at <= len(message.content) for at in places):
             raise BadRequest(
                 "An image stands outside its message's text, or before the image that it follows."

@@ -16,29 +16,29 @@ import llama_cpp.llama_cpp as llama
 from localllm.core.sizing.embedding import with_embedding_defaults
 from localllm.core.sizing.load import Allocation
 from localllm.engine.messages import (
+    BuildInfo,
+    BuildInfoRequest,
     Cancel,
     Command,
-    Describe,
-    Described,
     EmbedRequest,
     Event,
     GenerateRequest,
     Loaded,
+    LoadError,
     LoadProgress,
-    LoadRefused,
     LoadRequest,
     Overflow,
     Probed,
     ProbeRequest,
-    Refused,
+    RequestError,
     RerankRequest,
     RestoreState,
     SaveState,
-    StateRefused,
+    StateError,
     StateRestored,
     StateSaved,
 )
-from localllm.engine.messages.validation import check_request, check_settings, check_tokens
+from localllm.engine.messages.validation import check_generate, check_settings, check_tokens
 from localllm.engine.worker.kv_cache.state_file import KEY_BYTES, ModelFiles, States
 from localllm.engine.worker.llama.build_info import describe
 from localllm.engine.worker.llama.heartbeat import Vitals
@@ -98,8 +98,8 @@ class WorkerEngine:
     def handle(self, command: Command, arrived: float) -> None:
         self._vitals.beat()
         match command:
-            case Describe():
-                self._emit(Described(build=describe()))
+            case BuildInfoRequest():
+                self._emit(BuildInfo(build=describe()))
             case LoadRequest():
                 self._load(command)
             case ProbeRequest():
@@ -147,7 +147,7 @@ class WorkerEngine:
 
     def _load(self, request: LoadRequest) -> None:
         if self._model is not None:
-            self._emit(LoadRefused(message="This engine already holds a model."))
+            self._emit(LoadError(message="This engine already holds a model."))
             return
         try:
             check_settings(request.settings)
@@ -168,7 +168,7 @@ class WorkerEngine:
             self._blind = self._open_eyes(model)
             self._drafter = self._open_draft(model)
         except (LoadFailed, UsageError) as error:
-            self._emit(LoadRefused(message=str(error)))
+            self._emit(LoadError(message=str(error)))
             return
         self._model = model
         self._scheduler = Scheduler(model, self._emit, drafter=self._drafter)
@@ -245,13 +245,13 @@ class WorkerEngine:
             check_settings(request.settings)
             self._emit(Probed(allocations=probe(request.path, request.settings)))
         except LoadFailed as error:
-            self._emit(LoadRefused(message=str(error)))
+            self._emit(LoadError(message=str(error)))
 
     def _save_state(self, request: SaveState) -> None:
         try:
             states, key = self._kept(request.key)
             conversation = GenerateRequest(request_id="", messages=request.messages)
-            check_request(conversation)
+            check_generate(conversation)
             assert self._model is not None  # there are states
             tokens = self._tokens(conversation, self._model)
             with self._vitals.long_call():  # a disk
@@ -260,7 +260,7 @@ class WorkerEngine:
                 )
             self._emit(StateSaved(tokens=count, size_bytes=size))
         except (StateFailed, GenerationFailed) as error:
-            self._emit(StateRefused(message=str(error)))
+            self._emit(StateError(message=str(error)))
 
     def _restore_state(self, request: RestoreState) -> None:
         try:
@@ -269,7 +269,7 @@ class WorkerEngine:
                 tokens = states.restore(Path(request.path), key=key)
             self._emit(StateRestored(tokens=tokens))
         except StateFailed as error:
-            self._emit(StateRefused(message=str(error)))
+            self._emit(StateError(message=str(error)))
 
     def _kept(self, key: str) -> "tuple[States, bytes]":
         if self._states is None:
@@ -288,7 +288,7 @@ class WorkerEngine:
                 raise BadRequest(
                     "This model is an encoder: it writes no answers. Load it for embeddings."
                 )
-            check_request(request)
+            check_generate(request)
             check_tokens(request, self._model.vocabulary)
             prompt, dropped = self._prompt(request, self._model)
             if not prompt:
@@ -313,7 +313,7 @@ class WorkerEngine:
             self._refuse(request.request_id, error)
 
     def _refuse(self, request_id: str, error: GenerationFailed) -> None:
-        self._emit(Refused(request_id=request_id, code=error.code, message=str(error)))
+        self._emit(RequestError(request_id=request_id, code=error.code, message=str(error)))
 
     def _prompt(self, request: GenerateRequest, model: Model) -> tuple[list[int], int]:
         """The prompt, and how many messages were left out to make it fit."""

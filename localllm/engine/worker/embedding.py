@@ -18,7 +18,14 @@ from localllm.core.model.purpose import can_be_shortened, looks_both_ways
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.load import Pooling
 from localllm.core.units import format_bytes
-from localllm.engine.messages import Embedded, EmbedRequest, Event, Refused, Reranked, RerankRequest
+from localllm.engine.messages import (
+    Embedded,
+    EmbedRequest,
+    Event,
+    RequestError,
+    Reranked,
+    RerankRequest,
+)
 from localllm.engine.messages.validation import check_embed, check_rerank
 from localllm.engine.worker.llama.model import Aborted, Model, NoRoom, Row
 from localllm.errors import BadRequest, ContextOverflow, GenerationFailed, QueueFull
@@ -301,7 +308,7 @@ class Embedder:
         if job in self._turns:
             self._turns.remove(job)
         del self._jobs[job.id]
-        self._emit(Refused(request_id=job.id, code=error.code, message=str(error)))
+        self._emit(RequestError(request_id=job.id, code=error.code, message=str(error)))
 
 
 def vector(rows: Vectors, request: EmbedRequest, pooling: Pooling) -> Vectors:

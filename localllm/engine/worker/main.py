@@ -17,7 +17,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import BinaryIO, NoReturn
 
-from localllm.engine.messages import Cancel, Command, Event, Refused, Shutdown
+from localllm.engine.messages import Cancel, Command, Event, RequestError, Shutdown
 from localllm.engine.messages.codec import (
     BAD_INPUT_STATUS,
     UNAVAILABLE_STATUS,
@@ -101,7 +101,7 @@ class Inbox:
         stream: BinaryIO,
         *,
         on_cancel: Callable[[str], None],
-        on_garbage: Callable[[Refused], None],
+        on_garbage: Callable[[RequestError], None],
     ) -> None:
         self._stream = stream
         self._on_cancel = on_cancel
@@ -146,7 +146,7 @@ class Inbox:
             raise error
         message = f"The engine does not understand this request: {error}"
         self._on_garbage(
-            Refused(request_id=error.request_id, code=BadRequest.code, message=message)
+            RequestError(request_id=error.request_id, code=BadRequest.code, message=message)
         )
 
     def _take_in(self, command: Command) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from localllm.engine.messages import Pulse
+from localllm.engine.messages import Heartbeat
 
 PULSE_S = 1.0
 
@@ -55,7 +55,7 @@ class PulseThread:
     """Tells the parent every second how it is, while there is work."""
 
     def __init__(
-        self, vitals: Vitals, send: Callable[[Pulse], None], *, every_s: float = PULSE_S
+        self, vitals: Vitals, send: Callable[[Heartbeat], None], *, every_s: float = PULSE_S
     ) -> None:
         self._vitals = vitals
         self._send = send
@@ -78,5 +78,5 @@ class PulseThread:
             self._working.wait()
             if (sign := self._vitals.sign()) != last:
                 moves, last = moves + 1, sign
-            self._send(Pulse(moves=moves, patient=self._vitals.patient))
+            self._send(Heartbeat(steps=moves, long_call=self._vitals.patient))
             time.sleep(self._every_s)

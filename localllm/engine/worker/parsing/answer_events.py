@@ -159,6 +159,6 @@ def _with_text(token: Token, text: str, *, first: bool) -> Token:
         request_id=token.request_id,
         text=text,
         logprob=token.logprob if first else None,
-        top=token.top if first else (),
+        top_logprobs=token.top_logprobs if first else (),
         index=token.index,
     )

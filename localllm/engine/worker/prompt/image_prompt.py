@@ -128,7 +128,7 @@ class Marker:
     def _marked(self, message: Message) -> Message:
         content, done = "", 0
         for image in message.images:
-            content += message.content[done : image.at] + self._word
-            done = image.at
+            content += message.content[done : image.offset] + self._word
+            done = image.offset
             self._images.append(image.data)
         return replace(message, content=content + message.content[done:], images=())

@@ -10,7 +10,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from localllm.engine.messages import Event, FinishReason, GenerateRequest, PromptProgress, Refused
+from localllm.engine.messages import (
+    Event,
+    FinishReason,
+    GenerateRequest,
+    PromptProgress,
+    RequestError,
+)
 from localllm.engine.worker.kv_cache import radix_tree
 from localllm.engine.worker.kv_cache.kv_cache import Cells
 from localllm.engine.worker.llama.lora import Turns
@@ -380,4 +386,4 @@ class Scheduler:
         """End a request, all of its answers, with an error."""
         for each in self._answers(sequence.request):
             self._release(each)
-        self._emit(Refused(request_id=sequence.id, code=error.code, message=str(error)))
+        self._emit(RequestError(request_id=sequence.id, code=error.code, message=str(error)))

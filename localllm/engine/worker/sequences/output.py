@@ -43,7 +43,13 @@ class Voice:
         said = text.push(self._model.piece(token) or speech.piece(token))
         logprob, top = self._logprobs(sequence, token, row)
         for event in speech.say(
-            Token(request_id=sequence.id, text=said, logprob=logprob, top=top, index=sequence.index)
+            Token(
+                request_id=sequence.id,
+                text=said,
+                logprob=logprob,
+                top_logprobs=top,
+                index=sequence.index,
+            )
         ):
             self._emit(event)
         if text.stopped or speech.ended or (complete and not speech.bound):
@@ -133,7 +139,9 @@ class Voice:
         assert sequence.echo is not None
         text = sequence.echo.say(token)
         self._emit(
-            Token(request_id=sequence.id, text=text, logprob=logprob, top=top, of_prompt=True)
+            Token(
+                request_id=sequence.id, text=text, logprob=logprob, top_logprobs=top, of_prompt=True
+            )
         )
 
     # --- the end ---

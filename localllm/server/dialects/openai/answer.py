@@ -84,7 +84,7 @@ class Logprobs(Shape):
         content = [
             Logprob(
                 **_likely(token.logprob).model_dump(),
-                top_logprobs=[_likely(each) for each in token.top],
+                top_logprobs=[_likely(each) for each in token.top_logprobs],
             )
             for token in tokens
             if token.logprob is not None

@@ -86,7 +86,7 @@ def _likely(token: Token) -> dict[str, float] | None:
     """The likeliest tokens and the one that was drawn; None for the first of a prompt."""
     if token.logprob is None:
         return None
-    return {_name(each): each.logprob for each in (*reversed(token.top), token.logprob)}
+    return {_name(each): each.logprob for each in (*reversed(token.top_logprobs), token.logprob)}
 
 
 class _Choices:

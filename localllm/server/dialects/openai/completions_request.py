@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from localllm.engine.messages import GenerateRequest
-from localllm.engine.messages.validation import MAX_ANSWERS, MAX_TOP_LOGPROBS
+from localllm.engine.messages.validation import MAX_N, MAX_TOP_LOGPROBS
 from localllm.server.dialects.openai.generation import Generation, NativeInt
 from localllm.server.lora import loras
 from localllm.server.schema import neutral, refusal
@@ -25,8 +25,8 @@ def _prompts(value: object) -> object:
         value = [value]
     if not isinstance(value, list):
         raise refusal("invalid_type", "must be a string, token ids, or an array of either")
-    if not 1 <= len(value) <= MAX_ANSWERS:
-        raise refusal("invalid_value", "must hold 1 to {most} prompts", most=MAX_ANSWERS)
+    if not 1 <= len(value) <= MAX_N:
+        raise refusal("invalid_value", "must hold 1 to {most} prompts", most=MAX_N)
     if not all(isinstance(each, str) or _are_tokens(each) for each in value):
         raise refusal("invalid_type", "must be a string, token ids, or an array of either")
     return [each if isinstance(each, str) else tuple(each) for each in value]
@@ -55,13 +55,13 @@ class CompletionRequest(Generation):
         answers = self.answers
         if self.best_of is not None and self.best_of != answers:
             raise refusal("unsupported_parameter", "has a `best_of` that is not its `n`")
-        if len(self.prompt) * answers > MAX_ANSWERS:
+        if len(self.prompt) * answers > MAX_N:
             raise refusal(
                 "invalid_value",
                 "has {prompts} prompts and wants {answers} answers to each; {most} are the most",
                 prompts=len(self.prompt),
                 answers=answers,
-                most=MAX_ANSWERS,
+                most=MAX_N,
             )
         if self.max_tokens == 0 and not (self.echo and answers == 1):
             raise refusal("invalid_value", "has `max_tokens` 0, which goes with `echo` and one `n`")

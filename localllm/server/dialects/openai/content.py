@@ -67,7 +67,7 @@ def said(parts: list[Part]) -> tuple[str, tuple[Image, ...]]:
     after_text = False
     for part in parts:
         if part.image_url is not None:
-            images.append(Image(data=part.image_url.url, at=len(text)))
+            images.append(Image(data=part.image_url.url, offset=len(text)))
         else:
             text += ("\n" if after_text else "") + (part.text or "")
         after_text = part.image_url is None

@@ -8,10 +8,10 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from localllm.engine.messages import Sampling
 from localllm.engine.messages.validation import (
-    MAX_ANSWERS,
     MAX_BIAS,
     MAX_DRY_BREAKERS,
     MAX_LOGIT_BIASES,
+    MAX_N,
 )
 from localllm.server.lora import AdapterScales
 from localllm.server.schema import Shape, neutral, refusal
@@ -97,7 +97,7 @@ class Generation(Shape):
     min_tokens: NativeInt | None = None
     ignore_eos: bool | None = None
     stop: Annotated[list[str] | None, BeforeValidator(_stops)] = None
-    n: Annotated[int, Field(ge=1, le=MAX_ANSWERS)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     lora: AdapterScales | None = None

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from localllm.engine.messages import Tool, ToolCall, ToolChoice, ToolMode
-from localllm.engine.messages.validation import MAX_TOOL_NAME, MAX_TOOLS, TOOL_NAME
+from localllm.engine.messages.validation import MAX_TOOL_NAME, MAX_TOOLS, TOOL_NAME_CHARS
 from localllm.server.schema import Shape, refusal
 
 MAX_SCHEMA_DEPTH = 64
@@ -14,7 +14,7 @@ _TYPES = {"array", "boolean", "integer", "null", "number", "object", "string"}
 
 
 def _name(value: str) -> str:
-    if not 0 < len(value) <= MAX_TOOL_NAME or not set(value) <= TOOL_NAME:
+    if not 0 < len(value) <= MAX_TOOL_NAME or not set(value) <= TOOL_NAME_CHARS:
         raise refusal(
             "invalid_value",
             "needs 1 to {most} letters, digits, underscores, hyphens and dots",
