@@ -8,7 +8,7 @@ from pydantic import Field
 from localllm.core.sizing.lora import MAX_SCALE
 from localllm.core.text import single_line
 from localllm.engine.messages import LoraScale
-from localllm.engine.messages.validation import MAX_LORAS
+from localllm.engine.messages.limits import MAX_LORAS
 from localllm.runtime.runtime import ResidentModel
 from localllm.server.schema import Shape
 

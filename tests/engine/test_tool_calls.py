@@ -172,9 +172,9 @@ async def test_a_result_is_told_to_the_model(engine: ProcessEngine) -> None:
         ({"tools": (Tool(name="a b"),)}, "tool name 'a b' cannot be used"),
         ({"tools": (Tool(name="a", parameters="{"),)}, "are not valid JSON"),
         ({"tools": (Tool(name="a", parameters='{"type": "array"}'),)}, "Schema of an object"),
-        ({"tool_choice": ToolChoice(mode=ToolMode.NAMED, name="b")}, "none of the tools"),
+        ({"tool_choice": ToolChoice(mode=ToolMode.NAMED, name="b")}, "not among the `tools`"),
         ({"tool_choice": ToolChoice(mode=ToolMode.NAMED)}, "has a name if"),
-        ({"tools": (), "tool_choice": REQUIRED}, "there are no tools"),
+        ({"tools": (), "tool_choice": REQUIRED}, "there are no `tools`"),
         ({"tool_choice": REQUIRED, "ignore_eos": True}, "ignore_eos"),
         (
             {

@@ -29,7 +29,8 @@ from localllm.engine.messages import (
     Role,
     Sampling,
 )
-from localllm.engine.messages.validation import MAX_GRAMMAR_CHARS, MAX_IMAGE_BYTES, check_images
+from localllm.engine.messages.limits import MAX_GRAMMAR_CHARS, MAX_IMAGE_BYTES
+from localllm.engine.messages.validation import check_images
 from localllm.errors import BadRequest, ExitCode, GenerationFailed, NotFound, StoreError, UsageError
 from localllm.library.files.names import printable
 from localllm.runtime.runtime import ResidentModel, Runtime, read_spec

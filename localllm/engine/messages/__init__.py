@@ -1,7 +1,8 @@
-"""What is said between the parent and the engine's process: frozen values, two closed unions.
+"""Messages between the parent and the engine's worker process: frozen values in two closed unions.
 
-`Command` goes down, `Event` comes up. Nothing here knows how they travel (`wire.py`) or who
-speaks (`client.py`, `worker/`).
+A `Command` goes to the worker, an `Event` comes from it. Nothing here knows how they travel
+(`codec.py`) or who sends them (`client/`, `worker/`), so both processes import this and nothing
+else of each other.
 """
 
 from localllm.engine.messages.commands import (

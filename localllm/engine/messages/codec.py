@@ -1,7 +1,8 @@
-"""Commands and events as lines of JSON: `["Token",{...}]` and a newline.
+"""Commands and events as lines of JSON on a pipe: `["Token",{...}]` and a newline.
 
-The name picks the class from a closed union; msgspec checks every field's type, so a garbage line
-is an error here and never a half-built value further in.
+Both directions use it: the parent encodes commands and decodes events, the worker the reverse.
+The class name picks the class from a closed union and msgspec checks every field's type, so a
+malformed line is an error here and never a half-built value further in.
 """
 
 from typing import TypeVar, get_args
@@ -13,41 +14,44 @@ from localllm.engine.messages import Command, Event
 _encoder = msgspec.json.Encoder()
 _envelope = msgspec.json.Decoder(tuple[str, msgspec.Raw])
 _commands: "dict[str, msgspec.json.Decoder[Command]]" = {
-    kind.__name__: msgspec.json.Decoder(kind) for kind in get_args(Command)
+    message.__name__: msgspec.json.Decoder(message) for message in get_args(Command)
 }
 _events: "dict[str, msgspec.json.Decoder[Event]]" = {
-    kind.__name__: msgspec.json.Decoder(kind) for kind in get_args(Event)
+    message.__name__: msgspec.json.Decoder(message) for message in get_args(Event)
 }
 
-_NOT_A_MESSAGE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+# Deep nesting ends msgspec with a RecursionError.
+_DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 M = TypeVar("M")
 
 
 UNAVAILABLE_STATUS = 86
-"""Exit status of a child whose llama_cpp does not import."""
+"""Exit status of a worker whose llama_cpp does not import."""
 
 BAD_INPUT_STATUS = 87
-"""Exit status of a child that was sent a line it does not understand."""
+"""Exit status of a worker that received a line which is no command."""
 
 
 class WireError(ValueError):
-    """A line that is not one of ours. `request_id` is that of the request it tried to be."""
+    """A line that is no message. `request_id` is that of the request it tried to be."""
 
     def __init__(self, message: str, *, request_id: str | None = None) -> None:
         super().__init__(message)
         self.request_id = request_id
 
 
-class _Named(msgspec.Struct):
+class _RequestId(msgspec.Struct):
+    """The one field that is read of a message whose others are wrong."""
+
     request_id: str
 
 
-_named = msgspec.json.Decoder(_Named)
+_request_id = msgspec.json.Decoder(_RequestId)
 
 
 def encode(message: Command | Event) -> bytes:
-    """One message as a line, newline included. Raises WireError for what JSON cannot carry."""
+    """Encode a message as a line, newline included. Raises WireError for what JSON cannot hold."""
     try:
         return _encoder.encode((type(message).__name__, message)) + b"\n"
     except (UnicodeEncodeError, OverflowError, TypeError) as error:
@@ -55,12 +59,12 @@ def encode(message: Command | Event) -> bytes:
 
 
 def decode_command(line: bytes) -> Command:
-    """The command on this line. Raises WireError."""
+    """Decode a line as a command. Raises WireError."""
     return _decode(line, _commands)
 
 
 def decode_event(line: bytes) -> Event:
-    """The event on this line. Raises WireError."""
+    """Decode a line as an event. Raises WireError."""
     return _decode(line, _events)
 
 
@@ -71,14 +75,14 @@ def _decode(line: bytes, decoders: dict[str, "msgspec.json.Decoder[M]"]) -> M:
         return decoders[name].decode(body)
     except KeyError:
         raise WireError(f"unknown message {name!r}") from None
-    except _NOT_A_MESSAGE as error:
-        if body is not None and (request_id := _whose(body)) is not None:
+    except _DECODE_ERRORS as error:
+        if body is not None and (request_id := _request_id_of(body)) is not None:
             raise WireError(str(error), request_id=request_id) from None
         raise WireError(f"not a message: {line[:80]!r} ({error})") from None
 
 
-def _whose(body: msgspec.Raw) -> str | None:
+def _request_id_of(body: msgspec.Raw) -> str | None:
     try:
-        return _named.decode(body).request_id
-    except _NOT_A_MESSAGE:
+        return _request_id.decode(body).request_id
+    except _DECODE_ERRORS:
         return None

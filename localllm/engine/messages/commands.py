@@ -1,8 +1,21 @@
-"""What the parent says to the engine's process."""
+"""Commands: messages from the parent to the worker.
+
+Each docstring names the events that answer it. Control commands (`BuildInfoRequest`, loads,
+probes, states) are answered one after another, in the order in which they were sent; requests
+(with a `request_id`) run at the same time, and their events carry that id.
+"""
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from localllm.core.sizing.load import LoadSettings, Pooling
+from localllm.engine.messages.limits import (
+    MAX_DEADLINE_S,
+    MAX_INT32,
+    MAX_N,
+    MAX_TOP_LOGPROBS,
+    Range,
+)
 from localllm.engine.messages.types import (
     Grammar,
     LoraScale,
@@ -16,12 +29,12 @@ from localllm.engine.messages.types import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildInfoRequest:
-    """Ask what the installed llama.cpp build is; answered by `BuildInfo`."""
+    """Describe the installed llama.cpp build. Answered by `BuildInfo`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadRequest:
-    """Load the GGUF at `path`; answered by `LoadProgress`* then `Loaded` or `LoadError`."""
+    """Load the GGUF at `path`. Answered by `LoadProgress`*, then `Loaded` or `LoadError`."""
 
     path: str
     settings: LoadSettings = field(default_factory=LoadSettings)
@@ -29,9 +42,9 @@ class LoadRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeRequest:
-    """Ask llama.cpp what this load would allocate, without allocating it (dry run).
+    """Measure what llama.cpp would allocate for this load, without allocating it (a dry run).
 
-    Only the header of the file at `path` is read; answered by `Probed` or `LoadError`.
+    Only the header of the file at `path` is read. Answered by `Probed` or `LoadError`.
     """
 
     path: str
@@ -40,57 +53,64 @@ class ProbeRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
-    """One prompt, `n` answers to it. Exactly one of `messages` (through the chat template),
-    `prompt` and `prompt_tokens` (taken as they are, nothing is added) is set.
+    """Generate `n` answers to one prompt.
 
-    `max_tokens` None: until the model stops or the context is full. `min_tokens`: the model's end
-    tokens and `stop_tokens` are not drawn before. `ignore_eos`: the model's end token is a token
-    like any other, so that an answer has the length that was asked for. `stop_tokens` end the
-    answer and are no part of it. `top_logprobs`: with every token its log probability and that
-    of so many most likely ones (0: its own alone, None: none at all). `grammar`: every token is
-    one that the grammar allows, and the answer ends when it is complete.
-    `overflow`: what becomes of messages that do not fit (`worker/rolling.py`).
-    `tools` (with `messages` only) are what the answer may call, `tool_choice` whether it does,
-    `parallel_tool_calls` False: it ends with the first call. `loras`: these and no others
-    (None: all that were loaded, as they were loaded).
-    `n`: each answer has a sampler of its own (seeds `seed`, `seed` + 1, ...); what cannot run at
-    once waits. `echo`: the prompt's own text comes first, as Tokens `of_prompt`, once for all
-    answers; with `top_logprobs` its log probabilities too, and then nothing of it is taken from
-    the cache. `max_tokens` 0 goes with `echo` only: the prompt is scored and nothing is drawn.
-    `deadline_s`: seconds from the request's arrival after which it is refused, wherever it is.
     Answered by `PromptProgress`*, then `Token`, `Reasoning`, `ToolCallBegan` and
-    `ToolCallArguments` in any order, and `n` times `Finished`, or by `RequestError`.
+    `ToolCallArguments` in any order, and `n` times `Finished`; or by `RequestError`.
+
+    The prompt is exactly one of `messages` (rendered by the chat template), `prompt` and
+    `prompt_tokens` (both as they are: no BOS, no template).
+
+    - `max_tokens` None: until the model stops or the context is full. 0 goes with `echo` only:
+      the prompt is scored and nothing is generated.
+    - `min_tokens`: end-of-generation tokens and `stop_tokens` are banned before that many.
+    - `ignore_eos`: the end-of-generation token is a token like any other (for benchmarks).
+    - `stop`, `stop_tokens` end the answer and are no part of it.
+    - `top_logprobs`: log probabilities of each token and of that many most likely ones (0: of
+      the token alone, None: of none).
+    - `grammar` constrains every token; the answer ends when the grammar is complete.
+    - `overflow` decides about `messages` that do not fit the context (see
+      `worker/prompt/context_window.py`).
+    - `tools`, `tool_choice` go with `messages` only. `parallel_tool_calls` False: the answer ends
+      with its first call.
+    - `loras` replaces the adapters and their scales (None: as loaded).
+    - `n`: answer i samples with `seed` + i. Answers that cannot run at once wait.
+    - `echo`: the prompt's own tokens come first, as `Token` with `of_prompt`, once for all
+      answers. With `top_logprobs` the prompt is computed in full, since cached tokens have no
+      logits.
+    - `deadline_s`: seconds from the request's arrival after which it ends with an error, wherever
+      it is.
     """
 
     request_id: str
     messages: tuple[Message, ...] | None = None
     prompt: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
-    max_tokens: int | None = None
+    max_tokens: Annotated[int | None, Range(int, 0, MAX_INT32)] = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
-    min_tokens: int = 0
+    min_tokens: Annotated[int, Range(int, 0, MAX_INT32)] = 0
     stop_tokens: tuple[int, ...] = ()
-    top_logprobs: int | None = None
+    top_logprobs: Annotated[int | None, Range(int, 0, MAX_TOP_LOGPROBS)] = None
     grammar: Grammar | None = None
     overflow: Overflow = Overflow.ERROR
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     parallel_tool_calls: bool = True
     loras: tuple[LoraScale, ...] | None = None
-    n: int = 1
+    n: Annotated[int, Range(int, 1, MAX_N)] = 1
     echo: bool = False
-    deadline_s: float | None = None
+    deadline_s: Annotated[float | None, Range(float, 0, MAX_DEADLINE_S)] = None
     prompt_tokens: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedRequest:
-    """Turn texts (or lists of tokens) into vectors, with a model loaded for embeddings.
+    """Embed texts, or lists of tokens, with a model that was loaded for embeddings.
 
-    `pooling` None: what the model was loaded with; RANK is `RerankRequest`'s. `normalize`: to
-    length 1. `dimensions`: only so many, of a model that was trained for it. `truncate`: cut what
-    is too long instead of refusing the request.
+    `pooling` None: the loaded one; RANK belongs to `RerankRequest`. `normalize`: to length 1.
+    `dimensions`: the first so many, for a model that was trained for that (Matryoshka).
+    `truncate`: cut an input that is too long instead of failing the request.
     Answered by `Embedded` or `RequestError`.
     """
 
@@ -98,15 +118,15 @@ class EmbedRequest:
     inputs: tuple[str | tuple[int, ...], ...]
     pooling: Pooling | None = None
     normalize: bool = True
-    dimensions: int | None = None
+    dimensions: Annotated[int | None, Range(int, 1, MAX_INT32)] = None
     truncate: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankRequest:
-    """Score how well each document answers the query, with a reranker loaded for embeddings.
+    """Score each document's relevance to the query, with a reranker loaded for embeddings.
 
-    `truncate`: cut the end of a document that is too long instead of refusing the request.
+    `truncate`: cut the end of a document that is too long instead of failing the request.
     Answered by `Reranked` or `RequestError`.
     """
 
@@ -118,10 +138,10 @@ class RerankRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaveState:
-    """Write what the KV cache holds of this conversation to the file `path`.
+    """Write the KV cache of this conversation to the file `path`.
 
-    `key` (64 hexadecimal digits) signs it: only a file of the same key is read again. More than
-    `max_bytes` are not written. Answered by `StateSaved` or `StateError`.
+    `key` (64 hexadecimal digits) signs the file: only one of the same key is restored. A state
+    of more than `max_bytes` is not written. Answered by `StateSaved` or `StateError`.
     """
 
     path: str
@@ -132,7 +152,7 @@ class SaveState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreState:
-    """Bring back what `SaveState` wrote, for the next prompt that begins the same way.
+    """Restore what `SaveState` wrote, as a prefix for the next prompt that begins with it.
 
     Answered by `StateRestored` or `StateError`.
     """
@@ -143,7 +163,7 @@ class RestoreState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel:
-    """End a request; it finishes with reason CANCELLED. Unknown ids are ignored."""
+    """Cancel a request, which ends with the reason CANCELLED. Unknown ids are ignored."""
 
     request_id: str
 

@@ -1,4 +1,9 @@
-"""What the engine's process says to its parent."""
+"""Events: messages from the worker to the parent, which answer commands (`commands.py`).
+
+`Heartbeat` alone answers nothing: it comes about once a second while the worker is busy. Events
+with a `request_id` belong to that request; the others answer control commands in their order.
+The `*Error` events are data; the client raises an exception of `localllm.errors` for them.
+"""
 
 from dataclasses import dataclass
 
@@ -9,50 +14,57 @@ from localllm.engine.messages.types import FinishReason
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildInfo:
+    """The installed llama.cpp build and the devices that it can use."""
+
     build: EngineBuild
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadProgress:
-    """`fraction` of the weights that are in place, 0..1."""
+    """`fraction` of the weights is loaded, 0..1."""
 
     fraction: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """The model is ready. `allocations` is what llama.cpp said it allocated (read back), `draft`
-    what for the draft model."""
+    """The model is ready.
+
+    `allocations`: the buffers that llama.cpp allocated, as its log reports them; `draft`: those of
+    the draft model. `vision_unavailable`: why messages may not have images although a projector
+    was to be loaded.
+    """
 
     allocations: tuple[Allocation, ...]
-    context: int  # tokens one conversation can hold
-    cells: int  # of the KV cache
+    context: int  # tokens of one sequence
+    cells: int  # of the KV cache, for all sequences
     parallel: int
     gpu_layers: int
     has_chat_template: bool
     chat_template_sha256: str | None
     load_s: float
-    vision: bool = False  # whether messages may have images
-    vision_unavailable: str | None = None  # why not, when it was asked to see
+    vision: bool = False  # messages may have images
+    vision_unavailable: str | None = None
     draft: tuple[Allocation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probed:
-    """What llama.cpp would allocate; model buffers are not part of it (a dry run prints 0)."""
+    """The buffers that llama.cpp would allocate, without the weights (a dry run reports 0)."""
 
     allocations: tuple[Allocation, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadError:
+    """Neither a model nor a probe was loaded; `message` says why. The worker goes on."""
+
     message: str
-    code: str = "load_failed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptProgress:
-    """`processed` of `total` prompt tokens are in the KV cache; `cached` of them were before."""
+    """`processed` of `total` prompt tokens are in the KV cache; `cached` of them were reused."""
 
     request_id: str
     processed: int
@@ -62,10 +74,10 @@ class PromptProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLogprob:
-    """A token and the logarithm of its probability, before anything changes the logits.
+    """A token and its natural log probability, from the logits before any sampler changes them.
 
-    `raw` are its bytes, which may be a part of a character; `text` shows them as well as it can,
-    and a control token, which has none, by its name.
+    `raw` are its bytes, possibly a part of a character; `text` is their lossy decoding, or the
+    name of a control token, which has no bytes.
     """
 
     token: int
@@ -94,9 +106,9 @@ class Token:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reasoning:
-    """A piece of what the model thinks before it answers; no part of the answer's text.
+    """A piece of the reasoning before the answer; no part of the answer's text.
 
-    Its tokens come as `Token` with an empty text besides. `index` is the choice's, of `n`.
+    Its tokens also come as `Token`, with an empty text. `index`: the choice, of `n`.
     """
 
     request_id: str
@@ -106,7 +118,7 @@ class Reasoning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCallBegan:
-    """The answer's call number `call` (from 0) is of the tool `name`."""
+    """A tool call began: number `call` (from 0) of choice `index`, to the tool `name`."""
 
     request_id: str
     call: int
@@ -117,8 +129,8 @@ class ToolCallBegan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCallArguments:
-    """The next piece of a call's arguments. All pieces together are the text of a JSON object,
-    or the beginning of one when `max_tokens` cut the answer."""
+    """The next piece of a call's arguments. Joined, the pieces are the text of a JSON object, or
+    the beginning of one when `max_tokens` cut the answer."""
 
     request_id: str
     call: int
@@ -128,10 +140,10 @@ class ToolCallArguments:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Seconds and tokens/s measured in the engine. Rates are None when nothing was timed.
+    """Durations in seconds and rates in tokens/s, measured in the worker; None: not timed.
 
-    `ttft_s` counts from the request's arrival to its first token, queueing included. `drafted`
-    tokens were guessed ahead, of which `accepted` were right and saved a step each.
+    `ttft_s` counts from the request's arrival to its first token, queueing included. Of `drafted`
+    speculative tokens `accepted` were right and saved a decode step each.
     """
 
     queue_s: float
@@ -145,11 +157,11 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """Answer `index` has ended; `remaining` of the request's `n` have not, so 0 is the last word.
+    """Choice `index` has ended; `remaining` of the request's `n` have not, so 0 ends the request.
 
-    The prompt is counted in every one of them and was computed once. `dropped_messages`: so many
-    of the oldest, after the leading system messages, were left out for want of room (only where
-    `overflow` is ROLL).
+    `prompt_tokens` is the same in all of them: the prompt was computed once. `dropped_messages`:
+    that many of the oldest, after the leading system messages, did not fit the context and were
+    left out (with `overflow` ROLL).
     """
 
     request_id: str
@@ -165,9 +177,9 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedded:
-    """A vector for each input: its numbers as float32, little-endian (`array("f")` reads them).
+    """A vector for each input, as float32, little-endian (`array("f")` reads them).
 
-    `tokens` are those of each input. With pooling NONE a vector holds a row for each of them.
+    `tokens`: the count of each input. With pooling NONE a vector holds a row for each token.
     """
 
     request_id: str
@@ -181,7 +193,7 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reranked:
-    """A score for each document, higher is better; the scale is the model's own."""
+    """A relevance score for each document, on the model's own scale; higher is better."""
 
     request_id: str
     scores: tuple[float, ...]
@@ -194,7 +206,7 @@ class Reranked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestError:
-    """This request failed; the engine lives. `code` is that of a GenerationFailed class."""
+    """A request failed; the worker goes on. `code` is that of a `GenerationFailed` class."""
 
     request_id: str
     code: str
@@ -203,7 +215,7 @@ class RequestError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateSaved:
-    """The file holds the cells of `tokens` tokens."""
+    """The KV cache of `tokens` tokens was written to a file of `size_bytes`."""
 
     tokens: int
     size_bytes: int
@@ -211,24 +223,24 @@ class StateSaved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateRestored:
-    """The cells of `tokens` tokens are in the KV cache again."""
+    """The KV cache holds `tokens` tokens of the saved conversation again."""
 
     tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateError:
-    """Nothing was written or read; `message` says why."""
+    """A state was neither written nor restored; `message` says why."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """The process lives; about one a second while it has work, and one when it is ready for it.
+    """The worker process lives: about one a second while it is busy, and one when it is ready.
 
-    `steps` is larger than last time when the computing thread has moved on since. `long_call`: it
-    is in a call that may take minutes and shows nothing meanwhile.
+    `steps` grows when the computing thread has got on since the last one. `long_call`: it is in a
+    native call that may take minutes without a sign of progress (a load, a first batch).
     """
 
     steps: int

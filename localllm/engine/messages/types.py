@@ -1,7 +1,21 @@
-"""What commands and events are made of: messages, sampling, grammars, tools."""
+"""Values that commands and events are made of, in both directions.
+
+Nothing here says which process sends it: `commands.py` goes to the worker, `events.py` comes
+from it.
+"""
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated
+
+from localllm.core.sizing.lora import MAX_SCALE
+from localllm.engine.messages.limits import (
+    MAX_INT32,
+    MAX_LORAS,
+    MAX_PENALTY_WINDOW,
+    MAX_SEED,
+    Range,
+)
 
 
 class Role(StrEnum):
@@ -13,7 +27,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
-    """What an assistant asked for in an earlier turn. `arguments` is the text of a JSON object."""
+    """A tool call of an earlier assistant turn. `arguments` is the text of a JSON object."""
 
     id: str
     name: str
@@ -22,8 +36,8 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """A picture in a message: the bytes of its file, and before which character of the content
-    it stands."""
+    """An image in a message: the bytes of its file, and the offset in characters of the content
+    before which it stands."""
 
     data: bytes
     offset: int = 0
@@ -33,9 +47,9 @@ class Image:
 class Message:
     """One turn of a conversation.
 
-    `tool_calls` and `reasoning` are an assistant's; a turn of the role TOOL is the result of the
-    call `tool_call_id`. `name` is the tool's, and is looked up by that id when it is None.
-    `images` are in the order in which they stand in `content`.
+    `tool_calls` and `reasoning` belong to an assistant's turn; a turn of the role TOOL is the
+    result of the call `tool_call_id`. `name` is the tool's, and is looked up by that id when it
+    is None. `images` are sorted by their offset.
     """
 
     role: Role
@@ -47,38 +61,42 @@ class Message:
     images: tuple[Image, ...] = ()
 
 
+_FRACTION = Range(float, 0, 1)
+_PENALTY = Range(float, -2, 2)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How the next token is drawn. Neutral values switch a stage off; temperature 0 is greedy.
+    """Sampling parameters, with llama.cpp's names and meanings (common/common.h, b11434).
 
-    Names and meanings are llama.cpp's (common/common.h); the ranges are in `limits.py`. `seed`
-    None: a random one. With `mirostat` 1 or 2 only the penalties and the temperature go before
-    it, as in llama.cpp. `logit_bias` adds to single tokens' logits: (token, bias).
+    Neutral values switch a stage off; temperature 0 is greedy. `seed` None: a random one. With
+    `mirostat` 1 or 2 only the penalties and the temperature come before it, as in llama.cpp.
+    `logit_bias` is added to single tokens' logits: (token, bias).
     """
 
-    temperature: float = 0.8
-    top_k: int = 40
-    top_p: float = 0.95
-    min_p: float = 0.05
-    repeat_penalty: float = 1.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    penalty_last_n: int = 64
-    seed: int | None = None
-    typical_p: float = 1.0
-    top_n_sigma: float = 0.0
-    dynatemp_range: float = 0.0
-    dynatemp_exponent: float = 1.0
-    xtc_probability: float = 0.0
-    xtc_threshold: float = 0.1
-    dry_multiplier: float = 0.0
-    dry_base: float = 1.75
-    dry_allowed_length: int = 2
-    dry_penalty_last_n: int = 1024
+    temperature: Annotated[float, Range(float, 0, 5)] = 0.8
+    top_k: Annotated[int, Range(int, 0, MAX_INT32)] = 40
+    top_p: Annotated[float, _FRACTION] = 0.95
+    min_p: Annotated[float, _FRACTION] = 0.05
+    repeat_penalty: Annotated[float, Range(float, 0, 10, low_open=True)] = 1.0
+    frequency_penalty: Annotated[float, _PENALTY] = 0.0
+    presence_penalty: Annotated[float, _PENALTY] = 0.0
+    penalty_last_n: Annotated[int, Range(int, 0, MAX_PENALTY_WINDOW)] = 64
+    seed: Annotated[int | None, Range(int, 0, MAX_SEED)] = None
+    typical_p: Annotated[float, _FRACTION] = 1.0
+    top_n_sigma: Annotated[float, Range(float, 0, 100)] = 0.0
+    dynatemp_range: Annotated[float, Range(float, 0, 5)] = 0.0
+    dynatemp_exponent: Annotated[float, Range(float, 0, 10)] = 1.0
+    xtc_probability: Annotated[float, _FRACTION] = 0.0
+    xtc_threshold: Annotated[float, _FRACTION] = 0.1
+    dry_multiplier: Annotated[float, Range(float, 0, 100)] = 0.0
+    dry_base: Annotated[float, Range(float, 0, 10)] = 1.75
+    dry_allowed_length: Annotated[int, Range(int, 0, MAX_INT32)] = 2
+    dry_penalty_last_n: Annotated[int, Range(int, 0, MAX_PENALTY_WINDOW)] = 1024
     dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
-    mirostat: int = 0
-    mirostat_tau: float = 5.0
-    mirostat_eta: float = 0.1
+    mirostat: Annotated[int, Range(int, 0, 2)] = 0
+    mirostat_tau: Annotated[float, Range(float, 0, 100)] = 5.0
+    mirostat_eta: Annotated[float, Range(float, 0, 10)] = 0.1
     logit_bias: tuple[tuple[int, float], ...] = ()
 
 
@@ -94,14 +112,14 @@ class GrammarKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grammar:
-    """What an answer must look like."""
+    """The grammar of an answer (structured output)."""
 
     kind: GrammarKind
     text: str = ""
 
 
 class Overflow(StrEnum):
-    """What happens to a conversation that the context has no room for."""
+    """The treatment of a conversation that does not fit the context."""
 
     ERROR = "error"
     ROLL = "roll"  # its oldest turns are left out
@@ -109,7 +127,7 @@ class Overflow(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
-    """A function that the model may ask for. `parameters` is the text of a JSON Schema."""
+    """A function that the model may call. `parameters` is the text of a JSON Schema."""
 
     name: str
     description: str = ""
@@ -118,14 +136,14 @@ class Tool:
 
 class ToolMode(StrEnum):
     AUTO = "auto"  # the model decides
-    NONE = "none"  # it is not told of the tools
+    NONE = "none"  # the tools stay out of the prompt
     REQUIRED = "required"  # at least one call
-    NAMED = "named"  # one call of the tool that is named
+    NAMED = "named"  # one call of the named tool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolChoice:
-    """Whether an answer calls tools. `name` with NAMED, and only then."""
+    """The rule of an answer's tool calls. `name` is set with NAMED, and only then."""
 
     mode: ToolMode = ToolMode.AUTO
     name: str | None = None
@@ -133,11 +151,10 @@ class ToolChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraScale:
-    """One of the LoRA adapters that were loaded with the model, by its place among them, and how
-    much it counts for."""
+    """The scale of one LoRA adapter; `id` is its index among those loaded with the model."""
 
-    id: int
-    scale: float = 1.0
+    id: Annotated[int, Range(int, 0, MAX_LORAS - 1)]
+    scale: Annotated[float, Range(float, -MAX_SCALE, MAX_SCALE)] = 1.0
 
 
 class FinishReason(StrEnum):

@@ -1,14 +1,16 @@
-"""Ranges of every field of a request or a load, and limits of its images.
+"""Checks of commands, by the parent before it sends one and by the worker before it obeys one.
 
-Checked on both sides: by the parent, because JSON has no NaN and no half of a character, and by
-the worker, which trusts nobody. Native code never sees a value out of range.
+The parent checks because JSON has no NaN and no half of a character, and to name the field at
+once; the worker because it trusts nobody: native code never sees a value out of its range. The
+ranges of numbers stand on the fields themselves (`limits.py`); here are the rules that join
+fields, and the limits of texts, tools and images.
 """
 
 import json
-import string
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import LiteralString
 
-from localllm.core.image import MAX_PIXELS, read_header
+from localllm.core.image import read_header
 from localllm.core.sizing.load import LoadSettings, Pooling
 from localllm.core.sizing.lora import MAX_SCALE
 from localllm.core.units import format_bytes
@@ -22,84 +24,63 @@ from localllm.engine.messages import (
     RerankRequest,
     Sampling,
     Tool,
+    ToolChoice,
     ToolMode,
+)
+from localllm.engine.messages.limits import (
+    MAX_DRY_BREAKER_BYTES,
+    MAX_DRY_BREAKERS,
+    MAX_GRAMMAR_CHARS,
+    MAX_IMAGE_BYTES,
+    MAX_IMAGES,
+    MAX_IMAGES_BYTES,
+    MAX_IMAGES_PIXELS,
+    MAX_INPUTS,
+    MAX_INT32,
+    MAX_JSON_DEPTH,
+    MAX_LOGIT_BIAS,
+    MAX_LOGIT_BIASES,
+    MAX_LORAS,
+    MAX_STOP_CHARS,
+    MAX_STOP_STRINGS,
+    MAX_TOOL_NAME,
+    MAX_TOOLS,
+    MAX_UINT32,
+    TOOL_NAME_CHARS,
+    Range,
+    ranges_of,
 )
 from localllm.errors import BadRequest, LoadFailed
 
-MAX_STOP_STRINGS = 256
-MAX_STOP_CHARS = 65_536
-"""Of all stop strings of a request together."""
-
-_MAX_INT = 2**31 - 1  # int32_t in llama.h
-_MAX_UINT = 2**32 - 1  # uint32_t: n_ctx
-_MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ (llama-cparams.h, b11434)
-_MAX_DRAFTS = 64  # more is guessed wrong long before, and each has a row of logits
-_MAX_THREADS = 512  # GGML_MAX_N_THREADS (ggml.h, b11434)
-
-_SAMPLING: dict[str, tuple[float, float]] = {
-    "temperature": (0, 5),
-    "top_p": (0, 1),
-    "min_p": (0, 1),
-    "frequency_penalty": (-2, 2),
-    "presence_penalty": (-2, 2),
-    "typical_p": (0, 1),
-    "top_n_sigma": (0, 100),
-    "dynatemp_range": (0, 5),
-    "dynatemp_exponent": (0, 10),
-    "xtc_probability": (0, 1),
-    "xtc_threshold": (0, 1),
-    "dry_multiplier": (0, 100),
-    "dry_base": (0, 10),
-    "mirostat_tau": (0, 100),
-    "mirostat_eta": (0, 10),
+_SETTINGS = {
+    "context": Range(int, 1, MAX_INT32),
+    "parallel": Range(int, 1, 256),  # LLAMA_MAX_SEQ (llama-cparams.h, b11434)
+    "batch": Range(int, 1, MAX_INT32),
+    "ubatch": Range(int, 1, MAX_INT32),
+    "threads": Range(int, 1, 512),  # GGML_MAX_N_THREADS (ggml.h, b11434)
+    "gpu_layers": Range(int, 0, MAX_INT32),
+    "cpu_moe": Range(int, 0, MAX_INT32),
+    # A longer draft is rejected long before its end, and each token has a row of logits.
+    "draft_max": Range(int, 0, 64),
 }
-_SAMPLING_INT: dict[str, tuple[int, int]] = {
-    "top_k": (0, _MAX_INT),
-    "penalty_last_n": (0, 2**20),  # llama.cpp allocates a ring of this many tokens
-    "dry_penalty_last_n": (0, 2**20),
-    "dry_allowed_length": (0, _MAX_INT),
-    "mirostat": (0, 2),
-}
-MAX_GRAMMAR_CHARS = 2**20
-MAX_TOOLS = 128
-MAX_TOOL_NAME = 64
-MAX_JSON_DEPTH = 128
-"""Of schemas and arguments."""
-TOOL_NAME_CHARS = frozenset(string.ascii_letters + string.digits + "_-.")
-"""Characters of one."""
-MAX_LORAS = 64
-MAX_INPUTS = 2048
-"""Of one request for embeddings, as OpenAI's API has it; documents to be ranked likewise."""
-MAX_LOGIT_BIASES = 4096
-MAX_BIAS = 100.0
-MAX_TOP_LOGPROBS = 20
-MAX_N = 128
-"""To one prompt (OpenAI's own limit for `n`)."""
-MAX_DEADLINE_S = 7 * 86_400.0
-MAX_DRY_BREAKERS = 16
-_MAX_DRY_BREAKER_BYTES = 40  # MAX_CHAR_LEN in llama_sampler_init_dry: longer ones are cut
-_MAX_REPEAT_PENALTY = 10
-MAX_SEED = 2**32 - 2  # 2**32 - 1 is LLAMA_DEFAULT_SEED, "choose one"
+"""Of the load settings, which belong to the core and are read by more than the engine."""
 
 
 def check_generate(request: GenerateRequest) -> None:
-    """Raise BadRequest, which names the field, when a value is out of its range."""
-    given = (request.messages, request.prompt, request.prompt_tokens)
-    if sum(each is not None for each in given) != 1:
+    """Raise BadRequest, which names the field, when a value cannot be served."""
+    prompts = (request.messages, request.prompt, request.prompt_tokens)
+    if sum(prompt is not None for prompt in prompts) != 1:
         raise BadRequest("A request has either messages or a prompt, one of them.")
     if request.messages is not None and not request.messages:
         raise BadRequest("The conversation is empty: send at least one message.")
     if request.messages is None and request.overflow is Overflow.ROLL:
         raise BadRequest("A prompt has no turns that could be left out: overflow must be error.")
     check_images(request.messages or ())
-    if request.max_tokens is not None:
-        _check_int("max_tokens", request.max_tokens, 0 if request.echo else 1, _MAX_INT)
-    _check_int("n", request.n, 1, MAX_N if request.max_tokens != 0 else 1)
-    if request.deadline_s is not None:
-        _check_float("deadline_s", request.deadline_s, 0, MAX_DEADLINE_S)
-    _check_int("min_tokens", request.min_tokens, 0, _MAX_INT)
-    if request.top_logprobs is not None:
-        _check_int("top_logprobs", request.top_logprobs, 0, MAX_TOP_LOGPROBS)
+    _check_ranges(request)
+    if request.max_tokens == 0 and not request.echo:
+        _check_range("max_tokens", 0, Range(int, 1, MAX_INT32))
+    if request.max_tokens == 0 and request.n > 1:
+        raise BadRequest(f"n is {request.n}; it can be 1 where max_tokens is 0.")
     _check_stop(request.stop)
     _check_sampling(request.sampling)
     if request.grammar is not None:
@@ -107,14 +88,185 @@ def check_generate(request: GenerateRequest) -> None:
     _check_tools(request)
     for message in request.messages or ():
         for call in message.tool_calls:
-            if not isinstance(_json(call.arguments), dict):
+            if not isinstance(_parse_json(call.arguments), dict):
                 raise BadRequest(
                     f"The arguments of an earlier call of {call.name[:80]!r} are not the text of a "
                     "JSON object."
                 )
-    for adapter in request.loras or ():
-        _check_int("adapters: id", adapter.id, 0, MAX_LORAS - 1)
-        _check_float("adapters: scale", adapter.scale, -MAX_SCALE, MAX_SCALE)
+    for lora in request.loras or ():
+        _check_ranges(lora, "adapters: ")
+
+
+def check_embed(request: EmbedRequest) -> None:
+    """Raise BadRequest, which names the field, when a value cannot be served."""
+    _check_count("input", len(request.inputs))
+    if request.pooling is Pooling.RANK:
+        raise BadRequest("rank is no pooling of embeddings: send a query with its documents.")
+    _check_ranges(request)
+    for i, text in enumerate(request.inputs):
+        if not text:
+            raise BadRequest(f"input[{i}] is empty.")
+        for token in text if isinstance(text, tuple) else ():
+            _check_range(f"input[{i}]", token, Range(int, 0, MAX_INT32))
+
+
+def check_rerank(request: RerankRequest) -> None:
+    """Raise BadRequest, which names the field, when a value cannot be served."""
+    _check_count("documents", len(request.documents))
+    if not request.query:
+        raise BadRequest("The query is empty.")
+
+
+def check_tokens(request: GenerateRequest, vocabulary: int) -> None:
+    """Raise BadRequest for a token that the model's vocabulary does not have."""
+    if len(request.stop_tokens) > MAX_STOP_STRINGS:
+        raise BadRequest(f"stop_tokens has {len(request.stop_tokens)}; at most {MAX_STOP_STRINGS}.")
+    tokens = {
+        "stop_tokens": request.stop_tokens,
+        "prompt_tokens": request.prompt_tokens or (),
+        "logit_bias": tuple(token for token, _ in request.sampling.logit_bias),
+    }
+    known = Range(int, 0, vocabulary - 1)
+    for name, ids in tokens.items():
+        for token in ids:
+            _check_range(name, token, known)
+
+
+def check_settings(settings: LoadSettings) -> None:
+    """Raise LoadFailed, which names the setting, when llama.cpp must not be given a value."""
+    for name, values in _SETTINGS.items():
+        value = getattr(settings, name)
+        if value is not None and value not in values:
+            raise LoadFailed(
+                f"The setting {name} is {value}; it can be {values.low} to {values.high}."
+            )
+    if len(settings.loras) > MAX_LORAS:
+        raise LoadFailed(f"There are {len(settings.loras)} adapters; at most {MAX_LORAS}.")
+    for lora in settings.loras:
+        if not -MAX_SCALE <= lora.scale <= MAX_SCALE:  # NaN is not
+            raise LoadFailed(
+                f"The scale of an adapter is {lora.scale}; it can be -{MAX_SCALE:g} to "
+                f"{MAX_SCALE:g}."
+            )
+    if settings.cells > MAX_UINT32:
+        raise LoadFailed(
+            f"{settings.parallel} conversations of {settings.context} tokens need "
+            f"{settings.cells} cells; llama.cpp counts to {MAX_UINT32}. Try a smaller context."
+        )
+    if settings.parallel > min(settings.batch, settings.ubatch):
+        raise LoadFailed(
+            f"{settings.parallel} conversations at once need a batch of as many tokens; it has "
+            f"{settings.batch}, and {settings.ubatch} at a time. Raise batch and ubatch."
+        )
+
+
+def check_vision(request: GenerateRequest, vision_unavailable: str | None) -> None:
+    """Raise BadRequest for images to a model that takes none; `vision_unavailable` is why."""
+    if vision_unavailable is not None and any(message.images for message in request.messages or ()):
+        raise BadRequest(vision_unavailable)
+
+
+def check_images(messages: Sequence[Message]) -> None:
+    """Raise BadRequest for images that are too many, too large or of an unknown format."""
+    images = [image for message in messages for image in message.images]
+    if len(images) > MAX_IMAGES:
+        raise BadRequest(f"The conversation has {len(images)} images; at most {MAX_IMAGES}.")
+    size = sum(len(image.data) for image in images)
+    largest = max((len(image.data) for image in images), default=0)
+    if largest > MAX_IMAGE_BYTES or size > MAX_IMAGES_BYTES:
+        raise BadRequest(
+            f"The images have {format_bytes(size)}, the largest {format_bytes(largest)}; at most "
+            f"{format_bytes(MAX_IMAGES_BYTES)} together and {format_bytes(MAX_IMAGE_BYTES)} each "
+            "are accepted. Scale them down, or save them as JPEG."
+        )
+    pixels = 0
+    for image in images:
+        header = read_header(image.data)
+        pixels += header.width * header.height
+    if pixels > MAX_IMAGES_PIXELS:
+        raise BadRequest(
+            f"The images have {pixels} pixels together; at most {MAX_IMAGES_PIXELS}. "
+            "Scale them down."
+        )
+    for message in messages:
+        offsets = [image.offset for image in message.images]
+        outside = any(not 0 <= offset <= len(message.content) for offset in offsets)
+        if outside or offsets != sorted(offsets):
+            raise BadRequest(
+                "An image stands outside its message's text, or before the image that it follows."
+            )
+
+
+def tool_choice_error(
+    choice: ToolChoice, tools: Collection[str], *, constrained: bool
+) -> LiteralString | None:
+    """Say why `tool_choice` cannot be obeyed, as the rest of a sentence that it begins.
+
+    The one wording of these rules: the engine's check and the HTTP dialects complete it. `tools`
+    are the names that the request offers; `constrained`: its answer must follow a grammar.
+    """
+    if choice.mode is ToolMode.NAMED and choice.name not in tools:
+        return "asks for a function that is not among the `tools`"
+    if choice.mode is ToolMode.REQUIRED and not tools:
+        return "is required, but there are no `tools`"
+    if tools and constrained and choice.mode is not ToolMode.NONE:
+        return "must be 'none' with a `response_format`"
+    return None
+
+
+def _check_ranges(message: object, prefix: str = "") -> None:
+    """Raise BadRequest for the first number outside its range; None is not checked."""
+    message_class: type = type(message)
+    for name, values in ranges_of(message_class).items():
+        value = getattr(message, name)
+        if value is not None:
+            _check_range(f"{prefix}{name}", value, values)
+
+
+def _check_range(name: str, value: float, values: Range) -> None:
+    if value not in values:
+        raise BadRequest(f"{name} is {value}; it can be {values}.")
+
+
+def _check_count(name: str, count: int) -> None:
+    if not 1 <= count <= MAX_INPUTS:
+        raise BadRequest(f"{name} holds {count}; it can be 1 to {MAX_INPUTS}.")
+
+
+def _check_stop(stop: tuple[str, ...]) -> None:
+    if len(stop) > MAX_STOP_STRINGS:
+        raise BadRequest(
+            f"There are {len(stop)} stop strings; at most {MAX_STOP_STRINGS} are accepted."
+        )
+    if not all(stop):
+        raise BadRequest("A stop string is empty: it would end every answer before it begins.")
+    length = sum(map(len, stop))
+    if length > MAX_STOP_CHARS:
+        raise BadRequest(
+            f"The stop strings have {length} characters; at most {MAX_STOP_CHARS} are accepted."
+        )
+
+
+def _check_sampling(sampling: Sampling) -> None:
+    _check_ranges(sampling)
+    if len(sampling.logit_bias) > MAX_LOGIT_BIASES:
+        raise BadRequest(
+            f"logit_bias has {len(sampling.logit_bias)} tokens; at most {MAX_LOGIT_BIASES}."
+        )
+    for _, bias in sampling.logit_bias:
+        _check_range("logit_bias", bias, Range(float, -MAX_LOGIT_BIAS, MAX_LOGIT_BIAS))
+    if len(sampling.dry_sequence_breakers) > MAX_DRY_BREAKERS:
+        raise BadRequest(
+            f"dry_sequence_breakers has {len(sampling.dry_sequence_breakers)} texts; "
+            f"at most {MAX_DRY_BREAKERS}."
+        )
+    for breaker in sampling.dry_sequence_breakers:
+        size = len(breaker.encode("utf-8", "replace"))
+        if not 0 < size <= MAX_DRY_BREAKER_BYTES or "\0" in breaker:
+            raise BadRequest(
+                f"dry_sequence_breakers has a text of {size} bytes; each can have 1 to "
+                f"{MAX_DRY_BREAKER_BYTES}, and no NUL."
+            )
 
 
 def _check_grammar(request: GenerateRequest, grammar: Grammar) -> None:
@@ -141,20 +293,14 @@ def _check_tools(request: GenerateRequest) -> None:
         raise BadRequest(f"Two tools are called {twice!r}: each needs a name of its own.")
     if (choice.mode is ToolMode.NAMED) != (choice.name is not None):
         raise BadRequest("tool_choice has a name if it asks for that tool, and only then.")
-    if choice.name is not None and choice.name not in names:
-        raise BadRequest(f"tool_choice asks for {choice.name!r}, which is none of the tools.")
-    if choice.mode is ToolMode.REQUIRED and not names:
-        raise BadRequest("tool_choice is required, but there are no tools.")
+    error = tool_choice_error(choice, names, constrained=request.grammar is not None)
+    if error is not None:
+        raise BadRequest(f"tool_choice {error}.")
     if not names or choice.mode is ToolMode.NONE:
         return
     if request.messages is None:
         raise BadRequest(
             "Tools need a conversation (messages); a plain prompt has no place for them."
-        )
-    if request.grammar is not None:
-        raise BadRequest(
-            "An answer that must follow a grammar cannot call tools: leave the tools out, or the "
-            "grammar (response_format)."
         )
     if choice.mode is not ToolMode.AUTO and (request.ignore_eos or request.min_tokens):
         raise BadRequest(
@@ -164,9 +310,7 @@ def _check_tools(request: GenerateRequest) -> None:
 
 def _check_tool(tool: Tool) -> None:
     name = tool.name
-    if not 0 < len(name) <= MAX_TOOL_NAME or not all(
-        c.isascii() and (c.isalnum() or c in "_-.") for c in name
-    ):
+    if not 0 < len(name) <= MAX_TOOL_NAME or not set(name) <= TOOL_NAME_CHARS:
         raise BadRequest(
             f"The tool name {name[:80]!r} cannot be used: 1 to {MAX_TOOL_NAME} letters, digits, "
             "_ - and . can be."
@@ -176,7 +320,7 @@ def _check_tool(tool: Tool) -> None:
             f"The parameters of the tool {name} have {len(tool.parameters)} characters; at most "
             f"{MAX_GRAMMAR_CHARS}."
         )
-    schema = _json(tool.parameters)
+    schema = _parse_json(tool.parameters)
     if schema is None:
         raise BadRequest(
             f"The parameters of the tool {name} are not valid JSON, or nested more than "
@@ -186,34 +330,8 @@ def _check_tool(tool: Tool) -> None:
         raise BadRequest(f"The parameters of the tool {name} are not the JSON Schema of an object.")
 
 
-def check_embed(request: EmbedRequest) -> None:
-    """Raise BadRequest, which names the field, when a value is out of its range."""
-    _check_count("input", len(request.inputs))
-    if request.pooling is Pooling.RANK:
-        raise BadRequest("rank is no pooling of embeddings: send a query with its documents.")
-    if request.dimensions is not None:
-        _check_int("dimensions", request.dimensions, 1, _MAX_INT)
-    for i, given in enumerate(request.inputs):
-        if not given:
-            raise BadRequest(f"input[{i}] is empty.")
-        for token in given if isinstance(given, tuple) else ():
-            _check_int(f"input[{i}]", token, 0, _MAX_INT)
-
-
-def check_rerank(request: RerankRequest) -> None:
-    """Raise BadRequest, which names the field, when a value is out of its range."""
-    _check_count("documents", len(request.documents))
-    if not request.query:
-        raise BadRequest("The query is empty.")
-
-
-def _check_count(name: str, count: int) -> None:
-    if not 1 <= count <= MAX_INPUTS:
-        raise BadRequest(f"{name} holds {count}; it can be 1 to {MAX_INPUTS}.")
-
-
-def _json(text: str) -> object:
-    """What a JSON text says; None when it is none, or nested too deep to be worked with."""
+def _parse_json(text: str) -> object:
+    """Parse a JSON text; None when it is not valid, or nested deeper than MAX_JSON_DEPTH."""
     try:
         value: object = json.loads(text)
     except (ValueError, RecursionError):
@@ -222,152 +340,6 @@ def _json(text: str) -> object:
 
 
 def _is_deeper(value: object, depth: int) -> bool:
+    """Tell whether containers are nested more than `depth` deep."""
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return any(depth == 0 or _is_deeper(each, depth - 1) for each in inside)
-
-
-def check_tokens(request: GenerateRequest, vocabulary: int) -> None:
-    """Raise BadRequest for a token that the model's vocabulary does not have."""
-    if len(request.stop_tokens) > MAX_STOP_STRINGS:
-        raise BadRequest(f"stop_tokens has {len(request.stop_tokens)}; at most {MAX_STOP_STRINGS}.")
-    for token in request.stop_tokens:
-        _check_int("stop_tokens", token, 0, vocabulary - 1)
-    for token in request.prompt_tokens or ():
-        _check_int("prompt_tokens", token, 0, vocabulary - 1)
-    for token, _ in request.sampling.logit_bias:
-        _check_int("logit_bias", token, 0, vocabulary - 1)
-
-
-def check_settings(settings: LoadSettings) -> None:
-    """Raise LoadFailed, which names the setting, when llama.cpp must not be given a value."""
-    for name, low, high in (
-        ("context", 1, _MAX_INT),
-        ("parallel", 1, _MAX_SEQUENCES),
-        ("batch", 1, _MAX_INT),
-        ("ubatch", 1, _MAX_INT),
-        ("threads", 1, _MAX_THREADS),
-        ("gpu_layers", 0, _MAX_INT),
-        ("cpu_moe", 0, _MAX_INT),
-        ("draft_max", 0, _MAX_DRAFTS),
-    ):
-        value = getattr(settings, name)
-        if value is not None and not low <= value <= high:
-            raise LoadFailed(f"The setting {name} is {value}; it can be {low} to {high}.")
-    if len(settings.loras) > MAX_LORAS:
-        raise LoadFailed(f"There are {len(settings.loras)} adapters; at most {MAX_LORAS}.")
-    for lora in settings.loras:
-        if not -MAX_SCALE <= lora.scale <= MAX_SCALE:  # NaN is not
-            raise LoadFailed(
-                f"The scale of an adapter is {lora.scale}; it can be -{MAX_SCALE:g} to "
-                f"{MAX_SCALE:g}."
-            )
-    if settings.cells > _MAX_UINT:
-        raise LoadFailed(
-            f"{settings.parallel} conversations of {settings.context} tokens need "
-            f"{settings.cells} cells; llama.cpp counts to {_MAX_UINT}. Try a smaller context."
-        )
-    if settings.parallel > min(settings.batch, settings.ubatch):
-        raise LoadFailed(
-            f"{settings.parallel} conversations at once need a batch of as many tokens; it has "
-            f"{settings.batch}, and {settings.ubatch} at a time. Raise batch and ubatch."
-        )
-
-
-def _check_stop(stop: tuple[str, ...]) -> None:
-    if len(stop) > MAX_STOP_STRINGS:
-        raise BadRequest(
-            f"There are {len(stop)} stop strings; at most {MAX_STOP_STRINGS} are accepted."
-        )
-    if not all(stop):
-        raise BadRequest("A stop string is empty: it would end every answer before it begins.")
-    length = sum(map(len, stop))
-    if length > MAX_STOP_CHARS:
-        raise BadRequest(
-            f"The stop strings have {length} characters; at most {MAX_STOP_CHARS} are accepted."
-        )
-
-
-def _check_sampling(sampling: Sampling) -> None:
-    for name, (low, high) in _SAMPLING.items():
-        _check_float(name, getattr(sampling, name), low, high)
-    for name, (least, most) in _SAMPLING_INT.items():
-        _check_int(name, getattr(sampling, name), least, most)
-    _check_float("repeat_penalty", sampling.repeat_penalty, 0, _MAX_REPEAT_PENALTY)
-    if sampling.repeat_penalty == 0:
-        raise BadRequest("repeat_penalty is 0; it must be more than that (1 switches it off).")
-    if sampling.seed is not None:
-        _check_int("seed", sampling.seed, 0, MAX_SEED)
-    if len(sampling.logit_bias) > MAX_LOGIT_BIASES:
-        raise BadRequest(
-            f"logit_bias has {len(sampling.logit_bias)} tokens; at most {MAX_LOGIT_BIASES}."
-        )
-    for _, bias in sampling.logit_bias:
-        _check_float("logit_bias", bias, -MAX_BIAS, MAX_BIAS)
-    _check_breakers(sampling.dry_sequence_breakers)
-
-
-def _check_breakers(breakers: tuple[str, ...]) -> None:
-    if len(breakers) > MAX_DRY_BREAKERS:
-        raise BadRequest(
-            f"dry_sequence_breakers has {len(breakers)} texts; at most {MAX_DRY_BREAKERS}."
-        )
-    for breaker in breakers:
-        size = len(breaker.encode("utf-8", "replace"))
-        if not 0 < size <= _MAX_DRY_BREAKER_BYTES or "\0" in breaker:
-            raise BadRequest(
-                f"dry_sequence_breakers has a text of {size} bytes; each can have 1 to "
-                f"{_MAX_DRY_BREAKER_BYTES}, and no NUL."
-            )
-
-
-def _check_float(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:  # NaN is not
-        raise BadRequest(f"{name} is {value}; it can be {low:g} to {high:g}.")
-
-
-def _check_int(name: str, value: int, low: int, high: int) -> None:
-    if not isinstance(value, int) or not low <= value <= high:
-        raise BadRequest(f"{name} is {value}; it can be a whole number from {low} to {high}.")
-
-
-MAX_IMAGES = 16
-MAX_IMAGE_BYTES = 20 * 2**20
-MAX_IMAGES_BYTES = 32 * 2**20
-"""Of all images of a request: as base64 they stay below what a line of the wire may have."""
-MAX_IMAGES_PIXELS = 2 * MAX_PIXELS
-
-
-def check_vision(request: GenerateRequest, vision_unavailable: str | None) -> None:
-    """Raise BadRequest for images that a model cannot see; `vision_unavailable` says why."""
-    if vision_unavailable is not None and any(message.images for message in request.messages or ()):
-        raise BadRequest(vision_unavailable)
-
-
-def check_images(messages: Sequence[Message]) -> None:
-    """Raise BadRequest for images that are too many, too large or of a kind that is not read."""
-    images = [image for message in messages for image in message.images]
-    if len(images) > MAX_IMAGES:
-        raise BadRequest(f"The conversation has {len(images)} images; at most {MAX_IMAGES}.")
-    size = sum(len(image.data) for image in images)
-    largest = max((len(image.data) for image in images), default=0)
-    if largest > MAX_IMAGE_BYTES or size > MAX_IMAGES_BYTES:
-        raise BadRequest(
-            f"The images have {format_bytes(size)}, the largest {format_bytes(largest)}; at most "
-            f"{format_bytes(MAX_IMAGES_BYTES)} together and {format_bytes(MAX_IMAGE_BYTES)} each "
-            "are accepted. Scale them down, or save them as JPEG."
-        )
-    pixels = 0
-    for image in images:
-        header = read_header(image.data)
-        pixels += header.width * header.height
-    if pixels > MAX_IMAGES_PIXELS:
-        raise BadRequest(
-            f"The images have {pixels} pixels together; at most {MAX_IMAGES_PIXELS}. "
-            "Scale them down."
-        )
-    for message in messages:
-        places = [image.offset for image in message.images]
-        if places != sorted(places) or any(not 0 <= at <= len(message.content) for at in places):
-            raise BadRequest(
-                "An image stands outside its message's text, or before the image that it follows."
-            )

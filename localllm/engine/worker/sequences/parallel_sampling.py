@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from localllm.engine.messages import GenerateRequest, Sampling
-from localllm.engine.messages.validation import MAX_SEED
+from localllm.engine.messages.limits import MAX_SEED
 from localllm.engine.worker.llama.model import Model
 from localllm.engine.worker.parsing.detokenizer import TextStream
 from localllm.engine.worker.prompt.image_prompt import PicturePrompt

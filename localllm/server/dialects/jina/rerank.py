@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from localllm.engine.messages import Reranked, RerankRequest
-from localllm.engine.messages.validation import MAX_INPUTS
+from localllm.engine.messages.limits import MAX_INPUTS
 from localllm.server.dialects.openai.embeddings import TokensRead
 from localllm.server.dialects.openai.generation import Label
 from localllm.server.schema import LEFT_OUT_IF_NONE, Shape

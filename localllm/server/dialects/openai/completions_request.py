@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from localllm.engine.messages import GenerateRequest
-from localllm.engine.messages.validation import MAX_N, MAX_TOP_LOGPROBS
+from localllm.engine.messages.limits import MAX_N, MAX_TOP_LOGPROBS
 from localllm.server.dialects.openai.generation import Generation, NativeInt
 from localllm.server.lora import loras
 from localllm.server.schema import neutral, refusal

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from localllm.engine.messages import Image
-from localllm.engine.messages.validation import MAX_IMAGE_BYTES
+from localllm.engine.messages.limits import MAX_IMAGE_BYTES
 from localllm.server.schema import Shape, neutral, refusal
 
 T = TypeVar("T")

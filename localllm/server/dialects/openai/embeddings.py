@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from localllm.engine.messages import Embedded, EmbedRequest
-from localllm.engine.messages.validation import MAX_INPUTS
+from localllm.engine.messages.limits import MAX_INPUTS
 from localllm.errors import ContextOverflow
 from localllm.server.dialects.openai.generation import Label
 from localllm.server.errors import ApiError

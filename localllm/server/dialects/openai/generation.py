@@ -7,9 +7,9 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from localllm.engine.messages import Sampling
-from localllm.engine.messages.validation import (
-    MAX_BIAS,
+from localllm.engine.messages.limits import (
     MAX_DRY_BREAKERS,
+    MAX_LOGIT_BIAS,
     MAX_LOGIT_BIASES,
     MAX_N,
 )
@@ -90,7 +90,7 @@ class Generation(Shape):
     mirostat_tau: Hundred | None = None
     mirostat_eta: Annotated[float, Field(ge=0, le=10)] | None = None
     logit_bias: Annotated[
-        dict[NativeInt, Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]] | None,
+        dict[NativeInt, Annotated[float, Field(ge=-MAX_LOGIT_BIAS, le=MAX_LOGIT_BIAS)]] | None,
         Field(max_length=MAX_LOGIT_BIASES),
         BeforeValidator(_biases),
     ] = None

@@ -15,7 +15,7 @@ from localllm.engine.messages import (
     Role,
     ToolChoice,
 )
-from localllm.engine.messages.validation import MAX_TOP_LOGPROBS
+from localllm.engine.messages.limits import MAX_TOP_LOGPROBS
 from localllm.server.dialects.openai.content import Part, said
 from localllm.server.dialects.openai.generation import Generation, Label, NativeInt
 from localllm.server.dialects.openai.tools import Called, Choice, ChoiceOfTools, OfferedTool, Tools

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from localllm.engine.messages import Tool, ToolCall, ToolChoice, ToolMode
-from localllm.engine.messages.validation import MAX_TOOL_NAME, MAX_TOOLS, TOOL_NAME_CHARS
+from localllm.engine.messages.limits import MAX_TOOL_NAME, MAX_TOOLS, TOOL_NAME_CHARS
 from localllm.server.schema import Shape, refusal
 
 MAX_SCHEMA_DEPTH = 64

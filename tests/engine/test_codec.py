@@ -1,3 +1,5 @@
+"""Every message survives its line, and no other line becomes one."""
+
 from typing import get_args
 
 import pytest

@@ -1,12 +1,27 @@
 """Nothing outside its range reaches native code."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
 from localllm.core.sizing.load import LoadSettings
-from localllm.engine.messages import GenerateRequest, Message, Role, Sampling, Tool, ToolCall
-from localllm.engine.messages.validation import check_generate, check_settings, check_tokens
+from localllm.engine.messages import (
+    EmbedRequest,
+    GenerateRequest,
+    LoraScale,
+    Message,
+    Role,
+    Sampling,
+    Tool,
+    ToolCall,
+)
+from localllm.engine.messages.limits import Range, ranges_of
+from localllm.engine.messages.validation import (
+    check_embed,
+    check_generate,
+    check_settings,
+    check_tokens,
+)
 from localllm.errors import BadRequest, LoadFailed
 
 REQUEST = GenerateRequest(request_id="a", prompt="hello")
@@ -132,3 +147,37 @@ def test_a_schema_that_is_nested_too_deep_is_refused() -> None:
     hello = Message(role=Role.USER, content="Hello")
     with pytest.raises(BadRequest, match="nested more than"):
         check_generate(GenerateRequest(request_id="a", messages=(hello,), tools=(tool,)))
+
+
+def test_every_number_of_sampling_has_a_range_that_holds_its_default() -> None:
+    ranges = ranges_of(Sampling)
+    texts = {"dry_sequence_breakers", "logit_bias"}
+    assert set(ranges) == {field.name for field in fields(Sampling)} - texts
+    for name, values in ranges.items():
+        default = getattr(Sampling(), name)
+        assert default is None or default in values, name
+        assert default is None or isinstance(default, values.type), name
+
+
+@pytest.mark.parametrize(
+    ("values", "inside", "outside"),
+    [
+        (Range(int, 0, 2), (0, 1, 2), (-1, 3, 1.0, "1", None)),
+        (Range(float, 0, 1), (0, 0.5, 1.0), (-0.1, 1.1, float("nan"), "1", None)),
+        (Range(float, 0, 1, low_open=True), (1e-300, 1), (0, 0.0, float("inf"))),
+    ],
+)
+def test_a_range_holds_its_ends_and_no_other_type(
+    values: Range, inside: tuple[object, ...], outside: tuple[object, ...]
+) -> None:
+    assert all(value in values for value in inside)
+    assert not any(value in values for value in outside)
+
+
+def test_the_numbers_of_other_messages_are_checked_by_the_same_table() -> None:
+    with pytest.raises(BadRequest, match="adapters: id is 64; it can be a whole number from 0 to"):
+        check_generate(replace(REQUEST, loras=(LoraScale(id=64),)))
+    with pytest.raises(BadRequest, match="dimensions is 0"):
+        check_embed(EmbedRequest(request_id="a", inputs=("x",), dimensions=0))
+    with pytest.raises(BadRequest, match="repeat_penalty is 0; it can be above 0 to 10"):
+        check_generate(replace(REQUEST, sampling=Sampling(repeat_penalty=0)))
