@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
@@ -29,7 +30,7 @@ from localllm.engine.messages import (
     Role,
     Sampling,
 )
-from localllm.engine.messages.limits import MAX_GRAMMAR_CHARS, MAX_IMAGE_BYTES
+from localllm.engine.messages.limits import MAX_GRAMMAR_CHARS, MAX_IMAGE_BYTES, ranges_of
 from localllm.engine.messages.validation import check_images
 from localllm.errors import BadRequest, ExitCode, GenerationFailed, NotFound, StoreError, UsageError
 from localllm.library.files.names import printable
@@ -103,17 +104,33 @@ class Question:
         )
 
 
+Command = TypeVar("Command", bound=Callable[..., object])
+
+
+def _sampling_option(field: str, help_text: str) -> Callable[[Command], Command]:
+    """Make the option of a field of `Sampling`, with the field's range and default."""
+    values, default = ranges_of(Sampling)[field], getattr(Sampling(), field)
+    number: click.IntRange | click.FloatRange = (
+        click.IntRange(int(values.low), int(values.high))
+        if values.type is int
+        else click.FloatRange(values.low, values.high, min_open=values.low_open)
+    )
+    return click.option(
+        "--" + field.replace("_", "-"), type=number, default=default, help=help_text.format(default)
+    )
+
+
 @click.command()
 @click.argument("model")
 @click.argument("prompt", required=False)
 @click.option("--system", metavar="TEXT", help="System message.")
 @click.option("--max-tokens", type=click.IntRange(1), metavar="N", help="Longest answer.")
-@click.option("--temperature", type=click.FloatRange(0, 5), default=0.8, help="Default 0.8.")
-@click.option("--top-p", type=click.FloatRange(0, 1), default=0.95, help="Default 0.95.")
-@click.option("--top-k", type=click.IntRange(0, 2**31 - 1), default=40, help="Default 40; 0: all.")
-@click.option("--min-p", type=click.FloatRange(0, 1), default=0.05, help="Default 0.05.")
-@click.option("--repeat-penalty", type=click.FloatRange(0.01, 10), default=1.0, help="Default 1.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 2), help="Same seed, same answer.")
+@_sampling_option("temperature", "Default {}.")
+@_sampling_option("top_p", "Default {}.")
+@_sampling_option("top_k", "Default {}; 0: all.")
+@_sampling_option("min_p", "Default {}.")
+@_sampling_option("repeat_penalty", "Default {:g}.")
+@_sampling_option("seed", "Same seed, same answer.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End the answer here; repeatable.")
 @click.option("--json-schema", metavar="FILE", type=click.Path(path_type=Path),
               help="Answer in JSON that follows this JSON Schema.")  # fmt: skip
