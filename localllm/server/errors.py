@@ -1,12 +1,10 @@
-"""What goes wrong over HTTP: every error becomes a status and one JSON shape, here and only here.
+"""Errors of the API: every failure becomes a status, a code and a message, here and only here.
 
-The shape is OpenAI's, so that its clients raise the exception their users expect:
-``{"error": {"message": ..., "type": ..., "param": ..., "code": ...}}``.
+How they are written is a dialect's (`dialects/protocol.py`): each vendor has its own envelope.
 """
 
 from collections.abc import Mapping
 
-from fastapi import Response
 from pydantic import ValidationError
 
 from localllm.core.text import strip_controls
@@ -22,22 +20,10 @@ from localllm.errors import (
     NotFound,
     QueueFull,
 )
-from localllm.server.schema import Shape
-
-
-class Problem(Shape):
-    message: str
-    type: str
-    param: str | None
-    code: str
-
-
-class ErrorAnswer(Shape):
-    error: Problem
 
 
 class ApiError(LocalLLMError):
-    """An error with its place in HTTP. `param` is the JSON path of the field at fault."""
+    """An error with its HTTP status. `param` is the JSON path of the field at fault."""
 
     def __init__(
         self,
@@ -54,34 +40,25 @@ class ApiError(LocalLLMError):
         self.param = param
         self.headers = dict(headers or {})
 
-    @property
-    def type(self) -> str:
-        """OpenAI's coarse class of the error."""
-        match self.status:
-            case 401:
-                return "authentication_error"
-            case 403:
-                return "permission_error"
-            case status if status < 500:
-                return "invalid_request_error"
-            case _:
-                return "server_error"
 
-    def body(self) -> bytes:
-        problem = Problem(message=str(self), type=self.type, param=self.param, code=self.code)
-        return ErrorAnswer(error=problem).encode()
-
-    def response(self) -> Response:
-        return Response(self.body(), self.status, self.headers, media_type="application/json")
+def unexpected_error() -> ApiError:
+    """Make the error of an exception that nobody foresaw; its message tells a client nothing."""
+    return ApiError(
+        "Something in the server failed; its log says where.", status=500, code="internal_error"
+    )
 
 
-def ended_in_order(error: EngineCrashed) -> bool:
-    """Tell an engine that was closed, with an answer still in flight, from one that crashed."""
+def is_shutdown(error: EngineCrashed) -> bool:
+    """Tell an engine that was closed, with a request still in flight, from one that crashed."""
     return error.reason in ("exit status 0", "closed")
 
 
-def api_error(error: LocalLLMError) -> ApiError:
-    """Give an error of the rooms below its status and code."""
+def api_error(error: LocalLLMError, *, prompt_field: str = "messages") -> ApiError:
+    """Map an error of the layers below to its status and code.
+
+    `prompt_field`: the request's field that holds the text, which is at fault when the context
+    overflows.
+    """
     message = strip_controls(str(error))  # a file's name can hold what JSON cannot
     match error:
         case ApiError():
@@ -89,7 +66,7 @@ def api_error(error: LocalLLMError) -> ApiError:
         case NotFound():
             return ApiError(message, status=404, code="model_not_found", param="model")
         case ContextOverflow():
-            return ApiError(message, code="context_length_exceeded", param="messages")
+            return ApiError(message, code="context_length_exceeded", param=prompt_field)
         case BadRequest():
             return ApiError(message, code=error.code)
         case QueueFull():
@@ -98,7 +75,7 @@ def api_error(error: LocalLLMError) -> ApiError:
             return ApiError(message, status=504, code=error.code)
         case GenerationFailed():
             return ApiError(message, status=500, code=error.code)
-        case EngineCrashed() if ended_in_order(error):
+        case EngineCrashed() if is_shutdown(error):
             return ApiError("The server is stopping.", status=503, code="server_stopping")
         case EngineCrashed(reason=reason):  # its own message names files of this machine
             crashed = f"The model's engine crashed ({reason}); its log is on the server."
@@ -109,11 +86,11 @@ def api_error(error: LocalLLMError) -> ApiError:
             return ApiError(message, status=500, code=error.code)
 
 
-def field_error(error: ValidationError) -> ApiError:
-    """Name the first field that a request's shape refuses, and why, without its value."""
+def request_validation_error(error: ValidationError) -> ApiError:
+    """Name the first field that a request's model refuses, and why, without its value."""
     first = error.errors(include_url=False)[0]
     path = _path(first["loc"])
-    if first["type"] not in _REASONS:  # a refusal of ours
+    if first["type"] not in _REASONS:  # a `field_error`
         code, reason = first["type"], first["msg"]
     elif first["input"] is None and first["type"] != "extra_forbidden":
         code, reason = _REASONS["missing"]  # null is the same as nothing
@@ -141,11 +118,11 @@ _REASONS = {
     "too_long": ("invalid_value", "holds more than {max_length} items"),
     "too_short": ("invalid_value", "must not be empty"),
 }
-"""pydantic's kinds of errors: the code and the words of each in this API."""
+"""The code and the words of each of pydantic's error types."""
 
 
 def _path(steps: tuple[int | str, ...]) -> str:
-    """A field as messages show it: `messages[0].content`."""
+    """Write the location of a field as messages show it: `messages[0].content`."""
     path = ""
     for step in steps:
         if isinstance(step, int):

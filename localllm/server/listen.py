@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from localllm.errors import ServeError
+from localllm.server.dialects.openai.errors import error_body
 from localllm.server.errors import ApiError
 from localllm.server.security import MAX_HEADER_BYTES
 
@@ -269,8 +270,8 @@ def _cannot_listen(address: Address, error: OSError) -> ServeError:
 
 
 def _raw(error: ApiError) -> bytes:
-    """Write an error as a whole HTTP response, for where no request could be read."""
-    body = error.body()
+    """Write an error as a whole HTTP response, for when no request could be read."""
+    body = error_body(error)  # the default envelope: there is no path
     phrase = {400: "Bad Request", 503: "Service Unavailable"}[error.status]
     head = (
         f"HTTP/1.1 {error.status} {phrase}\r\nContent-Type: application/json\r\n"

@@ -1,7 +1,7 @@
-"""From the bytes of a request to a checked shape: every dialect reads its body through here.
+"""From the bytes of a request to a checked model: every dialect reads its body through here.
 
 Python's `json` takes more than JSON: NaN, 1e999, numbers of any length, duplicate names, halves
-of surrogate pairs. Each is refused here, so that no shape has to think of it.
+of surrogate pairs. Each is refused here, so that no model has to think of it.
 """
 
 import asyncio
@@ -12,8 +12,8 @@ from typing import NoReturn, TypeVar
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from localllm.server.errors import ApiError, field_error
-from localllm.server.schema import Shape
+from localllm.server.errors import ApiError, request_validation_error
+from localllm.server.schema import ApiModel
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 """About two million tokens of text: more than any context that is served, far below memory."""
@@ -27,23 +27,23 @@ MAX_NUMBER_LENGTH = 64
 MAX_FIELDS = 256
 """Of one object, known or not: pydantic keeps an error for each that it does not know."""
 
-AnyShape = TypeVar("AnyShape", bound=Shape)
+M = TypeVar("M", bound=ApiModel)
 
 
-async def read_body(request: Request, shape: type[AnyShape]) -> AnyShape:
-    """Read the body of a request as `shape`.
+async def read_body(request: Request, model: type[M]) -> M:
+    """Read the body of a request as `model`.
 
     Raises what `read_json` raises, and ApiError that names the field at fault.
     """
-    return checked(shape, await read_json(request))
+    return validate(model, await read_json(request))
 
 
-def checked(shape: type[AnyShape], document: object) -> AnyShape:
-    """Hold a parsed document to `shape`. Raises ApiError that names the field at fault."""
+def validate(model: type[M], document: object) -> M:
+    """Check a parsed document against `model`. Raises ApiError that names the field at fault."""
     try:
-        return shape.model_validate(document)
+        return model.model_validate(document)
     except ValidationError as error:
-        raise field_error(error) from None
+        raise request_validation_error(error) from None
 
 
 async def read_json(request: Request, *, timeout_s: float = BODY_TIMEOUT_S) -> dict[str, object]:

@@ -1,16 +1,19 @@
-"""What JSON may say: the base of every request and answer of the API.
+"""The base of every request and answer of the API, and the metadata of their fields.
 
-Nothing is ignored: a client that asks for something this server does not do is told so, instead
-of getting another answer than it asked for.
+Nothing is ignored: a client that asks for something this server does not do gets an error instead
+of another answer than it asked for.
 """
 
-from typing import LiteralString
+from typing import Annotated, LiteralString
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
+from starlette.responses import Response
+
+from localllm.engine.messages.limits import Range
 
 
-class Shape(BaseModel):
+class ApiModel(BaseModel):
     """Fields of exactly these types and no others. Its errors quote nothing of what was sent."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -20,25 +23,39 @@ class Shape(BaseModel):
         return self.model_dump_json(ensure_ascii=True).encode("ascii")
 
 
-LEFT_OUT_IF_NONE = Field(exclude_if=lambda value: value is None)
-"""Metadata of an answer's field that is not written as null."""
+def json_response(answer: ApiModel) -> Response:
+    return Response(answer.encode(), media_type="application/json")
 
 
-def neutral(*values: object) -> AfterValidator:
-    """Accept a field only when it asks for nothing: null or one of `values`; it becomes None.
+ModelName = Annotated[str, Field(max_length=512)]
+
+OMIT_IF_NONE = Field(exclude_if=lambda value: value is None)
+"""Metadata of an answer's field that is left out instead of written as null."""
+
+
+def in_range(values: Range) -> object:
+    """Make the metadata of a number's field: pydantic's bounds from the engine's own."""
+    if values.low_open:
+        return Field(gt=values.low, le=values.high)
+    return Field(ge=values.low, le=values.high)
+
+
+def unsupported(*defaults: object) -> AfterValidator:
+    """Accept an unsupported field with null or one of its `defaults` only; it becomes None.
 
     True is not 1 here, though Python says they are equal.
     """
 
     def check(value: object) -> None:
         if value is not None and not any(
-            type(value) is type(known) and value == known for known in values
+            type(value) is type(default) and value == default for default in defaults
         ):
-            raise refusal("unsupported_parameter", "is not supported with this value")
+            raise field_error("unsupported_parameter", "is not supported with this value")
 
     return AfterValidator(check)
 
 
-def refusal(code: LiteralString, reason: LiteralString, **numbers: int) -> PydanticCustomError:
-    """Make the error of a validator of ours: the API's `code`, what is wrong with the field."""
+def field_error(code: LiteralString, reason: LiteralString, **numbers: int) -> PydanticCustomError:
+    """Make the error that a validator raises: the API's `code`, and `reason` as a sentence's end
+    whose beginning is the field."""
     return PydanticCustomError(code, reason, numbers)

@@ -1,9 +1,10 @@
-"""Who may speak to the API: pure ASGI layers around the routes, outermost last.
+"""Access to the API: pure ASGI middleware around the routes, outermost last.
 
 A web page can make its visitor's browser send requests to this machine. What stops it: the Host
 header must name this server (a rebound DNS name does not: CVE-2024-28224), Origin and
 Sec-Fetch-Site must not tell of another site, there is no CORS header in any answer, and all but
-`/health` asks for the key.
+`/health` asks for the key. The guards raise; the outermost layer writes the error in the envelope
+of the dialect that was asked.
 """
 
 import hmac
@@ -11,12 +12,13 @@ import ipaddress
 import logging
 import re
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from localllm.server.errors import ApiError
+from localllm.server.errors import ApiError, unexpected_error
 
 MAX_HEADER_BYTES = 32 * 1024
 OPEN_PATHS = frozenset({"/health"})
@@ -28,7 +30,7 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::([0-9]{1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostPolicy:
-    """Which names a Host header may have: `localhost`, loopback addresses, and `names`.
+    """The names that a Host header may have: `localhost`, loopback addresses, and `names`.
 
     `any_address` also lets every IP address through, for a server that listens on all of them:
     an address, unlike a name, cannot be rebound.
@@ -39,7 +41,7 @@ class HostPolicy:
 
     @classmethod
     def bound_to(cls, address: str, names: Iterable[str] = ()) -> "HostPolicy":
-        """The policy of a server on `address` (an IP), also known by `names`."""
+        """Make the policy of a server on `address` (an IP), also known by `names`."""
         bound = ipaddress.ip_address(address.partition("%")[0])
         return cls(
             names=frozenset({str(bound), *(name.lower() for name in names if name)}),
@@ -47,7 +49,7 @@ class HostPolicy:
         )
 
     def allows(self, host: str) -> bool:
-        """Judge a whole Host header; its port may be any (tunnels, containers)."""
+        """Check a whole Host header; its port may be any (tunnels, containers)."""
         match = _HOST.fullmatch(host)
         if match is None or int(match[2] or 0) > 65535:
             return False
@@ -62,30 +64,27 @@ class HostPolicy:
 
 
 class HostGuard:
-    """Refuse what a web page of another site could send; 403 before anything else is looked at."""
+    """Refuse what a web page of another site could send: 403 before anything else is checked."""
 
     def __init__(self, app: ASGIApp, *, policy: HostPolicy) -> None:
         self._app = app
         self._policy = policy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        problem = self._problem(scope)
-        if problem is not None:
-            await problem.response()(scope, receive, send)
-            return
+        self._check(scope)
         await self._app(scope, receive, send)
 
-    def _problem(self, scope: Scope) -> ApiError | None:
+    def _check(self, scope: Scope) -> None:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         if sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES:
-            return ApiError(
+            raise ApiError(
                 f"The headers are larger than {MAX_HEADER_BYTES} bytes.",
                 status=431,
                 code="headers_too_large",
             )
         hosts = _values(scope, b"host")
         if len(hosts) != 1 or not self._policy.allows(hosts[0]):
-            return _forbidden(
+            raise _forbidden(
                 "The Host header does not name this server. Use localhost, 127.0.0.1 or the "
                 "address it listens on.",
                 "host_not_allowed",
@@ -93,31 +92,29 @@ class HostGuard:
         # Our own address as a browser writes it; every other origin, "null" included, is foreign.
         own = f"{scope['scheme']}://{hosts[0]}".lower()
         if any(origin.lower() != own for origin in _values(scope, b"origin")):
-            return _forbidden("Web pages of other origins may not use it.", "origin_not_allowed")
+            raise _forbidden("Web pages of other origins may not use it.", "origin_not_allowed")
         if any(site not in ("same-origin", "none") for site in _values(scope, b"sec-fetch-site")):
-            return _forbidden("Web pages of other sites may not use it.", "origin_not_allowed")
-        return None
+            raise _forbidden("Web pages of other sites may not use it.", "origin_not_allowed")
 
 
 class KeyGuard:
-    """Ask for the key: `Authorization: Bearer KEY` or `x-api-key: KEY`. No key: let all pass."""
+    """Require the key: `Authorization: Bearer KEY` or `x-api-key: KEY`. None: let all pass."""
 
     def __init__(self, app: ASGIApp, *, key: str | None) -> None:
         self._app = app
         self._key = None if key is None else key.encode("ascii")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._key is None or scope["path"] in OPEN_PATHS or self._matches(scope, self._key):
-            await self._app(scope, receive, send)
-            return
-        problem = ApiError(
-            "The API key is missing or wrong. Send it as Authorization: Bearer KEY; "
-            "`localllm serve` says at its start which file holds it.",
-            status=401,
-            code="invalid_api_key",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
-        await problem.response()(scope, receive, send)
+        key = self._key
+        if not (key is None or scope["path"] in OPEN_PATHS or self._matches(scope, key)):
+            raise ApiError(
+                "The API key is missing or wrong. Send it as Authorization: Bearer KEY; "
+                "`localllm serve` says at its start which file holds it.",
+                status=401,
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        await self._app(scope, receive, send)
 
     def _matches(self, scope: Scope, key: bytes) -> bool:
         offered = [value.encode("latin-1") for value in _values(scope, b"x-api-key")]
@@ -128,12 +125,18 @@ class KeyGuard:
         return any(hmac.compare_digest(offer, key) for offer in offered)
 
 
-class LastResort:
-    """The outermost layer: an error nobody foresaw is a 500, and its traceback goes to the log
-    without its message and values, which may hold somebody's prompt."""
+class ErrorMiddleware:
+    """The outermost layer: answer with the errors of the guards, and with 500 for any other.
 
-    def __init__(self, app: ASGIApp) -> None:
+    The traceback of an unexpected one goes to the log without its message and values, which may
+    hold somebody's prompt. `error_response` writes an error for a path.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, error_response: Callable[[ApiError, str], Response]
+    ) -> None:
         self._app = app
+        self._error_response = error_response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -147,17 +150,15 @@ class LastResort:
 
         try:
             await self._app(scope, receive, watched)
-        except Exception as error:  # noqa: BLE001 - the last middleware: nothing is behind it
-            frames = "".join(traceback.format_tb(error.__traceback__))
-            logger.error("unexpected %s\n%s", type(error).__name__, frames)
-            if not started:
-                await unexpected().response()(scope, receive, send)
-
-
-def unexpected() -> ApiError:
-    return ApiError(
-        "Something in the server failed; its log says where.", status=500, code="internal_error"
-    )
+            return
+        except ApiError as refused:
+            error = refused
+        except Exception as unexpected:  # noqa: BLE001 - the last middleware: nothing is behind it
+            frames = "".join(traceback.format_tb(unexpected.__traceback__))
+            logger.error("unexpected %s\n%s", type(unexpected).__name__, frames)
+            error = unexpected_error()
+        if not started:
+            await self._error_response(error, scope["path"])(scope, receive, send)
 
 
 def _forbidden(message: str, code: str) -> ApiError:

@@ -32,7 +32,7 @@ from localllm.runtime.runtime import Runtime
 from localllm.server.listen import Address, bound_address, open_socket
 from tests.engine import forged_lora, tiny_encoder
 from tests.engine.test_embedding import tokens
-from tests.server.house import detect
+from tests.server.server_under_test import detect
 
 LOOPBACK = Address(ip="127.0.0.1", port=11711)
 EVERYWHERE = Address(ip="0.0.0.0", port=11711)

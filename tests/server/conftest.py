@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from localllm.engine.fake import Script
-from tests.server.house import House, house
+from tests.server.server_under_test import ServerUnderTest, start_server
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def script() -> Script:
 
 
 @pytest.fixture
-async def running(script: Script, smollm2: Path, tmp_path: Path) -> AsyncIterator[House]:
+async def server(script: Script, smollm2: Path, tmp_path: Path) -> AsyncIterator[ServerUnderTest]:
     """A server whose engine plays `script`."""
-    async with house(script, smollm2, tmp_path / "data") as opened:
-        yield opened
+    async with start_server(script, smollm2, tmp_path / "data") as server:
+        yield server

@@ -22,31 +22,35 @@ from localllm.engine.messages import (
 )
 from localllm.errors import ContextOverflow, DeadlineExceeded
 from localllm.server.app import create_app
-from localllm.server.dialects.openai.completions import chunks, completion
 from localllm.server.dialects.openai.completions_request import CompletionRequest
-from localllm.server.errors import ApiError
-from localllm.server.request_body import checked
+from localllm.server.dialects.openai.completions_response import (
+    CompletionStreamEncoder,
+    completion,
+)
+from localllm.server.generation.choices import Choices
+from localllm.server.generation.stream import encode_stream
+from localllm.server.request_body import validate
 from localllm.server.security import HostPolicy
-from tests.server.house import MODEL, House, make_runtime
+from tests.server.server_under_test import MODEL, ServerUnderTest, make_runtime
 
 CHAT = {"messages": [{"role": "user", "content": "Hello"}]}
 
 
-async def test_a_text_is_continued(running: House) -> None:
-    answer = await running.client().completions.create(model=MODEL, prompt="Say hello")
+async def test_a_text_is_continued(server: ServerUnderTest) -> None:
+    answer = await server.client().completions.create(model=MODEL, prompt="Say hello")
     assert answer.object == "text_completion"
-    assert answer.id == running.script.requests[0].request_id
+    assert answer.id == server.script.requests[0].request_id
     assert [(c.index, c.text, c.finish_reason, c.logprobs) for c in answer.choices] == [
         (0, "Hello, world.", "stop", None)
     ]
     assert answer.usage is not None
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (2, 4)
-    request = running.script.requests[0]
+    request = server.script.requests[0]
     assert (request.prompt, request.messages, request.max_tokens) == ("Say hello", None, 16)
 
 
-async def test_a_stream_ends_with_usage_and_done(running: House) -> None:
-    stream = await running.client().completions.create(model=MODEL, prompt="Say", stream=True)
+async def test_a_stream_ends_with_usage_and_done(server: ServerUnderTest) -> None:
+    stream = await server.client().completions.create(model=MODEL, prompt="Say", stream=True)
     pieces = [piece async for piece in stream]
     assert "".join(c.text for piece in pieces for c in piece.choices) == "Hello, world."
     assert [piece.choices[0].finish_reason for piece in pieces] == [None] * 4 + ["stop"]
@@ -54,8 +58,8 @@ async def test_a_stream_ends_with_usage_and_done(running: House) -> None:
     assert pieces[-1].usage.completion_tokens == 4
 
 
-async def test_include_usage_puts_usage_in_a_chunk_without_choices(running: House) -> None:
-    stream = await running.client().completions.create(
+async def test_include_usage_puts_usage_in_a_chunk_without_choices(server: ServerUnderTest) -> None:
+    stream = await server.client().completions.create(
         model=MODEL, prompt="Say", stream=True, stream_options={"include_usage": True}
     )
     pieces = [piece async for piece in stream]
@@ -64,8 +68,8 @@ async def test_include_usage_puts_usage_in_a_chunk_without_choices(running: Hous
     assert [piece.usage for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
 
 
-async def test_every_parameter_reaches_the_engine(running: House) -> None:
-    await running.client().completions.create(
+async def test_every_parameter_reaches_the_engine(server: ServerUnderTest) -> None:
+    await server.client().completions.create(
         model=MODEL,
         prompt=[1, 2, 3],
         max_tokens=5,
@@ -81,7 +85,7 @@ async def test_every_parameter_reaches_the_engine(running: House) -> None:
         logit_bias={"7": 2},
         extra_body={"top_k": 9, "min_tokens": 2},
     )
-    (request,) = running.script.requests
+    (request,) = server.script.requests
     assert request.prompt_tokens == (1, 2, 3)
     assert (request.max_tokens, request.stop, request.top_logprobs) == (5, ("x",), 4)
     assert (request.n, request.echo, request.min_tokens) == (2, True, 2)
@@ -91,8 +95,10 @@ async def test_every_parameter_reaches_the_engine(running: House) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_several_prompts_have_several_answers_each(running: House, stream: bool) -> None:
-    client = running.client()
+async def test_several_prompts_have_several_answers_each(
+    server: ServerUnderTest, stream: bool
+) -> None:
+    client = server.client()
     texts = [""] * 4
     if stream:
         async for piece in await client.completions.create(
@@ -111,9 +117,9 @@ async def test_several_prompts_have_several_answers_each(running: House, stream:
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (3, 16, 19)
 
 
-async def test_lists_of_token_ids_are_prompts_each(running: House) -> None:
-    await running.client().completions.create(model=MODEL, prompt=[[1, 2], [3]])
-    assert sorted(r.prompt_tokens or () for r in running.script.requests) == [(1, 2), (3,)]
+async def test_lists_of_token_ids_are_prompts_each(server: ServerUnderTest) -> None:
+    await server.client().completions.create(model=MODEL, prompt=[[1, 2], [3]])
+    assert sorted(r.prompt_tokens or () for r in server.script.requests) == [(1, 2), (3,)]
 
 
 @pytest.mark.parametrize(
@@ -138,26 +144,28 @@ async def test_lists_of_token_ids_are_prompts_each(running: House) -> None:
     ],
 )
 async def test_what_cannot_be_served_is_refused_by_name(
-    running: House, fields: dict[str, Any], words: str
+    server: ServerUnderTest, fields: dict[str, Any], words: str
 ) -> None:
     body = {"model": MODEL, "prompt": "a"} | fields
     with pytest.raises(openai.BadRequestError, match=words):
-        await running.client().post("/completions", body=body, cast_to=object)
-    assert running.script.requests == []
+        await server.client().post("/completions", body=body, cast_to=object)
+    assert server.script.requests == []
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_error_of_the_engine_names_the_prompt(running: House, stream: bool) -> None:
-    running.script.generate_error = ContextOverflow("5000 tokens, 4096 fit")
+async def test_an_error_of_the_engine_names_the_prompt(
+    server: ServerUnderTest, stream: bool
+) -> None:
+    server.script.generate_error = ContextOverflow("5000 tokens, 4096 fit")
     with pytest.raises(openai.BadRequestError) as raised:
-        await running.client().completions.create(model=MODEL, prompt=["a", "b"], stream=stream)
+        await server.client().completions.create(model=MODEL, prompt=["a", "b"], stream=stream)
     assert (raised.value.code, raised.value.param) == ("context_length_exceeded", "prompt")
 
 
-async def test_a_deadline_that_has_passed_is_a_timeout(running: House) -> None:
-    running.script.generate_error = DeadlineExceeded("5 s has passed")
+async def test_a_deadline_that_has_passed_is_a_timeout(server: ServerUnderTest) -> None:
+    server.script.generate_error = DeadlineExceeded("5 s has passed")
     with pytest.raises(openai.InternalServerError) as raised:
-        await running.client().completions.create(model=MODEL, prompt="a")
+        await server.client().completions.create(model=MODEL, prompt="a")
     assert (raised.value.status_code, raised.value.code) == (504, "deadline")
 
 
@@ -176,14 +184,14 @@ async def test_the_server_s_limit_of_time_is_every_request_s(
     await runtime.close()
 
 
-async def test_a_client_that_leaves_frees_every_slot(running: House) -> None:
-    running.script.gate = asyncio.Semaphore(0)
+async def test_a_client_that_leaves_frees_every_slot(server: ServerUnderTest) -> None:
+    server.script.gate = asyncio.Semaphore(0)
     asked = asyncio.create_task(
-        running.client().completions.create(model=MODEL, prompt=["a", "b", "c"])
+        server.client().completions.create(model=MODEL, prompt=["a", "b", "c"])
     )
-    opened = {await running.script.opened.get() for _ in range(3)}
+    opened = {await server.script.opened.get() for _ in range(3)}
     asked.cancel()
-    assert {await running.script.closed.get() for _ in range(3)} == opened
+    assert {await server.script.closed.get() for _ in range(3)} == opened
 
 
 # --- log probabilities ---
@@ -228,19 +236,28 @@ EXPECTED = {
 
 def request(**fields: object) -> CompletionRequest:
     body = {"model": MODEL, "prompt": "Are you", "echo": True, "logprobs": 2}
-    return checked(CompletionRequest, body | fields)
+    return validate(CompletionRequest, body | fields)
+
+
+async def whole(request: CompletionRequest) -> dict[str, Any]:
+    """The one choice of an unstreamed answer."""
+    choices = Choices()
+    await choices.read([scored()])
+    (choice,) = json.loads(completion(request, "a", choices).encode())["choices"]
+    return dict(choice)
 
 
 async def test_log_probabilities_have_the_shape_of_this_endpoint() -> None:
-    whole = await completion(request(), "a", [scored()])
-    (choice,) = json.loads(whole.encode())["choices"]
+    choice = await whole(request())
     assert choice["text"] == "Are youé"
     assert choice["logprobs"] == EXPECTED
     assert choice["finish_reason"] == "length"
 
 
 async def test_a_stream_s_log_probabilities_are_the_same_in_pieces() -> None:
-    sent = b"".join([piece async for piece in chunks(request(stream=True), "a", [scored()])])
+    choices = Choices()
+    encoder = CompletionStreamEncoder(request(stream=True), "a", choices)
+    sent = b"".join([piece async for piece in encode_stream(encoder, choices, [scored()])])
     gathered: dict[str, list[object]] = {name: [] for name in EXPECTED}
     for line in sent.split(b"\n\n"):
         if line.startswith(b"data: {"):
@@ -252,28 +269,6 @@ async def test_a_stream_s_log_probabilities_are_the_same_in_pieces() -> None:
 
 
 async def test_without_alternatives_only_the_own_log_probabilities_come() -> None:
-    whole = await completion(request(logprobs=0), "a", [scored()])
-    (choice,) = json.loads(whole.encode())["choices"]
+    choice = await whole(request(logprobs=0))
     assert choice["logprobs"]["top_logprobs"] is None
     assert choice["logprobs"]["token_logprobs"] == EXPECTED["token_logprobs"]
-
-
-async def test_an_error_of_one_prompt_ends_all_streams() -> None:
-    closed: list[str] = []
-
-    async def endless() -> AsyncGenerator[GenerateEvent, None]:
-        try:
-            yield Token(request_id="a", text="x")
-            await asyncio.Event().wait()
-        finally:
-            closed.append("endless")
-
-    async def failing() -> AsyncGenerator[GenerateEvent, None]:
-        raise ContextOverflow("too long")
-        yield  # a generator
-
-    asked = checked(CompletionRequest, {"model": MODEL, "prompt": ["a", "b"]})
-    with pytest.raises(ApiError) as raised:
-        await completion(asked, "a", [endless(), failing()])
-    assert raised.value.param == "prompt"
-    assert closed == ["endless"]

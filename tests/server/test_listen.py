@@ -22,7 +22,7 @@ from localllm.server.listen import (
     open_socket,
 )
 from localllm.server.request_body import MAX_BODY_BYTES
-from tests.server.house import KEY, MODEL, House, house
+from tests.server.server_under_test import KEY, MODEL, ServerUnderTest, start_server
 
 AUTH = f"Host: localhost\r\nAuthorization: Bearer {KEY}\r\n".encode()
 
@@ -44,16 +44,18 @@ AUTH = f"Host: localhost\r\nAuthorization: Bearer {KEY}\r\n".encode()
     ],
 )
 async def test_what_is_not_http_gets_a_400_and_the_connection_ends(
-    running: House, request_bytes: bytes
+    server: ServerUnderTest, request_bytes: bytes
 ) -> None:
-    answer = await running.raw(request_bytes)
+    answer = await server.raw(request_bytes)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "invalid_http"
 
 
 @pytest.mark.parametrize("start", [b"GET /", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "])
-async def test_headers_without_an_end_are_not_collected(running: House, start: bytes) -> None:
-    _, writer = await running.connect()
+async def test_headers_without_an_end_are_not_collected(
+    server: ServerUnderTest, start: bytes
+) -> None:
+    _, writer = await server.connect()
     writer.write(start)
     with contextlib.suppress(ConnectionError):  # it hangs up on what it does not read
         while not writer.is_closing():
@@ -62,33 +64,35 @@ async def test_headers_without_an_end_are_not_collected(running: House, start: b
     writer.close()
 
 
-async def test_headers_that_come_whole_but_too_large_are_refused(running: House) -> None:
+async def test_headers_that_come_whole_but_too_large_are_refused(server: ServerUnderTest) -> None:
     lines = b"".join(b"X-%d: %s\r\n" % (i, b"a" * 1000) for i in range(40))
-    answer = await running.raw(
+    answer = await server.raw(
         b"GET /health HTTP/1.1\r\n" + AUTH + lines + b"Connection: close\r\n\r\n"
     )
     assert answer.split(b" ")[1] in (b"400", b"431")
 
 
-async def test_a_body_that_stops_being_http_ends_only_its_own_connection(running: House) -> None:
+async def test_a_body_that_stops_being_http_ends_only_its_own_connection(
+    server: ServerUnderTest,
+) -> None:
     head = b"POST /v1/chat/completions HTTP/1.1\r\n" + AUTH
     kind = b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
-    answer = await running.raw(head + kind + b"zz\r\n")
+    answer = await server.raw(head + kind + b"zz\r\n")
     assert answer.startswith(b"HTTP/1.1 400 ")
-    assert [model.id async for model in running.client().models.list()] == [MODEL]
+    assert [model.id async for model in server.client().models.list()] == [MODEL]
 
 
-async def test_a_body_that_is_too_large_is_a_413(running: House) -> None:
+async def test_a_body_that_is_too_large_is_a_413(server: ServerUnderTest) -> None:
     with pytest.raises(openai.APIStatusError) as raised:
-        await running.client().chat.completions.create(
+        await server.client().chat.completions.create(
             model=MODEL, messages=[{"role": "user", "content": "x" * MAX_BODY_BYTES}]
         )
     assert (raised.value.status_code, raised.value.code) == (413, "body_too_large")
 
 
-async def test_a_websocket_is_not_opened(running: House) -> None:
+async def test_a_websocket_is_not_opened(server: ServerUnderTest) -> None:
     upgrade = b"Upgrade: websocket\r\nConnection: Upgrade, close\r\nSec-WebSocket-Version: 13\r\n"
-    answer = await running.raw(
+    answer = await server.raw(
         b"GET /v1/models HTTP/1.1\r\n" + AUTH + upgrade + b"Sec-WebSocket-Key: AAAA\r\n\r\n"
     )
     assert answer.startswith(b"HTTP/1.1 200 ")  # read as the plain request that it also is
@@ -108,8 +112,8 @@ async def test_a_client_that_does_not_finish_its_request_is_hung_up_on(
     smollm2: Path, tmp_path: Path, sent: bytes
 ) -> None:
     limits = Limits(head_s=0.05, grace_s=0.0)
-    async with house(Script(), smollm2, tmp_path, limits=limits) as opened:
-        reader, writer = await opened.connect()
+    async with start_server(Script(), smollm2, tmp_path, limits=limits) as server:
+        reader, writer = await server.connect()
         writer.write(sent)
         with contextlib.suppress(ConnectionResetError):
             await reader.read()  # until the server hangs up
@@ -120,11 +124,11 @@ async def test_a_client_that_does_not_read_its_answer_loses_its_slot(
     smollm2: Path, tmp_path: Path
 ) -> None:
     script = Script(tokens=("x" * 2**20,) * 64)
-    async with house(script, smollm2, tmp_path, limits=Limits(unread_s=0.05)) as opened:
+    async with start_server(script, smollm2, tmp_path, limits=Limits(unread_s=0.05)) as server:
         body = json.dumps(
             {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "x"}]}
         ).encode()
-        _, writer = await opened.connect()
+        _, writer = await server.connect()
         writer.transport.pause_reading()  # type: ignore[attr-defined]  # a socket's transport can
         writer.write(
             b"POST /v1/chat/completions HTTP/1.1\r\n" + AUTH
@@ -135,11 +139,11 @@ async def test_a_client_that_does_not_read_its_answer_loses_its_slot(
 
 
 async def test_one_connection_too_many_is_told_so(smollm2: Path, tmp_path: Path) -> None:
-    async with house(
+    async with start_server(
         Script(), smollm2, tmp_path, limits=Limits(connections=1, grace_s=0.0)
-    ) as opened:
-        _, first = await opened.connect()
-        reader, second = await opened.connect()
+    ) as server:
+        _, first = await server.connect()
+        reader, second = await server.connect()
         assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
         first.close()
         second.close()
@@ -149,35 +153,35 @@ async def test_the_end_ends_answers_that_do_not_end_by_themselves(
     smollm2: Path, tmp_path: Path
 ) -> None:
     script = Script(gate=asyncio.Semaphore(0))
-    async with house(script, smollm2, tmp_path) as opened:
-        stream = await opened.client().chat.completions.create(
+    async with start_server(script, smollm2, tmp_path) as server:
+        stream = await server.client().chat.completions.create(
             model=MODEL, messages=[{"role": "user", "content": "x"}], stream=True
         )
         await anext(stream)
-        opened.stop.asked.set()
+        server.stop.asked.set()
         assert script.gate is not None
-        await opened.runtime.close()
+        await server.runtime.close()
         script.gate.release()
         with pytest.raises(openai.APIError):
             async for _ in stream:
                 pass
-        await opened.serving
+        await server.serving
 
 
 async def test_an_answer_in_time_is_finished_before_the_end(smollm2: Path, tmp_path: Path) -> None:
     script = Script(gate=asyncio.Semaphore(0))
-    async with house(script, smollm2, tmp_path, limits=Limits(grace_s=60.0)) as opened:
-        stream = await opened.client().chat.completions.create(
+    async with start_server(script, smollm2, tmp_path, limits=Limits(grace_s=60.0)) as server:
+        stream = await server.client().chat.completions.create(
             model=MODEL, messages=[{"role": "user", "content": "x"}], stream=True
         )
         await anext(stream)
-        opened.stop.asked.set()
+        server.stop.asked.set()
         assert script.gate is not None
         for _ in script.tokens:
             script.gate.release()
         chunks = [chunk async for chunk in stream]
         assert chunks[-1].choices[0].finish_reason == "stop"
-        await opened.serving
+        await server.serving
 
 
 def test_a_port_in_use_says_so() -> None:

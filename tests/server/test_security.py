@@ -10,8 +10,10 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from localllm.engine.fake import Script
-from localllm.server.security import HostPolicy, LastResort
-from tests.server.house import KEY, MODEL, House, house
+from localllm.server.dialects.openai.errors import error_body
+from localllm.server.dialects.protocol import ErrorResponses
+from localllm.server.security import ErrorMiddleware, HostPolicy
+from tests.server.server_under_test import KEY, MODEL, ServerUnderTest, start_server
 
 
 def get(path: str = "/v1/models", *lines: str, host: str | None = "127.0.0.1") -> bytes:
@@ -46,8 +48,8 @@ BEARER = f"Authorization: Bearer {KEY}"
         "[0:0:0:0:0:0:0:1]:1",
     ],
 )
-async def test_a_host_header_that_names_loopback_passes(running: House, host: str) -> None:
-    assert status(await running.raw(get("/v1/models", BEARER, host=host))) == 200
+async def test_a_host_header_that_names_loopback_passes(server: ServerUnderTest, host: str) -> None:
+    assert status(await server.raw(get("/v1/models", BEARER, host=host))) == 200
 
 
 @pytest.mark.parametrize(
@@ -78,14 +80,14 @@ async def test_a_host_header_that_names_loopback_passes(running: House, host: st
 )
 @pytest.mark.parametrize("path", ["/v1/models", "/health", "/nowhere"])
 async def test_any_other_host_header_is_refused_on_every_path(
-    running: House, host: str, path: str
+    server: ServerUnderTest, host: str, path: str
 ) -> None:
-    answer = await running.raw(get(path, BEARER, host=host))
+    answer = await server.raw(get(path, BEARER, host=host))
     assert (status(answer), code(answer)) == (403, "host_not_allowed")
 
 
-async def test_a_request_of_http_1_0_without_a_host_is_refused(running: House) -> None:
-    answer = await running.raw(b"GET /health HTTP/1.0\r\n\r\n")
+async def test_a_request_of_http_1_0_without_a_host_is_refused(server: ServerUnderTest) -> None:
+    answer = await server.raw(b"GET /health HTTP/1.0\r\n\r\n")
     assert (status(answer), code(answer)) == (403, "host_not_allowed")
 
 
@@ -124,25 +126,29 @@ def test_a_server_answers_to_the_address_and_names_it_is_bound_to(
         "Sec-Fetch-Site: nonsense",
     ],
 )
-async def test_a_page_of_another_origin_is_refused(running: House, line: str) -> None:
-    answer = await running.raw(get("/v1/models", BEARER, line))
+async def test_a_page_of_another_origin_is_refused(server: ServerUnderTest, line: str) -> None:
+    answer = await server.raw(get("/v1/models", BEARER, line))
     assert (status(answer), code(answer)) == (403, "origin_not_allowed")
 
 
 @pytest.mark.parametrize(
     "line", ["Origin: http://127.0.0.1", "Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: none"]
 )
-async def test_what_comes_from_this_server_itself_passes(running: House, line: str) -> None:
-    assert status(await running.raw(get("/v1/models", BEARER, line))) == 200
+async def test_what_comes_from_this_server_itself_passes(
+    server: ServerUnderTest, line: str
+) -> None:
+    assert status(await server.raw(get("/v1/models", BEARER, line))) == 200
 
 
-async def test_a_preflight_is_refused_and_no_answer_allows_an_origin(running: House) -> None:
+async def test_a_preflight_is_refused_and_no_answer_allows_an_origin(
+    server: ServerUnderTest,
+) -> None:
     preflight = get("/v1/chat/completions", "Origin: http://evil.example").replace(
         b"GET", b"OPTIONS"
     )
-    refused = await running.raw(preflight)
+    refused = await server.raw(preflight)
     assert status(refused) == 403
-    for answer in (refused, await running.raw(get("/v1/models", BEARER))):
+    for answer in (refused, await server.raw(get("/v1/models", BEARER))):
         assert b"access-control" not in answer.lower()
 
 
@@ -156,8 +162,8 @@ async def test_a_preflight_is_refused_and_no_answer_allows_an_origin(running: Ho
         f"Authorization: Bearer wrong\r\nx-api-key: {KEY}",
     ],
 )
-async def test_the_key_is_taken_from_both_headers(running: House, line: str) -> None:
-    assert status(await running.raw(get("/v1/models", line))) == 200
+async def test_the_key_is_taken_from_both_headers(server: ServerUnderTest, line: str) -> None:
+    assert status(await server.raw(get("/v1/models", line))) == 200
 
 
 @pytest.mark.parametrize(
@@ -177,72 +183,54 @@ async def test_the_key_is_taken_from_both_headers(running: House, line: str) -> 
 )
 @pytest.mark.parametrize("path", ["/v1/models", "/nowhere", "/health/", "//health", "/Health"])
 async def test_without_the_key_nothing_but_health_is_answered(
-    running: House, line: str, path: str
+    server: ServerUnderTest, line: str, path: str
 ) -> None:
-    answer = await running.raw(get(path, line))
+    answer = await server.raw(get(path, line))
     assert (status(answer), code(answer)) == (401, "invalid_api_key")
     assert b"www-authenticate: bearer" in answer.lower()
 
 
-async def test_health_needs_no_key_and_tells_of_a_crash(running: House) -> None:
-    answer = await running.raw(get("/health"))
-    assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {
-        "status": "ok",
-        "models": [{"id": MODEL, "status": "ready"}],
-    }
-    running.script.crash_after = 0
-    with pytest.raises(Exception, match="SIGKILL"):
-        await running.client().chat.completions.create(
-            model=MODEL, messages=[{"role": "user", "content": "x"}]
-        )
-    answer = await running.raw(get("/health"))
-    assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {
-        "status": "degraded",
-        "models": [{"id": MODEL, "status": "crashed"}],
-    }
-
-
 async def test_without_a_key_set_nobody_is_asked(smollm2: Path, tmp_path: Path) -> None:
-    async with house(Script(), smollm2, tmp_path, key=None) as opened:
-        assert status(await opened.raw(get("/v1/models"))) == 200
+    async with start_server(Script(), smollm2, tmp_path, key=None) as server:
+        assert status(await server.raw(get("/v1/models"))) == 200
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json", "/", "/v1", "/v1/models/"])
-async def test_there_is_no_page_and_no_schema(running: House, path: str) -> None:
-    answer = await running.raw(get(path, BEARER))
+async def test_there_is_no_page_and_no_schema(server: ServerUnderTest, path: str) -> None:
+    answer = await server.raw(get(path, BEARER))
     assert status(answer) == 404
     assert b"http" not in answer.partition(b"\r\n\r\n")[2].lower()
 
 
 @pytest.mark.parametrize("path", ["/health", "/v1/models", f"/v1/models/{MODEL}"])
 async def test_what_can_be_read_can_be_asked_for_without_its_body(
-    running: House, path: str
+    server: ServerUnderTest, path: str
 ) -> None:
-    answer = await running.raw(get(path, BEARER).replace(b"GET", b"HEAD"))
+    answer = await server.raw(get(path, BEARER).replace(b"GET", b"HEAD"))
     assert status(answer) == 200
     assert answer.endswith(b"\r\n\r\n")
 
 
-async def test_another_method_is_refused_in_the_same_shape(running: House) -> None:
-    answer = await running.raw(get("/v1/chat/completions", BEARER))
+async def test_another_method_is_refused_in_the_same_shape(server: ServerUnderTest) -> None:
+    answer = await server.raw(get("/v1/chat/completions", BEARER))
     assert (status(answer), code(answer)) == (405, "method_not_allowed")
 
 
 async def test_no_prompt_and_no_answer_is_logged_at_any_level(
-    running: House, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    server: ServerUnderTest, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    running.script.tokens = ("answer-secret",)
+    server.script.tokens = ("answer-secret",)
     with caplog.at_level(logging.DEBUG):
         # The client's own loggers speak in this process too; the server's are what counts.
         logging.getLogger("openai").setLevel(logging.CRITICAL)
         for stream in (False, True):
-            await running.client().chat.completions.create(
+            await server.client().chat.completions.create(
                 model=MODEL, messages=[{"role": "user", "content": "prompt-secret"}], stream=stream
             )
         body = (
             b'{"model": "tiny", "messages": [{"role": "user", "content": "prompt-secret"}], "x": 1}'
         )
-        await running.raw(
+        await server.raw(
             get("/v1/chat/completions?q=prompt-secret", BEARER, "Content-Type: application/json",
                 f"Content-Length: {len(body)}").replace(b"GET", b"POST") + body
         )  # fmt: skip
@@ -252,11 +240,11 @@ async def test_no_prompt_and_no_answer_is_logged_at_any_level(
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_error_nobody_foresaw_in_an_endpoint_is_a_500_in_the_same_shape(
-    running: House, caplog: pytest.LogCaptureFixture, stream: bool
+    server: ServerUnderTest, caplog: pytest.LogCaptureFixture, stream: bool
 ) -> None:
-    running.script.generate_error = ValueError("prompt-secret")  # type: ignore[assignment]  # no error of ours
+    server.script.generate_error = ValueError("prompt-secret")  # type: ignore[assignment]  # no error of ours
     with pytest.raises(openai.InternalServerError) as raised:
-        await running.client().chat.completions.create(
+        await server.client().chat.completions.create(
             model=MODEL, messages=[{"role": "user", "content": "x"}], stream=stream
         )
     assert raised.value.code == "internal_error"
@@ -279,7 +267,8 @@ async def test_an_unforeseen_error_is_a_500_and_its_values_stay_out_of_the_log(
         await asyncio.Event().wait()
         raise AssertionError
 
-    await LastResort(broken)({"type": "http", "path": "prompt-secret"}, receive, send)
+    middleware = ErrorMiddleware(broken, error_response=ErrorResponses((), default=error_body))
+    await middleware({"type": "http", "path": "prompt-secret"}, receive, send)
     assert sent[0]["status"] == 500
     assert "ValueError" in caplog.text
     assert "broken" in caplog.text

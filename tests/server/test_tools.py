@@ -17,7 +17,7 @@ from openai.types.chat import (
 from localllm.engine.client.client import ProcessEngine
 from localllm.engine.fake import Script
 from localllm.engine.messages import Message, Role, Tool, ToolCall, ToolChoice, ToolMode
-from tests.server.house import MODEL, House, house
+from tests.server.server_under_test import MODEL, ServerUnderTest, start_server
 
 WEATHER: dict[str, Any] = {
     "type": "object",
@@ -39,20 +39,20 @@ CALLS = (
 )
 
 
-async def stream(house: House, **fields: Any) -> list[ChatCompletionChunk]:
+async def stream(server: ServerUnderTest, **fields: Any) -> list[ChatCompletionChunk]:
     known: dict[str, Any] = {
         "model": MODEL,
         "messages": ASKED,
         "tools": TOOLS,
         "stream": True,
     } | fields
-    chunks = await house.client().chat.completions.create(**known)
+    chunks = await server.client().chat.completions.create(**known)
     return [chunk async for chunk in chunks]
 
 
-async def refused(house: House, **fields: Any) -> BadRequestError:
+async def refused(server: ServerUnderTest, **fields: Any) -> BadRequestError:
     with pytest.raises(BadRequestError) as error:
-        await stream(house, **fields)
+        await stream(server, **fields)
     return error.value
 
 
@@ -62,10 +62,8 @@ def calling(script: Script) -> None:
 
 
 @pytest.mark.usefixtures("calling")
-async def test_a_whole_answer_has_calls_and_reasoning(running: House) -> None:
-    answer = await running.client().chat.completions.create(
-        model=MODEL, messages=ASKED, tools=TOOLS
-    )
+async def test_a_whole_answer_has_calls_and_reasoning(server: ServerUnderTest) -> None:
+    answer = await server.client().chat.completions.create(model=MODEL, messages=ASKED, tools=TOOLS)
     (choice,) = answer.choices
     assert choice.finish_reason == "tool_calls"
     assert choice.message.content == "I look."
@@ -79,8 +77,8 @@ async def test_a_whole_answer_has_calls_and_reasoning(running: House) -> None:
 
 
 @pytest.mark.usefixtures("calling")
-async def test_a_streamed_answer_has_them_in_pieces(running: House) -> None:
-    chunks = await stream(running)
+async def test_a_streamed_answer_has_them_in_pieces(server: ServerUnderTest) -> None:
+    chunks = await stream(server)
     deltas = [chunk.choices[0].delta for chunk in chunks]
     thoughts = [(delta.model_extra or {}).get("reasoning_content", "") for delta in deltas]
     assert "".join(thoughts) == "Rain? I ask."
@@ -97,37 +95,39 @@ async def test_a_streamed_answer_has_them_in_pieces(running: House) -> None:
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
 
 
-async def test_an_answer_that_only_calls_has_no_content(script: Script, running: House) -> None:
+async def test_an_answer_that_only_calls_has_no_content(
+    script: Script, server: ServerUnderTest
+) -> None:
     script.tokens, script.calls = (), CALLS[:1]
-    answer = await running.client().chat.completions.create(
-        model=MODEL, messages=ASKED, tools=TOOLS
-    )
+    answer = await server.client().chat.completions.create(model=MODEL, messages=ASKED, tools=TOOLS)
     assert answer.choices[0].message.content is None
 
 
-async def test_tools_and_the_choice_of_them_reach_the_engine(running: House) -> None:
+async def test_tools_and_the_choice_of_them_reach_the_engine(server: ServerUnderTest) -> None:
     named = {"type": "function", "function": {"name": "now"}}
     for choice in (None, "auto", "none", "required", named):
         fields = {} if choice is None else {"tool_choice": choice}
-        await stream(running, **fields, parallel_tool_calls=choice != "required")
+        await stream(server, **fields, parallel_tool_calls=choice != "required")
     auto = ToolChoice()
-    assert [request.tool_choice for request in running.script.requests] == [
+    assert [request.tool_choice for request in server.script.requests] == [
         auto,
         auto,
         ToolChoice(mode=ToolMode.NONE),
         ToolChoice(mode=ToolMode.REQUIRED),
         ToolChoice(mode=ToolMode.NAMED, name="now"),
     ]
-    parallel = [request.parallel_tool_calls for request in running.script.requests]
+    parallel = [request.parallel_tool_calls for request in server.script.requests]
     assert parallel == [True, True, True, False, True]
-    weather, now = running.script.requests[0].tools
+    weather, now = server.script.requests[0].tools
     assert weather == Tool(
         name="get_weather", description="Says it.", parameters=json.dumps(WEATHER)
     )
     assert json.loads(now.parameters) == {"type": "object", "properties": {}}
 
 
-async def test_a_conversation_with_calls_and_results_reaches_the_engine(running: House) -> None:
+async def test_a_conversation_with_calls_and_results_reaches_the_engine(
+    server: ServerUnderTest,
+) -> None:
     function = {"name": "now", "arguments": ""}
     messages = [
         *ASKED,
@@ -139,8 +139,8 @@ async def test_a_conversation_with_calls_and_results_reaches_the_engine(running:
         },
         {"role": "tool", "tool_call_id": "a1", "content": "12:00"},
     ]
-    await stream(running, messages=messages)
-    assert running.script.requests[0].messages == (
+    await stream(server, messages=messages)
+    assert server.script.requests[0].messages == (
         Message(role=Role.USER, content="Weather in Rome?"),
         Message(
             role=Role.ASSISTANT,
@@ -201,15 +201,15 @@ def called(**fields: object) -> dict[str, object]:
     ],
 )
 async def test_what_cannot_be_is_a_400_that_names_the_field(
-    running: House, fields: dict[str, object], param: str
+    server: ServerUnderTest, fields: dict[str, object], param: str
 ) -> None:
-    error = await refused(running, **fields)
+    error = await refused(server, **fields)
     assert error.param == param
-    assert running.script.requests == []
+    assert server.script.requests == []
 
 
 async def test_a_real_model_calls_a_tool_that_it_must_call(smollm2: Path, tmp_path: Path) -> None:
-    async with house(
+    async with start_server(
         Script(),
         smollm2,
         tmp_path / "data",

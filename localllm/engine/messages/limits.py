@@ -33,7 +33,6 @@ MAX_JSON_DEPTH = 128
 """Of the schemas of tools and the arguments of calls."""
 
 MAX_LOGIT_BIASES = 4096
-MAX_LOGIT_BIAS = 100.0
 MAX_DRY_BREAKERS = 16
 MAX_DRY_BREAKER_BYTES = 40
 """MAX_CHAR_LEN in llama_sampler_init_dry, which cuts longer ones."""
@@ -74,6 +73,11 @@ class Range:
         if self.type is int:
             return f"a whole number from {self.low} to {self.high}"
         return f"{'above ' if self.low_open else ''}{self.low:g} to {self.high:g}"
+
+
+TOKEN_ID = Range(int, 0, MAX_INT32)
+"""Of any model; `validation.check_tokens` knows the vocabulary of one."""
+LOGIT_BIAS = Range(float, -100, 100)
 
 
 @cache

@@ -28,6 +28,7 @@ from localllm.engine.messages import (
     ToolMode,
 )
 from localllm.engine.messages.limits import (
+    LOGIT_BIAS,
     MAX_DRY_BREAKER_BYTES,
     MAX_DRY_BREAKERS,
     MAX_GRAMMAR_CHARS,
@@ -38,7 +39,6 @@ from localllm.engine.messages.limits import (
     MAX_INPUTS,
     MAX_INT32,
     MAX_JSON_DEPTH,
-    MAX_LOGIT_BIAS,
     MAX_LOGIT_BIASES,
     MAX_LORAS,
     MAX_STOP_CHARS,
@@ -46,6 +46,7 @@ from localllm.engine.messages.limits import (
     MAX_TOOL_NAME,
     MAX_TOOLS,
     MAX_UINT32,
+    TOKEN_ID,
     TOOL_NAME_CHARS,
     Range,
     ranges_of,
@@ -107,7 +108,7 @@ def check_embed(request: EmbedRequest) -> None:
         if not text:
             raise BadRequest(f"input[{i}] is empty.")
         for token in text if isinstance(text, tuple) else ():
-            _check_range(f"input[{i}]", token, Range(int, 0, MAX_INT32))
+            _check_range(f"input[{i}]", token, TOKEN_ID)
 
 
 def check_rerank(request: RerankRequest) -> None:
@@ -254,7 +255,7 @@ def _check_sampling(sampling: Sampling) -> None:
             f"logit_bias has {len(sampling.logit_bias)} tokens; at most {MAX_LOGIT_BIASES}."
         )
     for _, bias in sampling.logit_bias:
-        _check_range("logit_bias", bias, Range(float, -MAX_LOGIT_BIAS, MAX_LOGIT_BIAS))
+        _check_range("logit_bias", bias, LOGIT_BIAS)
     if len(sampling.dry_sequence_breakers) > MAX_DRY_BREAKERS:
         raise BadRequest(
             f"dry_sequence_breakers has {len(sampling.dry_sequence_breakers)} texts; "

@@ -1,112 +1,99 @@
-"""`/v1/embeddings` in OpenAI's shape: what is asked, and the vectors as floats or base64."""
+"""`/v1/embeddings`: texts or tokens in, vectors as floats or base64 out."""
 
 import base64
-import secrets
 from array import array
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 
 from localllm.engine.messages import Embedded, EmbedRequest
-from localllm.engine.messages.limits import MAX_INPUTS
-from localllm.errors import ContextOverflow
-from localllm.server.dialects.openai.generation import Label
-from localllm.server.errors import ApiError
-from localllm.server.schema import Shape, refusal
+from localllm.engine.messages.limits import MAX_INPUTS, TOKEN_ID, ranges_of
+from localllm.server.dialects.openai.fields import ClientString
+from localllm.server.generation.request import new_request_id
+from localllm.server.schema import ApiModel, ModelName, field_error, in_range
 
-Given = str | tuple[int, ...]
+
+def is_token_ids(value: list[object]) -> bool:
+    """Tell whether a list holds token ids only; which ones exist depends on the model."""
+    return all(token in TOKEN_ID and not isinstance(token, bool) for token in value)
 
 
 def _inputs(value: object) -> object:
-    """A text, an array of tokens, or an array of texts or of arrays of tokens."""
+    """Accept a text, an array of tokens, or an array of texts or of arrays of tokens."""
     if isinstance(value, str):
         return [value]
     if not isinstance(value, list):
         return value  # null, or of a type that is refused
     if not value:
-        raise refusal("invalid_value", "must not be empty")
-    if _tokens(value):
+        raise field_error("invalid_value", "must not be empty")
+    if is_token_ids(value):
         return [tuple(value)]
     if len(value) > MAX_INPUTS:
-        raise refusal("invalid_value", "holds more than {most} texts", most=MAX_INPUTS)
+        raise field_error("invalid_value", "holds more than {most} texts", most=MAX_INPUTS)
     if all(isinstance(each, str) for each in value):
         return value
-    if all(isinstance(each, list) and _tokens(each) for each in value):
+    if all(isinstance(each, list) and is_token_ids(each) for each in value):
         return [tuple(each) for each in value]
-    raise refusal(
+    raise field_error(
         "invalid_type",
         "must be a string, an array of strings, an array of tokens or an array of such arrays",
     )
 
 
-def _tokens(value: list[object]) -> bool:
-    return all(type(each) is int and 0 <= each < 2**31 for each in value)
-
-
-class EmbeddingsRequest(Shape):
+class EmbeddingRequest(ApiModel):
     """The body of `/v1/embeddings`. `truncate` is this server's own: cut what is too long."""
 
-    model: Label
+    model: ModelName
     input: Annotated[list[object], BeforeValidator(_inputs)]
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    dimensions: Annotated[int, in_range(ranges_of(EmbedRequest)["dimensions"])] | None = None
     truncate: bool | None = None
 
     # A name that a client gives its request; no value of it changes the answer.
-    user: Label | None = None
+    user: ClientString | None = None
 
     def embed_request(self) -> EmbedRequest:
-        """Say the same to the engine, under a new name."""
+        """Make the engine's request, under a new id."""
         return EmbedRequest(
-            request_id=f"embd-{secrets.token_hex(12)}",
+            request_id=new_request_id("embd"),
             inputs=tuple(each for each in self.input if isinstance(each, str | tuple)),
             dimensions=self.dimensions,
             truncate=bool(self.truncate),
         )
 
 
-class Embedding(Shape):
+class Embedding(ApiModel):
     object: Literal["embedding"] = "embedding"
     index: int
     embedding: list[float] | str
 
 
-class TokensRead(Shape):
+class EmbeddingUsage(ApiModel):
     prompt_tokens: int
     total_tokens: int
 
-    @classmethod
-    def of(cls, tokens: int) -> "TokensRead":
-        return cls(prompt_tokens=tokens, total_tokens=tokens)
 
-
-class EmbeddingList(Shape):
+class CreateEmbeddingResponse(ApiModel):
     object: Literal["list"] = "list"
     data: list[Embedding]
     model: str
-    usage: TokensRead
+    usage: EmbeddingUsage
 
 
-def embeddings(asked: EmbeddingsRequest, found: Embedded) -> EmbeddingList:
-    """Write the vectors as they were asked for; base64 is of float32, little-endian."""
-    whole = asked.encoding_format == "base64"
-    return EmbeddingList(
+def embedding_response(request: EmbeddingRequest, result: Embedded) -> CreateEmbeddingResponse:
+    """Write the vectors in the requested encoding; base64 is of float32, little-endian."""
+    encoded = request.encoding_format == "base64"
+    tokens = result.prompt_tokens
+    return CreateEmbeddingResponse(
         data=[
             Embedding(
                 index=i,
-                embedding=base64.b64encode(vector).decode() if whole else floats(vector),
+                embedding=base64.b64encode(vector).decode()
+                if encoded
+                else array("f", vector).tolist(),
             )
-            for i, vector in enumerate(found.vectors)
+            for i, vector in enumerate(result.vectors)
         ],
-        model=asked.model,
-        usage=TokensRead.of(found.prompt_tokens),
+        model=request.model,
+        usage=EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens),
     )
-
-
-def floats(vector: bytes) -> list[float]:
-    return array("f", vector).tolist()
-
-
-def too_long(error: ContextOverflow, param: str) -> ApiError:
-    """Name the field that holds the text."""
-    return ApiError(str(error), code="context_length_exceeded", param=param)

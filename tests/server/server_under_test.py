@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from localllm.engine.client.client import Engine
 from localllm.engine.fake import FakeEngine, Script
 from localllm.library.store.store import InstalledModel, Store
 from localllm.runtime.runtime import Runtime
-from localllm.server.app import create_app
+from localllm.server.app import DIALECTS, create_app
+from localllm.server.dialects.protocol import Dialect
 from localllm.server.listen import Address, Limits, StopSignals, bound_address, open_socket, serve
 from localllm.server.security import HostPolicy
 
@@ -46,13 +48,41 @@ async def make_runtime(
     return runtime
 
 
-def make_app(runtime: Runtime, key: str | None = KEY) -> ASGIApp:
-    return create_app(runtime, (MODEL,), hosts=HostPolicy.bound_to("127.0.0.1"), key=key)
+def make_app(
+    runtime: Runtime, key: str | None = KEY, dialects: Sequence[Dialect] = DIALECTS
+) -> ASGIApp:
+    hosts = HostPolicy.bound_to("127.0.0.1")
+    return create_app(runtime, (MODEL,), hosts=hosts, key=key, dialects=dialects)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class House:
-    """A server that runs: where it listens, and what stops it."""
+class HttpResponse:
+    status: int
+    head: str
+    body: bytes
+
+    @property
+    def document(self) -> dict[str, object]:
+        document: dict[str, object] = json.loads(self.body)
+        return document
+
+    @property
+    def items(self) -> list[dict[str, object]]:
+        """The vectors of embeddings, or the results of a reranking."""
+        document = json.loads(self.body)
+        items: list[dict[str, object]] = document.get("data") or document["results"]
+        return items
+
+    @property
+    def error(self) -> tuple[str | None, str]:
+        """The field at fault and the code, in OpenAI's envelope."""
+        error = json.loads(self.body)["error"]
+        return error["param"], error["code"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerUnderTest:
+    """A running server on a socket."""
 
     address: Address
     runtime: Runtime
@@ -66,6 +96,21 @@ class House:
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection(self.address.ip, self.address.port)
 
+    async def request(self, line: str, body: bytes = b"", *, key: str | None = KEY) -> HttpResponse:
+        """Send a request whose first line begins with `line`, a method and a path."""
+        authorization = "" if key is None else f"Authorization: Bearer {key}\r\n"
+        head = (
+            f"{line} HTTP/1.1\r\nHost: {self.address.ip}:{self.address.port}\r\n{authorization}"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+            "Connection: close\r\n\r\n"
+        )
+        response = await self.raw(head.encode() + body)
+        headers, _, content = response.partition(b"\r\n\r\n")
+        return HttpResponse(status=int(headers.split()[1]), head=headers.decode(), body=content)
+
+    async def post(self, path: str, body: object) -> HttpResponse:
+        return await self.request(f"POST {path}", json.dumps(body).encode())
+
     async def raw(self, request: bytes) -> bytes:
         """Send bytes, read until the server closes the connection."""
         reader, writer = await self.connect()
@@ -78,7 +123,7 @@ class House:
 
 
 @contextlib.asynccontextmanager
-async def house(
+async def start_server(
     script: Script,
     model: Path,
     data: Path,
@@ -86,13 +131,15 @@ async def house(
     limits: Limits | None = None,
     key: str | None = KEY,
     start_engine: Callable[[], Engine] | None = None,
-) -> AsyncIterator[House]:
+    dialects: Sequence[Dialect] = DIALECTS,
+) -> AsyncIterator[ServerUnderTest]:
+    """Run a server whose engine plays `script`, unless `start_engine` makes another one."""
     runtime = await make_runtime(script, model, data, start_engine=start_engine)
     sock = open_socket(Address(ip="127.0.0.1", port=0))
     address, stop = bound_address(sock), StopSignals()
     serving = asyncio.create_task(
         serve(
-            make_app(runtime, key),
+            make_app(runtime, key, dialects),
             sock,
             stop,
             end_answers=runtime.close,
@@ -100,7 +147,9 @@ async def house(
         )
     )
     try:
-        yield House(address=address, runtime=runtime, script=script, stop=stop, serving=serving)
+        yield ServerUnderTest(
+            address=address, runtime=runtime, script=script, stop=stop, serving=serving
+        )
     finally:
         stop.asked.set()
         await serving

@@ -1,0 +1,294 @@
+"""The answer of `/v1/chat/completions`: one document, or a stream of chunks.
+
+The classes have the names of OpenAI's official client.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Literal
+
+from localllm.engine.messages import (
+    Finished,
+    GenerateEvent,
+    Reasoning,
+    Timings,
+    Token,
+    TokenLogprob,
+    ToolCallArguments,
+    ToolCallBegan,
+)
+from localllm.server.dialects.openai.chat_request import ChatCompletionRequest
+from localllm.server.dialects.openai.errors import error_body
+from localllm.server.errors import ApiError
+from localllm.server.generation.choices import Choice, Choices, StopReason, Usage
+from localllm.server.schema import OMIT_IF_NONE, ApiModel
+from localllm.server.streaming import SSE_MEDIA_TYPE, sse_event
+
+DONE = sse_event(b"[DONE]")
+"""The end of a stream; a client that does not see it knows that something is missing."""
+
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
+def finish_reason(choice: Choice) -> FinishReason | None:
+    """Name the stop reason as OpenAI does; None while the answer goes on."""
+    match choice.stop_reason:
+        case StopReason.STOP:
+            return "stop"
+        case StopReason.LENGTH:
+            return "length"
+        case StopReason.TOOL_CALLS:
+            return "tool_calls"
+        case None:
+            return None
+
+
+class PromptTokensDetails(ApiModel):
+    cached_tokens: int
+
+
+class CompletionUsage(ApiModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+    @classmethod
+    def of(cls, usage: Usage) -> "CompletionUsage":
+        return cls(
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            total_tokens=usage.prompt_tokens + usage.completion_tokens,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=usage.cached_tokens),
+        )
+
+
+class TopLogprob(ApiModel):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChatTokenLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob]
+
+
+class ChoiceLogprobs(ApiModel):
+    content: list[ChatTokenLogprob]
+    refusal: None = None
+
+    @classmethod
+    def of(cls, tokens: Iterable[Token]) -> "ChoiceLogprobs | None":
+        """None when the request did not ask for them."""
+        content = [
+            ChatTokenLogprob(
+                **_top_logprob(token.logprob).model_dump(),
+                top_logprobs=[_top_logprob(each) for each in token.top_logprobs],
+            )
+            for token in tokens
+            if token.logprob is not None
+        ]
+        return cls(content=content) if content else None
+
+
+def _top_logprob(token: TokenLogprob) -> TopLogprob:
+    return TopLogprob(token=token.text, logprob=token.logprob, bytes=list(token.raw))
+
+
+class FunctionCall(ApiModel):
+    name: str
+    arguments: str
+
+
+class MessageToolCall(ApiModel):
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class ChatCompletionMessage(ApiModel):
+    role: Literal["assistant"] = "assistant"
+    content: str | None
+    reasoning_content: Annotated[str | None, OMIT_IF_NONE] = None
+    tool_calls: Annotated[list[MessageToolCall] | None, OMIT_IF_NONE] = None
+    refusal: None = None
+
+    @classmethod
+    def of(cls, choice: Choice) -> "ChatCompletionMessage":
+        """An answer that only calls tools has no content."""
+        calls = [
+            MessageToolCall(
+                id=call.id, function=FunctionCall(name=call.name, arguments=call.arguments)
+            )
+            for call in choice.tool_calls
+        ]
+        text = choice.text
+        return cls(
+            content=text if text or not calls else None,
+            reasoning_content=choice.reasoning or None,
+            tool_calls=calls or None,
+        )
+
+
+class ChatChoice(ApiModel):
+    index: int
+    message: ChatCompletionMessage
+    logprobs: ChoiceLogprobs | None = None
+    finish_reason: FinishReason | None
+
+    @classmethod
+    def of(cls, choice: Choice) -> "ChatChoice":
+        return cls(
+            index=choice.index,
+            message=ChatCompletionMessage.of(choice),
+            logprobs=ChoiceLogprobs.of(choice.tokens),
+            finish_reason=finish_reason(choice),
+        )
+
+
+class ChatCompletion(ApiModel):
+    """A whole answer."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: CompletionUsage
+    timings: Timings
+    dropped_messages: Annotated[int | None, OMIT_IF_NONE] = None
+
+
+class FunctionDelta(ApiModel):
+    name: Annotated[str | None, OMIT_IF_NONE] = None
+    arguments: str = ""
+
+
+class ToolCallDelta(ApiModel):
+    """`index` tells the calls of an answer apart; the first piece of each has its id and name."""
+
+    index: int
+    id: Annotated[str | None, OMIT_IF_NONE] = None
+    type: Annotated[Literal["function"] | None, OMIT_IF_NONE] = None
+    function: FunctionDelta
+
+
+class ChoiceDelta(ApiModel):
+    role: Annotated[Literal["assistant"] | None, OMIT_IF_NONE] = None
+    content: Annotated[str | None, OMIT_IF_NONE] = None
+    reasoning_content: Annotated[str | None, OMIT_IF_NONE] = None
+    tool_calls: Annotated[list[ToolCallDelta] | None, OMIT_IF_NONE] = None
+
+
+class ChunkChoice(ApiModel):
+    index: int
+    delta: ChoiceDelta
+    logprobs: ChoiceLogprobs | None = None
+    finish_reason: FinishReason | None = None
+
+
+class ChatCompletionChunk(ApiModel):
+    """One piece of a streamed answer."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    usage: Annotated[CompletionUsage | None, OMIT_IF_NONE] = None
+    timings: Annotated[Timings | None, OMIT_IF_NONE] = None
+    dropped_messages: Annotated[int | None, OMIT_IF_NONE] = None
+
+
+def chat_completion(
+    request: ChatCompletionRequest, request_id: str, choices: Choices
+) -> ChatCompletion:
+    """Write a whole answer."""
+    last = choices.finish()
+    return ChatCompletion(
+        id=request_id,
+        created=int(time.time()),
+        model=request.model,
+        choices=[ChatChoice.of(choice) for choice in choices],
+        usage=CompletionUsage.of(choices.usage),
+        timings=last.timings,
+        dropped_messages=last.dropped_messages or None,
+    )
+
+
+class ChatStreamEncoder:
+    """Writes an answer as server-sent chunks.
+
+    The first ones give every choice its role; the last one carries usage and timings, in a chunk
+    of its own when the client asks for that, and is followed by `[DONE]`.
+    """
+
+    media_type = SSE_MEDIA_TYPE
+
+    def __init__(self, request: ChatCompletionRequest, request_id: str, choices: Choices) -> None:
+        self._request = request
+        self._request_id = request_id
+        self._choices = choices
+        self._created = int(time.time())
+        self._started = False
+
+    def encode(self, event: GenerateEvent, choices: Sequence[Choice]) -> Iterator[bytes]:
+        if not self._started:
+            self._started = True
+            for choice in self._choices:
+                role = ChoiceDelta(role="assistant", content="")
+                yield self._chunk(ChunkChoice(index=choice.index, delta=role))
+        for choice in choices:
+            match event:
+                case Token() if event.text or event.logprob:
+                    yield self._chunk(
+                        ChunkChoice(
+                            index=choice.index,
+                            delta=ChoiceDelta(content=event.text),
+                            logprobs=ChoiceLogprobs.of([event]),
+                        )
+                    )
+                case Reasoning() | ToolCallBegan() | ToolCallArguments():
+                    yield self._chunk(ChunkChoice(index=choice.index, delta=_delta(event)))
+                case Finished():
+                    yield self._end(choice, event)
+
+    def encode_error(self, error: ApiError) -> bytes:
+        return sse_event(error_body(error))
+
+    def _end(self, choice: Choice, end: Finished) -> bytes:
+        last = ChunkChoice(
+            index=choice.index, delta=ChoiceDelta(), finish_reason=finish_reason(choice)
+        )
+        if not self._choices.complete:
+            return self._chunk(last)
+        if self._request.include_usage:
+            return self._chunk(last) + self._chunk(end=end) + DONE
+        return self._chunk(last, end=end) + DONE
+
+    def _chunk(self, *choices: ChunkChoice, end: Finished | None = None) -> bytes:
+        """Write a chunk; with `end`, the last of all choices, also what is known only then."""
+        chunk = ChatCompletionChunk(
+            id=self._request_id,
+            created=self._created,
+            model=self._request.model,
+            choices=list(choices),
+            usage=None if end is None else CompletionUsage.of(self._choices.usage),
+            timings=None if end is None else end.timings,
+            dropped_messages=None if end is None else end.dropped_messages or None,
+        )
+        return sse_event(chunk.encode())
+
+
+def _delta(event: Reasoning | ToolCallBegan | ToolCallArguments) -> ChoiceDelta:
+    match event:
+        case Reasoning(text=text):
+            return ChoiceDelta(reasoning_content=text)
+        case ToolCallBegan(call=call, id=id_, name=name):
+            began = ToolCallDelta(
+                index=call, id=id_, type="function", function=FunctionDelta(name=name)
+            )
+            return ChoiceDelta(tool_calls=[began])
+        case ToolCallArguments(call=call, text=text):
+            piece = ToolCallDelta(index=call, function=FunctionDelta(arguments=text))
+            return ChoiceDelta(tool_calls=[piece])

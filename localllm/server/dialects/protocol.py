@@ -1,0 +1,53 @@
+"""A dialect: one vendor's HTTP API in front of the models, and nothing that another one needs.
+
+Its folder holds the routes, the models of its requests and answers, its error envelope and its
+event encoding (a `StreamEncoder`). What a request asks of the engine and what an answer consists
+of is shared (`generation/`), so another dialect is one folder and one entry in `app.DIALECTS`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from localllm.server.errors import ApiError
+from localllm.server.served_models import ServedModels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """One vendor's API.
+
+    `router` makes its routes. Errors on paths that begin with one of `prefixes` are written by
+    `error_body`, also those of the layers in front of the routes (a wrong key, a path that does
+    not exist); a dialect without an envelope of its own leaves both out.
+    """
+
+    name: str
+    router: Callable[[ServedModels], APIRouter]
+    prefixes: tuple[str, ...] = ()
+    error_body: Callable[[ApiError], bytes] | None = None
+
+
+class ErrorResponses:
+    """Writes each error in the envelope of the dialect whose path was asked for."""
+
+    def __init__(self, dialects: Sequence[Dialect], default: Callable[[ApiError], bytes]) -> None:
+        self._default = default
+        # The longest prefix wins: /v1/messages is Anthropic's within OpenAI's /v1.
+        self._envelopes = sorted(
+            (
+                (prefix, dialect.error_body)
+                for dialect in dialects
+                if dialect.error_body is not None
+                for prefix in dialect.prefixes
+            ),
+            key=lambda envelope: -len(envelope[0]),
+        )
+
+    def __call__(self, error: ApiError, path: str) -> Response:
+        body = next(
+            (write for prefix, write in self._envelopes if path.startswith(prefix)), self._default
+        )
+        return Response(body(error), error.status, error.headers, media_type="application/json")

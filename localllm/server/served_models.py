@@ -1,0 +1,113 @@
+"""The models of a server, by the names that its clients use: what every dialect calls.
+
+A dialect turns its requests into the engine's and gives them to `ServedModels`; the checks, the
+deadline and the report of a crash are the same for all of them.
+"""
+
+import logging
+import time
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
+from dataclasses import replace
+from typing import TypeVar
+
+from localllm.core.text import single_line
+from localllm.engine.messages import (
+    Embedded,
+    EmbedRequest,
+    GenerateEvent,
+    GenerateRequest,
+    Reranked,
+    RerankRequest,
+)
+from localllm.errors import ContextOverflow, EngineCrashed
+from localllm.runtime.runtime import ResidentModel, Runtime
+from localllm.server.errors import ApiError, api_error, is_shutdown
+
+logger = logging.getLogger("localllm.server")
+
+T = TypeVar("T")
+
+
+class ServedModels:
+    """The models called `names`, which `runtime` has loaded.
+
+    One request does not wait for another: the engine batches them. `deadline_s`: seconds after
+    which an answer that is not complete ends with an error, None: never.
+    """
+
+    def __init__(
+        self, runtime: Runtime, names: tuple[str, ...], deadline_s: float | None = None
+    ) -> None:
+        self.names = names
+        self.started_at = int(time.time())
+        self._runtime = runtime
+        self._deadline_s = deadline_s
+        self._reported: EngineCrashed | None = None
+
+    @property
+    def resident(self) -> tuple[ResidentModel, ...]:
+        """The served models whose engine runs; a crashed one starts with its next request."""
+        return tuple(
+            resident for resident in self._runtime.resident() if resident.model.name in self.names
+        )
+
+    def check_served(self, name: str) -> None:
+        """Raise ApiError when no model has this name."""
+        if name not in self.names:
+            raise ApiError(
+                f"This server does not serve that model. It serves: {', '.join(self.names)}.",
+                status=404,
+                code="model_not_found",
+                param="model",
+            )
+
+    def generate(
+        self, name: str, request: GenerateRequest, *, prompt_field: str = "messages"
+    ) -> AsyncGenerator[GenerateEvent, None]:
+        """Generate with the model `name`; closing the iterator cancels the request.
+
+        `prompt_field`: the field that an error names when the prompt does not fit the context.
+        Raises ApiError at once for an unknown model; the iterator raises LocalLLMErrors.
+        """
+        self.check_served(name)
+        return self._events(name, request, prompt_field)
+
+    async def _events(
+        self, name: str, request: GenerateRequest, prompt_field: str
+    ) -> AsyncGenerator[GenerateEvent, None]:
+        request = replace(request, deadline_s=self._deadline_s)
+        async with aclosing(self._runtime.generate(name, request)) as events:
+            try:
+                async for event in events:
+                    yield event
+            except EngineCrashed as crash:
+                self._report(name, crash)
+                raise
+            except ContextOverflow as error:
+                raise api_error(error, prompt_field=prompt_field) from error
+
+    async def embed(self, name: str, request: EmbedRequest, *, prompt_field: str) -> Embedded:
+        """Embed with the model `name`; as `generate`, and being cancelled cancels the request."""
+        self.check_served(name)
+        return await self._result(name, self._runtime.embed(name, request), prompt_field)
+
+    async def rerank(self, name: str, request: RerankRequest, *, prompt_field: str) -> Reranked:
+        """Rerank with the model `name`; as `embed`."""
+        self.check_served(name)
+        return await self._result(name, self._runtime.rerank(name, request), prompt_field)
+
+    async def _result(self, name: str, work: Coroutine[None, None, T], prompt_field: str) -> T:
+        try:
+            return await work
+        except EngineCrashed as crash:
+            self._report(name, crash)
+            raise
+        except ContextOverflow as error:
+            raise api_error(error, prompt_field=prompt_field) from error
+
+    def _report(self, name: str, crash: EngineCrashed) -> None:
+        """Log a crash once, though every request that was in flight raises it."""
+        if crash is not self._reported and not is_shutdown(crash):
+            self._reported = crash
+            logger.warning("%s: %s", single_line(name), crash)

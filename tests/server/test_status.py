@@ -1,0 +1,28 @@
+"""`/health` and `/lora-adapters`."""
+
+import pytest
+
+from tests.server.server_under_test import MODEL, ServerUnderTest
+
+
+async def test_health_needs_no_key_and_tells_of_a_crash(server: ServerUnderTest) -> None:
+    answer = await server.request("GET /health", key=None)
+    assert answer.document == {
+        "status": "ok",
+        "models": [{"id": MODEL, "status": "ready"}],
+    }
+    server.script.crash_after = 0
+    with pytest.raises(Exception, match="SIGKILL"):
+        await server.client().chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "x"}]
+        )
+    answer = await server.request("GET /health", key=None)
+    assert answer.document == {
+        "status": "degraded",
+        "models": [{"id": MODEL, "status": "crashed"}],
+    }
+
+
+async def test_without_adapters_the_list_is_empty(server: ServerUnderTest) -> None:
+    answer = await server.request("GET /lora-adapters")
+    assert (answer.status, answer.body) == (200, b"[]")
