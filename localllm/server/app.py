@@ -1,4 +1,4 @@
-"""The local API as one ASGI application: the routes of all dialects, and guards around them.
+"""The local API as one ASGI application: the routes of all dialects behind the guards.
 
 It loads and closes nothing: whoever made the runtime does (`localllm serve`), so that a model that
 does not load is an exit status and not a failed HTTP server. There is no schema page: the usual
@@ -42,8 +42,8 @@ def create_app(
 ) -> ASGIApp:
     """Make the API of the models named `served`, which `runtime` has loaded.
 
-    `key` None asks for none: only for a server that no other machine reaches. `deadline_s`:
-    seconds after which an answer that is not complete is given up, None: never.
+    `key` None: none is required, which is only for a server that no other machine reaches.
+    `deadline_s`: the time limit of every answer, None: no limit.
     """
     models = ServedModels(runtime, served, deadline_s)
     error_response = ErrorResponses(dialects, default=error_body)

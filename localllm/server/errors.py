@@ -42,7 +42,7 @@ class ApiError(LocalLLMError):
 
 
 def unexpected_error() -> ApiError:
-    """Make the error of an exception that nobody foresaw; its message tells a client nothing."""
+    """Make the error of an unexpected exception, whose own message stays out of the answer."""
     return ApiError(
         "Something in the server failed; its log says where.", status=500, code="internal_error"
     )

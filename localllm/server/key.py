@@ -1,4 +1,4 @@
-"""The API key: where it comes from, and how its file is made so that nobody else can read it."""
+"""The API key, from the environment or from a file that only its owner can read."""
 
 import os
 import secrets

@@ -1,7 +1,7 @@
-"""The socket, the HTTP connections on it, and the orderly end: uvicorn with its gaps closed.
+"""The socket, the HTTP connections on it and the graceful shutdown: uvicorn with its gaps closed.
 
 uvicorn limits neither how long a client may take to send its headers, nor how many connections
-are open, nor how long a client may leave its answer unread. `Connection` does.
+are open, nor how long a client may leave its answer unread. `LimitedProtocol` does.
 """
 
 import asyncio
@@ -27,29 +27,29 @@ from localllm.server.security import MAX_HEADER_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How much patience the server has; times in seconds.
+class ConnectionLimits:
+    """Timeouts of connections in seconds, and their number.
 
-    `head_s`: for the headers of a request, and for what is left of a body that nobody reads.
-    `unread_s`: for a client that reads nothing of its answer. `idle_s`: for a connection without
-    a request; longer than the pools of the common clients keep one. `grace_s`: after the first
-    signal, for the answers that are being written.
+    `header_timeout_s`: for the headers of a request, and for the rest of a body that no endpoint
+    reads. `send_timeout_s`: for a client that reads nothing of its answer. `keep_alive_s`: for a
+    connection without a request; longer than the pools of the common clients keep one.
+    `shutdown_grace_s`: after the first signal, for the answers that are being written.
     """
 
-    connections: int = 512
-    head_s: float = 15.0
-    unread_s: float = 60.0
-    idle_s: int = 75
-    grace_s: float = 5.0
+    max_connections: int = 512
+    header_timeout_s: float = 15.0
+    send_timeout_s: float = 60.0
+    keep_alive_s: int = 75
+    shutdown_grace_s: float = 5.0
 
 
-DEFAULT_LIMITS = Limits()
+DEFAULT_LIMITS = ConnectionLimits()
 _BACKLOG = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where the server listens: an IP address and a port, both as bound."""
+    """The IP address and the port that the server is bound to."""
 
     ip: str
     port: int
@@ -60,7 +60,7 @@ class Address:
 
     @property
     def url(self) -> str:
-        """A URL that reaches it from this machine."""
+        """The URL that reaches it from this machine."""
         any_of = {"0.0.0.0": "127.0.0.1", "::": "::1"}
         ip = any_of.get(self.ip, self.ip)
         return f"http://[{ip}]:{self.port}" if ":" in ip else f"http://{ip}:{self.port}"
@@ -103,14 +103,14 @@ def bound_address(sock: socket.socket) -> Address:
 
 
 class StopSignals:
-    """SIGINT and SIGTERM as events: the first asks for an orderly end, the second for a fast one.
+    """SIGINT and SIGTERM as events: the first shuts down gracefully, the second at once.
 
-    Used as a context: the handlers that were there before come back.
+    While `handled` is entered; then the previous handlers are restored.
     """
 
     def __init__(self) -> None:
-        self.asked = asyncio.Event()
-        self.insisted = asyncio.Event()
+        self.should_exit = asyncio.Event()
+        self.force_exit = asyncio.Event()
         self.signal: signal.Signals | None = None
 
     @contextlib.contextmanager
@@ -129,11 +129,11 @@ class StopSignals:
                 signal.signal(number, handler)
 
     def receive(self, number: signal.Signals) -> None:
-        if self.asked.is_set():
-            self.insisted.set()
+        if self.should_exit.is_set():
+            self.force_exit.set()
         else:
             self.signal = number
-            self.asked.set()
+            self.should_exit.set()
 
 
 async def serve(
@@ -141,115 +141,117 @@ async def serve(
     sock: socket.socket,
     stop: StopSignals,
     *,
-    end_answers: Callable[[], Awaitable[None]],
-    limits: Limits = DEFAULT_LIMITS,
+    abort_requests: Callable[[], Awaitable[None]],
+    limits: ConnectionLimits = DEFAULT_LIMITS,
 ) -> None:
-    """Answer requests on `sock` until `stop`.
+    """Serve requests on `sock` until `stop`.
 
-    After the first signal answers have `limits.grace_s` seconds to end by themselves; then, or
-    at the second signal, `end_answers` ends them.
+    After the first signal answers have `limits.shutdown_grace_s` seconds to end by themselves;
+    then, or at the second signal, `abort_requests` ends them.
     """
     server = _Server(_config(app, limits))
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     try:
-        await _first(serving, stop.asked.wait())
+        await _wait_first(serving, stop.should_exit.wait())
         server.should_exit = True
-        await _first(serving, stop.insisted.wait(), timeout_s=limits.grace_s)
+        await _wait_first(serving, stop.force_exit.wait(), timeout_s=limits.shutdown_grace_s)
         if not serving.done():
-            await end_answers()
-        server.force_exit = stop.insisted.is_set()
+            await abort_requests()
+        server.force_exit = stop.force_exit.is_set()
     finally:
         server.should_exit = True
         await serving
 
 
-async def _first(
+async def _wait_first(
     serving: asyncio.Task[None], event: Awaitable[object], timeout_s: float | None = None
 ) -> None:
-    """Wait until `serving` ends, `event` comes or `timeout_s` has passed."""
+    """Wait until `serving` ends, `event` is set or `timeout_s` has passed."""
     other = asyncio.ensure_future(event)
     await asyncio.wait((serving, other), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     other.cancel()
 
 
-class Connection(H11Protocol):
-    """One client's connection, with a deadline for whatever it owes us."""
+class LimitedProtocol(H11Protocol):
+    """One client's connection, with timeouts for the parts that uvicorn waits for without any."""
 
     limits = DEFAULT_LIMITS
-    _deadline: asyncio.TimerHandle | None = None
-    _reader_deadline: asyncio.TimerHandle | None = None
+    _receive_timer: asyncio.TimerHandle | None = None
+    _send_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as H11Protocol narrows it
         super().connection_made(transport)
-        if len(self.connections) > self.limits.connections:
+        if len(self.connections) > self.limits.max_connections:
             transport.write(_BUSY)
             transport.close()
             return
-        self._time_the_client()
+        self._update_receive_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._deadline, self._reader_deadline):
+        for timer in (self._receive_timer, self._send_timer):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._time_the_client()
+        self._update_receive_timer()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        # With nothing begun, uvicorn's keep-alive timer runs.
+        # Between two requests uvicorn's own keep-alive timer runs.
         if self.conn.their_state is not h11.IDLE or self.conn.trailing_data[0]:
-            self._time_the_client()
+            self._update_receive_timer()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._reader_deadline = self.loop.call_later(self.limits.unread_s, self.transport.abort)
+        self._send_timer = self.loop.call_later(self.limits.send_timeout_s, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._reader_deadline is not None:
-            self._reader_deadline.cancel()
+        if self._send_timer is not None:
+            self._send_timer.cancel()
 
     def send_400_response(self, msg: str) -> None:
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            self.transport.write(_raw(ApiError(msg, status=400, code="invalid_http")))
+            self.transport.write(_raw_response(ApiError(msg, status=400, code="invalid_http")))
         self.transport.close()
 
-    def _time_the_client(self) -> None:
-        """Start or stop the clock: it runs while a head, or a body nobody reads, is incomplete."""
+    def _update_receive_timer(self) -> None:
+        """Start or stop the timer: it runs while headers, or a body no endpoint reads, come."""
         theirs = self.conn.their_state
-        unread = theirs is h11.SEND_BODY and self.conn.our_state is h11.DONE
-        owing = (theirs is h11.IDLE or unread) and not self.transport.is_closing()
-        if owing and self._deadline is None:
-            self._deadline = self.loop.call_later(self.limits.head_s, self.transport.abort)
-        elif not owing and self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        unread_body = theirs is h11.SEND_BODY and self.conn.our_state is h11.DONE
+        incomplete = (theirs is h11.IDLE or unread_body) and not self.transport.is_closing()
+        if incomplete and self._receive_timer is None:
+            self._receive_timer = self.loop.call_later(
+                self.limits.header_timeout_s, self.transport.abort
+            )
+        elif not incomplete and self._receive_timer is not None:
+            self._receive_timer.cancel()
+            self._receive_timer = None
 
 
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        yield  # StopSignals has them, also while the model loads
+        yield  # StopSignals handles them, also while the model loads
 
 
-def _config(app: ASGIApp, limits: Limits) -> uvicorn.Config:
-    # uvicorn makes the connections itself and passes nothing of ours on: a class of this server.
-    connection = type("Connection", (Connection,), {"limits": limits})
+def _config(app: ASGIApp, limits: ConnectionLimits) -> uvicorn.Config:
+    # uvicorn makes the protocol itself and passes nothing of ours on, so the class carries it.
+    protocol = type("LimitedProtocol", (LimitedProtocol,), {"limits": limits})
     return uvicorn.Config(
         app,
-        http=connection,
+        http=protocol,
         ws="none",
         lifespan="off",
         log_config=None,
-        log_level="error",  # the rest are notes on malformed requests: anyone could fill the disk
+        log_level="error",  # below are malformed requests: anyone could fill the disk
         access_log=False,
         proxy_headers=False,  # nobody in front of us is trusted to rewrite the client's address
         server_header=False,
-        timeout_keep_alive=limits.idle_s,
-        timeout_graceful_shutdown=int(limits.grace_s) + 10,
+        timeout_keep_alive=limits.keep_alive_s,
+        timeout_graceful_shutdown=int(limits.shutdown_grace_s) + 10,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,  # HostGuard measures complete ones
         backlog=_BACKLOG,
     )
@@ -269,8 +271,8 @@ def _cannot_listen(address: Address, error: OSError) -> ServeError:
     return ServeError(f"Cannot listen on {where}: {reason}.")
 
 
-def _raw(error: ApiError) -> bytes:
-    """Write an error as a whole HTTP response, for when no request could be read."""
+def _raw_response(error: ApiError) -> bytes:
+    """Write an error as a whole HTTP response, for bytes that are no request."""
     body = error_body(error)  # the default envelope: there is no path
     phrase = {400: "Bad Request", 503: "Service Unavailable"}[error.status]
     head = (
@@ -280,4 +282,4 @@ def _raw(error: ApiError) -> bytes:
     return head.encode("ascii") + body
 
 
-_BUSY = _raw(ApiError("Too many connections.", status=503, code="too_many_connections"))
+_BUSY = _raw_response(ApiError("Too many connections.", status=503, code="too_many_connections"))

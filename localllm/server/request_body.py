@@ -93,8 +93,8 @@ def parse(body: bytes) -> object:
 
 
 def _check_declared(request: Request) -> None:
-    # A page of another origin may post text/plain or a form without asking first; JSON makes
-    # its browser ask, and we never say yes.
+    # A page of another origin may post text/plain or a form without a CORS preflight; JSON needs
+    # one, and no preflight is ever allowed.
     kind, _, parameters = request.headers.get("content-type", "").partition(";")
     charset = parameters.partition("charset=")[2].strip(' "').lower()
     if kind.strip().lower() != "application/json" or charset not in ("", "utf-8", "utf8"):

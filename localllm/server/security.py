@@ -1,10 +1,10 @@
 """Access to the API: pure ASGI middleware around the routes, outermost last.
 
-A web page can make its visitor's browser send requests to this machine. What stops it: the Host
-header must name this server (a rebound DNS name does not: CVE-2024-28224), Origin and
-Sec-Fetch-Site must not tell of another site, there is no CORS header in any answer, and all but
-`/health` asks for the key. The guards raise; the outermost layer writes the error in the envelope
-of the dialect that was asked.
+A web page can make its visitor's browser send requests to this machine. Four things stop it: the
+Host header must name this server (a rebound DNS name does not: CVE-2024-28224), Origin and
+Sec-Fetch-Site must not name another site, no answer has a CORS header, and all paths but `/health`
+require the key. The guards raise; the outermost layer writes the error in the envelope of the
+dialect whose path was requested.
 """
 
 import hmac
@@ -140,7 +140,7 @@ class ErrorMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            return  # no lifespan, no WebSocket: uvicorn closes what nobody answers
+            return  # no lifespan, no WebSocket: uvicorn closes what is not answered
         started = False
 
         async def watched(message: Message) -> None:

@@ -21,8 +21,8 @@ class Health(ApiModel):
 
 
 class LoraAdapter(ApiModel):
-    """An adapter as llama-server lists it. `path` is the name of its file without the folder,
-    which is nobody's business."""
+    """An adapter as llama-server lists it. `path` is the file's name alone: clients need not know
+    the folders of this machine."""
 
     id: int
     path: str

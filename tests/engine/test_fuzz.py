@@ -1,4 +1,4 @@
-"""Whatever is asked of a real worker: it lives, and every request ends once."""
+"""A real worker lives through any requests, and each of them ends once."""
 
 import asyncio
 import os
@@ -136,7 +136,7 @@ requests = st.one_of(
 
 
 class Worker:
-    """A real worker with a small model, and a loop to ask it in."""
+    """A real worker with a small model, and the loop that it is called in."""
 
     def __init__(self, path: Path) -> None:
         self._runner = asyncio.Runner()
@@ -148,19 +148,21 @@ class Worker:
         async for _ in self.engine.load(LoadRequest(path=str(path), settings=LOAD)):
             pass
 
-    def ask(self, wanted: list[tuple[GenerateRequest, int | None]]) -> None:
-        """All of them at once; of some only so many events are read before they are cancelled."""
-        self._runner.run(self._ask(wanted))
+    def run(self, plans: list[tuple[GenerateRequest, int | None]]) -> None:
+        """Send all at once; each is cancelled after so many events, None: never."""
+        self._runner.run(self._run(plans))
 
-    async def _ask(self, wanted: list[tuple[GenerateRequest, int | None]]) -> None:
+    async def _run(self, plans: list[tuple[GenerateRequest, int | None]]) -> None:
         pid = self.engine.pid
         async with asyncio.timeout(120):
-            await asyncio.gather(*(self._one(request, cut) for request, cut in wanted))
+            await asyncio.gather(
+                *(self._one(request, cancel_after) for request, cancel_after in plans)
+            )
             probe = GenerateRequest(request_id="probe", prompt="hello", max_tokens=2)
             await self._one(probe, None)
         assert self.engine.alive and self.engine.pid == pid
 
-    async def _one(self, request: GenerateRequest, cut: int | None) -> None:
+    async def _one(self, request: GenerateRequest, cancel_after: int | None) -> None:
         self._sent += 1
         request = replace(request, request_id=f"{request.request_id}{self._sent}")
         ends: list[Finished] = []
@@ -172,12 +174,14 @@ class Worker:
                     seen += 1
                     if isinstance(event, Finished):
                         ends.append(event)
-                    if seen == cut:
+                    if seen == cancel_after:
                         await self.engine.cancel(request.request_id)
         except GenerationFailed:
             return
         assert len(ends) == request.n
-        assert cut is not None or all(end.reason is not FinishReason.CANCELLED for end in ends)
+        assert cancel_after is not None or all(
+            end.reason is not FinishReason.CANCELLED for end in ends
+        )
 
     def close(self) -> None:
         self._runner.run(self.engine.close())
@@ -194,6 +198,6 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
 @settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", "150")), deadline=None)
 @given(st.lists(st.tuples(requests, st.none() | st.integers(1, 6)), min_size=1, max_size=6))
 def test_every_request_ends_once_and_the_worker_lives(
-    worker: Worker, wanted: list[tuple[GenerateRequest, int | None]]
+    worker: Worker, plans: list[tuple[GenerateRequest, int | None]]
 ) -> None:
-    worker.ask(wanted)
+    worker.run(plans)

@@ -18,7 +18,14 @@ from localllm.library.store.store import InstalledModel, Store
 from localllm.runtime.runtime import Runtime
 from localllm.server.app import DIALECTS, create_app
 from localllm.server.dialects.protocol import Dialect
-from localllm.server.listen import Address, Limits, StopSignals, bound_address, open_socket, serve
+from localllm.server.listen import (
+    Address,
+    ConnectionLimits,
+    StopSignals,
+    bound_address,
+    open_socket,
+    serve,
+)
 from localllm.server.security import HostPolicy
 
 KEY = "a-key-that-only-the-tests-know"
@@ -128,7 +135,7 @@ async def start_server(
     model: Path,
     data: Path,
     *,
-    limits: Limits | None = None,
+    limits: ConnectionLimits | None = None,
     key: str | None = KEY,
     start_engine: Callable[[], Engine] | None = None,
     dialects: Sequence[Dialect] = DIALECTS,
@@ -142,8 +149,8 @@ async def start_server(
             make_app(runtime, key, dialects),
             sock,
             stop,
-            end_answers=runtime.close,
-            limits=limits or Limits(grace_s=0.0),
+            abort_requests=runtime.close,
+            limits=limits or ConnectionLimits(shutdown_grace_s=0.0),
         )
     )
     try:
@@ -151,6 +158,6 @@ async def start_server(
             address=address, runtime=runtime, script=script, stop=stop, serving=serving
         )
     finally:
-        stop.asked.set()
+        stop.should_exit.set()
         await serving
         await runtime.close()

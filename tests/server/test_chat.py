@@ -47,7 +47,7 @@ def text_of(chunks: list[ChatCompletionChunk]) -> str:
     return "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
 
 
-async def test_an_answer_carries_its_text_and_what_was_counted(server: ServerUnderTest) -> None:
+async def test_an_answer_carries_its_text_usage_and_timings(server: ServerUnderTest) -> None:
     answer = await server.client().chat.completions.create(model=MODEL, messages=HELLO)
     assert answer.choices[0].message.content == "Hello, world."
     assert answer.choices[0].message.role == "assistant"
@@ -143,7 +143,7 @@ async def test_every_parameter_reaches_the_engine(server: ServerUnderTest) -> No
     )
 
 
-async def test_what_is_not_given_keeps_the_defaults_of_the_engine(server: ServerUnderTest) -> None:
+async def test_absent_fields_keep_the_defaults_of_the_engine(server: ServerUnderTest) -> None:
     await server.client().chat.completions.create(model=MODEL, messages=HELLO)
     request = server.script.requests[0]
     assert (request.sampling, request.max_tokens, request.stop) == (Sampling(), None, ())
@@ -160,8 +160,8 @@ async def test_max_tokens_ends_with_length(server: ServerUnderTest) -> None:
 async def test_an_answer_of_a_client_can_be_sent_back_as_it_came(server: ServerUnderTest) -> None:
     client = server.client()
     answer = await client.chat.completions.create(model=MODEL, messages=HELLO)
-    said: ChatCompletionMessageParam = answer.choices[0].message.model_dump()  # type: ignore[assignment]  # what users of the client do
-    again = await client.chat.completions.create(model=MODEL, messages=[*HELLO, said, *HELLO])
+    message: ChatCompletionMessageParam = answer.choices[0].message.model_dump()  # type: ignore[assignment]  # what users of the client do
+    again = await client.chat.completions.create(model=MODEL, messages=[*HELLO, message, *HELLO])
     assert again.choices[0].message.content == "Hello, world."
 
 
@@ -196,11 +196,11 @@ async def test_a_client_that_leaves_before_its_answer_frees_its_slot(
     server: ServerUnderTest,
 ) -> None:
     server.script.gate = asyncio.Semaphore(0)
-    asked = asyncio.create_task(
+    answer = asyncio.create_task(
         server.client().chat.completions.create(model=MODEL, messages=HELLO)
     )
     request_id = await server.script.opened.get()
-    asked.cancel()
+    answer.cancel()
     assert await server.script.closed.get() == request_id
 
 
@@ -274,7 +274,7 @@ async def test_the_models_are_listed_and_found_by_name(server: ServerUnderTest) 
         await client.models.retrieve("org/other:Q4_K_M")
 
 
-async def test_nobody_asks_for_a_path_that_does_not_exist_in_another_shape(
+async def test_an_unknown_path_is_a_404_in_the_same_envelope(
     server: ServerUnderTest,
 ) -> None:
     with pytest.raises(openai.NotFoundError) as raised:
@@ -282,7 +282,9 @@ async def test_nobody_asks_for_a_path_that_does_not_exist_in_another_shape(
     assert raised.value.code == "unknown_url"
 
 
-async def test_a_conversation_rolls_only_when_it_asks_for_that(server: ServerUnderTest) -> None:
+async def test_a_conversation_rolls_only_with_context_overflow_roll(
+    server: ServerUnderTest,
+) -> None:
     server.script.dropped_messages = 2
     create = server.client().chat.completions.create
     plain = await create(model=MODEL, messages=HELLO)

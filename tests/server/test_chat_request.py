@@ -182,10 +182,10 @@ def test_a_wrong_field_is_a_400_that_names_it(fields: dict[str, object], param: 
         ),
     ],
 )
-def test_a_field_that_asks_for_nothing_is_accepted(fields: dict[str, object]) -> None:
-    plain = request().generate_request()
-    odd = request(**fields).generate_request()
-    assert dataclasses.replace(odd, request_id=plain.request_id) == plain
+def test_a_field_with_its_default_changes_nothing(fields: dict[str, object]) -> None:
+    expected = request().generate_request()
+    generate = request(**fields).generate_request()
+    assert dataclasses.replace(generate, request_id=expected.request_id) == expected
 
 
 @pytest.mark.parametrize("name", [n for n in ChatMessage.model_fields if n not in MESSAGES[0]])
@@ -219,7 +219,7 @@ def test_an_empty_list_of_a_message_is_accepted(name: str) -> None:
         ({"stop": "x" * 257}, "invalid_value", "`stop` needs strings of 1 to 256 characters."),
     ],
 )
-def test_an_error_has_a_code_and_says_what_is_wrong(
+def test_an_error_has_a_code_and_a_message(
     fields: dict[str, object], code: str, message: str
 ) -> None:
     with pytest.raises(ApiError) as raised:
@@ -289,7 +289,7 @@ def test_a_response_format_is_a_grammar(
     assert request(response_format=response_format).generate_request().grammar == grammar
 
 
-def test_what_shapes_the_draw_reaches_the_engine() -> None:
+def test_sampling_fields_reach_the_engine() -> None:
     generate = request(
         logit_bias={"7": -100, "12": 1.5},
         typical_p=0.5,
@@ -308,7 +308,7 @@ def test_what_shapes_the_draw_reaches_the_engine() -> None:
     assert (generate.min_tokens, generate.top_logprobs) == (3, 4)
 
 
-def test_log_probabilities_alone_ask_for_no_others() -> None:
+def test_logprobs_alone_requests_no_alternatives() -> None:
     assert request(logprobs=True).generate_request().top_logprobs == 0
     assert request(logprobs=False).generate_request().top_logprobs is None
 
@@ -371,9 +371,7 @@ def test_nothing_is_fetched_for_a_client(url: str) -> None:
         ({"type": "text", "text": "x", "image_url": {"url": URL}}, ".image_url"),
     ],
 )
-def test_a_part_that_is_not_whole_is_a_400_that_names_it(
-    part: dict[str, object], field: str
-) -> None:
+def test_an_incomplete_part_is_a_400_that_names_it(part: dict[str, object], field: str) -> None:
     with pytest.raises(ApiError) as caught:
         request_with(part)
     assert caught.value.status == 400

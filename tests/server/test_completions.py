@@ -169,7 +169,7 @@ async def test_a_deadline_that_has_passed_is_a_timeout(server: ServerUnderTest) 
     assert (raised.value.status_code, raised.value.code) == (504, "deadline")
 
 
-async def test_the_server_s_limit_of_time_is_every_request_s(
+async def test_the_deadline_of_the_server_is_every_request_s(
     script: Script, smollm2: Path, tmp_path: Path
 ) -> None:
     runtime = await make_runtime(script, smollm2, tmp_path / "data")
@@ -177,8 +177,8 @@ async def test_the_server_s_limit_of_time_is_every_request_s(
     app = create_app(runtime, (MODEL,), hosts=hosts, key=None, deadline_s=7.5)
     transport = httpx2.ASGITransport(app)
     async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-        for path, asked in (("completions", {"prompt": "a"}), ("chat/completions", CHAT)):
-            answer = await client.post(f"/v1/{path}", json={"model": MODEL, **asked})
+        for path, fields in (("completions", {"prompt": "a"}), ("chat/completions", CHAT)):
+            answer = await client.post(f"/v1/{path}", json={"model": MODEL, **fields})
             assert answer.status_code == 200
     assert [request.deadline_s for request in script.requests] == [7.5, 7.5]
     await runtime.close()
@@ -186,11 +186,11 @@ async def test_the_server_s_limit_of_time_is_every_request_s(
 
 async def test_a_client_that_leaves_frees_every_slot(server: ServerUnderTest) -> None:
     server.script.gate = asyncio.Semaphore(0)
-    asked = asyncio.create_task(
+    answer = asyncio.create_task(
         server.client().completions.create(model=MODEL, prompt=["a", "b", "c"])
     )
     opened = {await server.script.opened.get() for _ in range(3)}
-    asked.cancel()
+    answer.cancel()
     assert {await server.script.closed.get() for _ in range(3)} == opened
 
 

@@ -30,7 +30,7 @@ async def test_floats_and_base64_hold_the_same_numbers(server: ServerUnderTest) 
 
 
 @pytest.mark.parametrize(
-    ("given", "inputs"),
+    ("value", "inputs"),
     [
         ("text", ("text",)),
         (["a", "b"], ("a", "b")),
@@ -39,9 +39,9 @@ async def test_floats_and_base64_hold_the_same_numbers(server: ServerUnderTest) 
     ],
 )
 async def test_every_kind_of_input_reaches_the_engine(
-    server: ServerUnderTest, script: Script, given: object, inputs: tuple[object, ...]
+    server: ServerUnderTest, script: Script, value: object, inputs: tuple[object, ...]
 ) -> None:
-    body = {"model": MODEL, "input": given, "dimensions": 2, "truncate": True, "user": "me"}
+    body = {"model": MODEL, "input": value, "dimensions": 2, "truncate": True, "user": "me"}
     assert (await server.post("/v1/embeddings", body)).status == 200
     (request,) = script.embeds
     assert request.inputs == inputs
@@ -66,7 +66,7 @@ async def test_every_kind_of_input_reaches_the_engine(
         ({"model": "other"}, "model", "model_not_found"),
     ],
 )
-async def test_nonsense_names_its_field(
+async def test_a_wrong_field_is_an_error_that_names_it(
     server: ServerUnderTest, script: Script, change: dict[str, object], param: str, code: str
 ) -> None:
     answer = await server.post("/v1/embeddings", {"model": MODEL, "input": "a"} | change)
@@ -75,7 +75,7 @@ async def test_nonsense_names_its_field(
     assert not script.embeds
 
 
-async def test_what_the_engine_refuses_is_the_clients_error(
+async def test_a_bad_request_of_the_engine_is_a_400(
     server: ServerUnderTest, script: Script
 ) -> None:
     script.generate_error = BadRequest("This model was loaded to answer, not for embeddings.")
@@ -88,7 +88,7 @@ async def test_what_the_engine_refuses_is_the_clients_error(
     assert (refused.value.param, refused.value.code) == ("input", "context_length_exceeded")
 
 
-async def test_a_crash_is_told_once_and_is_a_503(
+async def test_a_crash_is_logged_once_and_is_a_503(
     server: ServerUnderTest, script: Script, caplog: pytest.LogCaptureFixture
 ) -> None:
     script.generate_error = EngineCrashed("gone", reason="SIGSEGV")

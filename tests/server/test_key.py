@@ -11,7 +11,7 @@ from localllm.errors import StoreError, UsageError
 from localllm.server.key import ApiKey, from_environment, from_file, read_or_create
 
 
-def test_the_key_is_made_at_the_first_use_and_kept(tmp_path: Path) -> None:
+def test_the_key_is_created_at_the_first_use_and_read_later(tmp_path: Path) -> None:
     path = tmp_path / "config" / "api-key"
     first = read_or_create(path)
     assert len(first.text) >= 43
@@ -23,7 +23,7 @@ def test_the_key_is_made_at_the_first_use_and_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
-def test_nobody_else_can_read_the_key_even_with_an_open_umask(tmp_path: Path) -> None:
+def test_no_other_user_can_read_the_key_even_with_an_open_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         read_or_create(tmp_path / "config" / "api-key")
@@ -90,7 +90,7 @@ def test_a_named_pipe_does_not_hang_the_start(tmp_path: Path) -> None:
         from_file(tmp_path / "pipe")
 
 
-def test_a_directory_that_cannot_be_made_says_what_to_do(tmp_path: Path) -> None:
+def test_an_error_of_the_directory_names_the_alternatives(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="LOCALLLM_API_KEY"):
         read_or_create(tmp_path / "file" / "api-key")

@@ -15,7 +15,7 @@ from localllm.engine.fake import Script
 from localllm.errors import ServeError
 from localllm.server.listen import (
     Address,
-    Limits,
+    ConnectionLimits,
     StopSignals,
     bound_address,
     find_address,
@@ -43,7 +43,7 @@ AUTH = f"Host: localhost\r\nAuthorization: Bearer {KEY}\r\n".encode()
         b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n",
     ],
 )
-async def test_what_is_not_http_gets_a_400_and_the_connection_ends(
+async def test_malformed_http_gets_a_400_and_the_connection_ends(
     server: ServerUnderTest, request_bytes: bytes
 ) -> None:
     answer = await server.raw(request_bytes)
@@ -64,7 +64,7 @@ async def test_headers_without_an_end_are_not_collected(
     writer.close()
 
 
-async def test_headers_that_come_whole_but_too_large_are_refused(server: ServerUnderTest) -> None:
+async def test_complete_headers_that_are_too_large_are_refused(server: ServerUnderTest) -> None:
     lines = b"".join(b"X-%d: %s\r\n" % (i, b"a" * 1000) for i in range(40))
     answer = await server.raw(
         b"GET /health HTTP/1.1\r\n" + AUTH + lines + b"Connection: close\r\n\r\n"
@@ -108,10 +108,10 @@ async def test_a_websocket_is_not_opened(server: ServerUnderTest) -> None:
         b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n{",
     ],
 )
-async def test_a_client_that_does_not_finish_its_request_is_hung_up_on(
+async def test_a_client_that_does_not_finish_its_request_is_disconnected(
     smollm2: Path, tmp_path: Path, sent: bytes
 ) -> None:
-    limits = Limits(head_s=0.05, grace_s=0.0)
+    limits = ConnectionLimits(header_timeout_s=0.05, shutdown_grace_s=0.0)
     async with start_server(Script(), smollm2, tmp_path, limits=limits) as server:
         reader, writer = await server.connect()
         writer.write(sent)
@@ -124,7 +124,9 @@ async def test_a_client_that_does_not_read_its_answer_loses_its_slot(
     smollm2: Path, tmp_path: Path
 ) -> None:
     script = Script(tokens=("x" * 2**20,) * 64)
-    async with start_server(script, smollm2, tmp_path, limits=Limits(unread_s=0.05)) as server:
+    async with start_server(
+        script, smollm2, tmp_path, limits=ConnectionLimits(send_timeout_s=0.05)
+    ) as server:
         body = json.dumps(
             {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "x"}]}
         ).encode()
@@ -138,9 +140,12 @@ async def test_a_client_that_does_not_read_its_answer_loses_its_slot(
         writer.close()
 
 
-async def test_one_connection_too_many_is_told_so(smollm2: Path, tmp_path: Path) -> None:
+async def test_one_connection_too_many_gets_a_503(smollm2: Path, tmp_path: Path) -> None:
     async with start_server(
-        Script(), smollm2, tmp_path, limits=Limits(connections=1, grace_s=0.0)
+        Script(),
+        smollm2,
+        tmp_path,
+        limits=ConnectionLimits(max_connections=1, shutdown_grace_s=0.0),
     ) as server:
         _, first = await server.connect()
         reader, second = await server.connect()
@@ -158,7 +163,7 @@ async def test_the_end_ends_answers_that_do_not_end_by_themselves(
             model=MODEL, messages=[{"role": "user", "content": "x"}], stream=True
         )
         await anext(stream)
-        server.stop.asked.set()
+        server.stop.should_exit.set()
         assert script.gate is not None
         await server.runtime.close()
         script.gate.release()
@@ -170,12 +175,14 @@ async def test_the_end_ends_answers_that_do_not_end_by_themselves(
 
 async def test_an_answer_in_time_is_finished_before_the_end(smollm2: Path, tmp_path: Path) -> None:
     script = Script(gate=asyncio.Semaphore(0))
-    async with start_server(script, smollm2, tmp_path, limits=Limits(grace_s=60.0)) as server:
+    async with start_server(
+        script, smollm2, tmp_path, limits=ConnectionLimits(shutdown_grace_s=60.0)
+    ) as server:
         stream = await server.client().chat.completions.create(
             model=MODEL, messages=[{"role": "user", "content": "x"}], stream=True
         )
         await anext(stream)
-        server.stop.asked.set()
+        server.stop.should_exit.set()
         assert script.gate is not None
         for _ in script.tokens:
             script.gate.release()
@@ -184,7 +191,7 @@ async def test_an_answer_in_time_is_finished_before_the_end(smollm2: Path, tmp_p
         await server.serving
 
 
-def test_a_port_in_use_says_so() -> None:
+def test_a_port_in_use_is_an_error_that_names_it() -> None:
     with open_socket(Address(ip="127.0.0.1", port=0)) as taken:
         address = bound_address(taken)
         with pytest.raises(ServeError, match=f"{address.port}.*another program.*--port"):
@@ -194,12 +201,12 @@ def test_a_port_in_use_says_so() -> None:
 @pytest.mark.parametrize(
     "host", ["no.such.host.invalid", "300.1.1.1", "a" * 70 + ".example", "\x00", "é" * 80]
 )
-def test_a_host_that_is_none_says_so(host: str) -> None:
+def test_an_unknown_host_is_an_error(host: str) -> None:
     with pytest.raises(ServeError, match="Cannot listen"):
         find_address(host, 0)
 
 
-def test_an_address_of_another_machine_says_so() -> None:
+def test_an_address_of_another_machine_is_an_error() -> None:
     with pytest.raises(ServeError, match="no such address"):
         open_socket(Address(ip="192.0.2.1", port=0))
 
@@ -216,7 +223,7 @@ def test_an_address_of_another_machine_says_so() -> None:
         ("fe80::1%eth0", False, "http://[fe80::1%eth0]:80"),
     ],
 )
-def test_an_address_knows_who_reaches_it_and_how(ip: str, loopback: bool, url: str) -> None:
+def test_an_address_knows_its_url_and_if_it_is_loopback(ip: str, loopback: bool, url: str) -> None:
     address = Address(ip=ip, port=80)
     assert (address.loopback, address.url) == (loopback, url)
 
@@ -231,13 +238,13 @@ def test_a_server_can_listen_on_the_loopback_address_of_ipv6() -> None:
         assert bound_address(sock).ip == "::1"
 
 
-async def test_the_first_signal_asks_and_the_second_insists() -> None:
+async def test_the_first_signal_is_graceful_and_the_second_forces() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with StopSignals().handled() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
-        await stop.asked.wait()
-        assert (stop.signal, stop.insisted.is_set()) == (signal.SIGTERM, False)
+        await stop.should_exit.wait()
+        assert (stop.signal, stop.force_exit.is_set()) == (signal.SIGTERM, False)
         os.kill(os.getpid(), signal.SIGINT)
-        await stop.insisted.wait()
+        await stop.force_exit.wait()
         assert stop.signal is signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before

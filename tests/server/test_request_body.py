@@ -52,7 +52,7 @@ def test_an_object_with_very_many_fields_is_refused() -> None:
         b'{"a": 01}',
     ],
 )
-def test_what_is_not_json_is_refused(body: bytes) -> None:
+def test_malformed_json_is_refused(body: bytes) -> None:
     with pytest.raises(ApiError) as raised:
         parse(body)
     assert (raised.value.status, raised.value.code) == (400, "invalid_json")
@@ -110,7 +110,7 @@ async def test_a_body_that_declares_too_much_is_not_read(declared: str) -> None:
     assert raised.value.status == 413
 
 
-async def test_a_body_that_grows_too_large_is_not_kept() -> None:
+async def test_a_body_that_grows_too_large_is_refused() -> None:
     pieces = [part(b" " * 2**20, more=True) for _ in range(9)]
     with pytest.raises(ApiError) as raised:
         await read_json(request_of(*pieces))

@@ -1,4 +1,4 @@
-"""Who may speak to the API: names, origins, keys; and what is never written down."""
+"""Access to the API by host, origin and key; and the secrets that no log shows."""
 
 import asyncio
 import json
@@ -134,9 +134,7 @@ async def test_a_page_of_another_origin_is_refused(server: ServerUnderTest, line
 @pytest.mark.parametrize(
     "line", ["Origin: http://127.0.0.1", "Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: none"]
 )
-async def test_what_comes_from_this_server_itself_passes(
-    server: ServerUnderTest, line: str
-) -> None:
+async def test_a_request_from_the_same_origin_passes(server: ServerUnderTest, line: str) -> None:
     assert status(await server.raw(get("/v1/models", BEARER, line))) == 200
 
 
@@ -190,7 +188,7 @@ async def test_without_the_key_nothing_but_health_is_answered(
     assert b"www-authenticate: bearer" in answer.lower()
 
 
-async def test_without_a_key_set_nobody_is_asked(smollm2: Path, tmp_path: Path) -> None:
+async def test_a_server_without_a_key_requires_none(smollm2: Path, tmp_path: Path) -> None:
     async with start_server(Script(), smollm2, tmp_path, key=None) as server:
         assert status(await server.raw(get("/v1/models"))) == 200
 
@@ -203,9 +201,7 @@ async def test_there_is_no_page_and_no_schema(server: ServerUnderTest, path: str
 
 
 @pytest.mark.parametrize("path", ["/health", "/v1/models", f"/v1/models/{MODEL}"])
-async def test_what_can_be_read_can_be_asked_for_without_its_body(
-    server: ServerUnderTest, path: str
-) -> None:
+async def test_every_get_has_a_head(server: ServerUnderTest, path: str) -> None:
     answer = await server.raw(get(path, BEARER).replace(b"GET", b"HEAD"))
     assert status(answer) == 200
     assert answer.endswith(b"\r\n\r\n")
@@ -239,7 +235,7 @@ async def test_no_prompt_and_no_answer_is_logged_at_any_level(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_error_nobody_foresaw_in_an_endpoint_is_a_500_in_the_same_shape(
+async def test_an_unexpected_error_of_an_endpoint_is_a_500_in_the_same_envelope(
     server: ServerUnderTest, caplog: pytest.LogCaptureFixture, stream: bool
 ) -> None:
     server.script.generate_error = ValueError("prompt-secret")  # type: ignore[assignment]  # no error of ours

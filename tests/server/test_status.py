@@ -5,7 +5,7 @@ import pytest
 from tests.server.server_under_test import MODEL, ServerUnderTest
 
 
-async def test_health_needs_no_key_and_tells_of_a_crash(server: ServerUnderTest) -> None:
+async def test_health_needs_no_key_and_reports_a_crash(server: ServerUnderTest) -> None:
     answer = await server.request("GET /health", key=None)
     assert answer.document == {
         "status": "ok",

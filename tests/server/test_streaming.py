@@ -75,7 +75,7 @@ async def test_an_error_of_one_prompt_ends_all_streams() -> None:
     assert closed == ["endless"]
 
 
-async def test_an_error_reaches_whoever_reads_one_stream() -> None:
+async def test_an_error_of_a_single_stream_is_raised() -> None:
     with pytest.raises(ContextOverflow):
         await anext(merge_streams([failing()]))
 

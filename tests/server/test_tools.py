@@ -200,7 +200,7 @@ def called(**fields: object) -> dict[str, object]:
         ),
     ],
 )
-async def test_what_cannot_be_is_a_400_that_names_the_field(
+async def test_an_impossible_value_is_a_400_that_names_the_field(
     server: ServerUnderTest, fields: dict[str, object], param: str
 ) -> None:
     error = await refused(server, **fields)

@@ -271,7 +271,7 @@ async def serve_models(
                     deadline_s=load_settings().request_timeout_s,
                 )
                 _say_ready(address, resident, key, wish)  # the socket takes connections already
-                await serve(app, sock, stop, end_answers=runtime.close)
+                await serve(app, sock, stop, abort_requests=runtime.close)
         finally:
             await runtime.close()
     return ExitCode.INTERRUPTED if stop.signal is signal.SIGINT else ExitCode.OK
@@ -280,7 +280,7 @@ async def serve_models(
 async def _unless_stopped(work: Coroutine[None, None, T], stop: "StopSignals") -> T | None:
     """Do `work`; None when a signal came first."""
     task = asyncio.ensure_future(work)
-    asked = asyncio.ensure_future(stop.asked.wait())
+    asked = asyncio.ensure_future(stop.should_exit.wait())
     await asyncio.wait((task, asked), return_when=asyncio.FIRST_COMPLETED)
     asked.cancel()
     if not task.done():

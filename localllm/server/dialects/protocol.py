@@ -1,8 +1,8 @@
 """A dialect: one vendor's HTTP API in front of the models, and nothing that another one needs.
 
-Its folder holds the routes, the models of its requests and answers, its error envelope and its
-event encoding (a `StreamEncoder`). What a request asks of the engine and what an answer consists
-of is shared (`generation/`), so another dialect is one folder and one entry in `app.DIALECTS`.
+Its folder has the routes, the models of its requests and answers, its error envelope and its event
+encoding (a `StreamEncoder`). The way from a request to the engine's and from events to an answer
+is shared (`generation/`), so another dialect is one folder and one entry in `app.DIALECTS`.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ class Dialect:
 
 
 class ErrorResponses:
-    """Writes each error in the envelope of the dialect whose path was asked for."""
+    """Writes each error in the envelope of the dialect whose path was requested."""
 
     def __init__(self, dialects: Sequence[Dialect], default: Callable[[ApiError], bytes]) -> None:
         self._default = default

@@ -78,9 +78,9 @@ class LoraField(ApiModel):
 
 
 class GenerationFields(ApiModel):
-    """Fields of a request for a generated answer; null is the same as nothing.
+    """Optional fields of a request for a generated answer.
 
-    What is not given keeps the engine's default.
+    A field that is null or absent keeps the engine's default.
     """
 
     temperature: Annotated[float, sampling_field("temperature")] | None = None
@@ -114,14 +114,14 @@ class GenerationFields(ApiModel):
 
     def base_request(self, request_id: str) -> GenerateRequest:
         """Make the engine's request of these fields; the dialect adds the prompt and the rest."""
-        given = self.model_dump(
+        values = self.model_dump(
             include={field.name for field in fields(Sampling)} - {"logit_bias"}, exclude_none=True
         )
-        if "dry_sequence_breakers" in given:
-            given["dry_sequence_breakers"] = tuple(given["dry_sequence_breakers"])
+        if "dry_sequence_breakers" in values:
+            values["dry_sequence_breakers"] = tuple(values["dry_sequence_breakers"])
         return GenerateRequest(
             request_id=request_id,
-            sampling=Sampling(**given),
+            sampling=Sampling(**values),
             min_tokens=self.min_tokens or 0,
             ignore_eos=bool(self.ignore_eos),
             loras=None

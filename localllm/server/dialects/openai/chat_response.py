@@ -79,7 +79,7 @@ class ChoiceLogprobs(ApiModel):
 
     @classmethod
     def of(cls, tokens: Iterable[Token]) -> "ChoiceLogprobs | None":
-        """None when the request did not ask for them."""
+        """None when no token has one: the request did not ask for them."""
         content = [
             ChatTokenLogprob(
                 **_top_logprob(token.logprob).model_dump(),
@@ -220,7 +220,7 @@ class ChatStreamEncoder:
     """Writes an answer as server-sent chunks.
 
     The first ones give every choice its role; the last one carries usage and timings, in a chunk
-    of its own when the client asks for that, and is followed by `[DONE]`.
+    of its own with `include_usage`, and is followed by `[DONE]`.
     """
 
     media_type = SSE_MEDIA_TYPE

@@ -13,7 +13,7 @@ from localllm.server.generation.request import new_request_id
 from localllm.server.schema import field_error, unsupported
 
 DEFAULT_MAX_TOKENS = 16
-"""What clients of this endpoint count on (OpenAI's API reference, 2026-11)."""
+"""OpenAI's default for this endpoint, which clients rely on (API reference, 2026-11)."""
 
 Prompt = str | tuple[int, ...]
 
