@@ -57,7 +57,7 @@ class Probed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadError:
-    """Neither a model nor a probe was loaded; `message` says why. The worker goes on."""
+    """A load or a dry run failed; `message` is the reason. The worker goes on."""
 
     message: str
 
@@ -230,7 +230,7 @@ class StateRestored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateError:
-    """A state was neither written nor restored; `message` says why."""
+    """A state was neither written nor restored; `message` is the reason."""
 
     message: str
 

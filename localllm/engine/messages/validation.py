@@ -201,10 +201,11 @@ def check_images(messages: Sequence[Message]) -> None:
 def tool_choice_error(
     choice: ToolChoice, tools: Collection[str], *, constrained: bool
 ) -> LiteralString | None:
-    """Say why `tool_choice` cannot be obeyed, as the rest of a sentence that it begins.
+    """Return the reason why a tool choice cannot be obeyed, or None.
 
-    The one wording of these rules: the engine's check and the HTTP dialects complete it. `tools`
-    are the names that the request offers; `constrained`: its answer must follow a grammar.
+    It is the predicate of a sentence whose subject is the field: the engine's check and each HTTP
+    dialect put their own name of it in front. `tools` are the names that the request offers;
+    `constrained`: its answer must follow a grammar.
     """
     if choice.mode is ToolMode.NAMED and choice.name not in tools:
         return "asks for a function that is not among the `tools`"
@@ -341,6 +342,6 @@ def _parse_json(text: str) -> object:
 
 
 def _is_deeper(value: object, depth: int) -> bool:
-    """Tell whether containers are nested more than `depth` deep."""
+    """Return True when containers are nested more than `depth` deep."""
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return any(depth == 0 or _is_deeper(each, depth - 1) for each in inside)

@@ -14,7 +14,7 @@ from localllm.server.schema import ApiModel, ModelName, field_error, in_range
 
 
 def is_token_ids(value: list[object]) -> bool:
-    """Tell whether a list holds token ids only; which ones exist depends on the model."""
+    """Return True for token ids only; which of them exist depends on the model."""
     return all(token in TOKEN_ID and not isinstance(token, bool) for token in value)
 
 
