@@ -83,7 +83,7 @@ def write_header(spec: ModelSpec, path: Path) -> None:
     for key, value in _ANY_VALUE.items():
         if f"{spec.architecture}.{key}" not in spec.metadata:
             _add(writer, f"{spec.architecture}.{key}", value)
-    if "vl" in spec.architecture or spec.architecture.startswith("qwen35"):
+    if spec.arch.mrope:
         writer.add_array(f"{spec.architecture}.rope.dimension_sections", _SECTIONS)
     writer.add_string("tokenizer.ggml.model", "no_vocab")
     for tensor in spec.tensors:

@@ -28,7 +28,6 @@ _LOADER_WANTS: dict[str, MetadataValue] = {  # read by llama.cpp, without weight
     "expert_gating_func": 2,
     "logit_scale": 1.0,
 }
-_SECTIONED = ("qwen2vl", "qwen35", "qwen3vl")
 
 
 def catalogued() -> tuple[Forged, ...]:
@@ -41,7 +40,7 @@ def catalogued() -> tuple[Forged, ...]:
             continue
         prefix = f"{architecture}."
         keys = dict(_LOADER_WANTS)
-        if architecture.startswith(_SECTIONED):
+        if spec.arch.mrope:
             keys["rope.dimension_sections"] = [16, 24, 24, 0]
         keys |= {k.removeprefix(prefix): v for k, v in spec.metadata.items() if prefix in k}
         keys.pop("vocab_size", None)  # the forge writes it

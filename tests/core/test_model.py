@@ -34,7 +34,7 @@ def tensors(*shapes: tuple[str, tuple[int, ...]]) -> tuple[TensorInfo, ...]:
 
 
 def test_the_parameters_of_opt_350m_are_those_counted_by_hand() -> None:
-    # design notes, MISSION.md: vocabulary twice, positions, two projections, 24 blocks
+    # vocabulary twice, positions, two projections, 24 blocks
     blocks = [
         (f"blk.{i}.{name}", shape)
         for i in range(24)
@@ -207,4 +207,4 @@ def test_a_missing_width_is_named() -> None:
 
 
 def test_every_forged_architecture_is_known() -> None:
-    assert all(spec(forged).rules for forged in MODELS.values())
+    assert all(spec(forged).arch.known for forged in MODELS.values())

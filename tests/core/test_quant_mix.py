@@ -17,10 +17,10 @@ from localllm.core.model.file_types import ALIASES, FILE_TYPES, QUANT_LABELS, qu
 from localllm.core.model.quants import BLOCKS, GgmlType
 
 PLAIN = Traits(
-    architecture="llama",
+    output_q8_0=False,
     gqa=4,
     experts=0,
-    seventy=False,
+    is_70b=False,
     tied=False,
     imatrix=False,
     fused_as_value=True,

@@ -148,18 +148,19 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traits:
-    """What the recipes ask about a model.
+    """What the recipes depend on besides the quant's label.
 
-    `gqa` is query heads per key head in layer 0; `seventy` llama.cpp's LLM_TYPE_70B; `tied` says
-    that there is no `output.weight`; `imatrix` that the file is made with an importance matrix;
-    `fused_as_value` that fused query, key and value matrices follow the recipe for values, as
-    they do in the pinned build but did not in the builds that most published files come from.
+    `output_q8_0` and `is_70b` are the architecture's (`Architecture.output_q8_0`, LLM_TYPE_70B);
+    `gqa` is query heads per key head in layer 0. `tied`: there is no `output.weight`. `imatrix`:
+    the file is made with an importance matrix. `fused_as_value`: fused query, key and value
+    matrices follow the recipe for values, as they do in the pinned build but did not in the builds
+    that most published files come from.
     """
 
-    architecture: str
+    output_q8_0: bool
     gqa: int
     experts: int
-    seventy: bool
+    is_70b: bool
     tied: bool
     imatrix: bool
     fused_as_value: bool
@@ -263,7 +264,7 @@ _FUSED: Mapping[str, _T] = {
 
 
 def _output(quant: str, default: _T, columns: int, traits: Traits) -> _T:
-    if quant == "MXFP4" or traits.architecture == "falcon" or columns % BLOCKS[default].elements:
+    if quant == "MXFP4" or traits.output_q8_0 or columns % BLOCKS[default].elements:
         return _T.Q8_0
     if quant in (*_IQ1_IQ2, "IQ3_XXS"):
         return _T.Q5_K
@@ -292,7 +293,7 @@ def _attention_v(quant: str, default: _T, traits: Traits) -> Choice:
     if traits.experts == 8:
         return Choice(_T.Q8_0)
     choice = _attention_v_plain(quant, default, traits)
-    if traits.seventy:
+    if traits.is_70b:
         return choice.mapped({_T.Q3_K: _T.Q5_K, _T.Q4_K: _T.Q5_K})
     return choice
 

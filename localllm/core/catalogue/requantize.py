@@ -21,7 +21,6 @@ _IN_LAYER = re.compile(r"blk\.\d+\.")
 _FLOATS = (GgmlType.F32, GgmlType.F16, GgmlType.BF16)
 _VALUES = (Category.ATTENTION_V, Category.ATTENTION_QKV)
 _FEED_FORWARD = (Category.FFN_UP, Category.FFN_GATE, Category.FFN_DOWN)
-_SEVENTY_LAYERS = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +57,9 @@ class Mould:
         heads, kv_heads = header.head_count(0), header.head_count_kv(0)
         self._gqa = heads // kv_heads if kv_heads else 0
         self._experts = header.experts
-        self._seventy = _is_seventy(header, heads, kv_heads)
+        self._is_70b = header.arch.type_70b.holds(
+            layers=header.layers, heads=heads, kv_heads=kv_heads
+        )
         self._tied = all(tensor.name != "output.weight" for tensor in header.tensors)
         self._runs = tuple(_runs(header))
         self._weighed: dict[tuple[str, bool, bool], Recipe] = {}
@@ -141,10 +142,10 @@ class Mould:
 
     def _traits(self, quant: str, imatrix: bool, fused: bool) -> Traits:
         return Traits(
-            architecture=self.header.architecture,
+            output_q8_0=self.header.arch.output_q8_0,
             gqa=self._gqa,
             experts=self._experts,
-            seventy=self._seventy,
+            is_70b=self._is_70b,
             tied=self._tied,
             imatrix=imatrix,
             fused_as_value=fused,
@@ -188,13 +189,6 @@ def _fixed_type(tensor: TensorInfo, target: GgmlType) -> GgmlType:
     if target not in _FLOATS or tensor.type not in _FLOATS:
         return tensor.type
     return kept(_IN_LAYER.sub("", tensor.name), tensor.shape, target) or tensor.type
-
-
-def _is_seventy(header: ModelSpec, heads: int, kv_heads: int) -> bool:
-    """LLM_TYPE_70B, which llama.cpp gives by layer count (`load_arch_hparams`)."""
-    if header.layers != _SEVENTY_LAYERS:
-        return False
-    return header.architecture == "qwen2" or (header.architecture == "llama" and heads != kv_heads)
 
 
 def _laid_out(

@@ -68,7 +68,7 @@ def _kept(spec: ModelSpec) -> Iterator[tuple[str, MetadataValue]]:
 def _wanted(spec: ModelSpec) -> Iterator[tuple[str, MetadataValue]]:
     for key, value in _ANY_VALUE.items():
         yield f"{spec.architecture}.{key}", value
-    if "vl" in spec.architecture or spec.architecture.startswith("qwen35"):
+    if spec.arch.mrope:
         yield f"{spec.architecture}.rope.dimension_sections", _SECTIONS
 
 

@@ -2,15 +2,8 @@
 
 from collections.abc import Sequence
 
-from localllm.core.model.architectures import Memory
+from localllm.core.model.architecture import Memory, Purpose
 from localllm.core.model.spec import ModelSpec
-
-_DIFFUSION = frozenset({"dream", "llada", "llada-moe", "rnd1"})
-_OTHER_THAN_TEXT = frozenset({"clip", "wavtokenizer-dec", "qwen3tts", "pockettts"})
-_DRAFTS = frozenset({"dflash", "eagle3", "gemma4-assistant"})
-_TRANSLATORS = frozenset({"t5", "t5encoder"})
-_BOTH_WAYS = frozenset({"gemma-embedding"})
-"""Decoders whose code, not whose header, says that they look ahead."""
 
 _RANK = 4  # LLAMA_POOLING_TYPE_RANK (llama.h, b11434); 0 is NONE
 
@@ -27,24 +20,25 @@ def why_no_answers(spec: ModelSpec) -> str | None:
     pooling = spec.value("pooling_type")
     if pooling == _RANK:
         return "a reranker: it scores texts and writes none"
-    encodes = spec.rules is not None and spec.rules.memory is Memory.NONE
-    if encodes or pooling or spec.value("attention.causal") is False:
+    embeds = spec.arch.purpose is Purpose.EMBEDDING or bool(pooling)
+    if embeds or spec.value("attention.causal") is False:
         return "an embedding model: it turns text into numbers and writes none"
     return None
 
 
 def why_no_texts(spec: ModelSpec) -> str | None:
     """Say what a model is that neither continues texts nor embeds them; None for all others."""
-    name = spec.architecture
-    if name in _DIFFUSION:
-        return "a diffusion model, which does not write one token after the other"
-    if name in _OTHER_THAN_TEXT:
-        return "a part for images or sound, not a model of text"
-    if name in _DRAFTS:
-        return "a draft for another model, not a model of its own"
-    if name in _TRANSLATORS:
-        return "an encoder with a decoder beside it, which this engine does not run"
-    return None
+    match spec.arch.purpose:
+        case Purpose.DIFFUSION:
+            return "a diffusion model, which does not write one token after the other"
+        case Purpose.MMPROJ | Purpose.AUDIO:
+            return "a part for images or sound, not a model of text"
+        case Purpose.DRAFT:
+            return "a draft for another model, not a model of its own"
+        case Purpose.ENCODER_DECODER:
+            return "an encoder with a decoder beside it, which this engine does not run"
+        case Purpose.TEXT | Purpose.EMBEDDING:
+            return None
 
 
 def embeds_only(spec: ModelSpec) -> bool:
@@ -54,10 +48,7 @@ def embeds_only(spec: ModelSpec) -> bool:
 
 def looks_both_ways(spec: ModelSpec) -> bool:
     """Whether a token's row depends on what comes after it."""
-    encodes = spec.rules is not None and spec.rules.memory is Memory.NONE
-    if encodes or spec.architecture in _BOTH_WAYS:
-        return True
-    return spec.value("attention.causal") is False
+    return spec.arch.memory is Memory.NONE or spec.value("attention.causal") is False
 
 
 def can_be_shortened(spec: ModelSpec) -> bool:

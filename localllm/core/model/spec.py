@@ -7,13 +7,8 @@ from functools import lru_cache
 from math import prod
 
 from localllm.core.memoize import memoize, memoize_each
-from localllm.core.model.architectures import (
-    ARCHITECTURES,
-    Architecture,
-    Memory,
-    Recurrence,
-    Window,
-)
+from localllm.core.model.architecture import Architecture, Memory, Recurrence, Window
+from localllm.core.model.architectures import architecture_of
 from localllm.core.model.file_types import QUANT_LABELS
 from localllm.core.model.quants import GgmlType
 from localllm.errors import GgufError
@@ -110,9 +105,9 @@ class ModelSpec:
         return QUANT_LABELS.get(value) if isinstance(value, int) else None
 
     @property
-    def rules(self) -> Architecture | None:
-        """What is known of the architecture; None when it is unknown."""
-        return ARCHITECTURES.get(self.architecture)
+    def arch(self) -> Architecture:
+        """The facts about the architecture that a header leaves out."""
+        return architecture_of(self.architecture)
 
     # sizes
 
@@ -195,7 +190,7 @@ class ModelSpec:
         key = f"attention.{which}_length"
         if heads:
             return self._int(key, self.embedding // heads)
-        return self._int(key, 0) if self.architecture == "plamo2" else 0
+        return self._int(key, 0) if self.arch.head_lengths_required else 0
 
     @property
     @memoize
@@ -235,11 +230,11 @@ class ModelSpec:
     @memoize
     def _window_rule(self) -> Window | None:
         """The architecture's window if this model has one (the `swa_type` of its models/*.cpp)."""
-        rule = self.rules.window if self.rules else None
+        rule = self.arch.window
         if rule is None or (rule.only_layers is not None and self.layers != rule.only_layers):
             return None
         stated = self.value("attention.sliding_window")
-        if rule.after_zero_only:
+        if rule.unless_zero:
             return None if stated == 0 else rule
         if rule.size is None and not stated:
             return None
@@ -250,37 +245,33 @@ class ModelSpec:
     @memoize_each
     def recurrent(self, layer: int) -> bool:
         """Whether this layer carries a recurrent state."""
-        rules = self.rules
-        if rules is None or layer >= self.layers:
+        recurrence = self.arch.recurrence
+        if recurrence is None or layer >= self.layers:
             return False
-        if rules.memory is Memory.RECURRENT or rules.recurrence is Recurrence.EVERY:
-            return True
-        if rules.recurrence is Recurrence.NO_KV_HEADS:
-            return self.head_count_kv(layer) == 0
-        if rules.recurrence is Recurrence.NO_KV_HEADS_NO_FFN:
-            return self.head_count_kv(layer) == 0 and self.feed_forward(layer) == 0
-        if rules.recurrence is Recurrence.INTERVAL:
-            return self._off_interval(layer, rules.interval)
-        return False
-
-    def _off_interval(self, layer: int, default: int) -> bool:
-        stated = self.value("attention.recurrent_layers")
-        if isinstance(stated, Sequence) and not isinstance(stated, str):
-            return layer < len(stated) and bool(stated[layer])
-        interval = self._int("full_attention_interval", default)
-        return interval > 0 and (layer + 1) % interval != 0
+        interval = 1
+        if recurrence is Recurrence.INTERVAL:
+            stated = self.value("attention.recurrent_layers")
+            if isinstance(stated, Sequence) and not isinstance(stated, str):
+                return layer < len(stated) and bool(stated[layer])
+            interval = self._int("full_attention_interval", self.arch.interval) or 1
+        return recurrence.holds(
+            layer,
+            kv_heads=self.head_count_kv(layer),
+            feed_forward=self.feed_forward(layer),
+            interval=interval,
+        )
 
     @memoize_each
     def attends(self, layer: int) -> bool:
         """Whether this layer has a KV cache of its own or reads another layer's."""
-        rules = self.rules
-        if rules is None:  # unknown: taken for plain attention, and said to be unknown
+        arch = self.arch
+        if not arch.known:
             return layer < self.layers and self.head_count_kv(layer) > 0
-        if rules.memory in (Memory.NONE, Memory.RECURRENT):
+        if arch.memory in (Memory.NONE, Memory.RECURRENT):
             return False
-        if rules.recurrence is Recurrence.EVERY:
+        if arch.recurrence is Recurrence.EVERY:
             return True
-        if rules.recurrence is Recurrence.NO_KV_HEADS_NO_FFN:
+        if arch.recurrence is Recurrence.NO_KV_HEADS_NO_FFN:
             return not self.recurrent(layer) and self.feed_forward(layer) == 0
         return layer < self.layers and not self.recurrent(layer)
 
@@ -289,10 +280,10 @@ class ModelSpec:
         """Whether this layer owns keys and values (Gemma 3n's and 4's last layers share)."""
         if not self.attends(layer):
             return False
-        first = self.rules.dense_kv_layers if self.rules else None
-        if self.architecture == "gemma4":
-            first = self.blocks - self._int("attention.shared_kv_layers", 0)
-        return first is None or layer < first
+        owners = self.arch.kv_layers
+        if self.arch.shares_kv:
+            owners = self.blocks - self._int("attention.shared_kv_layers", 0)
+        return owners is None or layer < owners
 
     # experts
 

@@ -6,7 +6,7 @@ be. The facts are llama.cpp's (b11434): `llama_model_base::load_hparams`, `build
 
 from dataclasses import replace
 
-from localllm.core.model.architectures import Memory
+from localllm.core.model.architecture import Memory
 from localllm.core.model.purpose import looks_both_ways, why_no_texts
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.footprint.cache import unified_if_needed
@@ -39,7 +39,7 @@ def with_embedding_defaults(spec: ModelSpec, settings: LoadSettings) -> LoadSett
             "so it cannot rank. Use one that was made for ranking, or another pooling."
         )
     context, batch = settings.context, settings.ubatch
-    if spec.rules is not None and spec.rules.memory is Memory.NONE and spec.context_train > 0:
+    if spec.arch.memory is Memory.NONE and spec.context_train > 0:
         context = min(context, spec.context_train)  # it has no positions beyond
     if looks_both_ways(spec):
         batch = max(context, settings.parallel)

@@ -7,6 +7,7 @@ number of blocks does not count. Compared with what clip.cpp reserved for encode
 LLaVA 1.5, SigLIP, Gemma 3 and Qwen2-VL (docs/vision.md) it was 0 to 15 % too much.
 """
 
+from localllm.core.model.architecture import Purpose
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.load import Mmproj
 from localllm.errors import GgufError
@@ -32,7 +33,7 @@ def mmproj_of(header: ModelSpec, model: ModelSpec, *, path: str) -> Mmproj:
     Raises GgufError, as one sentence without its end, for a file that is no encoder of images or
     was made for another model.
     """
-    if header.architecture != "clip":
+    if header.arch.purpose is not Purpose.MMPROJ:
         raise GgufError(f"it is a {header.architecture} model, not an encoder (mmproj)")
     if header.metadata.get("clip.has_vision_encoder") is not True:
         raise GgufError("it has no encoder for images")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from localllm.core import gguf
+from localllm.core.model.architecture import Purpose
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.load import Mmproj
 from localllm.core.sizing.mmproj import mmproj_of
@@ -175,7 +176,7 @@ def _require_model(spec: ModelSpec, path: Path) -> None:
 
 def _is_encoder(spec: ModelSpec) -> bool:
     kind = spec.metadata.get("general.type")
-    return kind in ("mmproj", "clip-vision") or spec.architecture == "clip"
+    return kind in ("mmproj", "clip-vision") or spec.arch.purpose is Purpose.MMPROJ
 
 
 def _one_up(number: object) -> str:

@@ -1,7 +1,7 @@
-"""Which tensors a layer has, architecture by architecture.
+"""The tensors of a layer, layout by layout.
 
 Each function follows `load_arch_tensors` of the file of the same name under llama.cpp's
-`src/models/`. An architecture that is not in ARCHITECTURES is unknown here.
+`src/models/`. An architecture whose row has no layout is unknown here.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,7 +9,6 @@ from types import MappingProxyType
 
 from localllm.core.catalogue.blueprint.parts import (
     ALTUP,
-    ENCODERS,
     LAUREL,
     Row,
     attention,
@@ -24,6 +23,7 @@ from localllm.core.catalogue.blueprint.parts import (
     swiglu,
 )
 from localllm.core.catalogue.blueprint.shape import Layer, Shape
+from localllm.core.model.architecture import TensorLayout
 
 Rows = Callable[[Shape, Layer], list[Row]]
 
@@ -32,9 +32,9 @@ _FOUR_NORMS = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
 
 def layer_rows(s: Shape, layer: Layer) -> list[Row]:
     """List the tensors of one layer; KeyError for an architecture that is not known here."""
-    if s.architecture not in ARCHITECTURES:
+    if s.arch.layout is None:
         raise KeyError(s.architecture)
-    return ARCHITECTURES[s.architecture](s, layer)
+    return _LAYOUTS[s.arch.layout](s, layer)
 
 
 def _llama(s: Shape, a: Layer) -> list[Row]:
@@ -48,8 +48,12 @@ def _post_norm_ffn(s: Shape, a: Layer) -> list[Row]:
     return attention(s, a) + around + feed_forward(s, a)
 
 
-def _qwen35(s: Shape, a: Layer) -> list[Row]:
-    mixer = delta_net(s) if a.recurrent else attention(s, a, gated=True)
+def _qwen3next(s: Shape, a: Layer) -> list[Row]:
+    return _qwen35(s, a, fused=True)
+
+
+def _qwen35(s: Shape, a: Layer, *, fused: bool = False) -> list[Row]:
+    mixer = delta_net(s, fused=fused) if a.recurrent else attention(s, a, gated=True)
     rows = mixer + norms(s.width, "attn_norm", "post_attention_norm") + feed_forward(s, a)
     if a.experts:
         rows.append(("ffn_gate_inp_shexp.weight", (s.width,)))
@@ -230,28 +234,28 @@ def _bert(s: Shape, a: Layer) -> list[Row]:
     return rows + plain_ffn(s, a.ff, bias="ffn_bias" in s.extra)
 
 
-ARCHITECTURES: Mapping[str, Rows] = MappingProxyType(
+_LAYOUTS: Mapping[TensorLayout, Rows] = MappingProxyType(
     {
-        **dict.fromkeys(("llama", "llama4", "mistral3", "granite", "smollm3"), _llama),
-        **dict.fromkeys(("qwen2", "qwen2vl", "qwen3", "qwen3vl"), _llama),
-        **dict.fromkeys(("qwen3moe", "qwen3vlmoe", "ernie4_5-moe"), _llama),
-        "seed_oss": _post_norm_ffn,
-        **dict.fromkeys(("qwen3next", "qwen35", "qwen35moe"), _qwen35),
-        **dict.fromkeys(("gemma2", "gemma3", "gemma-embedding"), _gemma),
-        **dict.fromkeys(("command-r", "cohere2"), _cohere),
-        **dict.fromkeys(("lfm2", "lfm2moe"), _lfm2),
-        **dict.fromkeys(("nemotron_h", "nemotron_h_moe"), _nemotron_h),
-        **dict.fromkeys(sorted(ENCODERS), _bert),
-        "gemma3n": _gemma3n,
-        "gemma4": _gemma4,
-        "phi3": _phi3,
-        "glm4": _glm4,
-        "olmo2": _olmo2,
-        "exaone4": _exaone4,
-        "starcoder2": _starcoder2,
-        "deepseek2": _deepseek2,
-        "gpt-oss": _gpt_oss,
-        "granitehybrid": _granite_hybrid,
-        "falcon-h1": _falcon_h1,
+        TensorLayout.LLAMA: _llama,
+        TensorLayout.BERT: _bert,
+        TensorLayout.COHERE: _cohere,
+        TensorLayout.DEEPSEEK2: _deepseek2,
+        TensorLayout.EXAONE4: _exaone4,
+        TensorLayout.FALCON_H1: _falcon_h1,
+        TensorLayout.GEMMA: _gemma,
+        TensorLayout.GEMMA3N: _gemma3n,
+        TensorLayout.GEMMA4: _gemma4,
+        TensorLayout.GLM4: _glm4,
+        TensorLayout.GPT_OSS: _gpt_oss,
+        TensorLayout.GRANITE_HYBRID: _granite_hybrid,
+        TensorLayout.LFM2: _lfm2,
+        TensorLayout.NEMOTRON_H: _nemotron_h,
+        TensorLayout.NOMIC_BERT: _bert,
+        TensorLayout.OLMO2: _olmo2,
+        TensorLayout.PHI3: _phi3,
+        TensorLayout.POST_NORM_FFN: _post_norm_ffn,
+        TensorLayout.QWEN3NEXT: _qwen3next,
+        TensorLayout.QWEN35: _qwen35,
+        TensorLayout.STARCODER2: _starcoder2,
     }
 )

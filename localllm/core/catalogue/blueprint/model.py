@@ -205,10 +205,12 @@ class Blueprint:
     def _traits_with(self, imatrix: bool) -> Traits:
         first = self.shape.layer(0)
         return Traits(
-            architecture=self.shape.architecture,
+            output_q8_0=self.shape.arch.output_q8_0,
             gqa=first.heads // first.kv_heads if first.kv_heads else 0,
             experts=self.shape.experts,
-            seventy=_is_seventy(self.shape),
+            is_70b=self.shape.arch.type_70b.holds(
+                layers=self.shape.layers, heads=first.heads, kv_heads=first.kv_heads
+            ),
             tied=all(run.kind is not Category.OUTPUT for run in self.runs),
             imatrix=imatrix,
             fused_as_value=self.fused_as_value,
@@ -274,16 +276,6 @@ def _fixed_type(stack: Stack, source: GgmlType) -> GgmlType:
 
 def _full_key(prefix: str, key: str) -> str:
     return f"tokenizer.ggml.{key}" if key == "token_type_count" else f"{prefix}.{key}"
-
-
-def _is_seventy(shape: Shape) -> bool:
-    """LLM_TYPE_70B, which llama.cpp gives by layer count (`load_arch_hparams`)."""
-    if shape.layers != 80:
-        return False
-    if shape.architecture == "llama":
-        layer = shape.layer(0)
-        return layer.heads != layer.kv_heads
-    return shape.architecture == "qwen2"
 
 
 def _source(quant: str) -> GgmlType:

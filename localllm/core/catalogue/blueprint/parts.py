@@ -12,7 +12,6 @@ Row = tuple[str, tuple[int, ...]]
 # llama-hparams.h: n_altup and laurel_rank are constants, not header keys.
 ALTUP = 4
 LAUREL = 64
-ENCODERS = frozenset({"bert", "nomic-bert", "nomic-bert-moe"})
 
 
 def norms(width: int, *names: str) -> list[Row]:
@@ -73,7 +72,7 @@ def experts(s: Shape, a: Layer) -> list[Row]:
         rows.append(("ffn_up_exps.weight", (s.width, ff, n)))
     if "expert_bias" in s.extra:
         rows.append(("exp_probs_b.bias", (n,)))
-    count = s.number("expert_shared_count", 1 if s.architecture == "llama4" else 0)
+    count = s.number("expert_shared_count", s.arch.shared_experts)
     shared = s.number("expert_shared_feed_forward_length", ff * count)
     return rows + (swiglu(s, shared, "_shexp") if shared else [])
 
@@ -102,8 +101,8 @@ def mamba2(s: Shape) -> list[Row]:
     return rows
 
 
-def delta_net(s: Shape) -> list[Row]:
-    """Gated delta net: `beta` and `alpha` are one matrix in Qwen3-Next, two in Qwen3.5."""
+def delta_net(s: Shape, *, fused: bool) -> list[Row]:
+    """Gated delta net; `fused`: `beta` and `alpha` are one matrix (Qwen3-Next), not two."""
     state, groups = s.number("ssm.state_size"), s.number("ssm.group_count")
     heads = s.number("ssm.time_step_rank")
     keys, values = state * groups, state * heads
@@ -116,7 +115,7 @@ def delta_net(s: Shape) -> list[Row]:
         ("ssm_norm.weight", (state,)),
         ("ssm_out.weight", (values, s.width)),
     ]
-    if s.architecture == "qwen3next":
+    if fused:
         return [*rows, ("ssm_ba.weight", (s.width, 2 * heads))]
     return [
         *rows,

@@ -6,13 +6,10 @@ Keys are llama.cpp's (`llama-arch.cpp`) without the architecture's prefix.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-Value = str | int | float | bool | tuple[int, ...] | tuple[str, ...]
+from localllm.core.model.architecture import Architecture, ExpertLayers, Recurrence
+from localllm.core.model.architectures import architecture_of
 
-# Architectures whose recurrent layers are those without key heads ("attention.head_count_kv" 0).
-_RECURRENT_WITHOUT_HEADS = frozenset({"lfm2", "lfm2moe", "granitehybrid"})
-_NEMOTRON_H = frozenset({"nemotron_h", "nemotron_h_moe"})
-_DELTA_NET = frozenset({"qwen3next", "qwen35", "qwen35moe"})
-_MIXED = _DELTA_NET | {"llama4", "nomic-bert-moe"}
+Value = str | int | float | bool | tuple[int, ...] | tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +42,11 @@ class Shape:
     extra: frozenset[str]
     gguf: Mapping[str, Value]
 
+    @property
+    def arch(self) -> Architecture:
+        """The facts about the architecture that a header leaves out."""
+        return architecture_of(self.architecture)
+
     def number(self, key: str, default: int | None = None) -> int:
         """Read a whole number; KeyError when it is absent and there is no default."""
         value = self.gguf.get(key, default)
@@ -74,7 +76,8 @@ class Shape:
     def uniform(self) -> bool:
         """Whether all layers are alike, told quickly."""
         return (
-            self.architecture not in _MIXED
+            self.arch.recurrence is not Recurrence.INTERVAL
+            and self.arch.expert_layers is ExpertLayers.AFTER_DENSE
             and not self.number("leading_dense_block_count", 0)
             and not any(isinstance(value, tuple) for value in self.gguf.values())
         )
@@ -108,20 +111,23 @@ class Shape:
         )
 
     def _recurrent(self, i: int, kv_heads: int, ff: int) -> bool:
-        if self.architecture in _DELTA_NET:
-            return (i + 1) % self.number("full_attention_interval", 4) != 0
-        if self.architecture in _NEMOTRON_H:
-            return kv_heads == 0 and ff == 0
-        return self.architecture in _RECURRENT_WITHOUT_HEADS and kv_heads == 0
+        if self.arch.recurrence is None:
+            return False
+        interval = self.number("full_attention_interval", self.arch.interval)
+        return self.arch.recurrence.holds(i, kv_heads=kv_heads, feed_forward=ff, interval=interval)
 
     def _has_experts(self, i: int, ff: int) -> bool:
-        if not self.experts or (self.architecture in _NEMOTRON_H and ff == 0):
+        no_ffn = self.arch.recurrence is Recurrence.NO_KV_HEADS_NO_FFN and ff == 0
+        if not self.experts or no_ffn:
             return False
-        if self.architecture == "llama4":
-            return (i + 1) % self.number("interleave_moe_layer_step") == 0
-        if self.architecture == "nomic-bert-moe":
-            return i % self.number("moe_every_n_layers") == 1
-        return i >= self.number("leading_dense_block_count", 0)
+        key = self.arch.expert_layers.value
+        match self.arch.expert_layers:
+            case ExpertLayers.INTERLEAVED:
+                return (i + 1) % self.number(key) == 0
+            case ExpertLayers.ALTERNATE:
+                return i % self.number(key) == 1
+            case ExpertLayers.AFTER_DENSE:
+                return i >= self.number(key, 0)
 
     def _window(self, i: int) -> bool:
         pattern = self.gguf.get("attention.sliding_window_pattern")

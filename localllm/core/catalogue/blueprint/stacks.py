@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from math import prod
 
 from localllm.core.catalogue.blueprint.layers import layer_rows
-from localllm.core.catalogue.blueprint.parts import ALTUP, ENCODERS, Row
+from localllm.core.catalogue.blueprint.parts import ALTUP, Row
 from localllm.core.catalogue.blueprint.shape import Layer, Shape
-
-# llama-hparams.h, LLAMA_MAX_LAYERS.
-MAX_LAYERS = 512
+from localllm.core.model.architecture import TensorLayout
+from localllm.core.model.spec import MAX_LAYERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,10 +71,13 @@ def stacks(shape: Shape) -> tuple[Stack, ...]:
 def outer_rows(s: Shape) -> list[Row]:
     """List the tensors outside the layers."""
     rows: list[Row] = [("token_embd.weight", (s.width, s.vocabulary))]
-    if s.architecture in ENCODERS:
+    layout = s.arch.layout
+    if layout is not None and layout.is_encoder:
         return rows + _encoder_outside(s)
-    rows.append((_OUTPUT_NORM.get(s.architecture, "output_norm.weight"), (s.width,)))
-    if s.architecture == "starcoder2":
+    # LFM2 calls the norm before the output the embedding's
+    norm = "token_embd_norm" if layout is TensorLayout.LFM2 else "output_norm"
+    rows.append((f"{norm}.weight", (s.width,)))
+    if layout is TensorLayout.STARCODER2:
         rows.append(("output_norm.bias", (s.width,)))
     if not s.tied:
         rows.append(("output.weight", (s.width, s.vocabulary)))
@@ -91,9 +93,6 @@ def outer_rows(s: Shape) -> list[Row]:
         rows.append(("dense_2.weight", (s.width, s.number("dense_2_feat_out"))))
         rows.append(("dense_3.weight", (s.number("dense_3_feat_in"), s.width)))
     return rows
-
-
-_OUTPUT_NORM = {"lfm2": "token_embd_norm.weight", "lfm2moe": "token_embd_norm.weight"}
 
 
 def _rope_factors(s: Shape) -> list[Row]:
@@ -112,7 +111,7 @@ def _per_layer_outside(s: Shape) -> list[Row]:
         ("per_layer_model_proj.weight", (s.width, per_layer * s.layers)),
         ("per_layer_proj_norm.weight", (per_layer,)),
     ]
-    if s.architecture == "gemma3n":
+    if s.arch.layout is TensorLayout.GEMMA3N:
         rows.append(("altup_proj.weight", (s.width, s.width, ALTUP - 1)))
         rows.append(("altup_unembd_proj.weight", (s.width, s.width, ALTUP - 1)))
     return rows
@@ -123,7 +122,7 @@ def _encoder_outside(s: Shape) -> list[Row]:
     types = s.number("token_type_count", 1)
     if "token_types" in s.extra or types > 1:
         rows.append(("token_types.weight", (s.width, types)))
-    if s.architecture == "bert":
+    if s.arch.layout is TensorLayout.BERT:
         rows.append(("position_embd.weight", (s.width, s.context)))
     if "classifier" in s.extra:
         rows += [("cls.weight", (s.width, s.width)), ("cls.bias", (s.width,))]

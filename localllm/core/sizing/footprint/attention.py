@@ -4,19 +4,16 @@ Follows `build_attn` and `build_attn_mha` (`src/llama-graph.cpp`) and the graphs
 `src/models/*.cpp` in llama.cpp b11434.
 """
 
-from localllm.core.model.architectures import Memory
+from localllm.core.model.architecture import Memory, Rope
 from localllm.core.model.quants import BLOCKS, GgmlType
 from localllm.core.sizing.footprint.forward import AttentionInputs, Pass, Shapes
 from localllm.core.sizing.load import KvType
 
 _FLOAT, _HALF, _INDEX = 4, 2, 8
-_NORMED_AFTER_ROPE = {"llama4"}
-_ROPE_WHERE_SLIDING = {"cohere2", "exaone4", "llama4"}
-_WITHOUT_ROPE = {"jamba", "nemotron_h", "nemotron_h_moe"}
 
 
 def add_attention_inputs(flow: Pass) -> None:
-    if flow.spec.rules is not None and flow.spec.rules.memory is Memory.NONE:
+    if flow.arch.memory is Memory.NONE:
         flow.encoder_mask = flow.graph.input(
             (_HALF if flow.flash else _FLOAT) * flow.tokens * flow.tokens
         )
@@ -153,15 +150,14 @@ def _positioned(flow: Pass, layer: int, node: int, width: int, *, normed: bool) 
     if not rotates(flow, layer):
         return node
     node = flow.linear(width, node, flow.position)
-    return flow.wise(width, node) if flow.spec.architecture in _NORMED_AFTER_ROPE else node
+    return flow.wise(width, node) if flow.arch.norms_after_rope else node
 
 
 def rotates(flow: Pass, layer: int) -> bool:
     """Whether the layer applies RoPE; some leave it out where they do not slide."""
-    architecture, spec = flow.spec.architecture, flow.spec
-    if architecture in _ROPE_WHERE_SLIDING:
-        return spec.slides(layer) or not spec.window
-    return architecture not in _WITHOUT_ROPE
+    if flow.arch.rope is Rope.SLIDING_LAYERS:
+        return flow.spec.slides(layer) or not flow.spec.window
+    return flow.arch.rope is Rope.EVERY_LAYER
 
 
 def _key(flow: Pass, layer: int, node: int, width: int, inputs: AttentionInputs) -> int:
@@ -191,7 +187,7 @@ def _scores(flow: Pass, layer: int, q: int, inputs: AttentionInputs) -> int:
     if flow.flash:
         return flow.linear(out, q, *_halved(flow, layer, inputs), inputs.mask)
     scores = flow.linear(heads * inputs.cells, q)
-    if spec.value("attn_logit_softcapping") is not None or spec.architecture == "gemma2":
+    if spec.value("attn_logit_softcapping") is not None or flow.arch.softcaps_attention:
         scores = flow.wise(heads * inputs.cells, scores)
     scores = flow.graph.node(flow.size(heads * inputs.cells), scores, inputs.mask, onto=(scores,))
     return flow.linear(out, flow.linear(out, scores))

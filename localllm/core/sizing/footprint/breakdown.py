@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from localllm.core.memoize import memoize_each
-from localllm.core.model.architectures import Memory
+from localllm.core.model.architecture import Memory
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.footprint.cache import check, kv_bytes, recurrent_bytes
-from localllm.core.sizing.footprint.compute import CONFIRMED, compute_bytes, output_bytes
+from localllm.core.sizing.footprint.compute import compute_bytes, output_bytes
 from localllm.core.sizing.footprint.weights import (
     INTERPRETER_BYTES,
     embedding_bytes,
@@ -173,16 +173,15 @@ def layers(spec: ModelSpec, settings: LoadSettings) -> tuple[LayerBytes, ...]:
 
 
 def _doubts(spec: ModelSpec) -> tuple[str, ...]:
-    rules = spec.rules
-    if rules is None:
+    if not spec.arch.known:
         return (
             f"{spec.architecture} is an architecture that is not known here: "
             "its cache is sized like plain attention and its compute buffer roughly",
         )
     doubts: tuple[str, ...] = ()
-    if rules.memory is Memory.OTHER:
+    if spec.arch.memory is Memory.OTHER:
         doubts = (f"{spec.architecture} has a cache of a kind that is not summed here",)
-    if spec.architecture not in CONFIRMED:
+    if not spec.arch.confirmed:
         doubts += (
             f"the compute buffer of {spec.architecture} is taken from like models "
             "and was not compared with llama.cpp",

@@ -18,7 +18,6 @@ MAX_SEQUENCES = 256
 """LLAMA_MAX_SEQ (`llama-cparams.h`)."""
 
 _STATE_BYTES = 4  # recurrent states are F32 (`llama_model::create_memory`)
-_WITHOUT_FLASH = {"grok"}  # `llama_init_from_model` turns it off
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +56,7 @@ def flash(spec: ModelSpec, settings: LoadSettings) -> bool:
     CPU and CUDA backends do. A quantized V cache forces it (`llama_init_from_model`).
     """
     wanted = settings.flash_attention is not FlashAttention.OFF
-    return wanted and spec.architecture not in _WITHOUT_FLASH
+    return wanted and spec.arch.flash_attention
 
 
 def unified_if_needed(spec: ModelSpec, settings: LoadSettings) -> LoadSettings:
@@ -187,6 +186,6 @@ def state_width(spec: ModelSpec) -> int:
         return spec.embedding * number("wkv.head_size")
     if number("kda.head_dim"):
         return number("kda.head_dim") ** 2 * spec.head_count(0)
-    if spec.architecture == "minimax-01":  # linear attention: one square per head
+    if spec.arch.square_state:
         return spec.key_length(0) ** 2 * spec.head_count(0)
     return number("ssm.state_size") * number("ssm.inner_size")

@@ -12,23 +12,11 @@ from localllm.errors import GgufError
 
 _FLOAT = 4
 
-_CONFIRMED = """
-    bert cohere2 command-r deepseek2 ernie4_5-moe exaone4 falcon-h1 gemma2 gemma3 glm4 glm4moe
-    gpt-oss granite granitehybrid jamba lfm2 lfm2moe llama llama4 mamba mamba2 mistral3 nemotron_h
-    olmo2 openelm phi3 qwen2 qwen2vl qwen3 qwen35 qwen35moe qwen3moe qwen3next qwen3vl qwen3vlmoe
-    rwkv6 rwkv7 seed_oss smollm3 starcoder2
-"""
-CONFIRMED = frozenset(_CONFIRMED.split())
-"""Architectures whose compute buffer was compared with llama.cpp's dry run over a grid of loads
-and lies within 5 % (tests/core/test_footprint_dry_run.py, docs/accuracy.md)."""
-
-_NO_LOGITS = frozenset({"lfm2", "lfm2moe"})  # for embeddings; the others compute them even so
-
 
 def compute_bytes(spec: ModelSpec, settings: LoadSettings) -> int:
     """Bytes of the compute buffer of a load that lies on one device.
 
-    Exact but for rounding where the architecture is in CONFIRMED. For others it is the graph of a
+    Exact but for rounding where the architecture is confirmed. For others it is the graph of a
     like model, or a sum of its widest phases when its tensors have other names. Raises GgufError
     when the tensors of a confirmed architecture contradict its header.
     """
@@ -36,7 +24,7 @@ def compute_bytes(spec: ModelSpec, settings: LoadSettings) -> int:
         try:
             return _graph(spec, settings).peak_bytes()
         except (KeyError, IndexError) as missing:
-            if spec.architecture in CONFIRMED:
+            if spec.arch.confirmed:
                 raise GgufError(
                     f"the tensors do not fit the header of a {spec.architecture} model: "
                     f"{missing} is missing"
@@ -67,22 +55,23 @@ def _graph(spec: ModelSpec, settings: LoadSettings) -> Graph:
     node = flow.embed()
     if "position_embd.weight" in flow.outside:
         node = _learned_positions(flow, node)
-    if spec.architecture.startswith("gemma"):  # scaled
+    if spec.arch.scales_embedding:
         node = flow.wise(flow.width, node)
-    if spec.architecture.startswith("rwkv"):
+    if spec.arch.layer_graph.is_rwkv:
         node = flow.norm(node, bias=True)
     for layer in flow.order:
         node = _layer(flow, layer, node)
         if layer < flow.deepstack:
             node = flow.wise(flow.width, node, flow.wide_input)
-    if flow.encoder_mask < 0 and not (settings.embeddings and spec.architecture in _NO_LOGITS):
+    logits = spec.arch.logits_beside_embeddings or not settings.embeddings
+    if flow.encoder_mask < 0 and logits:
         flow.linear(spec.vocabulary, flow.norm(node))
     return flow.graph
 
 
 def _layer(flow: Pass, layer: int, node: int) -> int:
     shapes, last = flow.shapes[layer], layer == flow.spec.layers - 1
-    build = LAYERS.get(flow.spec.architecture)
+    build = LAYERS.get(flow.arch.layer_graph)
     if build is not None:
         return build(flow, layer, node, last)
     if "layer_output_norm.weight" in shapes:

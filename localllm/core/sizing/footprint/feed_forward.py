@@ -3,10 +3,9 @@
 After `build_ffn` and `build_moe_ffn` in `src/llama-graph.cpp` of llama.cpp b11434.
 """
 
+from localllm.core.model.architecture import ExpertWeights
 from localllm.core.sizing.footprint.forward import Pass, Shapes
 
-_BEFORE_EXPERTS = {"llama4"}  # weights its experts before the feed-forward part
-_SOFTMAX_AFTER_CHOICE = {"gpt-oss"}  # LLAMA_EXPERT_GATING_FUNC_TYPE_SOFTMAX_WEIGHT
 _MOST_EXPERTS = 1024  # LLAMA_MAX_EXPERTS: bounds the work that a header can ask for
 
 
@@ -39,15 +38,15 @@ def _experts(flow: Pass, layer: int, node: int) -> int:
     used = min(spec.active_experts_in(layer), count, _MOST_EXPERTS)
     choice, weights = _route(flow, shapes, node, count, used)
     inner = shapes["ffn_down_exps.weight"][0]
-    routed = node
-    if spec.architecture in _BEFORE_EXPERTS:
+    routed, weighted_before = node, flow.arch.expert_weights is ExpertWeights.BEFORE
+    if weighted_before:
         repeated = flow.linear(flow.width * used, node)
         routed = flow.wise(flow.width * used, repeated, weights)
     mixed = _expert_product(flow, shapes, routed, choice, inner * used)
     down = flow.linear(flow.width * used, mixed, choice)
     if "ffn_down_exps.bias" in shapes:
         down = flow.wise(flow.width * used, down, choice)
-    if spec.architecture not in _BEFORE_EXPERTS:
+    if not weighted_before:
         down = flow.wise(flow.width * used, down, weights)
     out = _sum_experts(flow, down, used)
     flow.fetch_next(layer)
@@ -64,12 +63,13 @@ def _route(flow: Pass, shapes: Shapes, node: int, count: int, used: int) -> tupl
     logits = flow.linear(count, node)
     if "ffn_gate_inp.bias" in shapes:
         logits = flow.wise(count, logits)
-    if flow.spec.architecture in _SOFTMAX_AFTER_CHOICE:
-        probabilities = chosen_by = logits
-    elif flow.spec.architecture in _BEFORE_EXPERTS:
-        probabilities, chosen_by = flow.linear(count, logits), logits
-    else:
-        probabilities = chosen_by = flow.wise(count, logits)
+    match flow.arch.expert_weights:
+        case ExpertWeights.AFTER_SOFTMAX_OF_CHOSEN:
+            probabilities = chosen_by = logits
+        case ExpertWeights.BEFORE:
+            probabilities, chosen_by = flow.linear(count, logits), logits
+        case ExpertWeights.AFTER:
+            probabilities = chosen_by = flow.wise(count, logits)
     if "exp_probs_b.bias" in shapes:
         chosen_by = flow.linear(count, probabilities)
     if flow.spec.integer("expert_group_count") > 1:

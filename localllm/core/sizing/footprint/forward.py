@@ -8,6 +8,7 @@ read from the names of its tensors. Widths are elements of F32 unless a name say
 from dataclasses import dataclass
 
 from localllm.core.memoize import memoize
+from localllm.core.model.architecture import Norm
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.footprint.arena import Graph
 from localllm.core.sizing.footprint.cache import (
@@ -21,15 +22,7 @@ from localllm.core.sizing.footprint.cache import (
 from localllm.core.sizing.load import LoadSettings
 
 _FLOAT, _HALF = 4, 2
-_LAYER_NORM_NAMES = """
-    bert bloom chameleon codeshell cohere2 command-r dbrx falcon gpt2 gptneox jais jais2
-    jina-bert-v2 jina-bert-v3 modern-bert mpt nemotron nomic-bert nomic-bert-moe olmo orion phi2
-    rwkv6 rwkv7 stablelm starcoder starcoder2
-"""
-_LAYER_NORM = frozenset(_LAYER_NORM_NAMES.split())
-"""Architectures that norm with mean and variance (LLM_NORM in their file); the others with RMS."""
 _LIKE_LAYERS = 4
-_FETCHED_LATE = {"qwen3next", "qwen35", "qwen35moe", "falcon-h1"}
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -51,6 +44,7 @@ class Pass:
 
     def __init__(self, spec: ModelSpec, settings: LoadSettings) -> None:
         self.spec = spec
+        self.arch = spec.arch
         self.settings = settings
         self.graph = Graph()
         self.flash = flash(spec, settings)
@@ -61,7 +55,6 @@ class Pass:
         self.outputs = min(ubatch(settings), settings.outputs)
         self.rows = self.tokens  # rows that the current layer still computes
         self.width = spec.embedding
-        self.layer_norm = spec.architecture in _LAYER_NORM
         self.shapes = by_layer(spec)
         self.outside: Shapes = self.shapes.get(None, {})
         self.order = self._distinct()
@@ -127,7 +120,8 @@ class Pass:
     def norm(self, node: int, width: int | None = None, *, bias: bool = False) -> int:
         """A norm and its weights. ggml can do an RMS norm in place, a layer norm not."""
         width = width or self.width
-        node = self.linear(width, node) if self.layer_norm else self.wise(width, node)
+        in_place = self.arch.norm is Norm.RMS
+        node = self.wise(width, node) if in_place else self.linear(width, node)
         node = self.wise(width, node)
         return self.wise(width, node) if bias else node
 
@@ -144,19 +138,19 @@ class Pass:
         return self.graph.node(_FLOAT * width * self.sequences)
 
     def _gather_state(self) -> int:
-        if not self.spec.architecture.startswith("rwkv"):
+        if not self.arch.layer_graph.is_rwkv:
             return -1
         return self._gather(state_width(self.spec))
 
     def fetch_first(self, layer: int) -> None:
         """Gather a recurrent layer's states before its norm, as most models do."""
-        if self.spec.recurrent(layer) and self.spec.architecture not in _FETCHED_LATE:
+        if self.spec.recurrent(layer) and not self.arch.gathers_state_late:
             self.fetch(layer)
 
     def fetch_next(self, layer: int) -> None:
         """Gather the next recurrent layer's states already: the graph's order puts them before
         whatever this layer has not been asked for yet. An attention layer comes first."""
-        if self.spec.architecture in _FETCHED_LATE:
+        if self.arch.gathers_state_late:
             return
         for later in self.order[self.order.index(layer) + 1 :]:
             if self.spec.recurrent(later):

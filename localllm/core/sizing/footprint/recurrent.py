@@ -5,22 +5,17 @@ b11434, as attention.py does for attention. A state's update is written into the
 result takes no room here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
+from localllm.core.model.architecture import LayerGraph, ResidualFirst
 from localllm.core.sizing.footprint.attention import attend, projected
 from localllm.core.sizing.footprint.cache import shift_width, state_width
 from localllm.core.sizing.footprint.feed_forward import feed
 from localllm.core.sizing.footprint.forward import Pass
 
 _FLOAT = 4
-_RESIDUAL_FIRST = {  # which operand comes first in the two additions: the sum may take its place
-    "lfm2": (True, True),
-    "lfm2moe": (True, True),
-    "jamba": (True, True),
-    "openelm": (True, False),
-    "phi3": (False, True),
-}
-LayerGraph = Callable[[Pass, int, int, bool], int]
+_Build = Callable[[Pass, int, int, bool], int]
 
 
 def standard(
@@ -35,7 +30,8 @@ def standard(
     as_ffn_norm = after and not {"ffn_norm.weight", "post_ffw_norm.weight"} & shapes.keys()
     if after and not as_ffn_norm:
         mixed = flow.norm(mixed)
-    first, second = _RESIDUAL_FIRST.get(flow.spec.architecture, (False, False))
+    first = ResidualFirst.ATTENTION in flow.arch.residual_first
+    second = ResidualFirst.FEED_FORWARD in flow.arch.residual_first
     if viewed and not last:
         residual = flow.graph.node(flow.size(flow.width), mixed, node, onto=(node,))
     else:
@@ -300,20 +296,13 @@ def _channel_mix(
     return flow.graph.node(flow.size(width), value, residual, onto=(value,))
 
 
-LAYERS: dict[str, LayerGraph] = {
-    "mamba": single_layer,
-    "mamba2": single_layer,
-    "nemotron_h": single_layer,
-    "nemotron_h_moe": single_layer,
-    "jamba": mixed_layer,
-    "granitehybrid": mixed_layer,
-    "lfm2": mixed_layer,
-    "lfm2moe": mixed_layer,
-    "qwen3next": mixed_layer,
-    "qwen35": mixed_layer,
-    "qwen35moe": mixed_layer,
-    "falcon-h1": both_layer,
-    "rwkv6": rwkv6_layer,
-    "rwkv7": rwkv7_layer,
-}
-"""Architectures whose layers are not an attention and a feed-forward part."""
+LAYERS: Mapping[LayerGraph, _Build] = MappingProxyType(
+    {
+        LayerGraph.ONE_MIXER: single_layer,
+        LayerGraph.HYBRID: mixed_layer,
+        LayerGraph.PARALLEL_HYBRID: both_layer,
+        LayerGraph.RWKV6: rwkv6_layer,
+        LayerGraph.RWKV7: rwkv7_layer,
+    }
+)
+"""Layers that are not an attention and a feed-forward part."""
