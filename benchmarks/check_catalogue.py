@@ -3,10 +3,10 @@
     python benchmarks/check_catalogue.py            the text alone: fields, counts, names, dates
     python benchmarks/check_catalogue.py --engine   also hand every entry to llama.cpp
 
-With --engine each entry becomes a sparse file with a true header and no weights. llama.cpp must
-accept it (it refuses a missing, surplus or misshapen tensor), and its quantizer's dry run must
-choose the very type that core/quant_mix chose for every tensor of every quant. Exits 1 when
-anything disagrees.
+With --engine each entry becomes a sparse file with the header that `size --exact` writes and no
+weights. llama.cpp must accept it (it refuses a missing, surplus or misshapen tensor), and its
+quantizer's dry run must choose the very type that `core/catalogue/quant_mix.py` chose for every
+tensor of every quant. Exits 1 when anything disagrees.
 """
 
 import argparse
@@ -19,26 +19,14 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
-import gguf
 import llama_cpp.llama_cpp as llama
 
 from localllm.core.catalogue.catalogue import Entry, parse
+from localllm.core.gguf.writer import header_bytes
 from localllm.core.model.file_types import FILE_TYPES
-from localllm.core.model.quants import GgmlType
 from localllm.core.model.spec import ModelSpec
 
 MODELS = Path(__file__).parents[1] / "models.toml"
-# Keys that llama.cpp wants and that change no size: any value will do for a model without weights.
-_ANY_VALUE = {
-    "attention.layer_norm_rms_epsilon": 1e-6,
-    "attention.layer_norm_epsilon": 1e-6,
-    "attention.group_norm_epsilon": 1e-6,
-    "attention.group_norm_groups": 1,
-    "attention.causal": True,
-    "logit_scale": 1.0,
-    "expert_weights_scale": 1.0,
-}
-_SECTIONS = [16, 24, 24, 0]  # rope sections of the vision models, likewise
 _ROW = re.compile(r"\[\s*\d+/\s*\d+\] (\S+)\s+- \[.*\], type =\s*(\w+), size = .*?(?:\((\w+)\))?$")
 
 
@@ -76,51 +64,9 @@ def _head_problems(entry: Entry) -> Iterator[str]:
 
 def write_header(spec: ModelSpec, path: Path) -> None:
     """Write a sparse file with the header of `spec` and room for its tensors."""
-    writer = gguf.GGUFWriter(path, spec.architecture)
-    for key, value in spec.metadata.items():
-        if key not in ("general.architecture", "tokenizer.ggml.model"):
-            _add(writer, key, value)
-    for key, value in _ANY_VALUE.items():
-        if f"{spec.architecture}.{key}" not in spec.metadata:
-            _add(writer, f"{spec.architecture}.{key}", value)
-    if spec.arch.mrope:
-        writer.add_array(f"{spec.architecture}.rope.dimension_sections", _SECTIONS)
-    writer.add_string("tokenizer.ggml.model", "no_vocab")
-    for tensor in spec.tensors:
-        kind = gguf.GGMLQuantizationType(int(tensor.type))
-        shape = gguf.quant_shape_to_byte_shape(tensor.shape[::-1], kind)
-        plain = {GgmlType.F32: "f4", GgmlType.F16: "f2"}.get(tensor.type)
-        dtype = gguf.gguf_writer.np.dtype(plain or "u1")
-        writer.add_tensor_info(
-            tensor.name,
-            tensor.shape[::-1] if plain else shape,
-            dtype,
-            tensor.size_bytes,
-            raw_dtype=None if plain else kind,
-        )
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    writer.close()
+    path.write_bytes(header_bytes(spec))
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size + spec.file_bytes + 2**20)
-
-
-def _add(writer: gguf.GGUFWriter, key: str, value: object) -> None:
-    match value:
-        case bool():
-            writer.add_bool(key, value)
-        case int():
-            writer.add_uint32(key, value)
-        case float():
-            writer.add_float32(key, value)
-        case str():
-            writer.add_string(key, value)
-        case tuple() | list():
-            flags = key.endswith("sliding_window_pattern")
-            writer.add_array(key, [bool(v) for v in value] if flags else list(value))
-        case _:
-            raise TypeError(f"{key} = {value!r}")
 
 
 class Log:

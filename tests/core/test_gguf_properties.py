@@ -18,8 +18,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from localllm.core import gguf
+from localllm.core.gguf.byte_reader import MAX_HEADER_BYTES, MAX_TEXT_BYTES
 from localllm.core.gguf.metadata import MAX_KEY_BYTES, MAX_KEYS, MAX_STRINGS
-from localllm.core.gguf.source import MAX_HEADER_BYTES, MAX_TEXT_BYTES
 from localllm.core.gguf.tensors import MAX_TENSORS
 from localllm.core.model.quants import BLOCKS, GgmlType, row_bytes
 from localllm.core.model.spec import MetadataValue, ModelSpec

@@ -4,7 +4,7 @@ llama.cpp's reader has been crashed, made to over-allocate and made to read beyo
 crafted files (the list is in SECURITY.md). No file reaches it before `read` has passed it.
 """
 
+from localllm.core.gguf.byte_reader import HeaderIncomplete
 from localllm.core.gguf.header import read
-from localllm.core.gguf.source import HeaderIncomplete
 
 __all__ = ["HeaderIncomplete", "read"]

@@ -6,8 +6,9 @@ A vocabulary has a quarter of a million texts and most callers want only its len
 from array import array
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from struct import Struct
 from typing import TypeVar, overload
+
+from localllm.core.gguf.format import SCALARS, ValueType
 
 Item = TypeVar("Item")
 
@@ -44,13 +45,13 @@ class _Packed(Sequence[Item]):
 
 
 class Numbers(_Packed[float]):
-    """Integers, floats or booleans. `code` is the `struct` letter of the element type."""
+    """Integers, floats or booleans. `raw` is the elements as the file has them."""
 
-    __slots__ = ("_layout", "_raw", "code")
+    __slots__ = ("_layout", "_raw", "element")
 
-    def __init__(self, raw: bytes | bytearray, code: str) -> None:
-        self.code = code
-        self._layout = Struct("<" + code)
+    def __init__(self, raw: bytes | bytearray, element: ValueType) -> None:
+        self.element = element
+        self._layout = SCALARS[element]
         self._raw = raw
 
     def __len__(self) -> int:
@@ -63,8 +64,8 @@ class Numbers(_Packed[float]):
         value: float = self._layout.unpack_from(self._raw, index * self._layout.size)[0]
         return value
 
-    def __reduce__(self) -> tuple[type, tuple[bytes, str]]:
-        return Numbers, (bytes(self._raw), self.code)
+    def __reduce__(self) -> tuple[type, tuple[bytes, ValueType]]:
+        return Numbers, (bytes(self._raw), self.element)
 
 
 class Strings(_Packed[str]):

@@ -1,10 +1,10 @@
-"""What the values of a header may be: the ranges that later arithmetic and native code rely on."""
+"""The ranges of a header's values that later arithmetic and native code rely on."""
 
 import re
 from collections.abc import Mapping, Sequence
 
 from localllm.core.gguf.arrays import Numbers, Strings
-from localllm.core.gguf.source import DAMAGED
+from localllm.core.gguf.byte_reader import DAMAGED
 from localllm.core.model.spec import MAX_LAYERS, MetadataValue
 from localllm.errors import GgufError
 
@@ -58,7 +58,7 @@ _RANGES: dict[str, tuple[int, int]] = {
     "kda.head_dim": (0, 1 << 16),
     "shortconv.l_cache": (0, 1 << 16),
 } | dict.fromkeys(_FLAGS, (0, MAX_LAYERS))
-"""An architecture's own keys that `core/` computes with, and what they may be (both included).
+"""The smallest and largest value of each key of an architecture that `core/` computes with.
 Wide: they keep arithmetic sane and refuse no model. An array has one element for each layer."""
 
 

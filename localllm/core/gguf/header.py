@@ -1,18 +1,19 @@
-"""A whole header: start, keys, tensors, and where the data lies."""
+"""A whole header: start, keys, tensors, and where the data lies.
+
+The order of the checks is here: each part is checked before the next one is read.
+"""
 
 from typing import BinaryIO
 
 from localllm.core.gguf import checks
+from localllm.core.gguf.byte_reader import ByteReader
+from localllm.core.gguf.format import MAGIC, VERSIONS
 from localllm.core.gguf.metadata import read_pairs
-from localllm.core.gguf.source import Source
 from localllm.core.gguf.tensors import check_layout, read_tensors
 from localllm.core.model.spec import ModelSpec, TensorInfo
 from localllm.errors import GgufError
 
-_MAGIC = b"GGUF"
-_VERSIONS = (2, 3)
-
-_OTHERS = {
+_FOREIGN = {
     b"vers": "a Git LFS pointer, not the model itself",
     b"<!do": "a web page",
     b"<!DO": "a web page",
@@ -22,7 +23,7 @@ _OTHERS = {
     b"fmgg": "in a format from before GGUF (2023)",
     b"tjgg": "in a format from before GGUF (2023)",
 }
-"""What people hand over for a GGUF, by its first four bytes."""
+"""Files that people take for a GGUF, by their first four bytes."""
 
 
 def read(stream: BinaryIO, file_bytes: int) -> ModelSpec:
@@ -36,14 +37,14 @@ def read(stream: BinaryIO, file_bytes: int) -> ModelSpec:
     Raises GgufError for everything that is wrong, HeaderIncomplete (a GgufError) when the stream
     ends inside the header of a longer file, and what `stream.read` raises.
     """
-    source = Source(stream, file_bytes)
-    version, tensor_count, key_count = _start(source)
-    metadata = read_pairs(source, key_count)
+    reader = ByteReader(stream, file_bytes)
+    version, tensor_count, key_count = _start(reader)
+    metadata = read_pairs(reader, key_count)
     architecture = checks.architecture(metadata)
     alignment = checks.alignment(metadata)
     checks.check_values(metadata, architecture)
-    tensors = read_tensors(source, tensor_count)
-    data_offset = _data_offset(source, tensors, alignment)
+    tensors = read_tensors(reader, tensor_count)
+    data_offset = _data_offset(reader, tensors, alignment)
     return ModelSpec(
         architecture=architecture,
         metadata=metadata,
@@ -55,36 +56,36 @@ def read(stream: BinaryIO, file_bytes: int) -> ModelSpec:
     )
 
 
-def _start(source: Source) -> tuple[int, int, int]:
+def _start(reader: ByteReader) -> tuple[int, int, int]:
     """Return version, number of tensors and number of keys."""
-    magic = bytes(source.take(len(_MAGIC), "the start of a GGUF header"))
-    if magic != _MAGIC:
-        what = _OTHERS.get(magic, f"not a GGUF file: it starts with {magic!r}, not {_MAGIC!r}")
+    magic = bytes(reader.take(len(MAGIC), "the start of a GGUF header"))
+    if magic != MAGIC:
+        what = _FOREIGN.get(magic, f"not a GGUF file: it starts with {magic!r}, not {MAGIC!r}")
         raise GgufError(f"this is {what}. Give a GGUF file, or download it again.")
-    version = source.u32("the version")
+    version = reader.u32("the version")
     if version & 0xFFFF == 0 and version:
         raise GgufError(
             "this GGUF file is big-endian, made for another kind of processor. Get the"
             " little-endian file of this model."
         )
-    if version not in _VERSIONS:
-        age = "too old" if version < min(_VERSIONS) else "newer than what is known, or damaged"
+    if version not in VERSIONS:
+        age = "too old" if version < min(VERSIONS) else "newer than what is known, or damaged"
         raise GgufError(
             f"this GGUF file has version {version}, which is {age}; versions 2 and 3 are read."
             " Get another file of this model."
         )
-    return version, source.u64("the number of tensors"), source.u64("the number of keys")
+    return version, reader.u64("the number of tensors"), reader.u64("the number of keys")
 
 
-def _data_offset(source: Source, tensors: tuple[TensorInfo, ...], alignment: int) -> int:
+def _data_offset(reader: ByteReader, tensors: tuple[TensorInfo, ...], alignment: int) -> int:
     """Return where the tensor data starts. Raises GgufError when the file ends before it ends."""
     if not tensors:
-        return source.position
-    start = -(-source.position // alignment) * alignment
+        return reader.position
+    start = -(-reader.position // alignment) * alignment
     needed = start + check_layout(tensors, alignment)
-    if needed > source.file_bytes:
+    if needed > reader.file_bytes:
         raise GgufError(
-            f"the file is {source.file_bytes} bytes, its tensors need {needed}: the download is"
-            f" not complete ({needed - source.file_bytes} bytes are missing). Download it again."
+            f"the file is {reader.file_bytes} bytes, its tensors need {needed}: the download is"
+            f" not complete ({needed - reader.file_bytes} bytes are missing). Download it again."
         )
     return start

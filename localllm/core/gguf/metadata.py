@@ -1,10 +1,10 @@
 """The key-value pairs of a header."""
 
-import struct
 from array import array
 
 from localllm.core.gguf.arrays import Numbers, Strings
-from localllm.core.gguf.source import DAMAGED, Source
+from localllm.core.gguf.byte_reader import DAMAGED, ByteReader
+from localllm.core.gguf.format import SCALARS, U64, ValueType
 from localllm.core.model.spec import MetadataValue
 from localllm.errors import GgufError
 
@@ -15,17 +15,6 @@ MAX_KEY_BYTES = 256
 MAX_STRINGS = 1 << 21
 """Texts in all arrays of a header: eight times the vocabulary of Gemma 3."""
 
-_BOOL, _STRING, _ARRAY = 7, 8, 9
-_CODES = {
-    0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", _BOOL: "?", 10: "Q", 11: "q", 12: "d",
-}  # fmt: skip
-"""`enum gguf_type` (ggml's gguf.h) as `struct` letters."""
-_NAMES = {
-    0: "u8", 1: "i8", 2: "u16", 3: "i16", 4: "u32", 5: "i32", 6: "f32", _BOOL: "bool",
-    _STRING: "text", _ARRAY: "array", 10: "u64", 11: "i64", 12: "f64",
-}  # fmt: skip
-
-_U64 = struct.Struct("<Q")
 _SMALLEST_PAIR = 8 + 1 + 4 + 1
 
 _TYPED = {
@@ -40,22 +29,22 @@ _TYPED = {
     "adapter.type": ("text",),
     "adapter.lora.alpha": ("f32",),
 }
-"""What these must be: llama.cpp reads the arrays through a pointer (`llama-vocab.cpp`), and aborts
-on an adapter's keys of another type (`llama-adapter.cpp`)."""
+"""The types these must have: llama.cpp reads the arrays through a pointer (`llama-vocab.cpp`), and
+aborts on an adapter's keys of another type (`llama-adapter.cpp`)."""
 
 
-def read_pairs(source: Source, count: int) -> dict[str, MetadataValue]:
+def read_pairs(reader: ByteReader, count: int) -> dict[str, MetadataValue]:
     """Read `count` pairs. Raises GgufError at the first that cannot be right."""
     if count > MAX_KEYS:
         raise GgufError(f"the header claims {count} keys; at most {MAX_KEYS} are read. {DAMAGED}")
-    source.require(count * _SMALLEST_PAIR, f"the list of {count} keys")
+    reader.require(count * _SMALLEST_PAIR, f"the list of {count} keys")
     pairs: dict[str, MetadataValue] = {}
     strings_left = MAX_STRINGS
     for number in range(1, count + 1):
-        key = _key(source, f"key {number} of {count}")
+        key = _key(reader, f"key {number} of {count}")
         if key in pairs:
             raise GgufError(f"the key {key!r} is there twice (duplicate). {DAMAGED}")
-        value = _value(source, key, strings_left)
+        value = _value(reader, key, strings_left)
         if isinstance(value, Strings):
             strings_left -= len(value)
         pairs[key] = value
@@ -75,32 +64,35 @@ def name(raw: bytes, what: str) -> str:
     return text
 
 
-def _key(source: Source, what: str) -> str:
-    length = source.u64(what)
+def _key(reader: ByteReader, what: str) -> str:
+    length = reader.u64(what)
     if length > MAX_KEY_BYTES:
         raise GgufError(
             f"{what} claims a length of {length} bytes; at most {MAX_KEY_BYTES} are read. {DAMAGED}"
         )
-    return name(source.text(length, what), what)
+    return name(reader.text(length, what), what)
 
 
-def _value(source: Source, key: str, strings_left: int) -> MetadataValue:
+def _value(reader: ByteReader, key: str, strings_left: int) -> MetadataValue:
     what = f"the value of {key!r}"
-    kind = source.u32(what)
-    if kind == _ARRAY:
-        element = source.u32(what)
-        _check_type(key, f"array of {_kind(element, key)}")
-        return _array(source, element, what, strings_left)
-    _check_type(key, _kind(kind, key))
-    if kind == _STRING:
-        return source.text(source.u64(what), what).decode("utf-8", "replace")
-    return _scalar(source, kind, what)
+    kind = _kind(reader.u32(what), key)
+    if kind is ValueType.ARRAY:
+        element = _kind(reader.u32(what), key)
+        _check_type(key, f"array of {element.label}")
+        return _array(reader, element, what, strings_left)
+    _check_type(key, kind.label)
+    if kind is ValueType.STRING:
+        return reader.text(reader.u64(what), what).decode("utf-8", "replace")
+    return _scalar(reader, kind, what)
 
 
-def _kind(kind: int, key: str) -> str:
-    if kind not in _NAMES:
-        raise GgufError(f"{key!r} has the unknown value type {kind} (0 to 12 exist). {DAMAGED}")
-    return _NAMES[kind]
+def _kind(number: int, key: str) -> ValueType:
+    try:
+        return ValueType(number)
+    except ValueError as error:
+        raise GgufError(
+            f"{key!r} has the unknown value type {number} (0 to 12 exist). {DAMAGED}"
+        ) from error
 
 
 def _check_type(key: str, found: str) -> None:
@@ -109,26 +101,27 @@ def _check_type(key: str, found: str) -> None:
         raise GgufError(f"{key!r} has the type {found}; it must be {allowed[0]}. {DAMAGED}")
 
 
-def _scalar(source: Source, kind: int, what: str) -> MetadataValue:
-    layout = struct.Struct("<" + _CODES[kind])
-    raw = source.take(layout.size, what)
-    if kind == _BOOL:
+def _scalar(reader: ByteReader, kind: ValueType, what: str) -> MetadataValue:
+    layout = SCALARS[kind]
+    raw = reader.take(layout.size, what)
+    if kind is ValueType.BOOL:
         _check_booleans(raw, what)
     value: int | float | bool = layout.unpack(raw)[0]
     return value
 
 
-def _array(source: Source, element: int, what: str, strings_left: int) -> Numbers | Strings:
-    count = source.u64(what)
-    if element == _ARRAY:
+def _array(
+    reader: ByteReader, element: ValueType, what: str, strings_left: int
+) -> Numbers | Strings:
+    count = reader.u64(what)
+    if element is ValueType.ARRAY:
         raise GgufError(f"{what} is a nested array, which no reader supports. {DAMAGED}")
-    if element == _STRING:
-        return _strings(source, count, what, strings_left)
-    code = _CODES[element]
-    raw = source.take(count * struct.calcsize("<" + code), f"{what} ({count} elements)")
-    if element == _BOOL:
+    if element is ValueType.STRING:
+        return _strings(reader, count, what, strings_left)
+    raw = reader.take(count * SCALARS[element].size, f"{what} ({count} elements)")
+    if element is ValueType.BOOL:
         _check_booleans(raw, what)
-    return Numbers(raw, code)
+    return Numbers(raw, element)
 
 
 def _check_booleans(raw: bytearray, what: str) -> None:
@@ -137,13 +130,13 @@ def _check_booleans(raw: bytearray, what: str) -> None:
         raise GgufError(f"{what} holds a boolean of {wrong[0]}; only 0 and 1 exist. {DAMAGED}")
 
 
-def _strings(source: Source, count: int, what: str, strings_left: int) -> Strings:
-    """Read `count` texts and note where each starts.
+def _strings(reader: ByteReader, count: int, what: str, strings_left: int) -> Strings:
+    """Read `count` texts and record where each starts.
 
-    Read are always as many bytes as the array must still have: 8 for the length of each text to
+    Each pass reads the bytes that the array must still have: 8 for the length of each text to
     come and the rest of the one begun. So nothing after the array is touched.
     """
-    source.require(8 * count, f"{what} ({count} texts)")
+    reader.require(8 * count, f"{what} ({count} texts)")
     if count > strings_left:
         raise GgufError(
             f"{what} claims {count} texts; all arrays of a header together may have {MAX_STRINGS}"
@@ -154,7 +147,7 @@ def _strings(source: Source, count: int, what: str, strings_left: int) -> String
     at = 0
     while len(starts) < count:
         needed = at + 8 * (count - len(starts)) + _length_at(raw, at)
-        source.append(raw, needed - len(raw), f"{what}, text {len(starts) + 1} of {count},")
+        reader.append(raw, needed - len(raw), f"{what}, text {len(starts) + 1} of {count},")
         at = _walk(raw, at, count, starts)
     starts.append(at + 8)
     return Strings(raw, starts)
@@ -162,13 +155,13 @@ def _strings(source: Source, count: int, what: str, strings_left: int) -> String
 
 def _length_at(raw: bytearray, at: int) -> int:
     """Length of the text that begins there; 0 while its length itself is not read."""
-    return int(_U64.unpack_from(raw, at)[0]) if at + 8 <= len(raw) else 0
+    return int(U64.unpack_from(raw, at)[0]) if at + 8 <= len(raw) else 0
 
 
 def _walk(raw: bytearray, at: int, count: int, starts: "array[int]") -> int:
-    """Step over the whole texts in `raw`; a quarter of a million passes, so the loop is bare."""
-    length_at = _U64.unpack_from
-    note = starts.append
+    """Record where the whole texts in `raw` start; return where the first that is cut starts."""
+    length_at = U64.unpack_from  # a quarter of a million passes: the loop is kept bare
+    record = starts.append
     end = len(raw)
     last_length = end - 8
     for _ in range(count - len(starts)):
@@ -178,6 +171,6 @@ def _walk(raw: bytearray, at: int, count: int, starts: "array[int]") -> int:
         after = start + length_at(raw, at)[0]
         if after > end:
             break
-        note(start)
+        record(start)
         at = after
     return at

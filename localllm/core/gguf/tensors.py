@@ -3,8 +3,8 @@
 import struct
 from math import prod
 
+from localllm.core.gguf.byte_reader import DAMAGED, ByteReader
 from localllm.core.gguf.metadata import name
-from localllm.core.gguf.source import DAMAGED, Source
 from localllm.core.model.quants import BLOCKS, RETIRED, GgmlType, row_bytes
 from localllm.core.model.spec import TensorInfo
 from localllm.errors import GgufError
@@ -20,16 +20,16 @@ _INT64_MAX = 2**63 - 1
 _SMALLEST_TENSOR = 8 + 1 + 4 + 8 + 4 + 8
 
 
-def read_tensors(source: Source, count: int) -> tuple[TensorInfo, ...]:
+def read_tensors(reader: ByteReader, count: int) -> tuple[TensorInfo, ...]:
     """Read the list. Raises GgufError at the first tensor that cannot be right."""
     if count > MAX_TENSORS:
         raise GgufError(
             f"the header claims {count} tensors; at most {MAX_TENSORS} are read. {DAMAGED}"
         )
-    source.require(count * _SMALLEST_TENSOR, f"the list of {count} tensors")
+    reader.require(count * _SMALLEST_TENSOR, f"the list of {count} tensors")
     tensors: dict[str, TensorInfo] = {}
     for number in range(1, count + 1):
-        tensor = _tensor(source, f"tensor {number} of {count}")
+        tensor = _tensor(reader, f"tensor {number} of {count}")
         if tensor.name in tensors:
             raise GgufError(f"two tensors are named {tensor.name!r} (duplicate). {DAMAGED}")
         tensors[tensor.name] = tensor
@@ -62,11 +62,11 @@ def _check_offset(tensor: TensorInfo, expected: int, alignment: int) -> None:
     raise GgufError(f"the tensor {tensor.name!r} at offset {tensor.offset} {why}. {DAMAGED}")
 
 
-def _tensor(source: Source, what: str) -> TensorInfo:
-    label = _name(source, what)
+def _tensor(reader: ByteReader, what: str) -> TensorInfo:
+    label = _name(reader, what)
     what = f"the tensor {label!r}"
-    shape = _shape(source, what)
-    kind = _type(source.u32(what), what)
+    shape = _shape(reader, what)
+    kind = _type(reader.u32(what), what)
     try:
         row = row_bytes(kind, shape[0])
     except ValueError as error:
@@ -76,7 +76,7 @@ def _tensor(source: Source, what: str) -> TensorInfo:
             f" ({kind.name}). {DAMAGED}"
         ) from error
     size = row * prod(shape[1:])
-    offset = source.u64(what)
+    offset = reader.u64(what)
     if offset + size > _INT64_MAX:
         raise GgufError(
             f"{what} ends beyond 2^63 bytes (offset {offset}, size {size}: overflow). {DAMAGED}"
@@ -84,24 +84,24 @@ def _tensor(source: Source, what: str) -> TensorInfo:
     return TensorInfo(name=label, shape=shape, type=kind, offset=offset, size_bytes=size)
 
 
-def _name(source: Source, what: str) -> str:
+def _name(reader: ByteReader, what: str) -> str:
     what = f"the name of {what}"
-    length = source.u64(what)
+    length = reader.u64(what)
     if length >= _MAX_NAME:
         raise GgufError(
             f"{what} claims a length of {length} bytes; at most {_MAX_NAME - 1} are possible."
             f" {DAMAGED}"
         )
-    return name(bytes(source.take(length, what)), what)
+    return name(bytes(reader.take(length, what)), what)
 
 
-def _shape(source: Source, what: str) -> tuple[int, ...]:
-    count = source.u32(what)
+def _shape(reader: ByteReader, what: str) -> tuple[int, ...]:
+    count = reader.u32(what)
     if not 1 <= count <= _MAX_DIMENSIONS:
         raise GgufError(
             f"{what} has {count} dimensions; 1 to {_MAX_DIMENSIONS} are possible. {DAMAGED}"
         )
-    shape: tuple[int, ...] = struct.unpack(f"<{count}Q", source.take(8 * count, what))
+    shape: tuple[int, ...] = struct.unpack(f"<{count}Q", reader.take(8 * count, what))
     if 0 in shape:
         raise GgufError(f"{what} has a dimension of 0 (shape {list(shape)}). {DAMAGED}")
     if prod(shape) >= _INT64_MAX:

@@ -15,7 +15,7 @@ from pathlib import Path
 import llama_cpp.llama_cpp as llama
 
 from localllm.core.gguf import read
-from localllm.core.gguf.strip_tokenizer import without_tokenizer
+from localllm.core.gguf.writer import header_bytes
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.load import Allocation, BufferKind, LoadSettings
 from localllm.engine.worker.llama.allocations import allocations, with_all_outputs
@@ -79,8 +79,7 @@ def _write_stripped(source: Path, target: Path) -> None:
     try:
         with source.open("rb") as file:
             spec = read(file, max(source.stat().st_size, _LONGEST_FILE))
-            file.seek(0)
-            head = without_tokenizer(file.read(spec.data_offset))
+        head = header_bytes(spec)
         data_bytes = max((t.offset + t.size_bytes for t in spec.tensors), default=0)
         with target.open("wb") as out:
             out.write(head)

@@ -34,7 +34,7 @@ def test_the_header_of_a_real_file_sizes_as_the_file_does(smollm2: Path, gemma3:
         assert footprint.of(replace(written, file_bytes=spec.file_bytes), load).kv_bytes == (
             wanted.kv_bytes
         )
-        assert len(header_bytes(spec)) < spec.data_offset / 10  # no tokenizer in it
+        assert len(header_bytes(spec)) < 100_000  # no tokenizer in it
 
 
 def test_the_tensors_of_all_parts_lie_in_one_file(tmp_path: Path) -> None:

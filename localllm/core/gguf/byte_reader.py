@@ -5,9 +5,9 @@ and with what a header may have, and only then is anything read or allocated. Ex
 bytes are taken from the stream, none of the tensor data.
 """
 
-import struct
 from typing import BinaryIO
 
+from localllm.core.gguf.format import U32, U64
 from localllm.errors import GgufError
 
 MAX_HEADER_BYTES = 32 << 20
@@ -16,10 +16,7 @@ MAX_TEXT_BYTES = 2 << 20
 """All keys and single texts of a header together: chat templates, licences, descriptions."""
 
 _PIECE = 1 << 20
-"""Read at once: bounds what is held twice while a long array is put together."""
-
-_U32 = struct.Struct("<I")
-_U64 = struct.Struct("<Q")
+"""Read at once: bounds the memory that a long array takes twice while it is put together."""
 
 
 class HeaderIncomplete(GgufError):
@@ -36,7 +33,7 @@ class HeaderIncomplete(GgufError):
         self.needed_bytes = needed_bytes
 
 
-class Source:
+class ByteReader:
     """A stream with a position and an end.
 
     `file_bytes` is the real length of the file, which the stream may be a beginning of.
@@ -54,10 +51,10 @@ class Source:
         return self.file_bytes - self.position
 
     def u32(self, what: str) -> int:
-        return int(_U32.unpack(self.take(4, what))[0])
+        return int(U32.unpack(self.take(4, what))[0])
 
     def u64(self, what: str) -> int:
-        return int(_U64.unpack(self.take(8, what))[0])
+        return int(U64.unpack(self.take(8, what))[0])
 
     def text(self, length: int, what: str) -> bytes:
         """Take a key or a single text. Raises GgufError when all of them grow too long."""
@@ -81,7 +78,7 @@ class Source:
         return into
 
     def append(self, into: bytearray, count: int, what: str) -> None:
-        """As `take`, at the end of `into`."""
+        """Take `count` bytes and add them to the end of `into`. Raises as `take`."""
         self.require(count, what)
         end = self.position + count
         while self.position < end:
