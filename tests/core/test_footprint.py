@@ -1,6 +1,6 @@
 """The sums of a footprint: parts, monotony, refusals, and figures that llama.cpp's users logged."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given, reject, settings
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from localllm.core.model.spec import MetadataValue, ModelSpec
 from localllm.core.sizing import footprint
-from localllm.core.sizing.footprint import Part
+from localllm.core.sizing.footprint import Footprint, LayerKind
 from localllm.core.sizing.footprint.arena import Graph
 from localllm.core.sizing.load import FlashAttention, KvType, LoadSettings
 from localllm.errors import GgufError, UsageError
@@ -42,6 +42,12 @@ loads = st.builds(
 )
 
 
+def test_every_part_of_a_footprint_has_a_label() -> None:
+    sizes = [field.name for field in fields(Footprint) if field.name.endswith("_bytes")]
+    assert sorted(part.field for part in footprint.PARTS) == sorted(sizes)
+    assert len({part.label for part in footprint.PARTS}) == len(footprint.PARTS)
+
+
 @settings(max_examples=60, deadline=None)
 @given(names, loads)
 def test_the_parts_sum_to_the_total(name: str, load: LoadSettings) -> None:
@@ -50,10 +56,10 @@ def test_the_parts_sum_to_the_total(name: str, load: LoadSettings) -> None:
     assert sum(part.weights_bytes + part.expert_bytes for part in layers) == whole.weights_bytes
     assert sum(part.kv_bytes for part in layers) == whole.kv_bytes
     assert sum(part.recurrent_bytes for part in layers) == whole.recurrent_bytes
-    assert [part.part for part in layers] == [
-        Part.INPUT,
-        *[Part.LAYER] * MODELS[name].layers,
-        Part.OUTPUT,
+    assert [part.kind for part in layers] == [
+        LayerKind.INPUT,
+        *[LayerKind.REPEATING] * MODELS[name].layers,
+        LayerKind.OUTPUT,
     ]
 
 

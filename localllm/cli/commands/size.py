@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
@@ -28,6 +28,7 @@ from localllm.core.quality.quality import CacheQuality, cache_loss, cache_qualit
 from localllm.core.sizing.embedding import with_embedding_defaults
 from localllm.core.sizing.finetune import Method
 from localllm.core.sizing.fit import Fit, fit_in
+from localllm.core.sizing.footprint import PARTS, Footprint
 from localllm.core.sizing.load import (
     Allocation,
     BufferKind,
@@ -47,27 +48,6 @@ from localllm.library.files import settings as user_settings
 from localllm.library.store.companions import with_adapters
 from localllm.library.store.store import Store
 from localllm.runtime.local_machine import machine_now
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exact:
-    """What llama.cpp's own dry run says, in the parts of a footprint.
-
-    Weights, adapters and overhead are not part of a dry run: they are the estimate's.
-    """
-
-    weights_bytes: int
-    kv_bytes: int
-    recurrent_bytes: int
-    compute_bytes: int
-    output_bytes: int
-    overhead_bytes: int
-    adapter_bytes: int = 0
-    encoder_bytes: int = 0
-
-    @property
-    def total_bytes(self) -> int:
-        return sum(asdict(self).values())
 
 
 @click.command()
@@ -181,7 +161,7 @@ class Report:
     fit: Fit
     limits: Limits
     training: Training | None = None
-    exact: Exact | None = None
+    exact: Footprint | None = None
 
 
 def _report(
@@ -235,7 +215,8 @@ def document(report: Report) -> dict[str, object]:
     if report.training is not None:
         found["finetune"] = report.training.document(spec)
     if exact is not None:
-        found["exact"] = asdict(exact) | {"total_bytes": exact.total_bytes}
+        parts = {part.field: part.bytes_in(exact) for part in PARTS}
+        found["exact"] = parts | {"total_bytes": exact.total_bytes}
         found["error_percent"] = error_percent(fit, exact)
     return found
 
@@ -261,12 +242,12 @@ def _device(share: Share) -> dict[str, object]:
     }
 
 
-def error_percent(fit: Fit, exact: Exact) -> float:
+def error_percent(fit: Fit, exact: Footprint) -> float:
     """How far the estimate is from the dry run, of the total, in percent; positive: too much."""
     return (fit.footprint.total_bytes / exact.total_bytes - 1) * 100
 
 
-async def _probe(target: Target, fit: Fit) -> Exact:
+async def _probe(target: Target, fit: Fit) -> Footprint:
     """Ask llama.cpp; of a model that is not on this disk it gets the header that the catalogue
     describes."""
     engine = ProcessEngine(log_dir=paths.log_dir())
@@ -282,33 +263,13 @@ async def _probe(target: Target, fit: Fit) -> Exact:
     return exact_of(fit, answer.allocations)
 
 
-def exact_of(fit: Fit, allocations: tuple[Allocation, ...]) -> Exact:
-    """The dry run's buffers as the parts of a footprint."""
+def exact_of(fit: Fit, allocations: tuple[Allocation, ...]) -> Footprint:
+    """The dry run's buffers as a footprint. What is not part of a dry run is the estimate's."""
     sums = dict.fromkeys(BufferKind, 0)
-    for part in allocations:
-        sums[part.kind] += part.size_bytes
-    return Exact(
-        weights_bytes=fit.footprint.weights_bytes,
-        kv_bytes=sums[BufferKind.KV],
-        recurrent_bytes=sums[BufferKind.RECURRENT],
-        compute_bytes=sums[BufferKind.COMPUTE],
-        output_bytes=sums[BufferKind.OUTPUT],
-        overhead_bytes=fit.footprint.overhead_bytes,
-        adapter_bytes=fit.footprint.adapter_bytes,
-        encoder_bytes=fit.footprint.encoder_bytes,
-    )
-
-
-_PARTS = (
-    ("weights", "weights_bytes"),
-    ("adapters", "adapter_bytes"),
-    ("image encoder", "encoder_bytes"),
-    ("KV cache", "kv_bytes"),
-    ("recurrent state", "recurrent_bytes"),
-    ("compute", "compute_bytes"),
-    ("output", "output_bytes"),
-    ("overhead", "overhead_bytes"),
-)
+    for buffer in allocations:
+        sums[buffer.kind] += buffer.size_bytes
+    counted = {part.field: sums[part.kind] for part in PARTS if part.in_dry_run and part.kind}
+    return replace(fit.footprint, needs_probe=(), **counted)
 
 
 def _print(report: Report) -> None:
@@ -363,19 +324,18 @@ def _print_model(console: Console, report: Report) -> None:
     )
 
 
-def _table(fit: Fit, exact: Exact | None) -> Table:
+def _table(fit: Fit, exact: Footprint | None) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("part")
     table.add_column("estimate", justify="right")
     if exact is not None:
         table.add_column("llama.cpp", justify="right")
-    for label, name in (*_PARTS, ("total", "total_bytes")):
-        if name == "adapter_bytes" and not fit.footprint.adapter_bytes:
+    columns = [fit.footprint] if exact is None else [fit.footprint, exact]
+    for part in PARTS:
+        if part.kind is BufferKind.ADAPTERS and not fit.footprint.adapter_bytes:
             continue  # most loads have none
-        columns = [format_bytes(getattr(fit.footprint, name))]
-        if exact is not None:
-            columns.append(format_bytes(getattr(exact, name)))
-        table.add_row(label, *columns, style="bold" if label == "total" else None)
+        table.add_row(part.label, *(format_bytes(part.bytes_in(column)) for column in columns))
+    table.add_row("total", *(format_bytes(each.total_bytes) for each in columns), style="bold")
     return table
 
 

@@ -12,7 +12,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
-from localllm.core.sizing.footprint import Footprint
+from localllm.core.sizing.footprint import PARTS, Footprint
 from localllm.core.units import format_bytes
 from localllm.errors import EngineCrashed, LocalLLMError, NotFound
 from localllm.library.store.store import InstalledModel
@@ -137,15 +137,8 @@ def too_big_dialog(model: InstalledModel, fit: Fit | None, message: str) -> Dial
 
 
 def _parts(need: Footprint) -> tuple[tuple[str, str], ...]:
-    parts = (
-        ("weights", need.weights_bytes),
-        ("KV cache", need.kv_bytes),
-        ("recurrent", need.recurrent_bytes),
-        ("compute", need.compute_bytes),
-        ("output", need.output_bytes),
-        ("overhead", need.overhead_bytes),
-    )
-    return tuple((label, format_bytes(size_bytes)) for label, size_bytes in parts if size_bytes)
+    sizes = ((part.short_label, part.bytes_in(need)) for part in PARTS)
+    return tuple((label, format_bytes(size_bytes)) for label, size_bytes in sizes if size_bytes)
 
 
 def failure_dialog(title: str, error: LocalLLMError) -> Dialog:

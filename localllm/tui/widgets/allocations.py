@@ -7,6 +7,7 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
+from localllm.core.sizing.footprint import OVERHEAD, PARTS
 from localllm.core.sizing.load import Allocation, BufferKind
 from localllm.core.units import format_bytes
 from localllm.runtime.runtime import ResidentModel
@@ -41,27 +42,18 @@ def _cells(resident: ResidentModel, probed: tuple[Allocation, ...] | None) -> It
     row = _three if probed is not None else _two
     yield from row(("", "estimate", "dry run", "real"), "table-head")
     estimate = resident.fit.footprint
-    parts = (
-        ("weights", estimate.weights_bytes, BufferKind.WEIGHTS),
-        ("adapters", estimate.adapter_bytes, BufferKind.ADAPTERS),
-        ("KV cache", estimate.kv_bytes, BufferKind.KV),
-        ("recurrent", estimate.recurrent_bytes, BufferKind.RECURRENT),
-        ("compute", estimate.compute_bytes, BufferKind.COMPUTE),
-        ("output", estimate.output_bytes, BufferKind.OUTPUT),
-    )
-    for label, estimated_bytes, kind in parts:
-        real = _allocated(resident.loaded.allocations, kind)
-        # A dry run allocates no weights: what it says of them is nothing, not zero.
-        silent = kind in (BufferKind.WEIGHTS, BufferKind.ADAPTERS)
-        probe = None if silent else _allocated(probed or (), kind)
-        if estimated_bytes or probe or real:
-            yield from row((label, format_bytes(estimated_bytes), _size(probe), _size(real)))
-    yield from row(("overhead", format_bytes(estimate.overhead_bytes), UNKNOWN, UNKNOWN))
+    for part in PARTS:
+        estimated_bytes = part.bytes_in(estimate)
+        probe = _allocated(probed or (), part.kind) if part.in_dry_run else None
+        real = _allocated(resident.loaded.allocations, part.kind)
+        if estimated_bytes or probe or real or part is OVERHEAD:
+            sizes = format_bytes(estimated_bytes), _size(probe), _size(real)
+            yield from row((part.short_label, *sizes))
     yield from row(("total", format_bytes(estimate.total_bytes), "", ""), "table-total")
 
 
-def _allocated(allocations: tuple[Allocation, ...], kind: BufferKind) -> int | None:
-    """Bytes of all buffers of one kind on all devices; None when llama.cpp named none."""
+def _allocated(allocations: tuple[Allocation, ...], kind: BufferKind | None) -> int | None:
+    """Sum the buffers of one kind on all devices; None when llama.cpp named none."""
     sizes = [buffer.size_bytes for buffer in allocations if buffer.kind is kind]
     return sum(sizes) if sizes else None
 

@@ -1,12 +1,25 @@
 """The memory one load needs, part by part, in exact bytes: `of(spec, settings)`."""
 
 from localllm.core.sizing.footprint.breakdown import (
+    OVERHEAD,
+    PARTS,
     Footprint,
     LayerBytes,
-    Part,
+    LayerKind,
+    MemoryPart,
     layers,
     of,
     of_draft,
 )
 
-__all__ = ["Footprint", "LayerBytes", "Part", "layers", "of", "of_draft"]
+__all__ = [
+    "OVERHEAD",
+    "PARTS",
+    "Footprint",
+    "LayerBytes",
+    "LayerKind",
+    "MemoryPart",
+    "layers",
+    "of",
+    "of_draft",
+]

@@ -15,12 +15,12 @@ from localllm.core.sizing.footprint.weights import (
     loaded,
     overhead_bytes,
 )
-from localllm.core.sizing.load import LoadSettings
+from localllm.core.sizing.load import BufferKind, LoadSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
-    """One breakdown, shown as it is everywhere.
+    """The memory of one load in the parts of `PARTS`, shown as it is everywhere.
 
     `weights_bytes` sums the tensors that are loaded; `overhead_bytes` is the repacked copy, the
     interpreter and the vocabulary; `adapter_bytes` are LoRA adapters, `encoder_bytes` an image
@@ -46,23 +46,79 @@ class Footprint:
 
     @property
     def total_bytes(self) -> int:
-        return (
-            self.weights_bytes
-            + self.kv_bytes
-            + self.recurrent_bytes
-            + self.compute_bytes
-            + self.output_bytes
-            + self.overhead_bytes
-            + self.adapter_bytes
-            + self.encoder_bytes
-        )
+        return sum(part.bytes_in(self) for part in PARTS)
 
 
-class Part(StrEnum):
-    """Where in the model a share of the memory lies."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPart:
+    """One part of a footprint: `field` is its name there and in JSON, `short_label` the label for
+    narrow columns.
+
+    `kind` is what llama.cpp calls the buffers that compare with it, None where none do: overhead
+    is not llama.cpp's to report, and of an image encoder it reports the compute buffer alone.
+    `in_dry_run`: a dry run counts it. Others are not allocated then, which says nothing of them.
+    """
+
+    label: str
+    short_label: str
+    field: str
+    kind: BufferKind | None = None
+    in_dry_run: bool = False
+
+    def bytes_in(self, footprint: Footprint) -> int:
+        size_bytes: int = getattr(footprint, self.field)
+        return size_bytes
+
+
+OVERHEAD = MemoryPart(label="overhead", short_label="overhead", field="overhead_bytes")
+"""The part that every load has and no log of llama.cpp shows."""
+
+PARTS = (
+    MemoryPart(
+        label="weights", short_label="weights", field="weights_bytes", kind=BufferKind.WEIGHTS
+    ),
+    MemoryPart(
+        label="adapters", short_label="adapters", field="adapter_bytes", kind=BufferKind.ADAPTERS
+    ),
+    MemoryPart(label="image encoder", short_label="encoder", field="encoder_bytes"),
+    MemoryPart(
+        label="KV cache",
+        short_label="KV cache",
+        field="kv_bytes",
+        kind=BufferKind.KV,
+        in_dry_run=True,
+    ),
+    MemoryPart(
+        label="recurrent state",
+        short_label="recurrent",
+        field="recurrent_bytes",
+        kind=BufferKind.RECURRENT,
+        in_dry_run=True,
+    ),
+    MemoryPart(
+        label="compute",
+        short_label="compute",
+        field="compute_bytes",
+        kind=BufferKind.COMPUTE,
+        in_dry_run=True,
+    ),
+    MemoryPart(
+        label="output",
+        short_label="output",
+        field="output_bytes",
+        kind=BufferKind.OUTPUT,
+        in_dry_run=True,
+    ),
+    OVERHEAD,
+)
+"""The parts of a footprint, in the order in which they are shown."""
+
+
+class LayerKind(StrEnum):
+    """The place of a tensor in the model (`llm_tensor_layer` in `src/llama-arch.h`)."""
 
     INPUT = "input"  # embeddings: always on the host
-    LAYER = "layer"
+    REPEATING = "repeating"
     OUTPUT = "output"  # output matrix and norms: one more "layer" when layers are placed
 
 
@@ -76,7 +132,7 @@ class LayerBytes:
     device than the host.
     """
 
-    part: Part
+    kind: LayerKind
     layer: int | None
     weights_bytes: int
     expert_bytes: int = 0
@@ -148,13 +204,13 @@ def layers(spec: ModelSpec, settings: LoadSettings) -> tuple[LayerBytes, ...]:
     weights, loras = held(spec), settings.loras
     return (
         LayerBytes(
-            part=Part.INPUT,
+            kind=LayerKind.INPUT,
             layer=None,
             weights_bytes=weights.input_bytes + sum(lora.input_bytes for lora in loras),
         ),
         *(
             LayerBytes(
-                part=Part.LAYER,
+                kind=LayerKind.REPEATING,
                 layer=i,
                 weights_bytes=layer.plain_bytes + sum(lora.beside(i) for lora in loras),
                 expert_bytes=layer.expert_bytes,
@@ -164,7 +220,7 @@ def layers(spec: ModelSpec, settings: LoadSettings) -> tuple[LayerBytes, ...]:
             for i, layer in enumerate(weights.layers)
         ),
         LayerBytes(
-            part=Part.OUTPUT,
+            kind=LayerKind.OUTPUT,
             layer=None,
             weights_bytes=weights.output.plain_bytes + sum(lora.output_bytes for lora in loras),
             tied_bytes=embedding_bytes(spec) if spec.tied else 0,

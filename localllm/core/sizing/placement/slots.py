@@ -9,7 +9,7 @@ from itertools import accumulate
 from localllm.core.model.quants import GgmlType, row_bytes
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing import footprint
-from localllm.core.sizing.footprint import Footprint, Part
+from localllm.core.sizing.footprint import Footprint, LayerKind
 from localllm.core.sizing.footprint.cache import cells, flash, ubatch
 from localllm.core.sizing.footprint.weights import Slot, held, vocabulary_bytes
 from localllm.core.sizing.load import LoadSettings
@@ -24,10 +24,10 @@ class Slots:
         self.settings = settings
         self.needed: Footprint = footprint.of(spec, settings)
         layers = footprint.layers(spec, settings)
-        blocks = [part for part in layers if part.part is Part.LAYER]
+        blocks = [layer for layer in layers if layer.kind is LayerKind.REPEATING]
         self.blocks = spec.blocks  # draft blocks hold nothing and count
         self.count = spec.blocks + 1
-        self.input_bytes = sum(p.weights_bytes for p in layers if p.part is Part.INPUT)
+        self.input_bytes = sum(p.weights_bytes for p in layers if p.kind is LayerKind.INPUT)
         self.tied_bytes = layers[-1].tied_bytes
         self.vocabulary_bytes = vocabulary_bytes(spec)
         self.inputs_bytes = _inputs_bytes(spec, settings)
