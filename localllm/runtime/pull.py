@@ -195,7 +195,7 @@ def _fit(candidate: Candidate, room: Budget, preferences: Preferences) -> Fit:
 
 
 def _loss_words(candidate: Candidate) -> str:
-    lost = quality.quality(candidate.quant, candidate.parameters, candidate.architecture)
+    lost = quality.of(candidate.quant, candidate.parameters, candidate.architecture)
     much = f" ({lost.value:+.1f} % perplexity)" if lost is not None else ""
     return f"{_called(candidate)} loses so much{much} that a smaller model does better."
 

@@ -4,15 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localllm.core.quality.quality import (
-    BITS_PER_WEIGHT,
-    Metric,
-    cache_loss,
-    cache_quality,
-    knee,
-    published,
-    quality,
-)
+from localllm.core.quality import quality
+from localllm.core.quality.published import PUBLISHED, Metric
+from localllm.core.quality.quality import BITS_PER_WEIGHT, cache_loss, cache_quality, knee
 
 sizes = st.integers(10**6, 10**13)
 
@@ -20,7 +14,7 @@ sizes = st.integers(10**6, 10**13)
 def test_a_model_that_was_measured_gives_its_own_value() -> None:
     # llama.cpp tools/perplexity/README.md: Llama 3 8B Q4_K_M with importance matrix, +0.151303
     # on 6.231636
-    found = quality("Q4_K_M", 8_030_261_248, "llama")
+    found = quality.of("Q4_K_M", 8_030_261_248, "llama")
     assert found is not None
     assert found.value == pytest.approx(100 * 0.151303 / 6.231636, abs=0.01)
     assert not found.interpolated
@@ -28,14 +22,14 @@ def test_a_model_that_was_measured_gives_its_own_value() -> None:
 
 
 def test_the_divergence_of_a_measured_model_is_the_published_one() -> None:
-    found = quality("Q6_K", 8_030_261_248, "llama", metric=Metric.KLD)
+    found = quality.of("Q6_K", 8_030_261_248, "llama", metric=Metric.KLD)
     assert found is not None
     assert found.value == 0.005452
     assert found.metric is Metric.KLD
 
 
 def test_a_model_that_nobody_measured_is_said_to_be_interpolated() -> None:
-    found = quality("Q4_K_M", 8_190_735_360, "qwen3")
+    found = quality.of("Q4_K_M", 8_190_735_360, "qwen3")
     assert found is not None
     assert found.interpolated
     assert "Llama-3-8B" in found.source
@@ -43,7 +37,7 @@ def test_a_model_that_nobody_measured_is_said_to_be_interpolated() -> None:
 
 
 def test_the_same_size_in_another_family_is_not_taken_for_the_measured_model() -> None:
-    found = quality("Q4_K_M", 8_030_261_248, "gemma")
+    found = quality.of("Q4_K_M", 8_030_261_248, "gemma")
     assert found is not None
     assert found.interpolated
 
@@ -52,17 +46,17 @@ def test_the_same_size_in_another_family_is_not_taken_for_the_measured_model() -
 def test_an_interpolated_value_lies_between_published_ones(parameters: int, quant: str) -> None:
     values = [
         row.values[quant]
-        for row in published()
+        for row in PUBLISHED
         if row.metric is Metric.PERPLEXITY and quant in row.values
     ]
-    found = quality(quant, parameters)
+    found = quality.of(quant, parameters)
     assert found is not None
     assert min(values) - 1e-9 <= found.value <= max(values) + 1e-9
 
 
 @given(sizes)
 def test_the_usual_quants_are_ordered_by_their_bits(parameters: int) -> None:
-    losses = [quality(q, parameters) for q in ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M")]
+    losses = [quality.of(q, parameters) for q in ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M")]
     values = [found.value for found in losses if found is not None]
     assert len(values) == 5
     assert values == sorted(values)
@@ -70,12 +64,12 @@ def test_the_usual_quants_are_ordered_by_their_bits(parameters: int) -> None:
 
 @pytest.mark.parametrize("quant", ["Q9_Z", "", "UD-Q4_K_XL", "q4_k_m"])
 def test_a_quant_without_a_published_perplexity_has_no_quality(quant: str) -> None:
-    assert quality(quant, 8 * 10**9) is None
+    assert quality.of(quant, 8 * 10**9) is None
 
 
 def test_a_model_without_parameters_is_refused() -> None:
     with pytest.raises(ValueError, match="parameters"):
-        quality("Q4_K_M", 0)
+        quality.of("Q4_K_M", 0)
 
 
 def test_the_knee_of_llama_3_8b_is_a_four_bit_quant() -> None:
@@ -93,7 +87,7 @@ def test_a_small_model_has_its_knee_at_more_bits() -> None:
 def test_every_size_has_a_knee_inside_the_usable_quants(parameters: int) -> None:
     best = knee(parameters)
     assert best is not None
-    found = quality(best, parameters)
+    found = quality.of(best, parameters)
     assert found is not None
     assert found.value < 20
 
@@ -111,7 +105,7 @@ def test_a_cache_type_that_nobody_measured_for_a_family_has_no_quality() -> None
 
 
 def test_every_published_table_names_its_source() -> None:
-    assert all(row.source and row.model and row.values for row in published())
+    assert all(row.source and row.model and row.values for row in PUBLISHED)
 
 
 @pytest.mark.parametrize("kind", ["f32", "f16", "bf16"])

@@ -1,4 +1,4 @@
-"""What a quant costs in quality: published measurements, and what they say between them.
+"""The quality that a quant costs: published measurements, and what follows between them.
 
 Nothing here is a score of ours. Each number is a perplexity change or a KL divergence that
 somebody published, with its model and source; for a model that nobody measured, the values of the
@@ -13,15 +13,19 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from types import MappingProxyType
 
-from localllm.core.quality.published import Metric as Metric
-from localllm.core.quality.published import Published
-from localllm.core.quality.published import published as published
+from localllm.core.quality.published import (
+    CACHE_QUALITIES,
+    PUBLISHED,
+    CacheQuality,
+    Metric,
+    PublishedQuality,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
-    """What is lost. `source` names the models and publications; `interpolated` is true unless
-    this very model was measured."""
+    """The published loss of a quant. `source` names the models and publications; `interpolated` is
+    true unless this very model was measured."""
 
     metric: Metric
     value: float
@@ -29,14 +33,14 @@ class Quality:
     interpolated: bool
 
 
-_Classes = list[list[Published]]
+_Classes = list[list[PublishedQuality]]
 """Models of about one size together, the smallest first."""
 
 _SAME_SIZE = 0.03  # a measured model's parameters are known to this; other models differ by more
 _SIZE_CLASS = math.log(1.5)  # models closer than this are averaged as one size
 
 
-def quality(
+def of(
     quant: str, parameters: int, family: str | None = None, *, metric: Metric = Metric.PERPLEXITY
 ) -> Quality | None:
     """Say what a quant is published to cost a model of this size.
@@ -46,56 +50,59 @@ def quality(
     interpolated in the logarithm of the parameters, and beyond the smallest and largest class
     (2B, 70B) the nearest is taken as it is. None when nobody published that quant.
     """
-    found = _found(quant, parameters, family, metric)
-    if found is None:
+    loss = _loss(quant, parameters, family, metric)
+    if loss is None:
         return None
     return Quality(
         metric=metric,
-        value=found.value,
-        source="; ".join(f"{row.model}: {row.source}" for row in found.rows),
-        interpolated=found.interpolated,
+        value=loss.value,
+        source="; ".join(f"{row.model}: {row.source}" for row in loss.rows),
+        interpolated=loss.interpolated,
     )
 
 
 def change_percent(quant: str, parameters: int, family: str | None = None) -> float | None:
-    """The perplexity change alone, as `quality` gives it."""
-    found = _found(quant, parameters, family, Metric.PERPLEXITY)
-    return None if found is None else found.value
+    """The perplexity change alone, as `of` gives it."""
+    loss = _loss(quant, parameters, family, Metric.PERPLEXITY)
+    return None if loss is None else loss.value
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _Loss:
     value: float
-    rows: list[Published]
+    rows: list[PublishedQuality]
     interpolated: bool
 
 
-def _found(quant: str, parameters: int, family: str | None, metric: Metric) -> _Found | None:
+def _loss(quant: str, parameters: int, family: str | None, metric: Metric) -> _Loss | None:
     if parameters < 1:
         raise ValueError(f"parameters must be at least 1, not {parameters}")
     rows = _measured(quant, metric)
     if not rows:
         return None
-    own = _own(rows, parameters, family)
+    own = _of_this_model(rows, parameters, family)
     if own is not None:
-        return _Found(own.values[quant], [own], interpolated=False)
-    return _between(quant, parameters, metric)
+        return _Loss(own.values[quant], [own], interpolated=False)
+    return _interpolated(quant, parameters, metric)
 
 
 @cache
-def _measured(quant: str, metric: Metric) -> list[Published]:
-    return [row for row in published() if row.metric is metric and quant in row.values]
+def _measured(quant: str, metric: Metric) -> list[PublishedQuality]:
+    return [row for row in PUBLISHED if row.metric is metric and quant in row.values]
 
 
 @cache
 def _size_classes(quant: str, metric: Metric) -> tuple[_Classes, list[float], list[float]]:
-    """Who measured a quant, by size; the sizes (logarithms of parameters) and the mean losses."""
+    """Group those who measured a quant by size; with the sizes (logarithms of parameters) and the
+    mean losses."""
     classes = _classes(_measured(quant, metric))
     sizes = [_centre(group) for group in classes]
     return classes, sizes, [_mean(group, quant) for group in classes]
 
 
-def _own(rows: list[Published], parameters: int, family: str | None) -> Published | None:
+def _of_this_model(
+    rows: list[PublishedQuality], parameters: int, family: str | None
+) -> PublishedQuality | None:
     if family is None:
         return None
     near = [
@@ -107,7 +114,7 @@ def _own(rows: list[Published], parameters: int, family: str | None) -> Publishe
     return row if distance <= _SAME_SIZE else None
 
 
-def _between(quant: str, parameters: int, metric: Metric) -> _Found:
+def _interpolated(quant: str, parameters: int, metric: Metric) -> _Loss:
     at = math.log(parameters)
     classes, sizes, means = _size_classes(quant, metric)
     above = next((i for i, size in enumerate(sizes) if size >= at), len(sizes) - 1)
@@ -116,10 +123,10 @@ def _between(quant: str, parameters: int, metric: Metric) -> _Found:
     weight = (at - sizes[below]) / gap if gap > 0 else 0.0
     change = (means[above] - means[below]) * min(1.0, max(0.0, weight))
     used = classes[below] if below == above else [*classes[below], *classes[above]]
-    return _Found(means[below] + change, used, interpolated=True)
+    return _Loss(means[below] + change, used, interpolated=True)
 
 
-def _classes(rows: list[Published]) -> _Classes:
+def _classes(rows: list[PublishedQuality]) -> _Classes:
     """Group models of about one size, smallest first."""
     groups: _Classes = []
     for row in sorted(rows, key=lambda r: r.parameters):
@@ -130,15 +137,13 @@ def _classes(rows: list[Published]) -> _Classes:
     return groups
 
 
-def _centre(group: list[Published]) -> float:
+def _centre(group: list[PublishedQuality]) -> float:
     return math.fsum(math.log(row.parameters) for row in group) / len(group)
 
 
-def _mean(group: list[Published], quant: str) -> float:
+def _mean(group: list[PublishedQuality], quant: str) -> float:
     return math.fsum(row.values[quant] for row in group) / len(group)
 
-
-# the knee
 
 # Bits per weight of Llama 3.1 8B in each mix: llama.cpp b11434, tools/quantize/README.md.
 BITS_PER_WEIGHT: Mapping[str, float] = MappingProxyType(
@@ -151,7 +156,7 @@ BITS_PER_WEIGHT: Mapping[str, float] = MappingProxyType(
     }
 )  # fmt: skip
 USABLE_PERCENT = 20.0
-"""The curve is looked at only where it is of use: below a fifth more perplexity."""
+"""The curve is looked at only below a fifth more perplexity: beyond, no quant is of use."""
 
 
 @lru_cache(maxsize=1024)
@@ -181,33 +186,16 @@ def _curve(parameters: int, family: str | None) -> list[tuple[float, float, str]
     return best
 
 
-# the cache
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheQuality:
-    """One published measurement of a quantized KV cache. `low` and `high` differ where the source
-    gives a range; `low` 0 where it gives only an upper bound."""
-
-    model: str
-    type_k: str
-    type_v: str
-    low: float
-    high: float
-    metric: Metric
-    source: str
-
-
 def cache_quality(family: str, type_k: str, type_v: str) -> tuple[CacheQuality, ...]:
-    """Find what a KV cache type was published to cost a family ("gemma3" finds Gemma's).
+    """Find the measurements of a KV cache type for a family ("gemma3" finds Gemma's).
 
-    All measurements are given, since they disagree: a mix of long texts shows a large loss for
+    All of them are returned, since they disagree: a mix of long texts shows a large loss for
     Gemma 4 where perplexity on Wikipedia shows none. Empty: nobody published one; then f16 is
     the safe choice.
     """
     return tuple(
         row
-        for name, row in _CACHE
+        for name, row in CACHE_QUALITIES
         if family.lower().startswith(name) and (row.type_k, row.type_v) == (type_k, type_v)
     )
 
@@ -227,11 +215,11 @@ def cache_loss(family: str, type_k: str, type_v: str) -> str | None:
             f"{what} can change answers; what it costs {family} models nobody has published. "
             "f16 is the safe choice."
         )
-    return f"{what} can change answers; published: {'; '.join(map(cache_words, rows))}."
+    return f"{what} can change answers; published: {'; '.join(map(describe_cache_quality, rows))}."
 
 
-def cache_words(row: CacheQuality) -> str:
-    """One measurement in words, without its source."""
+def describe_cache_quality(row: CacheQuality) -> str:
+    """Describe one measurement in words, without its source."""
     kind, unit = (
         ("mean KL divergence", "") if row.metric is Metric.KLD else ("perplexity change", " %")
     )
@@ -240,37 +228,3 @@ def cache_words(row: CacheQuality) -> str:
     else:
         value = f"at most {row.high:.3g}" if row.low == 0 else f"{row.low:.3g} to {row.high:.3g}"
     return f"{kind} {value}{unit} ({row.model})"
-
-
-def _cache(
-    family: str, model: str, types: str, low: float, high: float, metric: Metric, source: str
-) -> tuple[str, CacheQuality]:
-    key, value = types.split("/")
-    row = CacheQuality(
-        model=model, type_k=key, type_v=value, low=low, high=high, metric=metric, source=source
-    )
-    return family, row
-
-
-_GAESSLER = "llama.cpp pull request 7412 (2024-05-20), F16 weights, wikitext-2, 512 tokens"
-_LOCALBENCH = "localbench as reported by theagenttimes.com (2026), BF16 weights, 250k tokens mixed"
-_HADAMARD = "ik_llama.cpp pull request 1599 (2026-04-08), Q8_0 weights"
-_CLAW = "openclawradar.com (2026-04-29), Q8_0 weights, wikitext-2, 4096 tokens"
-_FEED = "theneuralfeed.com, Q5_K_M weights, RTX 3090"
-_KLD, _PPL = Metric.KLD, Metric.PERPLEXITY
-_CACHE = (
-    _cache("llama", "Llama-3-8B", "f16/f16", 0.000189, 0.000189, _KLD, _GAESSLER),
-    _cache("llama", "Llama-3-8B", "f16/q8_0", 0.000743, 0.000743, _KLD, _GAESSLER),
-    _cache("llama", "Llama-3-8B", "q8_0/f16", 0.000944, 0.000944, _KLD, _GAESSLER),
-    _cache("llama", "Llama-3-8B", "q8_0/q8_0", 0.00098, 0.00098, _KLD, _GAESSLER),
-    _cache("llama", "Llama-3-8B", "f16/q5_1", 0.001759, 0.001759, _KLD, _GAESSLER),
-    _cache("gemma", "Gemma-4-31B", "q8_0/q8_0", 0.108, 0.108, _KLD, _LOCALBENCH),
-    _cache("gemma", "Gemma-4-26B-A4B", "q8_0/q8_0", 0.377, 0.377, _KLD, _LOCALBENCH),
-    _cache("gemma", "Gemma-4-26B-A4B", "q4_0/q4_0", 1.088, 1.088, _KLD, _LOCALBENCH),
-    _cache("gemma", "Gemma-4-31B base", "q8_0/q8_0", 0.01, 0.01, _PPL, _HADAMARD),
-    _cache("qwen", "Qwen3.6-27B / 35B-A3B", "q8_0/q8_0", 0.0, 0.04, _KLD, _LOCALBENCH),
-    _cache("qwen", "Qwen3.6-27B / 35B-A3B", "q4_0/q4_0", 0.087, 0.117, _KLD, _LOCALBENCH),
-    _cache("qwen", "Qwen3.6-35B-A3B", "q8_0/q8_0", 0.0016, 0.0016, _KLD, _CLAW),
-    _cache("qwen", "Qwen3.6-27B", "q8_0/q8_0", -0.06, -0.06, _PPL, _FEED),
-    _cache("qwen", "Qwen3.6-27B", "q4_0/q4_0", 0.21, 0.21, _PPL, _FEED),
-)

@@ -76,7 +76,7 @@ def explained(plan: FitPlan, preferences: Preferences) -> FitPlan:
     plan = replace(
         plan,
         footprint=footprint.of(plan.spec, plan.settings),
-        quality=quality.quality(candidate.quant, candidate.parameters, candidate.architecture),
+        quality=quality.of(candidate.quant, candidate.parameters, candidate.architecture),
     )
     return replace(plan, reasons=tuple(reasons(plan, preferences)))
 
