@@ -12,7 +12,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-from localllm.core.model.purpose import why_no_answers
+from localllm.core.model.purpose import why_not_generative
 from localllm.core.model.spec import ModelSpec
 from localllm.core.quality.quality import cache_loss
 from localllm.core.sizing.load import LoadSettings, Mmproj
@@ -27,7 +27,7 @@ from localllm.runtime.runtime import ResidentModel, Runtime, read_spec
 
 def require_answers(spec: ModelSpec, name: str) -> None:
     """Raise UsageError for a model that does not continue text (an encoder, a reranker)."""
-    if (instead := why_no_answers(spec)) is not None:
+    if (instead := why_not_generative(spec)) is not None:
         raise UsageError(
             f"{single_line(name)} ({spec.architecture}) is {instead}. "
             "This verb needs a model that answers; `localllm ls` lists what is installed."

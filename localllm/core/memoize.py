@@ -1,7 +1,7 @@
 """Answers that an immutable object works out once and keeps.
 
 For frozen, slotted classes, which `functools.cached_property` cannot serve: they keep the answers
-in a dictionary of their own (`_known`, no part of their value), which goes with them.
+in a dictionary of their own (`_memo`, no part of their value), which goes with them.
 """
 
 from collections.abc import Callable, Hashable
@@ -9,14 +9,14 @@ from functools import wraps
 from typing import Protocol, TypeVar
 
 
-class Keeps(Protocol):
+class Memoized(Protocol):
     """What has a place for its answers."""
 
     @property
-    def _known(self) -> dict[object, object]: ...
+    def _memo(self) -> dict[object, object]: ...
 
 
-_Of = TypeVar("_Of", bound=Keeps)
+_Of = TypeVar("_Of", bound=Memoized)
 _Asked = TypeVar("_Asked", bound=Hashable)
 _Answer = TypeVar("_Answer")
 
@@ -26,7 +26,7 @@ def memoize(ask: Callable[[_Of], _Answer]) -> Callable[[_Of], _Answer]:
 
     @wraps(ask)
     def answer(keeper: _Of) -> _Answer:
-        known = keeper._known
+        known = keeper._memo
         if ask not in known:
             known[ask] = ask(keeper)
         return known[ask]  # type: ignore[return-value]  # only `ask` puts it there
@@ -39,7 +39,7 @@ def memoize_each(ask: Callable[[_Of, _Asked], _Answer]) -> Callable[[_Of, _Asked
 
     @wraps(ask)
     def answer(keeper: _Of, about: _Asked) -> _Answer:
-        key, known = (ask, about), keeper._known
+        key, known = (ask, about), keeper._memo
         if key not in known:
             known[key] = ask(keeper, about)
         return known[key]  # type: ignore[return-value]  # only `ask` puts it there

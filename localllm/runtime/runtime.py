@@ -165,7 +165,7 @@ class Runtime:
             with_adapters, with_embedding_defaults(spec, settings), spec
         )
         settings = await asyncio.to_thread(with_mmproj, settings, spec)
-        draft = settings.used_draft
+        draft = settings.active_draft
         beside = await asyncio.to_thread(read_spec, Path(draft)) if draft is not None else None
         back = self._returned(model.name)
         return fit_on(

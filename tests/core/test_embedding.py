@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from localllm.core.model.purpose import can_be_shortened, embeds_only, looks_both_ways
+from localllm.core.model.purpose import is_bidirectional, is_embedding_model, is_matryoshka
 from localllm.core.model.spec import MetadataValue, ModelSpec
 from localllm.core.sizing import footprint
 from localllm.core.sizing.embedding import own_pooling, with_embedding_defaults
@@ -81,10 +81,10 @@ def test_the_header_says_how_it_pools(value: MetadataValue | None, pooling: Pool
 
 
 def test_who_looks_ahead_is_known() -> None:
-    assert looks_both_ways(BERT)
-    assert not looks_both_ways(LLAMA)
-    assert looks_both_ways(with_key(LLAMA, "llama.attention.causal", False))
-    assert looks_both_ways(replace(LLAMA, architecture="gemma-embedding"))
+    assert is_bidirectional(BERT)
+    assert not is_bidirectional(LLAMA)
+    assert is_bidirectional(with_key(LLAMA, "llama.attention.causal", False))
+    assert is_bidirectional(replace(LLAMA, architecture="gemma-embedding"))
 
 
 def test_ranking_needs_a_classifier() -> None:
@@ -99,12 +99,12 @@ def test_what_has_no_embeddings_is_said() -> None:
 
 
 def test_only_models_made_for_it_are_embedding_models() -> None:
-    assert embeds_only(BERT)
-    assert not embeds_only(LLAMA)
-    assert not embeds_only(replace(LLAMA, architecture="dream"))
+    assert is_embedding_model(BERT)
+    assert not is_embedding_model(LLAMA)
+    assert not is_embedding_model(replace(LLAMA, architecture="dream"))
 
 
 def test_matryoshka_is_a_tag() -> None:
-    assert not can_be_shortened(BERT)
-    assert can_be_shortened(with_key(BERT, "general.tags", ("en", "Matryoshka-2")))
-    assert not can_be_shortened(with_key(BERT, "general.tags", "matryoshka"))
+    assert not is_matryoshka(BERT)
+    assert is_matryoshka(with_key(BERT, "general.tags", ("en", "Matryoshka-2")))
+    assert not is_matryoshka(with_key(BERT, "general.tags", "matryoshka"))

@@ -10,7 +10,7 @@ from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.load import Mmproj
 from localllm.core.sizing.mmproj import mmproj_of
 from localllm.core.sizing.placement import HOST, Placement, Share
-from localllm.core.sizing.placement.search import seat
+from localllm.core.sizing.placement.search import place_mmproj
 from localllm.errors import GgufError
 from tests.engine import eyes, tiny
 
@@ -76,7 +76,7 @@ ENCODER = Mmproj(path="x", weights_bytes=GIB, compute_bytes=GIB // 2)
 
 
 def test_it_goes_to_the_gpu_that_has_room_for_it() -> None:
-    seated, mmproj = seat(placement(gpu_free=6 * GIB), ENCODER)
+    seated, mmproj = place_mmproj(placement(gpu_free=6 * GIB), ENCODER)
     assert mmproj is not None
     assert mmproj.device == "CUDA0"
     assert seated.devices[0].total_bytes == 4 * GIB + ENCODER.size_bytes
@@ -84,7 +84,7 @@ def test_it_goes_to_the_gpu_that_has_room_for_it() -> None:
 
 
 def test_it_goes_to_the_host_when_the_gpu_is_full() -> None:
-    seated, mmproj = seat(placement(gpu_free=5 * GIB), ENCODER)
+    seated, mmproj = place_mmproj(placement(gpu_free=5 * GIB), ENCODER)
     assert mmproj is not None
     assert mmproj.device is None
     assert seated.host.encoder_bytes == ENCODER.size_bytes
@@ -92,5 +92,5 @@ def test_it_goes_to_the_host_when_the_gpu_is_full() -> None:
 
 
 def test_a_load_does_not_fit_when_its_encoder_does_not() -> None:
-    seated, _ = seat(placement(gpu_free=5 * GIB, host_free=2 * GIB), ENCODER)
+    seated, _ = place_mmproj(placement(gpu_free=5 * GIB, host_free=2 * GIB), ENCODER)
     assert not seated.fits

@@ -263,7 +263,7 @@ def test_the_allocator_reuses_a_place_after_its_last_use() -> None:
 def test_the_allocator_works_in_place_only_on_a_last_use() -> None:
     graph = Graph()
     start = graph.input(1024)
-    memoize = graph.over(1024, start)
+    memoize = graph.elementwise(1024, start)
     assert graph.peak_bytes() == 1024
     graph.node(32, start, memoize)  # now the input is read again
     assert graph.peak_bytes() == 2 * 1024 + 32

@@ -11,9 +11,7 @@ from localllm.core.memoize import memoize, memoize_each
 class Counted:
     number: int
     asked: list[object] = field(default_factory=list, compare=False)
-    _known: dict[object, object] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
+    _memo: dict[object, object] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     @memoize

@@ -102,7 +102,7 @@ def test_what_fits_fits_on_every_device(name: str, load: LoadSettings, room: Bud
     if found.fits:
         for share in found.devices:
             assert share.total_bytes <= share.free_bytes or not share.total_bytes
-            assert not share.breaks_cap
+            assert not share.exceeds_max_buffer
         shared = sum(
             share.total_bytes
             for share, each in zip(found.devices, room.gpus, strict=False)
@@ -232,7 +232,7 @@ def test_the_experts_that_were_asked_for_stay_on_the_host() -> None:
 def test_uneven_gpus_get_layers_in_proportion_and_the_engine_is_told() -> None:
     found = place(LLAMA, LoadSettings(), on(64, gpu(24), gpu(12)))
     assert [share.layers for share in found.devices] == [22, 11, 0]
-    chosen = found.chosen(LoadSettings())
+    chosen = found.applied_to(LoadSettings())
     assert chosen.devices == ("CUDA0", "CUDA1")
     assert chosen.tensor_split == (22, 11)
 
@@ -248,7 +248,7 @@ def test_a_split_in_proportion_that_does_not_fit_is_filled_in_turn() -> None:
 def test_a_gpu_too_small_for_a_layer_is_left_out() -> None:
     found = place(LLAMA, LoadSettings(), on(64, gpu(0.4), gpu(24)))
     assert found.devices[0].layers == 0
-    chosen = found.chosen(LoadSettings())
+    chosen = found.applied_to(LoadSettings())
     assert (chosen.devices, chosen.tensor_split) == (("CUDA1",), ())
 
 
@@ -268,14 +268,14 @@ def test_a_cache_that_stays_on_the_host_needs_no_room_on_the_gpu() -> None:
     assert found.devices[0].kv_bytes == 0
     assert found.host.kv_bytes == footprint.of(LLAMA, load).kv_bytes
     assert found.host.compute_bytes >= footprint.of(LLAMA, load).compute_bytes
-    assert found.chosen(load).kv_offload is False
+    assert found.applied_to(load).kv_offload is False
 
 
 def test_without_a_gpu_the_engine_is_told_to_use_none() -> None:
-    chosen = place(LLAMA, LoadSettings(), on(64)).chosen(LoadSettings())
+    chosen = place(LLAMA, LoadSettings(), on(64)).applied_to(LoadSettings())
     assert (chosen.gpu_layers, chosen.devices) == (0, ())
     asked = place(LLAMA, LoadSettings(gpu_layers=0), on(64, gpu(24)))
-    assert asked.chosen(LoadSettings()).devices == ()
+    assert asked.applied_to(LoadSettings()).devices == ()
 
 
 def test_layers_that_were_asked_for_are_placed_even_when_they_do_not_fit() -> None:
@@ -312,7 +312,7 @@ def test_a_tensor_larger_than_the_backends_cap_does_not_fit() -> None:
     assert place(LLAMA, load, capped).gpu_layers == 0
     asked = place(LLAMA, replace(load, gpu_layers=99), capped)
     assert not asked.fits
-    assert asked.devices[0].breaks_cap
+    assert asked.devices[0].exceeds_max_buffer
     assert place(LLAMA, replace(load, flash_attention=FlashAttention.ON), capped).gpu_layers > 0
 
 
@@ -338,7 +338,7 @@ def test_a_file_whose_rearranged_copy_does_not_fit_beside_it_is_read_not_mapped(
     assert place(model, LoadSettings(), Budget(host_bytes=mapped)).mmap
     tight = place(model, LoadSettings(), Budget(host_bytes=read))
     assert tight.fits
-    assert not tight.chosen(LoadSettings()).mmap
+    assert not tight.applied_to(LoadSettings()).mmap
     assert tight.host.total_bytes == read
     neither = place(model, LoadSettings(), Budget(host_bytes=read - 1))
     assert neither.mmap

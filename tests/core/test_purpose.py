@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from localllm.core.model.purpose import why_no_answers
+from localllm.core.model.purpose import why_not_generative
 from localllm.core.model.spec import MetadataValue, ModelSpec
 from tests.core.forge import spec
 from tests.core.forge_published import EVERY_ATTENTION
@@ -19,7 +19,7 @@ def with_key(key: str, value: MetadataValue) -> ModelSpec:
 
 
 def test_of_the_forged_models_only_the_encoder_writes_nothing() -> None:
-    silent = {name for name, model in MODELS.items() if why_no_answers(model) is not None}
+    silent = {name for name, model in MODELS.items() if why_not_generative(model) is not None}
     assert silent == {"bge-large-en"}
 
 
@@ -37,7 +37,7 @@ def test_of_the_forged_models_only_the_encoder_writes_nothing() -> None:
     ],
 )
 def test_what_it_is_instead_is_said(model: ModelSpec, words: str) -> None:
-    why = why_no_answers(model)
+    why = why_not_generative(model)
     assert why is not None
     assert words in why
 
@@ -51,4 +51,4 @@ def test_what_it_is_instead_is_said(model: ModelSpec, words: str) -> None:
     ],
 )
 def test_a_model_that_says_nothing_else_answers(model: ModelSpec) -> None:
-    assert why_no_answers(model) is None
+    assert why_not_generative(model) is None

@@ -14,7 +14,7 @@ import click
 
 from localllm.cli import options
 from localllm.cli.loading import load_with_progress, mmproj_if_any
-from localllm.core.model.purpose import embeds_only
+from localllm.core.model.purpose import is_embedding_model
 from localllm.core.sizing.load import KvType, LoadSettings, Lora, Pooling, Speculate
 from localllm.core.text import single_line
 from localllm.core.units import format_duration
@@ -307,7 +307,7 @@ async def _load_all(
 
 async def _settings(runtime: Runtime, model: InstalledModel, wish: Wish) -> LoadSettings:
     spec = await asyncio.to_thread(read_spec, model.path)
-    embeddings = wish.embeddings or embeds_only(spec)
+    embeddings = wish.embeddings or is_embedding_model(spec)
     if wish.pooling is not None and not embeddings:
         raise UsageError(
             f"{single_line(model.name)} answers, so nothing of it is pooled: --pooling belongs to "

@@ -22,9 +22,10 @@ from localllm.cli.size_report import (
 )
 from localllm.cli.target import Sought, Target, find_draft, find_target
 from localllm.core.gguf.writer import header_bytes
-from localllm.core.model.purpose import embeds_only
+from localllm.core.model.purpose import is_embedding_model
 from localllm.core.model.spec import ModelSpec
-from localllm.core.quality.quality import CacheQuality, cache_loss, cache_quality
+from localllm.core.quality.published import CacheQuality
+from localllm.core.quality.quality import cache_loss, cache_quality
 from localllm.core.sizing.embedding import with_embedding_defaults
 from localllm.core.sizing.finetune import Method
 from localllm.core.sizing.fit import Fit, fit_in
@@ -114,7 +115,7 @@ def command(
     store = Store.default()
     target = find_target(store, sought)
     draft_path, draft_spec = find_draft(store, draft)
-    embeds, kv = embeddings or embeds_only(target.spec), KvType(kv_type)
+    embeds, kv = embeddings or is_embedding_model(target.spec), KvType(kv_type)
     settings = LoadSettings(
         context=context or options.default_context(target.spec),
         parallel=parallel,
@@ -341,7 +342,7 @@ def _table(fit: Fit, exact: Footprint | None) -> Table:
 
 def _print_share(console: Console, share: Share) -> None:
     verdict = "fits" if share.fits else "does not fit"
-    if share.breaks_cap:
+    if share.exceeds_max_buffer:
         verdict += f" ({format_bytes(share.largest_buffer_bytes)} in one piece is too much)"
     layers = f", {share.layers} layers" if share.layers else ""
     console.print(

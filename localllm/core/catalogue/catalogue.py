@@ -109,9 +109,7 @@ class Entry:
     tokenizer: str
     line: int
     answers: Answers | None = field(default=None, repr=False, compare=False)
-    _known: dict[object, object] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
+    _memo: dict[object, object] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def blueprint(self) -> Blueprint:

@@ -8,14 +8,14 @@ from localllm.core.model.spec import ModelSpec
 _RANK = 4  # LLAMA_POOLING_TYPE_RANK (llama.h, b11434); 0 is NONE
 
 
-def why_no_answers(spec: ModelSpec) -> str | None:
+def why_not_generative(spec: ModelSpec) -> str | None:
     """Say what a model is instead of one that continues text; None when it does.
 
     Encoders have no cache to go on from (`Memory.NONE`); an embedding model or reranker made of a
     decoder names the pooling of its output ("pooling_type") or attends both ways
     ("attention.causal" false). The kinds are those of llama.cpp b11434 (`src/llama-arch.cpp`).
     """
-    if (why := why_no_texts(spec)) is not None:
+    if (why := why_unsupported(spec)) is not None:
         return why
     pooling = spec.value("pooling_type")
     if pooling == _RANK:
@@ -26,7 +26,7 @@ def why_no_answers(spec: ModelSpec) -> str | None:
     return None
 
 
-def why_no_texts(spec: ModelSpec) -> str | None:
+def why_unsupported(spec: ModelSpec) -> str | None:
     """Say what a model is that neither continues texts nor embeds them; None for all others."""
     match spec.arch.purpose:
         case Purpose.DIFFUSION:
@@ -41,17 +41,17 @@ def why_no_texts(spec: ModelSpec) -> str | None:
             return None
 
 
-def embeds_only(spec: ModelSpec) -> bool:
+def is_embedding_model(spec: ModelSpec) -> bool:
     """Whether this model is made for embeddings or ranking, and answers nothing."""
-    return why_no_answers(spec) is not None and why_no_texts(spec) is None
+    return why_not_generative(spec) is not None and why_unsupported(spec) is None
 
 
-def looks_both_ways(spec: ModelSpec) -> bool:
+def is_bidirectional(spec: ModelSpec) -> bool:
     """Whether a token's row depends on what comes after it."""
     return spec.arch.memory is Memory.NONE or spec.value("attention.causal") is False
 
 
-def can_be_shortened(spec: ModelSpec) -> bool:
+def is_matryoshka(spec: ModelSpec) -> bool:
     """Whether the first of its dimensions can be used alone: its tags say Matryoshka."""
     tags = spec.metadata.get("general.tags")
     if not isinstance(tags, Sequence) or isinstance(tags, str):

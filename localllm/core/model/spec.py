@@ -78,9 +78,7 @@ class ModelSpec:
     data_offset: int
     file_bytes: int
     # what was worked out of the fields above, by `memoize`
-    _known: dict[object, object] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
+    _memo: dict[object, object] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     # what it is called
 

@@ -32,7 +32,7 @@ def price(candidate: Candidate, preferences: Preferences, machine: Machine) -> F
     return FitPlan(
         candidate=candidate,
         spec=spec,
-        settings=placement.chosen(settings),
+        settings=placement.applied_to(settings),
         placement=placement,
         decode=decode,
         ttft=ttft_s(shares, tokens=min(PROMPT_TOKENS, context), hops=hops),

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from localllm.core.quality import quality
+from localllm.core.quality.published import Metric
 from localllm.core.quality.quality import Quality
 from localllm.core.recommend.plan import READING_TPS, Candidate, FitPlan, Preferences
 from localllm.core.speed import Estimate
@@ -51,7 +52,7 @@ def _quality_words(candidate: Candidate, lost: Quality) -> str:
     knee = quality.knee(candidate.parameters, candidate.architecture)
     what = (
         f"{candidate.quant} changes perplexity by {lost.value:+.1f} %"
-        if lost.metric is quality.Metric.PERPLEXITY
+        if lost.metric is Metric.PERPLEXITY
         else f"{candidate.quant} is {lost.value:.3g} nats from the unquantized model"
     )
     where = "interpolated from published models" if lost.interpolated else "published"

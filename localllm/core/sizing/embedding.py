@@ -7,7 +7,7 @@ be. The facts are llama.cpp's (b11434): `llama_model_base::load_hparams`, `build
 from dataclasses import replace
 
 from localllm.core.model.architecture import Memory
-from localllm.core.model.purpose import looks_both_ways, why_no_texts
+from localllm.core.model.purpose import is_bidirectional, why_unsupported
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.footprint.cache import unified_if_needed
 from localllm.core.sizing.load import LoadSettings, Pooling, Speculate
@@ -29,7 +29,7 @@ def with_embedding_defaults(spec: ModelSpec, settings: LoadSettings) -> LoadSett
     """
     if not settings.embeddings:
         return unified_if_needed(spec, settings)
-    why = why_no_texts(spec)
+    why = why_unsupported(spec)
     if why is not None:
         raise UsageError(f"This model ({spec.architecture}) is {why}: it has no embeddings.")
     pooling = settings.pooling or own_pooling(spec)
@@ -41,7 +41,7 @@ def with_embedding_defaults(spec: ModelSpec, settings: LoadSettings) -> LoadSett
     context, batch = settings.context, settings.ubatch
     if spec.arch.memory is Memory.NONE and spec.context_train > 0:
         context = min(context, spec.context_train)  # it has no positions beyond
-    if looks_both_ways(spec):
+    if is_bidirectional(spec):
         batch = max(context, settings.parallel)
     return replace(
         settings,

@@ -11,8 +11,8 @@ from localllm.core.sizing.comparison import Compared, Comparison
 from localllm.core.sizing.footprint import Footprint
 from localllm.core.sizing.load import Allocation, BufferKind, KvType, LoadSettings, Speculate
 from localllm.core.sizing.placement import HOST, Budget, Placement, Share, budget, place
-from localllm.core.sizing.placement.budget import NOTHING
-from localllm.core.sizing.placement.search import seat
+from localllm.core.sizing.placement.budget import NO_BYTES
+from localllm.core.sizing.placement.search import place_mmproj
 from localllm.core.units import format_bytes
 from localllm.errors import DoesNotFit, UsageError
 
@@ -156,7 +156,7 @@ class TooLarge(DoesNotFit):
 
 
 def _lack(share: Share) -> str:
-    if share.breaks_cap and share.max_buffer_bytes is not None:
+    if share.exceeds_max_buffer and share.max_buffer_bytes is not None:
         return (
             f"a buffer of {format_bytes(share.largest_buffer_bytes)} on {share.name}, whose "
             f"backend takes at most {format_bytes(share.max_buffer_bytes)} in one piece"
@@ -205,7 +205,7 @@ def fit_on(
     draft: ModelSpec | None = None,
     reserve_bytes: int = 0,
     returned_bytes: int = 0,
-    returned_gpu_bytes: Mapping[str, int] = NOTHING,
+    returned_gpu_bytes: Mapping[str, int] = NO_BYTES,
 ) -> Fit:
     """Place a load on this machine as it is now, with `draft` beside it if the settings use one.
 
@@ -225,10 +225,10 @@ def fit_in(
     spec: ModelSpec, settings: LoadSettings, room: Budget, draft: ModelSpec | None = None
 ) -> Fit:
     """Place a load in a room that is known already."""
-    placement, mmproj = seat(place(spec, settings, room, draft), settings.mmproj)
-    chosen = dataclasses.replace(placement.chosen(settings), mmproj=mmproj)
+    placement, mmproj = place_mmproj(place(spec, settings, room, draft), settings.mmproj)
+    chosen = dataclasses.replace(placement.applied_to(settings), mmproj=mmproj)
     advice, advised = (None, None) if placement.fits else _advice(spec, settings, room, draft)
-    beside = draft if settings.used_draft is not None else None
+    beside = draft if settings.active_draft is not None else None
     return Fit(
         footprint=footprint.of(spec, chosen),
         settings=chosen,
@@ -244,7 +244,7 @@ def _advice(
 ) -> tuple[str, LoadSettings | None]:
     for words, changed in _changes(settings):
         try:
-            placement, _ = seat(place(spec, changed, room, draft), changed.mmproj)
+            placement, _ = place_mmproj(place(spec, changed, room, draft), changed.mmproj)
         except UsageError:  # this model's cache cannot be of that type
             continue
         if placement.fits:
@@ -264,7 +264,7 @@ def _changes(settings: LoadSettings) -> Iterator[tuple[str, LoadSettings]]:
     if settings.gpu_layers:
         yield "--gpu-layers auto", dataclasses.replace(settings, gpu_layers=None)
     prefix = ""
-    if settings.used_draft is not None:
+    if settings.active_draft is not None:
         settings = dataclasses.replace(settings, speculate=Speculate.OFF)
         yield "--speculate off", settings
         prefix = "--speculate off "

@@ -137,11 +137,11 @@ class LoadSettings:
     mmproj: Mmproj | None = None
 
     @property
-    def used_draft(self) -> str | None:
+    def active_draft(self) -> str | None:
         """The draft model's file; None where nothing is guessed."""
         return None if self.speculate == Speculate.OFF else self.draft
 
-    def of_draft(self) -> "LoadSettings":
+    def for_draft(self) -> "LoadSettings":
         """How a draft model is loaded beside a model that is loaded like this: for as many and as
         long conversations."""
         return replace(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from localllm.core.model.quants import GgmlType
 from localllm.core.model.spec import ModelSpec, TensorInfo
-from localllm.core.sizing.footprint.weights import home, loaded, on_input
+from localllm.core.sizing.footprint.weights import is_input_tensor, layer_of, loaded_tensors
 from localllm.core.sizing.load import Lora
 from localllm.errors import GgufError
 
@@ -52,7 +52,7 @@ def adapter_of(adapter: ModelSpec, model: ModelSpec, *, path: str, scale: float 
     Raises GgufError, as one sentence, for a file that is no LoRA adapter, or one of another model.
     """
     _check_kind(adapter, model)
-    weights = {tensor.name: tensor for tensor in loaded(model)}
+    weights = {tensor.name: tensor for tensor in loaded_tensors(model)}
     pairs = [_pair(name, a, b, weights) for name, (a, b) in _by_weight(adapter).items()]
     for pair in pairs:
         _check_shapes(pair)
@@ -63,10 +63,10 @@ def adapter_of(adapter: ModelSpec, model: ModelSpec, *, path: str, scale: float 
             )
     layers, beside_input, beside_output = [0] * model.layers, 0, 0
     for pair in pairs:
-        layer = home(pair.weight)
+        layer = layer_of(pair.weight)
         if layer is not None:
             layers[layer] += pair.size_bytes
-        elif on_input(pair.weight):
+        elif is_input_tensor(pair.weight):
             beside_input += pair.size_bytes
         else:
             beside_output += pair.size_bytes

@@ -9,7 +9,7 @@ from localllm.core.memoize import memoize
 from localllm.core.model.quants import BLOCKS, GgmlType
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.footprint.cache import recurrent_bytes
-from localllm.core.sizing.footprint.weights import loaded, on_input
+from localllm.core.sizing.footprint.weights import is_input_tensor, loaded_tensors
 from localllm.core.sizing.load import KvType, LoadSettings
 
 
@@ -148,11 +148,11 @@ def _reads(spec: ModelSpec) -> Mapping[tuple[int | None, bool], _Reads]:
     parts: dict[tuple[int | None, bool], dict[tuple[GgmlType, bool], tuple[int, int]]] = {}
     is_tied, experts = spec.tied, spec.experts
     chosen = min(spec.active_experts, experts)
-    for tensor in loaded(spec):
+    for tensor in loaded_tensors(spec):
         expert, elements = tensor.expert, tensor.elements
         reads = parts.setdefault((tensor.layer, expert), {})
         tied = is_tied and tensor.name == "token_embd.weight"
-        if on_input(tensor) and not tied:
+        if is_input_tensor(tensor) and not tied:
             continue
         key = tensor.type, tied or tensor.name.startswith("output.")
         active, every = reads.get(key, (0, 0))

@@ -213,7 +213,7 @@ class WorkerEngine:
         return None
 
     def _open_draft(self, model: Model) -> "DraftModel | None":
-        path = model.settings.used_draft
+        path = model.settings.active_draft
         if path is None:
             return None
         from localllm.engine.worker.speculative.draft_model import DraftModel

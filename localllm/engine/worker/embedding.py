@@ -14,7 +14,7 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
-from localllm.core.model.purpose import can_be_shortened, looks_both_ways
+from localllm.core.model.purpose import is_bidirectional, is_matryoshka
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.load import Pooling
 from localllm.core.units import format_bytes
@@ -87,8 +87,8 @@ class Embedder:
     def __init__(self, model: Model, spec: ModelSpec, emit: Callable[[Event], None]) -> None:
         self._model = model
         self._emit = emit
-        self._whole = looks_both_ways(spec)
-        self._shortens = can_be_shortened(spec)
+        self._whole = is_bidirectional(spec)
+        self._shortens = is_matryoshka(spec)
         self._width = int(llama.llama_model_n_embd_out(llama.llama_get_model(model.handle)))
         self._pooling = model.settings.pooling or Pooling.MEAN
         self._pairs = Pairs(model)

@@ -12,7 +12,7 @@ from localllm.core.memoize import memoize, memoize_each
 from localllm.core.model.file_types import FILE_TYPES
 from localllm.core.model.quants import BLOCKS, GgmlType
 from localllm.core.model.spec import MetadataValue, ModelSpec, TensorInfo
-from localllm.core.sizing.footprint.weights import is_input
+from localllm.core.sizing.footprint.weights import is_input_name
 from localllm.core.speed import WeightRead, Workload, remembered
 
 # GGUF's default; every tensor of a file starts at a multiple of it.
@@ -57,9 +57,7 @@ class Blueprint:
     fused_as_value: bool
     runs: tuple[Run, ...]
     fixed: tuple[Stack, ...]
-    _known: dict[object, object] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
+    _memo: dict[object, object] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
@@ -91,7 +89,7 @@ class Blueprint:
         sums: dict[tuple[GgmlType, bool, bool], tuple[int, int]] = {}
         for stack, one, kind, count in (*self._mixed(quant), *self._kept(_source(quant))):
             last = stack.name.startswith("output.") or (tied and stack.name == "token_embd.weight")
-            if is_input(stack.name) and not last:
+            if is_input_name(stack.name) and not last:
                 continue
             routed = "_exps." in stack.name
             active = one * min(used, experts) // experts if routed else one

@@ -6,14 +6,14 @@ from enum import StrEnum
 from localllm.core.memoize import memoize_each
 from localllm.core.model.architecture import Memory
 from localllm.core.model.spec import ModelSpec
-from localllm.core.sizing.footprint.cache import check, kv_bytes, recurrent_bytes
+from localllm.core.sizing.footprint.cache import check_settings, kv_bytes, recurrent_bytes
 from localllm.core.sizing.footprint.compute import compute_bytes, output_bytes
 from localllm.core.sizing.footprint.weights import (
     INTERPRETER_BYTES,
     embedding_bytes,
-    held,
-    loaded,
+    loaded_tensors,
     overhead_bytes,
+    weights_by_layer,
 )
 from localllm.core.sizing.load import BufferKind, LoadSettings
 
@@ -22,11 +22,10 @@ from localllm.core.sizing.load import BufferKind, LoadSettings
 class Footprint:
     """The memory of one load in the parts of `PARTS`, shown as it is everywhere.
 
-    `weights_bytes` sums the tensors that are loaded; `overhead_bytes` is the repacked copy, the
+    `weights_bytes` sums the tensors that are loaded; `overhead_bytes` is the repacked copies, the
     interpreter and the vocabulary; `adapter_bytes` are LoRA adapters, `encoder_bytes` an image
-    encoder with what it computes in. `needs_probe` says in
-    sentences which parts are estimates that only llama.cpp's dry run can confirm; empty means
-    none.
+    encoder with its compute buffer. `needs_probe` are sentences on the parts that only llama.cpp's
+    dry run can confirm.
     """
 
     weights_bytes: int
@@ -41,7 +40,7 @@ class Footprint:
 
     @property
     def buffer_bytes(self) -> int:
-        """What llama.cpp says it allocates besides the weights."""
+        """The parts that llama.cpp logs besides the weights."""
         return self.kv_bytes + self.recurrent_bytes + self.compute_bytes + self.output_bytes
 
     @property
@@ -124,12 +123,11 @@ class LayerKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerBytes:
-    """One layer's share, or the input's or the output's (`layer` None).
+    """The bytes of one layer, or of the input or the output (`layer` None).
 
-    `weights_bytes` is with the adapters beside it and without `expert_bytes`, the routed experts
-    that may stay on the CPU. `tied_bytes` is the size of an input embedding that is also the
-    output matrix: a copy that is made, and not part of the sums, when the output lies on another
-    device than the host.
+    `weights_bytes` is with its adapters and without `expert_bytes`, the routed experts that may
+    stay on the CPU. `tied_bytes` is the size of an input embedding that is also the output matrix:
+    a copy, not part of the sums, that is made when the output does not lie on the host.
     """
 
     kind: LayerKind
@@ -142,7 +140,7 @@ class LayerBytes:
 
 
 def of(spec: ModelSpec, settings: LoadSettings) -> Footprint:
-    """Say what this load needs when it lies on one device.
+    """Size a load that lies on one device.
 
     Raises UsageError for settings that llama.cpp refuses, GgufError for a header that lacks what
     every model has.
@@ -151,15 +149,15 @@ def of(spec: ModelSpec, settings: LoadSettings) -> Footprint:
 
 
 def of_draft(spec: ModelSpec, settings: LoadSettings) -> Footprint:
-    """What a draft model takes beside a model that is loaded like this, in the same process.
+    """Size a draft model beside a model that is loaded like this, in the same process.
 
     Raises as `of`."""
-    alone = of(spec, settings.of_draft())
+    alone = of(spec, settings.for_draft())
     return replace(alone, overhead_bytes=alone.overhead_bytes - INTERPRETER_BYTES)
 
 
 def _unplaced(settings: LoadSettings) -> LoadSettings:
-    """The settings without those that move bytes but do not change how many there are."""
+    """Reset the settings that move bytes but do not change how many there are."""
     return replace(
         settings,
         gpu_layers=None,
@@ -173,12 +171,12 @@ def _unplaced(settings: LoadSettings) -> LoadSettings:
 
 @memoize_each
 def _of(spec: ModelSpec, settings: LoadSettings) -> Footprint:
-    check(spec, settings)
+    check_settings(spec, settings)
     return Footprint(
-        weights_bytes=sum(tensor.size_bytes for tensor in loaded(spec)),
+        weights_bytes=sum(tensor.size_bytes for tensor in loaded_tensors(spec)),
         kv_bytes=sum(kv_bytes(spec, settings)),
         recurrent_bytes=sum(recurrent_bytes(spec, settings)),
-        compute_bytes=_scratch(spec, replace(settings, mmap=True)),
+        compute_bytes=_compute_bytes(spec, replace(settings, mmap=True)),
         output_bytes=output_bytes(spec, settings),
         overhead_bytes=overhead_bytes(spec, settings),
         needs_probe=_doubts(spec),
@@ -188,20 +186,19 @@ def _of(spec: ModelSpec, settings: LoadSettings) -> Footprint:
 
 
 @memoize_each
-def _scratch(spec: ModelSpec, settings: LoadSettings) -> int:
-    """The part that takes the longest to tell, and does not depend on how a file is read."""
+def _compute_bytes(spec: ModelSpec, settings: LoadSettings) -> int:
+    """Memoize the part that takes the longest; it does not depend on how a file is read."""
     return compute_bytes(spec, settings)
 
 
 def layers(spec: ModelSpec, settings: LoadSettings) -> tuple[LayerBytes, ...]:
-    """Weights and cache of the input, of each layer and of the output, in that order.
+    """Size weights and cache of the input, of each layer and of the output, in that order.
 
-    The parts sum to `weights_bytes` with `adapter_bytes`, `kv_bytes` and `recurrent_bytes` of
-    `of`.
+    They sum to `weights_bytes` with `adapter_bytes`, `kv_bytes` and `recurrent_bytes` of `of`.
     """
-    check(spec, settings)
+    check_settings(spec, settings)
     kv, state = kv_bytes(spec, settings), recurrent_bytes(spec, settings)
-    weights, loras = held(spec), settings.loras
+    weights, loras = weights_by_layer(spec), settings.loras
     return (
         LayerBytes(
             kind=LayerKind.INPUT,
@@ -212,7 +209,7 @@ def layers(spec: ModelSpec, settings: LoadSettings) -> tuple[LayerBytes, ...]:
             LayerBytes(
                 kind=LayerKind.REPEATING,
                 layer=i,
-                weights_bytes=layer.plain_bytes + sum(lora.beside(i) for lora in loras),
+                weights_bytes=layer.dense_bytes + sum(lora.beside(i) for lora in loras),
                 expert_bytes=layer.expert_bytes,
                 kv_bytes=kv[i],
                 recurrent_bytes=state[i],
@@ -222,7 +219,7 @@ def layers(spec: ModelSpec, settings: LoadSettings) -> tuple[LayerBytes, ...]:
         LayerBytes(
             kind=LayerKind.OUTPUT,
             layer=None,
-            weights_bytes=weights.output.plain_bytes + sum(lora.output_bytes for lora in loras),
+            weights_bytes=weights.output.dense_bytes + sum(lora.output_bytes for lora in loras),
             tied_bytes=embedding_bytes(spec) if spec.tied else 0,
         ),
     )

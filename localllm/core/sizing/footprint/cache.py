@@ -1,4 +1,4 @@
-"""What a context remembers: the KV cache and the recurrent state, to the byte.
+"""The memory of a context: the KV cache and the recurrent state, to the byte.
 
 The arithmetic of llama.cpp b11434: `llama_kv_cache::llama_kv_cache` (`src/llama-kv-cache.cpp`),
 `llama_kv_cache_iswa` (`src/llama-kv-cache-iswa.cpp`), `llama_memory_recurrent`
@@ -22,8 +22,9 @@ _STATE_BYTES = 4  # recurrent states are F32 (`llama_model::create_memory`)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cells:
-    """Cells of the cache: `full` for layers that see everything, `window` for sliding ones,
-    each for one stream; a unified cache has one stream, a split one a stream per sequence."""
+    """Cells of the cache: `full` of dense layers, `window` of sliding ones, each for one stream.
+
+    A unified cache has one stream, a split one a stream per sequence."""
 
     full: int
     window: int
@@ -31,16 +32,17 @@ class Cells:
 
 
 def padded(cells: int) -> int:
-    """GGML_PAD(cells, 256)."""
+    """Round up to whole blocks of cells, as llama.cpp does (GGML_PAD(n_ctx, 256))."""
     return -(-cells // CONTEXT_PADDING) * CONTEXT_PADDING
 
 
 def ubatch(settings: LoadSettings) -> int:
-    """Tokens of the largest micro-batch that the context will accept."""
+    """Return the tokens of the largest micro-batch that the context accepts."""
     return min(settings.cells, settings.batch, settings.ubatch)
 
 
 def cells(spec: ModelSpec, settings: LoadSettings) -> Cells:
+    """Count the cells of a load's cache."""
     streams = 1 if settings.kv_unified else settings.parallel
     full = settings.cells if settings.kv_unified else padded(settings.cells // settings.parallel)
     if settings.swa_full:
@@ -50,25 +52,24 @@ def cells(spec: ModelSpec, settings: LoadSettings) -> Cells:
 
 
 def flash(spec: ModelSpec, settings: LoadSettings) -> bool:
-    """Whether attention is computed without its matrix.
+    """Return True when flash attention is used: no attention matrix is made.
 
     AUTO counts as on: llama.cpp keeps it on wherever the device of a layer can run it, which the
     CPU and CUDA backends do. A quantized V cache forces it (`llama_init_from_model`).
     """
-    wanted = settings.flash_attention is not FlashAttention.OFF
-    return wanted and spec.arch.flash_attention
+    return spec.arch.flash_attention and settings.flash_attention is not FlashAttention.OFF
 
 
 def unified_if_needed(spec: ModelSpec, settings: LoadSettings) -> LoadSettings:
-    """One cache for all conversations where llama.cpp's graph has no room for one each."""
-    pooled = replace(settings, kv_unified=True)
+    """Give all sequences one cache where llama.cpp's graph has no room for one each."""
+    unified = replace(settings, kv_unified=True)
     on = flash(spec, settings)
-    if fits_graph(spec, settings, flash=on) or not fits_graph(spec, pooled, flash=on):
+    if fits_graph(spec, settings, flash=on) or not fits_graph(spec, unified, flash=on):
         return settings
-    return pooled
+    return unified
 
 
-def check(spec: ModelSpec, settings: LoadSettings) -> None:
+def check_settings(spec: ModelSpec, settings: LoadSettings) -> None:
     """Raise UsageError for settings that llama.cpp refuses (`llama_init_from_model`), or
     aborts on."""
     for name, value in (
@@ -122,7 +123,7 @@ def _element(kind: KvType) -> GgmlType:
 
 
 def kv_bytes(spec: ModelSpec, settings: LoadSettings) -> tuple[int, ...]:
-    """Bytes of keys and values, one number a block; 0 where a block owns none.
+    """Return the bytes of keys and values, one number a block; 0 where a block owns none.
 
     K is head_k x n_head_kv x cells x bytes(type_k), V likewise. Without flash attention V is
     transposed and as wide as the widest layer's; MLA keeps no V.
@@ -154,18 +155,18 @@ def _row(kind: KvType, width: int) -> int:
 
 
 def _widest_value(spec: ModelSpec) -> int:
-    """`llama_hparams::n_embd_v_gqa_max`."""
+    """Return the values of the widest layer (`llama_hparams::n_embd_v_gqa_max`)."""
     return max(spec.value_length(i) * spec.head_count_kv(i) for i in range(spec.blocks))
 
 
 def recurrent_bytes(spec: ModelSpec, settings: LoadSettings) -> tuple[int, ...]:
-    """Bytes of the recurrent states, one number a block: one F32 state per sequence."""
+    """Return the bytes of the recurrent states, one number a block: an F32 state per sequence."""
     state = (shift_width(spec) + state_width(spec)) * _STATE_BYTES * settings.parallel
     return tuple(state if spec.recurrent(layer) else 0 for layer in range(spec.blocks))
 
 
 def shift_width(spec: ModelSpec) -> int:
-    """Values of the convolution's or token shift's history (`llama_hparams::n_embd_r`)."""
+    """Count the values of the convolution's or token shift's history (`n_embd_r`)."""
     number = spec.integer
     if number("wkv.head_size"):
         return number("token_shift_count", 2) * spec.embedding
@@ -180,7 +181,7 @@ def shift_width(spec: ModelSpec) -> int:
 
 
 def state_width(spec: ModelSpec) -> int:
-    """Values of the state itself (`llama_hparams::n_embd_s`)."""
+    """Count the values of the state itself (`llama_hparams::n_embd_s`)."""
     number = spec.integer
     if number("wkv.head_size"):
         return spec.embedding * number("wkv.head_size")

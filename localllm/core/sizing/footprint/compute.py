@@ -2,11 +2,11 @@
 
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.footprint.arena import Graph
-from localllm.core.sizing.footprint.attention import add_attention_inputs, attend, projected
+from localllm.core.sizing.footprint.attention import add_attention_inputs, attend, project_output
 from localllm.core.sizing.footprint.cache import cells, flash, ubatch
-from localllm.core.sizing.footprint.feed_forward import feed
-from localllm.core.sizing.footprint.forward import Pass
-from localllm.core.sizing.footprint.recurrent import LAYERS, standard
+from localllm.core.sizing.footprint.feed_forward import feed_forward
+from localllm.core.sizing.footprint.forward import GraphContext
+from localllm.core.sizing.footprint.recurrent import LAYERS, add_residuals
 from localllm.core.sizing.load import LoadSettings
 from localllm.errors import GgufError
 
@@ -14,7 +14,7 @@ _FLOAT = 4
 
 
 def compute_bytes(spec: ModelSpec, settings: LoadSettings) -> int:
-    """Bytes of the compute buffer of a load that lies on one device.
+    """Return the bytes of the compute buffer of a load that lies on one device.
 
     Exact but for rounding where the architecture is confirmed. For others it is the graph of a
     like model, or a sum of its widest phases when its tensors have other names. Raises GgufError
@@ -33,7 +33,8 @@ def compute_bytes(spec: ModelSpec, settings: LoadSettings) -> int:
 
 
 def _widest_phases(spec: ModelSpec, settings: LoadSettings) -> int:
-    """The larger of attention and feed-forward, with the inputs (design notes, SIZING.md)."""
+    """Sum the inputs with the larger of attention and feed-forward part: what is alive at once,
+    for a model whose graph is not known node by node."""
     tokens, span, fast = ubatch(settings), cells(spec, settings).full, flash(spec, settings)
     layers = range(spec.layers)
     heads = max((spec.head_count(i) for i in layers), default=0)
@@ -49,73 +50,75 @@ def _widest_phases(spec: ModelSpec, settings: LoadSettings) -> int:
 
 
 def _graph(spec: ModelSpec, settings: LoadSettings) -> Graph:
-    flow = Pass(spec, settings)
-    add_attention_inputs(flow)
-    flow.output_ids = flow.graph.input(_FLOAT * flow.outputs)
-    node = flow.embed()
-    if "position_embd.weight" in flow.outside:
-        node = _learned_positions(flow, node)
+    ctx = GraphContext(spec, settings)
+    add_attention_inputs(ctx)
+    ctx.output_ids = ctx.graph.input(_FLOAT * ctx.outputs)
+    node = ctx.embed()
+    if "position_embd.weight" in ctx.shapes_outside:
+        node = _learned_positions(ctx, node)
     if spec.arch.scales_embedding:
-        node = flow.wise(flow.width, node)
+        node = ctx.elementwise(ctx.width, node)
     if spec.arch.layer_graph.is_rwkv:
-        node = flow.norm(node, bias=True)
-    for layer in flow.order:
-        node = _layer(flow, layer, node)
-        if layer < flow.deepstack:
-            node = flow.wise(flow.width, node, flow.wide_input)
+        node = ctx.norm(node, bias=True)
+    for layer in ctx.layers:
+        node = _layer(ctx, layer, node)
+        if layer < ctx.deepstack:
+            node = ctx.elementwise(ctx.width, node, ctx.wide_input)
     logits = spec.arch.logits_beside_embeddings or not settings.embeddings
-    if flow.encoder_mask < 0 and logits:
-        flow.linear(spec.vocabulary, flow.norm(node))
-    return flow.graph
+    if ctx.encoder_mask < 0 and logits:
+        ctx.linear(spec.vocabulary, ctx.norm(node))
+    return ctx.graph
 
 
-def _layer(flow: Pass, layer: int, node: int) -> int:
-    shapes, last = flow.shapes[layer], layer == flow.spec.layers - 1
-    build = LAYERS.get(flow.arch.layer_graph)
+def _layer(ctx: GraphContext, layer: int, node: int) -> int:
+    shapes, last = ctx.shapes[layer], layer == ctx.spec.layers - 1
+    build = LAYERS.get(ctx.arch.layer_graph)
     if build is not None:
-        return build(flow, layer, node, last)
+        return build(ctx, layer, node, last)
     if "layer_output_norm.weight" in shapes:
-        return _post_normed(flow, layer, node, last)
+        return _post_normed(ctx, layer, node, last)
     normed = node
     if "attn_norm.weight" in shapes:
-        normed = flow.norm(node, bias="attn_norm.bias" in shapes)
+        normed = ctx.norm(node, bias="attn_norm.bias" in shapes)
     if not {"ffn_norm.weight", "post_attention_norm.weight"} & shapes.keys():
-        return _parallel(flow, layer, node, normed, last)
-    return standard(flow, layer, node, attend(flow, layer, normed), last)
+        return _parallel(ctx, layer, node, normed, last)
+    return add_residuals(ctx, layer, node, attend(ctx, layer, normed), last)
 
 
-def _learned_positions(flow: Pass, node: int) -> int:
-    """BERT adds positions and types to the embedding, then norms."""
-    positions = flow.linear(flow.width, flow.position)
-    if "token_types.weight" in flow.outside:
-        node = flow.wise(flow.width, node)
-    node = flow.wise(flow.width, positions, node)
-    return flow.norm(node, bias=True) if "token_embd_norm.bias" in flow.outside else node
+def _learned_positions(ctx: GraphContext, node: int) -> int:
+    """Add BERT's positions and types to the embedding, then norm."""
+    positions = ctx.linear(ctx.width, ctx.position)
+    if "token_types.weight" in ctx.shapes_outside:
+        node = ctx.elementwise(ctx.width, node)
+    node = ctx.elementwise(ctx.width, positions, node)
+    return ctx.norm(node, bias=True) if "token_embd_norm.bias" in ctx.shapes_outside else node
 
 
-def _post_normed(flow: Pass, layer: int, node: int, last: bool) -> int:
-    """BERT's layer: norms after the residuals."""
-    mixed = attend(flow, layer, node)
+def _post_normed(ctx: GraphContext, layer: int, node: int, last: bool) -> int:
+    """Add BERT's layer: norms after the residuals."""
+    mixed = attend(ctx, layer, node)
     if last:
-        mixed, node = flow.pick(mixed, node)
-    residual = flow.norm(flow.wise(flow.width, mixed, node), bias=True)
-    return flow.norm(flow.wise(flow.width, feed(flow, layer, residual), residual), bias=True)
+        mixed, node = ctx.select_outputs(mixed, node)
+    residual = ctx.norm(ctx.elementwise(ctx.width, mixed, node), bias=True)
+    return ctx.norm(
+        ctx.elementwise(ctx.width, feed_forward(ctx, layer, residual), residual), bias=True
+    )
 
 
-def _parallel(flow: Pass, layer: int, node: int, normed: int, last: bool) -> int:
-    """Attention and feed-forward from the same norm (Cohere)."""
-    mixed = attend(flow, layer, normed, project=False)
+def _parallel(ctx: GraphContext, layer: int, node: int, normed: int, last: bool) -> int:
+    """Add attention and feed-forward part from the same norm (Cohere)."""
+    mixed = attend(ctx, layer, normed, project=False)
     if last:
-        mixed, node = flow.pick(projected(flow, layer, mixed), node)
-        (normed,) = flow.pick(normed)
-        residual = flow.wise(flow.width, feed(flow, layer, normed), node)
-        return flow.wise(flow.width, residual, mixed)
-    residual = flow.wise(flow.width, feed(flow, layer, normed), node)
-    return flow.wise(flow.width, residual, projected(flow, layer, mixed))
+        mixed, node = ctx.select_outputs(project_output(ctx, layer, mixed), node)
+        (normed,) = ctx.select_outputs(normed)
+        residual = ctx.elementwise(ctx.width, feed_forward(ctx, layer, normed), node)
+        return ctx.elementwise(ctx.width, residual, mixed)
+    residual = ctx.elementwise(ctx.width, feed_forward(ctx, layer, normed), node)
+    return ctx.elementwise(ctx.width, residual, project_output(ctx, layer, mixed))
 
 
 def output_bytes(spec: ModelSpec, settings: LoadSettings) -> int:
-    """Bytes of the rows that a step hands out (`llama_context::output_reserve`): logits, and for
-    embeddings each token's beside its logits, which an encoder has no use for either."""
+    """Return the bytes of a step's output rows (`llama_context::output_reserve`): the logits, and
+    with embeddings also those, even of an encoder, which has no use for logits."""
     width = spec.vocabulary + (spec.embedding if settings.embeddings else 0)
     return width * _FLOAT * settings.outputs

@@ -1,10 +1,11 @@
-"""The forward pass as a graph of temporaries: what the parts of all layers share.
+"""The forward pass as a graph of temporaries: the state and operations that all layers share.
 
 Follows `llm_graph_context` (`src/llama-graph.cpp`) and the graphs of `src/models/*.cpp` in
 llama.cpp b11434, node by node in the order in which they are computed. Which parts a layer has is
 read from the names of its tensors. Widths are elements of F32 unless a name says otherwise.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 from localllm.core.memoize import memoize
@@ -22,9 +23,11 @@ from localllm.core.sizing.footprint.cache import (
 from localllm.core.sizing.load import LoadSettings
 
 _FLOAT, _HALF = 4, 2
-_LIKE_LAYERS = 4
+_REPEATS = 4
+"""Like layers in a row that are written down: after so many the allocator repeats itself."""
 
 Shapes = dict[str, tuple[int, ...]]
+"""Shapes of tensors by name, in ggml order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +37,17 @@ class AttentionInputs:
     keys: int
     values: int
     mask: int
-    turn_key: int | None
-    turn_value: int | None
+    rotation_k: int | None
+    rotation_v: int | None
     cells: int
 
 
-class Pass:
-    """One micro-batch through a model, written down as a graph."""
+class GraphContext:
+    """One micro-batch through a model, as a graph in the making (`llm_graph_context`).
+
+    Methods that add a node return its index. `rows` are those that the current layer computes: a
+    micro-batch's tokens, and after `select_outputs` only those whose logits are wanted.
+    """
 
     def __init__(self, spec: ModelSpec, settings: LoadSettings) -> None:
         self.spec = spec
@@ -53,11 +60,11 @@ class Pass:
         # `graph_reserve` rounds up to whole sequences
         self.tokens = -(-ubatch(settings) // self.sequences) * self.sequences
         self.outputs = min(ubatch(settings), settings.outputs)
-        self.rows = self.tokens  # rows that the current layer still computes
+        self.rows = self.tokens
         self.width = spec.embedding
-        self.shapes = by_layer(spec)
-        self.outside: Shapes = self.shapes.get(None, {})
-        self.order = self._distinct()
+        self.shapes = shapes_by_layer(spec)
+        self.shapes_outside: Shapes = self.shapes.get(None, {})
+        self.layers = self._distinct_layers()
         pairs = sorted(pair for lora in settings.loras for pair in lora.pairs)
         self._ranks = {width: rank for rank, width in pairs}  # of each width the largest
         self._token_input = self.graph.input(_HALF * 2 * self.tokens)
@@ -75,93 +82,95 @@ class Pass:
     def _position_parts(self) -> int:
         return 4 if self.spec.value("rope.dimension_sections") is not None else 1
 
-    def _distinct(self) -> list[int]:
-        """The layers to write down: of each run of like layers a few, for the allocator repeats
-        itself, and always the last, which computes fewer rows."""
+    def _distinct_layers(self) -> list[int]:
+        """List the layers to write down: `_REPEATS` of each run of like ones, and always the last,
+        which computes fewer rows. A layer is like another when both neighbours are, too."""
         spec = self.spec
         kinds = [
             (tuple(self.shapes[i].items()), spec.slides(i), spec.caches(i), spec.recurrent(i))
             for i in range(spec.layers)
         ]
         numbers = {kind: n for n, kind in enumerate(dict.fromkeys(kinds))}
-        kept, seen = [], dict[tuple[int, ...], int]()
+        distinct, counts = [], Counter[tuple[int, ...]]()
         for i in range(spec.layers):
             around = tuple(numbers[kind] for kind in kinds[max(i - 1, 0) : i + 2])
-            seen[around] = seen.get(around, 0) + 1
-            if seen[around] <= _LIKE_LAYERS or i == spec.layers - 1:
-                kept.append(i)
-        return kept
+            counts[around] += 1
+            if counts[around] <= _REPEATS or i == spec.layers - 1:
+                distinct.append(i)
+        return distinct
 
-    def size(self, width: int, rows: int | None = None) -> int:
-        return _FLOAT * width * (self.rows if rows is None else rows)
+    def size(self, width: int) -> int:
+        """Return the bytes of the current rows at a width."""
+        return _FLOAT * width * self.rows
 
     def embed(self) -> int:
+        """Add the token embedding."""
         node = self.graph.node(self.size(self.width), self._token_input)
-        if self.deepstack:  # room for image features beside each token (Qwen3-VL)
+        if self.deepstack:  # Qwen3-VL: image features lie beside each token
             node = self.wide_input = self.linear(self.width * (1 + self.deepstack), node)
         return node
 
     def linear(self, width: int, *parents: int) -> int:
+        """Add a matrix product, or whatever else needs a tensor of its own."""
         node = self.graph.node(self.size(width), *parents)
         rank = self._ranks.get(width)
         return node if rank is None else self._adapted(node, width, rank, parents)
 
     def _adapted(self, node: int, width: int, rank: int, parents: tuple[int, ...]) -> int:
-        """What an adapter adds to a product (`build_lora_mm`). Which weights it changes is not
-        looked at: every result of a width that it has counts as changed."""
+        """Add an adapter's product to a weight's (`build_lora_mm`). Every result of a width that
+        the adapter has counts as changed, whichever weight it belongs to."""
         low = self.graph.node(self.size(rank), *parents)
-        scaled = self.wise(width, self.graph.node(self.size(width), low))
-        return self.graph.node(self.size(width), node, scaled, onto=(node,))
+        scaled = self.elementwise(width, self.graph.node(self.size(width), low))
+        return self.graph.node(self.size(width), node, scaled, in_place_of=(node,))
 
-    def wise(self, width: int, *parents: int) -> int:
-        """An element-wise step, in place where ggml can."""
-        return self.graph.over(self.size(width), *parents)
+    def elementwise(self, width: int, *parents: int) -> int:
+        """Add an element-wise operation, in place where ggml can."""
+        return self.graph.elementwise(self.size(width), *parents)
 
     def norm(self, node: int, width: int | None = None, *, bias: bool = False) -> int:
-        """A norm and its weights. ggml can do an RMS norm in place, a layer norm not."""
+        """Add a norm and its weights. ggml can do an RMS norm in place, a layer norm not."""
         width = width or self.width
         in_place = self.arch.norm is Norm.RMS
-        node = self.wise(width, node) if in_place else self.linear(width, node)
-        node = self.wise(width, node)
-        return self.wise(width, node) if bias else node
+        node = self.elementwise(width, node) if in_place else self.linear(width, node)
+        node = self.elementwise(width, node)
+        return self.elementwise(width, node) if bias else node
 
-    # recurrent state
-
-    def fetch(self, layer: int) -> tuple[int, int]:
-        """The states of a layer's sequences, gathered from the cache: the history and, for RWKV,
-        the state itself (-1 for the others, which read it in place)."""
+    def gather_states(self, layer: int) -> tuple[int, int]:
+        """Gather the states of a layer's sequences from the cache, if that was not done yet: the
+        convolution's input and, for RWKV, the state itself (-1 for others, which read it there)."""
         if layer not in self.states:
-            self.states[layer] = (self._gather(shift_width(self.spec)), self._gather_state())
+            self.states[layer] = (
+                self._gather_rows(shift_width(self.spec)),
+                self._gather_rwkv_state(),
+            )
         return self.states[layer]
 
-    def _gather(self, width: int) -> int:
+    def _gather_rows(self, width: int) -> int:
         return self.graph.node(_FLOAT * width * self.sequences)
 
-    def _gather_state(self) -> int:
+    def _gather_rwkv_state(self) -> int:
         if not self.arch.layer_graph.is_rwkv:
             return -1
-        return self._gather(state_width(self.spec))
+        return self._gather_rows(state_width(self.spec))
 
-    def fetch_first(self, layer: int) -> None:
+    def gather_before_norm(self, layer: int) -> None:
         """Gather a recurrent layer's states before its norm, as most models do."""
         if self.spec.recurrent(layer) and not self.arch.gathers_state_late:
-            self.fetch(layer)
+            self.gather_states(layer)
 
-    def fetch_next(self, layer: int) -> None:
-        """Gather the next recurrent layer's states already: the graph's order puts them before
-        whatever this layer has not been asked for yet. An attention layer comes first."""
+    def gather_next(self, layer: int) -> None:
+        """Gather the next recurrent layer's states already, unless an attention layer comes first:
+        the graph's order puts them before whatever of this layer is still to be computed."""
         if self.arch.gathers_state_late:
             return
-        for later in self.order[self.order.index(layer) + 1 :]:
+        for later in self.layers[self.layers.index(layer) + 1 :]:
             if self.spec.recurrent(later):
-                self.fetch(later)
+                self.gather_states(later)
             if self.spec.recurrent(later) or self.spec.attends(later):
                 return
 
-    # the end
-
-    def pick(self, *nodes: int) -> tuple[int, ...]:
-        """Keep only the rows whose logits are asked for, as the last layer does."""
+    def select_outputs(self, *nodes: int) -> tuple[int, ...]:
+        """Cut nodes to the rows whose logits are wanted, as the last layer does."""
         if self.output_ids < 0:
             raise ValueError("the graph has no output rows")
         self.rows = self.outputs
@@ -169,8 +178,8 @@ class Pass:
 
 
 @memoize
-def by_layer(spec: ModelSpec) -> dict[int | None, Shapes]:
-    """Shapes of the loaded tensors by layer and by name within it; None for those outside."""
+def shapes_by_layer(spec: ModelSpec) -> dict[int | None, Shapes]:
+    """Return the shapes of the loaded tensors by layer and by name within it; None: of no layer."""
     layers: dict[int | None, Shapes] = {i: {} for i in range(spec.layers)}
     for tensor in spec.tensors:
         layer = tensor.layer

@@ -1,4 +1,4 @@
-"""Whether llama.cpp's graph has room for itself: where it has not, the process aborts.
+"""The check that llama.cpp's graph fits its hash table: where it does not, the process aborts.
 
 `graph_max_nodes` (`src/llama-context.cpp`, b11434) reserves 8 nodes for each tensor of the model,
 and the scheduler keeps nodes, weights, caches and inputs together in a hash table of that size
@@ -21,22 +21,22 @@ _INPUTS = 8
 
 
 def check_graph(spec: ModelSpec, settings: LoadSettings, *, flash: bool) -> None:
-    """Raise UsageError for a load whose graph does not fit the room that llama.cpp gives it.
+    """Raise UsageError for a load whose graph is larger than llama.cpp's table for it.
 
     `flash`: attention is computed without its matrix.
     """
     if not fits_graph(spec, settings, flash=flash):
         raise UsageError(
-            f"llama.cpp would abort: it has room for {_room(len(spec.tensors))} nodes and tensors "
-            f"of a {spec.architecture} model of {spec.layers} layers, and a cache of "
+            f"llama.cpp would abort: it has room for {_capacity(len(spec.tensors))} nodes and "
+            f"tensors of a {spec.architecture} model of {spec.layers} layers, and a cache of "
             f"{settings.kv_type_k} keys and {settings.kv_type_v} values makes about "
             f"{_entries(spec, settings, flash=flash)}. Use f16 for the cache"
         )
 
 
 def fits_graph(spec: ModelSpec, settings: LoadSettings, *, flash: bool) -> bool:
-    """Whether llama.cpp has room for this load's graph; as `check_graph`."""
-    return _entries(spec, settings, flash=flash) <= _room(len(spec.tensors))
+    """Return True when this load's graph fits its table; as `check_graph`."""
+    return _entries(spec, settings, flash=flash) <= _capacity(len(spec.tensors))
 
 
 def _entries(spec: ModelSpec, settings: LoadSettings, *, flash: bool) -> int:
@@ -52,7 +52,7 @@ def _entries(spec: ModelSpec, settings: LoadSettings, *, flash: bool) -> int:
 
 
 def _added_nodes(spec: ModelSpec, settings: LoadSettings) -> int:
-    """What the cache's types and streams add to each layer."""
+    """Count the nodes that the cache's types and streams add to each layer."""
     keys, values = settings.kv_type_k.name, settings.kv_type_v.name
     rotations = (
         _quantized(keys) and spec.key_length(0) % _ROTATED_HEAD == 0,
@@ -66,6 +66,6 @@ def _quantized(name: str) -> bool:
     return BLOCKS[GgmlType[name]].elements > 1
 
 
-def _room(tensors: int) -> int:
+def _capacity(tensors: int) -> int:
     wanted = max(_LEAST_NODES, _NODES_A_TENSOR * tensors)
     return next((size for size in _TABLE_SIZES if size >= wanted), wanted)

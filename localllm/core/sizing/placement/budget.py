@@ -24,7 +24,7 @@ _PREFIXES: Mapping[Backend, tuple[str, ...]] = MappingProxyType(
 )
 """How ggml's backends name their devices ("CUDA0", "MTL0", before 2025-11 "Metal")."""
 
-NOTHING: Mapping[str, int] = MappingProxyType({})
+NO_BYTES: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Budget:
     host_bytes: int
     gpus: tuple[GpuBudget, ...] = ()
 
-    def keeping_free(self, size_bytes: int) -> "Budget":
+    def minus(self, size_bytes: int) -> "Budget":
         """The same when so much must stay free on every device, wherever it will be taken."""
         return Budget(
             host_bytes=self.host_bytes - size_bytes,
@@ -67,7 +67,7 @@ def budget(
     *,
     reserve_bytes: int = 0,
     returned_bytes: int = 0,
-    returned_gpu_bytes: Mapping[str, int] = NOTHING,
+    returned_gpu_bytes: Mapping[str, int] = NO_BYTES,
 ) -> Budget:
     """What this machine has free for the installed engine.
 
@@ -76,7 +76,7 @@ def budget(
     name of it.
     """
     gpus = []
-    for device, listed in _driven(hardware):
+    for device, listed in _used_devices(hardware):
         name = listed.name if listed is not None else None
         back = returned_gpu_bytes.get(name, 0) if name is not None else 0
         if device.unified:
@@ -97,7 +97,7 @@ def budget(
     )
 
 
-def _driven(hardware: HardwareInfo) -> list[tuple[Device, EngineDevice | None]]:
+def _used_devices(hardware: HardwareInfo) -> list[tuple[Device, EngineDevice | None]]:
     """The devices that the engine will use, with what it says of them.
 
     Integrated ones only when there is no other (`llama_prepare_model_devices`, `src/llama.cpp`).
@@ -109,12 +109,12 @@ def _driven(hardware: HardwareInfo) -> list[tuple[Device, EngineDevice | None]]:
     devices = [device for device in hardware.devices if device.free_bytes is not None]
     found: list[tuple[Device, EngineDevice | None]] = [(device, None) for device in devices]
     if engine.devices:
-        found = list(_named(devices, engine))
+        found = list(_paired(devices, engine))
     discrete = [pair for pair in found if pair[0].kind is DeviceKind.GPU]
     return discrete or found
 
 
-def _named(
+def _paired(
     devices: list[Device], engine: EngineBuild
 ) -> Iterator[tuple[Device, EngineDevice | None]]:
     """Pair the engine's list, in its order, with the devices that were found: the same backend,

@@ -18,8 +18,8 @@ from localllm.core.sizing.footprint.cache import ubatch
 from localllm.core.sizing.footprint.weights import INTERPRETER_BYTES
 from localllm.core.sizing.load import LoadSettings, Mmproj
 from localllm.core.sizing.placement.budget import Budget, GpuBudget
+from localllm.core.sizing.placement.layer_sizes import LayerSizes
 from localllm.core.sizing.placement.shares import HOST, Placement, Share
-from localllm.core.sizing.placement.slots import Slots
 
 DEVICE_OVERHEAD_BYTES = {Backend.CUDA: 456 * 2**20, Backend.ROCM: 456 * 2**20}
 """Device memory that no log line shows: the context and its libraries. The largest of the values
@@ -31,7 +31,7 @@ _BORROWING_TOKENS = 32
 """From this micro-batch on a GPU computes with weights that lie on the host, one tensor at a time
 (`min_batch_size` of `offload_op` in the CUDA, Vulkan and Metal backends)."""
 
-_Cuts = tuple[int, ...]
+_Bounds = tuple[int, ...]
 """Where each GPU's run of slots starts, and the end: one number more than there are GPUs."""
 
 
@@ -47,16 +47,16 @@ def place(
     model needs beside it stays free on each device: llama.cpp chooses where it goes. Raises
     UsageError and GgufError as `footprint.of` does.
     """
-    if draft is not None and settings.used_draft is not None:
-        budget = budget.keeping_free(footprint.of_draft(draft, settings).total_bytes)
-    search = _Search(Slots(spec, settings), budget)
+    if draft is not None and settings.active_draft is not None:
+        budget = budget.minus(footprint.of_draft(draft, settings).total_bytes)
+    search = _Search(LayerSizes(spec, settings), budget)
     if not budget.gpus or settings.gpu_layers == 0:
         return search.host_only()
     if settings.gpu_layers is not None:
         return search.arrange(settings.gpu_layers, settings.cpu_moe)
     nearest: Placement | None = None
     for gpu_layers, cpu_moe in search.candidates():
-        if search.surely_too_large(gpu_layers, cpu_moe):
+        if search.is_surely_too_large(gpu_layers, cpu_moe):
             continue
         found = search.arrange(gpu_layers, cpu_moe)
         if found.fits:
@@ -70,40 +70,40 @@ def place(
 class _Search:
     """One model, one budget: candidates and what each puts where."""
 
-    def __init__(self, slots: Slots, budget: Budget) -> None:
-        self.slots, self.budget, self.gpus = slots, budget, budget.gpus
+    def __init__(self, sizes: LayerSizes, budget: Budget) -> None:
+        self.sizes, self.budget, self.gpus = sizes, budget, budget.gpus
 
     def candidates(self) -> Iterator[tuple[int, int]]:
         """(gpu_layers, cpu_moe) from the fastest arrangement to the slowest. Attention and cache
         gain more from a GPU's memory than experts, of which a token reads a few."""
-        slots, moe = self.slots, min(self.slots.settings.cpu_moe, self.slots.blocks)
-        yield slots.count, moe
-        if slots.has_experts:
-            yield from ((slots.count, n) for n in range(moe + 1, slots.blocks + 1))
-            moe = slots.blocks
-        yield from ((count, moe) for count in range(slots.count - 1, 0, -1))
+        sizes, moe = self.sizes, min(self.sizes.settings.cpu_moe, self.sizes.blocks)
+        yield sizes.count, moe
+        if sizes.has_experts:
+            yield from ((sizes.count, n) for n in range(moe + 1, sizes.blocks + 1))
+            moe = sizes.blocks
+        yield from ((count, moe) for count in range(sizes.count - 1, 0, -1))
 
-    def surely_too_large(self, gpu_layers: int, cpu_moe: int) -> bool:
+    def is_surely_too_large(self, gpu_layers: int, cpu_moe: int) -> bool:
         """Whether the slots need more than all GPUs have together, however they are split: what
         they hold, and on at least one GPU the temporaries and what no log line shows."""
-        slots = self.slots
-        first, end = slots.count - gpu_layers, slots.count
-        held = slots.gpu_weights(first, end, cpu_moe) + slots.gpu_cache(first, end)
-        memoize = slots.needed.compute_bytes + min(_overhead(gpu) for gpu in self.gpus)
+        sizes = self.sizes
+        first, end = sizes.count - gpu_layers, sizes.count
+        held = sizes.gpu_weights(first, end, cpu_moe) + sizes.gpu_cache(first, end)
+        memoize = sizes.needed.compute_bytes + min(_overhead(gpu) for gpu in self.gpus)
         return held + memoize > sum(max(0, gpu.free_bytes) for gpu in self.gpus)
 
     def host_only(self) -> Placement:
         """Everything on the host; the engine is told to use no device at all. A mapped file whose
         rearranged copy does not fit beside it is read instead."""
-        mapped, slots = self._on_host(0), self.slots
-        copies = slots.host_repacked(slots.count, 0)
+        mapped, sizes = self._on_host(0), self.sizes
+        copies = sizes.host_repacked(sizes.count, 0)
         if mapped.fits or not copies:
             return mapped
         read = self._on_host(copies)
         return replace(read, mmap=False) if read.fits else mapped
 
     def _on_host(self, saved_bytes: int) -> Placement:
-        needed = self.slots.needed
+        needed = self.sizes.needed
         share = Share(
             name=HOST,
             weights_bytes=needed.weights_bytes + needed.adapter_bytes,
@@ -113,16 +113,16 @@ class _Search:
             free_bytes=self.budget.host_bytes,
         )
         share = replace(share, fits=share.total_bytes <= share.free_bytes)
-        return Placement(gpu_layers=0, cpu_moe=0, devices=(share,), layout=(0,) * self.slots.count)
+        return Placement(gpu_layers=0, cpu_moe=0, devices=(share,), layout=(0,) * self.sizes.count)
 
     def arrange(self, gpu_layers: int, cpu_moe: int) -> Placement:
         """Put the last `gpu_layers` slots on the GPUs: in proportion to free memory if each then
         has room, else filled in turn, else all on one."""
-        slots = self.slots
-        gpu_layers, cpu_moe = min(gpu_layers, slots.count), min(cpu_moe, slots.blocks)
-        if not slots.has_experts:
+        sizes = self.sizes
+        gpu_layers, cpu_moe = min(gpu_layers, sizes.count), min(cpu_moe, sizes.blocks)
+        if not sizes.has_experts:
             cpu_moe = 0
-        first = slots.count - gpu_layers
+        first = sizes.count - gpu_layers
         shares: tuple[Share, ...] = ()
         for cuts in self._splits(first, cpu_moe):
             tried = self._gpu_shares(cuts, cpu_moe)
@@ -140,18 +140,18 @@ class _Search:
             ),
         )
 
-    def _splits(self, first: int, cpu_moe: int) -> Iterator[_Cuts]:
-        yield _proportional(self.gpus, first, self.slots.count)
+    def _splits(self, first: int, cpu_moe: int) -> Iterator[_Bounds]:
+        yield _proportional(self.gpus, first, self.sizes.count)
         if len(self.gpus) > 1:
             if (cuts := self._filled(first, cpu_moe)) is not None:
                 yield cuts
             for alone in range(len(self.gpus)):
                 before = [first] * (alone + 1)
-                yield (*before, *[self.slots.count] * (len(self.gpus) - alone))
+                yield (*before, *[self.sizes.count] * (len(self.gpus) - alone))
 
-    def _filled(self, first: int, cpu_moe: int) -> _Cuts | None:
+    def _filled(self, first: int, cpu_moe: int) -> _Bounds | None:
         """Give each GPU in turn as many slots as it has room for; None when some are left."""
-        cuts, end = [first], self.slots.count
+        cuts, end = [first], self.sizes.count
         for gpu in self.gpus:
             start = cuts[-1]
 
@@ -163,7 +163,7 @@ class _Search:
             cuts.append(start + bisect_left(run, True, key=too_large))
         return tuple(cuts) if cuts[-1] == end else None
 
-    def _gpu_shares(self, cuts: _Cuts, cpu_moe: int) -> tuple[Share, ...]:
+    def _gpu_shares(self, cuts: _Bounds, cpu_moe: int) -> tuple[Share, ...]:
         several = sum(start < end for start, end in pairwise(cuts)) > 1
         return tuple(
             self._gpu(gpu, start, end, cuts[0], cpu_moe, several=several)
@@ -180,18 +180,18 @@ class _Search:
                 free_bytes=gpu.free_bytes,
                 max_buffer_bytes=gpu.max_buffer_bytes,
             )
-        slots = self.slots
-        compute = slots.needed.compute_bytes
-        if several and first == 0 and not cpu_moe and slots.settings.kv_offload:
-            compute += slots.inputs_bytes * (_COPIES - 1)
-        if start == first and ubatch(slots.settings) >= _BORROWING_TOKENS:
-            compute += slots.largest_host_tensor(first, cpu_moe)
-        weights = slots.gpu_weights(start, end, cpu_moe)
-        mapped = gpu.backend is Backend.METAL and slots.settings.mmap
-        if end == slots.count and not mapped:
-            weights += slots.tied_bytes
-        kv, overhead = slots.gpu_cache(start, end), _overhead(gpu)
-        largest, cap = slots.largest_gpu_tensor(start, end, cpu_moe), gpu.max_buffer_bytes
+        sizes = self.sizes
+        compute = sizes.needed.compute_bytes
+        if several and first == 0 and not cpu_moe and sizes.settings.kv_offload:
+            compute += sizes.inputs_bytes * (_COPIES - 1)
+        if start == first and ubatch(sizes.settings) >= _BORROWING_TOKENS:
+            compute += sizes.largest_host_tensor(first, cpu_moe)
+        weights = sizes.gpu_weights(start, end, cpu_moe)
+        mapped = gpu.backend is Backend.METAL and sizes.settings.mmap
+        if end == sizes.count and not mapped:
+            weights += sizes.tied_bytes
+        kv, overhead = sizes.gpu_cache(start, end), _overhead(gpu)
+        largest, cap = sizes.largest_gpu_tensor(start, end, cpu_moe), gpu.max_buffer_bytes
         return Share(
             name=gpu.name,
             engine_name=gpu.engine_name,
@@ -212,21 +212,21 @@ class _Search:
 
         Without mmap the host must be able to hold all weights once.
         """
-        slots = self.slots
+        sizes = self.sizes
         host = Share(
             name=HOST,
-            weights_bytes=slots.host_weights(first, cpu_moe),
-            kv_bytes=slots.host_cache(first),
+            weights_bytes=sizes.host_weights(first, cpu_moe),
+            kv_bytes=sizes.host_cache(first),
             compute_bytes=self._host_compute(first, cpu_moe),
             overhead_bytes=INTERPRETER_BYTES
-            + slots.vocabulary_bytes
-            + (0 if self._pinned(shares) else slots.host_repacked(first, cpu_moe)),
+            + sizes.vocabulary_bytes
+            + (0 if self._pinned(shares) else sizes.host_repacked(first, cpu_moe)),
             free_bytes=self.budget.host_bytes,
         )
         unified = [share.total_bytes if gpu.unified else 0
                    for gpu, share in zip(self.gpus, shares, strict=True)]  # fmt: skip
-        weights = slots.needed.weights_bytes + slots.needed.adapter_bytes
-        through = 0 if slots.settings.mmap else weights - host.weights_bytes
+        weights = sizes.needed.weights_bytes + sizes.needed.adapter_bytes
+        through = 0 if sizes.settings.mmap else weights - host.weights_bytes
         fits = host.total_bytes + max(sum(unified), through) <= host.free_bytes
         judged = (
             replace(share, fits=share.fits and (fits or not gpu.unified or not share.layers))
@@ -235,10 +235,10 @@ class _Search:
         return (*judged, replace(host, fits=fits))
 
     def _host_compute(self, first: int, cpu_moe: int) -> int:
-        slots = self.slots
-        idle = first == 0 and not cpu_moe and slots.settings.kv_offload
-        compute = 0 if idle else slots.needed.compute_bytes
-        return slots.inputs_bytes + slots.needed.output_bytes + compute
+        sizes = self.sizes
+        idle = first == 0 and not cpu_moe and sizes.settings.kv_offload
+        compute = 0 if idle else sizes.needed.compute_bytes
+        return sizes.inputs_bytes + sizes.needed.output_bytes + compute
 
     def _pinned(self, shares: Sequence[Share]) -> bool:
         """Whether weights on the host lie in a device's host buffer, which the CPU does not
@@ -253,7 +253,7 @@ def _overhead(gpu: GpuBudget) -> int:
     return DEVICE_OVERHEAD_BYTES.get(gpu.backend, _OTHER_OVERHEAD_BYTES)
 
 
-def _proportional(gpus: Sequence[GpuBudget], first: int, end: int) -> _Cuts:
+def _proportional(gpus: Sequence[GpuBudget], first: int, end: int) -> _Bounds:
     """Split as llama.cpp does by itself: in proportion to free memory (`std::upper_bound` over
     the cumulated shares)."""
     cumulated = list(accumulate(max(gpu.free_bytes, 1) for gpu in gpus))
@@ -263,7 +263,7 @@ def _proportional(gpus: Sequence[GpuBudget], first: int, end: int) -> _Cuts:
     return (*(first + bisect_right(devices, gpu - 1) for gpu in range(len(gpus))), end)
 
 
-def seat(placement: Placement, mmproj: Mmproj | None) -> tuple[Placement, Mmproj | None]:
+def place_mmproj(placement: Placement, mmproj: Mmproj | None) -> tuple[Placement, Mmproj | None]:
     """Put the encoder on the first GPU that holds layers and has room for it, else on the host:
     an image is encoded once, the model's layers are needed for every token."""
     if mmproj is None:

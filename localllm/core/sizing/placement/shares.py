@@ -40,7 +40,7 @@ class Share:
         )
 
     @property
-    def breaks_cap(self) -> bool:
+    def exceeds_max_buffer(self) -> bool:
         """Whether one tensor is larger than the device's backend takes."""
         cap = self.max_buffer_bytes
         return cap is not None and self.largest_buffer_bytes > cap
@@ -78,7 +78,7 @@ class Placement:
             return len(self.devices) - 1
         return self.layout[layer]
 
-    def chosen(self, settings: LoadSettings) -> LoadSettings:
+    def applied_to(self, settings: LoadSettings) -> LoadSettings:
         """The settings that load exactly this: the devices that hold something and no others, and
         how many layers each."""
         used = [share for share in self.devices[:-1] if share.layers]

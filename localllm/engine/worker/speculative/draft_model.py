@@ -25,7 +25,7 @@ class DraftModel:
 
     def __init__(self, path: str, main: Model, *, log: NativeLog) -> None:
         """Load it beside `main`. Raises LoadFailed, also when the vocabularies differ."""
-        settings = main.settings.of_draft()
+        settings = main.settings.for_draft()
         self._model = Model(path, settings, log=log, on_progress=lambda _: None)
         try:
             if self._model.recurrent:

@@ -11,13 +11,13 @@ from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing import footprint
 from localllm.core.sizing.footprint import Footprint, LayerKind
 from localllm.core.sizing.footprint.cache import cells, flash, ubatch
-from localllm.core.sizing.footprint.weights import Slot, held, vocabulary_bytes
+from localllm.core.sizing.footprint.weights import LayerWeights, vocabulary_bytes, weights_by_layer
 from localllm.core.sizing.load import LoadSettings
 
 _FLOAT, _HALF = 4, 2
 
 
-class Slots:
+class LayerSizes:
     """What each slot weighs under one set of settings."""
 
     def __init__(self, spec: ModelSpec, settings: LoadSettings) -> None:
@@ -38,24 +38,24 @@ class Slots:
         cache = [p.kv_bytes + p.recurrent_bytes for p in blocks] + empty + [0]
         self.cache = _running(cache)
         self.has_experts = self.experts[-1] > 0
-        self._read_slots(spec)
+        self._read_weights(spec)
         self.largest_cache = [
             _largest_cache(spec, settings, p.kv_bytes, p.recurrent_bytes, i)
             for i, p in enumerate(blocks)
         ] + [*empty, 0]
         self.largest_node = min(_largest_node(spec, settings), self.needed.compute_bytes)
 
-    def _read_slots(self, spec: ModelSpec) -> None:
+    def _read_weights(self, spec: ModelSpec) -> None:
         """The largest tensors of each slot and what the CPU would keep rearranged of it."""
-        weights = held(spec)
-        draft_max = [Slot()] * (spec.blocks - len(weights.layers))
-        slots = [*weights.layers, *draft_max, weights.output]
-        self.largest = [slot.largest_plain for slot in slots]
-        self.largest_expert = [slot.largest_expert for slot in slots]
+        weights = weights_by_layer(spec)
+        draft_max = [LayerWeights()] * (spec.blocks - len(weights.layers))
+        sizes = [*weights.layers, *draft_max, weights.output]
+        self.largest = [slot.largest_dense for slot in sizes]
+        self.largest_expert = [slot.largest_expert for slot in sizes]
         # Without mmap the rearranged tensors are the only copy.
         mapped = self.settings.mmap
-        self.repacked = _running(slot.rearranged_plain if mapped else 0 for slot in slots)
-        self.repacked_experts = _running(slot.rearranged_expert if mapped else 0 for slot in slots)
+        self.repacked = _running(slot.repacked_dense if mapped else 0 for slot in sizes)
+        self.repacked_experts = _running(slot.repacked_expert if mapped else 0 for slot in sizes)
 
     def gpu_weights(self, start: int, end: int, cpu_moe: int) -> int:
         """Bytes of the slots without the experts that stay on the host."""
