@@ -35,8 +35,8 @@ from localllm.core.catalogue.catalogue import Entry
 from localllm.core.hardware import Backend
 from localllm.core.speed import (
     DeviceSpeed,
+    DeviceWork,
     Estimate,
-    Share,
     Workload,
     decode_tps,
     prefill_tps,
@@ -90,7 +90,7 @@ class Elsewhere:
     @property
     def estimate(self) -> Estimate:
         """What the product says."""
-        shares = [Share(device=self.device, work=self.work)]
+        shares = [DeviceWork(device=self.device, work=self.work)]
         if self.decode:
             return decode_tps(shares, depth=self.middle)
         return prefill_tps(shares, tokens=self.tokens)
@@ -145,7 +145,7 @@ def decode_errors(table: Sequence[Row], others: Sequence[Elsewhere]) -> Errors:
         if one.role == "spread" and one.decode:
             fit = fits.get((one.backend, _same(one.hardware))) or fits[one.backend, ""]
             group = fitted.group(one.backend, one.device.generation)
-            share = Share(device=one.device, work=one.work)
+            share = DeviceWork(device=one.device, work=one.work)
             kind = fitted.spread_class(one.backend, one.device.generation)
             error = _token_error(share, 1 / one.tps, fit, group, one.middle)
             errors[kind][_same(one.hardware)].append(error)
@@ -159,7 +159,7 @@ def _same(hardware: str) -> str:
 
 
 def _token_error(
-    share: Share, seconds: float, fit: BackendFit, group: str, depth: int
+    share: DeviceWork, seconds: float, fit: BackendFit, group: str, depth: int
 ) -> fitted.Spread:
     backend = share.device.backend
     assert backend is not None
@@ -181,7 +181,7 @@ def prompt_errors(table: Sequence[Row], others: Sequence[Elsewhere]) -> Errors:
     for one in others:
         if one.role == "spread" and not one.decode:
             mine = prompts.get(f"{one.backend.value} {one.device.generation}", [])
-            share = Share(device=_without(one.device, one.hardware, mine), work=one.work)
+            share = DeviceWork(device=_without(one.device, one.hardware, mine), work=one.work)
             kind = fitted.spread_class(one.backend, one.device.generation)
             errors[kind][_same(one.hardware)].append(_prompt_error(share, one.tokens, one.tps))
     return errors
@@ -194,7 +194,7 @@ def _without(device: DeviceSpeed, hardware: str, rows: Iterable[Row]) -> DeviceS
     return replace(device, compute_flops=middle * device.bandwidth_bytes_per_s)
 
 
-def _prompt_error(share: Share, tokens: int, tps: float) -> fitted.Spread:
+def _prompt_error(share: DeviceWork, tokens: int, tps: float) -> fitted.Spread:
     assert not share.work.routed
     error = math.log(tps / prefill_tps([share], tokens=tokens).likely)
     return fitted.Spread(fast=error, slow=-error)

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from localllm.core.hardware import Backend
 from localllm.core.model.quants import GgmlType
-from localllm.core.speed import Attention, DeviceSpeed, Share, WeightRead, Workload
+from localllm.core.speed import Attention, DeviceSpeed, DeviceWork, WeightRead, Workload
 from localllm.core.speed import constants as fitted
 from localllm.core.speed.gpus import generation
 
@@ -39,13 +39,13 @@ class Row:
         return fitted.group(self.backend, generation(self.hardware))
 
     @property
-    def share(self) -> Share:
+    def share(self) -> DeviceWork:
         device = DeviceSpeed(
             bandwidth_bytes_per_s=self.bandwidth,
             backend=self.backend,
             generation=generation(self.hardware),
         )
-        return Share(device=device, work=llama_7b(self.quant))
+        return DeviceWork(device=device, work=llama_7b(self.quant))
 
 
 def llama_7b(quant: str) -> Workload:
@@ -246,9 +246,9 @@ def fit_cpu(rows: Sequence[CpuRow]) -> tuple[float, dict[GgmlType, float]]:
     return x[0], {kind: x[position[kind]] for kind in kinds}
 
 
-def cpu_share(row: CpuRow) -> Share:
+def cpu_share(row: CpuRow) -> DeviceWork:
     device = DeviceSpeed(bandwidth_bytes_per_s=fitted.CPU_REFERENCE_BANDWIDTH, cores=row.threads)
-    return Share(device=device, work=row.work)
+    return DeviceWork(device=device, work=row.work)
 
 
 def cpu_prompt_ps(row: CpuRow) -> float:

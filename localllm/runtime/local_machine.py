@@ -25,7 +25,7 @@ from localllm.core.recommend import (
     plans,
     predict,
 )
-from localllm.core.sizing.placement import Budget, GpuBudget, budget
+from localllm.core.sizing.placement import Budget, GpuBudget, budget_of
 from localllm.core.speed import DeviceSpeed, gpus
 from localllm.errors import EngineError, LocalLLMError, UsageError
 from localllm.library.files import paths, settings
@@ -66,7 +66,7 @@ def this_machine(reserve_bytes: int = 0) -> tuple[Machine, HardwareInfo]:
 def measured(found: HardwareInfo, reserve_bytes: int = 0) -> Machine:
     """The room and the speed of a machine that was detected. Raises LocalLLMError when its
     memory cannot be measured."""
-    room = budget(found, reserve_bytes=reserve_bytes)
+    room = budget_of(found, reserve_bytes=reserve_bytes)
     named = {device.name: device for device in found.devices}
     machine = Machine(
         budget=room,

@@ -8,7 +8,7 @@ from localllm.core.model.quants import GgmlType, row_bytes
 from localllm.core.model.spec import MetadataValue, ModelSpec, TensorInfo
 from localllm.core.sizing import footprint
 from localllm.core.sizing.load import LoadSettings, Lora
-from localllm.core.sizing.lora import adapter_of
+from localllm.core.sizing.lora import lora_of
 from tests.core import forge
 from tests.core.forge_models import attention, experts, heads, llama, model, moe_keys
 
@@ -47,7 +47,7 @@ QUERY = pair("blk.1.attn_q.weight", 64, 64)
 
 
 def passed(header: ModelSpec, spec: ModelSpec = MODEL) -> Lora:
-    return adapter_of(header, spec, path="adapter.gguf", scale=0.5)
+    return lora_of(header, spec, path="adapter.gguf", scale=0.5)
 
 
 def test_an_adapter_is_weighed_by_where_its_weights_lie() -> None:

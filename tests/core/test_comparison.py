@@ -2,7 +2,7 @@
 
 import pytest
 
-from localllm.core.sizing.comparison import Compared, Comparison
+from localllm.core.sizing.comparison import ComparedPart, Comparison
 
 MIB = 2**20
 
@@ -11,7 +11,7 @@ def parts(estimated: int, probed: int | None, allocated: int) -> Comparison:
     """A cache of these sizes in MiB, and nothing else."""
     return Comparison(
         parts=(
-            Compared(
+            ComparedPart(
                 device="CPU",
                 part="cache",
                 estimated_bytes=estimated * MIB,
@@ -33,7 +33,7 @@ def test_too_much_is_positive_and_too_little_negative() -> None:
 
 
 def test_a_difference_that_rounds_to_nothing_has_no_minus() -> None:
-    part = Compared(
+    part = ComparedPart(
         device="CPU",
         part="cache",
         estimated_bytes=10**9 - 1,

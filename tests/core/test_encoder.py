@@ -9,7 +9,7 @@ from localllm.core import gguf
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.load import Mmproj
 from localllm.core.sizing.mmproj import mmproj_of
-from localllm.core.sizing.placement import HOST, Placement, Share
+from localllm.core.sizing.placement import HOST, DeviceShare, Placement
 from localllm.core.sizing.placement.search import place_mmproj
 from localllm.errors import GgufError
 from tests.engine import eyes, tiny
@@ -65,10 +65,10 @@ def test_a_model_is_no_encoder(model: ModelSpec) -> None:
 
 
 def placement(*, gpu_free: int, host_free: int = 8 * GIB) -> Placement:
-    gpu = Share(
+    gpu = DeviceShare(
         name="GPU", engine_name="CUDA0", weights_bytes=4 * GIB, layers=9, free_bytes=gpu_free
     )
-    host = Share(name=HOST, overhead_bytes=GIB, free_bytes=host_free)
+    host = DeviceShare(name=HOST, overhead_bytes=GIB, free_bytes=host_free)
     return Placement(gpu_layers=9, cpu_moe=0, devices=(gpu, host), layout=(0,))
 
 

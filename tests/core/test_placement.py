@@ -20,7 +20,7 @@ from localllm.core.model.quants import GgmlType
 from localllm.core.model.spec import TensorInfo
 from localllm.core.sizing import footprint
 from localllm.core.sizing.load import FlashAttention, LoadSettings
-from localllm.core.sizing.placement import HOST, Budget, GpuBudget, budget, place
+from localllm.core.sizing.placement import HOST, Budget, GpuBudget, budget_of, place
 from tests.core.forge import spec
 from tests.core.forge_published import EVERY_ATTENTION
 from tests.core.forge_recurrent import EVERY_RECURRENT
@@ -395,35 +395,35 @@ def machine(*devices: Device, listed: tuple[str, ...] = ("CPU",), gpu: bool = Tr
 
 
 def test_the_reserve_is_taken_from_every_device() -> None:
-    room = budget(machine(RTX, listed=("CUDA0", "CPU")), reserve_bytes=GIB)
+    room = budget_of(machine(RTX, listed=("CUDA0", "CPU")), reserve_bytes=GIB)
     assert room.host_bytes == 19 * GIB
     assert [each.free_bytes for each in room.gpus] == [6 * GIB]
 
 
 def test_devices_that_the_build_cannot_use_are_not_planned_on() -> None:
-    assert budget(machine(RTX, listed=("CPU",))).gpus == ()
-    assert budget(machine(RTX, listed=("Vulkan0", "CPU"))).gpus == ()
-    assert budget(machine(RTX, listed=("CUDA0", "CPU"), gpu=False)).gpus == ()
-    assert budget(replace(machine(RTX), engine=None)).gpus == ()
+    assert budget_of(machine(RTX, listed=("CPU",))).gpus == ()
+    assert budget_of(machine(RTX, listed=("Vulkan0", "CPU"))).gpus == ()
+    assert budget_of(machine(RTX, listed=("CUDA0", "CPU"), gpu=False)).gpus == ()
+    assert budget_of(replace(machine(RTX), engine=None)).gpus == ()
     unknown = replace(RTX, free_bytes=None)
-    assert budget(machine(unknown, listed=("CUDA0",))).gpus == ()
+    assert budget_of(machine(unknown, listed=("CUDA0",))).gpus == ()
 
 
 def test_the_cap_that_the_engine_names_is_the_devices() -> None:
     found = machine(RTX, listed=("CUDA0", "CPU"))
     assert found.engine is not None
-    assert [each.max_buffer_bytes for each in budget(found).gpus] == [None]
+    assert [each.max_buffer_bytes for each in budget_of(found).gpus] == [None]
     capped = replace(found.engine.devices[0], max_buffer_bytes=4 * GIB)
     engine = replace(found.engine, devices=(capped, found.engine.devices[1]))
-    assert [each.max_buffer_bytes for each in budget(replace(found, engine=engine)).gpus] == [
+    assert [each.max_buffer_bytes for each in budget_of(replace(found, engine=engine)).gpus] == [
         4 * GIB
     ]
 
 
 def test_an_integrated_gpu_is_used_only_where_there_is_no_other() -> None:
-    both = budget(machine(RTX, IRIS, listed=("CUDA0", "Vulkan1", "CPU")))
+    both = budget_of(machine(RTX, IRIS, listed=("CUDA0", "Vulkan1", "CPU")))
     assert [each.name for each in both.gpus] == ["NVIDIA RTX 4060"]
-    assert [each.unified for each in budget(machine(IRIS, listed=("Vulkan1", "CPU"))).gpus] == [
+    assert [each.unified for each in budget_of(machine(IRIS, listed=("Vulkan1", "CPU"))).gpus] == [
         True
     ]
 
@@ -434,7 +434,7 @@ def test_gpus_come_in_the_engines_order() -> None:
     assert found.engine is not None
     first = replace(found.engine.devices[0], total_bytes=24 * GIB)  # the engine's fastest first
     engine = replace(found.engine, devices=(first, found.engine.devices[1]))
-    room = budget(replace(found, engine=engine))
+    room = budget_of(replace(found, engine=engine))
     assert [(each.name, each.engine_name) for each in room.gpus] == [
         ("large", "CUDA0"),
         ("NVIDIA RTX 4060", "CUDA1"),
@@ -443,10 +443,10 @@ def test_gpus_come_in_the_engines_order() -> None:
 
 def test_what_is_unloaded_first_gives_its_bytes_back() -> None:
     found = machine(RTX, listed=("CUDA0", "CPU"))
-    room = budget(found, returned_bytes=GIB, returned_gpu_bytes={"CUDA0": 2 * GIB, "CUDA7": GIB})
+    room = budget_of(found, returned_bytes=GIB, returned_gpu_bytes={"CUDA0": 2 * GIB, "CUDA7": GIB})
     assert room.host_bytes == 21 * GIB
     assert room.gpus[0].free_bytes == 9 * GIB
-    unified = budget(machine(IRIS, listed=("Vulkan1",)), returned_gpu_bytes={"Vulkan1": GIB})
+    unified = budget_of(machine(IRIS, listed=("Vulkan1",)), returned_gpu_bytes={"Vulkan1": GIB})
     assert unified.host_bytes == 21 * GIB
 
 

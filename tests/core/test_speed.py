@@ -14,8 +14,8 @@ from localllm.core.sizing.load import KvType, LoadSettings
 from localllm.core.speed import (
     Attention,
     DeviceSpeed,
+    DeviceWork,
     Estimate,
-    Share,
     WeightRead,
     Workload,
     calibrated,
@@ -71,8 +71,8 @@ works = st.builds(
 depths = st.integers(0, 10**6)
 
 
-def one(device: DeviceSpeed, work: Workload) -> list[Share]:
-    return [Share(device=device, work=work)]
+def one(device: DeviceSpeed, work: Workload) -> list[DeviceWork]:
+    return [DeviceWork(device=device, work=work)]
 
 
 def dense(elements: int, kind: GgmlType = GgmlType.Q4_0, layers: int = 32) -> Workload:

@@ -7,7 +7,7 @@ from pathlib import Path
 from localllm.core.hardware import HardwareInfo
 from localllm.core.recommend import Candidate, FitPlan, Verdict
 from localllm.core.sizing.load import LoadSettings
-from localllm.core.sizing.placement import Placement, Share
+from localllm.core.sizing.placement import DeviceShare, Placement
 from localllm.core.speed import Estimate
 from localllm.errors import LocalLLMError
 from localllm.library.store.store import InstalledModel
@@ -31,7 +31,7 @@ def made_up_plans(model_file: Path) -> tuple[FitPlan, ...]:
 def _plan(model_file: Path, model: str, quant: str, need_gib: float, likely: float) -> FitPlan:
     spec = read_spec(model_file)
     need = int(need_gib * GIB)
-    share = Share(
+    share = DeviceShare(
         name="CPU",
         weights_bytes=need,
         kv_bytes=0,

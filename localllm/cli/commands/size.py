@@ -39,7 +39,7 @@ from localllm.core.sizing.load import (
     Lora,
     Speculate,
 )
-from localllm.core.sizing.placement import Share, budget
+from localllm.core.sizing.placement import DeviceShare, budget_of
 from localllm.core.units import format_bytes
 from localllm.engine.client.client import ProcessEngine
 from localllm.engine.messages import ProbeRequest
@@ -174,7 +174,7 @@ def _report(
     exact: bool,
 ) -> Report:
     """Weigh the load on this machine as it is now; `exact`: and ask llama.cpp."""
-    room = budget(machine_now(), reserve_bytes=user_settings.load().reserve_bytes)
+    room = budget_of(machine_now(), reserve_bytes=user_settings.load().reserve_bytes)
     fit = fit_in(target.spec, settings, room, draft)
     return Report(
         target=target,
@@ -229,7 +229,7 @@ def _cache_quality(report: Report) -> tuple[CacheQuality, ...]:
     return cache_quality(family, keys, values) if cache_loss(family, keys, values) else ()
 
 
-def _device(share: Share) -> dict[str, object]:
+def _device(share: DeviceShare) -> dict[str, object]:
     return {
         "name": share.name,
         "layers": share.layers,
@@ -340,7 +340,7 @@ def _table(fit: Fit, exact: Footprint | None) -> Table:
     return table
 
 
-def _print_share(console: Console, share: Share) -> None:
+def _print_share(console: Console, share: DeviceShare) -> None:
     verdict = "fits" if share.fits else "does not fit"
     if share.exceeds_max_buffer:
         verdict += f" ({format_bytes(share.largest_buffer_bytes)} in one piece is too much)"

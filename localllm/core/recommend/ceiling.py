@@ -11,7 +11,7 @@ from functools import cached_property
 from localllm.core.model.quants import GgmlType
 from localllm.core.recommend.plan import Candidate, Machine, Preferences
 from localllm.core.recommend.price import corrected, depth_of
-from localllm.core.speed import DeviceSpeed, Estimate, Share, WeightRead, Workload, decode_tps
+from localllm.core.speed import DeviceSpeed, DeviceWork, Estimate, WeightRead, Workload, decode_tps
 
 _MANY = 1 << 40
 _ROUNDING = 1 + 1e-9
@@ -107,7 +107,7 @@ def _seconds(device: DeviceSpeed, work: Workload, depth: int = 0) -> float:
     little = replace(work, layers=0, weights=(_HARDLY,), attention=(), state_bytes=0)
     more = replace(work, weights=(*work.weights, _HARDLY))
     with_it, without = (
-        1 / decode_tps([Share(device=device, work=each)], depth=depth, hops=0).likely
+        1 / decode_tps([DeviceWork(device=device, work=each)], depth=depth, hops=0).likely
         for each in (more, little)
     )
     return with_it - without

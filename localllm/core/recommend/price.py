@@ -10,7 +10,7 @@ from localllm.core.recommend.reasons import reasons
 from localllm.core.sizing import footprint
 from localllm.core.sizing.load import LoadSettings, Speculate
 from localllm.core.sizing.placement import Placement, place
-from localllm.core.speed import Estimate, Share, calibrated, decode_tps, ttft_s, workload_of
+from localllm.core.speed import DeviceWork, Estimate, calibrated, decode_tps, ttft_s, workload_of
 
 PROMPT_TOKENS = 512
 """The prompt that the time to the first token is told for."""
@@ -86,7 +86,7 @@ def _work(
     settings: LoadSettings,
     placement: Placement,
     machine: Machine,
-) -> list[Share]:
+) -> list[DeviceWork]:
     """What each device that holds layers or experts does for one token."""
     speeds = (*machine.gpus, machine.host) if len(placement.devices) > 1 else (machine.host,)
     shares = []
@@ -100,5 +100,5 @@ def _work(
 
         work = workload_of(spec, settings, holds=holds, cache_layers=caches)
         if work.weights:
-            shares.append(Share(device=speed, work=work))
+            shares.append(DeviceWork(device=speed, work=work))
     return shares

@@ -1,8 +1,8 @@
-"""The questions a person asks the other way round: how much context, how many users, which quant.
+"""The capacity of a machine for a model: the largest context, the most sequences, the best quant.
 
-Each is answered by bisection on exact placements. The cache grows with what is asked for; the
-compute buffer now and then shrinks a little (two layers' temporaries find a better order), so an
-answer is one that fits and whose next step does not: beyond it a longer one may fit again.
+Each is found by bisection on exact placements. The cache grows with the value; the compute buffer
+now and then shrinks a little (two layers' temporaries find a better order), so the result is a
+value that fits and whose next step does not: beyond it a larger one may fit again.
 """
 
 import dataclasses
@@ -25,10 +25,10 @@ def largest_context(
     draft: ModelSpec | None = None,
     beyond_training: bool = False,
 ) -> int | None:
-    """Tokens of context that each of `settings.parallel` conversations can have here.
+    """Find the most tokens of context that each of `settings.parallel` sequences can have.
 
-    llama.cpp pads the cache to 256 cells: the answer uses all of them. At most the training
-    context unless `beyond_training`; None when nothing fits. `settings.context` is not looked at.
+    llama.cpp pads the cache to 256 cells: the result uses all of them. At most the training
+    context unless `beyond_training`; None when nothing fits. `settings.context` is ignored.
     """
     most = MAX_CONTEXT if beyond_training or not spec.context_train else spec.context_train
 
@@ -43,9 +43,9 @@ def largest_context(
 def most_parallel(
     spec: ModelSpec, settings: LoadSettings, budget: Budget, *, draft: ModelSpec | None = None
 ) -> int | None:
-    """Conversations of `settings.context` tokens that can be held at once; None when not one.
+    """Find the most sequences of `settings.context` tokens that fit at once; None when not one.
 
-    `settings.parallel` is not looked at.
+    `settings.parallel` is ignored.
     """
 
     def fits(parallel: int) -> bool:
@@ -62,7 +62,7 @@ def largest_quant(
     *,
     draft: ModelSpec | None = None,
 ) -> str | None:
-    """The first of `quants` that fits, which are in order from the largest file to the smallest.
+    """Find the first of `quants` that fits; they are ordered from the largest file to the smallest.
 
     Only a few of the specs are made. None when none fits.
     """
@@ -75,13 +75,13 @@ def largest_quant(
 
 
 def _context(blocks: int, settings: LoadSettings, most: int) -> int:
-    """The longest context whose cache has so many blocks of cells, at most `most`."""
+    """Return the longest context whose cache has so many blocks of cells, at most `most`."""
     cells = blocks * CONTEXT_PADDING
     return max(1, min(cells // settings.parallel, most))
 
 
 def _last(fits: Callable[[int], bool], most: int) -> int:
-    """The largest number from 1 to `most` that fits, 0 for none; doubles, then bisects."""
+    """Find the largest number from 1 to `most` that fits, 0 for none: double, then bisect."""
     if most < 1 or not fits(1):
         return 0
     if fits(most):

@@ -12,8 +12,8 @@ from localllm.core.units import format_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
-    """One device's "cache" or "computing". `probed_bytes` is None when no dry run was asked for."""
+class ComparedPart:
+    """One device's "cache" or "computing". `probed_bytes` is None without a dry run."""
 
     device: str
     part: str
@@ -24,13 +24,13 @@ class Compared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What was expected of a load and what llama.cpp said it allocated.
+    """The estimate of a load beside the buffers that llama.cpp then logged.
 
-    What an image encoder computes in, and a draft model, stand apart: no dry run knows them. None
+    An image encoder's compute buffer and a draft model stand apart: no dry run knows them. None
     without one.
     """
 
-    parts: tuple[Compared, ...]
+    parts: tuple[ComparedPart, ...]
     encoder_estimated_bytes: int | None = None
     encoder_allocated_bytes: int | None = None
     draft_estimated_bytes: int | None = None
@@ -51,13 +51,13 @@ class Comparison:
 
     @property
     def estimate_error_percent(self) -> float | None:
-        """How far the estimate is from what was allocated; positive: too much. None when nothing
-        was allocated."""
+        """The estimate over what was allocated, in percent above it; None when nothing was
+        allocated."""
         return self._error_percent(self.estimated_bytes)
 
     @property
     def probe_error_percent(self) -> float | None:
-        """The same of the dry run; None without one."""
+        """As `estimate_error_percent`, for the dry run; None without one."""
         return self._error_percent(self.probed_bytes)
 
     def _error_percent(self, expected: int | None) -> float | None:
@@ -66,12 +66,12 @@ class Comparison:
         return (expected / self.allocated_bytes - 1) * 100
 
     def sentence(self) -> str:
-        """All of it in one line."""
-        said = [f"estimated {_figure(self.estimated_bytes, self.estimate_error_percent)}"]
+        """Describe all of it in one line."""
+        figures = [f"estimated {_figure(self.estimated_bytes, self.estimate_error_percent)}"]
         if self.probed_bytes is not None:
-            said.append(f"dry run {_figure(self.probed_bytes, self.probe_error_percent)}")
-        said.append(f"allocated {format_bytes(self.allocated_bytes)}")
-        sentence = f"cache and computing: {', '.join(said)}"
+            figures.append(f"dry run {_figure(self.probed_bytes, self.probe_error_percent)}")
+        figures.append(f"allocated {format_bytes(self.allocated_bytes)}")
+        sentence = f"cache and computing: {', '.join(figures)}"
         for name, estimated, allocated in (
             ("image encoder", self.encoder_estimated_bytes, self.encoder_allocated_bytes),
             ("draft model", self.draft_estimated_bytes, self.draft_allocated_bytes),

@@ -1,7 +1,7 @@
 """Load settings of a model that embeds or ranks, from its header.
 
-Which pooling is the model's own, whether it must see a text in one piece, and how long a text may
-be. The facts are llama.cpp's (b11434): `llama_model_base::load_hparams`, `build_pooling`.
+The model's own pooling, the longest text, and whether a text must be computed in one piece. The
+facts are llama.cpp's (b11434): `llama_model_base::load_hparams`, `build_pooling`.
 """
 
 from dataclasses import replace
@@ -20,12 +20,12 @@ _CLASSIFIERS = ("cls.weight", "cls.output.weight")
 
 
 def with_embedding_defaults(spec: ModelSpec, settings: LoadSettings) -> LoadSettings:
-    """Fill in what a load for embeddings needs; others only get one cache for all conversations
-    where llama.cpp has no room for more.
+    """Fill in what a load for embeddings needs; other loads only get one cache for all sequences
+    where llama.cpp has no room for one each.
 
-    A model that looks both ways computes a text in one micro-batch, so that must hold the longest.
-    One cache for all texts: those of different lengths are computed in one go.
-    Raises UsageError for a model that has no embeddings, or no score to rank by.
+    A bidirectional model computes a text in one micro-batch, so that must hold the longest one. The
+    cache is unified, so that texts of different lengths are computed in one step. Raises UsageError
+    for a model that has no embeddings, or no score to rank by.
     """
     if not settings.embeddings:
         return unified_if_needed(spec, settings)
@@ -40,7 +40,7 @@ def with_embedding_defaults(spec: ModelSpec, settings: LoadSettings) -> LoadSett
         )
     context, batch = settings.context, settings.ubatch
     if spec.arch.memory is Memory.NONE and spec.context_train > 0:
-        context = min(context, spec.context_train)  # it has no positions beyond
+        context = min(context, spec.context_train)  # an encoder has no positions beyond
     if is_bidirectional(spec):
         batch = max(context, settings.parallel)
     return replace(
@@ -55,7 +55,7 @@ def with_embedding_defaults(spec: ModelSpec, settings: LoadSettings) -> LoadSett
 
 
 def own_pooling(spec: ModelSpec) -> Pooling:
-    """What the header says; MEAN when it says nothing, or that nothing is pooled."""
+    """Read the pooling from the header; MEAN when it has none, or says that nothing is pooled."""
     number = spec.value("pooling_type")
     known = isinstance(number, int) and 0 < number < len(_POOLINGS)
     return _POOLINGS[number] if known and isinstance(number, int) else Pooling.MEAN

@@ -13,7 +13,7 @@ from localllm.errors import UsageError
 
 
 class Method(StrEnum):
-    """What is trained: every weight, or low-rank adapters beside frozen (4-bit) weights."""
+    """The weights that are trained: all, or low-rank adapters beside frozen (4-bit) weights."""
 
     FULL = "full"
     LORA = "lora"
@@ -107,8 +107,8 @@ def training_memory(
     checkpointing: bool = True,
     flash_attention: bool = True,
 ) -> TrainingMemory:
-    """Say what a fine-tune needs on one device, with `batch` sequences of `sequence` tokens in
-    memory at once (accumulated gradients cost nothing more).
+    """Size a fine-tune on one device, with `batch` sequences of `sequence` tokens in memory at
+    once (accumulated gradients cost nothing more).
 
     Raises UsageError for counts below 1.
     """
@@ -131,8 +131,8 @@ def training_memory(
 
 
 def adapter_parameters(shape: TrainingShape, rank: int) -> int:
-    """Low-rank adapters on every matrix of every layer: rank x (inputs + outputs) each (LoRA, Hu
-    et al., 2021; on all of them as QLoRA recommends)."""
+    """Count the parameters of adapters on every matrix of every layer: rank x (inputs + outputs)
+    each (LoRA, Hu et al., 2021; on all of them as QLoRA recommends)."""
     hidden, query, kv, inner = shape.hidden, shape.query_width, shape.kv_width, shape.feed_forward
     attention = 2 * (hidden + query) + 2 * (hidden + kv)
     feed_forward = 3 * (hidden + inner) if inner else 0

@@ -1,4 +1,7 @@
-"""Whether one load fits what is free, and the smallest change that would help when not."""
+"""The verdict on one load: whether it fits the free memory, and the smallest change that helps.
+
+The one place where estimate, placement and llama.cpp's dry run come together.
+"""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -7,10 +10,10 @@ from dataclasses import dataclass
 from localllm.core.hardware import HardwareInfo
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing import footprint
-from localllm.core.sizing.comparison import Compared, Comparison
+from localllm.core.sizing.comparison import ComparedPart, Comparison
 from localllm.core.sizing.footprint import Footprint
 from localllm.core.sizing.load import Allocation, BufferKind, KvType, LoadSettings, Speculate
-from localllm.core.sizing.placement import HOST, Budget, Placement, Share, budget, place
+from localllm.core.sizing.placement import HOST, Budget, DeviceShare, Placement, budget_of, place
 from localllm.core.sizing.placement.budget import NO_BYTES
 from localllm.core.sizing.placement.search import place_mmproj
 from localllm.core.units import format_bytes
@@ -20,18 +23,18 @@ MIN_CONTEXT = 512
 """A shorter context than this is no help to anybody."""
 
 PROBE_ABOVE = 0.8
-"""A load that would take more than this of what is free is asked of llama.cpp itself first."""
+"""A load that would take more than this part of the free memory is dry-run by llama.cpp first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """What a load would need against what is free.
+    """The memory that a load needs against the memory that is free.
 
-    `settings` are those asked for with the placement filled in: what is sized is what is loaded.
+    `settings` are the requested ones with the placement filled in: what is sized is what is loaded.
     `advice` is the smallest change that would help when it does not fit, else None, and `advised`
-    the settings with that change where one of them helps. `probed` is llama.cpp's dry run when it
-    was asked; `placement` then holds the larger of both, and `estimated` the estimate alone.
-    `draft` is what a draft model needs beside it: the devices' free bytes are without that.
+    the settings with that change if one of them helps. `probed` is llama.cpp's dry run, if there
+    was one; `placement` then holds the larger of both, and `estimated` the estimate alone. `draft`
+    is the footprint of a draft model beside it: the devices' free bytes are without that.
     """
 
     footprint: Footprint
@@ -49,22 +52,22 @@ class Fit:
 
     @property
     def total_bytes(self) -> int:
-        """Over all devices."""
+        """The bytes on all devices."""
         return sum(share.total_bytes for share in self.placement.devices)
 
     @property
     def with_draft_bytes(self) -> int:
-        """The same with the draft model, if there is one."""
+        """`total_bytes` with the draft model, if there is one."""
         return self.total_bytes + (self.draft.total_bytes if self.draft is not None else 0)
 
     @property
     def free_bytes(self) -> int:
-        """Of the devices that are used."""
+        """The free bytes of the devices that are used."""
         return sum(max(0, share.free_bytes) for share in self.placement.devices)
 
     @property
     def wants_probe(self) -> bool:
-        """Whether the estimate is too near to what is free, or too unsure, to be relied upon."""
+        """True when the estimate is too near to the free memory, or too unsure, to rely on."""
         near = any(
             share.total_bytes > PROBE_ABOVE * share.free_bytes
             for share in self.placement.devices
@@ -73,9 +76,8 @@ class Fit:
         return self.fits and (near or bool(self.footprint.needs_probe))
 
     def with_probe(self, allocations: tuple[Allocation, ...]) -> "Fit":
-        """The same load by the larger of the estimate and of llama.cpp's dry run, on each device
-        and for the cache and the computing apart. Weights and overhead are not part of a dry run.
-        """
+        """Take the larger of the estimate and llama.cpp's dry run, on each device and for cache
+        and compute buffer apart. Weights and overhead are not part of a dry run."""
         kv, compute = _sums(allocations, self._gpus)
         shares = tuple(
             _larger(share, kv.get(_key(share), 0), compute.get(_key(share), 0))
@@ -96,8 +98,8 @@ class Fit:
     def compared(
         self, loaded: tuple[Allocation, ...], draft: tuple[Allocation, ...] = ()
     ) -> Comparison:
-        """The estimate and the dry run beside what llama.cpp then allocated, by device; and for
-        the draft model."""
+        """Compare estimate and dry run with what llama.cpp then allocated, by device; and for the
+        draft model."""
         kv, compute = _sums(loaded, self._gpus)
         probed = _sums(self.probed, self._gpus) if self.probed is not None else None
         parts = []
@@ -107,7 +109,7 @@ class Fit:
                 ("cache", share.kv_bytes, kv, 0),
                 ("computing", share.compute_bytes, compute, 1),
             ):
-                compared = Compared(
+                compared = ComparedPart(
                     device=share.name,
                     part=part,
                     estimated_bytes=estimated,
@@ -134,7 +136,7 @@ class Fit:
         return {share.engine_name for share in self.placement.devices[:-1]} - {None}
 
     def message(self, name: str) -> str:
-        """The refusal, with its numbers."""
+        """Describe the refusal, with its numbers."""
         context = f"{self.settings.context} tokens of context"
         if self.settings.parallel > 1:
             context += f" for each of {self.settings.parallel} conversations"
@@ -148,14 +150,14 @@ class Fit:
 
 
 class TooLarge(DoesNotFit):
-    """A load was refused: `fit` has the sum, and the settings that would fit where there are."""
+    """A load was refused: `fit` has the numbers, and the settings that would fit, if any do."""
 
     def __init__(self, name: str, fit: Fit) -> None:
         super().__init__(fit.message(name))
         self.fit = fit
 
 
-def _lack(share: Share) -> str:
+def _lack(share: DeviceShare) -> str:
     if share.exceeds_max_buffer and share.max_buffer_bytes is not None:
         return (
             f"a buffer of {format_bytes(share.largest_buffer_bytes)} on {share.name}, whose "
@@ -167,14 +169,15 @@ def _lack(share: Share) -> str:
     )
 
 
-def _key(share: Share) -> str:
+def _key(share: DeviceShare) -> str:
     return share.engine_name or HOST
 
 
 def _sums(
     allocations: tuple[Allocation, ...], gpus: set[str | None]
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """Cache and computing by device; what lies on none of the GPUs ("CUDA_Host") is the host's."""
+    """Sum cache and compute buffers by device; a buffer on none of the GPUs ("CUDA_Host") is the
+    host's."""
     kv: dict[str, int] = {}
     compute: dict[str, int] = {}
     for part in allocations:
@@ -186,7 +189,7 @@ def _sums(
     return kv, compute
 
 
-def _larger(share: Share, kv_bytes: int, compute_bytes: int) -> Share:
+def _larger(share: DeviceShare, kv_bytes: int, compute_bytes: int) -> DeviceShare:
     larger = dataclasses.replace(
         share,
         kv_bytes=max(share.kv_bytes, kv_bytes),
@@ -212,22 +215,22 @@ def fit_on(
     The model to be replaced gives back `returned_bytes` of system memory when it is unloaded, and
     `returned_gpu_bytes` of each device, by the engine's name of it.
     """
-    room = budget(
+    budget = budget_of(
         hardware,
         reserve_bytes=reserve_bytes,
         returned_bytes=returned_bytes,
         returned_gpu_bytes=returned_gpu_bytes,
     )
-    return fit_in(spec, settings, room, draft)
+    return fit_in(spec, settings, budget, draft)
 
 
 def fit_in(
-    spec: ModelSpec, settings: LoadSettings, room: Budget, draft: ModelSpec | None = None
+    spec: ModelSpec, settings: LoadSettings, budget: Budget, draft: ModelSpec | None = None
 ) -> Fit:
-    """Place a load in a room that is known already."""
-    placement, mmproj = place_mmproj(place(spec, settings, room, draft), settings.mmproj)
+    """Place a load in a budget that was worked out before."""
+    placement, mmproj = place_mmproj(place(spec, settings, budget, draft), settings.mmproj)
     chosen = dataclasses.replace(placement.applied_to(settings), mmproj=mmproj)
-    advice, advised = (None, None) if placement.fits else _advice(spec, settings, room, draft)
+    advice, advised = (None, None) if placement.fits else _advice(spec, settings, budget, draft)
     beside = draft if settings.active_draft is not None else None
     return Fit(
         footprint=footprint.of(spec, chosen),
@@ -240,19 +243,19 @@ def fit_in(
 
 
 def _advice(
-    spec: ModelSpec, settings: LoadSettings, room: Budget, draft: ModelSpec | None
+    spec: ModelSpec, settings: LoadSettings, budget: Budget, draft: ModelSpec | None
 ) -> tuple[str, LoadSettings | None]:
     for words, changed in _changes(settings):
         try:
-            placement, _ = place_mmproj(place(spec, changed, room, draft), changed.mmproj)
+            placement, _ = place_mmproj(place(spec, changed, budget, draft), changed.mmproj)
         except UsageError:  # this model's cache cannot be of that type
             continue
         if placement.fits:
             total = sum(share.total_bytes for share in placement.devices)
             return f"Try {words} ({format_bytes(total)}).", changed
     weights = footprint.of(spec, settings).weights_bytes
-    seeing = settings.mmproj.size_bytes if settings.mmproj is not None else 0
-    beside = f", and the image encoder needs {format_bytes(seeing)}" if seeing else ""
+    encoder = settings.mmproj.size_bytes if settings.mmproj is not None else 0
+    beside = f", and the image encoder needs {format_bytes(encoder)}" if encoder else ""
     return (
         f"No setting makes it fit: the weights alone are {format_bytes(weights)}{beside}. "
         "Try a smaller quant or a smaller model, close other programs, or --force."
@@ -260,7 +263,7 @@ def _advice(
 
 
 def _changes(settings: LoadSettings) -> Iterator[tuple[str, LoadSettings]]:
-    """Changes to a load, the least painful first."""
+    """Yield changes to a load, as options and settings, the least painful first."""
     if settings.gpu_layers:
         yield "--gpu-layers auto", dataclasses.replace(settings, gpu_layers=None)
     prefix = ""

@@ -1,7 +1,7 @@
-"""How a model is loaded: the settings that the estimate sizes and the engine uses, unchanged.
+"""The settings of a load, which the estimate sizes and the engine uses unchanged.
 
-llama.cpp's own defaults waste gigabytes (design notes: `swa_full`, a full logits buffer, no flash
-attention in the bindings), so each one is chosen here, once, and both sides read it from here.
+llama.cpp's own defaults waste gigabytes (`swa_full`, a full logits buffer, no flash attention in
+the bindings), so each one is chosen here, and both sides read it from here.
 """
 
 from dataclasses import dataclass, replace
@@ -26,13 +26,15 @@ class KvType(StrEnum):
 
 
 class FlashAttention(StrEnum):
+    """llama.cpp's flash attention; AUTO leaves it on where the devices can run it."""
+
     AUTO = "auto"
     ON = "on"
     OFF = "off"
 
 
 class Speculate(StrEnum):
-    """Whether the engine guesses tokens ahead and checks them all in one step."""
+    """The speculative decoding of a load: tokens are drafted ahead and verified in one step."""
 
     AUTO = "auto"  # where it was measured to pay
     OFF = "off"
@@ -40,9 +42,9 @@ class Speculate(StrEnum):
 
 
 class Pooling(StrEnum):
-    """How the rows of a text's tokens become its embedding."""
+    """The reduction of a text's token embeddings to one (`enum llama_pooling_type`, llama.h)."""
 
-    NONE = "none"  # not at all: a row for each token
+    NONE = "none"  # not at all: one for each token
     MEAN = "mean"
     CLS = "cls"  # the first token's
     LAST = "last"
@@ -53,9 +55,9 @@ class Pooling(StrEnum):
 class Lora:
     """A LoRA adapter that is loaded with a model.
 
-    `scale` is how much it counts for when a request says nothing else. The rest is what the
-    gatekeeper found in the file (`core/sizing/lora.py`): bytes beside each layer, the input and the
-    output, and `pairs`, the different (rank, outputs) of what it adds to weights.
+    `scale` applies unless a request sets another. The rest is read from the file's header
+    (`core/sizing/lora.py`): the bytes that lie with each layer, the input and the output, and
+    `pairs`, the different (rank, outputs) of its products.
     """
 
     path: str
@@ -69,17 +71,17 @@ class Lora:
     def size_bytes(self) -> int:
         return sum(self.layer_bytes) + self.input_bytes + self.output_bytes
 
-    def beside(self, layer: int) -> int:
-        """Bytes that lie with this layer."""
+    def bytes_in(self, layer: int) -> int:
+        """Return the bytes that lie with this layer."""
         return self.layer_bytes[layer] if layer < len(self.layer_bytes) else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mmproj:
-    """An image encoder (mmproj) that is loaded with a model, which then sees.
+    """An image encoder with its projector (mmproj) that is loaded with a model for vision.
 
-    What it needs is what the gatekeeper found in the file (`core/sizing/mmproj.py`);
-    `device` is the engine's name of the device that it computes on, None: the processor.
+    Its bytes are read from the file's header (`core/sizing/mmproj.py`). `device` is the engine's
+    name of the device that it computes on, None: the processor.
     """
 
     path: str
@@ -96,20 +98,22 @@ class Mmproj:
 class LoadSettings:
     """One load.
 
-    `context` is tokens of one conversation, of which the cache has room for `parallel`: in parts
-    of its own for each, or `kv_unified` in one. In one, nothing is copied for who begins as another
-    does; but each token is compared with the cells of all.
-    `gpu_layers` None means as many as fit; the routed experts of the first `cpu_moe` layers stay
-    in system memory. `devices` are those the engine may use, by its names for them ("CUDA0"):
-    None is all it has, () none; `tensor_split` gives each of them so many layers, () in
-    proportion to their free memory. Not `kv_offload`: the KV cache stays in system memory, and
-    attention is computed there. `threads` None means the physical cores this process may use.
-    `draft_max` is how many guessed tokens one step can check, of all conversations together;
-    `draft` the file of a smaller model that guesses, too.
-    `loras` are loaded with the model. `embeddings`: it turns texts into numbers and answers
-    nothing, `parallel` texts at the same time; `pooling` is then what a request gets that names
-    none (None: the model's own), and `RANK` makes it score pairs of texts. `mmproj` is what it
-    sees with.
+    Cache: `context` is the tokens of one sequence, `parallel` the number of sequences.
+    `kv_unified`: one cache for all of them instead of one each. Shared prefixes are then free,
+    and attention scans every cell. `swa_full`: sliding layers cache the whole context.
+
+    Devices: `gpu_layers` None offloads as many layers as fit; the routed experts of the first
+    `cpu_moe` layers stay in system memory. `devices` are those the engine may use, by its names
+    ("CUDA0"): None all it has, () none; `tensor_split` is the number of layers on each, () in
+    proportion to free memory. Without `kv_offload` the KV cache stays in system memory, and
+    attention is computed there. `threads` None: the physical cores this process may use.
+
+    Speculation: `draft_max` is the number of drafted tokens that one step can verify, over all
+    sequences; `draft` the file of a draft model, which drafts besides the n-grams.
+
+    Beside the model: `loras`, and `mmproj` for vision. `embeddings`: the load embeds `parallel`
+    texts at a time and generates nothing. `pooling` is then the default of requests (None: the
+    model's own); RANK scores pairs of texts.
     """
 
     context: int = 4096
@@ -138,12 +142,11 @@ class LoadSettings:
 
     @property
     def active_draft(self) -> str | None:
-        """The draft model's file; None where nothing is guessed."""
+        """The draft model's file; None without speculation."""
         return None if self.speculate == Speculate.OFF else self.draft
 
     def for_draft(self) -> "LoadSettings":
-        """How a draft model is loaded beside a model that is loaded like this: for as many and as
-        long conversations."""
+        """Derive the settings of the draft model: for as many and as long sequences."""
         return replace(
             self,
             draft=None,
@@ -156,22 +159,21 @@ class LoadSettings:
 
     @property
     def outputs(self) -> int:
-        """Rows that one step can ask for: one for each conversation and guess; for embeddings
-        those of every token."""
+        """The output rows of one step, at most: one for each sequence and drafted token; for
+        embeddings one for every token."""
         if self.embeddings:
             return min(self.batch, self.ubatch, self.cells)
-        guesses = 0 if self.speculate == Speculate.OFF else self.draft_max
-        return self.parallel + max(0, min(guesses, min(self.batch, self.ubatch) - self.parallel))
+        drafted = 0 if self.speculate == Speculate.OFF else self.draft_max
+        return self.parallel + max(0, min(drafted, min(self.batch, self.ubatch) - self.parallel))
 
     @property
     def cells(self) -> int:
-        """Cells that are asked for: context x parallel, padded as llama.cpp pads."""
-        wanted = self.context * self.parallel
-        return -(-wanted // CONTEXT_PADDING) * CONTEXT_PADDING
+        """The cells of the cache: context x parallel, padded as llama.cpp pads."""
+        return -(-self.context * self.parallel // CONTEXT_PADDING) * CONTEXT_PADDING
 
 
 class BufferKind(StrEnum):
-    """What llama.cpp allocates a buffer for."""
+    """The use that llama.cpp allocates a buffer for."""
 
     WEIGHTS = "weights"
     KV = "kv"
@@ -179,12 +181,12 @@ class BufferKind(StrEnum):
     COMPUTE = "compute"
     OUTPUT = "output"
     ADAPTERS = "adapters"
-    ENCODER = "encoder"  # what an image encoder computes in
+    ENCODER = "encoder"  # the compute buffer of an image encoder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
-    """One buffer that llama.cpp said it allocated: `device` as it names it ("CPU", "CUDA0")."""
+    """One buffer that llama.cpp logged: `device` as it names it ("CPU", "CUDA0")."""
 
     device: str
     kind: BufferKind

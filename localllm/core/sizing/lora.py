@@ -1,8 +1,8 @@
-"""A LoRA adapter's header against a model's: whether it fits, and what it weighs.
+"""The check of a LoRA adapter's header against a model's, and its bytes.
 
 llama.cpp (b11434, `llama_adapter_lora_init_impl`) takes any pair whose first two dimensions match
-and aborts later, in the middle of an answer, on what it did not look at. Everything is looked at
-here, before native code sees the file.
+and aborts later, in the middle of an answer, on what it did not check. Everything is checked here,
+before native code sees the file.
 """
 
 import math
@@ -15,7 +15,7 @@ from localllm.core.sizing.load import Lora
 from localllm.errors import GgufError
 
 MAX_SCALE = 100.0
-"""Of an adapter, either sign; at 1 it counts for what it was trained for."""
+"""Of an adapter, either sign; 1 is what it was trained for."""
 
 _SUFFIXES = (".lora_a", ".lora_b")
 _EMBEDDING = "token_embd.weight"
@@ -31,7 +31,7 @@ _NOT_MULTIPLIED = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pair:
-    """What an adapter adds to one weight: B x A."""
+    """The two matrices whose product B x A an adapter adds to one weight."""
 
     weight: TensorInfo
     a: TensorInfo
@@ -46,8 +46,8 @@ class _Pair:
         return sum(-(-t.size_bytes // _PADDING) * _PADDING for t in (self.a, self.b))
 
 
-def adapter_of(adapter: ModelSpec, model: ModelSpec, *, path: str, scale: float = 1.0) -> Lora:
-    """Say what this adapter weighs beside this model.
+def lora_of(adapter: ModelSpec, model: ModelSpec, *, path: str, scale: float = 1.0) -> Lora:
+    """Check an adapter against a model and size it.
 
     Raises GgufError, as one sentence, for a file that is no LoRA adapter, or one of another model.
     """
@@ -61,21 +61,21 @@ def adapter_of(adapter: ModelSpec, model: ModelSpec, *, path: str, scale: float 
                 f"it changes {_EMBEDDING}, which is also this model's output matrix: llama.cpp "
                 "cannot apply that. Merge it into the model's file instead"
             )
-    layers, beside_input, beside_output = [0] * model.layers, 0, 0
+    layers, input_bytes, output_bytes = [0] * model.layers, 0, 0
     for pair in pairs:
         layer = layer_of(pair.weight)
         if layer is not None:
             layers[layer] += pair.size_bytes
         elif is_input_tensor(pair.weight):
-            beside_input += pair.size_bytes
+            input_bytes += pair.size_bytes
         else:
-            beside_output += pair.size_bytes
+            output_bytes += pair.size_bytes
     return Lora(
         path=path,
         scale=scale,
         layer_bytes=tuple(layers),
-        input_bytes=beside_input,
-        output_bytes=beside_output,
+        input_bytes=input_bytes,
+        output_bytes=output_bytes,
         pairs=tuple(sorted({(pair.b.shape[0], pair.b.shape[1]) for pair in pairs})),
     )
 
@@ -84,9 +84,9 @@ def _check_kind(adapter: ModelSpec, model: ModelSpec) -> None:
     kind = adapter.metadata.get("general.type", "model")
     if kind != "adapter":
         raise GgufError(f"it is a GGUF of type {str(kind)[:40]!r}, not an adapter")
-    form = adapter.metadata.get("adapter.type")
-    if form != "lora":
-        raise GgufError(f"it is an adapter of type {str(form)[:40]!r}; only 'lora' is known")
+    method = adapter.metadata.get("adapter.type")
+    if method != "lora":
+        raise GgufError(f"it is an adapter of type {str(method)[:40]!r}; only 'lora' is known")
     if adapter.architecture != model.architecture:
         raise GgufError(
             f"it was made for a {adapter.architecture} model, and this is {model.architecture}"
@@ -101,7 +101,7 @@ def _check_kind(adapter: ModelSpec, model: ModelSpec) -> None:
 
 
 def _by_weight(adapter: ModelSpec) -> dict[str, list[TensorInfo | None]]:
-    """A and B by the name of the weight they belong to."""
+    """Collect A and B by the name of the weight they belong to."""
     found: dict[str, list[TensorInfo | None]] = {}
     for tensor in adapter.tensors:
         name, which = tensor.name[:-7], tensor.name[-7:]
@@ -126,8 +126,8 @@ def _pair(
 
 
 def _check_shapes(pair: _Pair) -> None:
-    """A is (in, rank), B (rank, out), one pair for each expert; beside the embedding, whose rows
-    are looked up, A is (rank, tokens)."""
+    """Raise GgufError unless A is (in, rank) and B (rank, out), one pair for each expert; for the
+    embedding, whose rows are looked up, A is (rank, tokens)."""
     weight, a, b = pair.weight, pair.a, pair.b
     for tensor in (a, b):
         if tensor.type in _NOT_MULTIPLIED or weight.type is GgmlType.NVFP4:

@@ -1,5 +1,4 @@
-"""An image encoder's header (mmproj) against a model's: whether they go together, and what the
-encoder needs.
+"""The check of an image encoder's header (mmproj) against a model's, and its bytes.
 
 The weights are exact. The buffer that it computes in is a rule: clip.cpp (llama.cpp b11434)
 builds one graph for one image, in which the tensors of one block are alive at a time, so that the
@@ -15,7 +14,7 @@ from localllm.errors import GgufError
 _FLOAT = 4
 
 _PROJECTORS = ("mm.", "resampler.", "adapter.")
-"""Where the tensors lie whose rows become the model's embeddings."""
+"""The prefixes of the tensors whose rows become the model's embeddings."""
 
 _MOST_TOKENS = {
     "qwen2vl_merger": 4096, "qwen2.5vl_merger": 4096, "qwen2.5o": 4096, "qwen3vl_merger": 4096,
@@ -28,7 +27,7 @@ set_limit_image_tokens, b11434); where it is not listed every picture has `image
 
 
 def mmproj_of(header: ModelSpec, model: ModelSpec, *, path: str) -> Mmproj:
-    """Say what this encoder needs beside this model.
+    """Check an encoder against a model and size it.
 
     Raises GgufError, as one sentence without its end, for a file that is no encoder of images or
     was made for another model.
@@ -37,12 +36,12 @@ def mmproj_of(header: ModelSpec, model: ModelSpec, *, path: str) -> Mmproj:
         raise GgufError(f"it is a {header.architecture} model, not an encoder (mmproj)")
     if header.metadata.get("clip.has_vision_encoder") is not True:
         raise GgufError("it has no encoder for images")
-    wide = _number(header, "projection_dim")
-    made = {wide, *(size for t in header.tensors if t.name.startswith(_PROJECTORS)
-                    for size in t.shape)}  # fmt: skip
-    if model.embedding not in made:
+    width = _number(header, "projection_dim")
+    widths = {width, *(size for t in header.tensors if t.name.startswith(_PROJECTORS)
+                       for size in t.shape)}  # fmt: skip
+    if model.embedding not in widths:
         raise GgufError(
-            f"it makes embeddings of {wide} numbers and the model takes {model.embedding}: "
+            f"it makes embeddings of {width} numbers and the model takes {model.embedding}: "
             "it was made for another model"
         )
     return Mmproj(
@@ -53,7 +52,8 @@ def mmproj_of(header: ModelSpec, model: ModelSpec, *, path: str) -> Mmproj:
 
 
 def _compute_bytes(header: ModelSpec, embedding: int) -> int:
-    """Of each patch: its pixels, and what is alive of it in a block or at the projection."""
+    """Size the compute buffer: of each patch its pixels, and what is alive of it at once in a block
+    or at the projection."""
     width, forward = _number(header, "embedding_length"), _number(header, "feed_forward_length")
     patch = _number(header, "patch_size")
     alive = max(forward + 3 * width, 2 * embedding + width)
@@ -61,7 +61,7 @@ def _compute_bytes(header: ModelSpec, embedding: int) -> int:
 
 
 def _patches(header: ModelSpec, patch: int) -> int:
-    """Patches of the largest picture."""
+    """Count the patches of the largest picture."""
     if patch < 1:
         raise GgufError("its patches have no size")
     kind = header.metadata.get("clip.projector_type") or header.metadata.get(

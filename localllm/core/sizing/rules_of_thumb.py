@@ -1,7 +1,7 @@
-"""Rules of thumb that people bring along, computed as they are told.
+"""Rules of thumb that people know, computed as they are published.
 
-They are shown beside the exact numbers so that a reader can see how far a rule carries; nothing
-in the product decides by them.
+They are shown beside the exact numbers so that a reader can see how far a rule holds; nothing in
+the product decides by them.
 """
 
 OVERHEAD = 1.2
@@ -12,23 +12,23 @@ TOKENS_PER_WORD = 1.3
 
 
 def memory_bytes(parameters: int, bytes_per_weight: float) -> int:
-    """Parameters x bytes per weight, plus about 20 %."""
+    """Return parameters x bytes per weight, plus about 20 %."""
     return round(parameters * bytes_per_weight * OVERHEAD)
 
 
 def serving_bytes(parameters: int) -> int:
-    """2 x parameters: the weights at 16 bits each."""
+    """Return 2 x parameters: the weights at 16 bits each."""
     return 2 * parameters
 
 
 def kv_bytes_per_token(
     *, layers: int, hidden: int, heads: int, kv_heads: int, bytes_per_value: int = 2
 ) -> int:
-    """Keys and values of one token: about 1 MB for a 13B model with full multi-head attention
-    (0.8 MB exactly); grouped queries divide it by heads / kv_heads."""
+    """Size the keys and values of one token: about 1 MB for a 13B model with full multi-head
+    attention (0.8 MB exactly); grouped queries divide it by heads / kv_heads."""
     return 2 * layers * hidden * kv_heads // heads * bytes_per_value
 
 
 def words_of(tokens: int) -> int:
-    """English words in so many tokens."""
+    """Estimate the English words in so many tokens."""
     return round(tokens / TOKENS_PER_WORD)

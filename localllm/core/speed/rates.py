@@ -45,7 +45,7 @@ class DeviceSpeed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class DeviceWork:
     """One device and its part of the work."""
 
     device: DeviceSpeed
@@ -64,7 +64,9 @@ class _Seconds:
         return _Seconds(self.fast + other.fast, self.likely + other.likely, self.slow + other.slow)
 
 
-def decode_tps(shares: Sequence[Share], *, depth: int = 0, hops: int | None = None) -> Estimate:
+def decode_tps(
+    shares: Sequence[DeviceWork], *, depth: int = 0, hops: int | None = None
+) -> Estimate:
     """Estimate tokens/s of one conversation with `depth` tokens before the one that is decoded.
 
     `hops` counts how often a token's state moves between devices (default: once from each device
@@ -75,7 +77,7 @@ def decode_tps(shares: Sequence[Share], *, depth: int = 0, hops: int | None = No
 
 
 def prefill_tps(
-    shares: Sequence[Share], *, tokens: int = 512, ubatch: int = 512, hops: int | None = None
+    shares: Sequence[DeviceWork], *, tokens: int = 512, ubatch: int = 512, hops: int | None = None
 ) -> Estimate:
     """Estimate tokens/s at which a prompt of `tokens` is read, `ubatch` tokens at a time.
 
@@ -85,7 +87,7 @@ def prefill_tps(
 
 
 def ttft_s(
-    shares: Sequence[Share], *, tokens: int, ubatch: int = 512, hops: int | None = None
+    shares: Sequence[DeviceWork], *, tokens: int, ubatch: int = 512, hops: int | None = None
 ) -> Estimate:
     """Estimate seconds from the request to the first token of the answer, which falls out of the
     last batch of the prompt. The queue and the tokenizer are not counted. Raises ValueError for
@@ -100,7 +102,7 @@ def _rates(time: _Seconds, tokens: int) -> Estimate:
     return Estimate(low=tokens / time.slow, likely=tokens / time.likely, high=tokens / time.fast)
 
 
-def _total(shares: Sequence[Share], hops: int | None, times: Sequence[_Seconds]) -> _Seconds:
+def _total(shares: Sequence[DeviceWork], hops: int | None, times: Sequence[_Seconds]) -> _Seconds:
     count = max(0, len(shares) - 1) if hops is None else hops
     if count < 0:
         raise ValueError(f"hops must not be negative, not {count}")
@@ -114,7 +116,7 @@ def _total(shares: Sequence[Share], hops: int | None, times: Sequence[_Seconds])
 # one token
 
 
-def _token(share: Share, depth: int) -> _Seconds:
+def _token(share: DeviceWork, depth: int) -> _Seconds:
     if depth < 0:
         raise ValueError(f"depth must not be negative, not {depth}")
     backend = share.device.backend
@@ -123,7 +125,7 @@ def _token(share: Share, depth: int) -> _Seconds:
     return _gpu_token(share, backend, depth)
 
 
-def _cpu_token(share: Share, depth: int) -> _Seconds:
+def _cpu_token(share: DeviceWork, depth: int) -> _Seconds:
     """Weights are streamed and then multiplied by the cores; measured, the two times add up."""
     device, work = share.device, share.work
     cores = _reference_cores(device)
@@ -141,7 +143,7 @@ def _cpu_token(share: Share, depth: int) -> _Seconds:
     return _around(likely, likely, fitted.CPU_SPREAD)
 
 
-def _gpu_token(share: Share, backend: Backend, depth: int) -> _Seconds:
+def _gpu_token(share: DeviceWork, backend: Backend, depth: int) -> _Seconds:
     fit = fitted.gpu_fit(backend, share.device.generation)
     found = gpu_token(share.work, backend, share.device.bandwidth_bytes_per_s, fit, depth=depth)
     return _Seconds(
@@ -181,7 +183,7 @@ def _around(likely: float, at_worst: float, spread: fitted.Spread) -> _Seconds:
 # a prompt
 
 
-def _prompt(shares: Sequence[Share], tokens: int, ubatch: int, hops: int | None) -> _Seconds:
+def _prompt(shares: Sequence[DeviceWork], tokens: int, ubatch: int, hops: int | None) -> _Seconds:
     if tokens < 1 or ubatch < 1:
         raise ValueError(f"a prompt of {tokens} tokens in batches of {ubatch} cannot be read")
     batches = -(-tokens // ubatch)
@@ -192,7 +194,7 @@ def _prompt(shares: Sequence[Share], tokens: int, ubatch: int, hops: int | None)
     return _total(shares, moves * batches, times)
 
 
-def _share_of_prompt(share: Share, tokens: int, ubatch: int, batches: int) -> _Seconds:
+def _share_of_prompt(share: DeviceWork, tokens: int, ubatch: int, batches: int) -> _Seconds:
     """Each batch takes as long as its arithmetic or its reading, whichever is longer."""
     device, work = share.device, share.work
     arithmetic, spread = _prompt_arithmetic(share, tokens)
@@ -209,7 +211,7 @@ def _batch_bytes(read: WeightRead, tokens: int) -> float:
     return min(read.size_bytes * tokens, read.loaded_bytes)
 
 
-def _prompt_arithmetic(share: Share, tokens: int) -> tuple[float, fitted.Spread]:
+def _prompt_arithmetic(share: DeviceWork, tokens: int) -> tuple[float, fitted.Spread]:
     """Seconds of multiplying, and their spread."""
     device, work = share.device, share.work
     looked_back = sum(p.macs_per_cell * p.cells_of_prompt(tokens) for p in work.attention)

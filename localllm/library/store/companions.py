@@ -8,7 +8,7 @@ from pathlib import Path
 
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.load import LoadSettings, Lora, Mmproj
-from localllm.core.sizing.lora import adapter_of
+from localllm.core.sizing.lora import lora_of
 from localllm.core.text import single_line
 from localllm.errors import GgufError
 from localllm.library.files.names import printable
@@ -62,7 +62,7 @@ def examined(lora: Lora, model: ModelSpec) -> Lora:
     path = Path(lora.path)
     header = adapter_at(path)
     try:
-        return adapter_of(header, model, path=lora.path, scale=lora.scale)
+        return lora_of(header, model, path=lora.path, scale=lora.scale)
     except GgufError as error:
         raise GgufError(f"The adapter {printable(path)} cannot be used: {error}.") from error
 

@@ -209,7 +209,7 @@ def layers(spec: ModelSpec, settings: LoadSettings) -> tuple[LayerBytes, ...]:
             LayerBytes(
                 kind=LayerKind.REPEATING,
                 layer=i,
-                weights_bytes=layer.dense_bytes + sum(lora.beside(i) for lora in loras),
+                weights_bytes=layer.dense_bytes + sum(lora.bytes_in(i) for lora in loras),
                 expert_bytes=layer.expert_bytes,
                 kv_bytes=kv[i],
                 recurrent_bytes=state[i],

@@ -1,7 +1,7 @@
-"""Where a load's bytes lie, and whether each device has room: `place(spec, settings, budget)`."""
+"""The placement of a load on the devices of a machine: `place(spec, settings, budget)`."""
 
-from localllm.core.sizing.placement.budget import Budget, GpuBudget, budget
+from localllm.core.sizing.placement.budget import Budget, GpuBudget, budget_of
 from localllm.core.sizing.placement.search import place
-from localllm.core.sizing.placement.shares import HOST, Placement, Share
+from localllm.core.sizing.placement.shares import HOST, DeviceShare, Placement
 
-__all__ = ["HOST", "Budget", "GpuBudget", "Placement", "Share", "budget", "place"]
+__all__ = ["HOST", "Budget", "DeviceShare", "GpuBudget", "Placement", "budget_of", "place"]

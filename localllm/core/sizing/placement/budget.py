@@ -1,4 +1,4 @@
-"""What may be used: free bytes of the host and of each device that the installed engine drives."""
+"""The free memory of a machine: of the host and of each device that the installed engine drives."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ NO_BYTES: Mapping[str, int] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuBudget:
-    """What may be used of one accelerator. `unified`: the bytes are the host's own.
+    """The free memory of one accelerator. `unified`: the bytes are the host's own.
 
     `engine_name` is the engine's name of it ("CUDA0"), None when the engine named none.
     `max_buffer_bytes` is the largest single tensor that its backend takes (about 4 GiB on some
@@ -53,7 +53,7 @@ class Budget:
     gpus: tuple[GpuBudget, ...] = ()
 
     def minus(self, size_bytes: int) -> "Budget":
-        """The same when so much must stay free on every device, wherever it will be taken."""
+        """Take as many bytes off every device: they will be used on one of them, unknown which."""
         return Budget(
             host_bytes=self.host_bytes - size_bytes,
             gpus=tuple(
@@ -62,18 +62,18 @@ class Budget:
         )
 
 
-def budget(
+def budget_of(
     hardware: HardwareInfo,
     *,
     reserve_bytes: int = 0,
     returned_bytes: int = 0,
     returned_gpu_bytes: Mapping[str, int] = NO_BYTES,
 ) -> Budget:
-    """What this machine has free for the installed engine.
+    """Work out what a machine has free for the installed engine.
 
-    `reserve_bytes` are kept free on every device. The model that is to be unloaded first gives
-    back `returned_bytes` of system memory and `returned_gpu_bytes` of each device, by the engine's
-    name of it.
+    `reserve_bytes` stay free on every device. The model that is to be unloaded first gives back
+    `returned_bytes` of system memory and `returned_gpu_bytes` of each device, by the engine's name
+    of it.
     """
     gpus = []
     for device, listed in _used_devices(hardware):
@@ -98,7 +98,7 @@ def budget(
 
 
 def _used_devices(hardware: HardwareInfo) -> list[tuple[Device, EngineDevice | None]]:
-    """The devices that the engine will use, with what it says of them.
+    """Pick the devices that the engine will use, with its own entry for each.
 
     Integrated ones only when there is no other (`llama_prepare_model_devices`, `src/llama.cpp`).
     A device whose free memory nobody knows is not planned on.

@@ -1,6 +1,6 @@
-"""A model as slots that llama.cpp assigns to devices: one a block of the file, one the output.
+"""A model as layers that llama.cpp assigns to devices: the blocks of the file, and the output.
 
-Sums over ranges of slots come from running totals, so that a hundred arrangements cost little.
+Sums over ranges of layers come from running totals, so that a hundred arrangements cost little.
 """
 
 from collections.abc import Iterable
@@ -18,14 +18,19 @@ _FLOAT, _HALF = 4, 2
 
 
 class LayerSizes:
-    """What each slot weighs under one set of settings."""
+    """The bytes of each layer under one set of settings.
+
+    `count` layers: every block of the file (draft blocks are empty and count) and the output, as
+    `n_gpu_layers` counts them. In methods, `first` is the first layer on a GPU and `cpu_moe` the
+    number of layers whose routed experts stay on the host.
+    """
 
     def __init__(self, spec: ModelSpec, settings: LoadSettings) -> None:
         self.settings = settings
         self.needed: Footprint = footprint.of(spec, settings)
         layers = footprint.layers(spec, settings)
         blocks = [layer for layer in layers if layer.kind is LayerKind.REPEATING]
-        self.blocks = spec.blocks  # draft blocks hold nothing and count
+        self.blocks = spec.blocks
         self.count = spec.blocks + 1
         self.input_bytes = sum(p.weights_bytes for p in layers if p.kind is LayerKind.INPUT)
         self.tied_bytes = layers[-1].tied_bytes
@@ -46,37 +51,40 @@ class LayerSizes:
         self.largest_node = min(_largest_node(spec, settings), self.needed.compute_bytes)
 
     def _read_weights(self, spec: ModelSpec) -> None:
-        """The largest tensors of each slot and what the CPU would keep rearranged of it."""
+        """Read each layer's largest tensors and the bytes that the CPU would repack of it."""
         weights = weights_by_layer(spec)
-        draft_max = [LayerWeights()] * (spec.blocks - len(weights.layers))
-        sizes = [*weights.layers, *draft_max, weights.output]
-        self.largest = [slot.largest_dense for slot in sizes]
-        self.largest_expert = [slot.largest_expert for slot in sizes]
-        # Without mmap the rearranged tensors are the only copy.
+        drafts = [LayerWeights()] * (spec.blocks - len(weights.layers))
+        layers = [*weights.layers, *drafts, weights.output]
+        self.largest = [layer.largest_dense for layer in layers]
+        self.largest_expert = [layer.largest_expert for layer in layers]
+        # Without mmap the repacked tensors are the only copy.
         mapped = self.settings.mmap
-        self.repacked = _running(slot.repacked_dense if mapped else 0 for slot in sizes)
-        self.repacked_experts = _running(slot.repacked_expert if mapped else 0 for slot in sizes)
+        self.repacked = _running(layer.repacked_dense if mapped else 0 for layer in layers)
+        self.repacked_experts = _running(layer.repacked_expert if mapped else 0 for layer in layers)
 
     def gpu_weights(self, start: int, end: int, cpu_moe: int) -> int:
-        """Bytes of the slots without the experts that stay on the host."""
+        """Sum the weights of a GPU's layers, without the experts that stay on the host."""
         experts = self.experts[max(end, cpu_moe)] - self.experts[max(start, cpu_moe)]
         return self.weights[end] - self.weights[start] + experts
 
     def gpu_cache(self, start: int, end: int) -> int:
+        """Sum the cache of a GPU's layers."""
         return self.cache[end] - self.cache[start] if self.settings.kv_offload else 0
 
     def host_weights(self, first: int, cpu_moe: int) -> int:
-        """Bytes that stay on the host when the slots from `first` on are on GPUs."""
+        """Sum the weights that stay on the host."""
         return self.input_bytes + self.weights[first] + self.experts[max(first, cpu_moe)]
 
     def host_cache(self, first: int) -> int:
+        """Sum the cache that stays on the host."""
         return self.cache[first] if self.settings.kv_offload else self.cache[-1]
 
     def host_repacked(self, first: int, cpu_moe: int) -> int:
+        """Sum the repacked copies of the weights that stay on the host."""
         return self.repacked[first] + self.repacked_experts[max(first, cpu_moe)]
 
     def largest_gpu_tensor(self, start: int, end: int, cpu_moe: int) -> int:
-        """Bytes of the largest tensor that a device with these slots holds in one piece."""
+        """Size the largest tensor that a GPU with these layers holds in one piece."""
         if start == end:
             return 0
         tied = self.tied_bytes if end == self.count else 0
@@ -85,7 +93,7 @@ class LayerSizes:
         return max(*self.largest[start:end], experts, cache, tied, self.largest_node)
 
     def largest_host_tensor(self, first: int, cpu_moe: int) -> int:
-        """Bytes of the largest layer tensor on the host, which a GPU borrows for long prompts."""
+        """Size the largest layer tensor on the host: a GPU copies it for each long prompt."""
         experts = self.largest_expert[: max(first, cpu_moe)]
         return max([*self.largest[:first], *experts], default=0)
 
@@ -95,7 +103,7 @@ def _running(values: Iterable[int]) -> list[int]:
 
 
 def _inputs_bytes(spec: ModelSpec, settings: LoadSettings) -> int:
-    """The graph's inputs: embeddings of a micro-batch and the mask."""
+    """Size the graph's inputs: embeddings of a micro-batch and the mask."""
     tokens = ubatch(settings)
     return tokens * (spec.embedding * _FLOAT + cells(spec, settings).full * _HALF)
 
@@ -103,7 +111,7 @@ def _inputs_bytes(spec: ModelSpec, settings: LoadSettings) -> int:
 def _largest_cache(
     spec: ModelSpec, settings: LoadSettings, kv: int, recurrent: int, layer: int
 ) -> int:
-    """The larger of a layer's keys and values; they are tensors of their own."""
+    """Size the larger of a layer's keys and values, which are tensors of their own."""
     if spec.mla or not kv:
         return max(kv, recurrent)
     heads = spec.head_count_kv(layer)
@@ -113,8 +121,8 @@ def _largest_cache(
 
 
 def _largest_node(spec: ModelSpec, settings: LoadSettings) -> int:
-    """The largest temporary: the attention matrix without flash attention, else the mask or the
-    widest of the feed-forward part (`ggml_gallocr` splits a buffer only between tensors)."""
+    """Size the largest temporary: the attention matrix without flash attention, else the mask or
+    the widest of the feed-forward part (`ggml_gallocr` splits a buffer only between tensors)."""
     tokens, span = ubatch(settings), cells(spec, settings).full
     layers = range(spec.layers)
     if flash(spec, settings):

@@ -1,9 +1,9 @@
-"""The fastest arrangement that fits.
+"""The search for the fastest placement that fits.
 
-`load_tensors` in `src/llama-model.cpp` (llama.cpp b11434) gives the last `n_gpu_layers` slots to
-the GPUs, each a run of them, and keeps the input embedding on the host. How many each GPU gets is
-said to it (`tensor_split`), so that what is planned is what is loaded. docs/placement.md says what
-is charged to whom and why.
+`load_tensors` in `src/llama-model.cpp` (llama.cpp b11434) gives the last `n_gpu_layers` layers to
+the GPUs, each a run of them, and keeps the input embedding on the host. The number for each GPU is
+set (`tensor_split`), so that what is planned is what is loaded. docs/placement.md says what is
+charged to which device and why.
 """
 
 from bisect import bisect_left, bisect_right
@@ -19,7 +19,7 @@ from localllm.core.sizing.footprint.weights import INTERPRETER_BYTES
 from localllm.core.sizing.load import LoadSettings, Mmproj
 from localllm.core.sizing.placement.budget import Budget, GpuBudget
 from localllm.core.sizing.placement.layer_sizes import LayerSizes
-from localllm.core.sizing.placement.shares import HOST, Placement, Share
+from localllm.core.sizing.placement.shares import HOST, DeviceShare, Placement
 
 DEVICE_OVERHEAD_BYTES = {Backend.CUDA: 456 * 2**20, Backend.ROCM: 456 * 2**20}
 """Device memory that no log line shows: the context and its libraries. The largest of the values
@@ -27,18 +27,18 @@ that CUDA users logged (150 to 456 MiB, llama.cpp pull request 15860, 2025)."""
 
 _OTHER_OVERHEAD_BYTES = 150 * 2**20
 _COPIES = 4  # of the graph's inputs on each device of a pipeline (GGML_SCHED_MAX_COPIES)
-_BORROWING_TOKENS = 32
+_OFFLOAD_TOKENS = 32
 """From this micro-batch on a GPU computes with weights that lie on the host, one tensor at a time
 (`min_batch_size` of `offload_op` in the CUDA, Vulkan and Metal backends)."""
 
 _Bounds = tuple[int, ...]
-"""Where each GPU's run of slots starts, and the end: one number more than there are GPUs."""
+"""The layer at which each GPU's run starts, and the end: one number more than there are GPUs."""
 
 
 def place(
     spec: ModelSpec, settings: LoadSettings, budget: Budget, draft: ModelSpec | None = None
 ) -> Placement:
-    """The fastest placement that fits, or the nearest to fitting.
+    """Find the fastest placement that fits, or the nearest to fitting.
 
     From fast to slow: every layer on the GPUs; the routed experts of as few layers as possible on
     the host; as many layers as possible; none. With `settings.gpu_layers` set, that many layers
@@ -68,14 +68,14 @@ def place(
 
 
 class _Search:
-    """One model, one budget: candidates and what each puts where."""
+    """The placements of one model in one budget."""
 
     def __init__(self, sizes: LayerSizes, budget: Budget) -> None:
         self.sizes, self.budget, self.gpus = sizes, budget, budget.gpus
 
     def candidates(self) -> Iterator[tuple[int, int]]:
-        """(gpu_layers, cpu_moe) from the fastest arrangement to the slowest. Attention and cache
-        gain more from a GPU's memory than experts, of which a token reads a few."""
+        """Yield (gpu_layers, cpu_moe) from the fastest placement to the slowest. Attention and
+        cache gain more from a GPU's memory than experts, of which a token reads a few."""
         sizes, moe = self.sizes, min(self.sizes.settings.cpu_moe, self.sizes.blocks)
         yield sizes.count, moe
         if sizes.has_experts:
@@ -84,17 +84,17 @@ class _Search:
         yield from ((count, moe) for count in range(sizes.count - 1, 0, -1))
 
     def is_surely_too_large(self, gpu_layers: int, cpu_moe: int) -> bool:
-        """Whether the slots need more than all GPUs have together, however they are split: what
-        they hold, and on at least one GPU the temporaries and what no log line shows."""
+        """Return True when the layers need more than all GPUs have together, however they are
+        split: weights and cache, and on at least one GPU the compute buffer and the overhead."""
         sizes = self.sizes
         first, end = sizes.count - gpu_layers, sizes.count
-        held = sizes.gpu_weights(first, end, cpu_moe) + sizes.gpu_cache(first, end)
-        memoize = sizes.needed.compute_bytes + min(_overhead(gpu) for gpu in self.gpus)
-        return held + memoize > sum(max(0, gpu.free_bytes) for gpu in self.gpus)
+        split = sizes.gpu_weights(first, end, cpu_moe) + sizes.gpu_cache(first, end)
+        on_one = sizes.needed.compute_bytes + min(_overhead(gpu) for gpu in self.gpus)
+        return split + on_one > sum(max(0, gpu.free_bytes) for gpu in self.gpus)
 
     def host_only(self) -> Placement:
-        """Everything on the host; the engine is told to use no device at all. A mapped file whose
-        rearranged copy does not fit beside it is read instead."""
+        """Put everything on the host, with no device in use. A mapped file whose repacked copies
+        do not fit beside it is read instead."""
         mapped, sizes = self._on_host(0), self.sizes
         copies = sizes.host_repacked(sizes.count, 0)
         if mapped.fits or not copies:
@@ -104,7 +104,7 @@ class _Search:
 
     def _on_host(self, saved_bytes: int) -> Placement:
         needed = self.sizes.needed
-        share = Share(
+        share = DeviceShare(
             name=HOST,
             weights_bytes=needed.weights_bytes + needed.adapter_bytes,
             kv_bytes=needed.kv_bytes + needed.recurrent_bytes,
@@ -116,16 +116,16 @@ class _Search:
         return Placement(gpu_layers=0, cpu_moe=0, devices=(share,), layout=(0,) * self.sizes.count)
 
     def arrange(self, gpu_layers: int, cpu_moe: int) -> Placement:
-        """Put the last `gpu_layers` slots on the GPUs: in proportion to free memory if each then
+        """Put the last `gpu_layers` layers on the GPUs: in proportion to free memory if each then
         has room, else filled in turn, else all on one."""
         sizes = self.sizes
         gpu_layers, cpu_moe = min(gpu_layers, sizes.count), min(cpu_moe, sizes.blocks)
         if not sizes.has_experts:
             cpu_moe = 0
         first = sizes.count - gpu_layers
-        shares: tuple[Share, ...] = ()
-        for cuts in self._splits(first, cpu_moe):
-            tried = self._gpu_shares(cuts, cpu_moe)
+        shares: tuple[DeviceShare, ...] = ()
+        for bounds in self._splits(first, cpu_moe):
+            tried = self._gpu_shares(bounds, cpu_moe)
             shares = shares or tried
             if all(share.fits for share in tried):
                 shares = tried
@@ -143,38 +143,38 @@ class _Search:
     def _splits(self, first: int, cpu_moe: int) -> Iterator[_Bounds]:
         yield _proportional(self.gpus, first, self.sizes.count)
         if len(self.gpus) > 1:
-            if (cuts := self._filled(first, cpu_moe)) is not None:
-                yield cuts
+            if (filled := self._filled(first, cpu_moe)) is not None:
+                yield filled
             for alone in range(len(self.gpus)):
                 before = [first] * (alone + 1)
                 yield (*before, *[self.sizes.count] * (len(self.gpus) - alone))
 
     def _filled(self, first: int, cpu_moe: int) -> _Bounds | None:
-        """Give each GPU in turn as many slots as it has room for; None when some are left."""
-        cuts, end = [first], self.sizes.count
+        """Give each GPU in turn as many layers as it has room for; None when some are left."""
+        bounds, end = [first], self.sizes.count
         for gpu in self.gpus:
-            start = cuts[-1]
+            start = bounds[-1]
 
             def too_large(at: int, gpu: GpuBudget = gpu, start: int = start) -> bool:
                 return not self._gpu(gpu, start, at, first, cpu_moe, several=True).fits
 
-            # what a run of slots needs never shrinks when one more slot is added to it
+            # a run of layers never needs less when one more is added to it
             run = range(start + 1, end + 1)
-            cuts.append(start + bisect_left(run, True, key=too_large))
-        return tuple(cuts) if cuts[-1] == end else None
+            bounds.append(start + bisect_left(run, True, key=too_large))
+        return tuple(bounds) if bounds[-1] == end else None
 
-    def _gpu_shares(self, cuts: _Bounds, cpu_moe: int) -> tuple[Share, ...]:
-        several = sum(start < end for start, end in pairwise(cuts)) > 1
+    def _gpu_shares(self, bounds: _Bounds, cpu_moe: int) -> tuple[DeviceShare, ...]:
+        several = sum(start < end for start, end in pairwise(bounds)) > 1
         return tuple(
-            self._gpu(gpu, start, end, cuts[0], cpu_moe, several=several)
-            for gpu, (start, end) in zip(self.gpus, pairwise(cuts), strict=True)
+            self._gpu(gpu, start, end, bounds[0], cpu_moe, several=several)
+            for gpu, (start, end) in zip(self.gpus, pairwise(bounds), strict=True)
         )
 
     def _gpu(
         self, gpu: GpuBudget, start: int, end: int, first: int, cpu_moe: int, *, several: bool
-    ) -> Share:
-        if start == end:  # the engine is not told of it
-            return Share(
+    ) -> DeviceShare:
+        if start == end:  # the engine does not use it
+            return DeviceShare(
                 name=gpu.name,
                 engine_name=gpu.engine_name,
                 free_bytes=gpu.free_bytes,
@@ -184,7 +184,7 @@ class _Search:
         compute = sizes.needed.compute_bytes
         if several and first == 0 and not cpu_moe and sizes.settings.kv_offload:
             compute += sizes.inputs_bytes * (_COPIES - 1)
-        if start == first and ubatch(sizes.settings) >= _BORROWING_TOKENS:
+        if start == first and ubatch(sizes.settings) >= _OFFLOAD_TOKENS:
             compute += sizes.largest_host_tensor(first, cpu_moe)
         weights = sizes.gpu_weights(start, end, cpu_moe)
         mapped = gpu.backend is Backend.METAL and sizes.settings.mmap
@@ -192,7 +192,7 @@ class _Search:
             weights += sizes.tied_bytes
         kv, overhead = sizes.gpu_cache(start, end), _overhead(gpu)
         largest, cap = sizes.largest_gpu_tensor(start, end, cpu_moe), gpu.max_buffer_bytes
-        return Share(
+        return DeviceShare(
             name=gpu.name,
             engine_name=gpu.engine_name,
             layers=end - start,
@@ -207,13 +207,15 @@ class _Search:
             and (cap is None or largest <= cap),
         )
 
-    def _with_host(self, shares: tuple[Share, ...], first: int, cpu_moe: int) -> tuple[Share, ...]:
+    def _with_host(
+        self, shares: tuple[DeviceShare, ...], first: int, cpu_moe: int
+    ) -> tuple[DeviceShare, ...]:
         """Add the host's share; unified devices draw on the host's bytes.
 
         Without mmap the host must be able to hold all weights once.
         """
         sizes = self.sizes
-        host = Share(
+        host = DeviceShare(
             name=HOST,
             weights_bytes=sizes.host_weights(first, cpu_moe),
             kv_bytes=sizes.host_cache(first),
@@ -226,13 +228,13 @@ class _Search:
         unified = [share.total_bytes if gpu.unified else 0
                    for gpu, share in zip(self.gpus, shares, strict=True)]  # fmt: skip
         weights = sizes.needed.weights_bytes + sizes.needed.adapter_bytes
-        through = 0 if sizes.settings.mmap else weights - host.weights_bytes
-        fits = host.total_bytes + max(sum(unified), through) <= host.free_bytes
-        judged = (
+        passing = 0 if sizes.settings.mmap else weights - host.weights_bytes
+        fits = host.total_bytes + max(sum(unified), passing) <= host.free_bytes
+        gpus = (
             replace(share, fits=share.fits and (fits or not gpu.unified or not share.layers))
             for gpu, share in zip(self.gpus, shares, strict=True)
         )
-        return (*judged, replace(host, fits=fits))
+        return (*gpus, replace(host, fits=fits))
 
     def _host_compute(self, first: int, cpu_moe: int) -> int:
         sizes = self.sizes
@@ -240,9 +242,9 @@ class _Search:
         compute = 0 if idle else sizes.needed.compute_bytes
         return sizes.inputs_bytes + sizes.needed.output_bytes + compute
 
-    def _pinned(self, shares: Sequence[Share]) -> bool:
-        """Whether weights on the host lie in a device's host buffer, which the CPU does not
-        rearrange (`make_cpu_buft_list`). Metal has none."""
+    def _pinned(self, shares: Sequence[DeviceShare]) -> bool:
+        """Return True when weights on the host lie in a device's host buffer, which the CPU does
+        not repack (`make_cpu_buft_list`). Metal has none."""
         return any(
             share.layers and gpu.backend is not Backend.METAL
             for gpu, share in zip(self.gpus, shares, strict=True)
@@ -274,8 +276,8 @@ def place_mmproj(placement: Placement, mmproj: Mmproj | None) -> tuple[Placement
         named = gpu.engine_name is not None and gpu.layers > 0
         if named and gpu.total_bytes + needed <= gpu.free_bytes:
             gpus[i] = replace(gpu, encoder_bytes=needed)
-            seated = replace(mmproj, device=gpu.engine_name)
-            return replace(placement, devices=(*gpus, host)), seated
+            placed = replace(mmproj, device=gpu.engine_name)
+            return replace(placement, devices=(*gpus, host)), placed
     fits = host.fits and host.total_bytes + needed <= host.free_bytes
     host = replace(host, encoder_bytes=needed, fits=fits)
     return replace(placement, devices=(*gpus, host)), replace(mmproj, device=None)

@@ -1,4 +1,4 @@
-"""What each device holds, and the settings that make llama.cpp put it there."""
+"""The share of a load on each device, and the settings that make llama.cpp put it there."""
 
 from dataclasses import dataclass, replace
 
@@ -8,8 +8,8 @@ HOST = "CPU"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
-    """What one device holds. `weights_bytes` includes adapters, `kv_bytes` recurrent state,
+class DeviceShare:
+    """The share of one device. `weights_bytes` includes adapters, `kv_bytes` recurrent state,
     `compute_bytes` the output; `encoder_bytes` are all of an image encoder's.
 
     `largest_buffer_bytes` is the largest tensor that needs a buffer in one piece, 0 on the host;
@@ -41,7 +41,7 @@ class Share:
 
     @property
     def exceeds_max_buffer(self) -> bool:
-        """Whether one tensor is larger than the device's backend takes."""
+        """True when one tensor is larger than the device's backend takes."""
         cap = self.max_buffer_bytes
         return cap is not None and self.largest_buffer_bytes > cap
 
@@ -52,12 +52,12 @@ class Placement:
     block of the file, draft blocks included, and the output as one more.
 
     `layout[i]` is the device (an index into `devices`) of block i, the last one the output's. Not
-    `mmap`: the file is read instead of mapped, so that the copy the CPU rearranges is the only one.
+    `mmap`: the file is read instead of mapped, so that the copy the CPU repacks is the only one.
     """
 
     gpu_layers: int
     cpu_moe: int
-    devices: tuple[Share, ...]
+    devices: tuple[DeviceShare, ...]
     layout: tuple[int, ...]
     mmap: bool = True
 
@@ -66,11 +66,11 @@ class Placement:
         return all(share.fits for share in self.devices)
 
     @property
-    def host(self) -> Share:
+    def host(self) -> DeviceShare:
         return self.devices[-1]
 
     def device_of(self, layer: int | None, *, expert: bool = False) -> int:
-        """The index of the device that multiplies with a layer's tensors, or with its routed
+        """Return the index of the device that multiplies with a layer's tensors, or with its routed
         experts. `layer` None: those of no layer (a tied embedding is the output's)."""
         if layer is None:
             return self.layout[-1]
@@ -79,8 +79,7 @@ class Placement:
         return self.layout[layer]
 
     def applied_to(self, settings: LoadSettings) -> LoadSettings:
-        """The settings that load exactly this: the devices that hold something and no others, and
-        how many layers each."""
+        """Set a load's devices and layers for each so that exactly this is loaded."""
         used = [share for share in self.devices[:-1] if share.layers]
         names = tuple(share.engine_name for share in used if share.engine_name is not None)
         named = len(names) == len(used)
