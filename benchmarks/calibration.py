@@ -27,7 +27,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 from localllm.core.model.file_types import FILE_TYPES
-from localllm.core.recommend import Candidate, Machine, Preferences, price
+from localllm.core.recommend import Candidate, Machine, Preferences, evaluate
 from localllm.core.speed import Estimate
 from localllm.core.speed.measured import Measurement
 from localllm.library.files import measurements, paths
@@ -198,17 +198,17 @@ def report(rates: Sequence[Rate], *, tokens: int) -> int:
     preferences = Preferences(context=2 * tokens)  # a plan is timed a quarter of its context deep
     blind = _machine_with(())
     say("\nbefore any calibration")
-    _table(rates, [price(rate.candidate, preferences, blind).decode for rate in rates])
+    _table(rates, [evaluate(rate.candidate, preferences, blind).decode for rate in rates])
     worst_of: dict[str, float] = {}
     for one in rates:
         others = [rate for rate in rates if rate is not one]
         machine = _machine_with((one.measured,))
-        if not machine.seen:
+        if not machine.calibration:
             say(f"\n{one.name} was measured while other programs were at work: it corrects nothing")
             continue
         say(f"\ncalibrated on {one.name}")
         worst_of[one.name] = _table(
-            others, [price(rate.candidate, preferences, machine).decode for rate in others]
+            others, [evaluate(rate.candidate, preferences, machine).decode for rate in others]
         )
     return _verdict(worst_of, rates)
 

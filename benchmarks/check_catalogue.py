@@ -54,7 +54,7 @@ def text_problems(entries: tuple[Entry, ...]) -> Iterator[str]:
 
 
 def _head_problems(entry: Entry) -> Iterator[str]:
-    shape = entry.blueprint.shape
+    shape = entry.blueprint.hparams
     for i in range(shape.layers):
         layer = shape.layer(i)
         if layer.kv_heads and layer.heads % layer.kv_heads:

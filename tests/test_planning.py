@@ -49,7 +49,7 @@ def store(*kept: Measurement) -> None:
 
 def test_a_measurement_of_this_machine_corrects_its_plans(decode: Measurement) -> None:
     store(decode)
-    [seen] = this_machine()[0].seen
+    [seen] = this_machine()[0].calibration
     assert seen.measured_tps == 123.0
     assert seen.predicted_tps > 0
     assert not seen.on_gpu
@@ -64,13 +64,13 @@ def test_other_threads_another_engine_or_an_old_one_correct_nothing(decode: Meas
         replace(decode, n_gen=65, measured_at=old),
         replace(decode, model=replace(decode.model, size_bytes=1)),
     )
-    assert this_machine()[0].seen == ()
+    assert this_machine()[0].calibration == ()
 
 
 def test_of_several_measurements_of_a_model_the_newest_corrects(decode: Measurement) -> None:
     before = (datetime.now(UTC) - timedelta(days=2)).isoformat()
     store(decode, replace(decode, n_gen=128, tps_mean=50.0, measured_at=before))
-    assert [seen.measured_tps for seen in this_machine()[0].seen] == [123.0]
+    assert [seen.measured_tps for seen in this_machine()[0].calibration] == [123.0]
 
 
 def test_the_memory_is_measured_again_when_asked_and_not_before() -> None:

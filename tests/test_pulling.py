@@ -6,7 +6,7 @@ import pytest
 
 from localllm.core.catalogue import catalogue
 from localllm.core.recommend import Goal, Machine, Preferences, plans
-from localllm.core.recommend.repository import listing
+from localllm.core.recommend.repository import offers_of
 from localllm.core.sizing.placement import Budget
 from localllm.core.speed import DeviceSpeed
 from localllm.errors import DoesNotFit, NotFound, UsageError
@@ -38,7 +38,7 @@ def hub_models(*quants: str, model: str = "qwen3-8b", more: tuple[HubFile, ...] 
         license="apache-2.0", tags=(), downloads=None, updated=None, endpoint="http://hub",
     )  # fmt: skip
     header = known.spec(quants[0])
-    return HubModels(repo=repo, header=header, listing=listing(repo.name, header, listed(repo)))
+    return HubModels(repo=repo, header=header, listing=offers_of(repo.name, header, listed(repo)))
 
 
 def machine(gib: float, *, bandwidth: float = 200e9) -> Machine:
@@ -131,7 +131,7 @@ def test_a_repository_of_encoders_alone_holds_no_model() -> None:
     held = hub_models("Q8_0")
     empty = HubModels(
         repo=held.repo, header=held.header,
-        listing=listing("acme/M-GGUF", held.header, []),
+        listing=offers_of("acme/M-GGUF", held.header, []),
     )  # fmt: skip
     with pytest.raises(NotFound, match="no model"):
         chosen(empty, 16)

@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from localllm.cli.answer import Answer
-from localllm.core.text import left_out
+from localllm.core.text import truncation_notice
 from localllm.core.units import format_bytes
 from localllm.engine.messages import Message, RestoreState, Role, SaveState
 from localllm.errors import EngineError, NotFound, StoreError, UsageError
@@ -86,7 +86,7 @@ class Session:
         self.talk = self.talk.with_turn(question, answer)
         gone = self.talk.messages[before : self.talk.left_out]
         if turns := sum(message.role is Role.USER for message in gone):
-            click.echo(left_out(turns), err=True)
+            click.echo(truncation_notice(turns), err=True)
         self.write()
 
     def start_over(self) -> None:

@@ -9,7 +9,7 @@ from localllm.cli import library_output
 from localllm.cli.hub_client import asked
 from localllm.cli.options import DEFAULT_CONTEXT
 from localllm.cli.output import literal, print_json, stdout
-from localllm.core.recommend import FitPlan, Preferences, price
+from localllm.core.recommend import FitPlan, Preferences, evaluate
 from localllm.core.recommend.repository import Offer, model_files
 from localllm.core.reference import read_reference
 from localllm.core.units import format_bytes
@@ -70,7 +70,7 @@ def _rows(hub_models: HubModels) -> Iterator[Row]:
     try:
         pick = best_plan(hub_models, machine, preferences)
         plans: list[FitPlan | None] = [
-            price(offer.candidate, preferences, machine) for offer in hub_models.listing.offers
+            evaluate(offer.candidate, preferences, machine) for offer in hub_models.listing.offers
         ]
     except GgufError as error:  # a kind of model whose memory nobody can work out yet
         library_output.warn(f"What fits here is not known: {error}.")

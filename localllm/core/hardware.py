@@ -1,4 +1,4 @@
-"""What a machine is: the values that `machine.detect()` fills and every plan starts from.
+"""The description of a machine, which `machine.detect()` fills and every plan starts from.
 
 `None` always means "could not be known", never zero.
 """
@@ -80,7 +80,7 @@ class EngineDevice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineBuild:
-    """What the installed llama.cpp build is and can use."""
+    """The installed llama.cpp build, and the devices that it can use."""
 
     version: str
     commit: str | None
@@ -92,7 +92,7 @@ class EngineBuild:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HardwareInfo:
-    """Everything known of this machine; `warnings` are sentences a person can act on."""
+    """All that is known of this machine; `warnings` are sentences a person can act on."""
 
     cpu: Cpu
     ram: Memory

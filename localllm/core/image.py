@@ -1,4 +1,4 @@
-"""What an image file says of itself, read before any native code sees its bytes.
+"""The check of an image file's header before any native code sees its bytes.
 
 Images come from outside. A picture of 100 bytes can claim 4 billion pixels, and a PNG of 20 MB
 can unpack to 20 GB: both are found here, in Python, from the header alone or (`inflated_bytes`)
@@ -17,7 +17,7 @@ MAX_PIXELS = 32 * 2**20
 """A photograph of 33 megapixels; decoded it is 100 MB, several times over while it is scaled."""
 
 MAX_RATIO = 200
-"""Of the longer to the shorter side; more than this no encoder was made for (Qwen-VL's limit)."""
+"""Of the longer to the shorter side; no encoder was made for more (Qwen-VL's limit)."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type (PNG specification, 11.2.2)
@@ -36,6 +36,8 @@ _UNREAD = (
 
 
 class ImageKind(StrEnum):
+    """The formats that mtmd's decoder reads."""
+
     PNG = "PNG"
     JPEG = "JPEG"
     GIF = "GIF"
@@ -44,7 +46,7 @@ class ImageKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageHeader:
-    """Width and height are pixels."""
+    """Kind and size of an image; width and height are pixels."""
 
     kind: ImageKind
     width: int
@@ -52,7 +54,7 @@ class ImageHeader:
 
 
 def read_header(data: bytes) -> ImageHeader:
-    """Say what an image file holds. Raises BadRequest for one that is of no known kind, broken,
+    """Read kind and size of an image. Raises BadRequest for one that is of no known kind, broken,
     or larger than MAX_SIDE, MAX_PIXELS or MAX_RATIO."""
     try:
         header = _read(data)
@@ -165,7 +167,7 @@ def _check_png(data: bytes) -> None:
 
 
 def _png_data(data: bytes) -> "list[memoryview]":
-    """The compressed data, in the order of its chunks."""
+    """Return the compressed data, in the order of its chunks."""
     view, at, found = memoryview(data), len(_PNG), []
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)

@@ -1,7 +1,6 @@
-"""Answers that an immutable object works out once and keeps.
+"""Memoize methods of frozen, slotted classes, which `functools.cached_property` cannot serve.
 
-For frozen, slotted classes, which `functools.cached_property` cannot serve: they keep the answers
-in a dictionary of their own (`_memo`, no part of their value), which goes with them.
+The results lie in a dictionary of the object's own (`_memo`, no part of its value) and go with it.
 """
 
 from collections.abc import Callable, Hashable
@@ -10,38 +9,40 @@ from typing import Protocol, TypeVar
 
 
 class Memoized(Protocol):
-    """What has a place for its answers."""
+    """An object with a dictionary for memoized results."""
 
     @property
     def _memo(self) -> dict[object, object]: ...
 
 
-_Of = TypeVar("_Of", bound=Memoized)
-_Asked = TypeVar("_Asked", bound=Hashable)
-_Answer = TypeVar("_Answer")
+_Owner = TypeVar("_Owner", bound=Memoized)
+_Argument = TypeVar("_Argument", bound=Hashable)
+_Result = TypeVar("_Result")
 
 
-def memoize(ask: Callable[[_Of], _Answer]) -> Callable[[_Of], _Answer]:
-    """Keep what a method, or a function of the object alone, answers; an error is not kept."""
+def memoize(method: Callable[[_Owner], _Result]) -> Callable[[_Owner], _Result]:
+    """Memoize a method, or a function of the object alone; an error is not memoized."""
 
-    @wraps(ask)
-    def answer(keeper: _Of) -> _Answer:
-        known = keeper._memo
-        if ask not in known:
-            known[ask] = ask(keeper)
-        return known[ask]  # type: ignore[return-value]  # only `ask` puts it there
+    @wraps(method)
+    def wrapper(owner: _Owner) -> _Result:
+        memo = owner._memo
+        if method not in memo:
+            memo[method] = method(owner)
+        return memo[method]  # type: ignore[return-value]  # only `method` puts it there
 
-    return answer
+    return wrapper
 
 
-def memoize_each(ask: Callable[[_Of, _Asked], _Answer]) -> Callable[[_Of, _Asked], _Answer]:
-    """As `memoize`, for each value (a layer, settings) that it is asked about."""
+def memoize_each(
+    method: Callable[[_Owner, _Argument], _Result],
+) -> Callable[[_Owner, _Argument], _Result]:
+    """Memoize as `memoize` does, for each value (a layer, settings) of the argument."""
 
-    @wraps(ask)
-    def answer(keeper: _Of, about: _Asked) -> _Answer:
-        key, known = (ask, about), keeper._memo
-        if key not in known:
-            known[key] = ask(keeper, about)
-        return known[key]  # type: ignore[return-value]  # only `ask` puts it there
+    @wraps(method)
+    def wrapper(owner: _Owner, argument: _Argument) -> _Result:
+        key, memo = (method, argument), owner._memo
+        if key not in memo:
+            memo[key] = method(owner, argument)
+        return memo[key]  # type: ignore[return-value]  # only `method` puts it there
 
-    return answer
+    return wrapper

@@ -1,4 +1,4 @@
-"""A model as a person names it: NAME, ORG/REPO, either with :QUANT behind it."""
+"""The name of a model as a person writes it: NAME or ORG/REPO, either with :QUANT behind it."""
 
 import re
 from dataclasses import dataclass
@@ -13,20 +13,21 @@ _SHOWN = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """A name, of the catalogue or of a repository, and the quant (or file) that was named."""
+    """A name, of the catalogue or of a repository, and the quant (or file) behind it."""
 
     name: str
     quant: str | None
 
     @property
     def on_hub(self) -> bool:
+        """True for a repository of the Hub."""
         return "/" in self.name
 
 
 def read_reference(text: str, quant: str | None = None) -> Reference:
-    """Split MODEL[:QUANT]; `quant` is what an option says.
+    """Split MODEL[:QUANT]; `quant` is an option's value.
 
-    Raises UsageError when both name one and they differ, and for a repository that cannot be one.
+    Raises UsageError when both name a quant and they differ, and for an impossible repository.
     """
     name, colon, inner = text.partition(":")
     shown = single_line(text)[:_SHOWN]
@@ -40,6 +41,6 @@ def read_reference(text: str, quant: str | None = None) -> Reference:
 
 
 def is_repository(text: str) -> bool:
-    """Whether `text` can be the name of a repository of the Hub: ORG/REPO."""
+    """Return True when `text` can be the name of a repository of the Hub: ORG/REPO."""
     strange = ".." in text or "--" in text or text.endswith((".git", ".gguf"))
     return _REPOSITORY.fullmatch(text) is not None and not strange

@@ -39,8 +39,8 @@ _DROPPED = (
 )
 _DROP = dict.fromkeys(_DROPPED)
 
-_MAX_HELD = 4096
-"""Characters of an unfinished escape that are waited for; a longer one is not a real escape."""
+_MAX_PENDING = 4096
+"""Characters of an unfinished escape that are held back; a longer one is not a real escape."""
 
 
 def strip_controls(text: str) -> str:
@@ -57,26 +57,26 @@ class ControlFilter:
     """`strip_controls` for a stream: an escape may be cut anywhere between two pieces."""
 
     def __init__(self) -> None:
-        self._held = ""
+        self._pending = ""
 
     def feed(self, piece: str) -> str:
-        """Take the next piece; give back what is safe to show so far."""
-        text = self._held + piece
+        """Add the next piece; return the text that is safe to show so far."""
+        text = self._pending + piece
         unfinished = _UNFINISHED.search(text)
-        if unfinished is None or len(text) - unfinished.start() > _MAX_HELD:
-            self._held = ""
+        if unfinished is None or len(text) - unfinished.start() > _MAX_PENDING:
+            self._pending = ""
             return _cleaned(text)
-        self._held = text[unfinished.start() :]
+        self._pending = text[unfinished.start() :]
         return _cleaned(text[: unfinished.start()])
 
     def finish(self) -> str:
-        """End the stream: what was held back and turned out to be text."""
-        held, self._held = self._held, ""
-        return strip_controls(held)
+        """End the stream; return what was held back and turned out to be text."""
+        pending, self._pending = self._pending, ""
+        return strip_controls(pending)
 
 
-def left_out(turns: int) -> str:
-    """Say that a conversation has outgrown the context; "" when nothing was left out."""
+def truncation_notice(turns: int) -> str:
+    """Describe the turns that a conversation has lost to the context's end; "" for none."""
     if turns == 0:
         return ""
     earlier = "1 earlier turn was" if turns == 1 else f"{turns} earlier turns were"

@@ -1,8 +1,8 @@
 """Bytes, rates and durations as people write and read them.
 
 Everywhere else a size is an int of bytes, a rate a float of tokens/s, a duration a float of
-seconds; they become text, and text becomes them, only here. Memory is shown in binary units
-(GiB); bandwidth in decimal ones (GB/s), because that is what every data sheet prints.
+seconds; they become text, and sizes are parsed, only here. Memory is shown in binary units (GiB);
+bandwidth in decimal ones (GB/s), as every data sheet prints it.
 """
 
 import re
@@ -20,13 +20,6 @@ MAX_BYTES = 2**63 - 1
 _MAX_DIGITS = 64  # of one number; keeps nonsense input from costing anything
 
 _SIZE = re.compile(rf"([0-9]+(?:\.[0-9]*)?|\.[0-9]+) ?(?:([{_PREFIXES}])(i?b)?|b)?", re.IGNORECASE)
-_RATE = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+) ?(?:tok/s|tokens/s|t/s|tps)?", re.IGNORECASE)
-_DURATION_PART = re.compile(
-    r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+) ?(ms|min|d|h|m|s)(?![a-z])", re.IGNORECASE
-)
-_DURATION = re.compile(rf"(?:{_DURATION_PART.pattern} ?)+", re.IGNORECASE)
-_PLAIN_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
-_SECONDS = {"ms": "0.001", "s": "1", "m": "60", "min": "60", "h": "3600", "d": "86400"}
 
 
 def format_bytes(size_bytes: int) -> str:

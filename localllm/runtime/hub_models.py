@@ -12,15 +12,15 @@ from localllm.core.catalogue.catalogue import Entry
 from localllm.core.model.spec import ModelSpec
 from localllm.core.recommend.repository import (
     USUAL_QUANT,
-    Listing,
     ModelFile,
     Offer,
     RepoFile,
-    called,
-    first_to_read,
-    listing,
+    RepoOffers,
+    files_named,
+    header_source,
     mmproj_for,
     model_files,
+    offers_of,
 )
 from localllm.core.reference import Reference
 from localllm.core.text import single_line
@@ -40,7 +40,7 @@ class HubModels:
 
     repo: HubRepo
     header: ModelSpec
-    listing: Listing
+    listing: RepoOffers
 
     @property
     def files(self) -> tuple[RepoFile, ...]:
@@ -93,14 +93,14 @@ def read_repository(
 def hub_models_of(hub: Hub, repo: HubRepo, *, quant: str | None = None) -> HubModels:
     """As `read_repository`, for a repository whose list of files is here already."""
     files = model_files(listed(repo))
-    first = _meant(repo, files, quant) or first_to_read(files)
+    first = _meant(repo, files, quant) or header_source(files)
     if first is None:
         raise NotFound(
             f"{printable(repo.name)} holds no GGUF model among its {len(repo.files)} files. Find"
             f" one with: localllm search {printable(repo.name.rpartition('/')[2])}"
         )
     header = hub.header(repo, first.names[0])
-    return HubModels(repo=repo, header=header, listing=listing(repo.name, header, listed(repo)))
+    return HubModels(repo=repo, header=header, listing=offers_of(repo.name, header, listed(repo)))
 
 
 def listed(repo: HubRepo) -> tuple[RepoFile, ...]:
@@ -146,7 +146,7 @@ def offer_of(hub_models: HubModels, quant: str) -> Offer:
 
 def _meant(repo: HubRepo, files: Sequence[ModelFile], quant: str | None) -> ModelFile | None:
     """The one file that a quant's name means; None when no file's name says it."""
-    meant = called(files, quant) if quant is not None else ()
+    meant = files_named(files, quant) if quant is not None else ()
     if len(meant) > 1:
         names = ", ".join(printable(each.names[0]) for each in meant)
         raise UsageError(

@@ -16,11 +16,11 @@ from localllm.core.catalogue.catalogue import Entry, Task
 from localllm.core.hardware import Device, HardwareInfo
 from localllm.core.model.spec import ModelSpec
 from localllm.core.recommend import (
+    CalibrationPoint,
     Candidate,
     FitPlan,
     Machine,
     Preferences,
-    Seen,
     Verdict,
     plans,
     predict,
@@ -73,10 +73,10 @@ def measured(found: HardwareInfo, reserve_bytes: int = 0) -> Machine:
         host=host_speed(found),
         gpus=tuple(_device_speed(named[gpu.name]) for gpu in room.gpus),
     )
-    return replace(machine, seen=tuple(_seen(found, machine)))
+    return replace(machine, calibration=tuple(_seen(found, machine)))
 
 
-def _seen(found: HardwareInfo, machine: Machine) -> Iterator[Seen]:
+def _seen(found: HardwareInfo, machine: Machine) -> Iterator[CalibrationPoint]:
     """What `bench` measured of one conversation on this machine with this engine, of models that
     are still here."""
     file = paths.measurements_file(paths.data_dir())
@@ -104,7 +104,9 @@ def _seen(found: HardwareInfo, machine: Machine) -> Iterator[Seen]:
         except LocalLLMError:
             continue  # `ls` and `show` say what is wrong with it
         if on_gpu == (one.gpu_layers > 0):
-            yield Seen(measured_tps=one.tps_mean, predicted_tps=estimate.likely, on_gpu=on_gpu)
+            yield CalibrationPoint(
+                measured_tps=one.tps_mean, predicted_tps=estimate.likely, on_gpu=on_gpu
+            )
 
 
 def _here(found: HardwareInfo) -> "MeasuredMachine":
@@ -236,13 +238,13 @@ def candidates(entries: tuple[Entry, ...]) -> Iterator[Candidate]:
                 size_bytes=entry.file_bytes(quant),
                 parameters=entry.parameters,
                 active_parameters=entry.active_parameters,
-                architecture=entry.shape.architecture,
+                architecture=entry.hparams.architecture,
                 released=entry.released,
                 installed=False,
                 spec=partial(entry.spec, quant),
                 context=entry.context,
-                reads=partial(entry.reads, quant),
-                recalls=entry.recalls,
+                weight_reads=partial(entry.weight_reads, quant),
+                cache_reads=entry.cache_reads,
             )
 
 
@@ -281,4 +283,4 @@ def _installed(model: InstalledModel, spec: ModelSpec, entries: tuple[Entry, ...
 
 
 def _same(entry: Entry, spec: ModelSpec) -> bool:
-    return entry.parameters == spec.parameters and entry.shape.architecture == spec.architecture
+    return entry.parameters == spec.parameters and entry.hparams.architecture == spec.architecture

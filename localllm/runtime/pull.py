@@ -137,11 +137,11 @@ def _asked_for(
     candidate = offer.candidate
     asked = f"{printable(candidate.quant)} was asked for."
     if machine is None:
-        return _choice(hub_models, offer, (asked, *candidate.notes))
+        return _choice(hub_models, offer, (asked, *candidate.caveats))
     try:
         reasons, warning = _judged(candidate, machine, preferences)
     except GgufError as error:  # a kind of model whose memory nobody can work out yet
-        reasons, warning = candidate.notes, f"What it needs here is not known: {error}."
+        reasons, warning = candidate.caveats, f"What it needs here is not known: {error}."
     return replace(_choice(hub_models, offer, (asked, *reasons)), warning=warning)
 
 
@@ -154,7 +154,7 @@ def _judged(
         return found[0].reasons, None
     fit = _fit(candidate, machine.budget, preferences)
     warning = _loss_words(candidate) if fit.fits else fit.message(_called(candidate))
-    return candidate.notes, warning
+    return candidate.caveats, warning
 
 
 def _choice(hub_models: HubModels, offer: Offer, reasons: tuple[str, ...]) -> Choice:

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from localllm.core.recommend.repository import (
     ModelFile,
     RepoFile,
-    called,
-    first_to_read,
+    files_named,
+    header_source,
     mmproj_for,
     model_files,
 )
@@ -29,14 +29,14 @@ def mmproj(stem: str, *names: str) -> str | None:
 
 def test_the_usual_quant_is_read_first_then_the_smallest_whole_file() -> None:
     names = ("m-Q2_K.gguf", "m-Q4_K_M.gguf", "m-Q8_0.gguf")
-    found = first_to_read(model_files(listed(*names)))
+    found = header_source(model_files(listed(*names)))
     assert found is not None
     assert found.names == ("m-Q4_K_M.gguf",)
     split = ("m-Q2_K-00001-of-00001.gguf", "m-Q8_0.gguf", "m-Q6_K.gguf")
-    found = first_to_read(model_files(listed(*split)))
+    found = header_source(model_files(listed(*split)))
     assert found is not None
     assert found.names == ("m-Q2_K-00001-of-00001.gguf",)
-    assert first_to_read(()) is None
+    assert header_source(()) is None
 
 
 def test_a_quant_is_named_in_any_case_and_a_file_by_its_own_name() -> None:
@@ -44,12 +44,12 @@ def test_a_quant_is_named_in_any_case_and_a_file_by_its_own_name() -> None:
         listed("m-q4_k_m.gguf", "m-UD-Q4_K_XL.gguf", "Q8_0/m-00001-of-00002.gguf",
                "Q8_0/m-00002-of-00002.gguf")
     )  # fmt: skip
-    assert [f.names for f in called(files, "Q4_K_M")] == [("m-q4_k_m.gguf",)]
-    assert [f.names for f in called(files, "ud-q4_k_xl")] == [("m-UD-Q4_K_XL.gguf",)]
-    assert len(called(files, "q8_0")[0].names) == 2
-    assert called(files, "m-00002-of-00002.gguf") == called(files, "Q8_0")
-    assert called(files, "m-q4_k_m.gguf") == called(files, "Q4_K_M")
-    assert called(files, "Q5_K_M") == ()
+    assert [f.names for f in files_named(files, "Q4_K_M")] == [("m-q4_k_m.gguf",)]
+    assert [f.names for f in files_named(files, "ud-q4_k_xl")] == [("m-UD-Q4_K_XL.gguf",)]
+    assert len(files_named(files, "q8_0")[0].names) == 2
+    assert files_named(files, "m-00002-of-00002.gguf") == files_named(files, "Q8_0")
+    assert files_named(files, "m-q4_k_m.gguf") == files_named(files, "Q4_K_M")
+    assert files_named(files, "Q5_K_M") == ()
 
 
 @pytest.mark.parametrize(

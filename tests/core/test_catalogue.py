@@ -140,7 +140,7 @@ def test_real_files_hold_the_tensors_the_catalogue_expects(
 
 def test_llama_cpp_takes_one_model_of_each_architecture(entries: tuple[Entry, ...]) -> None:
     """Every name, shape and quantized type, by llama.cpp's own loader and quantizer."""
-    first = {entry.blueprint.shape.architecture: entry.name for entry in reversed(entries)}
+    first = {entry.blueprint.hparams.architecture: entry.name for entry in reversed(entries)}
     script = [sys.executable, str(ROOT / "benchmarks" / "check_catalogue.py"), "--engine"]
     done = subprocess.run(
         [*script, *first.values()], capture_output=True, text=True, check=False, cwd=ROOT

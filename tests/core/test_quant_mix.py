@@ -6,17 +6,17 @@ import pytest
 
 from localllm.core.catalogue.quant_mix import (
     Category,
-    Choice,
-    Traits,
-    Where,
+    Positions,
+    QuantTraits,
+    TypeRule,
     category,
-    choose,
-    kept,
+    fixed_type,
+    quant_mix,
 )
 from localllm.core.model.file_types import ALIASES, FILE_TYPES, QUANT_LABELS, quant_in
 from localllm.core.model.quants import BLOCKS, GgmlType
 
-PLAIN = Traits(
+PLAIN = QuantTraits(
     output_q8_0=False,
     gqa=4,
     experts=0,
@@ -40,48 +40,55 @@ def test_names_sort_into_the_categories_llama_cpp_gives_them() -> None:
 
 
 def test_norms_biases_and_routers_stay_as_the_converter_wrote_them() -> None:
-    assert kept("blk.0.attn_norm.weight", (64,), GgmlType.BF16) is GgmlType.F32
-    assert kept("blk.0.attn_q.bias", (64,), GgmlType.BF16) is GgmlType.F32
-    assert kept("blk.0.ffn_gate_inp.weight", (64, 8), GgmlType.BF16) is GgmlType.F32
-    assert kept("blk.0.laurel_l.weight", (64, 8), GgmlType.BF16) is GgmlType.BF16
-    assert kept("cls.weight", (64, 1), GgmlType.F16) is GgmlType.F16
-    assert kept("blk.0.attn_q.weight", (64, 64), GgmlType.BF16) is None
+    assert fixed_type("blk.0.attn_norm.weight", (64,), GgmlType.BF16) is GgmlType.F32
+    assert fixed_type("blk.0.attn_q.bias", (64,), GgmlType.BF16) is GgmlType.F32
+    assert fixed_type("blk.0.ffn_gate_inp.weight", (64, 8), GgmlType.BF16) is GgmlType.F32
+    assert fixed_type("blk.0.laurel_l.weight", (64, 8), GgmlType.BF16) is GgmlType.BF16
+    assert fixed_type("cls.weight", (64, 1), GgmlType.F16) is GgmlType.F16
+    assert fixed_type("blk.0.attn_q.weight", (64, 64), GgmlType.BF16) is None
 
 
 def test_more_bits_go_to_the_ends_and_every_third_layer_between() -> None:
-    raised = [i for i in range(32) if Where.MORE_BITS.holds(i, 32)]
+    raised = [i for i in range(32) if Positions.MORE_BITS.includes(i, 32)]
     assert raised == [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31]
 
 
 @pytest.mark.parametrize(
     ("quant", "kind", "expected"),
     [
-        ("Q4_K_M", Category.OUTPUT, Choice(GgmlType.Q6_K)),
-        ("Q4_K_M", Category.TOKEN_EMBD, Choice(GgmlType.Q4_K)),
-        ("Q4_K_M", Category.FFN_DOWN, Choice(GgmlType.Q4_K, GgmlType.Q6_K, Where.MORE_BITS)),
-        ("Q4_K_S", Category.ATTENTION_V, Choice(GgmlType.Q4_K, GgmlType.Q5_K, Where.FIRST_FOUR)),
-        ("Q2_K", Category.ATTENTION_V, Choice(GgmlType.Q4_K)),
-        ("Q3_K_L", Category.ATTENTION_OUTPUT, Choice(GgmlType.Q5_K)),
-        ("IQ3_XS", Category.FFN_UP, Choice(GgmlType.IQ3_S, GgmlType.IQ3_XXS, Where.MIDDLE)),
-        ("Q8_0", Category.OUTPUT, Choice(GgmlType.Q8_0)),
-        ("BF16", Category.FFN_DOWN, Choice(GgmlType.BF16)),
+        ("Q4_K_M", Category.OUTPUT, TypeRule(GgmlType.Q6_K)),
+        ("Q4_K_M", Category.TOKEN_EMBD, TypeRule(GgmlType.Q4_K)),
+        ("Q4_K_M", Category.FFN_DOWN, TypeRule(GgmlType.Q4_K, GgmlType.Q6_K, Positions.MORE_BITS)),
+        (
+            "Q4_K_S",
+            Category.ATTENTION_V,
+            TypeRule(GgmlType.Q4_K, GgmlType.Q5_K, Positions.FIRST_FOUR),
+        ),
+        ("Q2_K", Category.ATTENTION_V, TypeRule(GgmlType.Q4_K)),
+        ("Q3_K_L", Category.ATTENTION_OUTPUT, TypeRule(GgmlType.Q5_K)),
+        ("IQ3_XS", Category.FFN_UP, TypeRule(GgmlType.IQ3_S, GgmlType.IQ3_XXS, Positions.MIDDLE)),
+        ("Q8_0", Category.OUTPUT, TypeRule(GgmlType.Q8_0)),
+        ("BF16", Category.FFN_DOWN, TypeRule(GgmlType.BF16)),
     ],
 )
-def test_a_recipe_gives_a_category_its_type(quant: str, kind: Category, expected: Choice) -> None:
-    assert choose(quant, kind, (4096, 4096), PLAIN) == expected
+def test_a_recipe_gives_a_category_its_type(quant: str, kind: Category, expected: TypeRule) -> None:
+    assert quant_mix(quant, PLAIN).type_rule(kind, (4096, 4096)) == expected
 
 
-def test_rows_that_do_not_fill_large_blocks_get_small_ones() -> None:
-    assert choose("Q4_K_M", Category.ATTENTION_Q, (576, 576), PLAIN).kind is GgmlType.Q5_0
-    assert choose("Q2_K", Category.ATTENTION_Q, (576, 576), PLAIN).kind is GgmlType.Q4_0
-    assert choose("IQ4_XS", Category.ATTENTION_Q, (576, 576), PLAIN).kind is GgmlType.IQ4_NL
-    assert choose("Q4_K_M", Category.ATTENTION_Q, (100, 576), PLAIN).kind is GgmlType.F16
+@pytest.mark.parametrize(
+    ("quant", "shape", "kind"),
+    [],
+)
+def test_rows_that_do_not_fill_large_blocks_get_small_ones(
+    quant: str, shape: tuple[int, int], kind: GgmlType
+) -> None:
+    assert quant_mix(quant, PLAIN).type_rule(Category.ATTENTION_Q, shape).kind is kind
 
 
 def test_every_recipe_gives_every_shape_a_type_whose_blocks_it_fills() -> None:
     for quant, kind, columns in product(FILE_TYPES, Category, (4096, 576, 100)):
-        choice = choose(quant, kind, (columns, 64, 8), PLAIN)
-        for each in (choice.kind, choice.raised):
+        rule = quant_mix(quant, PLAIN).type_rule(kind, (columns, 64, 8))
+        for each in (rule.kind, rule.raised):
             assert each is None or columns % BLOCKS[each].elements == 0
 
 

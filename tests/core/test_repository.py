@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 from localllm.core import gguf
 from localllm.core.catalogue import catalogue
 from localllm.core.catalogue.catalogue import Entry
-from localllm.core.catalogue.requantize import Mould
+from localllm.core.catalogue.requantize import Requantizer
 from localllm.core.model.file_types import FILE_TYPES, label_in, quant_in, split_of
 from localllm.core.model.quants import row_bytes
 from localllm.core.model.spec import ModelSpec
 from localllm.core.recommend import Goal, Machine, Preferences, plans
 from localllm.core.recommend.repository import (
     SAME_WEIGHT,
-    Listing,
     RepoFile,
+    RepoOffers,
     candidates,
-    listing,
     model_files,
+    offers_of,
 )
 from localllm.core.sizing import footprint
 from localllm.core.sizing.load import LoadSettings
@@ -74,8 +74,8 @@ def file(name: str, size_bytes: int | None = None) -> RepoFile:
     return RepoFile(name=name, size_bytes=size)
 
 
-def sort(*files: RepoFile) -> Listing:
-    return listing("Qwen/Qwen3-8B-GGUF", qwen(), files)
+def sort(*files: RepoFile) -> RepoOffers:
+    return offers_of("Qwen/Qwen3-8B-GGUF", qwen(), files)
 
 
 def types(spec: ModelSpec) -> dict[str, tuple[str, int]]:
@@ -102,7 +102,7 @@ def test_a_derived_header_is_that_of_the_file_llama_cpp_makes(
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     real = header_of(target)
     listed = RepoFile(name=target.name, size_bytes=target.stat().st_size)
-    (offer,) = listing("maker/model-GGUF", header_of(source), [listed]).offers
+    (offer,) = offers_of("maker/model-GGUF", header_of(source), [listed]).offers
     derived = offer.candidate.spec()
     assert offer.note is None
     assert offer.candidate.quant == derived.quant == quant
@@ -115,9 +115,9 @@ def test_a_derived_header_is_that_of_the_file_llama_cpp_makes(
 def test_the_file_whose_header_was_read_keeps_it(smollm2: Path) -> None:
     header = header_of(smollm2)
     listed = RepoFile(name="SmolLM2.Q4_1.gguf", size_bytes=header.file_bytes)
-    (offer,) = listing("maker/model", header, [listed]).offers
+    (offer,) = offers_of("maker/model", header, [listed]).offers
     assert offer.candidate.spec() is header
-    assert (offer.candidate.quant, offer.recipe, offer.note) == ("Q4_1", None, None)
+    assert (offer.candidate.quant, offer.mix, offer.note) == ("Q4_1", None, None)
 
 
 # against files that publishers made
@@ -144,7 +144,7 @@ def test_every_published_quant_is_sized_from_the_header_of_one(
     model: str, files: tuple[RepoFile, ...]
 ) -> None:
     entry = entries()[model]
-    found = listing(entry.repos[0], entry.spec(entry.quants[0]), files)
+    found = offers_of(entry.repos[0], entry.spec(entry.quants[0]), files)
     assert found.left_out == ()
     assert {offer.candidate.size_bytes for offer in found.offers} == {f.size_bytes for f in files}
     around = entry.file_bytes("Q8_0") - entry.weights_bytes("Q8_0")
@@ -160,7 +160,7 @@ def test_a_publishers_own_mix_is_as_large_as_its_file_and_said_to_be_one() -> No
     entry = entries()["qwen3.5-4b"]
     (listed,) = dict(published())["qwen3.5-4b"]
     header = entry.spec("Q8_0")
-    (offer,) = listing(entry.repos[0], header, [listed]).offers
+    (offer,) = offers_of(entry.repos[0], header, [listed]).offers
     around = header.file_bytes - weight(header)
     assert offer.note is not None
     assert "larger than llama.cpp makes Q4_K_M" in offer.note
@@ -202,7 +202,7 @@ def test_whatever_a_file_weighs_its_tensors_add_up_to_it(factor: float) -> None:
 def test_experts_fused_matrices_and_70b_get_the_types_their_blueprint_has(model: str) -> None:
     entry = entries()[model]
     files = [RepoFile(name=f"m-{q}.gguf", size_bytes=entry.file_bytes(q)) for q in FILE_TYPES]
-    for offer in listing("a/b", entry.spec("Q8_0"), files).offers:
+    for offer in offers_of("a/b", entry.spec("Q8_0"), files).offers:
         derived = offer.candidate.spec()
         assert offer.note is None
         assert types(derived) == types(entry.spec(offer.candidate.quant)), offer.candidate.quant
@@ -211,10 +211,10 @@ def test_experts_fused_matrices_and_70b_get_the_types_their_blueprint_has(model:
 def test_every_architecture_can_be_given_every_quant() -> None:
     for forged in (*EVERY_ATTENTION, *EVERY_RECURRENT):
         header = forged_spec(forged)
-        mould = Mould(header)
+        requantizer = Requantizer(header)
         for quant in FILE_TYPES:
-            recipe = mould.match((quant,), weight(header))
-            spec = mould.spec(recipe, file_bytes=1)
+            recipe = requantizer.match((quant,), weight(header))
+            spec = requantizer.spec(recipe, file_bytes=1)
             assert spec.metadata["general.file_type"] == FILE_TYPES[quant].number
             assert weight(spec) == recipe.weights_bytes
             assert [t.name for t in spec.tensors] == [t.name for t in header.tensors]
@@ -226,10 +226,10 @@ def test_a_header_gives_itself_back_through_another_quant(smollm2: Path, gemma3:
     for path in (smollm2, gemma3):
         header = header_of(path)
         assert header.quant is not None
-        own = Mould(header)
+        own = Requantizer(header)
         there = own.spec(own.match(("BF16",), 0), file_bytes=1)
-        mould = Mould(there)
-        back = mould.spec(mould.match((header.quant,), weight(header)), file_bytes=1)
+        requantizer = Requantizer(there)
+        back = requantizer.spec(requantizer.match((header.quant,), weight(header)), file_bytes=1)
         assert types(back) == types(header)
 
 
@@ -304,7 +304,7 @@ def test_a_label_that_llama_cpp_does_not_know_takes_the_nearest_mix_and_says_so(
     size = entries()["qwen3-8b"].file_bytes("Q5_K_S")
     for name, label in (("q-UD-Q5_K_XL.gguf", "UD-Q5_K_XL"), ("q-Q5_K_P.gguf", "Q5_K_P")):
         (offer,) = sort(file(name, size)).offers
-        assert (offer.candidate.quant, offer.recipe) == (label, "Q5_K_S")
+        assert (offer.candidate.quant, offer.mix) == (label, "Q5_K_S")
         assert offer.note is not None
         assert f"{label} is no llama.cpp mix; Q5_K_S is the nearest" in offer.note
     (offer,) = sort(file("qwen.gguf", size)).offers
@@ -364,7 +364,7 @@ def test_any_listing_is_sorted_without_an_error(rows: list[tuple[str, int]]) -> 
 
 
 def test_the_repositorys_name_is_cleaned() -> None:
-    found = listing("a/\x1b[31mb" + "x" * 4000, qwen(), [file("q-Q4_K_M.gguf")])
+    found = offers_of("a/\x1b[31mb" + "x" * 4000, qwen(), [file("q-Q4_K_M.gguf")])
     (candidate,) = found.candidates
     assert candidate.model.isprintable()
     assert candidate.file.isprintable()

@@ -1,4 +1,4 @@
-"""What is suggested is what pricing every file would suggest, at a fraction of the work."""
+"""What is suggested is what evaluating every file would suggest, at a fraction of the work."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -9,16 +9,16 @@ import pytest
 from localllm.core.hardware import Backend
 from localllm.core.model.spec import ModelSpec
 from localllm.core.recommend import (
+    CalibrationPoint,
     Candidate,
     FitPlan,
     Goal,
     Machine,
     Preferences,
-    Seen,
     Verdict,
     capability,
+    evaluate,
     plans,
-    price,
 )
 from localllm.core.recommend.ceiling import Ceiling
 from localllm.core.recommend.ranking import score, worth_trying
@@ -64,8 +64,8 @@ def _described() -> Iterator[tuple[str, Machine]]:
             gpus=(mac,),
         ),
     )
-    seen = Seen(measured_tps=30.0, predicted_tps=22.0, on_gpu=False)
-    yield "measured", replace(laptop(14), seen=(seen,))
+    seen = CalibrationPoint(measured_tps=30.0, predicted_tps=22.0, on_gpu=False)
+    yield "measured", replace(laptop(14), calibration=(seen,))
 
 
 MACHINES = dict(_described())
@@ -73,25 +73,25 @@ MACHINES = dict(_described())
 
 @cache
 def few_models() -> tuple[Candidate, ...]:
-    """Some of the models, with all their quants: pricing every file takes its time."""
+    """Some of the models, with all their quants: evaluating every file takes its time."""
     names = sorted({candidate.model for candidate in chat_models()})[::6]
     return tuple(candidate for candidate in chat_models() if candidate.model in names)
 
 
 @cache
-def all_priced(name: str, preferences: Preferences) -> dict[tuple[str, str], FitPlan]:
+def all_evaluated(name: str, preferences: Preferences) -> dict[tuple[str, str], FitPlan]:
     machine = MACHINES[name]
-    return {(c.model, c.quant): price(c, preferences, machine) for c in few_models()}
+    return {(c.model, c.quant): evaluate(c, preferences, machine) for c in few_models()}
 
 
 def exhaustively(name: str, preferences: Preferences) -> list[tuple[str, str]]:
     """The rule of `plans` as it is written there, with every file priced."""
-    priced = all_priced(name, replace(preferences, goal=Goal.BALANCED))
+    evaluated = all_evaluated(name, replace(preferences, goal=Goal.BALANCED))
     models = dict.fromkeys(candidate.model for candidate in few_models())
     chosen: list[FitPlan] = []
     for model in models:
         group = [candidate for candidate in few_models() if candidate.model == model]
-        tried = [priced[model, c.quant] for c in worth_trying(group, preferences.goal)]
+        tried = [evaluated[model, c.quant] for c in worth_trying(group, preferences.goal)]
         good = [plan for plan in tried if plan.verdict is Verdict.GOOD]
         slow = [plan for plan in tried if plan.verdict is Verdict.SLOW]
         if good:
@@ -119,7 +119,7 @@ def test_the_answer_is_that_of_pricing_everything(name: str, goal: Goal) -> None
 
 @pytest.mark.parametrize("name", ["laptop", "two cards"])
 def test_the_answer_is_the_same_when_nothing_is_known_of_the_weights_before(name: str) -> None:
-    blind = [replace(candidate, reads=None) for candidate in few_models()]
+    blind = [replace(candidate, weight_reads=None) for candidate in few_models()]
     told = plans(few_models(), Preferences(), MACHINES[name], limit=LIMIT).plans
     found = plans(blind, Preferences(), MACHINES[name], limit=LIMIT).plans
     assert [p.candidate.file for p in found] == [p.candidate.file for p in told]
@@ -128,7 +128,7 @@ def test_the_answer_is_the_same_when_nothing_is_known_of_the_weights_before(name
 @pytest.mark.parametrize("name", MACHINES)
 def test_no_plan_is_faster_than_what_was_said_to_be_its_limit(name: str) -> None:
     ceiling = Ceiling(MACHINES[name], Preferences())
-    for plan in all_priced(name, Preferences()).values():
+    for plan in all_evaluated(name, Preferences()).values():
         if plan.placement.fits:
             assert plan.decode.likely <= ceiling.tps(plan.candidate)
 
@@ -136,9 +136,9 @@ def test_no_plan_is_faster_than_what_was_said_to_be_its_limit(name: str) -> None
 def test_the_work_that_a_blueprint_tells_is_that_of_the_header_it_draws() -> None:
     for entry in entries():
         for quant in (entry.quants[0], entry.quants[-1]):
-            told, drawn = entry.blueprint.reads(quant), workload_of(entry.spec(quant))
+            told, drawn = entry.blueprint.weight_reads(quant), workload_of(entry.spec(quant))
             assert told.layers == drawn.layers
-            recalled = entry.blueprint.recalls()
+            recalled = entry.blueprint.cache_reads()
             assert recalled.attention == drawn.attention
             assert recalled.state_bytes == drawn.state_bytes
             for part in ("elements", "elements_loaded", "size_bytes"):

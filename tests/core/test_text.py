@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localllm.core.text import ControlFilter, left_out, single_line, strip_controls
+from localllm.core.text import ControlFilter, single_line, strip_controls, truncation_notice
 
 ESC, CSI_C1, OSC_C1, ST_C1, BEL = "\x1b", "\x9b", "\x9d", "\x9c", "\x07"
 
@@ -87,5 +87,5 @@ def test_stripping_twice_changes_nothing_more(text: str) -> None:
     [(0, ""), (1, "1 earlier turn was left out"), (7, "7 earlier turns were left out")],
 )
 def test_turns_that_were_left_out_are_counted(turns: int, said: str) -> None:
-    assert left_out(turns).startswith(said)
-    assert bool(left_out(turns)) == bool(said)
+    assert truncation_notice(turns).startswith(said)
+    assert bool(truncation_notice(turns)) == bool(said)

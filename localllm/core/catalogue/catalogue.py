@@ -13,8 +13,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Protocol, TypeVar
 
-from localllm.core.catalogue.blueprint.model import Blueprint, draw
-from localllm.core.catalogue.blueprint.shape import Shape, Value
+from localllm.core.catalogue.blueprint.hparams import HeaderValue, HParams
+from localllm.core.catalogue.blueprint.model import Blueprint, blueprint_of
 from localllm.core.memoize import memoize
 from localllm.core.model.file_types import FILE_TYPES
 from localllm.core.model.spec import ModelSpec
@@ -23,7 +23,7 @@ from localllm.errors import UsageError
 
 
 class Task(StrEnum):
-    """What a model is for."""
+    """The tasks that a model is made for."""
 
     CHAT = "chat"
     CODE = "code"
@@ -34,7 +34,7 @@ class Task(StrEnum):
 
 
 class Check(StrEnum):
-    """What an entry was compared with; docs/catalogue.md says how."""
+    """The sources that an entry was compared with; docs/catalogue.md says how."""
 
     LLAMA_CPP = "llama.cpp"  # llama.cpp accepted a header with these keys, names and shapes
     CONFIG = "config.json"  # the publisher's config.json was read
@@ -73,12 +73,12 @@ LICENCES: Mapping[str, bool] = MappingProxyType(
 )
 
 
-class Answers(Protocol):
-    """What ranking asks of every quant of a model, as `Blueprint` documents it."""
+class QuantSizes(Protocol):
+    """The sizes of a model that ranking needs, as `Blueprint` documents them."""
 
     def file_bytes(self, quant: str) -> int: ...
-    def reads(self, quant: str) -> Workload: ...
-    def recalls(self) -> Workload: ...
+    def weight_reads(self, quant: str) -> Workload: ...
+    def cache_reads(self) -> Workload: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +86,9 @@ class Entry:
     """One model of the catalogue.
 
     `source` is the repository of the original weights, `repos` those with GGUF files, the first
-    being the one to take. `parameters` counts the language model alone; a vision model's
-    projector is a file of its own. `line` is where the entry starts in the text. `answers` were
-    worked out before; without them they come from the blueprint.
+    being the one to take. `parameters` counts the language model alone; a vision model's projector
+    is a file of its own. `line` is where the entry starts in the text. `precomputed` sizes come
+    from a cache; without them they come from the blueprint.
     """
 
     name: str
@@ -105,20 +105,20 @@ class Entry:
     context: int
     released: date
     checked: tuple[Check, ...]
-    shape: Shape
+    hparams: HParams
     tokenizer: str
     line: int
-    answers: Answers | None = field(default=None, repr=False, compare=False)
+    precomputed: QuantSizes | None = field(default=None, repr=False, compare=False)
     _memo: dict[object, object] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def blueprint(self) -> Blueprint:
-        """The model's tensors, drawn when somebody asks for the first time.
+        """The model's tensors, worked out at the first use.
 
         Raises KeyError, IndexError, ValueError or ArithmeticError for a shape that no model has;
         `parse` has tried it.
         """
-        return _drawn(self)
+        return _blueprint_of(self)
 
     def weights_bytes(self, quant: str) -> int:
         """Sum the tensors in a quant mix (a key of FILE_TYPES, else KeyError)."""
@@ -126,25 +126,25 @@ class Entry:
 
     def file_bytes(self, quant: str) -> int:
         """Estimate the length of the file of a quant mix."""
-        return (self.answers or self.blueprint).file_bytes(quant)
+        return (self.precomputed or self.blueprint).file_bytes(quant)
 
-    def reads(self, quant: str) -> Workload:
-        """Give what one token reads of the weights in a quant mix."""
-        return (self.answers or self.blueprint).reads(quant)
+    def weight_reads(self, quant: str) -> Workload:
+        """Return the weights that one token reads in a quant mix."""
+        return (self.precomputed or self.blueprint).weight_reads(quant)
 
-    def recalls(self) -> Workload:
-        """Give what one token costs in cache and states."""
-        return (self.answers or self.blueprint).recalls()
+    def cache_reads(self) -> Workload:
+        """Return the cache and states that one token reads."""
+        return (self.precomputed or self.blueprint).cache_reads()
 
     def spec(self, quant: str) -> ModelSpec:
-        """Give the header that the file of a quant mix would have, as far as sizing reads it."""
+        """Write the header that the file of a quant mix would have, as far as sizing reads it."""
         return self.blueprint.spec(quant, name=self.title)
 
 
 @memoize
-def _drawn(entry: Entry) -> Blueprint:
-    return draw(
-        entry.shape,
+def _blueprint_of(entry: Entry) -> Blueprint:
+    return blueprint_of(
+        entry.hparams,
         tokenizer=entry.tokenizer,
         imatrix=entry.repos[0].partition("/")[0] in _IMATRIX_PUBLISHERS,
         fused_as_value=entry.released >= _FUSED_AS_VALUE_SINCE,
@@ -155,7 +155,7 @@ def parse(text: str, *, name: str = "models.toml") -> tuple[Entry, ...]:
     """Read the catalogue.
 
     Raises UsageError, with the line, the model and the field, for anything that is not as
-    docs/catalogue.md says. `name` is what messages call the text.
+    docs/catalogue.md says. `name` is the text's name in messages.
     """
     try:
         document = tomllib.loads(text)
@@ -165,7 +165,7 @@ def parse(text: str, *, name: str = "models.toml") -> tuple[Entry, ...]:
     if document or not isinstance(tables, list):
         stray = ", ".join(sorted(document)) or "model"
         raise UsageError(f"{name}: only [[model]] tables belong here, not {stray!r}.")
-    places = _places(text)
+    places = _line_numbers(text)
     fields = [
         _Fields(table, name, places[i] if i < len(places) else {"": 0})
         for i, table in enumerate(tables)
@@ -174,7 +174,7 @@ def parse(text: str, *, name: str = "models.toml") -> tuple[Entry, ...]:
     seen: dict[str, int] = {}
     for entry, each in zip(entries, fields, strict=True):
         if entry.name in seen:
-            raise each.wrong("name", f"is used already, in line {seen[entry.name]}")
+            raise each.error("name", f"is used already, in line {seen[entry.name]}")
         seen[entry.name] = entry.line
     return entries
 
@@ -182,7 +182,7 @@ def parse(text: str, *, name: str = "models.toml") -> tuple[Entry, ...]:
 _FIELD = re.compile(r"\s*([\w.\"-]+?)\s*=")
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*[a-z0-9]")
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-# What a header does not say of a model's tensors; see `blueprint.shape.Shape`.
+# Facts about a model's tensors that a header leaves out; see `blueprint.hparams.HParams`.
 _EXTRA = frozenset(
     (
         *("qkv_bias", "output_bias", "qk_norm", "fused_qkv", "shared_v"),
@@ -196,7 +196,7 @@ _IMATRIX_PUBLISHERS = ("unsloth", "bartowski")
 _FUSED_AS_VALUE_SINCE = date(2026, 4, 1)
 
 
-def _places(text: str) -> list[dict[str, int]]:
+def _line_numbers(text: str) -> list[dict[str, int]]:
     """Line numbers of the [[model]] tables ("") and of their fields."""
     places: list[dict[str, int]] = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -221,13 +221,13 @@ class _Fields:
         self._table: dict[str, object] = dict(table) if isinstance(table, dict) else {}
         self._title = str(self._table.get("name", "?"))
         if not isinstance(table, dict):
-            raise self.wrong("model", "must be a table")
+            raise self.error("model", "must be a table")
 
     @property
     def line(self) -> int:
         return self._lines[""]
 
-    def wrong(self, field: str, problem: str) -> UsageError:
+    def error(self, field: str, problem: str) -> UsageError:
         line = self._lines.get(field, self.line)
         return UsageError(
             f"{self._document} line {line}: model {self._title!r}: {field} {problem}."
@@ -241,13 +241,13 @@ class _Fields:
         must: str,
         default: object = None,
     ) -> _V:
-        """Take a field out, or its default; `must` says in words what `fits` wants."""
+        """Take a field out, or its default; `must` describes in words what `fits` tests."""
         value = self._table.pop(field, default)
         if value is None:
-            raise self.wrong(field, f"is missing; it must be {must}")
+            raise self.error(field, f"is missing; it must be {must}")
         # bool is an int and datetime a date in Python; neither is meant.
         if type(value) is not kind or not fits(value):
-            raise self.wrong(field, f"= {value!r} must be {must}")
+            raise self.error(field, f"= {value!r} must be {must}")
         return value
 
     def words(
@@ -257,15 +257,15 @@ class _Fields:
         items = self.take(field, list, lambda value: True, f"a list: {must}", default)
         for item in items:
             if not isinstance(item, str) or not fits(item):
-                raise self.wrong(field, f"holds {item!r}, which must be {must}")
+                raise self.error(field, f"holds {item!r}, which must be {must}")
         if len(set(items)) != len(items):
-            raise self.wrong(field, "names something twice")
+            raise self.error(field, "names something twice")
         return tuple(items)
 
     def end(self) -> None:
         if self._table:
             field = min(self._table)
-            raise self.wrong(field, "is not a field of the catalogue")
+            raise self.error(field, "is not a field of the catalogue")
 
 
 def _positive(value: int) -> bool:
@@ -280,7 +280,7 @@ def _entry(fields: _Fields) -> Entry:
     context = fields.take("context", int, _positive, "a positive whole number")
     repos = fields.words("repos", _is_repo, "a repository, 'org/name'")
     if not repos:
-        raise fields.wrong("repos", "is empty; it must name a repository, 'org/name'")
+        raise fields.error("repos", "is empty; it must name a repository, 'org/name'")
     released = fields.take("released", date, lambda v: v >= date(2021, 1, 1), "a date since 2021")
     license_ = fields.take("license", str, lambda v: v in LICENCES, "one of " + ", ".join(LICENCES))
     entry = Entry(
@@ -316,14 +316,14 @@ def _entry(fields: _Fields) -> Entry:
                 "checked", lambda v: v in {*Check}, "of " + ", ".join(Check), []
             )
         ),
-        shape=_shape(fields, context),
+        hparams=_hparams(fields, context),
         tokenizer=fields.take("tokenizer", str, bool, "gpt2, llama, bert or t5"),
         line=fields.line,
     )
     if not entry.tasks or not entry.quants:
-        raise fields.wrong("quants" if entry.tasks else "tasks", "is empty")
+        raise fields.error("quants" if entry.tasks else "tasks", "is empty")
     fields.end()
-    _check_shape(entry, fields)
+    _check_hparams(entry, fields)
     return entry
 
 
@@ -331,8 +331,8 @@ def _is_repo(value: str) -> bool:
     return bool(_REPO.fullmatch(value))
 
 
-def _shape(fields: _Fields, context: int) -> Shape:
-    return Shape(
+def _hparams(fields: _Fields, context: int) -> HParams:
+    return HParams(
         architecture=fields.take("architecture", str, bool, "llama.cpp's name of the architecture"),
         vocabulary=fields.take("vocabulary", int, _positive, "a positive whole number"),
         context=context,
@@ -344,21 +344,23 @@ def _shape(fields: _Fields, context: int) -> Shape:
     )
 
 
-def _check_shape(entry: Entry, fields: _Fields) -> None:
+def _check_hparams(entry: Entry, fields: _Fields) -> None:
     try:
-        _drawn(entry)
+        _blueprint_of(entry)
     except KeyError as error:
-        raise fields.wrong("gguf", f"lacks or does not know {error.args[0]!r}") from error
+        raise fields.error("gguf", f"lacks or does not know {error.args[0]!r}") from error
     except (IndexError, ValueError, ArithmeticError) as error:
-        raise fields.wrong("gguf", f"does not describe a model: {error}") from error
+        raise fields.error("gguf", f"does not describe a model: {error}") from error
 
 
-def _gguf(fields: _Fields) -> Mapping[str, Value]:
+def _gguf(fields: _Fields) -> Mapping[str, HeaderValue]:
     table = fields.take("gguf", dict, bool, "a table of header keys")
     return MappingProxyType(dict(_flat(fields, table, "")))
 
 
-def _flat(fields: _Fields, table: Mapping[str, object], prefix: str) -> Iterator[tuple[str, Value]]:
+def _flat(
+    fields: _Fields, table: Mapping[str, object], prefix: str
+) -> Iterator[tuple[str, HeaderValue]]:
     """Undo what TOML makes of dotted keys."""
     for key, value in table.items():
         match value:
@@ -374,4 +376,4 @@ def _flat(fields: _Fields, table: Mapping[str, object], prefix: str) -> Iterator
                 yield prefix + key, tuple(value)
             case _:
                 must = "must be a number, a word, or a list of either"
-                raise fields.wrong(prefix + key, f"= {value!r} {must}")
+                raise fields.error(prefix + key, f"= {value!r} {must}")

@@ -1,8 +1,8 @@
-"""The catalogue as JSON: what was read and checked once need not be read and checked again.
+"""The catalogue as JSON, so that it need not be parsed, checked and sized at every start.
 
-TOML takes 35 times as long to read as JSON (measured), and ranking asks every quant of every
-model for its size and for what a token reads of it. Whoever keeps the text sees to it that it is
-of the catalogue and the code that are here (`library/files/catalogue_file.py`).
+TOML takes 35 times as long to parse as JSON (measured), and ranking needs every quant's size and
+weight reads. The caller stores the text and sees to it that it belongs to the present catalogue and
+code (`library/files/catalogue_file.py`).
 """
 
 import json
@@ -10,7 +10,7 @@ from datetime import date
 from types import MappingProxyType
 from typing import TypedDict
 
-from localllm.core.catalogue.blueprint.shape import Shape, Value
+from localllm.core.catalogue.blueprint.hparams import HeaderValue, HParams
 from localllm.core.catalogue.catalogue import Check, Entry, Task
 from localllm.core.model.quants import GgmlType
 from localllm.core.speed import Attention, WeightRead, Workload
@@ -51,19 +51,19 @@ class _Document(TypedDict):
     recalls: _Recalls
 
 
-def compiled(entries: tuple[Entry, ...]) -> bytes:
-    """Write entries down, with what ranking will ask of them."""
+def dump_entries(entries: tuple[Entry, ...]) -> bytes:
+    """Write entries as JSON, with the sizes that ranking will need."""
     return json.dumps([_document(entry) for entry in entries], separators=(",", ":")).encode()
 
 
-def restored(text: bytes) -> tuple[Entry, ...]:
-    """Read what `compiled` has written. Raises ValueError, KeyError, TypeError or AttributeError
-    for most other texts: what is in it is not checked."""
+def load_entries(text: bytes) -> tuple[Entry, ...]:
+    """Read what `dump_entries` has written. Raises ValueError, KeyError, TypeError or
+    AttributeError for most other texts: the contents are not checked."""
     return tuple(_entry(document) for document in json.loads(text))
 
 
 def _document(entry: Entry) -> _Document:
-    shape = entry.shape
+    hparams = entry.hparams
     return {
         "name": entry.name,
         "title": entry.title,
@@ -79,18 +79,19 @@ def _document(entry: Entry) -> _Document:
         "context": entry.context,
         "released": entry.released.isoformat(),
         "checked": [*entry.checked],
-        "architecture": shape.architecture,
-        "vocabulary": shape.vocabulary,
-        "tied": shape.tied,
-        "extra": sorted(shape.extra),
-        "gguf": {key: _plain(value) for key, value in shape.gguf.items()},
+        "architecture": hparams.architecture,
+        "vocabulary": hparams.vocabulary,
+        "tied": hparams.tied,
+        "extra": sorted(hparams.extra),
+        "gguf": {key: _plain(value) for key, value in hparams.gguf.items()},
         "tokenizer": entry.tokenizer,
         "line": entry.line,
-        "layers": shape.layers,
+        "layers": hparams.layers,
         "files": {
-            quant: (entry.file_bytes(quant), _reads(entry.reads(quant))) for quant in entry.quants
+            quant: (entry.file_bytes(quant), _reads(entry.weight_reads(quant)))
+            for quant in entry.quants
         },
-        "recalls": _recalls(entry.recalls()),
+        "recalls": _recalls(entry.cache_reads()),
     }
 
 
@@ -110,15 +111,15 @@ def _entry(document: _Document) -> Entry:
         context=document["context"],
         released=date.fromisoformat(document["released"]),
         checked=tuple(Check(word) for word in document["checked"]),
-        shape=_shape(document),
+        hparams=_hparams(document),
         tokenizer=document["tokenizer"],
         line=document["line"],
-        answers=_Answers(document),
+        precomputed=_CachedSizes(document),
     )
 
 
-class _Answers:
-    """What was worked out of a model before; made into workloads when somebody asks."""
+class _CachedSizes:
+    """A model's sizes from the cache; made into workloads when they are needed."""
 
     def __init__(self, document: _Document) -> None:
         self._files, self._recalls = document["files"], document["recalls"]
@@ -127,7 +128,7 @@ class _Answers:
     def file_bytes(self, quant: str) -> int:
         return self._files[quant][0]
 
-    def reads(self, quant: str) -> Workload:
+    def weight_reads(self, quant: str) -> Workload:
         return Workload(
             layers=self._layers,
             weights=tuple(
@@ -138,7 +139,7 @@ class _Answers:
             ),
         )
 
-    def recalls(self) -> Workload:
+    def cache_reads(self) -> Workload:
         cells, states = self._recalls
         return Workload(
             layers=0,
@@ -166,8 +167,8 @@ def _recalls(work: Workload) -> _Recalls:
     return cells, work.state_bytes
 
 
-def _shape(document: _Document) -> Shape:
-    return Shape(
+def _hparams(document: _Document) -> HParams:
+    return HParams(
         architecture=document["architecture"],
         vocabulary=document["vocabulary"],
         context=document["context"],
@@ -177,9 +178,9 @@ def _shape(document: _Document) -> Shape:
     )
 
 
-def _plain(value: Value) -> _JsonValue:
+def _plain(value: HeaderValue) -> _JsonValue:
     return list(value) if isinstance(value, tuple) else value  # type: ignore[return-value]
 
 
-def _value(plain: _JsonValue) -> Value:
+def _value(plain: _JsonValue) -> HeaderValue:
     return tuple(plain) if isinstance(plain, list) else plain  # type: ignore[return-value]

@@ -1,8 +1,8 @@
-"""From the header of one quant of a model to the header of another one.
+"""The header of one quant of a model, rewritten as the header of another one.
 
 All quants of a model are made from one set of tensors, so one header tells their names and
-shapes, and `core/catalogue/quant_mix.py` the type that llama.cpp gives each. `Mould.match` picks
-the recipe for a file of which only its label and its length are known.
+shapes, and `core/catalogue/quant_mix.py` the type that llama.cpp gives each. `Requantizer.match`
+picks the mix for a file of which only its label and its length are known.
 """
 
 import re
@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import product
 from math import prod
 
-from localllm.core.catalogue.quant_mix import Category, Traits, category, choose, kept
+from localllm.core.catalogue.quant_mix import Category, QuantTraits, category, fixed_type, quant_mix
 from localllm.core.model.file_types import FILE_TYPES
 from localllm.core.model.quants import BLOCKS, GgmlType, row_bytes
 from localllm.core.model.spec import ModelSpec, TensorInfo
@@ -24,9 +24,9 @@ _FEED_FORWARD = (Category.FFN_UP, Category.FFN_GATE, Category.FFN_DOWN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """A quant mix and how its publisher applies it (see `quant_mix.Traits`); what the model's
-    tensors weigh in it."""
+class AppliedMix:
+    """A quant mix as a publisher applies it (see `quant_mix.QuantTraits`), and the bytes of the
+    model's tensors in it."""
 
     quant: str
     imatrix: bool
@@ -35,9 +35,9 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
-    """Tensors that a recipe treats alike: their places in the header, and their positions among
-    the `total` that the recipe counts."""
+class _TensorGroup:
+    """Tensors that a mix treats alike: `members` are their indices in the header, `places` their
+    positions among the `total` that the mix counts."""
 
     kind: Category
     shape: tuple[int, ...]
@@ -46,8 +46,8 @@ class _Run:
     total: int
 
 
-class Mould:
-    """The tensors of a header, ready to be given other types.
+class Requantizer:
+    """The tensors of a header, to be given other types.
 
     Raises GgufError for a header whose heads or layers are no numbers.
     """
@@ -61,58 +61,59 @@ class Mould:
             layers=header.layers, heads=heads, kv_heads=kv_heads
         )
         self._tied = all(tensor.name != "output.weight" for tensor in header.tensors)
-        self._runs = tuple(_runs(header))
-        self._weighed: dict[tuple[str, bool, bool], Recipe] = {}
+        self._groups = tuple(_groups(header))
+        self._mixes: dict[tuple[str, bool, bool], AppliedMix] = {}
 
     @property
     def own_bytes(self) -> int:
-        """What the header's own tensors weigh, without the gaps between them."""
+        """The bytes of the header's own tensors, without the gaps between them."""
         return sum(tensor.size_bytes for tensor in self.header.tensors)
 
-    def match(self, labels: Iterable[str], weights_bytes: int) -> Recipe:
-        """Give the recipe of `labels` (keys of FILE_TYPES) whose weights are nearest to these.
+    def match(self, labels: Iterable[str], weights_bytes: int) -> AppliedMix:
+        """Find the mix of `labels` (keys of FILE_TYPES) whose weights are nearest to these.
 
-        A label can have several: with an importance matrix or without, and with fused attention
+        A label has several: with an importance matrix or without, and with fused attention
         matrices as llama.cpp treated them before 2026 or since.
         """
-        recipes = [
-            self._weigh(label, imatrix, fused)
+        applied = [
+            self._apply(label, imatrix, fused)
             for label, imatrix, fused in product(labels, self._imatrix_first, (False, True))
         ]
-        return min(recipes, key=lambda recipe: abs(recipe.weights_bytes - weights_bytes))
+        return min(applied, key=lambda mix: abs(mix.weights_bytes - weights_bytes))
 
     @property
     def _imatrix_first(self) -> tuple[bool, bool]:
-        """What the header says of its own file comes first, and so wins where both weigh alike."""
+        """With an importance matrix and without, or the reverse: first what the header says of its
+        own file, so that it wins where both weigh alike."""
         stated = "quantize.imatrix.file" in self.header.metadata
         return stated, not stated
 
     def spec(
-        self, recipe: Recipe, *, file_bytes: int, weights_bytes: int | None = None
+        self, mix: AppliedMix, *, file_bytes: int, weights_bytes: int | None = None
     ) -> ModelSpec:
-        """Give the header that a file of this recipe has.
+        """Write the header that a file of this mix has.
 
         With `weights_bytes` the quantized tensors are made larger or smaller by one factor, so
         that all together weigh that much: for a file whose publisher gave some tensors other
-        types. Their types stay those of the recipe.
+        types. Their types stay those of the mix.
         """
-        types = self._types(recipe)
+        types = self._types(mix)
         sizes = [_bytes(kind, t.shape) for kind, t in zip(types, self.header.tensors, strict=True)]
         if weights_bytes is not None:
             sizes = self._scaled(sizes, weights_bytes)
         metadata = {
             **self.header.metadata,
-            "general.file_type": FILE_TYPES[recipe.quant].number,
+            "general.file_type": FILE_TYPES[mix.quant].number,
         }
         return replace(
             self.header,
             metadata=metadata,
-            tensors=tuple(_laid_out(self.header, types, sizes)),
+            tensors=tuple(_with_offsets(self.header, types, sizes)),
             file_bytes=file_bytes,
         )
 
     def _scaled(self, sizes: list[int], weights_bytes: int) -> list[int]:
-        members = [i for run in self._runs for i in run.members]
+        members = [i for group in self._groups for i in group.members]
         free = sum(sizes[i] for i in members)
         wanted = max(0, weights_bytes - (sum(sizes) - free))
         for i in members:
@@ -121,27 +122,28 @@ class Mould:
             sizes[i] = share
         return sizes
 
-    def _types(self, recipe: Recipe) -> list[GgmlType]:
-        target = FILE_TYPES[recipe.quant].default
+    def _types(self, mix: AppliedMix) -> list[GgmlType]:
+        target = FILE_TYPES[mix.quant].default
         types = [_fixed_type(tensor, target) for tensor in self.header.tensors]
-        traits = self._traits(recipe.quant, recipe.imatrix, recipe.fused_as_value)
-        for run in self._runs:
-            choice = choose(recipe.quant, run.kind, run.shape, traits)
-            for i, place in zip(run.members, run.places, strict=True):
-                types[i] = choice.at(place, run.total)
+        traits = self._traits(mix.imatrix, mix.fused_as_value)
+        rules = quant_mix(mix.quant, traits)
+        for group in self._groups:
+            rule = rules.type_rule(group.kind, group.shape)
+            for i, place in zip(group.members, group.places, strict=True):
+                types[i] = rule.at(place, group.total)
         return types
 
-    def _weigh(self, quant: str, imatrix: bool, fused: bool) -> Recipe:
+    def _apply(self, quant: str, imatrix: bool, fused: bool) -> AppliedMix:
         key = (quant, imatrix, fused)
-        if key not in self._weighed:
-            recipe = Recipe(quant=quant, imatrix=imatrix, fused_as_value=fused, weights_bytes=0)
-            types = zip(self._types(recipe), self.header.tensors, strict=True)
+        if key not in self._mixes:
+            mix = AppliedMix(quant=quant, imatrix=imatrix, fused_as_value=fused, weights_bytes=0)
+            types = zip(self._types(mix), self.header.tensors, strict=True)
             weight = sum(_bytes(kind, tensor.shape) for kind, tensor in types)
-            self._weighed[key] = replace(recipe, weights_bytes=weight)
-        return self._weighed[key]
+            self._mixes[key] = replace(mix, weights_bytes=weight)
+        return self._mixes[key]
 
-    def _traits(self, quant: str, imatrix: bool, fused: bool) -> Traits:
-        return Traits(
+    def _traits(self, imatrix: bool, fused: bool) -> QuantTraits:
+        return QuantTraits(
             output_q8_0=self.header.arch.output_q8_0,
             gqa=self._gqa,
             experts=self._experts,
@@ -152,12 +154,12 @@ class Mould:
         )
 
 
-def _runs(header: ModelSpec) -> Iterator[_Run]:
-    """Sort the tensors whose type a recipe decides into runs."""
+def _groups(header: ModelSpec) -> Iterator[_TensorGroup]:
+    """Group the tensors whose type a mix decides."""
     kinds: dict[Category, list[int]] = {}
     for i, tensor in enumerate(header.tensors):
         name = _IN_LAYER.sub("", tensor.name)
-        if kept(name, tensor.shape, GgmlType.F16) is None:
+        if fixed_type(name, tensor.shape, GgmlType.F16) is None:
             kinds.setdefault(category(name), []).append(i)
     values = _in_layer_order(header, (i for kind in _VALUES for i in kinds.get(kind, ())))
     value_places = {i: place for place, i in enumerate(values)}
@@ -169,11 +171,12 @@ def _runs(header: ModelSpec) -> Iterator[_Run]:
         for i in members:
             shapes.setdefault(header.tensors[i].shape, []).append(i)
         for shape, alike in shapes.items():
-            yield _Run(kind, shape, tuple(alike), tuple(places[i] for i in alike), total)
+            yield _TensorGroup(kind, shape, tuple(alike), tuple(places[i] for i in alike), total)
 
 
 def _places(header: ModelSpec, kind: Category, members: Sequence[int]) -> dict[int, int]:
-    """Layers for models with experts, else positions in layer order (`llama_tensor_get_type`)."""
+    """Map tensors to their layers for models with experts, else to positions in layer order
+    (`llama_tensor_get_type`)."""
     if kind in _FEED_FORWARD and header.experts <= 1:
         return {i: place for place, i in enumerate(_in_layer_order(header, members))}
     return {i: header.tensors[i].layer or 0 for i in members}
@@ -184,14 +187,14 @@ def _in_layer_order(header: ModelSpec, members: Iterable[int]) -> list[int]:
 
 
 def _fixed_type(tensor: TensorInfo, target: GgmlType) -> GgmlType:
-    """The type of a tensor that no recipe touches: the header's, unless the target is a file
-    that was not quantized, which holds it as the converter writes it."""
+    """Return the type of a tensor that is never quantized: the header's, unless the target is an
+    unquantized file, which holds it as the converter writes it."""
     if target not in _FLOATS or tensor.type not in _FLOATS:
         return tensor.type
-    return kept(_IN_LAYER.sub("", tensor.name), tensor.shape, target) or tensor.type
+    return fixed_type(_IN_LAYER.sub("", tensor.name), tensor.shape, target) or tensor.type
 
 
-def _laid_out(
+def _with_offsets(
     header: ModelSpec, types: Sequence[GgmlType], sizes: Sequence[int]
 ) -> Iterator[TensorInfo]:
     offset = 0

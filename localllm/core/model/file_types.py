@@ -1,8 +1,8 @@
-"""The quant labels of llama.cpp: what `general.file_type` numbers, the type most tensors get, and
-how file names carry the label and the part of a split model.
+"""The quant labels of llama.cpp: their numbers in `general.file_type`, the type that most tensors
+get, and the labels and split numbers in file names.
 
-A label is a mix of element types, not a type (`core/catalogue/quant_mix.py` says which tensor gets
-which). Names are text that anybody may have written; nothing here raises, whatever they hold.
+A label is a mix of element types, not a type (`core/catalogue/quant_mix.py` knows which tensor gets
+which). Names are outside text; nothing here raises, whatever they hold.
 """
 
 import re
@@ -57,9 +57,9 @@ FILE_TYPES: Mapping[str, FileType] = MappingProxyType(
         "IQ1_S": FileType(24, GgmlType.IQ1_S),
     }
 )
-"""The mixes whose recipe is known here."""
+"""The mixes whose rules are known here."""
 
-# Mixes that llama.cpp reads and whose recipe is not known here.
+# Mixes that llama.cpp reads and whose rules are not known here.
 _OTHERS = {36: "TQ1_0", 37: "TQ2_0", 39: "NVFP4", 40: "Q1_0", 41: "Q2_0"}
 
 QUANT_LABELS: Mapping[int, str] = MappingProxyType(
@@ -86,7 +86,7 @@ _LABEL = re.compile(
 
 
 def quant_in(stem: str) -> str | None:
-    """The quant that a file's name ends in: "SmolLM2.Q4_1" -> "Q4_1"."""
+    """Find the quant that a file's name ends in: "SmolLM2.Q4_1" -> "Q4_1"."""
     match = _QUANT.search(stem)
     if match is None:
         return None
@@ -95,23 +95,23 @@ def quant_in(stem: str) -> str | None:
 
 
 def label_in(text: str) -> str | None:
-    """The last thing in a name that is built like a quant's label, known to llama.cpp or not:
+    """Find the last word in a name that is built like a quant's label, known to llama.cpp or not:
     "Qwen3-8B-UD-Q4_K_XL" -> "UD-Q4_K_XL"."""
     found = _LABEL.findall(text)
     return found[-1].upper() if found else None
 
 
 def without_quant(stem: str) -> str:
-    """A file's name without the quant at its end."""
+    """Cut the quant off the end of a file's name."""
     return _QUANT.sub("", stem)
 
 
 def split_of(file_name: str) -> tuple[str, int, int] | None:
-    """Stem, number and count of a part of a split model; None for a file that is whole."""
+    """Split the name of a part of a split model into stem, number and count; None for others."""
     match = _SPLIT.fullmatch(file_name)
     return (match["stem"], int(match["number"]), int(match["count"])) if match else None
 
 
 def split_name(stem: str, number: int, count: int, suffix: str = ".gguf") -> str:
-    """The name of one part, as llama.cpp writes it (`llama_split_path`)."""
+    """Build the name of one part, as llama.cpp does (`llama_split_path`)."""
     return f"{stem}-{number:05d}-of-{count:05d}{suffix}"

@@ -1,4 +1,7 @@
-"""What a model is for, as far as its header says: chat, embeddings, reranking."""
+"""The purpose of a model, by its header: text generation, embeddings, reranking.
+
+The callers want a reason that they can show, so the tests return sentences and not flags.
+"""
 
 from collections.abc import Sequence
 
@@ -9,7 +12,7 @@ _RANK = 4  # LLAMA_POOLING_TYPE_RANK (llama.h, b11434); 0 is NONE
 
 
 def why_not_generative(spec: ModelSpec) -> str | None:
-    """Say what a model is instead of one that continues text; None when it does.
+    """Describe what a model is instead of one that generates text; None when it does.
 
     Encoders have no cache to go on from (`Memory.NONE`); an embedding model or reranker made of a
     decoder names the pooling of its output ("pooling_type") or attends both ways
@@ -27,7 +30,7 @@ def why_not_generative(spec: ModelSpec) -> str | None:
 
 
 def why_unsupported(spec: ModelSpec) -> str | None:
-    """Say what a model is that neither continues texts nor embeds them; None for all others."""
+    """Describe a model that neither generates text nor embeds it; None for all others."""
     match spec.arch.purpose:
         case Purpose.DIFFUSION:
             return "a diffusion model, which does not write one token after the other"
@@ -42,17 +45,17 @@ def why_unsupported(spec: ModelSpec) -> str | None:
 
 
 def is_embedding_model(spec: ModelSpec) -> bool:
-    """Whether this model is made for embeddings or ranking, and answers nothing."""
+    """Return True for a model that is made for embeddings or ranking alone."""
     return why_not_generative(spec) is not None and why_unsupported(spec) is None
 
 
 def is_bidirectional(spec: ModelSpec) -> bool:
-    """Whether a token's row depends on what comes after it."""
+    """Return True when a token attends to those after it, too."""
     return spec.arch.memory is Memory.NONE or spec.value("attention.causal") is False
 
 
 def is_matryoshka(spec: ModelSpec) -> bool:
-    """Whether the first of its dimensions can be used alone: its tags say Matryoshka."""
+    """Return True when the first dimensions can be used alone: the tags name Matryoshka."""
     tags = spec.metadata.get("general.tags")
     if not isinstance(tags, Sequence) or isinstance(tags, str):
         return False

@@ -108,7 +108,7 @@ RETIRED: dict[int, str] = {
 
 
 def row_bytes(kind: GgmlType, elements: int) -> int:
-    """Bytes of `elements` contiguous values (`ggml_row_size`).
+    """Return the bytes of `elements` contiguous values (`ggml_row_size`).
 
     Raises ValueError when they do not fill whole blocks.
     """

@@ -1,4 +1,4 @@
-"""What a model is: the values read from a GGUF header, and the counts that follow from them."""
+"""A model's header: the values read from a GGUF file, and the counts that follow from them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -36,6 +36,7 @@ class TensorInfo:
 
     @property
     def elements(self) -> int:
+        """The product of the shape."""
         return prod(self.shape)
 
     @property
@@ -45,7 +46,7 @@ class TensorInfo:
 
     @property
     def expert(self) -> bool:
-        """Whether it holds routed experts, of which a token reads only some."""
+        """True for routed experts, of which a token reads only some."""
         return _is_expert(self.name)
 
 
@@ -77,13 +78,14 @@ class ModelSpec:
     alignment: int
     data_offset: int
     file_bytes: int
-    # what was worked out of the fields above, by `memoize`
+    # the results of `memoize`
     _memo: dict[object, object] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    # what it is called
+    # labels
 
     @property
     def name(self) -> str | None:
+        """The model's title, as the file states it."""
         return self._text("general.name")
 
     @property
@@ -98,7 +100,7 @@ class ModelSpec:
 
     @property
     def quant(self) -> str | None:
-        """The file's label ("Q4_K_M"); None when it states none or one we do not know."""
+        """The file's label ("Q4_K_M"); None when it states none or an unknown one."""
         value = self.metadata.get("general.file_type")
         return QUANT_LABELS.get(value) if isinstance(value, int) else None
 
@@ -152,29 +154,29 @@ class ModelSpec:
 
     @memoize_each
     def feed_forward(self, layer: int) -> int:
-        """Width of a layer's dense feed-forward part; 0 where it has none."""
+        """Return the width of a layer's dense feed-forward part; 0 where it has none."""
         return self._at("feed_forward_length", layer, 0)
 
     # attention
 
     @memoize_each
     def head_count(self, layer: int) -> int:
-        """Query heads."""
+        """Count the query heads."""
         return self._at("attention.head_count", layer, 0)
 
     @memoize_each
     def head_count_kv(self, layer: int) -> int:
-        """Key and value heads; as many as query heads unless the header says fewer."""
+        """Count the key and value heads; as many as query heads unless the header says fewer."""
         return self._at("attention.head_count_kv", layer, self.head_count(layer))
 
     @memoize_each
     def key_length(self, layer: int) -> int:
-        """Width of one key head, in elements."""
+        """Return the width of one key head, in elements."""
         return self._head_length("key", layer)
 
     @memoize_each
     def value_length(self, layer: int) -> int:
-        """Width of one value head, in elements."""
+        """Return the width of one value head, in elements."""
         return self._head_length("value", layer)
 
     def _head_length(self, which: str, layer: int) -> int:
@@ -193,7 +195,7 @@ class ModelSpec:
     @property
     @memoize
     def mla(self) -> bool:
-        """Multi-head latent attention: one compressed key per token, no value cache."""
+        """True for multi-head latent attention: one compressed key per token, no value cache."""
         return bool(
             self._int("attention.key_length_mla", 0) and self._int("attention.value_length_mla", 0)
         )
@@ -211,7 +213,7 @@ class ModelSpec:
 
     @memoize_each
     def slides(self, layer: int) -> bool:
-        """Whether this layer attends only within the window."""
+        """Return True when this layer attends only within the window."""
         rule = self._window_rule()
         if rule is None:
             return False
@@ -227,7 +229,7 @@ class ModelSpec:
 
     @memoize
     def _window_rule(self) -> Window | None:
-        """The architecture's window if this model has one (the `swa_type` of its models/*.cpp)."""
+        """Return the architecture's window if this model has one (`swa_type` in `src/models/`)."""
         rule = self.arch.window
         if rule is None or (rule.only_layers is not None and self.layers != rule.only_layers):
             return None
@@ -242,7 +244,7 @@ class ModelSpec:
 
     @memoize_each
     def recurrent(self, layer: int) -> bool:
-        """Whether this layer carries a recurrent state."""
+        """Return True when this layer carries a recurrent state."""
         recurrence = self.arch.recurrence
         if recurrence is None or layer >= self.layers:
             return False
@@ -261,7 +263,7 @@ class ModelSpec:
 
     @memoize_each
     def attends(self, layer: int) -> bool:
-        """Whether this layer has a KV cache of its own or reads another layer's."""
+        """Return True when this layer has a KV cache of its own or reads another layer's."""
         arch = self.arch
         if not arch.known:
             return layer < self.layers and self.head_count_kv(layer) > 0
@@ -275,7 +277,7 @@ class ModelSpec:
 
     @memoize_each
     def caches(self, layer: int) -> bool:
-        """Whether this layer owns keys and values (Gemma 3n's and 4's last layers share)."""
+        """Return True when this layer owns keys and values (Gemma 3n's and 4's last ones share)."""
         if not self.attends(layer):
             return False
         owners = self.arch.kv_layers
@@ -299,7 +301,7 @@ class ModelSpec:
 
     @memoize_each
     def active_experts_in(self, layer: int) -> int:
-        """Experts a token is routed to in this layer."""
+        """Count the experts that a token is routed to in this layer."""
         return self._at("expert_used_count", layer, 0)
 
     @property
@@ -326,14 +328,14 @@ class ModelSpec:
     @property
     @memoize
     def tied(self) -> bool:
-        """Whether the input embedding is also the output matrix."""
+        """True when the input embedding is also the output matrix."""
         names = {tensor.name for tensor in self.tensors}
         return "token_embd.weight" in names and "output.weight" not in names
 
     # reading the header
 
     def value(self, key: str) -> MetadataValue | None:
-        """An architecture's own key, without its prefix; None when it is missing."""
+        """Read an architecture's own key, without its prefix; None when it is missing."""
         return self.metadata.get(f"{self.architecture}.{key}")
 
     def _text(self, key: str) -> str | None:
@@ -355,11 +357,11 @@ class ModelSpec:
         return default if value is None else self._number(key, value)
 
     def integer(self, key: str, default: int = 0) -> int:
-        """An architecture's own integer key, without its prefix."""
+        """Read an architecture's own integer key, without its prefix."""
         return self._int(key, default)
 
     def _at(self, key: str, layer: int, default: int) -> int:
-        """A key that is one number for all layers or an array with one for each."""
+        """Read a key that is one number for all layers or an array with one for each."""
         value = self.value(key)
         if value is None:
             return default

@@ -1,7 +1,7 @@
-"""What no placement of a candidate can exceed: its rate if every byte lay where it is read best.
+"""The upper bound of a candidate's rate: every byte lies on the device that reads it best.
 
-Told before a header is made and anything is placed. The rates are those of `core/speed`, which are
-linear in the work; hops between devices come on top.
+It is known before a header is made and anything is placed. The rates are those of `core/speed`,
+which are linear in the work; hops between devices come on top.
 """
 
 from collections.abc import Iterable
@@ -9,8 +9,8 @@ from dataclasses import replace
 from functools import cached_property
 
 from localllm.core.model.quants import GgmlType
+from localllm.core.recommend.evaluation import corrected, depth_of
 from localllm.core.recommend.plan import Candidate, Machine, Preferences
-from localllm.core.recommend.price import corrected, depth_of
 from localllm.core.speed import DeviceSpeed, DeviceWork, Estimate, WeightRead, Workload, decode_tps
 
 _MANY = 1 << 40
@@ -18,42 +18,42 @@ _ROUNDING = 1 + 1e-9
 
 
 class Ceiling:
-    """The fastest that a machine could be."""
+    """The upper bounds of one machine."""
 
     def __init__(self, machine: Machine, preferences: Preferences) -> None:
-        self._machine, self._wish = machine, preferences
+        self._machine, self._preferences = machine, preferences
         self._devices = (*machine.gpus, machine.host)
         self._seconds: dict[GgmlType, tuple[float, float]] = {}
         self._gpu_bytes = sum(max(0, gpu.free_bytes) for gpu in machine.budget.gpus)
 
     def tps(self, candidate: Candidate) -> float:
-        """Tokens/s that the candidate cannot exceed here; infinite when nothing is known of it."""
-        if candidate.reads is None:
+        """Return the tokens/s that the candidate cannot exceed here; infinite when unknown."""
+        if candidate.weight_reads is None:
             return float("inf")
-        work = candidate.reads()
+        work = candidate.weight_reads()
         best = sum(self._of(read.type)[0] * read.elements for read in work.weights)
-        seconds = best + self._layer_s * work.layers + self._spilled_s(work)
-        if self._rate(seconds) >= self._wish.slowest_tps:  # else it is too slow in any case
-            seconds += self._recalled_s(candidate)
+        seconds = best + self._layer_s * work.layers + self._host_s(work)
+        if self._rate(seconds) >= self._preferences.slowest_tps:  # else it is too slow in any case
+            seconds += self._cache_s(candidate)
         return self._rate(seconds)
 
     def _rate(self, seconds: float) -> float:
         return _ROUNDING * self._correction / seconds
 
-    def _recalled_s(self, candidate: Candidate) -> float:
-        """Seconds for the cache and the states, each part where it is read best."""
-        if candidate.recalls is None:
+    def _cache_s(self, candidate: Candidate) -> float:
+        """Return the seconds for the cache and the states, each part where it is read best."""
+        if candidate.cache_reads is None:
             return 0.0
-        work = candidate.recalls()
-        depth = depth_of(min(self._wish.context, candidate.context or 0))
+        work = candidate.cache_reads()
+        depth = depth_of(min(self._preferences.context, candidate.context or 0))
         parts = [Workload(layers=0, weights=(), attention=(each,)) for each in work.attention]
         if work.state_bytes:
             parts.append(Workload(layers=0, weights=(), state_bytes=work.state_bytes))
         return sum(min(_seconds(d, part, depth) for d in self._devices) for part in parts)
 
-    def _spilled_s(self, work: Workload) -> float:
-        """What it costs at the least that the GPUs cannot hold everything: the elements that a
-        token reads least of stay on the host."""
+    def _host_s(self, work: Workload) -> float:
+        """Return the least seconds that are lost when the GPUs cannot hold everything: the elements
+        that a token reads least of stay on the host."""
         left = work_bytes(work) - self._gpu_bytes
         if not self._machine.gpus or left <= 0:
             return 0.0
@@ -66,14 +66,14 @@ class Ceiling:
         return cost
 
     def _worse_on_host(self, work: Workload) -> Iterable[tuple[float, float]]:
-        """Seconds that each byte of a read costs more on the host, and how many bytes there are."""
+        """Yield the seconds that each byte of a read costs more on the host, and its bytes."""
         for read in work.weights:
             if read.loaded_bytes:
                 best, host = self._of(read.type)
                 yield (host - best) * read.elements / read.loaded_bytes, read.loaded_bytes
 
     def _of(self, kind: GgmlType) -> tuple[float, float]:
-        """Seconds for an element of a type: where it is read best, and on the host."""
+        """Return the seconds for an element of a type: where it is read best, and on the host."""
         if kind not in self._seconds:
             read = WeightRead(type=kind, elements=_MANY, elements_loaded=_MANY)
             work = Workload(layers=0, weights=(read,))
@@ -83,7 +83,7 @@ class Ceiling:
 
     @cached_property
     def _layer_s(self) -> float:
-        """Seconds that a layer takes whatever its size, where it takes the least."""
+        """The seconds that a layer takes whatever its size, where it takes the least."""
         return min(_seconds(d, Workload(layers=1000, weights=())) for d in self._devices) / 1000
 
     @cached_property
@@ -95,17 +95,17 @@ class Ceiling:
 
 
 def work_bytes(work: Workload) -> float:
-    """Bytes of the weights that a machine multiplies with, read or not."""
+    """Sum the bytes of the weights that a machine multiplies with, read or not."""
     return sum(read.loaded_bytes for read in work.weights)
 
 
-_HARDLY = WeightRead(type=GgmlType.F16, elements=1, elements_loaded=1)
+_TINY = WeightRead(type=GgmlType.F16, elements=1, elements_loaded=1)
 
 
 def _seconds(device: DeviceSpeed, work: Workload, depth: int = 0) -> float:
-    """Seconds for some work alone. An element more keeps it from being none at all."""
-    little = replace(work, layers=0, weights=(_HARDLY,), attention=(), state_bytes=0)
-    more = replace(work, weights=(*work.weights, _HARDLY))
+    """Return the seconds for some work alone, as a difference: no work at all has no rate."""
+    little = replace(work, layers=0, weights=(_TINY,), attention=(), state_bytes=0)
+    more = replace(work, weights=(*work.weights, _TINY))
     with_it, without = (
         1 / decode_tps([DeviceWork(device=device, work=each)], depth=depth, hops=0).likely
         for each in (more, little)

@@ -1,4 +1,4 @@
-"""What is asked of a suggestion and what it answers: candidates, wishes, machines, plans."""
+"""The values of a suggestion: candidates, preferences and a machine in, plans out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,12 +18,16 @@ silent reading speed 238) at 1.3 tokens a word are 5.2 tokens/s."""
 
 
 class Goal(StrEnum):
+    """The order of a suggestion, as the package's docstring defines it."""
+
     BALANCED = "balanced"
     QUALITY = "quality"
     SPEED = "speed"
 
 
 class Verdict(StrEnum):
+    """The outcome for a candidate on a machine."""
+
     GOOD = "good"
     SLOW = "slow"
     DOES_NOT_FIT = "does not fit"
@@ -31,11 +35,14 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One model as one file. `spec` is only called for the few that are priced exactly; `notes`
-    are sentences on what is not exact about it, told among a plan's reasons. `context`
-    is what it was trained for, None when only the header says it. `reads` and
-    `recalls` tell what a token costs, in weights (routed experts apart) and in cache and states:
-    with them a model that cannot be among the best is left out unpriced."""
+    """One model as one file.
+
+    `spec` is called only for the few that are evaluated exactly. `caveats` are sentences on what
+    is not exact about it, shown among a plan's reasons. `context` is what it was trained for, None
+    when only the header says it. `weight_reads` and `cache_reads` are the cost of a token, in
+    weights (routed experts apart) and in cache and states: with them a model that cannot be among
+    the best is left out without an evaluation.
+    """
 
     model: str
     quant: str
@@ -47,15 +54,15 @@ class Candidate:
     released: date | None
     installed: bool
     spec: Callable[[], ModelSpec]
-    notes: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()
     context: int | None = None
-    reads: Callable[[], Workload] | None = None
-    recalls: Callable[[], Workload] | None = None
+    weight_reads: Callable[[], Workload] | None = None
+    cache_reads: Callable[[], Workload] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preferences:
-    """What the user asked for. `min_tps` None: READING_TPS."""
+    """The user's wishes for a suggestion. `min_tps` None: READING_TPS."""
 
     goal: Goal = Goal.BALANCED
     context: int = 4096
@@ -64,12 +71,13 @@ class Preferences:
 
     @property
     def slowest_tps(self) -> float:
+        """The rate below which a plan is slow."""
         return READING_TPS if self.min_tps is None else self.min_tps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """What another model did here (tokens/s of one conversation), and what was predicted."""
+class CalibrationPoint:
+    """The measured rate of another model here (tokens/s of one sequence), and the predicted one."""
 
     measured_tps: float
     predicted_tps: float
@@ -78,19 +86,19 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """Room and speed of each device; `gpus` in the order of `budget.gpus`. `seen` corrects the
-    estimates of loads that lie on the same side, GPU or not."""
+    """Free memory and speed of each device; `gpus` in the order of `budget.gpus`. `calibration`
+    corrects the estimates of loads that lie on the same side, GPU or not."""
 
     budget: Budget
     host: DeviceSpeed
     gpus: tuple[DeviceSpeed, ...] = ()
-    seen: tuple[Seen, ...] = ()
+    calibration: tuple[CalibrationPoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitPlan:
-    """A candidate on this machine; the plans that are shown have a footprint, what the quant is
-    published to cost, and reasons a person can read."""
+    """A candidate on this machine; the plans that are shown have a footprint, the published loss of
+    the quant, and reasons a person can read."""
 
     candidate: Candidate
     spec: ModelSpec
@@ -106,7 +114,7 @@ class FitPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
-    """The plans, best first, and what the next better model would need."""
+    """The plans, best first, and a sentence on the next better model."""
 
     plans: tuple[FitPlan, ...]
     next_better: str | None = None

@@ -1,5 +1,7 @@
-"""Order: which quants of a model are worth a try, which of two plans is better, and what the next
-better model would need."""
+"""The order of a suggestion: of a model's quants, of plans, and the step to the next better model.
+
+A rule that fits in a sentence, in one place; nothing else compares models.
+"""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -25,29 +27,32 @@ def capability(candidate: Candidate) -> float:
     return math.log2(size / 1e9) + age
 
 
-def score(able: float, tps: float, preferences: Preferences) -> float:
-    """Compare plans by a goal: the higher, the better. It never falls when `tps` grows."""
+def score(ability: float, tps: float, preferences: Preferences) -> float:
+    """Score a plan by a goal: the higher, the better. `ability` is the model's capability. The
+    score never falls when `tps` grows."""
     match preferences.goal:
         case Goal.QUALITY:
-            return able
+            return ability
         case Goal.SPEED:
             return tps
         case Goal.BALANCED:
-            return able + min(0.0, math.log2(max(tps, 1e-9) / COMFORTABLE_TPS))
+            return ability + min(0.0, math.log2(max(tps, 1e-9) / COMFORTABLE_TPS))
 
 
 def next_better(
-    best: Sequence[FitPlan], groups: Iterable[Sequence[Candidate]], room: int
+    best: Sequence[FitPlan], groups: Iterable[Sequence[Candidate]], memory_bytes: int
 ) -> str | None:
-    """The smallest step up: the most capable thing here, and the least memory for more."""
+    """Describe the smallest model that is more capable than the best plans and too large here."""
     if not best:
         return None
-    able = max(capability(plan.candidate) for plan in best)
-    beyond = [c for c in map(usual, groups) if capability(c) > able and c.size_bytes > room]
+    ability = max(capability(plan.candidate) for plan in best)
+    beyond = [
+        c for c in map(usual, groups) if capability(c) > ability and c.size_bytes > memory_bytes
+    ]
     if not beyond:
         return None
     nearest = min(beyond, key=lambda candidate: candidate.size_bytes)
-    lacking = format_bytes(nearest.size_bytes - room)
+    lacking = format_bytes(nearest.size_bytes - memory_bytes)
     return (
         f"The next better model, {nearest.model} {nearest.quant}, needs at least {lacking} more "
         f"memory than is free here."
@@ -63,8 +68,8 @@ USUAL_BITS = 5.0
 
 
 def usual(group: Sequence[Candidate]) -> Candidate:
-    """The quant that stands for a model before any is priced: the largest of at most USUAL_BITS,
-    else the smallest."""
+    """Pick the quant that stands for a model before any is placed: the largest of at most
+    USUAL_BITS, else the smallest."""
     small = [candidate for candidate in group if _bits(candidate) <= USUAL_BITS]
     if small:
         return max(small, key=lambda candidate: candidate.size_bytes)
@@ -74,8 +79,8 @@ def usual(group: Sequence[Candidate]) -> Candidate:
 def worth_trying(group: Sequence[Candidate], goal: Goal) -> list[Candidate]:
     """Put the quants of a model in the order of the goal. `quality`: from the largest down.
     Otherwise from the knee of the quality curve down, or all when nothing lies above it."""
-    kept = [candidate for candidate in group if not _loses_too_much(candidate)]
-    large = sorted(kept, key=lambda candidate: -candidate.size_bytes)
+    good = [candidate for candidate in group if not _loses_too_much(candidate)]
+    large = sorted(good, key=lambda candidate: -candidate.size_bytes)
     if goal is Goal.QUALITY:
         return large
     knee = _knee_bits(group[0])
@@ -84,7 +89,7 @@ def worth_trying(group: Sequence[Candidate], goal: Goal) -> list[Candidate]:
 
 
 def _loses_too_much(candidate: Candidate) -> bool:
-    """What is installed already is always worth showing."""
+    """Return True for a quant below MAX_LOSS_PERCENT; one that is installed is shown anyway."""
     if candidate.installed:
         return False
     lost = quality.change_percent(candidate.quant, candidate.parameters, candidate.architecture)
@@ -97,5 +102,5 @@ def _knee_bits(candidate: Candidate) -> float:
 
 
 def _bits(candidate: Candidate) -> float:
-    """Bits a weight takes in this file, over all its tensors."""
+    """Return the bits that a weight takes in this file, over all its tensors."""
     return candidate.size_bytes * 8 / candidate.parameters

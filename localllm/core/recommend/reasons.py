@@ -1,4 +1,4 @@
-"""A plan in sentences."""
+"""The reasons for and against a plan, in sentences."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ from localllm.core.units import format_bytes, format_rate
 
 
 def reasons(plan: FitPlan, preferences: Preferences) -> Iterable[str]:
-    """Say what speaks for a plan and against it."""
+    """Yield the sentences for and against a plan."""
     spare = min(share.free_bytes - share.total_bytes for share in plan.placement.devices)
     if spare >= 0:
         yield f"Fits with {format_bytes(spare)} to spare."
@@ -34,7 +34,7 @@ def reasons(plan: FitPlan, preferences: Preferences) -> Iterable[str]:
         )
     if plan.quality is not None:
         yield _quality_words(candidate, plan.quality)
-    yield from candidate.notes
+    yield from candidate.caveats
     for doubt in plan.footprint.needs_probe if plan.footprint else ():
         yield f"The memory is an estimate: {doubt}."
 

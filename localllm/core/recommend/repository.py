@@ -1,18 +1,17 @@
-"""A repository's list of files and the header of one of them -> what can be suggested from it.
+"""The offers of a repository, from its list of files and the header of one of them.
 
 All quants of a model have the same tensors, so the header of one file and the lengths of the
-others are enough to size every one; nothing else needs to be downloaded. The listing's lengths
-are the truth: where a publisher does not follow llama.cpp's mixes, the weights are made as large
-as the file says, and the offer says so. Which files belong together (a quant's parts, the image
-encoder of a model) is read from their names, which are outside text: nothing raises, whatever they
-hold.
+others are enough to size every one; nothing else is downloaded. The listed lengths are the truth:
+where a publisher does not follow llama.cpp's mixes, the weights are made as large as the file is,
+and the offer's note says so. Which files belong together (a quant's parts, the image encoder of a
+model) is read from their names, which are outside text: nothing raises, whatever they hold.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from localllm.core.catalogue.requantize import Mould, Recipe
+from localllm.core.catalogue.requantize import AppliedMix, Requantizer
 from localllm.core.model.file_types import ALIASES, FILE_TYPES, label_in, split_of
 from localllm.core.model.quants import RETIRED
 from localllm.core.model.spec import ModelSpec
@@ -64,57 +63,57 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """A model file: `files` are its parts in order. `recipe` is the mix its tensors' types are
-    taken from, None for the file whose header was read. `note` says in a sentence what is not
-    exact about it; None when the file is what llama.cpp makes of its label."""
+    """A model file: `files` are its parts in order. `mix` is the one that its tensors' types are
+    taken from, None for the file whose header was read. `note` is a sentence on what is not exact
+    about it; None when the file is what llama.cpp makes of its label."""
 
     candidate: Candidate
     files: tuple[str, ...]
-    recipe: str | None
+    mix: str | None
     note: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listing:
-    """What a repository holds: offers, the largest first, and what was left out and why."""
+class RepoOffers:
+    """The offers of a repository, the largest first, and the files that were left out."""
 
     offers: tuple[Offer, ...]
     left_out: tuple[LeftOut, ...]
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
+        """The offers as candidates."""
         return tuple(offer.candidate for offer in self.offers)
 
 
 def candidates(
     repository: str, header: ModelSpec, files: Sequence[RepoFile]
 ) -> tuple[Candidate, ...]:
-    """Give every model file of a repository as a candidate for `recommend.plans`.
+    """Return every model file of a repository as a candidate for `recommend.plans`.
 
-    See `listing`, which also says what was left out and what is not exact.
+    `offers_of` also returns what was left out and what is not exact.
     """
-    return listing(repository, header, files).candidates
+    return offers_of(repository, header, files).candidates
 
 
-def listing(repository: str, header: ModelSpec, files: Sequence[RepoFile]) -> Listing:
-    """Sort a repository's files into offers and what is left out.
+def offers_of(repository: str, header: ModelSpec, files: Sequence[RepoFile]) -> RepoOffers:
+    """Sort a repository's files into offers and those that are left out.
 
     `header` is that of any one of the models' files (of a split one: all parts' tensors). Raises
     GgufError for a header without tensors, of a part alone, or with sizes that are no numbers.
     """
     _require_whole(header)
-    reader = _Reader(single_line(repository)[:_MAX_NAME], header)
-    found = list(_whole(files))
+    reader = _OfferReader(single_line(repository)[:_MAX_NAME], header)
     offers: list[Offer] = []
     left_out: list[LeftOut] = []
-    for each in found:
-        sorted_out = each if isinstance(each, LeftOut) else reader.read(each)
-        if isinstance(sorted_out, LeftOut):
-            left_out.append(sorted_out)
+    for file in _whole(files):
+        result = file if isinstance(file, LeftOut) else reader.read(file)
+        if isinstance(result, LeftOut):
+            left_out.append(result)
         else:
-            offers.append(sorted_out)
+            offers.append(result)
     offers.sort(key=lambda offer: (-offer.candidate.size_bytes, offer.candidate.file))
-    return Listing(offers=tuple(offers), left_out=tuple(left_out))
+    return RepoOffers(offers=tuple(offers), left_out=tuple(left_out))
 
 
 def _require_whole(header: ModelSpec) -> None:
@@ -144,16 +143,16 @@ class ModelFile:
 
 
 def model_files(files: Sequence[RepoFile]) -> tuple[ModelFile, ...]:
-    """What may hold a model, by its name and length alone: the files whose header can be read."""
+    """Pick the files that may hold a model, by name and length alone: their headers can be read."""
     return tuple(each for each in _whole(files) if isinstance(each, ModelFile))
 
 
 def _whole(files: Sequence[RepoFile]) -> Iterator[ModelFile | LeftOut]:
-    """The GGUF files, parts put together, each name once."""
+    """Yield the GGUF files, parts put together, each name once."""
     splits: dict[tuple[str, int], dict[int, RepoFile]] = {}
     unique = {file.name: file for file in files if _SUFFIX.search(file.name)}
     for file in unique.values():
-        reason = unusable(file) or _no_model(file.name.rpartition("/")[2])
+        reason = why_unusable(file) or _no_model(file.name.rpartition("/")[2])
         split = split_of(file.name) if reason is None else None
         if reason is not None:
             yield _left_out(file.name, reason)
@@ -163,10 +162,10 @@ def _whole(files: Sequence[RepoFile]) -> Iterator[ModelFile | LeftOut]:
         else:
             yield ModelFile(_SUFFIX.sub("", file.name), (file.name,), file.size_bytes)
     for (stem, count), parts in splits.items():
-        yield _put_together(stem, count, parts)
+        yield _joined(stem, count, parts)
 
 
-def _put_together(stem: str, count: int, parts: dict[int, RepoFile]) -> ModelFile | LeftOut:
+def _joined(stem: str, count: int, parts: dict[int, RepoFile]) -> ModelFile | LeftOut:
     present = sum(1 <= number <= count for number in parts)
     if present < count or present < len(parts):
         what = f"{present} of its {count} parts" if count else "parts of none"
@@ -176,8 +175,8 @@ def _put_together(stem: str, count: int, parts: dict[int, RepoFile]) -> ModelFil
     return ModelFile(stem, tuple(file.name for file in ordered), size)
 
 
-def unusable(file: RepoFile) -> str | None:
-    """Why a listed file cannot be fetched, whatever it holds; None when it can."""
+def why_unusable(file: RepoFile) -> str | None:
+    """Describe why a listed file cannot be fetched, whatever it holds; None when it can."""
     name = file.name
     if len(name) > _MAX_NAME:
         return f"its name has {len(name)} characters; at most {_MAX_NAME} are taken"
@@ -192,7 +191,7 @@ def unusable(file: RepoFile) -> str | None:
 
 
 def _no_model(file_name: str) -> str | None:
-    """What a file is that no model can be, by its name."""
+    """Describe a file that is no model, by its name; None for all others."""
     words = set(_WORD.findall(file_name.lower()))
     if any(word.startswith("mmproj") for word in words):
         return "an image or audio encoder (mmproj), which works beside a model"
@@ -210,19 +209,20 @@ def _left_out(name: str, reason: str) -> LeftOut:
     return LeftOut(name=short, reason=reason)
 
 
-class _Reader:
-    """Turns the files of one repository into offers."""
+class _OfferReader:
+    """Reads the files of one repository as offers."""
 
     def __init__(self, repository: str, header: ModelSpec) -> None:
         self._repository = repository
         self._header = header
-        self._mould = Mould(header)
+        self._requantizer = Requantizer(header)
         # What surrounds the tensors is the same in every quant: keys, vocabulary and gaps.
-        self._around_bytes = max(0, header.file_bytes - self._mould.own_bytes)
+        self._around_bytes = max(0, header.file_bytes - self._requantizer.own_bytes)
         self._parameters = header.parameters
         self._active_parameters = header.active_parameters
 
     def read(self, file: ModelFile) -> Offer | LeftOut:
+        """Return the offer that a file is, or why it is none."""
         label = file.label
         mix = _mix(label)
         if label is not None and label.removeprefix("UD-") in RETIRED.values():
@@ -230,40 +230,40 @@ class _Reader:
         if self._is_own(file, mix):
             return self._own(file, label or self._header.quant or "?")
         weights = max(0, file.size_bytes - self._around_bytes)
-        recipe = self._mould.match(FILE_TYPES if mix is None else (mix,), weights)
-        times = weights / recipe.weights_bytes
+        applied = self._requantizer.match(FILE_TYPES if mix is None else (mix,), weights)
+        times = weights / applied.weights_bytes
         if not 1 / _MOST_SMALLER <= times <= _MOST_LARGER:
-            return _left_out(file.names[0], self._other_model(file, recipe))
-        return self._offer(file, label, mix, recipe, weights)
+            return _left_out(file.names[0], self._other_model(file, applied))
+        return self._offer(file, label, mix, applied, weights)
 
     def _is_own(self, file: ModelFile, mix: str | None) -> bool:
-        """Whether this is the file whose header was read. Two quants can be of one length."""
+        """Return True for the file whose header was read. Two quants can be of one length."""
         own = _mix(self._header.quant)
         same_label = mix is None or own is None or mix == own
         return file.size_bytes == self._header.file_bytes and same_label
 
     def _own(self, file: ModelFile, quant: str) -> Offer:
         candidate = self._candidate(file, quant)
-        return Offer(candidate=candidate, files=file.names, recipe=None, note=None)
+        return Offer(candidate=candidate, files=file.names, mix=None, note=None)
 
     def _offer(
-        self, file: ModelFile, label: str | None, mix: str | None, recipe: Recipe, weights: int
+        self, file: ModelFile, label: str | None, mix: str | None, applied: AppliedMix, weights: int
     ) -> Offer:
-        """An offer with the tensors of `recipe`, made as large as the file where they are not."""
-        follows = abs(recipe.weights_bytes / weights - 1) <= SAME_WEIGHT
+        """Build an offer with the tensors of `applied`, scaled to the file where sizes differ."""
+        follows = abs(applied.weights_bytes / weights - 1) <= SAME_WEIGHT
         size = file.size_bytes
         scaled = None if follows else weights
         note = None
         if mix is None:
-            note = _nearest_words(label, recipe)
+            note = _nearest_words(label, applied)
         if not follows:
-            note = " ".join(filter(None, (note, _weight_words(weights, recipe))))
+            note = " ".join(filter(None, (note, _weight_words(weights, applied))))
         candidate = replace(
-            self._candidate(file, label or recipe.quant),
-            spec=lambda: self._mould.spec(recipe, file_bytes=size, weights_bytes=scaled),
-            notes=() if note is None else (note,),
+            self._candidate(file, label or applied.quant),
+            spec=lambda: self._requantizer.spec(applied, file_bytes=size, weights_bytes=scaled),
+            caveats=() if note is None else (note,),
         )
-        return Offer(candidate=candidate, files=file.names, recipe=recipe.quant, note=note)
+        return Offer(candidate=candidate, files=file.names, mix=applied.quant, note=note)
 
     def _candidate(self, file: ModelFile, quant: str) -> Candidate:
         return Candidate(
@@ -279,30 +279,30 @@ class _Reader:
             spec=lambda: self._header,
         )
 
-    def _other_model(self, file: ModelFile, recipe: Recipe) -> str:
-        expected = format_bytes(recipe.weights_bytes + self._around_bytes)
+    def _other_model(self, file: ModelFile, applied: AppliedMix) -> str:
+        expected = format_bytes(applied.weights_bytes + self._around_bytes)
         return (
-            f"{format_bytes(file.size_bytes)} cannot be {recipe.quant} of this model, which is"
+            f"{format_bytes(file.size_bytes)} cannot be {applied.quant} of this model, which is"
             f" {expected}: it holds another model or a part of one"
         )
 
 
 def _mix(label: str | None) -> str | None:
-    """The standard mix that a label stands for; None when there is none."""
+    """Return the standard mix that a label stands for; None when there is none."""
     name = _ALIASES.get(label, label) if label is not None else None
     return name if name in FILE_TYPES else None
 
 
-def _nearest_words(label: str | None, recipe: Recipe) -> str:
+def _nearest_words(label: str | None, applied: AppliedMix) -> str:
     what = "The file's name states no quant" if label is None else f"{label} is no llama.cpp mix"
-    return f"{what}; {recipe.quant} is the nearest in size and stands in for its types."
+    return f"{what}; {applied.quant} is the nearest in size and stands in for its types."
 
 
-def _weight_words(weights: int, recipe: Recipe) -> str:
-    percent = (weights / recipe.weights_bytes - 1) * 100
+def _weight_words(weights: int, applied: AppliedMix) -> str:
+    percent = (weights / applied.weights_bytes - 1) * 100
     more = f"{abs(percent):.1f} % {'larger' if percent > 0 else 'smaller'}"
     return (
-        f"Its weights are {more} than llama.cpp makes {recipe.quant}: the publisher chose other"
+        f"Its weights are {more} than llama.cpp makes {applied.quant}: the publisher chose other"
         " types for some tensors. They are counted as large as the file is."
     )
 
@@ -316,8 +316,8 @@ _ENCODER_TYPES = ("F16", "FP16", "BF16", "Q8_0", "F32", "FP32")
 every backend computes with; F32 is twice as large and BF16 slow where it is emulated."""
 
 
-def first_to_read(files: Sequence[ModelFile]) -> ModelFile | None:
-    """The file whose header says most for least: whole, of the usual quant, else the smallest.
+def header_source(files: Sequence[ModelFile]) -> ModelFile | None:
+    """Pick the file whose header to read: whole, of the usual quant, else the smallest.
 
     None when there is no model file.
     """
@@ -325,36 +325,36 @@ def first_to_read(files: Sequence[ModelFile]) -> ModelFile | None:
     return order[0] if order else None
 
 
-def called(files: Sequence[ModelFile], quant: str) -> tuple[ModelFile, ...]:
-    """The files that a person means by a quant's name or by a file's own."""
-    wanted = quant.upper()
-    by_name = tuple(f for f in files if any(_is_called(name, quant) for name in f.names))
-    return by_name or tuple(f for f in files if f.label == wanted)
+def files_named(files: Sequence[ModelFile], quant: str) -> tuple[ModelFile, ...]:
+    """Find the files that a person means by a quant's name or by a file's own."""
+    label = quant.upper()
+    by_name = tuple(f for f in files if any(_is_file(name, quant) for name in f.names))
+    return by_name or tuple(f for f in files if f.label == label)
 
 
 def mmproj_for(model: ModelFile, files: Sequence[RepoFile]) -> RepoFile | None:
-    """The mmproj that a vision or audio model needs; None when the repository has none for it.
+    """Find the mmproj that a vision or audio model needs; None when the repository has none for it.
 
     One that names the model is taken first, then one that names none. Of those that name other
     things only a single kind is taken: which of two would be a guess.
     """
-    encoders = [f for f in files if unusable(f) is None and _is_encoder(f.name)]
+    encoders = [f for f in files if why_unusable(f) is None and _is_encoder(f.name)]
     words = _words(model.stem)
     named = [f for f in encoders if _subject(f.name) and _subject(f.name) <= words]
     generic = [f for f in encoders if not _subject(f.name)]
-    kept = named or generic
-    if not kept and len({_subject(f.name) for f in encoders}) == 1:
-        kept = encoders
+    fitting = named or generic
+    if not fitting and len({_subject(f.name) for f in encoders}) == 1:
+        fitting = encoders
     folder = model.stem.rpartition("/")[0]
     return min(
-        kept,
+        fitting,
         key=lambda f: (f.name.rpartition("/")[0] != folder, -len(_subject(f.name)), *_type(f)),
         default=None,
     )
 
 
-def _is_called(name: str, wanted: str) -> bool:
-    return wanted in (name, name.rpartition("/")[2])
+def _is_file(name: str, query: str) -> bool:
+    return query in (name, name.rpartition("/")[2])
 
 
 def _is_encoder(name: str) -> bool:
@@ -363,7 +363,7 @@ def _is_encoder(name: str) -> bool:
 
 
 def _subject(name: str) -> frozenset[str]:
-    """The words of an encoder's file name that say which model it is for."""
+    """Return the words of an encoder's file name that name a model."""
     file = name.rpartition("/")[2].lower()
     label = label_in(file)
     return _words(file) - _GENERIC - (_words(label) if label else frozenset())

@@ -1,20 +1,20 @@
-"""The best plans without pricing every file: models in the order of what they could be at best.
+"""The best plans without evaluating every file: a best-first search with upper bounds.
 
-Each model waits in a queue under the best that can still come of it. The first one is looked at
-more closely, which makes its place exact or moves it back, until the first one is a plan: nothing
-behind it can be better. What comes out is what pricing everything would give (tests compare).
+Each model is in a priority queue under the best rank that can still come of it. The first one is
+refined, which makes its rank exact or worse, until the first one is a plan: nothing behind it can
+be better. The result is the same as that of evaluating everything (tests compare).
 """
 
 from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
 
 from localllm.core.recommend.ceiling import Ceiling
+from localllm.core.recommend.evaluation import evaluate, with_reasons
 from localllm.core.recommend.plan import Advice, Candidate, FitPlan, Machine, Preferences, Verdict
-from localllm.core.recommend.price import explained, price
 from localllm.core.recommend.ranking import capability, next_better, score, worth_trying
 
 _Rank = tuple[bool, float]
-"""How good a plan is, the least first: whether it is too slow, and the score, negative."""
+"""The order of plans, the least first: whether one is too slow, and its score, negative."""
 
 
 def plans(
@@ -29,23 +29,23 @@ def plans(
     groups: dict[str, list[Candidate]] = {}
     for candidate in candidates:
         groups.setdefault(candidate.model, []).append(candidate)
-    room = sum(gpu.free_bytes for gpu in machine.budget.gpus if not gpu.unified)
-    room += max(0, machine.budget.host_bytes)
+    memory_bytes = sum(gpu.free_bytes for gpu in machine.budget.gpus if not gpu.unified)
+    memory_bytes += max(0, machine.budget.host_bytes)
     ceiling = Ceiling(machine, preferences)
     queue = [
         (contender.rank, i, contender)
         for i, group in enumerate(groups.values())
-        if (contender := _Contender(group, preferences, machine, room, ceiling)).hopeful
+        if (contender := _Contender(group, preferences, machine, memory_bytes, ceiling)).may_fit
     ]
     heapify(queue)
     best: list[FitPlan] = []
     while queue and len(best) < limit:
         _, i, contender = heappop(queue)
         if contender.plan is not None:
-            best.append(explained(contender.plan, preferences))
-        elif contender.look_closer():
+            best.append(with_reasons(contender.plan, preferences))
+        elif contender.refine():
             heappush(queue, (contender.rank, i, contender))
-    return Advice(plans=tuple(best), next_better=next_better(best, groups.values(), room))
+    return Advice(plans=tuple(best), next_better=next_better(best, groups.values(), memory_bytes))
 
 
 class _Contender:
@@ -60,26 +60,26 @@ class _Contender:
         group: Sequence[Candidate],
         preferences: Preferences,
         machine: Machine,
-        room: int,
+        memory_bytes: int,
         ceiling: Ceiling,
     ) -> None:
-        self._group, self._wish, self._machine = group, preferences, machine
-        self._room, self._ceiling = room, ceiling
+        self._group, self._preferences, self._machine = group, preferences, machine
+        self._memory_bytes, self._ceiling = memory_bytes, ceiling
         self._sorted = False
         self._fast: list[tuple[int, float, Candidate]] = []  # place, tokens/s at most
         self._slow: list[tuple[int, float, Candidate]] = []
         self._fastest: tuple[float, int, FitPlan] | None = None  # of those too slow
         self.plan: FitPlan | None = None
-        able = max(capability(candidate) for candidate in group)
-        self.rank: _Rank = (False, -score(able, float("inf"), preferences))
+        ability = max(capability(candidate) for candidate in group)
+        self.rank: _Rank = (False, -score(ability, float("inf"), preferences))
 
     @property
-    def hopeful(self) -> bool:
-        """Whether any file of it is smaller than all memory together."""
-        return any(candidate.size_bytes < self._room for candidate in self._group)
+    def may_fit(self) -> bool:
+        """True when any file of it is smaller than all memory together."""
+        return any(candidate.size_bytes < self._memory_bytes for candidate in self._group)
 
-    def look_closer(self) -> bool:
-        """Learn a little more; false when nothing of it fits."""
+    def refine(self) -> bool:
+        """Make the rank exact or worse by one step; return False when no quant of it fits."""
         if not self._sorted:
             self._sort()
         elif self._fast:
@@ -96,16 +96,16 @@ class _Contender:
         return True
 
     def _sort(self) -> None:
-        """Tell the quants that may be fast enough from those that surely are not."""
+        """Separate the quants that may be fast enough from those that surely are not."""
         self._sorted = True
-        for place, candidate in enumerate(worth_trying(self._group, self._wish.goal)):
-            if candidate.size_bytes < self._room:
+        for place, candidate in enumerate(worth_trying(self._group, self._preferences.goal)):
+            if candidate.size_bytes < self._memory_bytes:
                 tps = self._ceiling.tps(candidate)
-                quants = self._fast if tps >= self._wish.slowest_tps else self._slow
+                quants = self._fast if tps >= self._preferences.slowest_tps else self._slow
                 quants.append((place, tps, candidate))
 
     def _try(self, place: int, tps: float, candidate: Candidate) -> None:
-        plan = price(candidate, self._wish, self._machine)
+        plan = evaluate(candidate, self._preferences, self._machine)
         if plan.verdict is Verdict.GOOD:
             self.plan = plan
         elif plan.verdict is Verdict.SLOW:
@@ -118,12 +118,11 @@ class _Contender:
         return self._fastest is None or (tps, -place) > self._fastest[:2]
 
     def _best_rank(self) -> _Rank:
-        able = capability(self._group[0])
+        ability = capability(self._group[0])
         if self.plan is not None:
             slow = self.plan.verdict is not Verdict.GOOD
-            return slow, -score(able, self.plan.decode.likely, self._wish)
-        open_ = self._fast or self._slow
-        rates = [tps for _, tps, _ in open_]
+            return slow, -score(ability, self.plan.decode.likely, self._preferences)
+        rates = [tps for _, tps, _ in self._fast or self._slow]
         if not self._fast and self._fastest is not None:
             rates.append(self._fastest[0])
-        return not self._fast, -score(able, max(rates), self._wish)
+        return not self._fast, -score(ability, max(rates), self._preferences)

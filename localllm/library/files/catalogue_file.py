@@ -30,9 +30,9 @@ def read_catalogue() -> tuple[Entry, ...]:
     made_from = _made_from(raw)
     path = paths.catalogue_cache_file()
     if (answer := file_cache.recall(path, made_from)) is not None:
-        return json_cache.restored(answer)
+        return json_cache.load_entries(answer)
     entries = catalogue.parse(text)
-    file_cache.keep(path, made_from, json_cache.compiled(entries))
+    file_cache.keep(path, made_from, json_cache.dump_entries(entries))
     return entries
 
 

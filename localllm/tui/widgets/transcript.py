@@ -8,7 +8,7 @@ from textual.content import Content
 from textual.widgets import Markdown, Static
 from textual.widgets.markdown import MarkdownStream
 
-from localllm.core.text import ControlFilter, left_out, single_line, strip_controls
+from localllm.core.text import ControlFilter, single_line, strip_controls, truncation_notice
 from localllm.tui import literal
 from localllm.tui.conversation import Conversation, Ending, Turn
 
@@ -90,7 +90,7 @@ class TurnView(Vertical):
 def _note(turn: Turn) -> str:
     """What is said under a turn that is over."""
     ending = turn.remark or ENDING_NOTES[turn.ending] or ("" if turn.answer else NO_ANSWER)
-    return " · ".join(note for note in (ending, left_out(turn.left_out)) if note)
+    return " · ".join(note for note in (ending, truncation_notice(turn.left_out)) if note)
 
 
 class Transcript(VerticalScroll):

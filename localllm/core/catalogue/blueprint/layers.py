@@ -7,10 +7,11 @@ Each function follows `load_arch_tensors` of the file of the same name under lla
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from localllm.core.catalogue.blueprint.hparams import HParams, LayerParams
 from localllm.core.catalogue.blueprint.parts import (
     ALTUP,
     LAUREL,
-    Row,
+    NamedShape,
     attention,
     delta_net,
     experts,
@@ -22,219 +23,218 @@ from localllm.core.catalogue.blueprint.parts import (
     plain_ffn,
     swiglu,
 )
-from localllm.core.catalogue.blueprint.shape import Layer, Shape
 from localllm.core.model.architecture import TensorLayout
 
-Rows = Callable[[Shape, Layer], list[Row]]
+_Layout = Callable[[HParams, LayerParams], list[NamedShape]]
 
 _FOUR_NORMS = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
 
 
-def layer_rows(s: Shape, layer: Layer) -> list[Row]:
+def layer_tensors(h: HParams, layer: LayerParams) -> list[NamedShape]:
     """List the tensors of one layer; KeyError for an architecture that is not known here."""
-    if s.arch.layout is None:
-        raise KeyError(s.architecture)
-    return _LAYOUTS[s.arch.layout](s, layer)
+    if h.arch.layout is None:
+        raise KeyError(h.architecture)
+    return _LAYOUTS[h.arch.layout](h, layer)
 
 
-def _llama(s: Shape, a: Layer) -> list[Row]:
+def _llama(h: HParams, layer: LayerParams) -> list[NamedShape]:
     """Pre-norm, gated feed-forward or experts: also Qwen, Mistral, Granite, SmolLM3 and others."""
-    return attention(s, a) + norms(s.width, "attn_norm", "ffn_norm") + feed_forward(s, a)
+    return attention(h, layer) + norms(h.width, "attn_norm", "ffn_norm") + feed_forward(h, layer)
 
 
-def _post_norm_ffn(s: Shape, a: Layer) -> list[Row]:
+def _post_norm_ffn(h: HParams, layer: LayerParams) -> list[NamedShape]:
     """The norm before the feed-forward is named for the attention it follows."""
-    around = norms(s.width, "attn_norm", "post_attention_norm")
-    return attention(s, a) + around + feed_forward(s, a)
+    around = norms(h.width, "attn_norm", "post_attention_norm")
+    return attention(h, layer) + around + feed_forward(h, layer)
 
 
-def _qwen3next(s: Shape, a: Layer) -> list[Row]:
-    return _qwen35(s, a, fused=True)
+def _qwen3next(h: HParams, layer: LayerParams) -> list[NamedShape]:
+    return _qwen35(h, layer, fused=True)
 
 
-def _qwen35(s: Shape, a: Layer, *, fused: bool = False) -> list[Row]:
-    mixer = delta_net(s, fused=fused) if a.recurrent else attention(s, a, gated=True)
-    rows = mixer + norms(s.width, "attn_norm", "post_attention_norm") + feed_forward(s, a)
-    if a.experts:
-        rows.append(("ffn_gate_inp_shexp.weight", (s.width,)))
+def _qwen35(h: HParams, layer: LayerParams, *, fused: bool = False) -> list[NamedShape]:
+    mixer = delta_net(h, fused=fused) if layer.recurrent else attention(h, layer, gated=True)
+    rows = mixer + norms(h.width, "attn_norm", "post_attention_norm") + feed_forward(h, layer)
+    if layer.experts:
+        rows.append(("ffn_gate_inp_shexp.weight", (h.width,)))
     return rows
 
 
-def _gemma(s: Shape, a: Layer) -> list[Row]:
-    return attention(s, a) + norms(s.width, *_FOUR_NORMS) + swiglu(s, a.ff)
+def _gemma(h: HParams, layer: LayerParams) -> list[NamedShape]:
+    return attention(h, layer) + norms(h.width, *_FOUR_NORMS) + swiglu(h, layer.ff)
 
 
-def _gemma3n(s: Shape, a: Layer) -> list[Row]:
+def _gemma3n(h: HParams, layer: LayerParams) -> list[NamedShape]:
     return [
-        *_gemma(s, a),
-        *per_layer_inputs(s),
+        *_gemma(h, layer),
+        *per_layer_inputs(h),
         ("altup_correct_coef.weight", (ALTUP, ALTUP)),
         ("altup_predict_coef.weight", (ALTUP, ALTUP * ALTUP)),
-        ("altup_router.weight", (s.width, ALTUP)),
-        *norms(s.width, "altup_router_norm", "altup_correct_scale", "laurel_post_norm"),
-        ("laurel_l.weight", (s.width, LAUREL)),
-        ("laurel_r.weight", (LAUREL, s.width)),
+        ("altup_router.weight", (h.width, ALTUP)),
+        *norms(h.width, "altup_router_norm", "altup_correct_scale", "laurel_post_norm"),
+        ("laurel_l.weight", (h.width, LAUREL)),
+        ("laurel_r.weight", (LAUREL, h.width)),
     ]
 
 
-def _gemma4(s: Shape, a: Layer) -> list[Row]:
+def _gemma4(h: HParams, layer: LayerParams) -> list[NamedShape]:
     """Full-attention layers of the large models have no value matrix: it is the key's. Layers
     that share another's cache have key and value matrices all the same, unused."""
-    rows = _gemma(s, a)
-    if "shared_v" in s.extra and not a.window:
+    rows = _gemma(h, layer)
+    if "shared_v" in h.extra and not layer.window:
         rows = [row for row in rows if row[0] != "attn_v.weight"]
-    rows += [*per_layer_inputs(s), ("layer_output_scale.weight", (1,))]
-    if a.experts:
-        rows += experts(s, a)
-        rows.append(("ffn_gate_inp.scale", (s.width,)))
-        rows.append(("ffn_down_exps.scale", (s.experts,)))
-        rows += norms(s.width, "pre_ffw_norm_2", "post_ffw_norm_1", "post_ffw_norm_2")
+    rows += [*per_layer_inputs(h), ("layer_output_scale.weight", (1,))]
+    if layer.experts:
+        rows += experts(h, layer)
+        rows.append(("ffn_gate_inp.scale", (h.width,)))
+        rows.append(("ffn_down_exps.scale", (h.experts,)))
+        rows += norms(h.width, "pre_ffw_norm_2", "post_ffw_norm_1", "post_ffw_norm_2")
     return rows
 
 
-def _phi3(s: Shape, a: Layer) -> list[Row]:
+def _phi3(h: HParams, layer: LayerParams) -> list[NamedShape]:
     return [
-        *fused_attention(s, a),
-        *norms(s.width, "attn_norm", "ffn_norm"),
-        ("ffn_up.weight", (s.width, 2 * a.ff)),
-        ("ffn_down.weight", (a.ff, s.width)),
+        *fused_attention(h, layer),
+        *norms(h.width, "attn_norm", "ffn_norm"),
+        ("ffn_up.weight", (h.width, 2 * layer.ff)),
+        ("ffn_down.weight", (layer.ff, h.width)),
     ]
 
 
-def _glm4(s: Shape, a: Layer) -> list[Row]:
+def _glm4(h: HParams, layer: LayerParams) -> list[NamedShape]:
     return [
-        *attention(s, a),
-        *norms(s.width, *_FOUR_NORMS),
-        ("ffn_up.weight", (s.width, 2 * a.ff)),
-        ("ffn_down.weight", (a.ff, s.width)),
+        *attention(h, layer),
+        *norms(h.width, *_FOUR_NORMS),
+        ("ffn_up.weight", (h.width, 2 * layer.ff)),
+        ("ffn_down.weight", (layer.ff, h.width)),
     ]
 
 
-def _olmo2(s: Shape, a: Layer) -> list[Row]:
+def _olmo2(h: HParams, layer: LayerParams) -> list[NamedShape]:
     return [
-        *attention(s, a),
-        ("attn_q_norm.weight", (s.head_size(a) * a.heads,)),
-        ("attn_k_norm.weight", (s.head_size(a) * a.kv_heads,)),
-        *norms(s.width, "post_attention_norm", "post_ffw_norm"),
-        *swiglu(s, a.ff),
+        *attention(h, layer),
+        ("attn_q_norm.weight", (h.head_size(layer) * layer.heads,)),
+        ("attn_k_norm.weight", (h.head_size(layer) * layer.kv_heads,)),
+        *norms(h.width, "post_attention_norm", "post_ffw_norm"),
+        *swiglu(h, layer.ff),
     ]
 
 
-def _exaone4(s: Shape, a: Layer) -> list[Row]:
-    around = norms(s.width, "post_attention_norm", "post_ffw_norm")
-    return attention(s, a) + around + swiglu(s, a.ff)
+def _exaone4(h: HParams, layer: LayerParams) -> list[NamedShape]:
+    around = norms(h.width, "post_attention_norm", "post_ffw_norm")
+    return attention(h, layer) + around + swiglu(h, layer.ff)
 
 
-def _cohere(s: Shape, a: Layer) -> list[Row]:
-    return attention(s, a) + norms(s.width, "attn_norm") + swiglu(s, a.ff)
+def _cohere(h: HParams, layer: LayerParams) -> list[NamedShape]:
+    return attention(h, layer) + norms(h.width, "attn_norm") + swiglu(h, layer.ff)
 
 
-def _starcoder2(s: Shape, a: Layer) -> list[Row]:
+def _starcoder2(h: HParams, layer: LayerParams) -> list[NamedShape]:
     return [
-        *attention(s, a),
-        *norms(s.width, "attn_norm", "ffn_norm"),
-        ("attn_norm.bias", (s.width,)),
-        ("ffn_norm.bias", (s.width,)),
-        *plain_ffn(s, a.ff, bias=True),
+        *attention(h, layer),
+        *norms(h.width, "attn_norm", "ffn_norm"),
+        ("attn_norm.bias", (h.width,)),
+        ("ffn_norm.bias", (h.width,)),
+        *plain_ffn(h, layer.ff, bias=True),
     ]
 
 
-def _deepseek2(s: Shape, a: Layer) -> list[Row]:
+def _deepseek2(h: HParams, layer: LayerParams) -> list[NamedShape]:
     """Multi-head latent attention: keys and values come out of one narrow vector."""
-    rank, rope = s.number("attention.kv_lora_rank"), s.number("rope.dimension_count")
-    key, value = s.number("attention.key_length_mla"), s.number("attention.value_length_mla")
-    q_rank = s.number("attention.q_lora_rank", 0)
-    rows: list[Row] = [
-        ("attn_kv_a_mqa.weight", (s.width, rank + rope)),
+    rank, rope = h.number("attention.kv_lora_rank"), h.number("rope.dimension_count")
+    key, value = h.number("attention.key_length_mla"), h.number("attention.value_length_mla")
+    q_rank = h.number("attention.q_lora_rank", 0)
+    rows: list[NamedShape] = [
+        ("attn_kv_a_mqa.weight", (h.width, rank + rope)),
         ("attn_kv_a_norm.weight", (rank,)),
-        ("attn_k_b.weight", (key - rope, rank, a.heads)),
-        ("attn_v_b.weight", (rank, value, a.heads)),
-        ("attn_output.weight", (a.heads * value, s.width)),
+        ("attn_k_b.weight", (key - rope, rank, layer.heads)),
+        ("attn_v_b.weight", (rank, value, layer.heads)),
+        ("attn_output.weight", (layer.heads * value, h.width)),
     ]
     if q_rank:
-        rows.append(("attn_q_a.weight", (s.width, q_rank)))
+        rows.append(("attn_q_a.weight", (h.width, q_rank)))
         rows.append(("attn_q_a_norm.weight", (q_rank,)))
-        rows.append(("attn_q_b.weight", (q_rank, a.heads * key)))
+        rows.append(("attn_q_b.weight", (q_rank, layer.heads * key)))
     else:
-        rows.append(("attn_q.weight", (s.width, a.heads * key)))
-    return rows + norms(s.width, "attn_norm", "ffn_norm") + feed_forward(s, a)
+        rows.append(("attn_q.weight", (h.width, layer.heads * key)))
+    return rows + norms(h.width, "attn_norm", "ffn_norm") + feed_forward(h, layer)
 
 
-def _gpt_oss(s: Shape, a: Layer) -> list[Row]:
-    n, ff = s.experts, s.number("expert_feed_forward_length")
+def _gpt_oss(h: HParams, layer: LayerParams) -> list[NamedShape]:
+    n, ff = h.experts, h.number("expert_feed_forward_length")
     return [
-        *_post_norm_ffn(s, a),
-        ("attn_sinks.weight", (a.heads,)),
+        *_post_norm_ffn(h, layer),
+        ("attn_sinks.weight", (layer.heads,)),
         ("ffn_gate_inp.bias", (n,)),
         ("ffn_gate_exps.bias", (ff, n)),
         ("ffn_up_exps.bias", (ff, n)),
-        ("ffn_down_exps.bias", (s.width, n)),
+        ("ffn_down_exps.bias", (h.width, n)),
     ]
 
 
-def _granite_hybrid(s: Shape, a: Layer) -> list[Row]:
-    mixer = mamba2(s) if a.recurrent else attention(s, a)
-    return mixer + norms(s.width, "attn_norm", "ffn_norm") + feed_forward(s, a)
+def _granite_hybrid(h: HParams, layer: LayerParams) -> list[NamedShape]:
+    mixer = mamba2(h) if layer.recurrent else attention(h, layer)
+    return mixer + norms(h.width, "attn_norm", "ffn_norm") + feed_forward(h, layer)
 
 
-def _falcon_h1(s: Shape, a: Layer) -> list[Row]:
+def _falcon_h1(h: HParams, layer: LayerParams) -> list[NamedShape]:
     """State space and attention side by side. Its feed-forward norm has no ".weight"."""
-    around: list[Row] = [("attn_norm.weight", (s.width,)), ("ffn_norm", (s.width,))]
-    return mamba2(s) + attention(s, a) + around + swiglu(s, a.ff)
+    around: list[NamedShape] = [("attn_norm.weight", (h.width,)), ("ffn_norm", (h.width,))]
+    return mamba2(h) + attention(h, layer) + around + swiglu(h, layer.ff)
 
 
-def _lfm2(s: Shape, a: Layer) -> list[Row]:
-    if a.recurrent:
-        mixer: list[Row] = [
-            ("shortconv.conv.weight", (s.number("shortconv.l_cache"), s.width)),
-            ("shortconv.in_proj.weight", (s.width, 3 * s.width)),
-            ("shortconv.out_proj.weight", (s.width, s.width)),
+def _lfm2(h: HParams, layer: LayerParams) -> list[NamedShape]:
+    if layer.recurrent:
+        mixer: list[NamedShape] = [
+            ("shortconv.conv.weight", (h.number("shortconv.l_cache"), h.width)),
+            ("shortconv.in_proj.weight", (h.width, 3 * h.width)),
+            ("shortconv.out_proj.weight", (h.width, h.width)),
         ]
     else:
-        mixer = attention(s, a)
-    return mixer + norms(s.width, "attn_norm", "ffn_norm") + feed_forward(s, a)
+        mixer = attention(h, layer)
+    return mixer + norms(h.width, "attn_norm", "ffn_norm") + feed_forward(h, layer)
 
 
-def _nemotron_h(s: Shape, a: Layer) -> list[Row]:
+def _nemotron_h(h: HParams, layer: LayerParams) -> list[NamedShape]:
     """Each layer is one of three: state space, attention, or feed-forward."""
-    norm = norms(s.width, "attn_norm")
-    if a.recurrent:
-        return norm + mamba2(s)
-    if a.ff == 0:
-        return norm + attention(s, a)
-    if not a.experts:
-        return norm + plain_ffn(s, a.ff, bias=False)
-    n, ff = s.experts, s.number("expert_feed_forward_length")
-    shared = s.number("expert_shared_feed_forward_length")
+    norm = norms(h.width, "attn_norm")
+    if layer.recurrent:
+        return norm + mamba2(h)
+    if layer.ff == 0:
+        return norm + attention(h, layer)
+    if not layer.experts:
+        return norm + plain_ffn(h, layer.ff, bias=False)
+    n, ff = h.experts, h.number("expert_feed_forward_length")
+    shared = h.number("expert_shared_feed_forward_length")
     return [
         *norm,
-        ("ffn_gate_inp.weight", (s.width, n)),
+        ("ffn_gate_inp.weight", (h.width, n)),
         ("exp_probs_b.bias", (n,)),
-        ("ffn_up_exps.weight", (s.width, ff, n)),
-        ("ffn_down_exps.weight", (ff, s.width, n)),
-        ("ffn_up_shexp.weight", (s.width, shared)),
-        ("ffn_down_shexp.weight", (shared, s.width)),
+        ("ffn_up_exps.weight", (h.width, ff, n)),
+        ("ffn_down_exps.weight", (ff, h.width, n)),
+        ("ffn_up_shexp.weight", (h.width, shared)),
+        ("ffn_down_shexp.weight", (shared, h.width)),
     ]
 
 
-def _bert(s: Shape, a: Layer) -> list[Row]:
+def _bert(h: HParams, layer: LayerParams) -> list[NamedShape]:
     """Encoders of the BERT kind: Nomic's have no biases and a gate, or experts."""
-    heads = fused_attention if "fused_qkv" in s.extra else attention
-    rows = heads(s, a) + norms(s.width, "attn_output_norm", "layer_output_norm")
-    rows += [("attn_output_norm.bias", (s.width,)), ("layer_output_norm.bias", (s.width,))]
-    if "fused_qkv" in s.extra and "qkv_bias" in s.extra:
-        rows.append(("attn_qkv.bias", (3 * s.width,)))
-        rows.append(("attn_output.bias", (s.width,)))
-    if a.experts:
-        rows.append(("ffn_gate_inp.weight", (s.width, s.experts)))
-        rows.append(("ffn_up_exps.weight", (s.width, a.ff, s.experts)))
-        return [*rows, ("ffn_down_exps.weight", (a.ff, s.width, s.experts))]
-    if "gated_ffn" in s.extra:
-        return rows + swiglu(s, a.ff)
-    return rows + plain_ffn(s, a.ff, bias="ffn_bias" in s.extra)
+    heads = fused_attention if "fused_qkv" in h.extra else attention
+    rows = heads(h, layer) + norms(h.width, "attn_output_norm", "layer_output_norm")
+    rows += [("attn_output_norm.bias", (h.width,)), ("layer_output_norm.bias", (h.width,))]
+    if "fused_qkv" in h.extra and "qkv_bias" in h.extra:
+        rows.append(("attn_qkv.bias", (3 * h.width,)))
+        rows.append(("attn_output.bias", (h.width,)))
+    if layer.experts:
+        rows.append(("ffn_gate_inp.weight", (h.width, h.experts)))
+        rows.append(("ffn_up_exps.weight", (h.width, layer.ff, h.experts)))
+        return [*rows, ("ffn_down_exps.weight", (layer.ff, h.width, h.experts))]
+    if "gated_ffn" in h.extra:
+        return rows + swiglu(h, layer.ff)
+    return rows + plain_ffn(h, layer.ff, bias="ffn_bias" in h.extra)
 
 
-_LAYOUTS: Mapping[TensorLayout, Rows] = MappingProxyType(
+_LAYOUTS: Mapping[TensorLayout, _Layout] = MappingProxyType(
     {
         TensorLayout.LLAMA: _llama,
         TensorLayout.BERT: _bert,

@@ -1,13 +1,23 @@
-"""A model that was never downloaded: its tensors, sizes and header for any quant mix."""
+"""The blueprint of a model that is not on this disk: its tensors, sizes and header for any quant.
+
+What a `ModelSpec` reads from a file is computed here from hyperparameters, for the catalogue.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
 
-from localllm.core.catalogue.blueprint.shape import Shape
-from localllm.core.catalogue.blueprint.stacks import Stack, stacks
-from localllm.core.catalogue.quant_mix import Category, Traits, Where, category, kept, recipe
+from localllm.core.catalogue.blueprint.hparams import HParams
+from localllm.core.catalogue.blueprint.tensors import RepeatedTensor, repeated_tensors
+from localllm.core.catalogue.quant_mix import (
+    Category,
+    Positions,
+    QuantTraits,
+    category,
+    fixed_type,
+    quant_mix,
+)
 from localllm.core.memoize import memoize, memoize_each
 from localllm.core.model.file_types import FILE_TYPES
 from localllm.core.model.quants import BLOCKS, GgmlType
@@ -27,76 +37,82 @@ _FEED_FORWARD = (Category.FFN_UP, Category.FFN_GATE, Category.FFN_DOWN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """Tensors that a recipe treats alike, from one stack.
+class TensorGroup:
+    """Tensors of one name that a quant mix treats alike.
 
-    `places` are their positions among the `total` that the recipe counts.
+    `places` are their positions among the `total` that the mix counts.
     """
 
-    stack: Stack
+    repeated: RepeatedTensor
     kind: Category
     places: tuple[int, ...]
     total: int
 
 
-_Counted = tuple[Stack, int, GgmlType, int]
-"""A stack, the elements of one of its tensors, a type, and how many of them have it."""
+_TypeCount = tuple[RepeatedTensor, int, GgmlType, int]
+"""Tensors of one name, the elements of one of them, a type, and how many have it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blueprint:
-    """A model's shape and every tensor it has. Build it with `draw`.
+    """A model's hyperparameters and every tensor it has. Built by `blueprint_of`.
 
-    `runs` are the tensors whose type a quant mix decides, `fixed` the others. `imatrix` and
-    `fused_as_value` say how the model's files were quantized (see `quant_mix.Traits`).
+    `groups` are the tensors whose type a quant mix decides, `fixed` the others. `imatrix` and
+    `fused_as_value` say how the model's files were quantized (see `quant_mix.QuantTraits`).
     """
 
-    shape: Shape
+    hparams: HParams
     tokenizer: str
     imatrix: bool
     fused_as_value: bool
-    runs: tuple[Run, ...]
-    fixed: tuple[Stack, ...]
+    groups: tuple[TensorGroup, ...]
+    fixed: tuple[RepeatedTensor, ...]
     _memo: dict[object, object] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
-    def stacks(self) -> tuple[Stack, ...]:
-        return (*(run.stack for run in self.runs), *self.fixed)
+    def tensors(self) -> tuple[RepeatedTensor, ...]:
+        """Every tensor, those of one name together."""
+        return (*(group.repeated for group in self.groups), *self.fixed)
 
     @property
     def parameters(self) -> int:
-        return sum(stack.elements for stack in self.stacks)
+        """Every weight of the model."""
+        return sum(repeated.elements for repeated in self.tensors)
 
     @property
     def active_parameters(self) -> int:
         """Parameters that one token uses: of the routed experts only those that are chosen."""
-        used, experts = self.shape.experts_used, max(self.shape.experts, 1)
+        used, experts = self.hparams.experts_used, max(self.hparams.experts, 1)
         return sum(
-            stack.elements * used // experts if "_exps." in stack.name else stack.elements
-            for stack in self.stacks
+            repeated.elements * used // experts if "_exps." in repeated.name else repeated.elements
+            for repeated in self.tensors
         )
 
     def weights_bytes(self, quant: str) -> int:
         """Sum the tensors' bytes in a quant mix. Raises KeyError for an unknown label."""
-        mixed = sum(_bytes(kind, one) * count for _, one, kind, count in self._mixed(quant))
-        return mixed + self._kept_bytes(_source(quant))
+        mixed = sum(_bytes(kind, one) * count for _, one, kind, count in self._mixed_counts(quant))
+        return mixed + self._fixed_bytes(_source(quant))
 
-    def reads(self, quant: str) -> Workload:
-        """Give what one token reads of the weights in a quant mix, the routed experts apart from
+    def weight_reads(self, quant: str) -> Workload:
+        """Return the weights that one token reads in a quant mix, the routed experts apart from
         the others. Raises KeyError for an unknown label."""
-        used, experts = self.shape.experts_used, max(self.shape.experts, 1)
-        tied = all(run.kind is not Category.OUTPUT for run in self.runs)
+        used, experts = self.hparams.experts_used, max(self.hparams.experts, 1)
+        tied = all(group.kind is not Category.OUTPUT for group in self.groups)
         sums: dict[tuple[GgmlType, bool, bool], tuple[int, int]] = {}
-        for stack, one, kind, count in (*self._mixed(quant), *self._kept(_source(quant))):
-            last = stack.name.startswith("output.") or (tied and stack.name == "token_embd.weight")
-            if is_input_name(stack.name) and not last:
+        for repeated, one, kind, count in (
+            *self._mixed_counts(quant),
+            *self._fixed_counts(_source(quant)),
+        ):
+            name = repeated.name
+            last = name.startswith("output.") or (tied and name == "token_embd.weight")
+            if is_input_name(name) and not last:
                 continue
-            routed = "_exps." in stack.name
+            routed = "_exps." in name
             active = one * min(used, experts) // experts if routed else one
             before = sums.get((kind, routed, last), (0, 0))
             sums[kind, routed, last] = before[0] + active * count, before[1] + one * count
         return Workload(
-            layers=self.shape.layers,
+            layers=self.hparams.layers,
             weights=tuple(
                 WeightRead(type=kind, elements=active, elements_loaded=every, last_only=last)
                 for (kind, _, last), (active, every) in sums.items()
@@ -104,11 +120,11 @@ class Blueprint:
         )
 
     @memoize
-    def recalls(self) -> Workload:
-        """Give what one token costs in cache and states, which is the same in every mix."""
+    def cache_reads(self) -> Workload:
+        """Return the cache and states that one token reads, which are the same in every mix."""
         return remembered(
             ModelSpec(
-                architecture=self.shape.architecture,
+                architecture=self.hparams.architecture,
                 metadata=self._metadata("F16", ""),
                 tensors=(),
                 version=3,
@@ -119,51 +135,51 @@ class Blueprint:
         )
 
     @memoize_each
-    def _mixed(self, quant: str) -> tuple[_Counted, ...]:
-        """What the quant mix decides."""
-        mix = recipe(quant, self._traits(quant))
-        counted: list[_Counted] = []
-        for run in self.runs:
-            shape, count = run.stack.shape, len(run.places)
-            choice, each = mix.choose(run.kind, shape), prod(shape)
-            if choice.raised is not None and choice.where is not None:
-                raised = _held(choice.where, run.places, run.total)
-                counted.append((run.stack, each, choice.raised, raised))
+    def _mixed_counts(self, quant: str) -> tuple[_TypeCount, ...]:
+        """Count the tensors whose types the quant mix decides, by type."""
+        mix = quant_mix(quant, self._traits(quant))
+        counted: list[_TypeCount] = []
+        for group in self.groups:
+            shape, count = group.repeated.shape, len(group.places)
+            rule, each = mix.type_rule(group.kind, shape), prod(shape)
+            if rule.raised is not None and rule.where is not None:
+                raised = _count_at(rule.where, group.places, group.total)
+                counted.append((group.repeated, each, rule.raised, raised))
                 count -= raised
-            counted.append((run.stack, each, choice.kind, count))
+            counted.append((group.repeated, each, rule.kind, count))
         return tuple(counted)
 
     @memoize_each
-    def _kept(self, source: GgmlType) -> tuple[_Counted, ...]:
-        """What no mix touches, in files made from one of this type."""
-        return tuple((s, prod(s.shape), _fixed_type(s, source), s.count) for s in self.fixed)
+    def _fixed_counts(self, source: GgmlType) -> tuple[_TypeCount, ...]:
+        """Count the tensors that no mix touches, in files made from one of this type."""
+        return tuple((t, prod(t.shape), _fixed_type(t, source), t.count) for t in self.fixed)
 
     @memoize_each
-    def _kept_bytes(self, source: GgmlType) -> int:
-        return sum(_bytes(kind, one) * count for _, one, kind, count in self._kept(source))
+    def _fixed_bytes(self, source: GgmlType) -> int:
+        return sum(_bytes(kind, one) * count for _, one, kind, count in self._fixed_counts(source))
 
     def file_bytes(self, quant: str) -> int:
         """Estimate the file's length: its tensors behind a header of the typical length."""
         return self._data_offset() + self.weights_bytes(quant)
 
     def spec(self, quant: str, *, name: str) -> ModelSpec:
-        """Give the header such a file would have, with the keys that sizing reads.
+        """Write the header that such a file would have, with the keys that sizing reads.
 
         `name` becomes `general.name`. Raises KeyError for an unknown label.
         """
         tensors, offset = [], 0
-        for stack, kinds in self._types(quant):
-            for tensor, kind in zip(stack.names(), kinds, strict=True):
-                size = _bytes(kind, prod(stack.shape))
+        for repeated, kinds in self._types(quant):
+            for tensor, kind in zip(repeated.names(), kinds, strict=True):
+                size = _bytes(kind, prod(repeated.shape))
                 tensors.append(
                     TensorInfo(
-                        name=tensor, shape=stack.shape, type=kind, offset=offset, size_bytes=size
+                        name=tensor, shape=repeated.shape, type=kind, offset=offset, size_bytes=size
                     )
                 )
                 offset += _padded(size)
         data_offset = self._data_offset()
         return ModelSpec(
-            architecture=self.shape.architecture,
+            architecture=self.hparams.architecture,
             metadata=self._metadata(quant, name),
             tensors=tuple(tensors),
             version=3,
@@ -172,50 +188,52 @@ class Blueprint:
             file_bytes=data_offset + offset,
         )
 
-    def _types(self, quant: str) -> Iterator[tuple[Stack, tuple[GgmlType, ...]]]:
-        mix, source = recipe(quant, self._traits(quant)), _source(quant)
-        for run in self.runs:
-            choice = mix.choose(run.kind, run.stack.shape)
-            yield run.stack, tuple(choice.at(i, run.total) for i in run.places)
-        for stack in self.fixed:
-            yield stack, (_fixed_type(stack, source),) * stack.count
+    def _types(self, quant: str) -> Iterator[tuple[RepeatedTensor, tuple[GgmlType, ...]]]:
+        mix, source = quant_mix(quant, self._traits(quant)), _source(quant)
+        for group in self.groups:
+            rule = mix.type_rule(group.kind, group.repeated.shape)
+            yield group.repeated, tuple(rule.at(i, group.total) for i in group.places)
+        for repeated in self.fixed:
+            yield repeated, (_fixed_type(repeated, source),) * repeated.count
 
     def _metadata(self, quant: str, name: str) -> dict[str, MetadataValue]:
-        prefix = self.shape.architecture
+        prefix = self.hparams.architecture
         return {
             "general.architecture": prefix,
             "general.name": name,
             "general.file_type": FILE_TYPES[quant].number,
             "tokenizer.ggml.model": self.tokenizer,
-            f"{prefix}.context_length": self.shape.context,
-            f"{prefix}.vocab_size": self.shape.vocabulary,
-            **{_full_key(prefix, key): value for key, value in self.shape.gguf.items()},
+            f"{prefix}.context_length": self.hparams.context,
+            f"{prefix}.vocab_size": self.hparams.vocabulary,
+            **{_full_key(prefix, key): value for key, value in self.hparams.gguf.items()},
         }
 
     def _data_offset(self) -> int:
-        return _padded(self.shape.vocabulary * _HEADER_BYTES_PER_TOKEN[self.tokenizer])
+        return _padded(self.hparams.vocabulary * _HEADER_BYTES_PER_TOKEN[self.tokenizer])
 
-    def _traits(self, quant: str) -> Traits:
+    def _traits(self, quant: str) -> QuantTraits:
         # Nobody publishes the IQ mixes without an importance matrix.
         return self._traits_with(self.imatrix or quant.startswith("IQ"))
 
     @memoize_each
-    def _traits_with(self, imatrix: bool) -> Traits:
-        first = self.shape.layer(0)
-        return Traits(
-            output_q8_0=self.shape.arch.output_q8_0,
+    def _traits_with(self, imatrix: bool) -> QuantTraits:
+        first = self.hparams.layer(0)
+        return QuantTraits(
+            output_q8_0=self.hparams.arch.output_q8_0,
             gqa=first.heads // first.kv_heads if first.kv_heads else 0,
-            experts=self.shape.experts,
-            is_70b=self.shape.arch.type_70b.holds(
-                layers=self.shape.layers, heads=first.heads, kv_heads=first.kv_heads
+            experts=self.hparams.experts,
+            is_70b=self.hparams.arch.type_70b.holds(
+                layers=self.hparams.layers, heads=first.heads, kv_heads=first.kv_heads
             ),
-            tied=all(run.kind is not Category.OUTPUT for run in self.runs),
+            tied=all(group.kind is not Category.OUTPUT for group in self.groups),
             imatrix=imatrix,
             fused_as_value=self.fused_as_value,
         )
 
 
-def draw(shape: Shape, *, tokenizer: str, imatrix: bool, fused_as_value: bool) -> Blueprint:
+def blueprint_of(
+    hparams: HParams, *, tokenizer: str, imatrix: bool, fused_as_value: bool
+) -> Blueprint:
     """Work out a model's tensors.
 
     Raises KeyError, with the name, for an unknown architecture, tokenizer or missing key, and
@@ -223,36 +241,37 @@ def draw(shape: Shape, *, tokenizer: str, imatrix: bool, fused_as_value: bool) -
     """
     if tokenizer not in _HEADER_BYTES_PER_TOKEN:
         raise KeyError(tokenizer)
-    fixed: list[Stack] = []
-    free: list[Stack] = []
-    for stack in stacks(shape):
-        (free if kept(stack.name, stack.shape, GgmlType.F16) is None else fixed).append(stack)
+    fixed: list[RepeatedTensor] = []
+    free: list[RepeatedTensor] = []
+    for repeated in repeated_tensors(hparams):
+        mixed = fixed_type(repeated.name, repeated.shape, GgmlType.F16) is None
+        (free if mixed else fixed).append(repeated)
     return Blueprint(
-        shape=shape,
+        hparams=hparams,
         tokenizer=tokenizer,
         imatrix=imatrix,
         fused_as_value=fused_as_value,
-        runs=tuple(_runs(shape, free)),
+        groups=tuple(_groups(hparams, free)),
         fixed=tuple(fixed),
     )
 
 
-def _runs(shape: Shape, free: list[Stack]) -> Iterator[Run]:
-    kinds = [category(stack.name) for stack in free]
+def _groups(hparams: HParams, free: list[RepeatedTensor]) -> Iterator[TensorGroup]:
+    kinds = [category(repeated.name) for repeated in free]
     values = sorted(
         layer
-        for stack, kind in zip(free, kinds, strict=True)
+        for repeated, kind in zip(free, kinds, strict=True)
         if kind in _VALUES
-        for layer in stack.layers or ()
+        for layer in repeated.layers or ()
     )
-    for stack, kind in zip(free, kinds, strict=True):
-        layers, total = stack.layers or (0,), shape.layers
+    for repeated, kind in zip(free, kinds, strict=True):
+        layers, total = repeated.layers or (0,), hparams.layers
         if kind in _VALUES:
             layers, total = _ranks(layers, values), len(values)
-        elif kind in _FEED_FORWARD and shape.experts <= 1:
+        elif kind in _FEED_FORWARD and hparams.experts <= 1:
             same = (other for other, k in zip(free, kinds, strict=True) if k is kind)
             layers = _ranks(layers, sorted(layer for other in same for layer in other.layers or ()))
-        yield Run(stack=stack, kind=kind, places=layers, total=total)
+        yield TensorGroup(repeated=repeated, kind=kind, places=layers, total=total)
 
 
 def _ranks(layers: tuple[int, ...], among: list[int]) -> tuple[int, ...]:
@@ -263,12 +282,12 @@ def _ranks(layers: tuple[int, ...], among: list[int]) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _held(where: Where, places: tuple[int, ...], total: int) -> int:
-    return sum(where.holds(i, total) for i in places)
+def _count_at(where: Positions, places: tuple[int, ...], total: int) -> int:
+    return sum(where.includes(i, total) for i in places)
 
 
-def _fixed_type(stack: Stack, source: GgmlType) -> GgmlType:
-    kind = kept(stack.name, stack.shape, source)
+def _fixed_type(repeated: RepeatedTensor, source: GgmlType) -> GgmlType:
+    kind = fixed_type(repeated.name, repeated.shape, source)
     return source if kind is None else kind
 
 
@@ -277,7 +296,7 @@ def _full_key(prefix: str, key: str) -> str:
 
 
 def _source(quant: str) -> GgmlType:
-    """The type of the file that a quant is made from: publishers convert to BF16 first."""
+    """Return the type of the file that a quant is made from: publishers convert to BF16 first."""
     default = FILE_TYPES[quant].default
     return default if BLOCKS[default].elements == 1 else GgmlType.BF16
 

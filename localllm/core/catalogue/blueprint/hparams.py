@@ -1,4 +1,4 @@
-"""The hyperparameters a GGUF header holds, read as numbers and per layer.
+"""The hyperparameters that a GGUF header would hold, read as numbers and per layer.
 
 Keys are llama.cpp's (`llama-arch.cpp`) without the architecture's prefix.
 """
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from localllm.core.model.architecture import Architecture, ExpertLayers, Recurrence
 from localllm.core.model.architectures import architecture_of
 
-Value = str | int | float | bool | tuple[int, ...] | tuple[str, ...]
+HeaderValue = str | int | float | bool | tuple[int, ...] | tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """What tells one layer's tensors from another's. Widths in elements."""
+class LayerParams:
+    """The hyperparameters of one layer that its tensors depend on. Widths in elements."""
 
     heads: int
     kv_heads: int
@@ -25,8 +25,8 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """Everything that tensor shapes follow from.
+class HParams:
+    """The hyperparameters of a model (`llama_hparams`), from which all tensor shapes follow.
 
     `gguf` holds header keys without the architecture's prefix. `extra` names what a header does
     not say but the tensors show: biases ("qkv_bias", "output_bias", "ffn_bias", "expert_bias"),
@@ -40,7 +40,7 @@ class Shape:
     context: int
     tied: bool
     extra: frozenset[str]
-    gguf: Mapping[str, Value]
+    gguf: Mapping[str, HeaderValue]
 
     @property
     def arch(self) -> Architecture:
@@ -65,6 +65,7 @@ class Shape:
 
     @property
     def layers(self) -> int:
+        """Every block, draft blocks included."""
         return self.number("block_count")
 
     @property
@@ -74,7 +75,7 @@ class Shape:
 
     @property
     def uniform(self) -> bool:
-        """Whether all layers are alike, told quickly."""
+        """True when all layers are surely alike, without looking at each."""
         return (
             self.arch.recurrence is not Recurrence.INTERVAL
             and self.arch.expert_layers is ExpertLayers.AFTER_DENSE
@@ -84,24 +85,26 @@ class Shape:
 
     @property
     def experts(self) -> int:
+        """Routed experts a layer; 0 for a dense model."""
         return self.number("expert_count", 0)
 
     @property
     def experts_used(self) -> int:
+        """Experts a token is routed to in a layer."""
         return self.number("expert_used_count", 0)
 
-    def head_size(self, layer: Layer, part: str = "key") -> int:
-        """Elements of one key or value head (n_embd_head_k, n_embd_head_v)."""
+    def head_size(self, layer: LayerParams, part: str = "key") -> int:
+        """Return the elements of one key or value head (n_embd_head_k, n_embd_head_v)."""
         if layer.window and f"attention.{part}_length_swa" in self.gguf:
             return self.number(f"attention.{part}_length_swa")
         return self.number(f"attention.{part}_length", self.width // max(layer.heads, 1))
 
-    def layer(self, i: int) -> Layer:
-        """Describe layer `i`."""
+    def layer(self, i: int) -> LayerParams:
+        """Return the parameters of layer `i`."""
         heads = self.at("attention.head_count", i)
         kv_heads = self.at("attention.head_count_kv", i, heads)
         ff = self.at("feed_forward_length", i, 0)
-        return Layer(
+        return LayerParams(
             heads=heads,
             kv_heads=kv_heads,
             ff=ff,

@@ -1,4 +1,4 @@
-"""One candidate on one machine: placed, timed and judged."""
+"""The evaluation of one candidate on one machine: placed and timed, with a verdict."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -13,11 +13,11 @@ from localllm.core.sizing.placement import Placement, place
 from localllm.core.speed import DeviceWork, Estimate, calibrated, decode_tps, ttft_s, workload_of
 
 PROMPT_TOKENS = 512
-"""The prompt that the time to the first token is told for."""
+"""The prompt that the time to the first token is estimated for."""
 
 
-def price(candidate: Candidate, preferences: Preferences, machine: Machine) -> FitPlan:
-    """Place and time one candidate."""
+def evaluate(candidate: Candidate, preferences: Preferences, machine: Machine) -> FitPlan:
+    """Place and time one candidate, and give the verdict."""
     spec = candidate.spec()
     context = min(preferences.context, spec.context_train or preferences.context)
     settings = LoadSettings(
@@ -41,20 +41,20 @@ def price(candidate: Candidate, preferences: Preferences, machine: Machine) -> F
 
 
 def depth_of(context: int) -> int:
-    """Tokens before the one that is timed: a quarter of the context is in use."""
+    """Return the tokens before the one that is timed: a quarter of the context is in use."""
     return context // 4
 
 
 def corrected(decode: Estimate, machine: Machine, *, on_gpu: bool) -> Estimate:
-    """Correct an estimate by what other models on the same side did here."""
-    seen = [one for one in machine.seen if one.on_gpu == on_gpu]
-    measured, predicted = [s.measured_tps for s in seen], [s.predicted_tps for s in seen]
+    """Correct an estimate by the measurements of other models on the same side."""
+    points = [point for point in machine.calibration if point.on_gpu == on_gpu]
+    measured, predicted = [p.measured_tps for p in points], [p.predicted_tps for p in points]
     return calibrated(decode, measured, predicted, on_gpu=on_gpu)
 
 
 def predict(spec: ModelSpec, machine: Machine, *, tokens: int) -> tuple[Estimate, bool]:
-    """The uncorrected decode rate of an answer of `tokens` tokens after an almost empty prompt,
-    as `bench` measures it, and whether a GPU takes part."""
+    """Estimate, uncorrected, the decode rate of an answer of `tokens` tokens after an almost empty
+    prompt, as `bench` measures it; also return whether a GPU takes part."""
     settings = LoadSettings(context=max(512, 2 * tokens))
     placement = place(spec, settings, machine.budget)
     shares = _work(spec, settings, placement, machine)
@@ -63,14 +63,14 @@ def predict(spec: ModelSpec, machine: Machine, *, tokens: int) -> tuple[Estimate
 
 
 def _hops(placement: Placement) -> int:
-    """How often a token's state moves between devices: along the layers, and there and back for
+    """Count the moves of a token's state between devices: along the layers, and there and back for
     each layer whose experts are on the host."""
     layout = placement.layout
     along = sum(one != other for one, other in pairwise(layout))
     return along + 2 * placement.cpu_moe
 
 
-def explained(plan: FitPlan, preferences: Preferences) -> FitPlan:
+def with_reasons(plan: FitPlan, preferences: Preferences) -> FitPlan:
     """Add what only the plans that are shown need."""
     candidate = plan.candidate
     plan = replace(
@@ -87,7 +87,7 @@ def _work(
     placement: Placement,
     machine: Machine,
 ) -> list[DeviceWork]:
-    """What each device that holds layers or experts does for one token."""
+    """Return the work of each device that holds layers or experts for one token."""
     speeds = (*machine.gpus, machine.host) if len(placement.devices) > 1 else (machine.host,)
     shares = []
     for i, speed in enumerate(speeds):

@@ -1,4 +1,4 @@
-"""Answers that are kept: each asked for once, errors never, none shared between two objects."""
+"""Memoized results: each computed at the first call, errors never kept, none shared by objects."""
 
 from dataclasses import dataclass, field, replace
 
