@@ -195,7 +195,7 @@ def _without(device: DeviceSpeed, hardware: str, rows: Iterable[Row]) -> DeviceS
 
 
 def _prompt_error(share: DeviceWork, tokens: int, tps: float) -> fitted.Spread:
-    assert not share.work.routed
+    assert not share.work.is_routed
     error = math.log(tps / prefill_tps([share], tokens=tokens).likely)
     return fitted.Spread(fast=error, slow=-error)
 

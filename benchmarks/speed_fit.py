@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from localllm.core.hardware import Backend
 from localllm.core.model.quants import GgmlType
-from localllm.core.speed import Attention, DeviceSpeed, DeviceWork, WeightRead, Workload
+from localllm.core.speed import AttentionReads, DeviceSpeed, DeviceWork, WeightRead, Workload
 from localllm.core.speed import constants as fitted
 from localllm.core.speed.gpus import generation
 
@@ -61,7 +61,7 @@ def llama_7b(quant: str) -> Workload:
             WeightRead(type=output, elements=head, elements_loaded=head, last_only=True),
         ),
         attention=(
-            Attention(
+            AttentionReads(
                 bytes_per_cell=32 * 2 * 4096 * 2,
                 elements_per_cell=32 * 2 * 4096,
                 macs_per_cell=32 * 2 * 4096,

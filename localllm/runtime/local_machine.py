@@ -82,7 +82,7 @@ def _seen(found: HardwareInfo, machine: Machine) -> Iterator[CalibrationPoint]:
     file = paths.measurements_file(paths.data_dir())
     if not os.path.exists(file):  # noqa: PTH110  # unlike Path.exists it never raises
         return
-    from localllm.core.speed.measured import calibrating
+    from localllm.core.speed.measured import calibration_measurements
     from localllm.library.files import measurements
     from localllm.library.store.header_cache import sized_spec
     from localllm.library.store.store import Store
@@ -94,7 +94,7 @@ def _seen(found: HardwareInfo, machine: Machine) -> Iterator[CalibrationPoint]:
     for model in Store.default().installed():
         if not model.missing:  # a model may have got another name since; two may be of one size
             models[model.size_bytes, model.name] = models[model.size_bytes, ""] = model
-    for one in calibrating(kept, _here(found), datetime.now(UTC)):
+    for one in calibration_measurements(kept, _here(found), datetime.now(UTC)):
         size = one.model.size_bytes
         known = models.get((size, one.model.name)) or models.get((size, ""))
         if known is None:

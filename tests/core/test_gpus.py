@@ -62,7 +62,7 @@ def test_a_device_that_no_table_has_is_unknown(name: str) -> None:
 def test_a_part_sold_with_several_sizes_counts_as_the_smallest_unless_the_name_says() -> None:
     gpu = lookup("RTX 5060 Ti")
     assert gpu is not None
-    assert gpu.memory_seen == (8 * GIB, 16 * GIB)
+    assert gpu.memory_options == (8 * GIB, 16 * GIB)
     assert gpu.memory_bytes == 8 * GIB
 
 
@@ -75,20 +75,20 @@ def test_a_stated_size_that_nobody_sells_is_not_believed_when_it_is_larger() -> 
 def test_of_tables_that_disagree_the_median_is_taken() -> None:
     gpu = lookup("RTX 5060")
     assert gpu is not None
-    assert gpu.bandwidth_seen == (256e9, 336e9, 448e9)
+    assert gpu.bandwidth_options == (256e9, 336e9, 448e9)
     assert gpu.bandwidth_bytes_per_s == 448e9  # three of five tables
 
 
 def test_tables_that_agree_say_nothing() -> None:
     gpu = lookup("RTX 4090")
     assert gpu is not None
-    assert len(gpu.bandwidth_seen) == 1
+    assert len(gpu.bandwidth_options) == 1
 
 
 def test_a_size_in_the_name_settles_which_bandwidth_is_meant() -> None:
     gpu = lookup("A100 80GB")
     assert gpu is not None
-    assert len(gpu.bandwidth_seen) == 1
+    assert len(gpu.bandwidth_options) == 1
 
 
 @pytest.mark.parametrize(

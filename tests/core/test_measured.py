@@ -10,7 +10,7 @@ from localllm.core.speed.measured import (
     MeasuredMachine,
     MeasuredModel,
     Measurement,
-    calibrating,
+    calibration_measurements,
 )
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -37,7 +37,7 @@ DECODE = Measurement(
 
 
 def test_a_steady_decode_rate_of_this_machine_corrects() -> None:
-    assert calibrating([DECODE], HERE, NOW) == (DECODE,)
+    assert calibration_measurements([DECODE], HERE, NOW) == (DECODE,)
 
 
 @pytest.mark.parametrize(
@@ -62,35 +62,39 @@ def test_a_steady_decode_rate_of_this_machine_corrects() -> None:
     ids=str,
 )
 def test_anything_else_does_not(change: dict[str, object]) -> None:
-    assert calibrating([replace(DECODE, **change)], HERE, NOW) == ()  # type: ignore[arg-type]
+    assert calibration_measurements([replace(DECODE, **change)], HERE, NOW) == ()  # type: ignore[arg-type]
 
 
 def test_what_is_not_known_of_an_engine_is_no_difference() -> None:
     asked_nobody = replace(HERE, engine_commit=None, backends=())
-    assert calibrating([DECODE], asked_nobody, NOW) == (DECODE,)
+    assert calibration_measurements([DECODE], asked_nobody, NOW) == (DECODE,)
     written_early = replace(DECODE, machine=replace(HERE, engine_version=None))
-    assert calibrating([written_early], HERE, NOW) == (written_early,)
+    assert calibration_measurements([written_early], HERE, NOW) == (written_early,)
 
 
 def test_the_order_of_backends_is_no_difference() -> None:
     other = replace(HERE, backends=("CPU", "CUDA"))
-    assert calibrating([DECODE], other, NOW) == (DECODE,)
+    assert calibration_measurements([DECODE], other, NOW) == (DECODE,)
 
 
 def test_of_one_file_the_newest_steady_measurement_counts() -> None:
     newer = replace(DECODE, n_gen=256, tps_mean=50.0, measured_at=NOW.isoformat())
     spoilt = replace(newer, tps_mean=5.0, crowded=True)
-    assert calibrating([newer, DECODE, spoilt], HERE, NOW) == (newer,)
-    assert calibrating([DECODE, newer], HERE, NOW) == (newer,)
+    assert calibration_measurements([newer, DECODE, spoilt], HERE, NOW) == (newer,)
+    assert calibration_measurements([DECODE, newer], HERE, NOW) == (newer,)
 
 
 def test_the_newest_is_told_by_the_time_and_not_by_the_text() -> None:
     newer = replace(DECODE, tps_mean=50.0, measured_at="2026-06-01T12:30:00+05:00")
     older = replace(DECODE, measured_at="2026-06-01T07:00:00+00:00")
-    assert calibrating([newer, older], HERE, NOW) == (newer,)
+    assert calibration_measurements([newer, older], HERE, NOW) == (newer,)
 
 
 def test_each_file_and_each_side_counts_once() -> None:
     on_gpu = replace(DECODE, gpu_layers=30)
     other = replace(DECODE, model=replace(DECODE.model, size_bytes=1))
-    assert set(calibrating([DECODE, on_gpu, other], HERE, NOW)) == {DECODE, on_gpu, other}
+    assert set(calibration_measurements([DECODE, on_gpu, other], HERE, NOW)) == {
+        DECODE,
+        on_gpu,
+        other,
+    }

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localllm.core.speed.meter import KEPT_S, Meter, MeterReading
+from localllm.core.speed.meter import HISTORY_S, Meter, MeterReading
 
 # As a clock tells them: no time at all, or at least a microsecond.
 GAPS = st.lists(st.just(0.0) | st.floats(min_value=1e-6, max_value=5), min_size=1, max_size=60)
@@ -64,7 +64,7 @@ def test_a_clock_that_goes_back_counts_as_standing_still() -> None:
 
 
 def test_a_long_answer_keeps_its_totals_and_forgets_old_samples() -> None:
-    meter, now_s = metered([0.0] + [1.0] * int(KEPT_S * 3))
+    meter, now_s = metered([0.0] + [1.0] * int(HISTORY_S * 3))
     assert meter.read(now_s).average_tps == pytest.approx(1.0)
     assert meter.history(now_s, buckets=400, bucket_s=1.0)[0] == 0.0
 
@@ -82,7 +82,7 @@ def test_rates_are_never_negative_and_tokens_are_all_counted(
         assert reading.average_tps * sum(gaps[1:]) == pytest.approx(len(gaps) - 1)
 
 
-@given(st.lists(st.floats(min_value=0, max_value=KEPT_S / 50), min_size=1, max_size=40))
+@given(st.lists(st.floats(min_value=0, max_value=HISTORY_S / 50), min_size=1, max_size=40))
 def test_history_holds_each_token_of_the_finished_spans_once(gaps: list[float]) -> None:
     meter, now_s = metered(gaps)
     spans = int(sum(gaps)) + 3

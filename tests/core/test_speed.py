@@ -12,7 +12,7 @@ from localllm.core.model.quants import GgmlType
 from localllm.core.model.spec import ModelSpec, TensorInfo
 from localllm.core.sizing.load import KvType, LoadSettings
 from localllm.core.speed import (
-    Attention,
+    AttentionReads,
     DeviceSpeed,
     DeviceWork,
     Estimate,
@@ -58,7 +58,7 @@ works = st.builds(
     weights=st.lists(reads, min_size=1, max_size=4).map(tuple),
     attention=st.lists(
         st.builds(
-            Attention,
+            AttentionReads,
             bytes_per_cell=st.floats(0, 1e7),
             elements_per_cell=st.integers(0, 10**7),
             macs_per_cell=st.integers(0, 10**8),
@@ -192,7 +192,7 @@ def test_a_token_reads_only_the_experts_it_is_sent_to() -> None:
     # 30.5 G parameters of which 3.3 G are active (model card), input embedding 0.31 G not read
     assert every == pytest.approx(30.5e9 - 0.31e9, rel=0.02)
     assert active == pytest.approx(3.3e9 - 0.31e9, rel=0.05)
-    assert work.routed
+    assert work.is_routed
 
 
 def test_the_interval_of_a_mixture_of_experts_reaches_further_down() -> None:
@@ -214,7 +214,7 @@ def test_a_sliding_layer_reads_no_further_than_its_window() -> None:
 
 def test_the_cells_of_a_prompt_are_those_of_its_tokens_added_up() -> None:
     for window in (None, 1, 3, 50):
-        part = Attention(bytes_per_cell=1, elements_per_cell=1, macs_per_cell=1, window=window)
+        part = AttentionReads(bytes_per_cell=1, elements_per_cell=1, macs_per_cell=1, window=window)
         for tokens in (1, 2, 7):
             assert part.cells_of_prompt(tokens) == sum(part.cells(i) for i in range(1, tokens + 1))
 

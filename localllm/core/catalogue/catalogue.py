@@ -171,11 +171,11 @@ def parse(text: str, *, name: str = "models.toml") -> tuple[Entry, ...]:
         for i, table in enumerate(tables)
     ]
     entries = tuple(_entry(each) for each in fields)
-    seen: dict[str, int] = {}
+    first_lines: dict[str, int] = {}
     for entry, each in zip(entries, fields, strict=True):
-        if entry.name in seen:
-            raise each.error("name", f"is used already, in line {seen[entry.name]}")
-        seen[entry.name] = entry.line
+        if entry.name in first_lines:
+            raise each.error("name", f"is used already, in line {first_lines[entry.name]}")
+        first_lines[entry.name] = entry.line
     return entries
 
 
@@ -233,7 +233,7 @@ class _Fields:
             f"{self._document} line {line}: model {self._title!r}: {field} {problem}."
         )
 
-    def take(
+    def pop(
         self,
         field: str,
         kind: type[_V],
@@ -254,7 +254,7 @@ class _Fields:
         self, field: str, fits: Callable[[str], bool], must: str, default: list[str] | None = None
     ) -> tuple[str, ...]:
         """Take a list of strings without repetitions."""
-        items = self.take(field, list, lambda value: True, f"a list: {must}", default)
+        items = self.pop(field, list, lambda value: True, f"a list: {must}", default)
         for item in items:
             if not isinstance(item, str) or not fits(item):
                 raise self.error(field, f"holds {item!r}, which must be {must}")
@@ -273,35 +273,35 @@ def _positive(value: int) -> bool:
 
 
 def _entry(fields: _Fields) -> Entry:
-    name = fields.take(
+    name = fields.pop(
         "name", str, lambda v: bool(_NAME.fullmatch(v)), "lower-case letters, digits, '.' and '-'"
     )
-    parameters = fields.take("parameters", int, _positive, "a positive whole number")
-    context = fields.take("context", int, _positive, "a positive whole number")
+    parameters = fields.pop("parameters", int, _positive, "a positive whole number")
+    context = fields.pop("context", int, _positive, "a positive whole number")
     repos = fields.words("repos", _is_repo, "a repository, 'org/name'")
     if not repos:
         raise fields.error("repos", "is empty; it must name a repository, 'org/name'")
-    released = fields.take("released", date, lambda v: v >= date(2021, 1, 1), "a date since 2021")
-    license_ = fields.take("license", str, lambda v: v in LICENCES, "one of " + ", ".join(LICENCES))
+    released = fields.pop("released", date, lambda v: v >= date(2021, 1, 1), "a date since 2021")
+    license_ = fields.pop("license", str, lambda v: v in LICENCES, "one of " + ", ".join(LICENCES))
     entry = Entry(
         name=name,
-        title=fields.take("title", str, lambda v: bool(v.strip()), "a title"),
-        family=fields.take("family", str, lambda v: bool(v.strip()), "a family's name"),
+        title=fields.pop("title", str, lambda v: bool(v.strip()), "a title"),
+        family=fields.pop("family", str, lambda v: bool(v.strip()), "a family's name"),
         tasks=tuple(
             Task(word)
             for word in fields.words("tasks", lambda v: v in {*Task}, "of " + ", ".join(Task))
         ),
-        source=fields.take("source", str, _is_repo, "a repository, 'org/name'"),
+        source=fields.pop("source", str, _is_repo, "a repository, 'org/name'"),
         repos=repos,
         quants=fields.words(
             "quants", FILE_TYPES.__contains__, "a quant llama.cpp makes", list(COMMON_QUANTS)
         ),
         license=license_,
-        business=fields.take(
+        business=fields.pop(
             "business", bool, lambda v: v is LICENCES[license_], f"what {license_} allows"
         ),
         parameters=parameters,
-        active_parameters=fields.take(
+        active_parameters=fields.pop(
             "active_parameters",
             int,
             lambda v: 0 < v <= parameters,
@@ -317,7 +317,7 @@ def _entry(fields: _Fields) -> Entry:
             )
         ),
         hparams=_hparams(fields, context),
-        tokenizer=fields.take("tokenizer", str, bool, "gpt2, llama, bert or t5"),
+        tokenizer=fields.pop("tokenizer", str, bool, "gpt2, llama, bert or t5"),
         line=fields.line,
     )
     if not entry.tasks or not entry.quants:
@@ -333,10 +333,10 @@ def _is_repo(value: str) -> bool:
 
 def _hparams(fields: _Fields, context: int) -> HParams:
     return HParams(
-        architecture=fields.take("architecture", str, bool, "llama.cpp's name of the architecture"),
-        vocabulary=fields.take("vocabulary", int, _positive, "a positive whole number"),
+        architecture=fields.pop("architecture", str, bool, "llama.cpp's name of the architecture"),
+        vocabulary=fields.pop("vocabulary", int, _positive, "a positive whole number"),
         context=context,
-        tied=fields.take("tied", bool, lambda v: True, "true or false", False),
+        tied=fields.pop("tied", bool, lambda v: True, "true or false", False),
         extra=frozenset(
             fields.words("extra", _EXTRA.__contains__, "of " + ", ".join(sorted(_EXTRA)), [])
         ),
@@ -354,7 +354,7 @@ def _check_hparams(entry: Entry, fields: _Fields) -> None:
 
 
 def _gguf(fields: _Fields) -> Mapping[str, HeaderValue]:
-    table = fields.take("gguf", dict, bool, "a table of header keys")
+    table = fields.pop("gguf", dict, bool, "a table of header keys")
     return MappingProxyType(dict(_flat(fields, table, "")))
 
 

@@ -13,7 +13,7 @@ from typing import TypedDict
 from localllm.core.catalogue.blueprint.hparams import HeaderValue, HParams
 from localllm.core.catalogue.catalogue import Check, Entry, Task
 from localllm.core.model.quants import GgmlType
-from localllm.core.speed import Attention, WeightRead, Workload
+from localllm.core.speed import AttentionReads, WeightRead, Workload
 
 _JsonValue = str | int | float | bool | list[int] | list[str]
 
@@ -21,7 +21,7 @@ _JsonValue = str | int | float | bool | list[int] | list[str]
 _Read = tuple[int, int, int, bool]
 """A WeightRead: type, elements, all elements, whether it is for the last token only."""
 _Recalls = tuple[list[tuple[float, int, int, int | None]], int]
-"""The Attention of a Workload, and its states in bytes."""
+"""The `attention` of a Workload, and its states in bytes."""
 
 
 class _Document(TypedDict):
@@ -145,7 +145,9 @@ class _CachedSizes:
             layers=0,
             weights=(),
             attention=tuple(
-                Attention(bytes_per_cell=size, elements_per_cell=each, macs_per_cell=macs, window=w)
+                AttentionReads(
+                    bytes_per_cell=size, elements_per_cell=each, macs_per_cell=macs, window=w
+                )
                 for size, each, macs, w in cells
             ),
             state_bytes=states,

@@ -57,7 +57,7 @@ class Requantizer:
         heads, kv_heads = header.head_count(0), header.head_count_kv(0)
         self._gqa = heads // kv_heads if kv_heads else 0
         self._experts = header.experts
-        self._is_70b = header.arch.type_70b.holds(
+        self._is_70b = header.arch.type_70b.applies(
             layers=header.layers, heads=heads, kv_heads=kv_heads
         )
         self._tied = all(tensor.name != "output.weight" for tensor in header.tensors)
@@ -115,10 +115,10 @@ class Requantizer:
     def _scaled(self, sizes: list[int], weights_bytes: int) -> list[int]:
         members = [i for group in self._groups for i in group.members]
         free = sum(sizes[i] for i in members)
-        wanted = max(0, weights_bytes - (sum(sizes) - free))
+        missing = max(0, weights_bytes - (sum(sizes) - free))
         for i in members:
-            share = wanted * sizes[i] // free if free else 0
-            free, wanted = free - sizes[i], wanted - share
+            share = missing * sizes[i] // free if free else 0
+            free, missing = free - sizes[i], missing - share
             sizes[i] = share
         return sizes
 

@@ -41,7 +41,7 @@ class Recurrence(StrEnum):
     INTERVAL = "interval"  # every n-th layer attends (`full_attention_interval`)
     EVERY = "every"  # all of them; Falcon-H1's attend besides
 
-    def holds(self, layer: int, *, kv_heads: int, feed_forward: int, interval: int) -> bool:
+    def applies(self, layer: int, *, kv_heads: int, feed_forward: int, interval: int) -> bool:
         """Return True when `layer` is recurrent. Raises ZeroDivisionError for an interval of 0."""
         match self:
             case Recurrence.NO_KV_HEADS:
@@ -172,7 +172,7 @@ class Type70B(StrEnum):
     EIGHTY_LAYERS = "eighty_layers"
     EIGHTY_LAYERS_GROUPED = "eighty_layers_grouped"  # with fewer key heads than query heads
 
-    def holds(self, *, layers: int, heads: int, kv_heads: int) -> bool:
+    def applies(self, *, layers: int, heads: int, kv_heads: int) -> bool:
         """Return True for a model of these counts."""
         if self is Type70B.NEVER or layers != 80:
             return False

@@ -254,7 +254,7 @@ class ModelSpec:
             if isinstance(stated, Sequence) and not isinstance(stated, str):
                 return layer < len(stated) and bool(stated[layer])
             interval = self._int("full_attention_interval", self.arch.interval) or 1
-        return recurrence.holds(
+        return recurrence.applies(
             layer,
             kv_heads=self.head_count_kv(layer),
             feed_forward=self.feed_forward(layer),

@@ -1,4 +1,4 @@
-"""The numbers of the speed model: each with its meaning, where it was seen, and when.
+"""The constants of the speed model, each with its meaning, origin and date.
 
 Decode constants of GPUs are fitted by `benchmarks/speed_accuracy.py` to the rates of one 7B model
 that llama.cpp's users published (discussions 4167, 10879, 15013 and 15021, read August to October
@@ -23,7 +23,7 @@ _T = GgmlType
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Seconds."""
+    """A time and its bounds, in seconds."""
 
     fast: float
     likely: float
@@ -60,8 +60,9 @@ _LAYER_EXTRA_ANY_S = 50e-6
 
 
 def layer_extra_s(backend: Backend) -> float:
-    """What a layer of another architecture may cost on top: norms after each half, gates, routing,
-    up to ten more kernels of 2.5 us (replayed from a CUDA graph) or 5 us (started one by one)."""
+    """Return the most that a layer of another architecture costs on top: norms after each half,
+    gates, routing, up to ten more kernels of 2.5 us (replayed from a CUDA graph) or 5 us (started
+    one by one)."""
     return _LAYER_EXTRA_S.get(backend, _LAYER_EXTRA_ANY_S)
 
 
@@ -94,8 +95,8 @@ LEAST_SPREAD = 0.08  # no interval is narrower: repeated runs of one card differ
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How far a time may err: ln of likely over measured where it was too slow an estimate
-    (`fast`), ln of measured over the slow bound where it was too fast a one (`slow`)."""
+    """The error of a time: ln of likely over measured where the estimate was too slow (`fast`), ln
+    of measured over the slow bound where it was too fast (`slow`)."""
 
     fast: float
     slow: float
@@ -141,7 +142,7 @@ _FALLBACK = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class GpuFit:
-    """How one kind of GPU decodes: share of bandwidth, seconds a layer, and the interval."""
+    """The decode constants of one kind of GPU: share of bandwidth, seconds a layer, interval."""
 
     efficiency: float
     layer_s: float
@@ -171,8 +172,8 @@ def _wider(a: Spread, b: Spread) -> Spread:
 
 
 def gpu_fit(backend: Backend, generation: Generation | None) -> GpuFit:
-    """Look up how a GPU decodes. One that nothing was fitted to borrows its backend's middle, or
-    Vulkan's, with a wide interval."""
+    """Look up a GPU's decode constants. One that nothing was fitted to gets its backend's middle,
+    or Vulkan's, with a wide interval."""
     name = group(backend, generation)
     spread = DECODE_SPREAD.get(spread_class(backend, generation), _UNKNOWN_SPREAD)
     fitted = backend in EFFICIENCY and (
@@ -226,9 +227,11 @@ _SLOWDOWN: Mapping[GgmlType, float] = MappingProxyType(
 
 
 def gpu_slowdown(kind: GgmlType) -> float:
-    """How much longer than its bytes a type takes to unpack: llama.cpp's table of Llama 3.1 8B in
-    every quant on one machine, which it does not name (tools/quantize/README.md, b11434), over
-    the line through F16 and Q8_0. 1 where it has no row."""
+    """Return how many times its bytes' time a type takes to unpack; 1 where it was not measured.
+
+    From llama.cpp's table of Llama 3.1 8B in every quant on one machine, which it does not name
+    (tools/quantize/README.md, b11434), over the line through F16 and Q8_0.
+    """
     return _SLOWDOWN.get(kind, 1.0)
 
 
@@ -269,7 +272,7 @@ PROMPT_SPREAD: Mapping[str, Spread] = MappingProxyType(
 
 UNKNOWN_PROMPT = 48.7  # the middle of the table: one that nothing was seen of
 _UNKNOWN_PROMPT_SPREAD = Spread(math.log(3), math.log(3))
-SEEN_PROMPT_SPREAD = Spread(0.25, 0.25)
+MEASURED_PROMPT_SPREAD = Spread(0.25, 0.25)
 """When the rate of matrix products was seen on this very device."""
 
 
@@ -282,7 +285,7 @@ class PromptFit:
 
 
 def prompt_fit(backend: Backend, generation: Generation | None) -> PromptFit:
-    """Look up how fast a GPU reads prompts, from its nominal bandwidth."""
+    """Look up a GPU's prompt constants, which multiply its nominal bandwidth."""
     spread = PROMPT_SPREAD.get(spread_class(backend, generation), _UNKNOWN_PROMPT_SPREAD)
     if generation is None or (backend, generation) not in PROMPT_FLOP_PER_BYTE:
         return PromptFit(UNKNOWN_PROMPT, _wider(_UNKNOWN_PROMPT_SPREAD, spread))
@@ -309,7 +312,7 @@ CPU_CACHE_S = 560e-12
 CPU_SPREAD = Spread(math.log(1.6), math.log(1.6))
 CPU_PROMPT_SPREAD = Spread(math.log(2), math.log(2))
 """Before a calibration: the arithmetic was measured on one processor only, and others have wider
-or narrower vectors. One `bench` replaces this guess."""
+or narrower vectors. One `bench` replaces this assumption."""
 
 _CPU_PS: Mapping[GgmlType, tuple[float, float]] = MappingProxyType(
     {
@@ -348,10 +351,10 @@ _UNMEASURED_PS = (60.4, 146.5)  # as slow as NVFP4, the slowest kernel without h
 
 
 def cpu_decode_s(kind: GgmlType) -> float:
-    """Seconds one core spends on one weight of one token, beyond streaming it."""
+    """Return the seconds of one core for one weight of one token, beyond streaming it."""
     return _CPU_PS.get(kind, _UNMEASURED_PS)[0] * 1e-12
 
 
 def cpu_prompt_s(kind: GgmlType) -> float:
-    """Seconds one core spends on one weight for each token of a prompt."""
+    """Return the seconds of one core for one weight and each token of a prompt."""
     return _CPU_PS.get(kind, _UNMEASURED_PS)[1] * 1e-12

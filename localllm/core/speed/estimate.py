@@ -1,13 +1,13 @@
-"""A number that is not known exactly, and how a measurement corrects it."""
+"""A number that is not known exactly, and its correction by measurements."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 CALIBRATED_SPREAD = math.log(1.15)
-"""What is left to err on a CPU after one measurement on the same machine: the design's promise for
-other models and quants. Checked by `benchmarks/speed_accuracy.py` on one CPU, on data that also
-shaped the constants (docs/speed.md)."""
+"""The error that is left on a CPU after one measurement on the same machine, for other models and
+quants. Checked by `benchmarks/speed_accuracy.py` on one CPU, on data that also shaped the constants
+(docs/speed.md)."""
 
 GPU_REMAINS = 0.7
 """The part of a GPU's interval that is left after one or two measurements: which kernels a model
@@ -22,7 +22,7 @@ _NINETY_PERCENT = 1.645  # standard deviations either side that hold 90 % of a n
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
     """An interval that aims at nine of ten outcomes, and its most likely value, in one unit:
-    tokens/s or seconds. How many it held outside the fitted data: docs/speed.md."""
+    tokens/s or seconds. docs/speed.md counts the outcomes inside it, outside the fitted data."""
 
     low: float
     likely: float
@@ -40,7 +40,7 @@ def calibrated(
     *,
     on_gpu: bool = False,
 ) -> Estimate:
-    """Correct an estimate by what other models did on this machine.
+    """Correct an estimate by the measurements of other models on this machine.
 
     `measured[i]` and `predicted[i]` (the likely value that was estimated) belong to one run, in
     the unit of `estimate`. The estimate is scaled by the geometric mean of their ratios. Its
@@ -73,5 +73,5 @@ def calibrated(
 
 
 def _scatter(logs: Sequence[float], mean: float) -> float:
-    """Their standard deviation; 0 for one."""
+    """Return the standard deviation; 0 for one value."""
     return math.sqrt(math.fsum((log - mean) ** 2 for log in logs) / max(1, len(logs) - 1))

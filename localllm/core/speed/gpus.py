@@ -1,4 +1,4 @@
-"""What is known of a graphics device from its name: memory, bandwidth, generation.
+"""The table of graphics devices by name: memory, bandwidth, generation.
 
 For machines that are not here (`suggest --gpu "RTX 4060"`) and for drivers that do not tell. The
 table merges the device tables of five public tools (fitlab 0.1.1, ggufit 0.3.0, llmfit 3f44fd30,
@@ -52,18 +52,18 @@ _BACKENDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """One row of the table, as far as the name that was asked for decides it.
+    """One row of the table, as far as a name decides it.
 
-    `memory_bytes` None: the tables do not say, or the memory is the system's own. `memory_seen`
+    `memory_bytes` None: the tables do not say, or the memory is the system's own. `memory_options`
     holds every size the part is sold with; without one in the name the smallest counts.
-    `bandwidth_seen` has more than one value (bytes/s) when the tables disagree.
+    `bandwidth_options` has more than one value (bytes/s) when the tables disagree.
     """
 
     name: str
     memory_bytes: int | None
-    memory_seen: tuple[int, ...]
+    memory_options: tuple[int, ...]
     bandwidth_bytes_per_s: float
-    bandwidth_seen: tuple[float, ...]
+    bandwidth_options: tuple[float, ...]
     generation: Generation | None
     unified: bool
 
@@ -82,16 +82,16 @@ def lookup(name: str) -> Gpu | None:
     return Gpu(
         name=row.name,
         memory_bytes=_chosen_memory(row, stated),
-        memory_seen=row.memory,
+        memory_options=row.memory,
         bandwidth_bytes_per_s=bandwidth[0],
-        bandwidth_seen=tuple(sorted(bandwidth)),
+        bandwidth_options=tuple(sorted(bandwidth)),
         generation=generation(name),
         unified=_UNIFIED.search(" ".join(words)) is not None,
     )
 
 
 def generation(name: str, *, compute_capability: str | None = None) -> Generation | None:
-    """Tell a device's generation from CUDA's compute capability ("8.9") or from its name."""
+    """Find a device's generation by CUDA's compute capability ("8.9") or by its name."""
     if compute_capability is not None:
         found = _by_capability(compute_capability)
         if found is not None:
@@ -120,13 +120,13 @@ _LONGEST_NAME = 200  # of a device; whatever is longer is not one
 
 
 def _words(name: str) -> tuple[tuple[str, ...], int | None]:
-    """A name's words that tell devices apart, and the memory in bytes that it states."""
+    """Split a name into the words that distinguish devices and the memory in bytes in it."""
     text = _GLUED.sub(r"\g<0> ", _MARKS.sub(" ", name[:_LONGEST_NAME].lower()))
     size = _SIZE.search(text)
     text = _SIZE.sub(" ", text)
     words = (_ALIASES.get(word, word) for word in re.split(r"[^a-z0-9.]+", text) if word)
-    kept = (re.sub(r"^sxm\d$", "sxm", word) for word in words if not _NOISE.fullmatch(word))
-    return tuple(kept), int(size[1]) * GIB if size else None
+    significant = (re.sub(r"^sxm\d$", "sxm", word) for word in words if not _NOISE.fullmatch(word))
+    return tuple(significant), int(size[1]) * GIB if size else None
 
 
 @cache
@@ -141,14 +141,15 @@ def _table() -> dict[tuple[str, ...], _Row]:
 
 
 def _chosen_memory(row: _Row, stated: int | None) -> int | None:
-    """The size the name states if the part is sold with it; otherwise the careful one."""
+    """Return the size in the name if the part is sold with it; otherwise the smallest."""
     if stated is None or not row.memory:
         return stated or min(row.memory, default=None)
     return stated if stated in row.memory else min(stated, *row.memory)
 
 
 def _chosen_bandwidth(row: _Row, stated: int | None) -> tuple[float, ...]:
-    """Where a part is sold with as many sizes as bandwidths, the larger has the faster memory."""
+    """Return the bandwidths of the stated size: where a part is sold with as many sizes as
+    bandwidths, the larger has the faster memory."""
     if stated in row.memory and len(row.memory) == len(row.bandwidth):
         return (sorted(row.bandwidth)[row.memory.index(stated)],)
     return row.bandwidth

@@ -1,6 +1,6 @@
-"""What a model was measured to do on a machine: the rate, and what it is a rate of.
+"""Measurements of models on machines, and the choice of those that calibrate an estimate.
 
-`library/files/measurements.py` keeps them; the estimate of another model on the same machine is
+`library/files/measurements.py` stores them; the estimate of another model on the same machine is
 corrected by them (`core.speed.calibrated`).
 """
 
@@ -14,7 +14,7 @@ UNSTEADY = 0.2
 
 
 LEAST_TOKENS = 16
-"""An answer of fewer tokens is over before its rate can be told."""
+"""An answer of fewer tokens is over before its rate is known."""
 
 STALE_AFTER = timedelta(days=180)
 """Drivers, kernels, power plans and dust change how fast a machine is; half a year is a guess."""
@@ -39,8 +39,8 @@ class MeasuredMachine:
     backends: tuple[str, ...] = ()
 
     def comparable(self, other: "MeasuredMachine") -> bool:
-        """Whether rates of the two say something of each other: the same processor, threads and
-        accelerators, and no difference in what is known of both engines."""
+        """Return True when rates on the two compare: the same processor, threads and accelerators,
+        and no difference in what is known of both engines."""
         if (self.cpu, self.threads, self.devices) != (other.cpu, other.threads, other.devices):
             return False
         known = (
@@ -100,8 +100,8 @@ class Measurement:
 
     @property
     def steady(self) -> bool:
-        """Whether it says what the machine can do: nobody else had its processors, and the runs
-        differ little."""
+        """True when it shows what the machine can do: the processors were free, and the runs differ
+        little."""
         return not self.crowded and self.spread <= UNSTEADY
 
     @property
@@ -115,19 +115,19 @@ class Measurement:
         return f"pp{self.n_prompt}" if self.n_prompt else f"tg{self.n_gen}"
 
     def replaces(self, other: "Measurement") -> bool:
-        """Whether both measure the same thing, so that only the newer one counts."""
+        """Return True when both measure the same thing, so that only the newer one counts."""
         return _what(self) == _what(other)
 
 
-def calibrating(
+def calibration_measurements(
     measurements: Iterable[Measurement], here: MeasuredMachine, now: datetime
 ) -> tuple[Measurement, ...]:
-    """Choose what corrects estimates here: steady decode rates of one conversation, of a machine
-    and engine like `here` and of the last half year; of each file and side (GPU or not) only the
-    newest. `now` knows its time zone."""
+    """Choose the measurements that correct estimates: steady decode rates of one sequence, of a
+    machine and engine like `here` and of the last half year; of each file and side (GPU or not)
+    only the newest. `now` has a time zone."""
     newest: dict[tuple[MeasuredModel, bool], tuple[datetime, Measurement]] = {}
     for one in measurements:
-        taken = _taken(one)
+        taken = _measured_at(one)
         if taken is None or not -_CLOCKS_DIFFER < now - taken < STALE_AFTER:
             continue
         alone = one.n_gen >= LEAST_TOKENS and one.parallel == 1
@@ -139,8 +139,8 @@ def calibrating(
     return tuple(one for _, one in newest.values())
 
 
-def _taken(one: Measurement) -> datetime | None:
-    """When it was measured; None for text that is no time with a zone."""
+def _measured_at(one: Measurement) -> datetime | None:
+    """Parse the time of a measurement; None for text that is no time with a zone."""
     try:
         taken = datetime.fromisoformat(one.measured_at)
     except ValueError:

@@ -1,4 +1,4 @@
-"""How fast an answer comes: times and token counts in, rates out.
+"""The meter of a running answer: times and token counts in, rates out.
 
 The clock is an argument (seconds, monotonic), so the same numbers always give the same reading.
 The engine measures its own rates and reports them at the end (`events.Timings`); this is for the
@@ -12,13 +12,13 @@ from typing import Final
 WINDOW_S: Final = 1.0
 """`now_tps` looks back this far: shorter flickers, longer hides a stall."""
 
-KEPT_S: Final = 120.0
-"""How far back `history` can look."""
+HISTORY_S: Final = 120.0
+"""Samples that `history` can look back at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeterReading:
-    """One look at the meter. None means that it cannot be known yet.
+    """The rates at one moment. None means not known yet.
 
     `ttft_s` is the time to the first token; `average_tps` the rate since that first token, which
     is not counted (as llama.cpp reports its decode rate); `now_tps` that of the last `WINDOW_S`.
@@ -31,7 +31,7 @@ class MeterReading:
 
 
 class Meter:
-    """Counts the tokens of one answer that was asked for at `started_s`."""
+    """Counts the tokens of one answer, which was requested at `started_s`."""
 
     def __init__(self, *, started_s: float) -> None:
         self._started_s = started_s
@@ -50,11 +50,11 @@ class Meter:
         self._last_s = time_s
         self._tokens += tokens
         self._samples.append((time_s, tokens))
-        while self._samples[0][0] < time_s - KEPT_S:
+        while self._samples[0][0] < time_s - HISTORY_S:
             self._samples.popleft()
 
     def read(self, time_s: float) -> MeterReading:
-        """Say what is known at `time_s`."""
+        """Return the rates at `time_s`."""
         return MeterReading(
             tokens=self._tokens,
             ttft_s=None if self._first_s is None else self._first_s - self._started_s,
@@ -63,7 +63,7 @@ class Meter:
         )
 
     def history(self, time_s: float, *, buckets: int, bucket_s: float) -> tuple[float, ...]:
-        """Rates of the last `buckets` spans of `bucket_s` that are over, oldest first.
+        """Return the rates of the last `buckets` spans of `bucket_s` that are over, oldest first.
 
         Spans are counted from the first token, so that a bar does not change once it is drawn.
         """

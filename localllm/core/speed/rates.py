@@ -1,4 +1,4 @@
-"""The roofline: how long one token, and one prompt, keep each device busy.
+"""The roofline model: the time that one token, and one prompt, keep each device busy.
 
 Decoding reads every active weight and the cache once a token; a prompt multiplies. On top come
 times that do not shrink with the model: a fixed time a layer (launching its kernels, meeting at
@@ -126,7 +126,8 @@ def _token(share: DeviceWork, depth: int) -> _Seconds:
 
 
 def _cpu_token(share: DeviceWork, depth: int) -> _Seconds:
-    """Weights are streamed and then multiplied by the cores; measured, the two times add up."""
+    """Time a token on the CPU: streaming the weights and multiplying them. Measured, the two times
+    add up."""
     device, work = share.device, share.work
     cores = _reference_cores(device)
     arithmetic = sum(read.elements * fitted.cpu_decode_s(read.type) for read in work.weights)
@@ -156,14 +157,14 @@ def _gpu_token(share: DeviceWork, backend: Backend, depth: int) -> _Seconds:
 def gpu_token(
     work: Workload, backend: Backend, bandwidth: float, fit: fitted.GpuFit, *, depth: int
 ) -> fitted.Bounds:
-    """Weights at the share of the nominal bandwidth that the backend's kernels reach, and a time
-    for each layer. The bounds are those of architectures and element types; `fit.spread`, what is
-    known of the fit's own errors, is not in them."""
+    """Time a token on a GPU: the weights at the share of the nominal bandwidth that the backend's
+    kernels reach, and a time for each layer. The bounds are those of architectures and element
+    types; the fit's own errors (`fit.spread`) are not in them."""
     streamed = bandwidth * fit.efficiency
     cache, state = work.kv_bytes(depth), work.state_bytes
     plain = work.weight_bytes + cache + state
     slowed = sum(read.size_bytes * fitted.gpu_slowdown(read.type) for read in work.weights)
-    at_worst = slowed * (fitted.ROUTED_SLOWEST if work.routed else 1.0)
+    at_worst = slowed * (fitted.ROUTED_SLOWEST if work.is_routed else 1.0)
     at_worst *= fitted.RECURRENT_SLOWEST if state else 1.0
     at_worst += cache * fitted.GPU_CACHE_SLOWEST + state
     # the slowdown of unpacking low-bit types was measured on Metal only; elsewhere it is a bound
@@ -195,7 +196,8 @@ def _prompt(shares: Sequence[DeviceWork], tokens: int, ubatch: int, hops: int | 
 
 
 def _share_of_prompt(share: DeviceWork, tokens: int, ubatch: int, batches: int) -> _Seconds:
-    """Each batch takes as long as its arithmetic or its reading, whichever is longer."""
+    """Time a prompt: each batch takes as long as its arithmetic or its reading, whichever is
+    longer."""
     device, work = share.device, share.work
     arithmetic, spread = _prompt_arithmetic(share, tokens)
     read_bytes = sum(_batch_bytes(read, min(tokens, ubatch)) for read in work.weights) * batches
@@ -203,16 +205,17 @@ def _share_of_prompt(share: DeviceWork, tokens: int, ubatch: int, batches: int) 
     streamed = device.bandwidth_bytes_per_s * (fit.efficiency if fit else 1.0)
     layer = fit.layer_s if fit else fitted.CPU_LAYER_S
     likely = max(arithmetic, read_bytes / streamed) + work.layers * layer * batches
-    return _around(likely, likely * (fitted.ROUTED_SLOWEST if work.routed else 1.0), spread)
+    return _around(likely, likely * (fitted.ROUTED_SLOWEST if work.is_routed else 1.0), spread)
 
 
 def _batch_bytes(read: WeightRead, tokens: int) -> float:
-    """A batch reads a weight once; of routed experts, at most those its tokens are sent to."""
+    """Return the bytes that a batch reads: each weight once, and of the routed experts at most
+    those that its tokens are sent to."""
     return min(read.size_bytes * tokens, read.loaded_bytes)
 
 
 def _prompt_arithmetic(share: DeviceWork, tokens: int) -> tuple[float, fitted.Spread]:
-    """Seconds of multiplying, and their spread."""
+    """Return the seconds of multiplying, and their spread."""
     device, work = share.device, share.work
     looked_back = sum(p.macs_per_cell * p.cells_of_prompt(tokens) for p in work.attention)
     if device.backend is None:
@@ -224,7 +227,7 @@ def _prompt_arithmetic(share: DeviceWork, tokens: int) -> tuple[float, fitted.Sp
         return cost / _reference_cores(device), fitted.CPU_PROMPT_SPREAD
     macs = sum(read.elements * _times(read, tokens) for read in work.weights) + looked_back
     if device.compute_flops is not None:
-        return 2 * macs / device.compute_flops, fitted.SEEN_PROMPT_SPREAD
+        return 2 * macs / device.compute_flops, fitted.MEASURED_PROMPT_SPREAD
     prompt = fitted.prompt_fit(device.backend, device.generation)
     return 2 * macs / (prompt.flop_per_byte * device.bandwidth_bytes_per_s), prompt.spread
 
@@ -234,7 +237,7 @@ def _times(read: WeightRead, tokens: int) -> int:
 
 
 def _reference_cores(device: DeviceSpeed) -> float:
-    """The device's cores counted in cores of the machine that the CPU constants come from."""
+    """Count the device's cores in cores of the machine that the CPU constants come from."""
     if device.compute_flops is None:
         return float(device.cores)
     return device.compute_flops / fitted.CPU_REFERENCE_CORE_FLOPS

@@ -1,4 +1,4 @@
-"""What one token costs, before any device is known: bytes to read, operations to do."""
+"""The work of one token, before any device is known: bytes to read, operations to do."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -29,18 +29,18 @@ class WeightRead:
 
     @property
     def size_bytes(self) -> float:
-        """Bytes that one token reads."""
+        """The bytes that one token reads."""
         return self.elements * bytes_per_element(self.type)
 
     @property
     def loaded_bytes(self) -> float:
-        """Bytes that a batch reads which touches every expert."""
+        """The bytes that a batch reads which touches every expert."""
         return self.elements_loaded * bytes_per_element(self.type)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attention:
-    """Layers that look back alike, summed: what each cell of the cache costs one token.
+class AttentionReads:
+    """The cost of each cell of the cache for one token, over all layers of the same window.
 
     `macs_per_cell` counts multiply-adds over all query heads; `window` is how many cells back
     they look (None: all of them).
@@ -52,11 +52,11 @@ class Attention:
     window: int | None = None
 
     def cells(self, depth: int) -> int:
-        """Cells that a token at this depth attends to."""
+        """Count the cells that a token at this depth attends to."""
         return depth if self.window is None else min(depth, self.window)
 
     def cells_of_prompt(self, tokens: int) -> int:
-        """Cells that all tokens of a prompt attend to together."""
+        """Count the cells that all tokens of a prompt attend to together."""
         reach = tokens if self.window is None else min(tokens, self.window)
         return reach * (reach + 1) // 2 + (tokens - reach) * reach
 
@@ -71,21 +71,21 @@ class Workload:
 
     layers: int
     weights: tuple[WeightRead, ...]
-    attention: tuple[Attention, ...] = ()
+    attention: tuple[AttentionReads, ...] = ()
     state_bytes: int = 0
 
     @property
     def weight_bytes(self) -> float:
-        """Bytes of weights that one token reads."""
+        """The bytes of weights that one token reads."""
         return sum(read.size_bytes for read in self.weights)
 
     @property
-    def routed(self) -> bool:
-        """Whether a token reads only some of the experts."""
+    def is_routed(self) -> bool:
+        """True when a token reads only some of the experts."""
         return any(read.elements < read.elements_loaded for read in self.weights)
 
     def kv_bytes(self, depth: int) -> float:
-        """Bytes of keys and values that a token reads with `depth` tokens before it."""
+        """Sum the keys and values that a token reads with `depth` tokens before it, in bytes."""
         return sum(part.bytes_per_cell * part.cells(depth) for part in self.attention)
 
 
@@ -105,8 +105,9 @@ def workload_of(
     holds: Callable[[int | None, bool], bool] = _everything,
     cache_layers: Callable[[int], bool] | None = None,
 ) -> Workload:
-    """Count what one token costs the device that holds the tensors for which `holds` is true: it
-    is asked about each layer (None: what belongs to none), and about its routed experts apart.
+    """Sum the work of one token on the device that holds the tensors for which `holds` is true.
+
+    `holds` is called for each layer (None: the tensors of none), and for its routed experts apart.
 
     Input embeddings are looked up, not multiplied, and count as nothing, except a tied one, which
     is the output matrix too. The keys and values of a layer are read where `cache_layers` says
@@ -126,9 +127,9 @@ def workload_of(
     )
 
 
-def remembered(spec: ModelSpec) -> Workload:
-    """Give what one token costs in cache and states alone, whatever the weights are: the header's
-    keys are enough, it may hold no tensors."""
+def cache_workload(spec: ModelSpec) -> Workload:
+    """Return the work of one token in cache and states alone. The header's keys are enough: it may
+    hold no tensors."""
     settings = LoadSettings()
     return Workload(
         layers=0,
@@ -139,12 +140,12 @@ def remembered(spec: ModelSpec) -> Workload:
 
 
 _Reads = Mapping[tuple[GgmlType, bool], tuple[int, int]]
-"""By type and by whether it is the output matrix: elements that one token reads, and all."""
+"""By (type, is the output matrix): elements that one token reads, and all elements."""
 
 
 @memoize
 def _reads(spec: ModelSpec) -> Mapping[tuple[int | None, bool], _Reads]:
-    """What is read of each layer, and of its routed experts."""
+    """Sum the reads by (layer, is a routed expert)."""
     parts: dict[tuple[int | None, bool], dict[tuple[GgmlType, bool], tuple[int, int]]] = {}
     is_tied, experts = spec.tied, spec.experts
     chosen = min(spec.active_experts, experts)
@@ -176,7 +177,7 @@ def _summed(parts: Iterable[_Reads]) -> tuple[WeightRead, ...]:
 
 def _attention(
     spec: ModelSpec, settings: LoadSettings, layers: Iterable[int]
-) -> tuple[Attention, ...]:
+) -> tuple[AttentionReads, ...]:
     sums: dict[int | None, list[float]] = defaultdict(lambda: [0.0, 0, 0])
     for layer in layers:
         if not spec.attends(layer):
@@ -185,7 +186,7 @@ def _attention(
         for i, cost in enumerate(_cell(spec, settings, layer)):
             sums[window][i] += cost
     return tuple(
-        Attention(
+        AttentionReads(
             bytes_per_cell=size, elements_per_cell=int(elements), macs_per_cell=int(macs), window=w
         )
         for w, (size, elements, macs) in sorted(sums.items(), key=lambda item: item[0] or 0)
@@ -193,8 +194,8 @@ def _attention(
 
 
 def _cell(spec: ModelSpec, settings: LoadSettings, layer: int) -> tuple[float, int, int]:
-    """Bytes, elements and multiply-adds of one cell of one layer. MLA keeps one latent vector
-    that serves as key and as value, so its values are read again but not stored."""
+    """Return bytes, elements and multiply-adds of one cell of one layer. MLA stores one latent
+    vector as key and value, so its values are read again but not stored."""
     heads, kv_heads = spec.head_count(layer), spec.head_count_kv(layer)
     key, value = spec.key_length(layer), spec.value_length(layer)
     stored_k, stored_v = key * kv_heads, 0 if spec.mla else value * kv_heads
@@ -208,6 +209,6 @@ def _cache_bytes(kind: KvType) -> float:
 
 
 def _state_bytes(spec: ModelSpec, settings: LoadSettings, here: Callable[[int], bool]) -> int:
-    """Read and written once a token, for the one sequence that decodes."""
+    """Sum the states, read and written once a token, of the one sequence that decodes."""
     one = recurrent_bytes(spec, settings)
     return 2 * sum(size for layer, size in enumerate(one) if here(layer)) // settings.parallel

@@ -117,7 +117,9 @@ class HParams:
         if self.arch.recurrence is None:
             return False
         interval = self.number("full_attention_interval", self.arch.interval)
-        return self.arch.recurrence.holds(i, kv_heads=kv_heads, feed_forward=ff, interval=interval)
+        return self.arch.recurrence.applies(
+            i, kv_heads=kv_heads, feed_forward=ff, interval=interval
+        )
 
     def _has_experts(self, i: int, ff: int) -> bool:
         no_ffn = self.arch.recurrence is Recurrence.NO_KV_HEADS_NO_FFN and ff == 0

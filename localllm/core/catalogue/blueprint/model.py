@@ -23,7 +23,7 @@ from localllm.core.model.file_types import FILE_TYPES
 from localllm.core.model.quants import BLOCKS, GgmlType
 from localllm.core.model.spec import MetadataValue, ModelSpec, TensorInfo
 from localllm.core.sizing.footprint.weights import is_input_name
-from localllm.core.speed import WeightRead, Workload, remembered
+from localllm.core.speed import WeightRead, Workload, cache_workload
 
 # GGUF's default; every tensor of a file starts at a multiple of it.
 ALIGNMENT = 32
@@ -122,7 +122,7 @@ class Blueprint:
     @memoize
     def cache_reads(self) -> Workload:
         """Return the cache and states that one token reads, which are the same in every mix."""
-        return remembered(
+        return cache_workload(
             ModelSpec(
                 architecture=self.hparams.architecture,
                 metadata=self._metadata("F16", ""),
@@ -222,7 +222,7 @@ class Blueprint:
             output_q8_0=self.hparams.arch.output_q8_0,
             gqa=first.heads // first.kv_heads if first.kv_heads else 0,
             experts=self.hparams.experts,
-            is_70b=self.hparams.arch.type_70b.holds(
+            is_70b=self.hparams.arch.type_70b.applies(
                 layers=self.hparams.layers, heads=first.heads, kv_heads=first.kv_heads
             ),
             tied=all(group.kind is not Category.OUTPUT for group in self.groups),

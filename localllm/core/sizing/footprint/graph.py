@@ -67,5 +67,5 @@ def _quantized(name: str) -> bool:
 
 
 def _capacity(tensors: int) -> int:
-    wanted = max(_LEAST_NODES, _NODES_A_TENSOR * tensors)
-    return next((size for size in _TABLE_SIZES if size >= wanted), wanted)
+    needed = max(_LEAST_NODES, _NODES_A_TENSOR * tensors)
+    return next((size for size in _TABLE_SIZES if size >= needed), needed)
