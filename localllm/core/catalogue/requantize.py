@@ -113,13 +113,14 @@ class Requantizer:
         )
 
     def _scaled(self, sizes: list[int], weights_bytes: int) -> list[int]:
+        """Scale the quantized tensors by one factor, so that all together are `weights_bytes`."""
         members = [i for group in self._groups for i in group.members]
-        free = sum(sizes[i] for i in members)
-        missing = max(0, weights_bytes - (sum(sizes) - free))
-        for i in members:
-            share = missing * sizes[i] // free if free else 0
-            free, missing = free - sizes[i], missing - share
-            sizes[i] = share
+        left = sum(sizes[i] for i in members)
+        target = max(0, weights_bytes - (sum(sizes) - left))
+        for i in members:  # of what is left, so that rounding adds up to the target
+            scaled = target * sizes[i] // left if left else 0
+            left, target = left - sizes[i], target - scaled
+            sizes[i] = scaled
         return sizes
 
     def _types(self, mix: AppliedMix) -> list[GgmlType]:
