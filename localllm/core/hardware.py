@@ -99,3 +99,12 @@ class HardwareInfo:
     devices: tuple[Device, ...] = ()
     engine: EngineBuild | None = None
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectedDevices:
+    """The devices that one reader of `machine/` found, in its order, and sentences about what it
+    could not read. A missing device is no device, never an error."""
+
+    devices: tuple[Device, ...] = ()
+    warnings: tuple[str, ...] = ()

@@ -8,10 +8,9 @@ system memory behind the bus and does not.
 import re
 from pathlib import Path
 
-from localllm.core.hardware import Backend, Device, DeviceKind, Memory
+from localllm.core.hardware import Backend, DetectedDevices, Device, DeviceKind, Memory
 from localllm.machine.cgroup import read_number
 from localllm.machine.pci import AMD, product_name, read_hex
-from localllm.machine.reading import Reading
 
 _APU_METRICS = (2, 3)
 """Format revisions of `gpu_metrics` that APUs write; cards write 1 (Linux, kgd_pp_interface.h)."""
@@ -21,7 +20,7 @@ _LARGEST_UNNAMED_CARVE_OUT = 1 << 30
 use has so little, and most firmware takes 512 MiB."""
 
 
-def read_amd(root: Path, ram: Memory) -> Reading:
+def read_amd(root: Path, ram: Memory) -> DetectedDevices:
     """List the devices that the amdgpu driver drives."""
     cards = sorted(
         (
@@ -32,21 +31,21 @@ def read_amd(root: Path, ram: Memory) -> Reading:
         key=lambda card: int(card.name[4:]),
     )
     driver = _driver(root)
-    readings = [_read_card(root, card / "device", driver, ram) for card in cards]
-    return Reading(
-        devices=tuple(device for reading in readings for device in reading.devices),
-        warnings=tuple(warning for reading in readings for warning in reading.warnings),
+    detected = [_read_card(root, card / "device", driver, ram) for card in cards]
+    return DetectedDevices(
+        devices=tuple(device for each in detected for device in each.devices),
+        warnings=tuple(warning for each in detected for warning in each.warnings),
     )
 
 
-def _read_card(root: Path, device: Path, driver: str, ram: Memory) -> Reading:
+def _read_card(root: Path, device: Path, driver: str, ram: Memory) -> DetectedDevices:
     if read_hex(device / "vendor") != AMD:
-        return Reading()
+        return DetectedDevices()
     name = _name(root, device)
     vram, vram_used = _pair(device, "vram")
     gtt, gtt_used = _pair(device, "gtt")
     if vram is None:
-        return Reading(
+        return DetectedDevices(
             warnings=(
                 f"{name} is in this machine, but its driver does not tell its memory: it needs "
                 "the kernel driver amdgpu.",
@@ -68,7 +67,7 @@ def _read_card(root: Path, device: Path, driver: str, ram: Memory) -> Reading:
         unified=is_apu,
         driver=driver,
     )
-    return Reading(devices=(found,))
+    return DetectedDevices(devices=(found,))
 
 
 def _pair(device: Path, pool: str) -> tuple[int | None, int | None]:

@@ -7,9 +7,8 @@ list brings it when the build has Metal; until then it is the limit the owner se
 
 from collections.abc import Callable, Mapping, Sequence
 
-from localllm.core.hardware import Backend, Device, DeviceKind, Memory
+from localllm.core.hardware import Backend, DetectedDevices, Device, DeviceKind, Memory
 from localllm.machine.cpu import parse_sysctl
-from localllm.machine.reading import Reading
 
 RunCommand = Callable[[Sequence[str]], str | None]
 """Runs a program and gives its standard output, whatever its status; None when it cannot run."""
@@ -27,13 +26,13 @@ def read_sysctl(run: RunCommand) -> Mapping[str, str]:
     return parse_sysctl(run(("/usr/sbin/sysctl", *SYSCTL_NAMES)) or "")
 
 
-def read_apple(sysctl: Mapping[str, str], ram: Memory) -> Reading:
+def read_apple(sysctl: Mapping[str, str], ram: Memory) -> DetectedDevices:
     """Describe the GPU of an Apple chip; a Mac with an Intel processor has none that is used."""
     name = sysctl.get("machdep.cpu.brand_string", "")
     if not name.startswith("Apple"):
-        return Reading()
+        return DetectedDevices()
     total = working_set(ram.total_bytes, sysctl.get("iogpu.wired_limit_mb", ""))
-    return Reading(
+    return DetectedDevices(
         devices=(
             Device(
                 kind=DeviceKind.IGPU,
@@ -48,7 +47,7 @@ def read_apple(sysctl: Mapping[str, str], ram: Memory) -> Reading:
 
 
 def working_set(memory_bytes: int, wired_limit_mb: str) -> int:
-    """Give the bytes that the GPU may keep, without asking Metal.
+    """Return the bytes that the GPU may keep, without Metal.
 
     `iogpu.wired_limit_mb` is in MiB, 0 meaning macOS's own choice. That is what llama.cpp logged as
     recommendedMaxWorkingSetSize on macOS 13 and 14: 2/3 of the memory up to 32 GiB (21.3 of 32) and

@@ -1,4 +1,4 @@
-"""How fast this machine's memory and cores are, measured here in under a second each.
+"""Measurements of this machine's memory bandwidth and of its cores, in under a second each.
 
 Decoding reads every weight once for each token, so memory *read* bandwidth bounds it; prompts are
 bound by how fast the cores multiply. No data sheet knows either for a given machine (channels
@@ -33,7 +33,7 @@ _WINDOWS = 4
 _WINDOW_S = 0.06
 
 RECENT_S = 30 * 24 * 3600.0
-"""How long a figure counts: memory is rarely changed, and a laptop's power plan does not last."""
+"""Older records do not count: memory is rarely changed, but a laptop's power plan is."""
 
 RETRY_S = 600.0
 _IDLE_LOAD = 0.5  # what the services of an idle desktop reach
@@ -83,10 +83,10 @@ def measure_bandwidth(threads: int, *, available_bytes: int | None = None) -> fl
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class BandwidthRecord:
     """The best bandwidth of late, in bytes/s. Times are Unix seconds: `taken_at` of this figure,
-    `tried_at` of the last measurement, better or not. `busy`: other programs were at work whenever
-    it was measured, so the memory may be faster."""
+    `tried_at` of the last measurement, better or not. `busy`: other programs were running at every
+    measurement, so the memory may be faster."""
 
     bytes_per_s: float
     taken_at: float
@@ -94,20 +94,21 @@ class Reading:
     busy: bool
 
     def due(self, now: float, *, busy: bool) -> bool:
-        """Whether another measurement may teach something: this one is old, or was taken while
-        others worked and they are gone. Not again within ten minutes, so that no command waits
+        """Return True when another measurement is worthwhile: this one is old, or was taken while
+        other programs ran and they are gone. Never within ten minutes, so that no command waits
         twice."""
         if busy or 0 <= now - self.tried_at < RETRY_S:
             return False
         return self.busy or not self.recent(now)
 
     def recent(self, now: float) -> bool:
-        """Whether it is of the last month and not of the future (a clock was set back)."""
+        """Return True for a record of the last month that is not of the future (a clock was set
+        back)."""
         return 0 <= now - self.taken_at < RECENT_S
 
-    def better(self, new: "Reading") -> "Reading":
-        """The larger of two counts, for other work only ever lowers one; an old figure gives way
-        to a new one of a quiet machine, which may have other memory now."""
+    def merged(self, new: "BandwidthRecord") -> "BandwidthRecord":
+        """Combine two records: the larger figure counts, for other work only ever lowers one; an
+        old one gives way to a new one of a quiet machine, which may have other memory now."""
         if new.bytes_per_s >= self.bytes_per_s or not (new.busy or self.recent(new.taken_at)):
             return replace(new, busy=new.busy and (self.busy or not self.recent(new.taken_at)))
         return replace(self, tried_at=new.tried_at, busy=self.busy and new.busy)
@@ -116,8 +117,8 @@ class Reading:
 def processors_busy(
     threads: int, processors: int | None, load: Callable[[], tuple[float, float, float]] | None
 ) -> bool:
-    """Whether the last minute's load leaves fewer processors than `threads`. An idle desktop's
-    services are not counted; False where the system does not tell (`load` None on Windows)."""
+    """Return True when the last minute's load leaves fewer processors than `threads`. An idle
+    desktop's services are not counted; False where the load is unknown (None on Windows)."""
     if load is None or processors is None:
         return False
     try:
@@ -137,12 +138,12 @@ def cached_bandwidth(
     now: Callable[[], float] = time.time,
     busy: Callable[[], bool] | None = None,
 ) -> float:
-    """Give the bandwidth stored at `path` for this processor and thread count, or measure it.
+    """Return the bandwidth stored at `path` for this processor and thread count, or measure it.
 
-    It is measured when there is none, when `again` asks for it, and when it is due
-    (`Reading.due`); the best of the last month counts. A file that cannot be read counts as empty,
-    one that cannot be written is left alone: the figure is right either way. The file is replaced
-    in one step. Raises what `measure` raises, unless there is a figure already.
+    It is measured when there is none, when `again` is set, and when it is due
+    (`BandwidthRecord.due`); the best of the last month counts. A file that cannot be read counts as
+    empty, one that cannot be written is left alone: the figure is right either way. The file is
+    replaced in one step. Raises what `measure` raises, unless there is a figure already.
     """
     key = f"{cpu_name}, {threads} threads"
     stored, time_s = _stored(path), now()
@@ -156,8 +157,8 @@ def cached_bandwidth(
         if known is None:
             raise
         return known.bytes_per_s
-    new = Reading(rate, taken_at=time_s, tried_at=time_s, busy=crowded)
-    stored[key] = new if known is None else known.better(new)
+    new = BandwidthRecord(rate, taken_at=time_s, tried_at=time_s, busy=crowded)
+    stored[key] = new if known is None else known.merged(new)
     with suppress(OSError):
         _write(path, stored)
     return stored[key].bytes_per_s
@@ -168,7 +169,7 @@ def _busy_now(threads: int) -> bool:
 
 
 def last_level_cache(root: Path) -> int:
-    """Give the bytes of all last-level caches together; 0 where `root`/sys does not tell."""
+    """Sum the bytes of all last-level caches; 0 where `root`/sys does not list them."""
     largest: dict[str, tuple[int, int]] = {}  # processors that share it -> (level, bytes)
     for index in (root / "sys/devices/system/cpu").glob("cpu[0-9]*/cache/index[0-9]*"):
         try:
@@ -184,7 +185,7 @@ def last_level_cache(root: Path) -> int:
 
 
 def _window(buffers: list[mmap.mmap], size: int) -> float:
-    """Let all threads read for a while; bytes/s from the first start to the last end."""
+    """Let all threads read for a while; return bytes/s from the first start to the last end."""
     spans: list[tuple[float, float, int]] = []
     search = _memchr()
     barrier = threading.Barrier(len(buffers))
@@ -224,24 +225,24 @@ def _memchr() -> Callable[[int, int, int], int | None]:
     return function
 
 
-def _stored(path: Path) -> dict[str, Reading]:
+def _stored(path: Path) -> dict[str, BandwidthRecord]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(document, dict):
         return {}
-    readings = {str(key): _reading(value) for key, value in document.items()}
-    return {key: value for key, value in readings.items() if value is not None}
+    records = {str(key): _record(value) for key, value in document.items()}
+    return {key: value for key, value in records.items() if value is not None}
 
 
-def _reading(value: object) -> Reading | None:
-    """One entry of the file; a bare number is of a version that kept no times, and is due."""
+def _record(value: object) -> BandwidthRecord | None:
+    """Read one entry of the file; a bare number is of a version without times, and is due."""
     fields = value if isinstance(value, dict) else {"bytes_per_s": value}
     rate = _positive(str(fields.get("bytes_per_s")))
     if rate is None:
         return None
-    return Reading(
+    return BandwidthRecord(
         rate,
         taken_at=_positive(str(fields.get("taken_at"))) or 0.0,
         tried_at=_positive(str(fields.get("tried_at"))) or 0.0,
@@ -257,7 +258,7 @@ def _positive(text: str) -> float | None:
     return value if math.isfinite(value) and value > 0 else None
 
 
-def _write(path: Path, stored: dict[str, Reading]) -> None:
+def _write(path: Path, stored: dict[str, BandwidthRecord]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)

@@ -1,4 +1,4 @@
-"""Where the control groups of this process are: Linux's limits on memory and processor time.
+"""The control groups of this process: Linux's limits on memory and processor time.
 
 Both `memory.py` and `cpu.py` walk the same directories. A group is limited by itself and by every
 ancestor, so a whole chain is given. Versions 1 and 2 differ in where the chain starts and in what
@@ -62,7 +62,7 @@ def read_fields(file: Path) -> dict[str, int]:
 
 
 def _memberships(root: Path) -> dict[str, str]:
-    """Controller -> path of this process's group; version 2 has the empty name."""
+    """Map controllers to the path of this process's group; version 2 has the empty name."""
     try:
         lines = (root / "proc/self/cgroup").read_text(errors="replace").splitlines()
     except OSError:
@@ -77,7 +77,7 @@ def _memberships(root: Path) -> dict[str, str]:
 
 
 def _mounts(root: Path, controller: str) -> list[tuple[int, str, str]]:
-    """(version, root of the mount inside the tree, mount point) from /proc/self/mountinfo."""
+    """List (version, root of the mount inside the tree, mount point) of /proc/self/mountinfo."""
     try:
         lines = (root / "proc/self/mountinfo").read_text(errors="replace").splitlines()
     except OSError:

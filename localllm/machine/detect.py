@@ -2,16 +2,14 @@
 
 from collections.abc import Mapping
 
-from localllm.core.hardware import Cpu, EngineBuild, HardwareInfo, Memory
+from localllm.core.hardware import Cpu, DetectedDevices, EngineBuild, HardwareInfo, Memory
 from localllm.machine import advice
 from localllm.machine.amd import read_amd
 from localllm.machine.apple import read_apple, read_sysctl
 from localllm.machine.cpu import read_apple_cpu, read_linux_cpu, read_windows_cpu
-from localllm.machine.intel import read_intel
 from localllm.machine.memory import read_memory
 from localllm.machine.nvidia import read_nvidia
-from localllm.machine.pci import NVIDIA, read_displays
-from localllm.machine.reading import Reading
+from localllm.machine.pci import NVIDIA, read_displays, read_intel
 from localllm.machine.sources import Sources
 from localllm.machine.vulkan import join
 
@@ -27,8 +25,8 @@ def detect(engine: EngineBuild | None, sources: Sources | None = None) -> Hardwa
     sysctl = read_sysctl(sources.run) if sources.system == "Darwin" else {}
     ram, memory_warnings = _read_ram(sources)
     cpu = _read_cpu(sources, sysctl)
-    readings = _read_devices(sources, sysctl, ram)
-    found = tuple(device for reading in readings for device in reading.devices)
+    detected = _read_devices(sources, sysctl, ram)
+    found = tuple(device for each in detected for device in each.devices)
     joined = join(found, engine, ram)
     return HardwareInfo(
         cpu=cpu,
@@ -38,7 +36,7 @@ def detect(engine: EngineBuild | None, sources: Sources | None = None) -> Hardwa
         warnings=(
             *advice.no_engine(engine),
             *advice.unused_devices(joined.unused, engine, sources.system),
-            *(warning for reading in readings for warning in reading.warnings),
+            *(warning for each in detected for warning in each.warnings),
             *memory_warnings,
             *advice.few_cores(cpu),
             *advice.no_avx2(cpu, sources.machine, sources.system),
@@ -71,8 +69,10 @@ def _read_cpu(sources: Sources, sysctl: Mapping[str, str]) -> Cpu:
     )
 
 
-def _read_devices(sources: Sources, sysctl: Mapping[str, str], ram: Memory) -> tuple[Reading, ...]:
-    """Readers of other systems' files find nothing and say nothing, so only macOS is told apart."""
+def _read_devices(
+    sources: Sources, sysctl: Mapping[str, str], ram: Memory
+) -> tuple[DetectedDevices, ...]:
+    """Read all devices. Readers of other systems' files find nothing, so only macOS is special."""
     if sources.system == "Darwin":
         return (read_apple(sysctl, ram),)
     displays = read_displays(sources.root)

@@ -1,4 +1,4 @@
-"""System memory: what there is, what this process may have of it, and what is really free.
+"""System memory: its size, the limits on this process, and the part that is really free.
 
 Free memory is not the machine's: a container or a control group may allow less, and what a group
 has "used" includes files in the page cache that the kernel gives back when asked. That part
@@ -16,7 +16,7 @@ from localllm.machine.cgroup import UNLIMITED, Group, groups, read_fields, read_
 
 
 class SystemMemory(Protocol):
-    """What `psutil.virtual_memory()` returns, as far as it is used."""
+    """The part of `psutil.virtual_memory()` that is used."""
 
     @property
     def total(self) -> int: ...
@@ -27,11 +27,11 @@ class SystemMemory(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """One limit on memory, in bytes: `room_bytes` is what is left of it, `source` who says so,
-    `remedy` what raises it."""
+    """One limit on memory: `left_bytes` is the unused part, `source` its origin in words, `remedy`
+    a sentence on raising it."""
 
     limit_bytes: int
-    room_bytes: int
+    left_bytes: int
     source: str
     remedy: str
 
@@ -48,11 +48,11 @@ def read_memory(
     system = system_memory()
     limits = [*_group_limits(root), *_address_space(address_space_limit)]
     limits = [limit for limit in limits if limit.limit_bytes < system.total]
-    room = min([system.available, *(limit.room_bytes for limit in limits)])
+    left = min([system.available, *(limit.left_bytes for limit in limits)])
     tightest = min(limits, key=lambda limit: limit.limit_bytes, default=None)
     memory = Memory(
         total_bytes=system.total,
-        available_bytes=max(room, 0),
+        available_bytes=max(left, 0),
         limit_bytes=tightest.limit_bytes if tightest else None,
     )
     return memory, _warnings(system.total, tightest)
@@ -64,7 +64,7 @@ def _group_limits(root: Path) -> list[Limit]:
 
 
 def _group_limit(group: Group, root: Path) -> Limit | None:
-    """Read one group's limit and what is left of it.
+    """Read one group's limit and the unused part of it.
 
     `memory.high` counts as a limit: beyond it the kernel slows a process down until it hardly
     moves (kernel documentation, cgroup-v2, "Memory Interface Files").
@@ -88,25 +88,25 @@ def _group_limit(group: Group, root: Path) -> Limit | None:
         return None
     limit, name = min(found)
     used = read_number(directory / used_name) or 0
-    room = limit - max(used - stat.get(inactive_name, 0), 0)
+    left = limit - max(used - stat.get(inactive_name, 0), 0)
     where = Path("/") / (directory / name).relative_to(root)
     return Limit(
         limit_bytes=limit,
-        room_bytes=room,
+        left_bytes=left,
         source=f"the control group's {where}",
         remedy="Raise that limit (for a container: --memory) to run larger models.",
     )
 
 
 def _address_space(address_space_limit: Callable[[], int | None]) -> list[Limit]:
-    """RLIMIT_AS, which a new process inherits whole: nothing of it is used yet."""
+    """Read RLIMIT_AS, which a new process inherits whole: nothing of it is used yet."""
     limit = address_space_limit()
     if limit is None:
         return []
     return [
         Limit(
             limit_bytes=limit,
-            room_bytes=limit,
+            left_bytes=limit,
             source="the address space limit (RLIMIT_AS)",
             remedy="Start it after `ulimit -v unlimited` to run larger models.",
         )

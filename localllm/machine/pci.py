@@ -1,12 +1,15 @@
 """Graphics devices on the PCI bus, as Linux shows them with or without a driver.
 
 This is how a GPU is noticed whose driver is missing or broken, and where a card gets a name when
-its driver has none for it.
+its driver has none for it. Intel's cards are read from here alone: their memory is known to the
+engine's own list only (`vulkan.py`).
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from localllm.core.hardware import Backend, DetectedDevices, Device, DeviceKind
 
 NVIDIA = 0x10DE
 AMD = 0x1002
@@ -74,3 +77,28 @@ def _find_name(lines: Iterable[str], vendor: int, device: int) -> str | None:
         elif inside and not line.startswith("\t\t") and line[1:5].lower() == f"{device:04x}":
             return line[5:].strip()
     return None
+
+
+_INTEGRATED_INTEL = "0000:00:02.0"
+"""The address of every integrated Intel GPU (Intel, "Processor Graphics" programming manuals: bus
+0, device 2, function 0); cards are behind a bridge."""
+
+
+def read_intel(root: Path, displays: tuple[PciDisplay, ...]) -> DetectedDevices:
+    """List Intel's graphics cards, so that one the engine cannot use is noticed.
+
+    Integrated graphics are left to the engine's list: nearly every laptop has one, and llama.cpp
+    gains little from it.
+    """
+    cards = (d for d in displays if d.vendor == INTEL and d.address != _INTEGRATED_INTEL)
+    return DetectedDevices(
+        devices=tuple(
+            Device(kind=DeviceKind.GPU, name=_name(root, card), backend=Backend.VULKAN)
+            for card in cards
+        )
+    )
+
+
+def _name(root: Path, card: PciDisplay) -> str:
+    listed = product_name(root, INTEL, card.device)
+    return f"Intel {listed}" if listed else f"Intel GPU {card.device:#06x}"

@@ -1,4 +1,4 @@
-"""Everything a machine is read from, in one value, so that a test can describe another machine."""
+"""The sources that a machine is read from, in one value, so that a test can describe another."""
 
 import os
 import platform
@@ -62,7 +62,7 @@ class _KernelMemory:
 
 
 def _system_memory() -> SystemMemory:
-    """psutil reads /proc; a sandbox without it still has the kernel's own answer.
+    """Read system memory through psutil (/proc), or in a sandbox without it from the kernel.
 
     Raises OSError when neither answers.
     """
@@ -83,7 +83,7 @@ def _system_memory() -> SystemMemory:
 
 
 def _address_space_limit() -> int | None:
-    """RLIMIT_AS in bytes, None when unlimited or when the system has no such thing."""
+    """Return RLIMIT_AS in bytes, None when unlimited or when the system has no such limit."""
     if sys.platform == "win32":
         return None
     import resource
@@ -93,7 +93,7 @@ def _address_space_limit() -> int | None:
 
 
 def _allowed_cpus() -> frozenset[int] | None:
-    """The processor threads this process is pinned to; None where that cannot be known (macOS)."""
+    """Return the processor threads this process is pinned to; None where unknown (macOS)."""
     try:
         if sys.platform == "linux":
             return frozenset(os.sched_getaffinity(0))
@@ -112,7 +112,7 @@ def _physical_cores() -> int | None:
 
 
 def _processor_name() -> str:
-    """What Windows calls the processor in its registry; elsewhere what Python knows."""
+    """Return the processor's name, from Windows' registry or else from Python."""
     if sys.platform == "win32":
         import winreg
 

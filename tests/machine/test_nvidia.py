@@ -2,16 +2,21 @@ from pathlib import Path
 
 import pytest
 
-from localllm.core.hardware import Backend, Device, DeviceKind, Memory
-from localllm.machine.cuda_visible import visible
-from localllm.machine.nvidia import Nvml, has_driver, load_nvml, memory_bandwidth, read_nvidia
-from localllm.machine.reading import Reading
+from localllm.core.hardware import Backend, DetectedDevices, Device, DeviceKind, Memory
+from localllm.machine.nvidia import (
+    Nvml,
+    has_driver,
+    load_nvml,
+    memory_bandwidth,
+    read_nvidia,
+    visible_devices,
+)
 from tests.machine.fake_nvml import GIB, FakeGpu, FakeMemory, FakeNvml, Refused
 
 RAM = Memory(total_bytes=64 * GIB, available_bytes=40 * GIB)
 
 
-def read(nvml: Nvml | None, expected: int = 0, **environ: str) -> Reading:
+def read(nvml: Nvml | None, expected: int = 0, **environ: str) -> DetectedDevices:
     return read_nvidia(nvml, environ, RAM, expected=expected)
 
 
@@ -86,8 +91,8 @@ def test_a_lost_device_is_left_out_and_said_so() -> None:
 
 
 def test_no_driver_where_there_is_no_nvidia_device_is_silence() -> None:
-    assert read(FakeNvml(broken=Refused("NVML Shared Library Not Found"))) == Reading()
-    assert read(None) == Reading()
+    assert read(FakeNvml(broken=Refused("NVML Shared Library Not Found"))) == DetectedDevices()
+    assert read(None) == DetectedDevices()
 
 
 @pytest.mark.parametrize(
@@ -158,7 +163,7 @@ TWO = (FakeGpu(uuid="GPU-aaa"), FakeGpu(uuid="GPU-abb"))
     ],
 )
 def test_visible_devices_are_chosen_as_cuda_does(value: str, positions: tuple[int, ...]) -> None:
-    assert visible({"CUDA_VISIBLE_DEVICES": value}, ["GPU-aaa", "GPU-abb"]) == positions
+    assert visible_devices({"CUDA_VISIBLE_DEVICES": value}, ["GPU-aaa", "GPU-abb"]) == positions
 
 
 def test_a_hidden_device_is_said_to_be_hidden() -> None:
