@@ -37,14 +37,14 @@ def dry_runs(loads: Iterable[tuple[Path, LoadSettings]]) -> list[Sizes | str]:
     """Sizes by kind for each load, or why llama.cpp gave none. One child runs them in turn and is
     started again after an abort."""
     waiting = list(loads)
-    answers: list[Sizes | str] = []
-    while len(answers) < len(waiting):
-        batch = waiting[len(answers) :]
+    results: list[Sizes | str] = []
+    while len(results) < len(waiting):
+        batch = waiting[len(results) :]
         done = _batch(batch)
-        answers += done
+        results += done
         if len(done) < len(batch):
-            answers.append("llama.cpp aborted")
-    return answers
+            results.append("llama.cpp aborted")
+    return results
 
 
 def _batch(loads: Sequence[tuple[Path, LoadSettings]]) -> list[Sizes | str]:
@@ -57,10 +57,10 @@ def _batch(loads: Sequence[tuple[Path, LoadSettings]]) -> list[Sizes | str]:
         check=False,
         env={**os.environ, "GGML_NO_BACKTRACE": "1"},
     )
-    answers = [json.loads(line) for line in child.stdout.splitlines()]
-    if not answers and child.returncode == 1:
+    results = [json.loads(line) for line in child.stdout.splitlines()]
+    if not results and child.returncode == 1:
         raise AssertionError(f"the dry run's process did not start: {child.stderr[-2000:]}")
-    return [answer.get("refused", answer) for answer in answers]
+    return [result.get("refused", result) for result in results]
 
 
 def total(sizes: Sizes) -> int:

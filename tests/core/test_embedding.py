@@ -1,4 +1,4 @@
-"""What a load for embeddings is told, and what it takes by llama.cpp's own dry run."""
+"""Settings of a load for embeddings, and their memory by llama.cpp's own dry run."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -59,8 +59,8 @@ def test_an_encoder_reads_a_text_in_one_piece_and_no_longer_one_than_it_learned(
 
 
 def test_a_decoder_reads_it_in_pieces() -> None:
-    asked = LoadSettings(context=8192, embeddings=True, ubatch=256, speculate=Speculate.AUTO)
-    load = with_embedding_defaults(LLAMA, asked)
+    requested = LoadSettings(context=8192, embeddings=True, ubatch=256, speculate=Speculate.AUTO)
+    load = with_embedding_defaults(LLAMA, requested)
     assert (load.context, load.batch, load.ubatch) == (8192, 256, 256)
     assert (load.pooling, load.speculate) == (Pooling.MEAN, Speculate.OFF)
 

@@ -1,4 +1,4 @@
-"""What is said of a load that fits, of one that does not, and of llama.cpp's own word on it."""
+"""The verdict on a load that fits, on one that does not, and llama.cpp's dry run beside it."""
 
 from dataclasses import replace
 
@@ -66,22 +66,22 @@ def roomy() -> Fit:
 
 
 def test_the_settings_that_are_loaded_are_those_that_were_sized() -> None:
-    asked = LoadSettings(context=2048, parallel=2, kv_type_k=KvType.Q8_0)
-    fit = fit_on(LLAMA, asked, machine(64, 24, 12))
+    requested = LoadSettings(context=2048, parallel=2, kv_type_k=KvType.Q8_0)
+    fit = fit_on(LLAMA, requested, machine(64, 24, 12))
     assert fit.settings == replace(
-        asked, gpu_layers=33, devices=("CUDA0", "CUDA1"), tensor_split=(22, 11)
+        requested, gpu_layers=33, devices=("CUDA0", "CUDA1"), tensor_split=(22, 11)
     )
     assert fit.fits
     assert fit.advice is None
 
 
 def test_the_advice_fits() -> None:
-    asked = LoadSettings(context=65536, parallel=2)
-    fit = fit_on(LLAMA, asked, machine(18))
+    requested = LoadSettings(context=65536, parallel=2)
+    fit = fit_on(LLAMA, requested, machine(18))
     assert not fit.fits
     assert fit.advice is not None
     assert fit.advice.startswith("Try --parallel 1 (")
-    assert fit.advised == replace(asked, parallel=1)
+    assert fit.advised == replace(requested, parallel=1)
     assert fit_on(LLAMA, fit.advised, machine(18)).fits
     assert "65536 tokens of context for each of 2 conversations needs" in fit.message("It")
 
@@ -95,38 +95,40 @@ def test_the_advice_for_too_many_layers_is_to_let_them_be_chosen() -> None:
 
 def test_a_draft_model_has_its_room_beside_the_model() -> None:
     plain = LoadSettings(speculate=Speculate.AUTO)
-    asked = replace(plain, draft="small.gguf")
+    requested = replace(plain, draft="small.gguf")
     alone = fit_on(LLAMA, plain, machine(64, 24))
-    fit = fit_on(LLAMA, asked, machine(64, 24), draft=SMALL)
+    fit = fit_on(LLAMA, requested, machine(64, 24), draft=SMALL)
     assert fit.draft is not None
     assert fit.draft == footprint.of_draft(SMALL, fit.settings)
     assert fit.draft.total_bytes < footprint.of(SMALL, plain).total_bytes  # one interpreter
     assert [share.free_bytes for share in fit.placement.devices] == [
         share.free_bytes - fit.draft.total_bytes for share in alone.placement.devices
     ]
-    unused = fit_on(LLAMA, replace(asked, speculate=Speculate.OFF), machine(64, 24), draft=SMALL)
+    unused = fit_on(
+        LLAMA, replace(requested, speculate=Speculate.OFF), machine(64, 24), draft=SMALL
+    )
     assert unused.draft is None
 
 
 def test_without_room_for_a_draft_model_none_is_advised() -> None:
-    asked = LoadSettings(speculate=Speculate.AUTO, draft="small.gguf", parallel=2)
-    tight = machine(fit_on(LLAMA, asked, machine(64)).total_bytes / GIB * 1.01)
-    fit = fit_on(LLAMA, asked, tight, draft=SMALL)
+    requested = LoadSettings(speculate=Speculate.AUTO, draft="small.gguf", parallel=2)
+    tight = machine(fit_on(LLAMA, requested, machine(64)).total_bytes / GIB * 1.01)
+    fit = fit_on(LLAMA, requested, tight, draft=SMALL)
     assert not fit.fits
     assert "of its draft model" in fit.message("It")
     assert fit.advice is not None
     assert fit.advice.startswith("Try --speculate off (")
     assert fit.advised is not None
     assert fit_on(LLAMA, fit.advised, tight, draft=SMALL).fits
-    tighter = machine(fit_on(LLAMA, replace(asked, parallel=1), machine(64)).total_bytes / GIB)
-    advice = fit_on(LLAMA, asked, tighter, draft=SMALL).advice
+    tighter = machine(fit_on(LLAMA, replace(requested, parallel=1), machine(64)).total_bytes / GIB)
+    advice = fit_on(LLAMA, requested, tighter, draft=SMALL).advice
     assert advice is not None
     assert advice.startswith("Try --speculate off --parallel 1 (")
 
 
 def test_the_draft_models_estimate_is_compared_with_what_was_allocated() -> None:
-    asked = LoadSettings(speculate=Speculate.AUTO, draft="small.gguf")
-    fit = fit_on(LLAMA, asked, machine(64), draft=SMALL)
+    requested = LoadSettings(speculate=Speculate.AUTO, draft="small.gguf")
+    fit = fit_on(LLAMA, requested, machine(64), draft=SMALL)
     assert fit.draft is not None
     comparison = fit.compared((), dry_run(1, 2))
     assert comparison.draft_allocated_bytes == 3 * GIB + 1000
@@ -151,9 +153,9 @@ def test_a_cache_type_that_the_model_cannot_have_is_not_advised() -> None:
 
 def test_a_refusal_by_the_dry_run_keeps_the_estimate() -> None:
     tight = fit_on(LLAMA, LoadSettings(), machine(roomy().total_bytes / GIB * 1.1))
-    asked = tight.with_probe(dry_run(2, 3))
-    assert asked.estimated == tight.placement
-    assert asked.with_probe(dry_run(3, 3)).estimated == tight.placement
+    requested = tight.with_probe(dry_run(2, 3))
+    assert requested.estimated == tight.placement
+    assert requested.with_probe(dry_run(3, 3)).estimated == tight.placement
 
 
 def test_the_estimate_is_compared_with_what_was_allocated_on_each_device() -> None:
@@ -194,9 +196,9 @@ def test_an_architecture_that_is_unknown_wants_a_probe() -> None:
 
 def test_a_probe_that_says_less_changes_no_number() -> None:
     fit = roomy()
-    asked = fit.with_probe(dry_run(0.1, 0.1))
-    assert asked.placement == fit.placement
-    assert asked.probed == dry_run(0.1, 0.1)
+    requested = fit.with_probe(dry_run(0.1, 0.1))
+    assert requested.placement == fit.placement
+    assert requested.probed == dry_run(0.1, 0.1)
 
 
 def test_a_probe_that_says_more_is_believed_and_named_in_the_refusal() -> None:

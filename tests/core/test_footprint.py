@@ -244,7 +244,7 @@ def test_published_caches_are_reproduced(name: str, load: LoadSettings, kv_mib: 
     assert footprint.of(MODELS[name], load).kv_bytes == pytest.approx(kv_mib * MIB, rel=0.005)
 
 
-def test_the_small_window_cache_saves_what_the_design_notes_measured() -> None:
+def test_the_cache_of_sliding_layers_is_as_small_as_llama_cpp_logs() -> None:
     gemma = MODELS["gemma-3-270m"]  # 144 -> 39 MiB at 8k
     full = footprint.of(gemma, LoadSettings(context=8192, swa_full=True))
     small = footprint.of(gemma, LoadSettings(context=8192))

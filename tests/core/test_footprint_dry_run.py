@@ -32,7 +32,7 @@ PRINTED_BYTES = 2**20 // 100  # llama.cpp prints MiB with two decimals, and may 
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Sizes | str]]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Sizes | str]]:
     """llama.cpp's sizes for every model and load."""
     directory = tmp_path_factory.mktemp("forge")
     loads = []
@@ -47,11 +47,11 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Sizes | 
 
 @pytest.mark.parametrize("forged", MODELS, ids=lambda forged: forged.name)
 def test_the_estimate_is_llama_cpps_dry_run(
-    forged: Forged, answers: dict[str, list[Sizes | str]]
+    forged: Forged, results: dict[str, list[Sizes | str]]
 ) -> None:
     known = spec(forged)
     worst = {"cache": 0.0, "compute": 0.0, "sum": 0.0}
-    for load, sizes in zip(GRID, answers[forged.name], strict=True):
+    for load, sizes in zip(GRID, results[forged.name], strict=True):
         assert not isinstance(sizes, str), f"{load}: {sizes}"
         estimate = footprint.of(known, load)
         for kind, size_bytes in (

@@ -80,17 +80,17 @@ def _plain(value: MetadataValue) -> object:
 
 def test_exactly_the_header_is_taken_from_the_stream(gemma3: Path) -> None:
     class Counting(io.RawIOBase):
-        taken = 0
+        consumed = 0
 
         def read(self, size: int = -1) -> bytes:
             piece = stream.read(size)
-            self.taken += len(piece)
+            self.consumed += len(piece)
             return piece
 
     with gemma3.open("rb", buffering=0) as stream:
         counting = Counting()
         spec = gguf.read(counting, gemma3.stat().st_size)  # type: ignore[arg-type]  # only read()
-    assert spec.data_offset - spec.alignment < counting.taken <= spec.data_offset
+    assert spec.data_offset - spec.alignment < counting.consumed <= spec.data_offset
 
 
 def test_a_file_whose_data_is_a_hole_passes(smollm2: Path, tmp_path: Path) -> None:

@@ -93,11 +93,11 @@ def files(draw: st.DrawFn) -> tuple[dict[str, MetadataValue], File]:
     architecture = draw(st.from_regex(r"[a-z0-9][a-z0-9_.-]{0,20}", fullmatch=True))
     alignment = draw(alignments)
     written = draw(pairs)
-    said: dict[str, MetadataValue] = {
+    metadata: dict[str, MetadataValue] = {
         "general.architecture": architecture,
         "general.alignment": alignment,
     }
-    said |= {key: value for key, (_, value) in written.items()}  # type: ignore[misc]  # mixed list
+    metadata |= {key: value for key, (_, value) in written.items()}  # type: ignore[misc]  # mixed list
     file = File(
         pairs=(
             pair("general.architecture", TEXT, architecture),
@@ -109,7 +109,7 @@ def files(draw: st.DrawFn) -> tuple[dict[str, MetadataValue], File]:
         ),
         alignment=alignment,
     )
-    return said, file
+    return metadata, file
 
 
 def _written(key: str, kind: int, value: Scalar | Values) -> Pair:
@@ -122,12 +122,12 @@ def read(raw: bytes, size: int | None = None) -> ModelSpec:
 
 @given(files())
 @settings(max_examples=200, deadline=None)
-def test_what_is_written_is_read(given_file: tuple[dict[str, MetadataValue], File]) -> None:
-    said, file = given_file
+def test_what_is_written_is_read(written_file: tuple[dict[str, MetadataValue], File]) -> None:
+    metadata, file = written_file
     raw = file.build()
     spec = read(raw)
-    assert spec.metadata == said
-    assert list(spec.metadata) == list(said)
+    assert spec.metadata == metadata
+    assert list(spec.metadata) == list(metadata)
     assert [(t.name.encode(), t.shape, int(t.type)) for t in spec.tensors] == [
         (t.name, t.shape, int(t.type)) for t in file.tensors
     ]
@@ -138,12 +138,12 @@ def test_what_is_written_is_read(given_file: tuple[dict[str, MetadataValue], Fil
     assert (spec.alignment, spec.file_bytes) == (file.alignment, len(raw))
 
 
-@given(given_file=files(), data=st.data())
+@given(written_file=files(), data=st.data())
 @settings(max_examples=200, deadline=None)
 def test_a_cut_file_is_refused_wherever_it_is_cut(
-    given_file: tuple[dict[str, MetadataValue], File], data: st.DataObject
+    written_file: tuple[dict[str, MetadataValue], File], data: st.DataObject
 ) -> None:
-    raw = given_file[1].build()
+    raw = written_file[1].build()
     cut = raw[: data.draw(st.integers(0, len(raw) - 1))]
     with pytest.raises(GgufError):
         read(cut)
@@ -213,9 +213,9 @@ def test_a_damaged_real_header_is_a_model_or_an_error(
 @settings(max_examples=100, deadline=None)
 def test_llama_cpp_takes_what_we_pass(
     llama_cpp_takes: Callable[[bytes], bool],
-    given_file: tuple[dict[str, MetadataValue], File],
+    written_file: tuple[dict[str, MetadataValue], File],
 ) -> None:
-    assert llama_cpp_takes(given_file[1].build())
+    assert llama_cpp_takes(written_file[1].build())
 
 
 @pytest.fixture(scope="module")
@@ -314,11 +314,11 @@ def test_a_hole_of_a_terabyte_is_refused_without_reading_it() -> None:
     class Zeros(io.RawIOBase):
         """A header's start and zeros without end."""
 
-        taken = 0
+        consumed = 0
 
         def read(self, size: int = -1) -> bytes:
-            piece = start[self.taken : self.taken + size].ljust(size, b"\0")
-            self.taken += size
+            piece = start[self.consumed : self.consumed + size].ljust(size, b"\0")
+            self.consumed += size
             return piece
 
     claim = Pair(key=b"a", raw=struct.pack("<IIQ", 9, 0, 10**11))
@@ -326,4 +326,4 @@ def test_a_hole_of_a_terabyte_is_refused_without_reading_it() -> None:
     zeros = Zeros()
     with pytest.raises(GgufError, match="a header may have"):
         gguf.read(zeros, 1 << 40)  # type: ignore[arg-type]  # only read() is needed
-    assert zeros.taken <= len(start)
+    assert zeros.consumed <= len(start)

@@ -1,4 +1,4 @@
-"""What an image file says of itself, and what is refused before native code sees it."""
+"""Headers of image files, and the refusals before native code sees one."""
 
 import struct
 import zlib
@@ -44,7 +44,7 @@ def test_the_size_of_every_known_kind_is_read(data: bytes, kind: ImageKind) -> N
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (packed_png(65_535, 65_535, b""), "65535 x 65535"),
         (packed_png(2**31, 1, b""), "2147483648 x 1"),
@@ -64,8 +64,10 @@ def test_the_size_of_every_known_kind_is_read(data: bytes, kind: ImageKind) -> N
         (b"\x89PNG\r\n\x1a\n" + png(1)[33:], "does not begin with its header"),
     ],
 )
-def test_what_the_engine_must_not_decode_is_refused_with_its_reason(data: bytes, said: str) -> None:
-    with pytest.raises(BadRequest, match=said.replace("(", r"\(")):
+def test_what_the_engine_must_not_decode_is_refused_with_its_reason(
+    data: bytes, message: str
+) -> None:
+    with pytest.raises(BadRequest, match=message.replace("(", r"\(")):
         read_header(data)
 
 

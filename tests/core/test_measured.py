@@ -1,4 +1,4 @@
-"""Which measurements correct an estimate, and which are of another machine or another time."""
+"""The measurements that correct an estimate, and those of another machine or another time."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -66,8 +66,8 @@ def test_anything_else_does_not(change: dict[str, object]) -> None:
 
 
 def test_what_is_not_known_of_an_engine_is_no_difference() -> None:
-    asked_nobody = replace(HERE, engine_commit=None, backends=())
-    assert calibration_measurements([DECODE], asked_nobody, NOW) == (DECODE,)
+    unknown_engine = replace(HERE, engine_commit=None, backends=())
+    assert calibration_measurements([DECODE], unknown_engine, NOW) == (DECODE,)
     written_early = replace(DECODE, machine=replace(HERE, engine_version=None))
     assert calibration_measurements([written_early], HERE, NOW) == (written_early,)
 

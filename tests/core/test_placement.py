@@ -142,8 +142,8 @@ def test_the_first_arrangement_that_fits_is_found_whichever_were_skipped(
         order += [(slots, layers) for layers in range(moe + 1, slots)]
         moe = model.blocks
     order += [(layers, moe) for layers in range(slots - 1, 0, -1)]
-    asked = (replace(load, gpu_layers=layers, cpu_moe=experts) for layers, experts in order)
-    tried = (place(model, each, room) for each in asked)
+    requested = (replace(load, gpu_layers=layers, cpu_moe=experts) for layers, experts in order)
+    tried = (place(model, each, room) for each in requested)
     first = next((placement for placement in tried if placement.fits), None)
     found = place(model, replace(load, gpu_layers=None), room)
     assert found == first if first is not None else found.gpu_layers == 0 or not found.fits
@@ -274,8 +274,8 @@ def test_a_cache_that_stays_on_the_host_needs_no_room_on_the_gpu() -> None:
 def test_without_a_gpu_the_engine_is_told_to_use_none() -> None:
     chosen = place(LLAMA, LoadSettings(), on(64)).applied_to(LoadSettings())
     assert (chosen.gpu_layers, chosen.devices) == (0, ())
-    asked = place(LLAMA, LoadSettings(gpu_layers=0), on(64, gpu(24)))
-    assert asked.applied_to(LoadSettings()).devices == ()
+    requested = place(LLAMA, LoadSettings(gpu_layers=0), on(64, gpu(24)))
+    assert requested.applied_to(LoadSettings()).devices == ()
 
 
 def test_layers_that_were_asked_for_are_placed_even_when_they_do_not_fit() -> None:
@@ -310,9 +310,9 @@ def test_a_tensor_larger_than_the_backends_cap_does_not_fit() -> None:
     assert free.devices[0].largest_buffer_bytes == 512 * 131072 * 32 * 4  # the attention matrix
     capped = replace(room, gpus=(replace(room.gpus[0], max_buffer_bytes=4 * GIB),))
     assert place(LLAMA, load, capped).gpu_layers == 0
-    asked = place(LLAMA, replace(load, gpu_layers=99), capped)
-    assert not asked.fits
-    assert asked.devices[0].exceeds_max_buffer
+    requested = place(LLAMA, replace(load, gpu_layers=99), capped)
+    assert not requested.fits
+    assert requested.devices[0].exceeds_max_buffer
     assert place(LLAMA, replace(load, flash_attention=FlashAttention.ON), capped).gpu_layers > 0
 
 

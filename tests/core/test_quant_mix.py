@@ -1,4 +1,4 @@
-"""The recipes of the quant mixes: the rules by hand; whole models are in test_catalogue.py."""
+"""The rules of the quant mixes by hand; whole models are in test_catalogue.py."""
 
 from itertools import product
 

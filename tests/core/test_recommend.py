@@ -1,4 +1,4 @@
-"""What is suggested, on machines that are made up, from the real catalogue."""
+"""Suggestions on made-up machines, from the real catalogue."""
 
 from functools import cache
 from pathlib import Path

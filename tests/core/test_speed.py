@@ -1,4 +1,4 @@
-"""The speed model: what must hold for every device, and what it says of published ones."""
+"""The speed model: laws that hold for every device, and its estimates of published ones."""
 
 import math
 from dataclasses import replace

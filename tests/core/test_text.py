@@ -26,7 +26,7 @@ HOSTILE = {
     "reordering marks": ("a\u202eb\u2066c\u2069", "abc"),
     "half of a surrogate pair": ("a\ud800b", "ab"),
 }
-KEPT = "Täst 日本 👩\u200d💻 [/INST] [bold] \t- a\n\u200fאבגד\u200e <think>"
+SAFE = "Täst 日本 👩\u200d💻 [/INST] [bold] \t- a\n\u200fאבגד\u200e <think>"
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -44,7 +44,7 @@ def test_a_stream_cut_anywhere_shows_the_same(name: str) -> None:
 
 
 def test_words_and_brackets_and_emoji_stay() -> None:
-    assert strip_controls(KEPT) == KEPT
+    assert strip_controls(SAFE) == SAFE
 
 
 def test_line_ends_of_all_kinds_become_one_kind() -> None:
@@ -83,9 +83,9 @@ def test_stripping_twice_changes_nothing_more(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("turns", "said"),
+    ("turns", "notice"),
     [(0, ""), (1, "1 earlier turn was left out"), (7, "7 earlier turns were left out")],
 )
-def test_turns_that_were_left_out_are_counted(turns: int, said: str) -> None:
-    assert truncation_notice(turns).startswith(said)
-    assert bool(truncation_notice(turns)) == bool(said)
+def test_turns_that_were_left_out_are_counted(turns: int, notice: str) -> None:
+    assert truncation_notice(turns).startswith(notice)
+    assert bool(truncation_notice(turns)) == bool(notice)

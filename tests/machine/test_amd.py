@@ -38,9 +38,9 @@ def card(
 
 def test_a_cards_memory_is_its_vram_alone(tmp_path: Path) -> None:
     root = write_tree(tmp_path, card(0, vram=24 * GIB, vram_used=2 * GIB))
-    reading = read_amd(root, RAM)
-    assert reading.warnings == ()
-    assert reading.devices == (
+    detected = read_amd(root, RAM)
+    assert detected.warnings == ()
+    assert detected.devices == (
         Device(
             kind=DeviceKind.GPU,
             name="AMD GPU 0x744c",
@@ -112,10 +112,10 @@ def test_a_card_without_the_amdgpu_driver_is_a_warning(tmp_path: Path) -> None:
         "sys/class/drm/card0/device/vendor": "0x1002",
         "sys/class/drm/card0/device/device": "0x6738",
     }
-    reading = read_amd(write_tree(tmp_path, files), RAM)
-    assert reading.devices == ()
-    assert "AMD GPU 0x6738" in reading.warnings[0]
-    assert "amdgpu" in reading.warnings[0]
+    detected = read_amd(write_tree(tmp_path, files), RAM)
+    assert detected.devices == ()
+    assert "AMD GPU 0x6738" in detected.warnings[0]
+    assert "amdgpu" in detected.warnings[0]
 
 
 @pytest.mark.parametrize("used", ["", "lots", "-5"])

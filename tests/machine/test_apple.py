@@ -47,12 +47,12 @@ def test_an_intel_mac_has_no_gpu_that_is_used(name: str) -> None:
 
 
 def test_sysctl_is_asked_once_and_may_be_silent() -> None:
-    asked: list[Sequence[str]] = []
+    calls: list[Sequence[str]] = []
 
     def run(command: Sequence[str]) -> str | None:
-        asked.append(command)
-        return "hw.physicalcpu: 8\nsysctl: unknown oid 'x'\nnonsense\n" if len(asked) == 1 else None
+        calls.append(command)
+        return "hw.physicalcpu: 8\nsysctl: unknown oid 'x'\nnonsense\n" if len(calls) == 1 else None
 
     assert read_sysctl(run)["hw.physicalcpu"] == "8"
     assert read_sysctl(run) == {}
-    assert all(command[0] == "/usr/sbin/sysctl" for command in asked)
+    assert all(command[0] == "/usr/sbin/sysctl" for command in calls)

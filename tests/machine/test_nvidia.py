@@ -22,9 +22,9 @@ def read(nvml: Nvml | None, expected: int = 0, **environ: str) -> DetectedDevice
 
 def test_everything_nvml_knows_is_in_the_device() -> None:
     nvml = FakeNvml(FakeGpu())
-    reading = read(nvml)
-    assert reading.warnings == ()
-    (device,) = reading.devices
+    detected = read(nvml)
+    assert detected.warnings == ()
+    (device,) = detected.devices
     assert device == Device(
         kind=DeviceKind.GPU,
         name="NVIDIA GeForce RTX 3090",
@@ -67,9 +67,9 @@ def test_each_call_may_fail_alone() -> None:
         "memory bandwidth": FakeGpu(bus_bits=None),
     }
     for what, gpu in cases.items():
-        reading = read(FakeNvml(gpu))
-        (device,) = reading.devices
-        (warning,) = reading.warnings
+        detected = read(FakeNvml(gpu))
+        (device,) = detected.devices
+        (warning,) = detected.warnings
         assert f"the {what} of NVIDIA GeForce RTX 3090." in warning
         assert (device.total_bytes is None) == (what == "memory")
         assert (device.compute_capability is None) == (what == "compute capability")
@@ -78,16 +78,16 @@ def test_each_call_may_fail_alone() -> None:
 
 def test_a_device_that_answers_nothing_is_still_a_device() -> None:
     gpu = FakeGpu(name=None, uuid=None, memory=None, capability=None, clock_mhz=None)
-    reading = read(FakeNvml(gpu, driver=None))
-    (device,) = reading.devices
+    detected = read(FakeNvml(gpu, driver=None))
+    (device,) = detected.devices
     assert (device.name, device.driver, device.total_bytes) == ("NVIDIA GPU", None, None)
-    assert len(reading.warnings) == 1
+    assert len(detected.warnings) == 1
 
 
 def test_a_lost_device_is_left_out_and_said_so() -> None:
-    reading = read(FakeNvml(FakeGpu(lost=True), FakeGpu(name="NVIDIA A100", uuid="GPU-1")))
-    assert [device.name for device in reading.devices] == ["NVIDIA A100"]
-    assert "GPU 0 of 2 does not answer (GPU is lost)" in reading.warnings[0]
+    detected = read(FakeNvml(FakeGpu(lost=True), FakeGpu(name="NVIDIA A100", uuid="GPU-1")))
+    assert [device.name for device in detected.devices] == ["NVIDIA A100"]
+    assert "GPU 0 of 2 does not answer (GPU is lost)" in detected.warnings[0]
 
 
 def test_no_driver_where_there_is_no_nvidia_device_is_silence() -> None:
@@ -100,11 +100,11 @@ def test_no_driver_where_there_is_no_nvidia_device_is_silence() -> None:
     [Refused("Driver/library version mismatch"), OSError("bad ELF"), AttributeError("nvmlInit")],
 )
 def test_a_broken_driver_beside_a_card_is_a_warning(broken: Exception) -> None:
-    reading = read(FakeNvml(broken=broken), expected=2)
-    assert reading.devices == ()
-    assert "2 NVIDIA GPUs are in this machine" in reading.warnings[0]
-    assert str(broken) in reading.warnings[0]
-    assert "nvidia-smi" in reading.warnings[0]
+    detected = read(FakeNvml(broken=broken), expected=2)
+    assert detected.devices == ()
+    assert "2 NVIDIA GPUs are in this machine" in detected.warnings[0]
+    assert str(broken) in detected.warnings[0]
+    assert "nvidia-smi" in detected.warnings[0]
 
 
 def test_a_missing_package_beside_a_card_is_a_warning() -> None:
@@ -123,12 +123,12 @@ def test_a_driver_that_cannot_count_is_a_warning() -> None:
 
 def test_a_jetson_shares_the_systems_memory() -> None:
     gpu = FakeGpu(name="Orin (nvgpu)", memory=None, clock_mhz=None)
-    reading = read(FakeNvml(gpu))
-    (device,) = reading.devices
+    detected = read(FakeNvml(gpu))
+    (device,) = detected.devices
     assert device.unified
     assert device.kind is DeviceKind.IGPU
     assert (device.total_bytes, device.free_bytes) == (RAM.total_bytes, RAM.available_bytes)
-    assert "memory bandwidth" in reading.warnings[0]
+    assert "memory bandwidth" in detected.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -167,9 +167,9 @@ def test_visible_devices_are_chosen_as_cuda_does(value: str, positions: tuple[in
 
 
 def test_a_hidden_device_is_said_to_be_hidden() -> None:
-    reading = read(FakeNvml(*TWO), CUDA_VISIBLE_DEVICES="1")
-    assert len(reading.devices) == 1
-    assert "CUDA_VISIBLE_DEVICES=1 leaves 1 of 2" in reading.warnings[0]
+    detected = read(FakeNvml(*TWO), CUDA_VISIBLE_DEVICES="1")
+    assert len(detected.devices) == 1
+    assert "CUDA_VISIBLE_DEVICES=1 leaves 1 of 2" in detected.warnings[0]
 
 
 def test_numbers_among_different_devices_are_uncertain() -> None:
@@ -186,13 +186,13 @@ def instance(n: int) -> FakeGpu:
 
 def test_a_process_gets_one_mig_instance() -> None:
     divided = FakeGpu(name="NVIDIA A100", capability=(8, 0), instances=(instance(0), instance(1)))
-    reading = read(FakeNvml(divided))
-    (device,) = reading.devices
+    detected = read(FakeNvml(divided))
+    (device,) = detected.devices
     assert device.name == "NVIDIA A100 MIG 2g.10gb"
     assert device.total_bytes == 10 * GIB
     assert device.compute_capability == "8.0"  # the GPU's: instances do not tell
     assert device.bandwidth_bytes_per_s is None
-    assert reading.warnings == (
+    assert detected.warnings == (
         "2 MIG instances are here and a process gets one of them, the first. Choose another "
         "with CUDA_VISIBLE_DEVICES=MIG-1.",
     )
@@ -205,14 +205,14 @@ def test_a_mig_instance_is_chosen_by_its_identifier() -> None:
 
 
 def test_a_divided_gpu_without_instances_is_no_device() -> None:
-    reading = read(FakeNvml(FakeGpu(instances=())))
-    assert reading.devices == ()
-    assert "nvidia-smi mig" in reading.warnings[0]
+    detected = read(FakeNvml(FakeGpu(instances=())))
+    assert detected.devices == ()
+    assert "nvidia-smi mig" in detected.warnings[0]
 
 
 def test_the_real_library_on_this_machine_never_raises() -> None:
-    reading = read(load_nvml())
-    assert all(device.backend is Backend.CUDA for device in reading.devices)
+    detected = read(load_nvml())
+    assert all(device.backend is Backend.CUDA for device in detected.devices)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from localllm.core.catalogue.requantize import AppliedMix, Requantizer
 from localllm.core.model.file_types import ALIASES, FILE_TYPES, label_in, split_of
 from localllm.core.model.quants import RETIRED
 from localllm.core.model.spec import ModelSpec
-from localllm.core.recommend import Candidate
+from localllm.core.recommend.plan import Candidate
 from localllm.core.text import single_line, strip_controls
 from localllm.core.units import format_bytes
 from localllm.errors import GgufError

@@ -1,4 +1,4 @@
-"""The answers asked backwards are those that trying everything gives."""
+"""The capacity found by bisection is the one that trying everything finds."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -54,10 +54,10 @@ def test_the_largest_context_is_the_one_that_trying_all_finds(
     data: st.DataObject, name: str, parallel: int
 ) -> None:
     model, load = short(name), LoadSettings(parallel=parallel)
-    room = data.draw(rooms(model, replace(load, context=MOST)))
+    budget = data.draw(rooms(model, replace(load, context=MOST)))
     contexts = [256 * n // parallel for n in range(1, MOST * parallel // 256 + 1)]
-    fitting = [c for c in contexts if place(model, replace(load, context=c), room).fits]
-    assert largest_context(model, load, room) == (fitting[-1] if fitting else None)
+    fitting = [c for c in contexts if place(model, replace(load, context=c), budget).fits]
+    assert largest_context(model, load, budget) == (fitting[-1] if fitting else None)
 
 
 @settings(max_examples=4, deadline=None)
@@ -66,20 +66,20 @@ def test_the_most_conversations_are_those_that_trying_all_finds(
     data: st.DataObject, name: str
 ) -> None:
     model, load = short(name), LoadSettings(context=300)
-    room = data.draw(rooms(model, replace(load, parallel=16)))
-    fitting = [n for n in range(1, 257) if place(model, replace(load, parallel=n), room).fits]
-    assert most_parallel(model, load, room) == (fitting[-1] if fitting else None)
+    budget = data.draw(rooms(model, replace(load, parallel=16)))
+    fitting = [n for n in range(1, 257) if place(model, replace(load, parallel=n), budget).fits]
+    assert most_parallel(model, load, budget) == (fitting[-1] if fitting else None)
 
 
 def test_a_context_longer_than_the_training_is_given_only_when_asked_for() -> None:
-    model, room = short("SmolLM2-135M", 2048), Budget(host_bytes=2 * GIB)
-    assert largest_context(model, LoadSettings(), room) == 2048
-    longer = largest_context(model, LoadSettings(), room, beyond_training=True)
+    model, budget = short("SmolLM2-135M", 2048), Budget(host_bytes=2 * GIB)
+    assert largest_context(model, LoadSettings(), budget) == 2048
+    longer = largest_context(model, LoadSettings(), budget, beyond_training=True)
     assert longer is not None
     assert longer > 20_000
     assert longer % 256 == 0
-    assert place(model, LoadSettings(context=longer), room).fits
-    assert not place(model, LoadSettings(context=longer + 1), room).fits
+    assert place(model, LoadSettings(context=longer), budget).fits
+    assert not place(model, LoadSettings(context=longer + 1), budget).fits
 
 
 def test_a_training_context_that_is_no_multiple_of_the_padding_is_given_whole() -> None:
@@ -88,11 +88,11 @@ def test_a_training_context_that_is_no_multiple_of_the_padding_is_given_whole() 
 
 
 def test_where_nothing_fits_there_is_no_answer() -> None:
-    model, room = MODELS["SmolLM2-135M"], Budget(host_bytes=-1)
-    assert largest_context(model, LoadSettings(), room) is None
-    assert most_parallel(model, LoadSettings(), room) is None
-    assert largest_quant([("Q8_0", lambda: model)], LoadSettings(), room) is None
-    assert largest_quant([], LoadSettings(), room) is None
+    model, budget = MODELS["SmolLM2-135M"], Budget(host_bytes=-1)
+    assert largest_context(model, LoadSettings(), budget) is None
+    assert most_parallel(model, LoadSettings(), budget) is None
+    assert largest_quant([("Q8_0", lambda: model)], LoadSettings(), budget) is None
+    assert largest_quant([], LoadSettings(), budget) is None
 
 
 @pytest.mark.parametrize("fitting", range(1, 9))

@@ -1,5 +1,4 @@
-"""What would abort llama.cpp is refused before it is asked, and nothing else is: the engine's own
-dry run is the judge."""
+"""A load that would abort llama.cpp is refused before, and no other: its dry run is the judge."""
 
 from dataclasses import replace
 from itertools import product
@@ -72,7 +71,7 @@ def refused(known: ModelSpec, load: LoadSettings) -> bool:
     return False
 
 
-def answers(forged: Forged, loads: tuple[LoadSettings, ...], path: Path) -> list[Sizes | str]:
+def results(forged: Forged, loads: tuple[LoadSettings, ...], path: Path) -> list[Sizes | str]:
     write(forged, path)
     return dry_runs([(path, load) for load in loads])
 
@@ -80,8 +79,8 @@ def answers(forged: Forged, loads: tuple[LoadSettings, ...], path: Path) -> list
 @pytest.mark.parametrize("layers", [32, 39, 40, 41, 42, 43])
 def test_exactly_what_aborts_is_refused(layers: int, tmp_path: Path) -> None:
     forged = fused(layers)
-    for load, answer in zip(LOADS, answers(forged, LOADS, tmp_path / "m.gguf"), strict=True):
-        assert refused(spec(forged), load) == (answer == ABORTED), load
+    for load, result in zip(LOADS, results(forged, LOADS, tmp_path / "m.gguf"), strict=True):
+        assert refused(spec(forged), load) == (result == ABORTED), load
 
 
 def test_phi_4_with_a_cache_for_each_of_two_is_refused_with_a_way_out(tmp_path: Path) -> None:
@@ -89,7 +88,7 @@ def test_phi_4_with_a_cache_for_each_of_two_is_refused_with_a_way_out(tmp_path: 
     with pytest.raises(UsageError, match=r"would abort.* f16") as caught:
         footprint.of(spec(PHI_4), load)
     assert "40 layers" in str(caught.value)
-    assert answers(PHI_4, (load,), tmp_path / "phi-4.gguf") == [ABORTED]
+    assert results(PHI_4, (load,), tmp_path / "phi-4.gguf") == [ABORTED]
 
 
 def test_where_one_cache_each_is_too_much_all_conversations_have_one() -> None:
@@ -135,6 +134,6 @@ def test_what_llama_cpp_refuses_by_itself_is_refused_here_too(
     )
     with pytest.raises(UsageError, match=words):
         footprint.of(spec(odd), load)
-    (answer,) = answers(odd, (load,), tmp_path / "odd.gguf")
-    assert isinstance(answer, str)
-    assert answer != ABORTED
+    (result,) = results(odd, (load,), tmp_path / "odd.gguf")
+    assert isinstance(result, str)
+    assert result != ABORTED

@@ -1,4 +1,4 @@
-"""What is suggested is what evaluating every file would suggest, at a fraction of the work."""
+"""The search suggests what evaluating every file would suggest, at a fraction of the work."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -64,8 +64,8 @@ def _described() -> Iterator[tuple[str, Machine]]:
             gpus=(mac,),
         ),
     )
-    seen = CalibrationPoint(measured_tps=30.0, predicted_tps=22.0, on_gpu=False)
-    yield "measured", replace(laptop(14), calibration=(seen,))
+    point = CalibrationPoint(measured_tps=30.0, predicted_tps=22.0, on_gpu=False)
+    yield "measured", replace(laptop(14), calibration=(point,))
 
 
 MACHINES = dict(_described())
@@ -109,7 +109,7 @@ def exhaustively(name: str, preferences: Preferences) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("goal", Goal)
 @pytest.mark.parametrize("name", MACHINES)
-def test_the_answer_is_that_of_pricing_everything(name: str, goal: Goal) -> None:
+def test_the_plans_are_those_of_evaluating_everything(name: str, goal: Goal) -> None:
     preferences = Preferences(goal=goal)
     expected = exhaustively(name, preferences)
     for limit in (1, LIMIT, 100):
@@ -120,9 +120,9 @@ def test_the_answer_is_that_of_pricing_everything(name: str, goal: Goal) -> None
 @pytest.mark.parametrize("name", ["laptop", "two cards"])
 def test_the_answer_is_the_same_when_nothing_is_known_of_the_weights_before(name: str) -> None:
     blind = [replace(candidate, weight_reads=None) for candidate in few_models()]
-    told = plans(few_models(), Preferences(), MACHINES[name], limit=LIMIT).plans
+    usual = plans(few_models(), Preferences(), MACHINES[name], limit=LIMIT).plans
     found = plans(blind, Preferences(), MACHINES[name], limit=LIMIT).plans
-    assert [p.candidate.file for p in found] == [p.candidate.file for p in told]
+    assert [p.candidate.file for p in found] == [p.candidate.file for p in usual]
 
 
 @pytest.mark.parametrize("name", MACHINES)
@@ -136,13 +136,13 @@ def test_no_plan_is_faster_than_what_was_said_to_be_its_limit(name: str) -> None
 def test_the_work_that_a_blueprint_tells_is_that_of_the_header_it_draws() -> None:
     for entry in entries():
         for quant in (entry.quants[0], entry.quants[-1]):
-            told, drawn = entry.blueprint.weight_reads(quant), workload_of(entry.spec(quant))
-            assert told.layers == drawn.layers
-            recalled = entry.blueprint.cache_reads()
-            assert recalled.attention == drawn.attention
-            assert recalled.state_bytes == drawn.state_bytes
+            planned, written = entry.blueprint.weight_reads(quant), workload_of(entry.spec(quant))
+            assert planned.layers == written.layers
+            cached = entry.blueprint.cache_reads()
+            assert cached.attention == written.attention
+            assert cached.state_bytes == written.state_bytes
             for part in ("elements", "elements_loaded", "size_bytes"):
-                of_both = [sum(getattr(r, part) for r in w.weights) for w in (told, drawn)]
+                of_both = [sum(getattr(r, part) for r in w.weights) for w in (planned, written)]
                 assert of_both[0] == pytest.approx(of_both[1], rel=1e-12), (entry.name, part)
 
 

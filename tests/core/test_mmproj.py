@@ -1,4 +1,4 @@
-"""An image encoder against a model: whether they go together, and what it needs."""
+"""An image encoder against a model: the check, and its bytes."""
 
 from dataclasses import replace
 from pathlib import Path

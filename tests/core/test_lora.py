@@ -1,4 +1,4 @@
-"""Which adapters pass the gatekeeper, and what they weigh."""
+"""Adapters against a model: those that pass, their bytes, and the reasons for a refusal."""
 
 from dataclasses import replace
 
@@ -74,7 +74,7 @@ def test_experts_have_a_pair_for_each() -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "said"),
+    ("header", "reason"),
     [
         (adapter(QUERY, general__type="model"), "of type 'model', not an adapter"),
         (adapter(QUERY, adapter__type="ia3"), "of type 'ia3'"),
@@ -100,12 +100,12 @@ def test_experts_have_a_pair_for_each() -> None:
         (adapter(pair("token_embd.weight", 64, 1000)), "token_embd.weight"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_the_model_is_one_sentence(header: ModelSpec, said: str) -> None:
+def test_what_does_not_fit_the_model_is_one_sentence(header: ModelSpec, reason: str) -> None:
     from localllm.errors import GgufError
 
     with pytest.raises(GgufError) as refused:
         passed(header)
-    assert said in str(refused.value)
+    assert reason in str(refused.value)
 
 
 def test_an_embedding_that_is_also_the_output_cannot_be_adapted() -> None:

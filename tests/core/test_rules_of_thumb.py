@@ -1,4 +1,4 @@
-"""The rules of thumb give the numbers that their articles give."""
+"""The rules of thumb give the numbers of their articles."""
 
 from localllm.core.sizing import rules_of_thumb
 

@@ -1,4 +1,4 @@
-"""What a header says about a model, in the words of a newcomer."""
+"""The counts that follow from a model's header."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The catalogue as JSON says what the catalogue says."""
+"""The catalogue read from JSON equals the catalogue."""
 
 from pathlib import Path
 
