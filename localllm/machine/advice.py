@@ -35,7 +35,7 @@ _NATIVE = "-DGGML_NATIVE=on"
 
 
 def build_command(switch: str, system: str) -> str:
-    """Give the command that builds the engine anew with a CMake switch, in this system's shell."""
+    """Return the command that rebuilds the engine with a CMake switch, in this system's shell."""
     if system == "Windows":  # PowerShell
         return f'$env:CMAKE_ARGS="{switch}"; {_REINSTALL} llama-cpp-python'
     return f'CMAKE_ARGS="{switch}" {_REINSTALL} llama-cpp-python'

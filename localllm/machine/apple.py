@@ -22,7 +22,7 @@ _SMALL = 32 << 30  # up to here 2/3 of the memory, above 3/4
 
 
 def read_sysctl(run: RunCommand) -> Mapping[str, str]:
-    """Ask macOS about itself; empty when `sysctl` cannot run. Unknown names are left out by it."""
+    """Run `sysctl`; empty when it cannot run. It leaves out the names that it does not know."""
     return parse_sysctl(run(("/usr/sbin/sysctl", *SYSCTL_NAMES)) or "")
 
 

@@ -201,7 +201,7 @@ def _cpu_list(text: str) -> frozenset[int]:
 
 
 def _quota_cores(root: Path) -> int | None:
-    """Give the whole cores that the tightest processor time quota allows, None without one.
+    """Return the whole cores that the tightest processor time quota allows, None without one.
 
     Rounded down: one thread too many is stopped by the kernel in every period, and with it all
     the threads that wait for it.

@@ -18,7 +18,7 @@ def detect(engine: EngineBuild | None, sources: Sources | None = None) -> Hardwa
     """Measure a machine (None: this one): what it has and what `engine` can use of it.
 
     Devices are listed whether or not the build can use them; a warning names those it cannot.
-    `engine` None means that no build answers: a warning says so, and nothing is said about use.
+    `engine` None means that no build answers: that is a warning, and use is not judged.
     Nothing raises: what cannot be read is None, or a sentence in `warnings`.
     """
     sources = sources or Sources.of_this_machine()

@@ -43,7 +43,7 @@ def read_memory(
 ) -> tuple[Memory, tuple[str, ...]]:
     """Measure system memory and its limits; the second value is warnings.
 
-    Raises OSError when the system does not tell how much memory it has.
+    Raises OSError when the size of the system's memory cannot be read.
     """
     system = system_memory()
     limits = [*_group_limits(root), *_address_space(address_space_limit)]

@@ -63,7 +63,7 @@ def join(found: tuple[Device, ...], engine: EngineBuild | None, ram: Memory) -> 
 
 
 def backend_of(name: str) -> Backend:
-    """Tell the backend from a ggml device or registry name ("Vulkan1")."""
+    """Find the backend by a ggml device or registry name ("Vulkan1")."""
     lowered = name.lower()
     matches = (backend for prefix, backend in _BACKENDS if lowered.startswith(prefix.lower()))
     return next(matches, Backend.OTHER)

@@ -1,4 +1,4 @@
-"""The arrays of a header as they lie in the file: no object per element until one is asked for.
+"""The arrays of a header as they lie in the file: no object per element until one is read.
 
 A vocabulary has a quarter of a million texts and most callers want only its length.
 """

@@ -43,7 +43,7 @@ _SIZE_CLASS = math.log(1.5)  # models closer than this are averaged as one size
 def of(
     quant: str, parameters: int, family: str | None = None, *, metric: Metric = Metric.PERPLEXITY
 ) -> Quality | None:
-    """Say what a quant is published to cost a model of this size.
+    """Return the published loss of a quant for a model of this size.
 
     `family` is the architecture ("llama", "qwen3moe"); with it, a model that was measured itself
     gives its own value. Otherwise the averages of the size classes on either side are
@@ -205,7 +205,7 @@ LOSSLESS_CACHES = frozenset({"f32", "f16", "bf16"})
 
 
 def cache_loss(family: str, type_k: str, type_v: str) -> str | None:
-    """Say in one sentence what a KV cache type is published to cost; None when it costs nothing."""
+    """Describe the published loss of a KV cache type in one sentence; None for a lossless one."""
     if {type_k, type_v} <= LOSSLESS_CACHES:
         return None
     what = f"{type_k} keys and {type_v} values" if type_k != type_v else f"A {type_k} KV cache"

@@ -13,7 +13,7 @@ from localllm.core.sizing.placement import Budget, Placement
 from localllm.core.speed import DeviceSpeed, Estimate, Workload
 
 READING_TPS = 6.0
-"""Tokens/s below which nobody calls an answer fast: 250 words a minute (Brysbaert 2019, mean
+"""Tokens/s below which an answer is slower than reading: 250 words a minute (Brysbaert 2019, mean
 silent reading speed 238) at 1.3 tokens a word are 5.2 tokens/s."""
 
 

@@ -157,7 +157,7 @@ def group(backend: Backend, generation: Generation | None) -> str:
 
 
 def spread_class(backend: Backend, generation: Generation | None) -> str:
-    """Name the devices whose errors are pooled: a generation alone has too few to tell a 95th
+    """Name the devices whose errors are pooled: a generation alone has too few for a 95th
     percentile."""
     if backend is not Backend.CUDA:
         return backend.value

@@ -101,7 +101,7 @@ def _used_devices(hardware: HardwareInfo) -> list[tuple[Device, EngineDevice | N
     """Pick the devices that the engine will use, with its own entry for each.
 
     Integrated ones only when there is no other (`llama_prepare_model_devices`, `src/llama.cpp`).
-    A device whose free memory nobody knows is not planned on.
+    A device whose free memory is unknown is not planned on.
     """
     engine = hardware.engine
     if engine is None or not engine.gpu_offload:
