@@ -55,7 +55,7 @@ def test_a_misspelt_switch_in_the_environment_is_an_error(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("ofline = true", "line 1: 'ofline' is not a setting. Did you mean offline?"),
         ("\n\n[serve]\nprt = 1", "line 4: 'serve.prt' is not a setting. Did you mean serve.port?"),
@@ -77,11 +77,11 @@ def test_a_misspelt_switch_in_the_environment_is_an_error(home: Path) -> None:
         ('"\\u001b[2Jx" = 1', ": 'x' is not a setting"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_line(text: str, said: str) -> None:
-    with pytest.raises(UsageError) as wrong:
+def test_what_is_wrong_is_named_with_its_line(text: str, message: str) -> None:
+    with pytest.raises(UsageError) as error:
         parse(text)
-    assert said in str(wrong.value)
-    assert wrong.value.exit_code == ExitCode.USAGE
+    assert message in str(error.value)
+    assert error.value.exit_code == ExitCode.USAGE
 
 
 def test_a_file_that_is_no_text_is_an_error(home: Path) -> None:

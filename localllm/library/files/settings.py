@@ -1,7 +1,8 @@
 """The user's settings: settings.toml, and the environment on top of it.
 
-Only what something uses is a setting. A key that is none is an error: a misspelt `offline` must
-not be silently nothing.
+`_SETTINGS` is the one table of them: parsing, error messages and docs/settings.md come from it.
+Only what something uses is a setting. An unknown key is an error: a misspelt `offline` must not be
+silently ignored.
 """
 
 import difflib
@@ -11,6 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from localllm.core.text import single_line
 from localllm.errors import UsageError
@@ -21,14 +23,9 @@ _ON, _OFF = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the user set, or what holds when nothing was set.
+    """The values that the user set, or the defaults. `_SETTINGS` describes each.
 
-    `reserve_bytes` of free memory are never planned for a model; `context` is in tokens of one
-    conversation, None: the verb's own default. `request_timeout_s`: after how long `serve` ends a
-    request, None: never. `endpoints` are the Hub's mirrors in the order they
-    are tried, none: the Hub itself; `ca_cert` is a file of certificates that are trusted too.
-    `session_cache_bytes` is what the cells of kept conversations may take on the disk; 0: none are
-    kept.
+    None means: not set.
     """
 
     offline: bool = False
@@ -42,48 +39,155 @@ class Settings:
     session_cache_bytes: int = 4 * 2**30
 
 
-@dataclass(frozen=True, slots=True)
-class _Key:
-    """A key of settings.toml: the field it sets and what it may be. `low` and `high` bound a
-    number; a list holds texts."""
+SettingType = type[bool] | type[int] | type[str] | type[list[str]]
+_TYPE_NAMES: Mapping[SettingType, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    str: "a text",
+    list: "a list of texts",
+}
+_MAX_INT = 2**63 - 1  # the largest integer of TOML
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One setting: its key in settings.toml, its field of Settings, and its allowed values.
+
+    `minimum` and `maximum` bound a number; a list holds strings. `unset` says what holds while the
+    value is None or empty. `variable` is the environment variable that overrides it, `used_by` the
+    verbs that obey it.
+    """
+
+    key: str
     field: str
-    kind: type[bool] | type[int] | type[str] | type[list[str]]
-    low: int = 0
-    high: int = 2**63 - 1
+    value_type: SettingType
+    description: str
+    used_by: str
+    minimum: int = 0
+    maximum: int = _MAX_INT
+    unset: str = ""
+    variable: str | None = None
+
+    @property
+    def default(self) -> object:
+        """The value while the user has set none."""
+        return getattr(Settings(), self.field)
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values, in words."""
+        name = _TYPE_NAMES[self.value_type]
+        if self.value_type is not int:
+            return name
+        end = "" if self.maximum == _MAX_INT else f" to {self.maximum}"
+        return f"{name} from {self.minimum}{end}"
 
     def problem(self, value: object) -> str | None:
-        """What is wrong with a value, or None."""
-        if type(value) is not self.kind or value == "":
-            names = {
-                bool: "true or false", int: "a whole number", str: "a text", list: "a list of texts"
-            }  # fmt: skip
-            return f"must be {names[self.kind]}"
+        """Say why a TOML value is not allowed, as the end of a sentence; None when it is."""
+        if type(value) is not self.value_type or value == "":
+            return f"must be {_TYPE_NAMES[self.value_type]}"
         if isinstance(value, list) and not all(isinstance(each, str) and each for each in value):
-            return "must be a list of texts"
-        if isinstance(value, int) and not self.low <= value <= self.high:
-            return f"is {value} and must be from {self.low} to {self.high}"
+            return f"must be {_TYPE_NAMES[list]}"
+        if isinstance(value, int) and not self.minimum <= value <= self.maximum:
+            return f"is {value} and must be from {self.minimum} to {self.maximum}"
         return None
 
 
-_KEYS: Mapping[tuple[str, ...], _Key] = {
-    ("offline",): _Key("offline", bool),
-    ("reserve_bytes",): _Key("reserve_bytes", int),
-    ("context",): _Key("context", int, 16, 2**24),
-    ("session_cache_bytes",): _Key("session_cache_bytes", int),
-    ("serve", "host"): _Key("host", str),
-    ("serve", "port"): _Key("port", int, 0, 65535),
-    ("serve", "request_timeout_s"): _Key("request_timeout_s", int, 1, 604_800),
-    ("hub", "endpoints"): _Key("endpoints", list),
-    ("hub", "ca_cert"): _Key("ca_cert", str),
+_SETTINGS = (
+    Setting(
+        key="offline",
+        field="offline",
+        value_type=bool,
+        description="Switch the network off: nothing is sent to another machine.",
+        used_by="every verb that asks the Hub, and the app",
+        variable="LOCALLLM_OFFLINE",
+    ),
+    Setting(
+        key="reserve_bytes",
+        field="reserve_bytes",
+        value_type=int,
+        description="Free memory of each device that is never planned for a model, in bytes.",
+        used_by="suggest, size, pull, run, serve, bench, the app",
+    ),
+    Setting(
+        key="context",
+        field="context",
+        value_type=int,
+        description="Context of a load in tokens when --ctx is not given; a model that was trained"
+        " for less gets its training context.",
+        used_by="run, serve, size, suggest, pull, the app",
+        minimum=16,
+        maximum=2**24,
+        unset="4096",
+    ),
+    Setting(
+        key="session_cache_bytes",
+        field="session_cache_bytes",
+        value_type=int,
+        description="Disk space for the KV caches of sessions, in bytes; the least recently used"
+        " are deleted first, 0 saves none.",
+        used_by="run --session",
+    ),
+    Setting(
+        key="serve.host",
+        field="host",
+        value_type=str,
+        description="Address to listen on when --host is not given.",
+        used_by="serve",
+    ),
+    Setting(
+        key="serve.port",
+        field="port",
+        value_type=int,
+        description="Port to listen on when --port is not given; 0 takes any free one.",
+        used_by="serve",
+        maximum=65535,
+    ),
+    Setting(
+        key="serve.request_timeout_s",
+        field="request_timeout_s",
+        value_type=int,
+        description="Seconds after which a request ends with the error `deadline`, waiting"
+        " included.",
+        used_by="serve",
+        minimum=1,
+        maximum=604_800,
+        unset="never",
+    ),
+    Setting(
+        key="hub.endpoints",
+        field="endpoints",
+        value_type=list,
+        description="Mirrors of the Hub (http or https), in the order in which they are tried.",
+        used_by="every verb that asks the Hub, and the app",
+        unset="https://huggingface.co",
+        variable="HF_ENDPOINT",
+    ),
+    Setting(
+        key="hub.ca_cert",
+        field="ca_cert",
+        value_type=str,
+        description="File of certificates (PEM) that are trusted beside the system's.",
+        used_by="every verb that asks the Hub, and the app",
+        unset="none",
+    ),
+)
+_BY_KEY: Mapping[tuple[str, ...], Setting] = {
+    tuple(setting.key.split(".")): setting for setting in _SETTINGS
 }
-_TABLES = {key[:-1] for key in _KEYS if len(key) > 1}
+_TABLES = {key[0] for key in _BY_KEY if len(key) > 1}
+
+
+def settings_table() -> tuple[Setting, ...]:
+    """Return every setting there is, in the order of the documentation."""
+    return _SETTINGS
 
 
 def load(path: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings of this user. A file that is not there sets nothing.
+    """Read the settings of this user. A missing file sets nothing.
 
-    Raises UsageError, with the line, for a file that cannot be read or a key that is none.
+    Raises UsageError, with the line, for a file that cannot be read, an unknown key or a value
+    that is not allowed.
     """
     path = path or paths.settings_file()
     try:
@@ -105,54 +209,34 @@ def parse(text: str, *, origin: str = "settings.toml") -> Settings:
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{origin} is not valid TOML: {error}.") from error
-    settings = Settings()
-    for key, value in _leaves(document):
+    values: dict[str, Any] = {}  # each is checked by its Setting, which knows the field's type
+    for key, value in _flatten(document):
         place = f"{origin}{_line_of(text, key)}"
-        rule = _KEYS.get(key)
-        if rule is None:
+        setting = _BY_KEY.get(key)
+        if setting is None:
             raise UsageError(f"{place}: {_dotted(key)} is not a setting. {_nearest(key)}")
-        if (problem := rule.problem(value)) is not None:
+        if (problem := setting.problem(value)) is not None:
             raise UsageError(f"{place}: {_dotted(key)} {problem}.")
-        settings = _with(settings, rule.field, value)
-    return settings
+        values[setting.field] = tuple(value) if isinstance(value, list) else value
+    return Settings(**values)
 
 
-def _leaves(document: Mapping[str, object]) -> list[tuple[tuple[str, ...], object]]:
-    """Every key with its value; only the tables that we have are looked into."""
+def _flatten(document: Mapping[str, object]) -> list[tuple[tuple[str, ...], object]]:
+    """List every key with its value; only tables that hold settings are looked into."""
     leaves: list[tuple[tuple[str, ...], object]] = []
     for name, value in document.items():
-        if (name,) in _TABLES and isinstance(value, dict):
+        if name in _TABLES and isinstance(value, dict):
             leaves += [((name, inner), each) for inner, each in value.items()]
         else:
             leaves.append(((name,), value))
     return leaves
 
 
-def _with(settings: Settings, field: str, value: object) -> Settings:
-    match field, value:
-        case "offline", bool():
-            return replace(settings, offline=value)
-        case "reserve_bytes", int():
-            return replace(settings, reserve_bytes=value)
-        case "context", int():
-            return replace(settings, context=value)
-        case "request_timeout_s", int():
-            return replace(settings, request_timeout_s=value)
-        case "session_cache_bytes", int():
-            return replace(settings, session_cache_bytes=value)
-        case "host", str():
-            return replace(settings, host=value)
-        case "port", int():
-            return replace(settings, port=value)
-        case "endpoints", list():
-            return replace(settings, endpoints=tuple(value))
-        case "ca_cert", str():
-            return replace(settings, ca_cert=value)
-    raise AssertionError(f"_KEYS names {field}, which Settings has not")
-
-
 def _line_of(text: str, key: tuple[str, ...]) -> str:
-    """ " line N" of a key, as far as it is written plainly; else nothing."""
+    """Find the line of a key: " line N", or "" when it is not written plainly.
+
+    tomllib does not report lines of values.
+    """
     table: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), start=1):
         if header := re.match(r"\s*\[+\s*([^\]#]+?)\s*\]", line):
@@ -173,7 +257,7 @@ def _dotted(key: tuple[str, ...]) -> str:
 
 
 def _nearest(key: tuple[str, ...]) -> str:
-    known = [".".join(each) for each in _KEYS]
+    known = [setting.key for setting in _SETTINGS]
     near = difflib.get_close_matches(".".join(key), known, n=1)
     return f"Did you mean {near[0]}?" if near else f"The settings are: {', '.join(known)}."
 
