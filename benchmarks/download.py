@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from localllm.core.units import format_bandwidth, format_bytes, parse_bytes  # noqa: E402
-from localllm.library.download import DownloadTarget, download  # noqa: E402
+from localllm.library.download.downloader import download  # noqa: E402
+from localllm.library.download.target import DownloadTarget  # noqa: E402
 from localllm.library.http.client import Access  # noqa: E402
 
 Took = tuple[float, float]

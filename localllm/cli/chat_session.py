@@ -22,7 +22,7 @@ from localllm.errors import EngineError, NotFound, StoreError, UsageError
 from localllm.library.files import paths, settings
 from localllm.library.files.atomic_write import write_atomically
 from localllm.library.files.names import printable
-from localllm.library.files.session_cache import States
+from localllm.library.files.session_cache import SessionCache
 from localllm.runtime.runtime import ResidentModel, Runtime
 
 MAX_FILE_BYTES = 64 * 2**20
@@ -56,7 +56,7 @@ class Talk:
 class Session:
     """The conversation of this invocation."""
 
-    def __init__(self, talk: Talk, *, path: Path | None = None, states: States | None = None):
+    def __init__(self, talk: Talk, *, path: Path | None = None, states: SessionCache | None = None):
         self.talk = talk
         self.path = path
         self._states = states
@@ -117,7 +117,7 @@ class Session:
             restored = await runtime.restore_state(resident.model.name, request)
         except (EngineError, NotFound, StoreError) as error:
             return f"nothing restored: {error}"
-        self._states.used(file)
+        self._states.touch(file)
         self.restored_tokens = restored.tokens
         return f"restored {restored.tokens:,} tokens"
 
@@ -137,7 +137,7 @@ class Session:
             saved = await runtime.save_state(resident.model.name, request)
         except (EngineError, NotFound, StoreError) as error:
             return f"nothing kept: {error}"
-        self._states.used(file)
+        self._states.touch(file)
         return f"kept {saved.tokens:,} tokens in {format_bytes(saved.size_bytes)}"
 
 
@@ -155,8 +155,8 @@ def opened(path: Path | None, *, system: str | None, cached: bool) -> Iterator[S
     if not path.parent.is_dir():
         raise UsageError(f"There is no directory {printable(path.parent)} for --session.")
     limit = settings.load().session_cache_bytes if cached else 0
-    states = States.of_this_user(limit) if limit else None
-    with states.alone(path) if states is not None else contextlib.nullcontext():
+    states = SessionCache.default(limit) if limit else None
+    with states.locked(path) if states is not None else contextlib.nullcontext():
         talk = _read(path)
         session = Session(talk, path=path, states=states)
         session.talk = replace(talk, system=system or talk.system)

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from localllm.cli.library_output import warn
 from localllm.cli.output import literal, stderr
 from localllm.library.files import paths, settings
-from localllm.library.http.client import access, require_online
+from localllm.library.http.client import access_from, require_online
 from localllm.library.hub.hub import Hub
 
 
@@ -18,7 +18,7 @@ def asked(*, offline: bool, quiet: bool = False) -> Iterator[Hub]:
 
     Raises Offline, saying what switched the network off, before anything is tried or said.
     """
-    allowed = access(settings.load(), offline=offline)
+    allowed = access_from(settings.load(), offline=offline)
     require_online(allowed)
     if not quiet:
         hosts = " or ".join(urlsplit(each).netloc for each in allowed.endpoints)

@@ -6,7 +6,8 @@ from rich.text import Text
 
 from localllm.cli.output import literal, stderr
 from localllm.library.files import paths
-from localllm.library.store.store import InstalledModel, Store, remedy
+from localllm.library.store.installed import InstalledModel
+from localllm.library.store.store import Store, remedy
 
 
 def library() -> Store:

@@ -19,9 +19,9 @@ from localllm.core.sizing.load import LoadSettings, Mmproj
 from localllm.core.text import single_line
 from localllm.engine.messages import LoadProgress
 from localllm.errors import LocalLLMError, UsageError
-from localllm.library.store.companions import mmproj_of, why_no_vision
+from localllm.library.store.companions import default_mmproj, why_no_vision
 from localllm.library.store.inspect import mmproj_for
-from localllm.library.store.store import InstalledModel
+from localllm.library.store.installed import InstalledModel
 from localllm.runtime.runtime import ResidentModel, Runtime, read_spec
 
 
@@ -36,7 +36,7 @@ def require_answers(spec: ModelSpec, name: str) -> None:
 
 def require_vision(model: InstalledModel) -> Mmproj:
     """The encoder for images. Raises UsageError for a model that has none here."""
-    mmproj = mmproj_of(model)
+    mmproj = default_mmproj(model)
     if mmproj is None:
         raise UsageError(why_no_vision(model))
     return mmproj
@@ -45,7 +45,7 @@ def require_vision(model: InstalledModel) -> Mmproj:
 def mmproj_if_any(model: InstalledModel, spec: ModelSpec) -> Mmproj | None:
     """The encoder of a model that has one; what is wrong with it is said, and the model answers
     text without it."""
-    mmproj = mmproj_of(model)
+    mmproj = default_mmproj(model)
     if mmproj is None:
         return None
     try:

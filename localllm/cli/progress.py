@@ -46,7 +46,7 @@ def progress(what: str, total_bytes: int, *, quiet: bool) -> Iterator[Callable[[
 
 
 if TYPE_CHECKING:  # the downloader brings the HTTP client
-    from localllm.library.download.target import Progress
+    from localllm.library.download.progress import Progress
 
 T = TypeVar("T")
 
@@ -99,10 +99,10 @@ class Lines:
 
     def show(self, progress: "Progress") -> None:
         now = self._clock()
-        new = progress.note is not None and progress.note != self._note
+        new = progress.message is not None and progress.message != self._note
         if not new and now < self._next_s:
             return
-        self._note = progress.note
+        self._note = progress.message
         self._next_s = now + LINE_EVERY_S
         self._write(line(progress))
 
@@ -114,7 +114,7 @@ def line(progress: "Progress") -> str:
         f"{format_bytes(progress.done_bytes)} of {format_bytes(progress.total_bytes)}"
         f" ({percent:.0f} %)"
     ]
-    parts += [_rate(progress), _left(progress), progress.note or ""]
+    parts += [_rate(progress), _left(progress), progress.message or ""]
     return ", ".join(part for part in parts if part)
 
 
@@ -156,7 +156,7 @@ def _bar(bars: Bars, total_bytes: int) -> Callable[["Progress"], None]:
             amount=f"{format_bytes(progress.done_bytes)} / {format_bytes(progress.total_bytes)}",
             rate=_rate(progress),
             left=_left(progress),
-            note=literal(progress.note or "").plain,
+            note=literal(progress.message or "").plain,
         )
 
     return show

@@ -84,7 +84,7 @@ def _seen(found: HardwareInfo, machine: Machine) -> Iterator[CalibrationPoint]:
         return
     from localllm.core.speed.measured import calibration_measurements
     from localllm.library.files import measurements
-    from localllm.library.store.header_cache import sized_spec
+    from localllm.library.store.header_cache import cached_spec
     from localllm.library.store.store import Store
 
     kept = measurements.load(file)
@@ -100,7 +100,7 @@ def _seen(found: HardwareInfo, machine: Machine) -> Iterator[CalibrationPoint]:
         if known is None:
             continue
         try:
-            estimate, on_gpu = predict(sized_spec(known), machine, tokens=one.n_gen)
+            estimate, on_gpu = predict(cached_spec(known), machine, tokens=one.n_gen)
         except LocalLLMError:
             continue  # `ls` and `show` say what is wrong with it
         if on_gpu == (one.gpu_layers > 0):
@@ -252,13 +252,13 @@ def installed_candidates(
     models: tuple[InstalledModel, ...], entries: tuple[Entry, ...]
 ) -> Iterator[Candidate]:
     """Every installed model whose file is there and passes the gatekeeper."""
-    from localllm.library.store.header_cache import sized_spec
+    from localllm.library.store.header_cache import cached_spec
 
     for model in models:
         if model.missing:
             continue
         try:
-            spec = sized_spec(model)
+            spec = cached_spec(model)
         except LocalLLMError:
             continue  # `ls` and `show` say what is wrong with it
         yield _installed(model, spec, entries)

@@ -18,7 +18,9 @@ from localllm.core.sizing.fit import Fit, fit_in
 from localllm.core.sizing.load import LoadSettings, Speculate
 from localllm.core.sizing.placement import Budget
 from localllm.errors import AccessDenied, DoesNotFit, GgufError, LocalLLMError, NotFound
-from localllm.library.download import Downloaded, DownloadTarget, Progress, download, journal
+from localllm.library.download.downloader import download
+from localllm.library.download.progress import Progress
+from localllm.library.download.target import DownloadedFile, DownloadTarget
 from localllm.library.files.names import printable
 from localllm.library.http.client import Access
 from localllm.library.hub.file_list import HubFile
@@ -252,24 +254,10 @@ def wanted(choice: Choice, store: Store, dest: Path | None = None) -> tuple[Down
             name=file.name,
             size_bytes=file.size_bytes,
             sha256=file.sha256,
-            path=store.place(repo, commit, file.name, file.sha256, dest),
+            path=store.download_path(repo, commit, file.name, file.sha256, dest),
         )
         for file in choice.all_files
     )
-
-
-def kept_bytes(file: DownloadTarget) -> int:
-    """How much of a file is on the disk already, whole or from an earlier run."""
-    try:
-        if file.path.is_file():
-            return file.size_bytes if file.path.stat().st_size == file.size_bytes else 0
-        known = journal.read(journal.notes_of(file.path))
-        length = journal.part_of(file.path).stat().st_size
-    except OSError:
-        return 0
-    if known is None or not known.about(file):
-        return 0
-    return known.there(boot=journal.boot(), length=length).total
 
 
 def already_installed(choice: Choice, store: Store) -> InstalledModel | None:
@@ -280,13 +268,13 @@ def already_installed(choice: Choice, store: Store) -> InstalledModel | None:
     for model in store.installed():
         have = tuple(part.sha256 for part in model.files)
         seeing = choice.mmproj is None or model.mmproj is not None
-        if have == digests and seeing and model.whole:
+        if have == digests and seeing and model.intact:
             return model
     return None
 
 
 def _add(
-    choice: Choice, store: Store, done: tuple[Downloaded, ...], name: str | None
+    choice: Choice, store: Store, done: tuple[DownloadedFile, ...], name: str | None
 ) -> InstalledModel:
     files = tuple(each.path for each in done[: len(choice.files)])
     try:
@@ -306,7 +294,7 @@ def _add(
         ) from error
 
 
-def _pulled(choice: Choice, model: InstalledModel, done: tuple[Downloaded, ...]) -> Pulled:
+def _pulled(choice: Choice, model: InstalledModel, done: tuple[DownloadedFile, ...]) -> Pulled:
     return Pulled(
         model=model,
         resumed_from=sum(each.resumed_from for each in done),

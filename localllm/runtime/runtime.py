@@ -44,9 +44,10 @@ from localllm.engine.messages.validation import check_vision
 from localllm.errors import EngineCrashed, EngineUnavailable, LoadFailed, NotFound
 from localllm.library.files import paths
 from localllm.library.files.settings import load as load_settings
-from localllm.library.store.companions import why_no_vision, with_adapters, with_mmproj
+from localllm.library.store.companions import why_no_vision, with_loras, with_mmproj
 from localllm.library.store.inspect import inspect_model
-from localllm.library.store.store import InstalledModel, Store
+from localllm.library.store.installed import InstalledModel
+from localllm.library.store.store import Store
 
 __all__ = ["Fit", "ResidentModel", "Runtime", "TooLarge", "read_spec"]
 
@@ -162,7 +163,7 @@ class Runtime:
         """
         spec = await asyncio.to_thread(read_spec, model.path)
         settings = await asyncio.to_thread(
-            with_adapters, with_embedding_defaults(spec, settings), spec
+            with_loras, with_embedding_defaults(spec, settings), spec
         )
         settings = await asyncio.to_thread(with_mmproj, settings, spec)
         draft = settings.active_draft

@@ -20,7 +20,7 @@ from localllm.library.files.catalogue_file import read_catalogue
 from localllm.library.store.store import Store
 
 if TYPE_CHECKING:  # what asks the network is loaded when somebody looks at a download
-    from localllm.library.download import Progress
+    from localllm.library.download.progress import Progress
     from localllm.library.http.client import Access
     from localllm.runtime.pull import Choice, Pulled
 
@@ -30,7 +30,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from localllm.library.download import Progress
+    from localllm.library.download.progress import Progress
     from localllm.runtime.pull import Choice, Pulled
 
 
@@ -115,7 +115,7 @@ class HubSource:
 def _access() -> "Access":
     from localllm.library.http import client as network
 
-    return network.access(settings.load())
+    return network.access_from(settings.load())
 
 
 def _free_bytes(directory: Path) -> int | None:

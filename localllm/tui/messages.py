@@ -3,7 +3,7 @@
 from textual.message import Message
 
 from localllm.core.recommend import FitPlan
-from localllm.library.store.store import InstalledModel
+from localllm.library.store.installed import InstalledModel
 
 
 class ModelChosen(Message):

@@ -11,17 +11,17 @@ import pytest
 
 from localllm.cli.progress import LINE_EVERY_S, Interrupted, Lines, interruptible, line
 from localllm.errors import DownloadFailed
-from localllm.library.download import Progress
+from localllm.library.download.progress import Progress
 from tests.cli.at_hub import LOCALLLM, environment, renamed
 from tests.hub import FakeHub
 
 GIB = 2**30
 
 
-def at(done_bytes: int, note: str | None = None) -> Progress:
+def at(done_bytes: int, message: str | None = None) -> Progress:
     return Progress(
         file="m.gguf", done_bytes=done_bytes, total_bytes=4 * GIB,
-        rate_bytes_per_s=85e6, remaining_s=41.0, note=note,
+        rate_bytes_per_s=85e6, remaining_s=41.0, message=message,
     )  # fmt: skip
 
 
@@ -29,7 +29,7 @@ def test_a_line_says_bytes_rate_and_time_left() -> None:
     assert line(at(GIB)) == "1.0 GiB of 4.0 GiB (25 %), 85.0 MB/s, 41.0 s left"
     unknown = Progress(
         file="m.gguf", done_bytes=0, total_bytes=0, rate_bytes_per_s=None, remaining_s=None,
-        note="checking what is here",
+        message="checking what is here",
     )  # fmt: skip
     assert line(unknown) == "0 B of 0 B (0 %), checking what is here"
 
@@ -40,7 +40,7 @@ def test_lines_come_now_and_then_and_each_note_at_once() -> None:
     lines = Lines(written.append, clock=lambda: now_s)
     for step in range(25):
         now_s = float(step)
-        lines.show(at(step, note="stalled, reconnecting" if step in (3, 4) else None))
+        lines.show(at(step, message="stalled, reconnecting" if step in (3, 4) else None))
     assert len(written) == 1 + 1 + int((24 - 3) // LINE_EVERY_S)
     assert sum("stalled" in each for each in written) == 1
 

@@ -27,7 +27,8 @@ from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 from localllm.cli.commands import serve
 from localllm.engine.fake import FakeEngine
 from localllm.errors import NotFound, ServeError, UsageError
-from localllm.library.store.store import InstalledModel, Store
+from localllm.library.store.installed import InstalledModel
+from localllm.library.store.store import Store
 from localllm.runtime.runtime import Runtime
 from localllm.server.listen import Address, bound_address, open_socket
 from tests.engine import forged_lora, tiny_encoder

@@ -1,4 +1,4 @@
-"""What the tests of the downloader share: a file on the loopback Hub, and impatience.
+"""What the tests of the downloader share: a file on the loopback Hub, and quick retries.
 
 As a program (`python -m tests.library.downloads JSON`) it downloads one file in a process of its
 own, says what came of it as JSON, and ends with the exit code that localllm would.
@@ -17,22 +17,30 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import DownloadStopped, LocalLLMError
-from localllm.library.download import Conditions, Downloaded, DownloadTarget, Progress, download
-from localllm.library.download.journal import lock_of, notes_of, part_of
-from localllm.library.download.retry_policy import Patience
+from localllm.library.download.downloader import download
+from localllm.library.download.progress import Progress
+from localllm.library.download.target import (
+    DownloadedFile,
+    DownloadOptions,
+    DownloadTarget,
+    journal_path,
+    lock_path,
+    part_path,
+)
 from localllm.library.http.client import Access
+from localllm.library.http.retry_policy import RetryPolicy
 from tests.hub import FakeHub, Stall
 
 REPO, NAME = "org/model-GGUF", "model-Q4_K_M.gguf"
 SIZE = 3_000_001
 """Eleven whole chunks of 256 KiB and a bit."""
-EAGER = Conditions(
-    patience=Patience(waits_s=(0.0,) * 5, fewer=3),
+FAST_OPTIONS = DownloadOptions(
+    retry=RetryPolicy(backoff_s=(0.0,) * 5, max_unreached_retries=3),
     stall_s=20.0,
     tick_s=0.002,
     piece_bytes=200_000,
 )
-"""Tries again at once; stalls are not waited for where a test does not stall."""
+"""Retries at once; stalls are not waited for where a test does not stall."""
 
 
 def content(size: int = SIZE, seed: int = 0) -> bytes:
@@ -60,14 +68,14 @@ class Site:
 
     @property
     def part(self) -> Path:
-        return part_of(self.path)
+        return part_path(self.path)
 
     @property
     def access(self) -> Access:
         return Access(endpoints=(self.hub.endpoint,))
 
     @property
-    def wanted(self) -> DownloadTarget:
+    def target(self) -> DownloadTarget:
         return DownloadTarget(
             repo=REPO,
             commit=self.commit,
@@ -78,18 +86,18 @@ class Site:
         )
 
     @property
-    def notes(self) -> list[str]:
-        """What was said meanwhile, each once."""
-        return list(dict.fromkeys(each.note for each in self.shown if each.note))
+    def messages(self) -> list[str]:
+        """The messages that were shown, each once."""
+        return list(dict.fromkeys(each.message for each in self.shown if each.message))
 
     def fetch(
         self,
         *,
         connections: int = 1,
-        conditions: Conditions = EAGER,
+        options: DownloadOptions = FAST_OPTIONS,
         access: Access | None = None,
         stop_at: int | None = None,
-    ) -> Downloaded:
+    ) -> DownloadedFile:
         """Download it; with `stop_at` stop as soon as so many bytes are here."""
         stop = threading.Event()
 
@@ -100,10 +108,10 @@ class Site:
                 stop.set()
 
         (done,) = download(
-            [self.wanted],
+            [self.target],
             access or self.access,
             connections=connections,
-            conditions=conditions,
+            options=options,
             on_progress=show,
             stop=stop,
         )
@@ -116,20 +124,22 @@ class Site:
 
     def assert_only_kept(self) -> None:
         """The file is not there under its name; what is there belongs to the download."""
-        ours = {part_of(self.path), notes_of(self.path), lock_of(self.path)}
-        there = {each for each in self.directory.iterdir() if each.suffix != ".tmp"}
-        assert there <= ours  # what a killed writer of notes leaves goes with the next one
+        ours = {part_path(self.path), journal_path(self.path), lock_path(self.path)}
+        found = {each for each in self.directory.iterdir() if each.suffix != ".tmp"}
+        assert (
+            found <= ours
+        )  # a journal's temporary file that a kill leaves goes with the next save
 
-    def child(self, *, connections: int = 1, most_bytes: int | None = None) -> "Child":
-        """Start downloading it in another process; `most_bytes` limits its files."""
+    def child(self, *, connections: int = 1, max_file_bytes: int | None = None) -> "Child":
+        """Start downloading it in another process; `max_file_bytes` limits its files."""
         order = {
             "endpoint": self.hub.endpoint,
             "commit": self.commit,
             "size": len(self.data),
-            "sha256": self.wanted.sha256,
+            "sha256": self.target.sha256,
             "path": str(self.path),
             "connections": connections,
-            "most_bytes": most_bytes,
+            "most_bytes": max_file_bytes,
         }
         command = [sys.executable, "-m", "tests.library.downloads", json.dumps(order)]
         return Child(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
@@ -149,9 +159,9 @@ class Child:
     def result(self) -> dict[str, object]:
         """Wait for its end and give back what it said."""
         out, _ = self.process.communicate(timeout=120)
-        said = json.loads(out)
-        assert isinstance(said, dict)
-        return {**said, "exit": self.process.returncode}
+        result = json.loads(out)
+        assert isinstance(result, dict)
+        return {**result, "exit": self.process.returncode}
 
 
 def stopped(site: Site, at: int, *, connections: int = 1) -> None:
@@ -186,7 +196,7 @@ def _main() -> int:
         import resource  # not on Windows
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["most_bytes"], order["most_bytes"]))
-    wanted = DownloadTarget(
+    target = DownloadTarget(
         repo=REPO,
         commit=order["commit"],
         name=NAME,
@@ -194,22 +204,22 @@ def _main() -> int:
         sha256=order["sha256"],
         path=Path(order["path"]),
     )
-    notes: dict[str, None] = {}
-    said: dict[str, object] = {}
+    messages: dict[str, None] = {}
+    result: dict[str, object] = {}
     code = 0
     try:
         (done,) = download(
-            [wanted],
+            [target],
             Access(endpoints=(order["endpoint"],)),
             connections=order["connections"],
-            conditions=EAGER,
-            on_progress=lambda each: notes.update({each.note: None} if each.note else {}),
+            options=FAST_OPTIONS,
+            on_progress=lambda each: messages.update({each.message: None} if each.message else {}),
         )
-        said = {"resumed_from": done.resumed_from, "transferred_bytes": done.transferred_bytes}
+        result = {"resumed_from": done.resumed_from, "transferred_bytes": done.transferred_bytes}
     except LocalLLMError as error:
-        said = {"error": str(error), "code": error.code}
+        result = {"error": str(error), "code": error.code}
         code = int(error.exit_code)
-    sys.stdout.write(json.dumps({**said, "notes": list(notes)}))
+    sys.stdout.write(json.dumps({**result, "messages": list(messages)}))
     return code
 
 

@@ -13,7 +13,6 @@ import signal
 import sys
 from pathlib import Path
 
-import localllm.library.download.journal  # noqa: F401  # else its import counts as events
 from localllm.library.scan.places import places
 from localllm.library.scan.sweep import sweep
 from localllm.library.store.store import Store

@@ -26,11 +26,11 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     lengths: list[int] = []
     parse = catalogue.parse
 
-    def note(text: str) -> tuple[Entry, ...]:
+    def counting(text: str) -> tuple[Entry, ...]:
         lengths.append(len(text))
         return parse(text)
 
-    monkeypatch.setattr(catalogue, "parse", note)
+    monkeypatch.setattr(catalogue, "parse", counting)
     return lengths
 
 
@@ -53,12 +53,12 @@ def test_what_was_damaged_is_made_again(
     parsed: list[int], damage: Callable[[bytes], bytes]
 ) -> None:
     entries = read_catalogue()
-    kept = paths.catalogue_cache_file()
-    whole = kept.read_bytes()
-    kept.write_bytes(damage(whole))
+    cached = paths.catalogue_cache_file()
+    whole = cached.read_bytes()
+    cached.write_bytes(damage(whole))
     assert read_catalogue() == entries
     assert len(parsed) == 2
-    assert kept.read_bytes() == whole
+    assert cached.read_bytes() == whole
 
 
 def test_another_catalogue_is_read(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import AccessDenied, DownloadFailed, NotFound
-from localllm.library.download import Progress
+from localllm.library.download.progress import Progress
 from localllm.library.http.client import Access
 from tests.hub import (
     Drop,
@@ -22,7 +22,7 @@ from tests.hub import (
     Truncate,
     WrongLength,
 )
-from tests.library.downloads import EAGER, NAME, REPO, SIZE, Site, content, site_in, stopped
+from tests.library.downloads import FAST_OPTIONS, NAME, REPO, SIZE, Site, content, site_in, stopped
 
 CHUNK = 256 * 2**10
 
@@ -54,18 +54,18 @@ def test_a_length_that_promises_more_than_comes_does_no_harm(site: Site) -> None
 def test_a_stalled_connection_is_opened_again(site: Site) -> None:
     never = threading.Event()
     site.hub.faults.add(Stall(700_000, never), times=1)
-    done = site.fetch(conditions=replace(EAGER, stall_s=0.2))
+    done = site.fetch(options=replace(FAST_OPTIONS, stall_s=0.2))
     site.assert_complete()
     assert done.transferred_bytes == SIZE
-    assert any("reconnecting" in note for note in site.notes)
+    assert any("reconnecting" in message for message in site.messages)
 
 
 def test_a_connection_that_drips_is_stalled_too(site: Site) -> None:
     ticks = iter(range(10**9))
-    slow = replace(EAGER, stall_bytes=2**40, stall_s=25.0, clock=lambda: float(next(ticks)))
-    site.fetch(conditions=slow)
+    slow = replace(FAST_OPTIONS, stall_bytes=2**40, stall_s=25.0, clock=lambda: float(next(ticks)))
+    site.fetch(options=slow)
     site.assert_complete()
-    assert "stalled, reconnecting in 0 ms" in site.notes
+    assert "stalled, reconnecting in 0 ms" in site.messages
     assert len(site.hub.cdn_requests) > 1
 
 
@@ -94,7 +94,7 @@ def test_a_busy_server_is_asked_again_when_it_says(site: Site, status: int) -> N
 
     site.hub.faults.add(Refuse(status, "7"), times=2)
     site.hub.faults.add(Refuse(status), times=1, on="cdn")
-    site.fetch(conditions=replace(EAGER, wait=wait))
+    site.fetch(options=replace(FAST_OPTIONS, wait=wait))
     site.assert_complete()
     assert waits == [7.0, 7.0, 0.0]
 
@@ -155,11 +155,11 @@ def test_an_encoded_body_is_not_taken_for_the_file(site: Site) -> None:
     assert all(each.headers["accept-encoding"] == "identity" for each in site.hub.cdn_requests)
 
 
-def cleared_by(site: Site, note: str) -> None:
+def cleared_by(site: Site, message: str) -> None:
     """Let the Hub's faults end when the download says so."""
 
     def watch(progress: Progress) -> None:
-        if progress.note and note in progress.note:
+        if progress.message and message in progress.message:
             site.hub.faults.clear()
 
     site.watch = watch
@@ -175,7 +175,7 @@ def test_a_flipped_byte_is_found_and_its_chunk_fetched_again(
     done = site.fetch(connections=connections)
     site.assert_complete()
     assert done.transferred_bytes <= SIZE + offset + 2 * CHUNK
-    assert any("sha256 is wrong" in note for note in site.notes)
+    assert any("sha256 is wrong" in message for message in site.messages)
 
 
 def test_a_byte_that_flips_in_the_second_copy_does_no_harm(site: Site) -> None:
@@ -243,7 +243,9 @@ def test_a_file_that_changed_on_the_server_starts_over_and_says_so(site: Site) -
     done = site.fetch()
     site.assert_complete()
     assert done.resumed_from == 0
-    assert any("another ETag" in note and "starting over" in note for note in site.notes)
+    assert any(
+        "another ETag" in message and "starting over" in message for message in site.messages
+    )
 
 
 def test_a_resume_asks_with_the_etag_of_the_cdn(site: Site) -> None:
@@ -261,7 +263,7 @@ def test_a_part_of_another_version_is_not_gone_on_with(site: Site) -> None:
     done = site.fetch()
     site.assert_complete()
     assert done.resumed_from == 0
-    assert any("another version" in note for note in site.notes)
+    assert any("another version" in message for message in site.messages)
 
 
 def test_a_new_commit_with_the_same_file_goes_on_with_what_is_here(site: Site) -> None:
@@ -293,7 +295,7 @@ def test_a_gated_repository_says_which_page_to_open(hub: FakeHub, tmp_path: Path
 def test_a_token_that_the_hub_does_not_know_is_left_out_and_said(site: Site) -> None:
     site.fetch(access=replace(site.access, token="hf_old"), connections=3)
     site.assert_complete()
-    assert "the Hub did not take the token; trying without it" in site.notes
+    assert "the Hub did not take the token; trying without it" in site.messages
 
 
 def test_a_missing_file_is_not_found(site: Site) -> None:

@@ -75,13 +75,13 @@ def test_the_second_of_two_processes_shows_the_first_and_finds_it_done(site: Sit
     until(lambda: length(site.part) == 1_000_000)
 
     def watch(_: object) -> None:
-        if site.notes:
+        if site.messages:
             go.set()
 
     site.watch = watch
     second = site.fetch()
     assert second.transferred_bytes == 0
-    assert site.notes[0] == "waiting for another localllm"
+    assert site.messages[0] == "waiting for another localllm"
     assert site.shown[0].done_bytes > 0
     assert first.result()["transferred_bytes"] == SIZE
     site.assert_complete()
@@ -108,9 +108,9 @@ def test_ctrl_c_ends_the_process_with_everything_kept(site: Site) -> None:
     child = site.child()
     until(lambda: length(site.part) == 1_000_000)
     child.process.send_signal(signal.SIGINT)
-    said = child.result()
-    assert said["exit"] == 130
-    assert said["error"] == (
+    result = child.result()
+    assert result["exit"] == 130
+    assert result["error"] == (
         "Stopped: 977 KiB of 1.9 MiB is here. The same command goes on from there."
     )
     assert site.child().result()["resumed_from"] == 1_000_000
@@ -118,8 +118,8 @@ def test_ctrl_c_ends_the_process_with_everything_kept(site: Site) -> None:
 
 
 def test_a_limit_on_the_size_of_files_is_one_clear_error(site: Site) -> None:
-    said = site.child(most_bytes=500_000).result()
-    assert (said["exit"], said["code"]) == (1, "store")
-    assert "does not take a file of 1.9 MiB" in str(said["error"])
+    result = site.child(max_file_bytes=500_000).result()
+    assert (result["exit"], result["code"]) == (1, "store")
+    assert "does not take a file of 1.9 MiB" in str(result["error"])
     assert site.child().result()["resumed_from"] == 500_000
     site.assert_complete()

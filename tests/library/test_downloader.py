@@ -19,8 +19,11 @@ from localllm.errors import (
     StoreError,
     UsageError,
 )
-from localllm.library.download import DownloadTarget, Progress, download, journal
-from localllm.library.download.journal import Notes, notes_of, part_of
+from localllm.library.download import journal
+from localllm.library.download.downloader import download
+from localllm.library.download.journal import Journal
+from localllm.library.download.progress import Progress
+from localllm.library.download.target import DownloadTarget, journal_path, part_path
 from localllm.library.http.client import Access
 from tests.hub import (
     FakeHub,
@@ -29,7 +32,7 @@ from tests.hub import (
     Stall,
     Throttle,
 )
-from tests.library.downloads import EAGER, NAME, REPO, SIZE, Site, content, site_in, stopped
+from tests.library.downloads import FAST_OPTIONS, NAME, REPO, SIZE, Site, content, site_in, stopped
 
 CHUNK = 256 * 2**10
 
@@ -43,7 +46,7 @@ def test_a_file_comes_complete_with_nothing_beside_it(site: Site) -> None:
     done = site.fetch()
     site.assert_complete()
     assert (done.resumed_from, done.transferred_bytes) == (0, SIZE)
-    assert done.sha256 == site.wanted.sha256
+    assert done.sha256 == site.target.sha256
     assert site.shown[-1].done_bytes == site.shown[-1].total_bytes == SIZE
     assert len(site.hub.requests) == len(site.hub.cdn_requests) == 1
 
@@ -135,9 +138,9 @@ def test_a_byte_that_changed_on_the_disk_costs_one_chunk(site: Site) -> None:
 
 def test_after_a_restart_only_what_was_forced_to_the_disk_counts(site: Site) -> None:
     stopped(site, 1_000_000)
-    notes = json.loads(notes_of(site.path).read_text())
-    notes |= {"boot": "another", "synced": [[0, 600_000]]}
-    notes_of(site.path).write_text(json.dumps(notes))
+    document = json.loads(journal_path(site.path).read_text())
+    document |= {"boot": "another", "synced": [[0, 600_000]]}
+    journal_path(site.path).write_text(json.dumps(document))
     with site.part.open("r+b") as part:
         part.seek(600_000)
         part.write(bytes(400_000))  # what a power cut leaves of pages that were not written
@@ -146,10 +149,10 @@ def test_after_a_restart_only_what_was_forced_to_the_disk_counts(site: Site) -> 
     assert (done.resumed_from, done.transferred_bytes) == (600_000, SIZE - 600_000)
 
 
-@pytest.mark.parametrize("notes", [b"", b"{", b"[]", b"null", b'{"version": 1}', b"\xff" * 100])
-def test_notes_that_cannot_be_read_start_over(site: Site, notes: bytes) -> None:
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b'{"version": 1}', b"\xff" * 100])
+def test_a_journal_that_cannot_be_read_starts_over(site: Site, text: bytes) -> None:
     stopped(site, 1_000_000)
-    notes_of(site.path).write_bytes(notes)
+    journal_path(site.path).write_bytes(text)
     assert site.fetch().resumed_from == 0
     site.assert_complete()
 
@@ -164,41 +167,43 @@ def test_a_part_that_somebody_cut_short_is_completed(site: Site) -> None:
 
 def test_a_disk_without_room_is_said_before_the_first_byte(site: Site) -> None:
     with pytest.raises(DownloadFailed, match=r"At least 2.9 MiB more .* and 2.9 MiB is free"):
-        site.fetch(conditions=replace(EAGER, free_bytes=lambda _: SIZE - 1))
+        site.fetch(options=replace(FAST_OPTIONS, free_bytes=lambda _: SIZE - 1))
     assert not site.hub.requests
     stopped(site, 1_000_000)
-    site.fetch(conditions=replace(EAGER, free_bytes=lambda _: SIZE - 1_000_000))
+    site.fetch(options=replace(FAST_OPTIONS, free_bytes=lambda _: SIZE - 1_000_000))
     site.assert_complete()
 
 
 class Full(FileIO):
-    """A file on a disk that is full after `room` bytes."""
+    """A file on a disk that is full after `capacity` bytes."""
 
-    def __init__(self, path: Path, *, room: int, error: int = errno.ENOSPC) -> None:
+    def __init__(self, path: Path, *, capacity: int, error: int = errno.ENOSPC) -> None:
         super().__init__(path, "r+")
-        self._room = room
+        self._capacity = capacity
         self._error = error
 
     def write(self, data: object, /) -> int:
-        block = memoryview(data)[: self._room - self.tell()]  # type: ignore[arg-type]  # bytes-like
+        block = memoryview(data)[: self._capacity - self.tell()]  # type: ignore[arg-type]  # bytes-like
         if not block:
             raise OSError(self._error, "the disk's own words")
         return super().write(block)
 
 
 def test_a_disk_that_fills_meanwhile_keeps_what_came(site: Site) -> None:
-    full = replace(EAGER, open_part=lambda path: Full(path, room=1_234_567))
+    full = replace(FAST_OPTIONS, open_part=lambda path: Full(path, capacity=1_234_567))
     with pytest.raises(DownloadFailed, match=r"disk is full.*1.7 MiB more.*1.2 MiB of 2.9 MiB"):
-        site.fetch(conditions=full)
+        site.fetch(options=full)
     site.assert_only_kept()
     assert site.fetch().resumed_from == 1_234_567
     site.assert_complete()
 
 
 def test_a_disk_that_refuses_is_one_clear_error(site: Site) -> None:
-    refusing = replace(EAGER, open_part=lambda path: Full(path, room=0, error=errno.EROFS))
+    refusing = replace(
+        FAST_OPTIONS, open_part=lambda path: Full(path, capacity=0, error=errno.EROFS)
+    )
     with pytest.raises(StoreError, match="cannot be written to: the disk's own words"):
-        site.fetch(conditions=refusing)
+        site.fetch(options=refusing)
     assert not list(site.directory.iterdir())
 
 
@@ -240,7 +245,7 @@ def test_files_of_one_call_share_their_totals(hub: FakeHub, tmp_path: Path) -> N
     files |= {"config.json": b"{}", "empty.gguf": b""}
     commit = hub.add_repo(REPO, files)
     shown: list[Progress] = []
-    wanted = [
+    target = [
         DownloadTarget(
             repo=REPO, commit=commit, name=name, size_bytes=len(data),
             sha256=None if name == "config.json" else hashlib.sha256(data).hexdigest(),
@@ -249,7 +254,7 @@ def test_files_of_one_call_share_their_totals(hub: FakeHub, tmp_path: Path) -> N
         for name, data in files.items()
     ]  # fmt: skip
     done = download(
-        wanted, Access(endpoints=(hub.endpoint,)), conditions=EAGER, on_progress=shown.append
+        target, Access(endpoints=(hub.endpoint,)), options=FAST_OPTIONS, on_progress=shown.append
     )
     assert [each.path.read_bytes() for each in done] == list(files.values())
     assert done[3].sha256 == hashlib.sha256(b"{}").hexdigest()
@@ -267,7 +272,7 @@ def test_connections_are_from_one_to_eight(site: Site, connections: int) -> None
 
 def test_two_files_cannot_have_one_place(site: Site) -> None:
     with pytest.raises(UsageError, match="the same place"):
-        download([site.wanted, site.wanted], site.access)
+        download([site.target, site.target], site.access)
 
 
 def test_a_place_beyond_four_gigabytes_is_written_where_it_belongs(
@@ -277,18 +282,18 @@ def test_a_place_beyond_four_gigabytes_is_written_where_it_belongs(
     head, size = content(70_000), 2**32 + 2**20
     commit = hub.add_repo(REPO, {NAME: SparseFile(head, size)})
     path, tail = tmp_path / NAME, size - 50_000
-    with part_of(path).open("wb") as part:
+    with part_path(path).open("wb") as part:
         part.seek(tail)
         part.write(b"\xff" * 50_000)
-    wanted = DownloadTarget(
+    target = DownloadTarget(
         repo=REPO, commit=commit, name=NAME, size_bytes=size, sha256=None, path=path,
     )  # fmt: skip
     known = ((100_000, tail),)
-    notes = Notes(
-        repo=REPO, commit=commit, file=NAME, size_bytes=size, sha256=None, boot=journal.boot(),
+    known_journal = Journal(
+        repo=REPO, commit=commit, file=NAME, size_bytes=size, sha256=None, boot=journal.boot_id(),
         synced=known, written=known, chunk_bytes=journal.chunk_size(size),
     )  # fmt: skip
-    journal.save(notes_of(path), notes)
+    journal.save(journal_path(path), known_journal)
     stop = threading.Event()
 
     def watch(progress: Progress) -> None:
@@ -297,11 +302,11 @@ def test_a_place_beyond_four_gigabytes_is_written_where_it_belongs(
 
     with pytest.raises(DownloadStopped):
         download(
-            [wanted], Access(endpoints=(hub.endpoint,)), connections=2, conditions=EAGER,
+            [target], Access(endpoints=(hub.endpoint,)), connections=2, options=FAST_OPTIONS,
             on_progress=watch, stop=stop,
         )  # fmt: skip
     assert {each.range for each in hub.cdn_requests} == {"bytes=0-99999", f"bytes={tail}-"}
-    with part_of(path).open("rb") as came:
-        assert came.read(100_000) == head.ljust(100_000, b"\0")
-        came.seek(tail)
-        assert came.read() == bytes(50_000)
+    with part_path(path).open("rb") as stream:
+        assert stream.read(100_000) == head.ljust(100_000, b"\0")
+        stream.seek(tail)
+        assert stream.read() == bytes(50_000)

@@ -11,9 +11,9 @@ from localllm.library.hub.file_list import (
     MAX_BYTES,
     MAX_NAME,
     HubFile,
-    believed,
     parts,
     repo_problem,
+    validated,
 )
 from localllm.library.hub.hub import Hub
 from tests.hub import FakeHub
@@ -50,9 +50,9 @@ def test_a_hostile_name_condemns_the_listing_and_is_named(hub: FakeHub, name: st
     hub.add_repo(REPO, {"good-Q4_0.gguf": b"x", name: b"y"})
     with pytest.raises(HubError, match=f"^{REPO} lists the file '.*Nothing of it is used") as bad:
         Hub(Access(endpoints=(hub.endpoint,))).repo(REPO)
-    said = str(bad.value)
-    assert said.isprintable() and len(said) < 400
-    assert "evil" in said.lower() or "e" * 50 in said
+    message = str(bad.value)
+    assert message.isprintable() and len(message) < 400
+    assert "evil" in message.lower() or "e" * 50 in message
 
 
 def test_names_that_are_one_file_on_some_systems_condemn_the_listing(hub: FakeHub) -> None:
@@ -65,7 +65,7 @@ def test_names_that_are_one_file_on_some_systems_condemn_the_listing(hub: FakeHu
 
 def test_a_model_that_is_listed_twice_condemns_the_listing() -> None:
     with pytest.raises(HubError, match=r"lists the file 'm\.gguf': it is listed twice"):
-        believed(REPO, [("m.gguf", 1, SHA256), ("m.gguf", 2, SHA256)])
+        validated(REPO, [("m.gguf", 1, SHA256), ("m.gguf", 2, SHA256)])
 
 
 def test_a_file_with_an_awkward_name_is_left_out(hub: FakeHub) -> None:
@@ -85,19 +85,19 @@ def test_a_model_without_a_size_or_with_a_wrong_sum_condemns_the_listing(
     size: object, sha256: object
 ) -> None:
     with pytest.raises(HubError, match=r"'m\.gguf': its size or its SHA-256 is none"):
-        believed(REPO, [("m.gguf", size, sha256)])
-    assert believed(REPO, [("m.txt", size, sha256)]) == ()
+        validated(REPO, [("m.gguf", size, sha256)])
+    assert validated(REPO, [("m.txt", size, sha256)]) == ()
 
 
 @given(st.lists(st.tuples(st.text(max_size=30) | st.none(), st.integers() | st.none())))
-def test_whatever_is_believed_can_be_a_path(entries: list[tuple[str | None, int | None]]) -> None:
+def test_whatever_is_validated_can_be_a_path(entries: list[tuple[str | None, int | None]]) -> None:
     try:
-        found = believed(REPO, [(name, size, None) for name, size in entries])
+        found = validated(REPO, [(name, size, None) for name, size in entries])
     except HubError as error:
         assert str(error).isprintable()
         return
     for each in found:
-        assert names.unusable(each.name) is None and len(each.name) <= MAX_NAME
+        assert names.path_problem(each.name) is None and len(each.name) <= MAX_NAME
         assert 0 <= each.size_bytes <= MAX_BYTES
 
 
@@ -124,9 +124,9 @@ def test_what_is_no_repositorys_name_is_not_taken_for_one(name: object) -> None:
 SPLIT = [f"q/m-{number:05d}-of-00003.gguf" for number in (1, 2, 3)]
 
 
-@pytest.mark.parametrize("asked", SPLIT)
-def test_any_part_stands_for_all_in_their_order(asked: str) -> None:
-    found = parts(files(*reversed(SPLIT), "other.gguf"), asked, REPO)
+@pytest.mark.parametrize("requested", SPLIT)
+def test_any_part_stands_for_all_in_their_order(requested: str) -> None:
+    found = parts(files(*reversed(SPLIT), "other.gguf"), requested, REPO)
     assert [each.name for each in found] == SPLIT
 
 
@@ -135,7 +135,7 @@ def test_a_file_of_its_own_is_its_only_part() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("requested", "message"),
     [
         ("none.gguf", "has no file 'none.gguf'"),
         ("q/m-00001-of-00004.gguf", "has no file 'q/m-00001-of-00004.gguf'"),
@@ -144,9 +144,9 @@ def test_a_file_of_its_own_is_its_only_part() -> None:
         ("\x1b[2J.gguf", "has no file"),
     ],
 )
-def test_a_part_that_is_not_listed_is_named(asked: str, said: str) -> None:
-    with pytest.raises(NotFound, match=said) as missing:
-        parts(files(*SPLIT), asked, REPO)
+def test_a_part_that_is_not_listed_is_named(requested: str, message: str) -> None:
+    with pytest.raises(NotFound, match=message) as missing:
+        parts(files(*SPLIT), requested, REPO)
     assert str(missing.value).isprintable()
 
 

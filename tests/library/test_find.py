@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localllm.errors import NotFound
-from localllm.library.store.store import State, Store
+from localllm.library.store.installed import FileState
+from localllm.library.store.store import Store
 from tests.library import tiny
 
 
@@ -55,7 +56,7 @@ def test_a_path_is_a_model_of_its_own(tmp_path: Path, store: Store) -> None:
     model = store.resolve(str(file))
     assert (model.path, model.quant, model.source) == (file, "Q4_K_M", "path")
     assert model.name == "other-model.q4_k_m"
-    assert model.state is State.OK
+    assert model.state is FileState.OK
     assert model not in store.installed()
 
 

@@ -10,7 +10,7 @@ from localllm.core.sizing.load import LoadSettings
 from localllm.core.speed import workload_of
 from localllm.errors import GgufError, NotFound
 from localllm.library.store import header_cache
-from localllm.library.store.header_cache import sized_spec
+from localllm.library.store.header_cache import cached_spec
 from localllm.library.store.inspect import inspect_model
 from localllm.library.store.installed import InstalledModel
 from tests.library import tiny
@@ -23,15 +23,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def examined(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+def inspected(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Files whose headers were read."""
     read: list[Path] = []
 
-    def note(path: Path) -> object:
+    def record(path: Path) -> object:
         read.append(path)
         return inspect_model(path)
 
-    monkeypatch.setattr(header_cache, "inspect_model", note)
+    monkeypatch.setattr(header_cache, "inspect_model", record)
     return read
 
 
@@ -41,12 +41,12 @@ def installed(path: Path) -> InstalledModel:
 
 @pytest.mark.parametrize("name", ["smollm2", "gemma3"])
 def test_sizes_and_speeds_are_those_of_the_whole_header(
-    name: str, request: pytest.FixtureRequest, examined: list[Path]
+    name: str, request: pytest.FixtureRequest, inspected: list[Path]
 ) -> None:
     path: Path = request.getfixturevalue(name)
     whole = inspect_model(path).spec
-    first, again = sized_spec(installed(path)), sized_spec(installed(path))
-    assert len(examined) == 1
+    first, again = cached_spec(installed(path)), cached_spec(installed(path))
+    assert len(inspected) == 1
     for spec in (first, again):
         assert (spec.vocabulary, spec.parameters) == (whole.vocabulary, whole.parameters)
         assert (spec.quant, spec.tensors) == (whole.quant, whole.tensors)
@@ -56,35 +56,35 @@ def test_sizes_and_speeds_are_those_of_the_whole_header(
 
 
 def test_no_text_of_the_file_is_kept(smollm2: Path, cache: Path) -> None:
-    sized_spec(installed(smollm2))
-    (kept,) = (cache / "sized").iterdir()
-    assert kept.stat().st_size < 64 << 10
-    assert "tokenizer.chat_template" not in kept.read_text()
+    cached_spec(installed(smollm2))
+    (cached,) = (cache / "sized").iterdir()
+    assert cached.stat().st_size < 64 << 10
+    assert "tokenizer.chat_template" not in cached.read_text()
 
 
-def test_a_file_that_was_replaced_is_read_again(tmp_path: Path, examined: list[Path]) -> None:
+def test_a_file_that_was_replaced_is_read_again(tmp_path: Path, inspected: list[Path]) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(tiny.header(tiny.MODEL))
-    sized_spec(installed(path))
+    cached_spec(installed(path))
     os.utime(path, ns=(1, 1))
-    sized_spec(installed(path))
-    assert len(examined) == 2
+    cached_spec(installed(path))
+    assert len(inspected) == 2
     path.write_bytes(b"GGUF")
     with pytest.raises(GgufError):
-        sized_spec(installed(path))
+        cached_spec(installed(path))
     model = installed(path)
     path.unlink()
     with pytest.raises(NotFound):
-        sized_spec(model)
+        cached_spec(model)
 
 
-@pytest.mark.parametrize("keep", [0, 5, 1000])
+@pytest.mark.parametrize("length", [0, 5, 1000])
 def test_what_was_damaged_is_made_again(
-    smollm2: Path, cache: Path, examined: list[Path], keep: int
+    smollm2: Path, cache: Path, inspected: list[Path], length: int
 ) -> None:
-    sized_spec(installed(smollm2))
-    (kept,) = (cache / "sized").iterdir()
-    whole = kept.read_bytes()
-    kept.write_bytes(whole[:keep])
-    assert sized_spec(installed(smollm2)).vocabulary == 49152
-    assert len(examined) == 2 and kept.read_bytes() == whole
+    cached_spec(installed(smollm2))
+    (cached,) = (cache / "sized").iterdir()
+    whole = cached.read_bytes()
+    cached.write_bytes(whole[:length])
+    assert cached_spec(installed(smollm2)).vocabulary == 49152
+    assert len(inspected) == 2 and cached.read_bytes() == whole

@@ -12,14 +12,13 @@ from localllm.library.files.settings import Settings
 from localllm.library.http.client import (
     READ_S,
     Access,
-    access,
-    bounded,
-    file_url,
+    access_from,
+    bounded_timeouts,
+    describe_error,
     open_client,
-    problem,
-    retry_after_s,
 )
-from localllm.library.http.urls import DEFAULT_ENDPOINT
+from localllm.library.http.retry_policy import retry_after_s
+from localllm.library.http.urls import DEFAULT_ENDPOINT, file_url
 from tests.hub import Drop, FakeHub, Redirect, Truncate
 from tests.hub.certificate import loopback_certificate
 
@@ -34,20 +33,20 @@ def with_token(hub: FakeHub) -> Access:
 
 
 def test_without_settings_the_hub_itself_is_asked() -> None:
-    found = access(Settings(), environment={})
+    found = access_from(Settings(), environment={})
     assert found.endpoints == (DEFAULT_ENDPOINT,)
     assert found.offline is None and found.token is None and found.ca_file is None
 
 
 def test_mirrors_come_from_the_settings_and_one_from_the_environment() -> None:
     mirrors = Settings(endpoints=("https://one.example/", "http://two.example:8080/hub"))
-    assert access(mirrors, environment={}).endpoints == (
+    assert access_from(mirrors, environment={}).endpoints == (
         "https://one.example",
         "http://two.example:8080/hub",
     )
-    abroad = access(Settings(endpoints=("https://bücher.example",)), environment={})
+    abroad = access_from(Settings(endpoints=("https://bücher.example",)), environment={})
     assert abroad.endpoints == ("https://xn--bcher-kva.example",)
-    only = access(mirrors, environment={"HF_ENDPOINT": " https://three.example/ "})
+    only = access_from(mirrors, environment={"HF_ENDPOINT": " https://three.example/ "})
     assert only.endpoints == ("https://three.example",)
 
 
@@ -62,10 +61,10 @@ def test_mirrors_come_from_the_settings_and_one_from_the_environment() -> None:
 )  # fmt: skip
 def test_an_endpoint_that_is_none_is_a_usage_error_without_secrets(endpoint: str) -> None:
     with pytest.raises(UsageError, match="HF_ENDPOINT is ") as wrong:
-        access(Settings(), environment={"HF_ENDPOINT": endpoint})
+        access_from(Settings(), environment={"HF_ENDPOINT": endpoint})
     assert "hf_secret" not in str(wrong.value)
     with pytest.raises(UsageError, match=r"\[hub\] endpoints is "):
-        access(Settings(endpoints=(endpoint,)), environment={})
+        access_from(Settings(endpoints=(endpoint,)), environment={})
 
 
 @pytest.mark.parametrize(
@@ -81,7 +80,7 @@ def test_an_endpoint_that_is_none_is_a_usage_error_without_secrets(endpoint: str
 def test_who_switched_the_network_off_is_known(
     settings: Settings, offline: bool, environment: dict[str, str], who: str | None
 ) -> None:
-    assert access(settings, offline=offline, environment=environment).offline == who
+    assert access_from(settings, offline=offline, environment=environment).offline == who
 
 
 def test_offline_nothing_is_opened(hub: FakeHub) -> None:
@@ -129,8 +128,8 @@ def test_a_cookie_is_never_given_back(hub: FakeHub) -> None:
 
 def test_nothing_is_waited_for_for_ever() -> None:
     for asked in ({}, {"connect": None, "read": None, "write": None, "pool": None}):
-        assert all(0 < value <= READ_S for value in bounded(asked).values())
-    assert bounded({"read": 2.5})["read"] == 2.5
+        assert all(0 < value <= READ_S for value in bounded_timeouts(asked).values())
+    assert bounded_timeouts({"read": 2.5})["read"] == 2.5
 
 
 # --- the token ---
@@ -200,7 +199,7 @@ def test_a_token_shows_up_nowhere(hub: FakeHub, caplog: pytest.LogCaptureFixture
         for _ in range(2):
             with pytest.raises(httpx2.TransportError) as broken:
                 client.get(moved.headers["location"])
-            texts += [problem(broken.value), str(broken.value), repr(broken.value)]
+            texts += [describe_error(broken.value), str(broken.value), repr(broken.value)]
     everything = "\n".join([*texts, caplog.text, *map(str, caplog.records)])
     assert SECRET not in everything
     assert "X-Signature" not in caplog.text
@@ -210,7 +209,7 @@ def test_a_token_shows_up_nowhere(hub: FakeHub, caplog: pytest.LogCaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("address", "message"),
     [
         (
             "http://cdn.example/x?X-Signature=sig1",
@@ -224,12 +223,12 @@ def test_a_token_shows_up_nowhere(hub: FakeHub, caplog: pytest.LogCaptureFixture
     ],
 )
 def test_a_redirect_to_what_is_not_encrypted_is_not_followed(
-    hub: FakeHub, address: str, said: str
+    hub: FakeHub, address: str, message: str
 ) -> None:
     hub.faults.add(Redirect(address))
     with (
         open_client(with_token(hub), follow_redirects=True) as client,
-        pytest.raises(HubError, match=said) as refused,
+        pytest.raises(HubError, match=message) as refused,
     ):
         client.get(hub.endpoint)
     assert "sig1" not in str(refused.value)
@@ -291,7 +290,7 @@ def test_an_encrypted_request_goes_through_the_proxy_which_sees_no_token(
         ):
             client.get(f"{DEFAULT_ENDPOINT}/api/models?search=secret")
         thread.join(10)
-    assert problem(refused.value) == "the proxy refused the connection"
+    assert describe_error(refused.value) == "the proxy refused the connection"
     (head,) = seen
     assert head.startswith(b"CONNECT huggingface.co:443 HTTP/1.1\r\n")
     assert SECRET.encode() not in head and b"search" not in head and b"python" not in head.lower()
@@ -320,7 +319,7 @@ def test_a_certificate_is_trusted_when_the_settings_or_the_environment_name_it(
             pytest.raises(httpx2.ConnectError) as refused,
         ):
             client.get(url)
-        assert "not trusted here" in problem(refused.value)
+        assert "not trusted here" in describe_error(refused.value)
         with open_client(
             Access(endpoints=(hub.endpoint,), ca_file=loopback_certificate())
         ) as client:
@@ -331,7 +330,7 @@ def test_a_certificate_is_trusted_when_the_settings_or_the_environment_name_it(
 
 
 def test_the_settings_own_certificate_comes_beside_the_systems(tmp_path: Path) -> None:
-    named = access(Settings(ca_cert=str(loopback_certificate())), environment={})
+    named = access_from(Settings(ca_cert=str(loopback_certificate())), environment={})
     assert named.ca_file == loopback_certificate()
     for wrong, why in (("none.pem", "No such file"), ("empty.pem", "no certificate in it")):
         (tmp_path / "empty.pem").write_text("nothing")
@@ -371,15 +370,15 @@ def test_the_wait_a_server_asks_for(header: str, seconds: float | None) -> None:
 def test_what_broke_is_said_in_words(hub: FakeHub) -> None:
     commit = hub.add_repo("org/m", {"m.gguf": b"x" * 1000})
     link = hub.link("org/m", commit, "m.gguf")
-    said = []
+    message = []
     with open_client(with_token(hub)) as client:
         for fault, url in ((Truncate(9), link), (Drop(9), link), (None, "http://127.0.0.1:9/x")):
             if fault:
                 hub.faults.add(fault, times=1)
             with pytest.raises(httpx2.TransportError) as broken:
                 client.get(url)
-            said.append(problem(broken.value))
-    assert said == [
+            message.append(describe_error(broken.value))
+    assert message == [
         "the answer broke off or is no HTTP",
         "the connection broke: Connection reset by peer",
         "no connection: Connection refused",

@@ -14,7 +14,8 @@ import pytest
 from localllm.errors import AccessDenied, ExitCode, HubError, NotFound, Offline, UsageError
 from localllm.library.http.client import Access
 from localllm.library.http.retrying_transport import Clock
-from localllm.library.hub.hub import Found, Hub, HubFile
+from localllm.library.hub.file_list import HubFile
+from localllm.library.hub.hub import Hub, SearchHit
 from tests.hub import BrokenJson, FakeHub, Portal, Refuse
 
 REPO = "org/quince-GGUF"
@@ -39,19 +40,19 @@ class Time:
         return Clock(now=lambda: self.now_s, sleep=self.sleep)
 
 
-def ask(hub: FakeHub | str, *more: FakeHub | str, token: str | None = None) -> Hub:
+def hub_client(hub: FakeHub | str, *more: FakeHub | str, token: str | None = None) -> Hub:
     """One that never really waits."""
     endpoints = tuple(each if isinstance(each, str) else each.endpoint for each in (hub, *more))
     return Hub(Access(endpoints=endpoints, token=token), clock=Time().clock)
 
 
-def nobody() -> str:
+def dead_endpoint() -> str:
     """An endpoint where nobody listens any more."""
     with FakeHub() as gone:
         return gone.endpoint
 
 
-def asked_of(hub: FakeHub) -> list[tuple[str, str, str]]:
+def requests_of(hub: FakeHub) -> list[tuple[str, str, str]]:
     return [(each.method, each.path, each.query) for each in hub.requests]
 
 
@@ -62,9 +63,9 @@ def test_a_search_is_one_question(hub: FakeHub) -> None:
     hub.add_repo("org/quince-small", {}, downloads=3, likes=1, tags=("chat",))
     hub.add_repo("org/quince-big", {}, downloads=9, gated="manual")
     hub.add_repo("org/plum", {}, downloads=99)
-    found = ask(hub).search("quince")
+    found = hub_client(hub).search("quince")
     assert [each.name for each in found] == ["org/quince-big", "org/quince-small"]
-    assert found[1] == Found(
+    assert found[1] == SearchHit(
         name="org/quince-small", downloads=3, likes=1, updated="2026-11-01T12:00:00+00:00",
         gated=False, tags=("gguf", "chat", "license:apache-2.0"),
     )  # fmt: skip
@@ -72,7 +73,7 @@ def test_a_search_is_one_question(hub: FakeHub) -> None:
     expand = "&".join(
         f"expand={e}" for e in ("downloads", "gated", "lastModified", "likes", "tags")
     )
-    assert asked_of(hub) == [
+    assert requests_of(hub) == [
         ("GET", "/api/models", f"filter=gguf&search=quince&sort=downloads&limit=20&{expand}")
     ]
 
@@ -81,15 +82,16 @@ def test_a_search_stops_at_its_limit_and_asks_no_second_page(hub: FakeHub) -> No
     hub.page = 3
     for number in range(9):
         hub.add_repo(f"org/m{number}", {}, downloads=number)
-    assert [each.name for each in ask(hub).search("", limit=3)] == ["org/m8", "org/m7", "org/m6"]
+    found = hub_client(hub).search("", limit=3)
+    assert [each.name for each in found] == ["org/m8", "org/m7", "org/m6"]
     assert len(hub.requests) == 1
-    assert len(ask(hub).search("", limit=-5)) == 1
-    assert len(ask(hub).search("m", limit=10**9)) == 9
+    assert len(hub_client(hub).search("", limit=-5)) == 1
+    assert len(hub_client(hub).search("m", limit=10**9)) == 9
 
 
 @pytest.mark.parametrize("text", ["a&filter=x", "a b/../c", "\x1b[2J\n", "ü" * 10_000, "%00"])
 def test_whatever_is_searched_for_arrives_as_words(hub: FakeHub, text: str) -> None:
-    assert ask(hub).search(text) == ()
+    assert hub_client(hub).search(text) == ()
     (request,) = hub.requests
     assert request.path == "/api/models"
     assert request.parameters["filter"] == "gguf" and len(request.query) < 2000
@@ -100,12 +102,12 @@ def test_a_hit_that_is_no_repository_is_left_out(hub: FakeHub) -> None:
     hub.add_repo("org/good", {})
     for name in ("org/..", "org/a\x1b[2J", "gpt2", "a/b/c", "org/" + "x" * 100):
         hub.add_repo(name, {})
-    assert [each.name for each in ask(hub).search("")] == ["org/good"]
+    assert [each.name for each in hub_client(hub).search("")] == ["org/good"]
 
 
 def test_a_repository_is_one_question(hub: FakeHub) -> None:
     commit = hub.add_repo(REPO, FILES, license="mit", tags=("chat", "a\nb"), downloads=7)
-    repo = ask(hub).repo(REPO)
+    repo = hub_client(hub).repo(REPO)
     assert (repo.name, repo.commit, repo.license) == (REPO, commit, "mit")
     assert (repo.downloads, repo.gated, repo.endpoint) == (7, False, hub.endpoint)
     assert repo.tags == ("gguf", "chat", "a b", "license:mit")
@@ -114,16 +116,16 @@ def test_a_repository_is_one_question(hub: FakeHub) -> None:
         HubFile(name="quince-Q4_K_M.gguf", size_bytes=400, sha256=sha256),
         HubFile(name="README.md", size_bytes=8, sha256=None),
     )
-    assert asked_of(hub) == [("GET", f"/api/models/{REPO}", "blobs=true")]
+    assert requests_of(hub) == [("GET", f"/api/models/{REPO}", "blobs=true")]
 
 
 def test_a_revision_is_asked_for_by_its_name(hub: FakeHub) -> None:
     old = hub.add_repo(REPO, FILES)
     new = hub.change(REPO, {})
-    assert (ask(hub).repo(REPO).commit, ask(hub).repo(REPO, old).commit) == (new, old)
-    assert asked_of(hub)[1:] == [("GET", f"/api/models/{REPO}/revision/{old}", "blobs=true")]
+    assert (hub_client(hub).repo(REPO).commit, hub_client(hub).repo(REPO, old).commit) == (new, old)
+    assert requests_of(hub)[1:] == [("GET", f"/api/models/{REPO}/revision/{old}", "blobs=true")]
     with pytest.raises(NotFound, match=f"has no {REPO} at v9") as missing:
-        ask(hub).repo(REPO, "v9")
+        hub_client(hub).repo(REPO, "v9")
     assert missing.value.exit_code == ExitCode.NOT_FOUND
 
 
@@ -140,7 +142,7 @@ def test_what_names_nothing_is_a_usage_error_before_anybody_is_asked(
     hub: FakeHub, name: str, revision: str | None
 ) -> None:
     with pytest.raises(UsageError):
-        ask(hub).repo(name, revision)
+        hub_client(hub).repo(name, revision)
     assert hub.requests == ()
 
 
@@ -194,7 +196,7 @@ def test_a_variable_that_the_library_cannot_read_is_a_usage_error(variable: str)
 def test_a_missing_repository_is_missing_with_and_without_a_token(hub: FakeHub) -> None:
     for token, hint in ((None, "HF_TOKEN"), ("hf_good", "token that may read it")):
         with pytest.raises(NotFound, match="has no org/none, or it is private") as missing:
-            ask(hub, token=token).repo("org/none")
+            hub_client(hub, token=token).repo("org/none")
         assert hint in str(missing.value)
         assert missing.value.exit_code == ExitCode.NOT_FOUND
     assert [each.status for each in hub.requests] == [401, 404]
@@ -202,14 +204,14 @@ def test_a_missing_repository_is_missing_with_and_without_a_token(hub: FakeHub) 
 
 def test_a_private_repository_is_listed_for_its_token(hub: FakeHub) -> None:
     hub.add_repo(REPO, FILES, private=True)
-    assert ask(hub, token="hf_good").repo(REPO).name == REPO
+    assert hub_client(hub, token="hf_good").repo(REPO).name == REPO
     with pytest.raises(NotFound):
-        ask(hub).repo(REPO)
+        hub_client(hub).repo(REPO)
 
 
 def test_a_gated_repository_is_listed_for_all(hub: FakeHub) -> None:
     hub.add_repo(REPO, FILES, gated="manual")
-    repo = ask(hub).repo(REPO)
+    repo = hub_client(hub).repo(REPO)
     assert repo.gated and repo.files[0].sha256 is not None
 
 
@@ -226,7 +228,7 @@ def test_a_refused_listing_says_which_page_to_open(
     hub.add_repo(REPO, FILES)
     hub.faults.add(Refuse(403))
     with pytest.raises(AccessDenied) as denied:
-        ask(hub, token=token).repo(REPO)
+        hub_client(hub, token=token).repo(REPO)
     for words in (f"{hub.endpoint}/{REPO}", *what_to_do):
         assert words in str(denied.value)
     assert len(hub.requests) == 1
@@ -234,19 +236,19 @@ def test_a_refused_listing_says_which_page_to_open(
 
 def test_a_token_that_is_not_known_is_left_away_and_that_is_said(hub: FakeHub) -> None:
     hub.add_repo(REPO, FILES)
-    asking = ask(hub, token="hf_stale")
-    assert asking.repo(REPO).name == REPO
+    client = hub_client(hub, token="hf_stale")
+    assert client.repo(REPO).name == REPO
     assert [(each.token, each.status) for each in hub.requests] == [("hf_stale", 401), (None, 200)]
-    (warning,) = asking.warnings
+    (warning,) = client.warnings
     assert "does not know your token" in warning and "hf_stale" not in warning
-    assert asking.access.bearer() is None
-    asking.search("quince")
-    assert len(hub.requests) == 3 and len(asking.warnings) == 1
+    assert client.access.bearer() is None
+    client.search("quince")
+    assert len(hub.requests) == 3 and len(client.warnings) == 1
 
 
 def test_a_missing_repository_and_a_stale_token_are_both_said(hub: FakeHub) -> None:
     with pytest.raises(AccessDenied) as denied:
-        ask(hub, token="hf_stale").repo("org/mine")
+        hub_client(hub, token="hf_stale").repo("org/mine")
     assert "no org/mine, or it is private" in str(denied.value)
     assert "does not know your token" in str(denied.value)
     assert "hf_stale" not in str(denied.value)
@@ -257,12 +259,12 @@ def test_a_token_is_in_no_error_and_no_log(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     hub.add_repo(REPO, FILES)
-    texts = [repr(ask(hub, token="hf_good").access)]
+    texts = [repr(hub_client(hub, token="hf_good").access)]
     for fault in (Refuse(403), Refuse(500), Refuse(404), Portal(), BrokenJson(), Refuse(401)):
         hub.faults.clear()
         hub.faults.add(fault)
         with pytest.raises((HubError, NotFound)) as failed:
-            ask(hub, token="hf_good").repo(REPO)
+            hub_client(hub, token="hf_good").repo(REPO)
         chain: BaseException | None = failed.value
         while chain is not None:
             texts += [str(chain), repr(chain)]
@@ -279,7 +281,7 @@ def test_the_next_endpoint_is_asked_when_one_does_not_answer(hub: FakeHub) -> No
     hub.add_repo(REPO, FILES)
     with FakeHub() as busy:
         busy.faults.add(Refuse(503))
-        repo = ask(nobody(), busy, hub).repo(REPO)
+        repo = hub_client(dead_endpoint(), busy, hub).repo(REPO)
         assert repo.endpoint == hub.endpoint
         assert busy.requests and len(hub.requests) == 1
 
@@ -287,19 +289,19 @@ def test_the_next_endpoint_is_asked_when_one_does_not_answer(hub: FakeHub) -> No
 def test_a_mirror_that_has_it_not_is_not_the_last_word(hub: FakeHub) -> None:
     hub.add_repo(REPO, FILES)
     with FakeHub() as mirror:
-        assert ask(mirror, hub).repo(REPO).endpoint == hub.endpoint
-        assert ask(hub, mirror).repo(REPO).endpoint == hub.endpoint
+        assert hub_client(mirror, hub).repo(REPO).endpoint == hub.endpoint
+        assert hub_client(hub, mirror).repo(REPO).endpoint == hub.endpoint
         assert len(mirror.requests) == 1
         with pytest.raises(NotFound) as missing:
-            ask(mirror, hub).repo("org/none")
+            hub_client(mirror, hub).repo("org/none")
         assert mirror.endpoint in str(missing.value) and hub.endpoint in str(missing.value)
 
 
 def test_endpoints_that_all_fail_are_all_named(hub: FakeHub) -> None:
     hub.faults.add(Portal())
-    gone = nobody()
+    gone = dead_endpoint()
     with pytest.raises(HubError) as failed:
-        ask(gone, hub).search("quince")
+        hub_client(gone, hub).search("quince")
     for words in (gone, "Connection refused", hub.endpoint, "wants a login"):
         assert words in str(failed.value)
     assert failed.value.exit_code == ExitCode.FAILED
@@ -309,8 +311,8 @@ def test_a_stale_token_of_one_endpoint_does_not_keep_the_next_from_answering(hub
     hub.add_repo(REPO, FILES, private=True)
     with FakeHub() as mirror:
         mirror.tokens.clear()
-        asking = ask(mirror, hub, token="hf_good")
-        assert asking.repo(REPO).endpoint == hub.endpoint
+        client = hub_client(mirror, hub, token="hf_good")
+        assert client.repo(REPO).endpoint == hub.endpoint
 
 
 # --- offline ---
@@ -330,7 +332,7 @@ def test_offline_no_socket_is_opened(
         raise AssertionError("a socket was opened")
 
     monkeypatch.setattr("socket.socket.connect", opened)
-    off = Access(endpoints=(hub.endpoint, nobody()), offline="LOCALLLM_OFFLINE")
+    off = Access(endpoints=(hub.endpoint, dead_endpoint()), offline="LOCALLLM_OFFLINE")
     with pytest.raises(Offline, match=r"switched off \(LOCALLLM_OFFLINE\)"):
         question(Hub(off))
     assert hub.requests == ()

@@ -95,12 +95,12 @@ HOSTILE_REPOS = [
 ]
 
 
-def called(text: str) -> str:
+def short_id(text: str) -> str:
     """A test's name for a hostile name."""
     return ascii(text)[:40]
 
 
-@pytest.mark.parametrize("file", HOSTILE_FILES, ids=called)
+@pytest.mark.parametrize("file", HOSTILE_FILES, ids=short_id)
 def test_a_hostile_file_is_refused_by_name(tmp_path: Path, file: str) -> None:
     root = tmp_path / "hub"
     with pytest.raises(StoreError, match=r"org/repo: .* cannot be a file here") as refused:
@@ -110,7 +110,7 @@ def test_a_hostile_file_is_refused_by_name(tmp_path: Path, file: str) -> None:
     assert not root.exists()
 
 
-@pytest.mark.parametrize("repo", HOSTILE_REPOS, ids=called)
+@pytest.mark.parametrize("repo", HOSTILE_REPOS, ids=short_id)
 def test_a_hostile_repository_is_refused_by_name(tmp_path: Path, repo: str) -> None:
     with pytest.raises(StoreError, match="cannot be"):
         names.hub_path(tmp_path, repo, "x.gguf")
@@ -136,9 +136,9 @@ def test_a_hostile_commit_is_refused(tmp_path: Path, commit: str) -> None:
 def test_names_that_publishers_use_are_kept(tmp_path: Path, file: str) -> None:
     assert names.hub_path(tmp_path, "org/repo", file) == tmp_path / "org" / "repo" / file
     assert names.hub_path(tmp_path, "gpt2", file) == tmp_path / "gpt2" / file
-    beside = names.hub_path(tmp_path, "org/repo", file, commit="c0ffee" * 6)
-    assert beside == tmp_path / "org" / "repo@c0ffeec0ffee" / file
-    assert names.below(tmp_path, beside.relative_to(tmp_path).as_posix()) == beside
+    other_place = names.hub_path(tmp_path, "org/repo", file, commit="c0ffee" * 6)
+    assert other_place == tmp_path / "org" / "repo@c0ffeec0ffee" / file
+    assert names.below(tmp_path, other_place.relative_to(tmp_path).as_posix()) == other_place
 
 
 PIECES = st.sampled_from(
@@ -172,14 +172,14 @@ def test_whatever_the_names_are_the_path_is_inside_or_refused(repo: str, file: s
 def test_no_two_names_are_one_file_where_case_does_not_count(files: list[str]) -> None:
     with tempfile.TemporaryDirectory() as top:
         root = Path(top)
-        made: dict[str, str] = {}
+        paths: dict[str, str] = {}
         for file in files:
             folded = unicodedata.normalize("NFKC", file).casefold()
-            if made.get(folded, file) != file:
+            if paths.get(folded, file) != file:
                 with pytest.raises(StoreError, match="differs only in case"):
                     names.hub_path(root, "org/repo", file)
                 continue
-            made[folded] = file
+            paths[folded] = file
             path = names.hub_path(root, "org/repo", file)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
@@ -189,7 +189,7 @@ ROOT = tempfile.TemporaryDirectory()  # hypothesis wants no fixture; nothing is 
 
 
 @pytest.mark.parametrize(
-    ("there", "repo", "file"),
+    ("existing", "repo", "file"),
     [
         ("org/repo/Model.gguf", "org/repo", "model.gguf"),
         ("org/repo/Q4/x.gguf", "org/repo", "q4/x.gguf"),
@@ -201,13 +201,13 @@ ROOT = tempfile.TemporaryDirectory()  # hypothesis wants no fixture; nothing is 
     ],
 )
 def test_what_differs_only_in_case_from_what_is_there_is_refused(
-    tmp_path: Path, there: str, repo: str, file: str
+    tmp_path: Path, existing: str, repo: str, file: str
 ) -> None:
-    (tmp_path / there).parent.mkdir(parents=True)
-    (tmp_path / there).touch()
+    (tmp_path / existing).parent.mkdir(parents=True)
+    (tmp_path / existing).touch()
     with pytest.raises(StoreError, match="differs only in case"):
         names.hub_path(tmp_path, repo, file)
-    org, own, last = there.split("/", 2)
+    org, own, last = existing.split("/", 2)
     last = last.partition(".part")[0]
     assert names.hub_path(tmp_path, f"{org}/{own}", last) == tmp_path / org / own / last
 
@@ -241,7 +241,7 @@ def test_a_file_where_a_folder_must_be_is_refused(tmp_path: Path) -> None:
 FOR_A_DIRECTORY = [file for file in HOSTILE_FILES if "/" not in file]
 
 
-@pytest.mark.parametrize("file", [*FOR_A_DIRECTORY, "a/b.gguf"], ids=called)
+@pytest.mark.parametrize("file", [*FOR_A_DIRECTORY, "a/b.gguf"], ids=short_id)
 def test_a_chosen_directory_takes_no_hostile_name_either(tmp_path: Path, file: str) -> None:
     with pytest.raises(StoreError, match="cannot be a file in"):
         names.plain_path(tmp_path, file)

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localllm.library.files.names import valid
-from localllm.library.store.index import Damaged, Index, TooNew
-from localllm.library.store.installed import InstalledModel, Part
+from localllm.library.store.index import IndexCodec, IndexDamaged, IndexTooNew
+from localllm.library.store.installed import InstalledFile, InstalledModel
 
-INDEX = Index(Path("/library"))
+CODEC = IndexCodec(Path("/library"))
 
 words = st.text(min_size=1)
 sizes = st.integers(min_value=0, max_value=2**63)
@@ -21,7 +21,7 @@ def models(draw: st.DrawFn) -> InstalledModel:
     name = draw(st.from_regex(r"[a-z][a-z0-9]{0,9}", fullmatch=True).filter(valid))
     root = Path("/library/models" if owned else "/elsewhere")
     parts = tuple(
-        Part(
+        InstalledFile(
             path=root / f"{name}{number}.gguf",
             size_bytes=draw(sizes),
             mtime_ns=draw(st.none() | st.integers()),
@@ -52,7 +52,7 @@ libraries = st.lists(models(), unique_by=lambda model: model.name).map(
 @settings(deadline=None)
 @given(libraries)
 def test_what_is_written_is_read_back(found: tuple[InstalledModel, ...]) -> None:
-    assert INDEX.parse(INDEX.dump(found)) == found
+    assert CODEC.parse(CODEC.dump(found)) == found
 
 
 @settings(deadline=None)
@@ -60,10 +60,10 @@ def test_what_is_written_is_read_back(found: tuple[InstalledModel, ...]) -> None
 def test_a_torn_index_gives_back_every_entry_that_is_whole(
     found: tuple[InstalledModel, ...], data: st.DataObject
 ) -> None:
-    whole = INDEX.dump(found)
+    whole = CODEC.dump(found)
     cut = data.draw(st.integers(0, len(whole)))
     lines_before = whole[:cut].count(b"\n") - 1  # the first line opens the document
-    saved = INDEX.salvage(whole[:cut])
+    saved = CODEC.salvage(whole[:cut])
     assert saved[: max(lines_before, 0)] == found[: max(lines_before, 0)]
     assert set(saved) <= set(found)
 
@@ -72,9 +72,9 @@ def test_a_torn_index_gives_back_every_entry_that_is_whole(
 @given(st.binary(max_size=400))
 def test_any_bytes_are_an_index_or_damage(data: bytes) -> None:
     try:
-        INDEX.parse(data)
-    except (Damaged, TooNew):
-        assert INDEX.salvage(data) == ()
+        CODEC.parse(data)
+    except (IndexDamaged, IndexTooNew):
+        assert CODEC.salvage(data) == ()
 
 
 @settings(deadline=None)
@@ -82,23 +82,23 @@ def test_any_bytes_are_an_index_or_damage(data: bytes) -> None:
 def test_a_flipped_bit_never_gives_another_exception(
     found: tuple[InstalledModel, ...], data: st.DataObject
 ) -> None:
-    bent = bytearray(INDEX.dump(found))
+    bent = bytearray(CODEC.dump(found))
     bent[data.draw(st.integers(0, len(bent) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     try:
-        INDEX.parse(bytes(bent))
-    except (Damaged, TooNew):
-        INDEX.salvage(bytes(bent))
+        CODEC.parse(bytes(bent))
+    except (IndexDamaged, IndexTooNew):
+        CODEC.salvage(bytes(bent))
 
 
 ENTRY: dict[str, object] = json.loads(
-    INDEX.dump(
+    CODEC.dump(
         (
             InstalledModel(
                 name="model",
                 quant=None,
                 path=Path("/m.gguf"),
                 size_bytes=1,
-                parts=(Part(path=Path("/m.gguf"), size_bytes=1),),
+                parts=(InstalledFile(path=Path("/m.gguf"), size_bytes=1),),
             ),
         )
     )
@@ -125,23 +125,23 @@ PART: dict[str, object] = {"path": "/m.gguf", "size_bytes": 1, "mtime_ns": None,
     ],
 )
 def test_an_entry_that_we_would_not_write_is_damage(row: object) -> None:
-    with pytest.raises(Damaged):
-        INDEX.parse(json.dumps({"schema": 1, "models": [row]}).encode())
+    with pytest.raises(IndexDamaged):
+        CODEC.parse(json.dumps({"schema": 1, "models": [row]}).encode())
 
 
 def test_deep_nesting_is_damage_and_no_recursion_error() -> None:
     data = b'{"name":' * 100_000
-    with pytest.raises(Damaged):
-        INDEX.parse(data)
+    with pytest.raises(IndexDamaged):
+        CODEC.parse(data)
 
 
 def test_two_entries_with_one_name_are_damage_and_the_first_is_kept() -> None:
     data = json.dumps({"schema": 1, "models": [ENTRY, ENTRY | {"license": "MIT"}]}).encode()
-    with pytest.raises(Damaged, match="one name"):
-        INDEX.parse(data)
-    assert [model.license for model in INDEX.salvage(data)] == [None]
+    with pytest.raises(IndexDamaged, match="one name"):
+        CODEC.parse(data)
+    assert [model.license for model in CODEC.salvage(data)] == [None]
 
 
 def test_a_later_schema_is_not_damage() -> None:
-    with pytest.raises(TooNew, match="schema 3"):
-        INDEX.parse(b'{"schema": 3, "models": {}}')
+    with pytest.raises(IndexTooNew, match="schema 3"):
+        CODEC.parse(b'{"schema": 3, "models": {}}')

@@ -98,21 +98,21 @@ def test_another_machine_model_or_test_is_another_measurement(
 def test_a_damaged_file_is_set_aside_with_a_message(path: Path, data: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(data)
-    said: list[str] = []
-    assert measurements.load(path, warn=said.append) == ()
-    assert len(said) == 1 and "measurements.damaged.json" in said[0]
+    warnings: list[str] = []
+    assert measurements.load(path, warn=warnings.append) == ()
+    assert len(warnings) == 1 and "measurements.damaged.json" in warnings[0]
     assert path.with_suffix(".damaged.json").read_bytes() == data
-    measurements.add(path, DECODE, warn=said.append)
-    assert measurements.load(path, warn=said.append) == (DECODE,)
-    assert len(said) == 1
+    measurements.add(path, DECODE, warn=warnings.append)
+    assert measurements.load(path, warn=warnings.append) == (DECODE,)
+    assert len(warnings) == 1
 
 
 def test_numbers_that_nothing_measures_are_damage(path: Path) -> None:
     measurements.add(path, DECODE)
     path.write_bytes(path.read_bytes().replace(b"40.5", b"-40.5"))
-    said: list[str] = []
-    assert measurements.load(path, warn=said.append) == ()
-    assert "tps_mean" in said[0]
+    warnings: list[str] = []
+    assert measurements.load(path, warn=warnings.append) == ()
+    assert "tps_mean" in warnings[0]
 
 
 def test_a_second_damaged_file_does_not_take_the_place_of_the_first(path: Path) -> None:
@@ -128,9 +128,9 @@ def test_a_later_version_s_file_is_left_alone(path: Path) -> None:
     path.parent.mkdir()
     data = b'{"schema": 2, "rates": []}'
     path.write_bytes(data)
-    said: list[str] = []
-    assert measurements.load(path, warn=said.append) == ()
-    assert "Update localllm" in said[0]
+    warnings: list[str] = []
+    assert measurements.load(path, warn=warnings.append) == ()
+    assert "Update localllm" in warnings[0]
     with pytest.raises(StoreError, match="later localllm"):
         measurements.add(path, DECODE)
     assert path.read_bytes() == data
@@ -138,9 +138,9 @@ def test_a_later_version_s_file_is_left_alone(path: Path) -> None:
 
 def test_a_file_that_cannot_be_read_is_said_and_adding_to_it_fails(path: Path) -> None:
     path.mkdir(parents=True)
-    said: list[str] = []
-    assert measurements.load(path, warn=said.append) == ()
-    assert "cannot be read" in said[0]
+    warnings: list[str] = []
+    assert measurements.load(path, warn=warnings.append) == ()
+    assert "cannot be read" in warnings[0]
     with pytest.raises(StoreError, match="cannot be read"):
         measurements.add(path, DECODE)
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from localllm.core.model.file_types import quant_in, without_quant
 from localllm.errors import StoreError, UsageError
 from localllm.library.files import names
 
@@ -102,5 +103,5 @@ def test_slugs_are_plain(text: str, slug: str) -> None:
 def test_the_quant_is_read_from_the_end_of_a_files_name(
     stem: str, quant: str | None, rest: str
 ) -> None:
-    assert names.quant_in(stem) == quant
-    assert names.without_quant(stem) == rest
+    assert quant_in(stem) == quant
+    assert without_quant(stem) == rest

@@ -11,7 +11,7 @@ from localllm.errors import AccessDenied, GgufError, HubError, NotFound, Offline
 from localllm.library.files import paths
 from localllm.library.http.client import Access
 from localllm.library.hub.hub import Hub, HubRepo
-from localllm.library.hub.remote_header import IMPATIENT, MAX_MOVED_BYTES
+from localllm.library.hub.remote_header import HEADER_OPTIONS, MAX_TRANSFER_BYTES
 from localllm.library.store.inspect import inspect_model
 from tests.hub import (
     Drop,
@@ -48,7 +48,7 @@ class Reader:
     hub: FakeHub
     cache: Path
     token: str | None = None
-    waits_s: list[float] = field(default_factory=list)
+    backoff_s: list[float] = field(default_factory=list)
 
     def publish(self, files: dict[str, bytes | SparseFile], **how: str) -> HubRepo:
         self.hub.add_repo(REPO, files, **how)  # type: ignore[arg-type]  # what `how` may be
@@ -61,13 +61,13 @@ class Reader:
         """A Hub that never really waits."""
 
         def wait(closed: threading.Event, seconds: float) -> bool:
-            self.waits_s.append(seconds)
+            self.backoff_s.append(seconds)
             return closed.is_set()
 
         return Hub(
             Access(endpoints=(self.hub.endpoint,), token=self.token, offline=offline),
             cache_dir=self.cache,
-            conditions=replace(IMPATIENT, wait=wait),
+            options=replace(HEADER_OPTIONS, wait=wait),
         )
 
     @property
@@ -132,10 +132,10 @@ def test_a_file_shorter_than_the_first_range_is_asked_for_as_it_is(reader: Reade
 def test_the_second_time_nothing_is_moved_also_offline(reader: Reader, gemma_head: bytes) -> None:
     repo = reader.publish({"big.gguf": SparseFile(gemma_head, LARGE)})
     first = reader.reading().header(repo, "big.gguf")
-    asked, moved = len(reader.hub.requests), reader.moved_bytes
+    before, moved = len(reader.hub.requests), reader.moved_bytes
     assert reader.reading().header(repo, "big.gguf") == first
     assert reader.reading(offline="--offline").header(repo, "big.gguf") == first
-    assert (len(reader.hub.requests), reader.moved_bytes) == (asked, moved)
+    assert (len(reader.hub.requests), reader.moved_bytes) == (before, moved)
 
 
 def test_another_commit_is_read_again(reader: Reader) -> None:
@@ -152,8 +152,8 @@ def test_another_commit_is_read_again(reader: Reader) -> None:
 def test_a_damaged_cache_is_read_again(reader: Reader, damage: bytes) -> None:
     repo = reader.publish({"m.gguf": tiny.header(tiny.MODEL)})
     first = reader.reading().header(repo, "m.gguf")
-    (kept,) = paths.hub_headers_dir(reader.cache).glob("*.gguf-header")
-    kept.write_bytes(damage)
+    (cached,) = paths.hub_headers_dir(reader.cache).glob("*.gguf-header")
+    cached.write_bytes(damage)
     assert reader.reading().header(repo, "m.gguf") == first
     assert len(reader.hub.cdn_requests) == 2
     assert reader.reading().header(repo, "m.gguf") == first
@@ -253,13 +253,13 @@ def test_a_login_page_is_known_as_one(reader: Reader) -> None:
 
 def test_addresses_that_expire_meanwhile_are_renewed(reader: Reader, gemma_head: bytes) -> None:
     repo = reader.publish({"big.gguf": SparseFile(gemma_head, LARGE)})
-    held = Stall(0, threading.Event())
-    reader.hub.faults.add(held, times=1)
+    stall = Stall(0, threading.Event())
+    reader.hub.faults.add(stall, times=1)
     reading = threading.Thread(target=lambda: reader.reading().header(repo, "big.gguf"))
     reading.start()
-    assert held.reached.wait(30)
+    assert stall.reached.wait(30)
     reader.hub.expire_links()
-    held.until.set()
+    stall.until.set()
     reading.join(60)
     assert 403 in {each.status for each in reader.hub.cdn_requests}
     assert list(paths.hub_headers_dir(reader.cache).glob("*.gguf-header"))
@@ -273,7 +273,7 @@ def test_a_server_that_gives_no_parts_is_left_in_time(
     repo = reader.publish({"big.gguf": SparseFile(gemma_head, size)})
     with pytest.raises(HubError, match="does not give parts of a file"):
         reader.reading().header(repo, "big.gguf")
-    assert reader.moved_bytes < 2 * MAX_MOVED_BYTES  # what lay in buffers when it was left
+    assert reader.moved_bytes < 2 * MAX_TRANSFER_BYTES  # what lay in buffers when it was left
 
 
 def test_a_small_file_is_read_from_a_server_that_gives_no_parts(
@@ -289,14 +289,14 @@ def test_a_hub_that_wants_to_be_left_alone_for_a_day_is(reader: Reader) -> None:
     reader.hub.faults.add(Refuse(429, "86400"))
     with pytest.raises(HubError, match="left alone for"):
         reader.reading().header(repo, "m.gguf")
-    assert reader.waits_s == []
+    assert reader.backoff_s == []
 
 
 def test_a_wait_that_is_asked_for_is_kept(reader: Reader) -> None:
     repo = reader.publish({"m.gguf": tiny.header(tiny.MODEL)})
     reader.hub.faults.add(Refuse(503, "17"), times=1)
     assert reader.reading().header(repo, "m.gguf").architecture == "llama"
-    assert reader.waits_s == [17.0]
+    assert reader.backoff_s == [17.0]
 
 
 def test_a_compressed_header_is_no_header(reader: Reader) -> None:
@@ -355,10 +355,10 @@ def test_a_header_comes_over_tls_from_both_ports(tmp_path: Path) -> None:
 
 def test_offline_an_unknown_header_is_not_asked_for(reader: Reader) -> None:
     repo = reader.publish({"m.gguf": tiny.header(tiny.MODEL)})
-    asked = len(reader.hub.requests)
+    before = len(reader.hub.requests)
     with pytest.raises(Offline, match="switched off"):
         reader.reading(offline="--offline").header(repo, "m.gguf")
-    assert len(reader.hub.requests) == asked
+    assert len(reader.hub.requests) == before
 
 
 def test_the_endpoint_that_listed_it_is_asked_first_and_the_next_one_then(

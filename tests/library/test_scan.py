@@ -12,14 +12,14 @@ import pytest
 from localllm.errors import StoreError
 from localllm.library.files import paths
 from localllm.library.scan.places import Place, places
-from localllm.library.scan.sweep import Fate, Outcome, sweep
+from localllm.library.scan.sweep import ScanResult, ScanStatus, sweep
 from localllm.library.store.installed import InstalledModel
 from localllm.library.store.store import Store
 from localllm.library.store.verify import verify
 from tests.library import caches, tiny
 from tests.library.caches import COMMIT, OLDER, HuggingFace, Ollama, gguf, sha256
 
-ENCODER = gguf(type="mmproj")
+MMPROJ = gguf(type="mmproj")
 
 
 @pytest.fixture
@@ -35,33 +35,37 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def scan(user: Path, store: Store) -> Callable[..., list[Outcome]]:
-    def run(*, link: bool = False, dry_run: bool = False) -> list[Outcome]:
-        there = places({}, user, system=user / "no-system", platform="linux")
-        return list(sweep(store, there, link=link, dry_run=dry_run))
+def scan(user: Path, store: Store) -> Callable[..., list[ScanResult]]:
+    def run(*, link: bool = False, dry_run: bool = False) -> list[ScanResult]:
+        found = places({}, user, system=user / "no-system", platform="linux")
+        return list(sweep(store, found, link=link, dry_run=dry_run))
 
     return run
 
 
-Scan = Callable[..., list[Outcome]]
+Scan = Callable[..., list[ScanResult]]
 
 
 def hub_cache(user: Path) -> Path:
     return user / ".cache" / "huggingface" / "hub"
 
 
-def adopted(outcomes: list[Outcome]) -> dict[str, InstalledModel]:
+def adopted(outcomes: list[ScanResult]) -> dict[str, InstalledModel]:
     return {
-        each.model.name: each.model for each in outcomes if each.fate is Fate.ADOPTED and each.model
+        each.model.name: each.model
+        for each in outcomes
+        if each.status is ScanStatus.ADOPTED and each.model
     }
 
 
-def skipped(outcomes: list[Outcome]) -> dict[str, str]:
-    return {each.path.name: str(each.reason) for each in outcomes if each.fate is Fate.SKIPPED}
+def skipped(outcomes: list[ScanResult]) -> dict[str, str]:
+    return {
+        each.path.name: str(each.reason) for each in outcomes if each.status is ScanStatus.SKIPPED
+    }
 
 
-def fates(outcomes: list[Outcome]) -> set[Fate]:
-    return {each.fate for each in outcomes}
+def fates(outcomes: list[ScanResult]) -> set[ScanStatus]:
+    return {each.status for each in outcomes}
 
 
 def test_nothing_there_is_nothing_found(scan: Scan, store: Store) -> None:
@@ -88,7 +92,7 @@ def test_all_four_programs_at_once_and_twice_adopts_nothing_new(
     }
     models = store.installed()
     assert all(model.verified_at is None and not model.owned for model in models)
-    assert fates(scan()) == {Fate.KNOWN}
+    assert fates(scan()) == {ScanStatus.KNOWN}
     assert store.installed() == models
     after = {file: file.stat() for file in user.rglob("*") if file.is_file()}
     assert {f: (s.st_ino, s.st_nlink) for f, s in before.items()} == {
@@ -109,17 +113,17 @@ def test_a_dry_run_says_the_same_and_changes_nothing(
 
 
 def test_hard_links_outlive_the_other_program(user: Path, scan: Scan, store: Store) -> None:
-    Ollama(user / ".ollama" / "models").add("m", "7b", gguf(name="M"), projector=ENCODER)
+    Ollama(user / ".ollama" / "models").add("m", "7b", gguf(name="M"), projector=MMPROJ)
     (model,) = adopted(scan(link=True)).values()
     assert model.owned
-    assert fates(scan(link=True)) == {Fate.KNOWN}
+    assert fates(scan(link=True)) == {ScanStatus.KNOWN}
     for file in (user / ".ollama").rglob("*"):
         if file.is_file():
             file.unlink()
     resolved = store.resolve("m-7b")
     assert resolved.mmproj is not None
-    assert resolved.mmproj.path.read_bytes() == ENCODER
-    assert store.remove("m-7b").freed_bytes == model.size_bytes + len(ENCODER)
+    assert resolved.mmproj.path.read_bytes() == MMPROJ
+    assert store.remove("m-7b").freed_bytes == model.size_bytes + len(MMPROJ)
 
 
 def test_a_model_whose_encoder_cannot_be_linked_leaves_no_link(
@@ -143,11 +147,13 @@ def test_a_model_whose_encoder_cannot_be_linked_leaves_no_link(
 def test_a_linked_encoder_is_found_again_without_the_index(
     tmp_path: Path, user: Path, scan: Scan, store: Store
 ) -> None:
-    Ollama(user / ".ollama" / "models").add("m", "7b", gguf(name="M"), projector=ENCODER)
+    Ollama(user / ".ollama" / "models").add("m", "7b", gguf(name="M"), projector=MMPROJ)
     (model,) = adopted(scan(link=True)).values()
     paths.index_file(tmp_path / "data").write_bytes(b"gone")
     (found,) = store.installed()
-    assert (found.name, found.mmproj) == ("m-7b", model.mmproj)
+    assert found.name == "m-7b"
+    assert found.mmproj is not None and model.mmproj is not None
+    assert found.mmproj.path == model.mmproj.path
 
 
 # --- Hugging Face ---
@@ -191,7 +197,7 @@ def test_a_split_model_and_its_encoder_come_together(
     for file in tiny.write_split(tmp_path, "v-Q4_K_M", 3, name="Vision"):
         hub.add(f"Q4/{file.name}", file.read_bytes())
     hub.add("mmproj-F32.gguf", gguf(type="mmproj", name="wide"))
-    hub.add("mmproj-F16.gguf", ENCODER)
+    hub.add("mmproj-F16.gguf", MMPROJ)
     outcomes = scan()
     (model,) = adopted(outcomes).values()
     assert len(outcomes) == 1
@@ -199,7 +205,7 @@ def test_a_split_model_and_its_encoder_come_together(
         sha256(part.path.read_bytes()) for part in model.files
     ]
     assert model.mmproj is not None
-    assert (model.mmproj.path.name, model.mmproj.sha256) == ("mmproj-F16.gguf", sha256(ENCODER))
+    assert (model.mmproj.path.name, model.mmproj.sha256) == ("mmproj-F16.gguf", sha256(MMPROJ))
 
 
 def test_what_is_broken_in_the_hub_cache_is_told(user: Path, tmp_path: Path, scan: Scan) -> None:
@@ -214,7 +220,7 @@ def test_what_is_broken_in_the_hub_cache_is_told(user: Path, tmp_path: Path, sca
     loop.symlink_to(loop)
     (hub_cache(user) / "models--..--..--etc").mkdir()
     outcomes = scan()
-    assert fates(outcomes) == {Fate.SKIPPED}
+    assert fates(outcomes) == {ScanStatus.SKIPPED}
     reasons = skipped(outcomes)
     assert "ended early" in reasons["gone.gguf"]
     assert "ended early" in reasons["loop.gguf"]
@@ -263,10 +269,10 @@ def test_an_encoder_without_a_model_and_a_broken_one_are_told(user: Path, scan: 
     (models / "b" / "broken" / "mmproj-x.gguf").write_bytes(b"GGUF?")
     outcomes = scan()
     assert "without its model" in skipped(outcomes)["mmproj-x.gguf"]
-    (kept,) = (each for each in outcomes if each.fate is Fate.ADOPTED)
-    assert kept.model is not None
-    assert kept.model.mmproj is None
-    assert "adopted without its encoder" in str(kept.reason)
+    (adopted_one,) = (each for each in outcomes if each.status is ScanStatus.ADOPTED)
+    assert adopted_one.model is not None
+    assert adopted_one.model.mmproj is None
+    assert "adopted without its encoder" in str(adopted_one.reason)
 
 
 def test_links_in_a_circle_end(user: Path, scan: Scan) -> None:
@@ -326,7 +332,7 @@ def test_a_pointer_names_lm_studios_home(user: Path, scan: Scan) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "namespace", "name", "tag", "source", "called"),
+    ("host", "namespace", "name", "tag", "source", "expected"),
     [
         ("registry.ollama.ai", "library", "qwen3", "latest", "qwen3:latest", "qwen3"),
         ("registry.ollama.ai", "me", "mine", "7b", "me/mine:7b", "mine-7b"),
@@ -334,30 +340,37 @@ def test_a_pointer_names_lm_studios_home(user: Path, scan: Scan) -> None:
     ],
 )
 def test_an_ollama_model_is_called_as_there(
-    user: Path, scan: Scan, host: str, namespace: str, name: str, tag: str, source: str, called: str
+    user: Path,
+    scan: Scan,
+    host: str,
+    namespace: str,
+    name: str,
+    tag: str,
+    source: str,
+    expected: str,
 ) -> None:
     ollama = Ollama(user / ".ollama" / "models")
     ollama.add(name, tag, gguf(name="X"), host=host, namespace=namespace)
     (model,) = adopted(scan()).values()
-    assert (model.source, model.name) == (f"ollama:{source}", called)
+    assert (model.source, model.name) == (f"ollama:{source}", expected)
 
 
 def test_two_tags_of_one_blob_are_one_model(user: Path, scan: Scan) -> None:
     ollama = Ollama(user / ".ollama" / "models")
-    ollama.add("m", "7b", gguf(name="M"), projector=ENCODER)
+    ollama.add("m", "7b", gguf(name="M"), projector=MMPROJ)
     ollama.add("m", "latest", gguf(name="M"))
     outcomes = scan()
-    assert [each.fate for each in outcomes] == [Fate.ADOPTED, Fate.KNOWN]
+    assert [each.status for each in outcomes] == [ScanStatus.ADOPTED, ScanStatus.KNOWN]
     (model,) = adopted(outcomes).values()
     assert model.sha256 == sha256(gguf(name="M"))
     assert model.mmproj is not None
-    assert model.mmproj.sha256 == sha256(ENCODER)
+    assert model.mmproj.sha256 == sha256(MMPROJ)
 
 
 def test_the_same_bytes_of_two_programs_are_one_model(user: Path, scan: Scan) -> None:
     HuggingFace(hub_cache(user)).add("x.gguf", gguf(name="X"))
     Ollama(user / ".ollama" / "models").add("x", "1b", gguf(name="X"))
-    assert [each.fate for each in scan()] == [Fate.ADOPTED, Fate.KNOWN]
+    assert [each.status for each in scan()] == [ScanStatus.ADOPTED, ScanStatus.KNOWN]
 
 
 HOSTILE_MANIFESTS: list[object] = [
@@ -374,7 +387,7 @@ HOSTILE_MANIFESTS: list[object] = [
 def test_a_manifest_that_is_none_is_told(user: Path, scan: Scan, document: object) -> None:
     Ollama(user / ".ollama" / "models").manifest(document, "m", "1b")
     (outcome,) = scan()
-    assert outcome.fate is Fate.SKIPPED
+    assert outcome.status is ScanStatus.SKIPPED
 
 
 @pytest.mark.parametrize(
@@ -409,8 +422,8 @@ def test_what_ollama_has_only_in_part_or_elsewhere_is_told(user: Path, scan: Sca
     ollama.manifest({"layers": [layer | {"size": len(data) + 1}]}, "short", "1b")
     ollama.manifest({"layers": [layer | {"digest": "sha256:" + "0" * 64}]}, "gone", "1b")
     ollama.manifest({"layers": [layer, layer]}, "two", "1b")
-    adapter = ollama.layer("application/vnd.ollama.image.adapter", b"lora")
-    ollama.manifest({"layers": [layer, adapter]}, "tuned", "1b")
+    lora = ollama.layer("application/vnd.ollama.image.adapter", b"lora")
+    ollama.manifest({"layers": [layer, lora]}, "tuned", "1b")
     ollama.manifest({"config": {}, "layers": []}, "cloud", "1b")
     big = ollama.manifest({}, "huge", "1b")
     with big.open("wb") as out:
@@ -455,9 +468,9 @@ def test_an_encoder_goes_only_with_its_own_repository(user: Path, scan: Scan) ->
     cache = user / ".cache" / "llama.cpp"
     caches.llama_cpp(cache, "org/seeing", "x.gguf", gguf(name="Seeing"))
     caches.llama_cpp(cache, "org/blind", "y.gguf", gguf(name="Blind"))
-    (cache / "org_seeing_mmproj.gguf").write_bytes(ENCODER)
+    (cache / "org_seeing_mmproj.gguf").write_bytes(MMPROJ)
     (cache / "zed_seeing-too_z.gguf").write_bytes(gguf(name="Too"))
-    (cache / "zed_seeing-too_mmproj-F16.gguf").write_bytes(ENCODER)
+    (cache / "zed_seeing-too_mmproj-F16.gguf").write_bytes(MMPROJ)
     models = adopted(scan())
     assert models["blind"].mmproj is None
     too = models["too"].mmproj
@@ -511,9 +524,9 @@ def test_a_library_that_cannot_be_changed_is_said_once(tmp_path: Path, user: Pat
     HuggingFace(hub_cache(user)).add("x.gguf", gguf(name="X"))
     (tmp_path / "data").write_bytes(b"")
     store = Store(tmp_path / "data", find_starter=lambda: None)
-    there: tuple[Place, ...] = places({}, user, system=user, platform="linux")
+    found: tuple[Place, ...] = places({}, user, system=user, platform="linux")
     with pytest.raises(StoreError, match="cannot be changed"):
-        list(sweep(store, there))
+        list(sweep(store, found))
 
 
 def test_the_starter_by_hard_link_is_adopted_as_a_real_model(

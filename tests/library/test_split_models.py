@@ -5,7 +5,8 @@ import pytest
 from localllm.errors import GgufError, NotFound, StoreError
 from localllm.library.files import paths
 from localllm.library.store.inspect import inspect_model
-from localllm.library.store.store import State, Store
+from localllm.library.store.installed import FileState
+from localllm.library.store.store import Store
 from tests.library import tiny
 
 
@@ -48,7 +49,7 @@ def test_a_part_lost_later_makes_the_model_missing(tmp_path: Path, store: Store)
     files = tiny.write_split(tmp_path, "big", 2, name="Big")
     store.adopt(files[0])
     files[1].unlink()
-    assert store.named("big").state is State.MISSING
+    assert store.named("big").state is FileState.MISSING
     with pytest.raises(NotFound, match="big-00002-of-00002"):
         store.resolve("big")
 
@@ -66,7 +67,7 @@ def test_parts_are_linked_under_the_names_that_llama_cpp_expects(
     for file in files:
         file.unlink()
     size_bytes = model.size_bytes
-    assert store.resolve("big-model").state is State.OK
+    assert store.resolve("big-model").state is FileState.OK
     assert store.remove("big-model").freed_bytes == size_bytes
     assert list(directory.iterdir()) == []
 

@@ -8,8 +8,9 @@ import pytest
 from localllm.errors import ExitCode, NotFound, UsageError
 from localllm.library.files import paths
 from localllm.library.store import starter
+from localllm.library.store.installed import FileState
 from localllm.library.store.starter import find_starter
-from localllm.library.store.store import State, Store
+from localllm.library.store.store import Store
 
 
 def test_the_starter_model_is_there_with_no_step(tmp_path: Path, smollm2: Path) -> None:
@@ -17,7 +18,7 @@ def test_the_starter_model_is_there_with_no_step(tmp_path: Path, smollm2: Path) 
     assert model.path.samefile(smollm2)
     assert (model.quant, model.license, model.source) == ("Q4_1", "Apache-2.0", "starter")
     assert model.size_bytes == smollm2.stat().st_size
-    assert model.state is State.OK
+    assert model.state is FileState.OK
 
 
 def test_its_recorded_digest_is_that_of_the_file(smollm2: Path) -> None:
@@ -62,7 +63,7 @@ def test_it_can_neither_be_removed_nor_replaced(tmp_path: Path, smollm2: Path) -
 def test_it_is_found_again_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     first = find_starter()
     assert first is not None
-    monkeypatch.setattr(starter, "_look", lambda package: None)
+    monkeypatch.setattr(starter, "_find_in_package", lambda package: None)
     assert find_starter() == first
-    paths.starter_file().write_text('{"record": 1}')
+    paths.starter_cache_file().write_text('{"record": 1}')
     assert find_starter() is None  # what was kept is not of this package: it is looked for

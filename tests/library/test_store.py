@@ -10,7 +10,8 @@ import pytest
 from localllm.errors import GgufError, NotFound, StoreError, UsageError
 from localllm.library.files import paths
 from localllm.library.files.checksum import sha256_of
-from localllm.library.store.store import InstalledModel, State, Store, remedy
+from localllm.library.store.installed import FileState, InstalledModel
+from localllm.library.store.store import Store, remedy
 from tests.library import tiny
 
 
@@ -129,7 +130,7 @@ def test_a_digest_is_recorded_only_when_asked_and_kept_while_the_file_is_the_sam
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "message"),
     [
         ("mmproj", "an image or audio encoder"),
         ("adapter", "a LoRA adapter"),
@@ -138,9 +139,9 @@ def test_a_digest_is_recorded_only_when_asked_and_kept_while_the_file_is_the_sam
     ],
 )
 def test_files_that_are_no_model_are_refused(
-    tmp_path: Path, store: Store, kind: str, said: str
+    tmp_path: Path, store: Store, kind: str, message: str
 ) -> None:
-    with pytest.raises(GgufError, match=said):
+    with pytest.raises(GgufError, match=message):
         store.adopt(tiny.write(tmp_path / "x.gguf", type=kind))
     assert store.installed() == ()
 
@@ -299,7 +300,7 @@ def test_a_moved_file_is_said_to_be_missing_and_what_to_do(tmp_path: Path, store
     file = tiny.write(tmp_path / "x.gguf", name="X")
     store.adopt(file)
     file.rename(tmp_path / "y.gguf")
-    assert store.named("x").state is State.MISSING
+    assert store.named("x").state is FileState.MISSING
     assert store.find("x").missing
     with pytest.raises(NotFound, match=r"x\.gguf is not there any more.*localllm import NEWPATH"):
         store.resolve("x")
@@ -323,7 +324,7 @@ def test_a_replaced_file_is_said_to_be_changed(tmp_path: Path, store: Store) -> 
     file = tiny.write(tmp_path / "x.gguf", name="X")
     store.adopt(file)
     file.write_bytes(file.read_bytes() + b"more")
-    assert store.named("x").state is State.CHANGED
+    assert store.named("x").state is FileState.CHANGED
     with pytest.raises(NotFound, match=r"was replaced: it has \d+ bytes and had \d+.*import"):
         store.resolve("x")
     tiny.write(file, name="X")
@@ -331,7 +332,7 @@ def test_a_replaced_file_is_said_to_be_changed(tmp_path: Path, store: Store) -> 
     with pytest.raises(NotFound, match="same size, another modification time"):
         store.resolve("x")
     store.adopt(file)
-    assert store.resolve("x").state is State.OK
+    assert store.resolve("x").state is FileState.OK
 
 
 def test_a_coarse_clock_of_the_file_system_is_no_change(tmp_path: Path, store: Store) -> None:
@@ -340,7 +341,7 @@ def test_a_coarse_clock_of_the_file_system_is_no_change(tmp_path: Path, store: S
     second = 10**9
     recorded = file.stat().st_mtime_ns
     os.utime(file, ns=(recorded, recorded // (2 * second) * 2 * second))
-    assert store.resolve("x").state is State.OK
+    assert store.resolve("x").state is FileState.OK
 
 
 def test_a_directory_in_the_place_of_a_model_is_a_change(tmp_path: Path, store: Store) -> None:
@@ -361,7 +362,7 @@ def test_a_file_that_is_written_to_while_it_is_hashed_is_refused(tmp_path: Path)
                 out.write(b"more")
 
     with pytest.raises(StoreError, match="was written to while it was read"):
-        sha256_of(file, read=grow)
+        sha256_of(file, on_read=grow)
 
 
 def test_the_starter_is_mended_by_pip() -> None:

@@ -13,10 +13,11 @@ import pytest
 
 from localllm.errors import StoreError
 from localllm.library.files import atomic_write, paths
-from localllm.library.store.store import InstalledModel, State, Store
+from localllm.library.store.installed import FileState, InstalledModel
+from localllm.library.store.store import Store
 from tests.library import tiny
 from tests.library.caches import HuggingFace, Ollama, gguf
-from tests.library.writer import COMMIT
+from tests.library.store_process import COMMIT
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kills with POSIX signals")
 
@@ -29,7 +30,7 @@ def store_at(data: Path) -> tuple[Store, list[str]]:
 
 def start(data: Path, verb: str, *subjects: str, how: str = "once") -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.library.writer", str(data), verb, how, *subjects],
+        [sys.executable, "-m", "tests.library.store_process", str(data), verb, how, *subjects],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -73,7 +74,7 @@ def test_a_kill_at_any_point_of_an_import_leaves_the_old_or_the_new_library(
         kills += 1
         models = store.installed()
         assert names(models) in ({"keeper"}, {"keeper", "other"})
-        assert all(model.state is State.OK for model in models)
+        assert all(model.state is FileState.OK for model in models)
     assert kills > 5
     assert warnings == []
     assert names(store.installed()) == {"keeper", "other"}
@@ -86,7 +87,7 @@ def test_a_kill_at_any_point_of_a_removal_loses_nothing_else(tmp_path: Path) -> 
     original = tiny.write(tmp_path / "other.gguf", name="Other")
     store.adopt(original, link=True)
     for _ in crash_everywhere(data, "remove", "other"):
-        assert store.named("keeper").state is State.OK
+        assert store.named("keeper").state is FileState.OK
         assert original.exists()
         if "other" not in names(store.installed()):
             store.adopt(original, link=True)
@@ -101,7 +102,7 @@ def test_a_kill_while_a_download_is_added_keeps_its_file_and_the_next_try_adds_i
     data = tmp_path / "data"
     store, warnings = store_at(data)
     store.adopt(tiny.write(tmp_path / "keeper.gguf", name="Keeper"))
-    place = store.place("org/repo", COMMIT, "big.gguf", None)
+    place = store.download_path("org/repo", COMMIT, "big.gguf", None)
     place.parent.mkdir(parents=True)
     tiny.write(place, name="Big")
     before = place.read_bytes()
@@ -110,7 +111,7 @@ def test_a_kill_while_a_download_is_added_keeps_its_file_and_the_next_try_adds_i
         kills += 1
         assert names(store.installed()) in ({"keeper"}, {"keeper", "big"})
         assert place.read_bytes() == before
-        assert store.place("org/repo", COMMIT, "big.gguf", None) == place
+        assert store.download_path("org/repo", COMMIT, "big.gguf", None) == place
     assert kills > 5
     assert warnings == []
     assert store.named("big").verified_at is not None
@@ -121,7 +122,7 @@ def test_a_kill_while_a_download_is_removed_never_hides_what_is_left(tmp_path: P
     data = tmp_path / "data"
     store, warnings = store_at(data)
     store.adopt(tiny.write(tmp_path / "keeper.gguf", name="Keeper"))
-    place = store.place("org/repo", COMMIT, "big.gguf", None)
+    place = store.download_path("org/repo", COMMIT, "big.gguf", None)
 
     def bring() -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +135,7 @@ def test_a_kill_while_a_download_is_removed_never_hides_what_is_left(tmp_path: P
     kills = 0
     for _ in crash_everywhere(data, "remove", "big"):
         kills += 1
-        assert store.named("keeper").state is State.OK
+        assert store.named("keeper").state is FileState.OK
         if "big" in names(store.installed()):
             if store.named("big").missing:
                 store.remove("big")  # what a person does who sees it
@@ -217,10 +218,10 @@ def test_two_processes_at_once_lose_no_entry(tmp_path: Path) -> None:
 def test_a_removal_a_verification_and_imports_at_once_lose_nothing(tmp_path: Path) -> None:
     data = tmp_path / "data"
     store, warnings = store_at(data)
-    kept = [tiny.write(tmp_path / f"kept{n}.gguf", name=f"Kept {n}") for n in range(5)]
+    remaining = [tiny.write(tmp_path / f"kept{n}.gguf", name=f"Kept {n}") for n in range(5)]
     gone = [tiny.write(tmp_path / f"gone{n}.gguf", name=f"Gone {n}") for n in range(5)]
     new = [tiny.write(tmp_path / f"new{n}.gguf", name=f"New {n}") for n in range(5)]
-    for file in (*kept, *gone):
+    for file in (*remaining, *gone):
         store.adopt(file, link=True)
     running = [
         start(data, "remove", *(f"gone-{n}" for n in range(5))),
@@ -234,7 +235,7 @@ def test_a_removal_a_verification_and_imports_at_once_lose_nothing(tmp_path: Pat
     models = {model.name: model for model in store.installed()}
     assert set(models) == {f"{word}-{n}" for word in ("kept", "new") for n in range(5)}
     assert all(models[f"kept-{n}"].verified_at for n in range(5))
-    assert all(model.state is State.OK for model in models.values())
+    assert all(model.state is FileState.OK for model in models.values())
     assert strays(data) == {f"models/{name}.gguf" for name in models}
     assert warnings == []
 

@@ -31,7 +31,7 @@ def digest(path: Path) -> str:
 
 def bring(store: Store, file: str, *, commit: str = OLD, name: str = "Big") -> Path:
     """Put a model where its download would put it."""
-    place = store.place("org/repo", commit, file, None)
+    place = store.download_path("org/repo", commit, file, None)
     place.parent.mkdir(parents=True, exist_ok=True)
     return tiny.write(place, name=name, author=commit)
 
@@ -91,24 +91,26 @@ def test_a_library_with_downloads_can_be_moved(tmp_path: Path, data: Path, store
 def test_another_commit_never_overwrites_a_file_that_an_entry_has(store: Store) -> None:
     file = bring(store, "big.gguf")
     add(store, file)
-    place = store.place("org/repo", NEW, "big.gguf", "f" * 64)
+    place = store.download_path("org/repo", NEW, "big.gguf", "f" * 64)
     assert place == file.parent.parent / f"repo@{NEW[:12]}" / "big.gguf"
-    assert store.place("org/repo", OLD, "big.gguf", None) == file
-    assert store.place("org/repo", NEW, "big.gguf", digest(file)) == file
+    assert store.download_path("org/repo", OLD, "big.gguf", None) == file
+    assert store.download_path("org/repo", NEW, "big.gguf", digest(file)) == file
 
 
 def test_the_parts_of_another_commit_stay_together(store: Store) -> None:
     stem = "big-0000{}-of-00002.gguf"
-    folder = store.place("org/repo", OLD, stem.format(1), None).parent
+    folder = store.download_path("org/repo", OLD, stem.format(1), None).parent
     folder.mkdir(parents=True)
     files = tiny.write_split(folder, "big", 2, name="Big")
     add(store, *files)
-    places = {store.place("org/repo", NEW, file.name, digest(file)).parent for file in files}
+    places = {
+        store.download_path("org/repo", NEW, file.name, digest(file)).parent for file in files
+    }
     assert places == {folder.parent / f"repo@{NEW[:12]}"}
 
 
 def test_a_download_to_a_chosen_directory_is_not_the_librarys(tmp_path: Path, store: Store) -> None:
-    place = store.place("org/repo", OLD, "Q4/big.gguf", None, tmp_path / "mine")
+    place = store.download_path("org/repo", OLD, "Q4/big.gguf", None, tmp_path / "mine")
     assert place == tmp_path / "mine" / "big.gguf"
     place.parent.mkdir()
     assert not add(store, tiny.write(place, name="Big")).owned
@@ -135,8 +137,8 @@ def test_a_download_that_was_found_again_is_pulled_to_where_it_is(data: Path, st
     (found,) = store.installed()
     assert found.mmproj is not None
     assert found.mmproj.path == mmproj
-    assert store.place("org/repo", NEW, "big.gguf", "f" * 64) == file
-    assert store.place("org/repo", NEW, mmproj.name, "f" * 64) == mmproj
+    assert store.download_path("org/repo", NEW, "big.gguf", "f" * 64) == file
+    assert store.download_path("org/repo", NEW, mmproj.name, "f" * 64) == mmproj
     assert add(store, file, mmproj=mmproj, commit=NEW).source == f"hub:org/repo@{NEW}"
     assert len(store.installed()) == 1
 
@@ -193,7 +195,7 @@ def test_an_encoder_that_another_quant_uses_stays_until_the_last(data: Path, sto
     first = add(store, mmproj.with_name("q4.gguf"), mmproj=mmproj)
     second = add(store, bring(store, "q8.gguf", name="Bigger"), mmproj=mmproj)
     removed = store.remove(first.name)
-    assert removed.kept == ((mmproj, second.name),)
+    assert removed.still_used == ((mmproj, second.name),)
     assert removed.freed_bytes == first.size_bytes
     assert mmproj.exists()
     both_bytes = second.size_bytes + mmproj.stat().st_size
@@ -202,7 +204,7 @@ def test_an_encoder_that_another_quant_uses_stays_until_the_last(data: Path, sto
 
 
 def test_a_file_that_an_import_refers_to_through_a_link_stays(tmp_path: Path, store: Store) -> None:
-    folder = store.place("org/repo", OLD, "big-00001-of-00002.gguf", None).parent
+    folder = store.download_path("org/repo", OLD, "big-00001-of-00002.gguf", None).parent
     folder.mkdir(parents=True)
     files = tiny.write_split(folder, "big", 2, name="Big")
     owned = add(store, *files)
@@ -212,7 +214,7 @@ def test_a_file_that_an_import_refers_to_through_a_link_stays(tmp_path: Path, st
     (mine / "other-00002-of-00002.gguf").symlink_to(files[1])
     mixed = store.adopt(mine / "other-00001-of-00002.gguf")
     removed = store.remove(owned.name)
-    assert removed.kept == ((files[1], mixed.name),)
+    assert removed.still_used == ((files[1], mixed.name),)
     assert store.resolve(mixed.name) == mixed
 
 
@@ -228,7 +230,7 @@ def test_removing_a_download_with_another_name_elsewhere_frees_nothing(
 
 
 def test_a_download_outside_the_library_is_never_deleted(tmp_path: Path, store: Store) -> None:
-    place = store.place("org/repo", OLD, "big.gguf", None, tmp_path / "mine")
+    place = store.download_path("org/repo", OLD, "big.gguf", None, tmp_path / "mine")
     place.parent.mkdir()
     add(store, tiny.write(place, name="Big"))
     removed = store.remove("big")

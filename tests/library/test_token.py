@@ -16,17 +16,17 @@ class Ring(keyring.backend.KeyringBackend):
 
     priority = 1.0
 
-    def __init__(self, held: str | None, error: Exception | None = None) -> None:
+    def __init__(self, secret: str | None, error: Exception | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # keyring has no types here
-        self.held = held
+        self.secret = secret
         self.error = error
-        self.asked: list[tuple[str, str]] = []
+        self.lookups: list[tuple[str, str]] = []
 
     def get_password(self, service: str, username: str) -> str | None:
-        self.asked.append((service, username))
+        self.lookups.append((service, username))
         if self.error is not None:
             raise self.error
-        return self.held
+        return self.secret
 
     def set_password(self, service: str, username: str, password: str) -> None:
         raise AssertionError("localllm only reads")
@@ -54,11 +54,11 @@ def test_the_environment_comes_before_the_file_and_the_file_before_the_keyring(
     assert token.find(environment) == "hf_variable"
     del environment["HF_TOKEN"]
     assert token.find(environment) == "hf_file"
-    assert ring.asked == []
+    assert ring.lookups == []
     (tmp_path / "token").unlink()
     assert token.find(environment) == "hf_ring"
     assert token.find(environment) == "hf_ring"
-    assert ring.asked == [("localllm", "huggingface")]
+    assert ring.lookups == [("localllm", "huggingface")]
 
 
 def test_the_file_is_where_huggingface_hub_keeps_it(
@@ -121,19 +121,19 @@ def test_a_file_without_an_end_is_read_as_far_as_a_token_can_be_long(
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "bad",
     ["hf_two words", "hf_line\r\nX-Evil: 1", "hf_ü", "hf_\x07", "h" * 2000],
     ids=["words", "lines", "umlaut", "bell", "long"],
 )
 def test_what_no_header_can_carry_is_named_by_its_place_and_not_shown(
-    wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bad: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UsageError, match="token in HF_TOKEN cannot be one") as refused:
-        token.find({"HF_TOKEN": wrong})
-    assert wrong[:6] not in str(refused.value).replace("like hf_abc", "")
-    (tmp_path / "token").write_text(wrong)
+        token.find({"HF_TOKEN": bad})
+    assert bad[:6] not in str(refused.value).replace("like hf_abc", "")
+    (tmp_path / "token").write_text(bad)
     with pytest.raises(UsageError, match="cannot be one"):
         token.find({"HF_HOME": str(tmp_path)})
-    with_ring(monkeypatch, Ring(wrong))
+    with_ring(monkeypatch, Ring(bad))
     with pytest.raises(UsageError, match="the keyring"):
         token.find({"HF_HOME": str(tmp_path / "none")})

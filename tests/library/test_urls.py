@@ -1,7 +1,7 @@
 import httpx2
 import pytest
 
-from localllm.library.http.urls import file_url, is_loopback, proxy_for, shown_url
+from localllm.library.http.urls import file_url, is_loopback, printable_url, proxy_for
 
 PROXY = "http://proxy.example:3128"
 
@@ -50,11 +50,11 @@ def test_other_hosts_are_not_this_machine(host: str) -> None:
 
 def test_an_address_is_shown_without_what_is_secret_in_it() -> None:
     signed = "https://user:hf_secret@cdn.example/a/b.gguf?X-Signature=sig1#x"
-    assert shown_url(signed) == "https://cdn.example/a/b.gguf"
-    assert shown_url("hf_secret@host:1/x") == "host:1/x"
-    assert shown_url("https://user:hf_secret@host/a://b@c") == "https://host/a://b@c"
-    assert shown_url("https://a.example/\x1b[2J\nb?c") == "https://a.example/ b"
-    assert len(shown_url("https://a.example/" + "b" * 9999)) == 200
+    assert printable_url(signed) == "https://cdn.example/a/b.gguf"
+    assert printable_url("hf_secret@host:1/x") == "host:1/x"
+    assert printable_url("https://user:hf_secret@host/a://b@c") == "https://host/a://b@c"
+    assert printable_url("https://a.example/\x1b[2J\nb?c") == "https://a.example/ b"
+    assert len(printable_url("https://a.example/" + "b" * 9999)) == 200
 
 
 def test_a_files_address_keeps_odd_names_in_one_piece() -> None:

@@ -10,7 +10,7 @@ import pytest
 from localllm.errors import NotFound, StoreError, UsageError
 from localllm.library.files import paths
 from localllm.library.files.checksum import sha256_of
-from localllm.library.store.installed import InstalledModel, Part, State
+from localllm.library.store.installed import FileState, InstalledFile, InstalledModel
 from localllm.library.store.starter import find_starter
 from localllm.library.store.store import Store
 from localllm.library.store.verify import verify
@@ -48,7 +48,7 @@ def test_a_flipped_byte_is_told_with_both_digests_and_ends_the_verified_state(
     file = tiny.write(tmp_path / "x.gguf", name="X")
     model = store.adopt(file, digest=sha256_of)
     tiny.spoil(file)
-    assert model.state is State.OK  # only a hash can see it
+    assert model.state is FileState.OK  # only a hash can see it
     checked = verify(model, store)
     assert checked.ok is False
     for fact in (str(file), hashed(file), str(model.sha256), f"localllm import {file}"):
@@ -75,7 +75,7 @@ def test_a_damaged_file_that_a_person_accepts_has_no_digest(tmp_path: Path, stor
     tiny.spoil(file)
     assert verify(store.find("x"), store).ok is False
     accepted = store.adopt(file)
-    assert (accepted.sha256, accepted.verified_at, accepted.state) == (None, None, State.OK)
+    assert (accepted.sha256, accepted.verified_at, accepted.state) == (None, None, FileState.OK)
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,9 @@ def test_a_file_that_was_only_touched_is_well_again(tmp_path: Path, store: Store
     file = tiny.write(tmp_path / "x.gguf", name="X")
     model = store.adopt(file, digest=sha256_of)
     os.utime(file, ns=(0, 0))
-    assert model.state is State.CHANGED
+    assert model.state is FileState.CHANGED
     assert verify(model, store).ok is True
-    assert store.resolve("x").state is State.OK
+    assert store.resolve("x").state is FileState.OK
 
 
 def test_a_replaced_file_without_a_digest_is_not_taken_for_the_model(
@@ -124,14 +124,14 @@ def test_sizes_that_differ_and_files_that_are_gone_are_told_without_reading(
     read: list[int] = []
     with file.open("ab") as out:
         out.write(b"more")
-    assert "bytes and had" in verify(model, store, read=lambda _, n: read.append(n)).detail
+    assert "bytes and had" in verify(model, store, on_read=lambda _, n: read.append(n)).detail
     file.unlink()
     assert "is not there any more" in verify(model, store).detail
     assert read == []
 
 
 def test_every_part_and_the_encoder_are_hashed(tmp_path: Path, store: Store) -> None:
-    folder = store.place("org/repo", "a" * 40, "big-00001-of-00003.gguf", None).parent
+    folder = store.download_path("org/repo", "a" * 40, "big-00001-of-00003.gguf", None).parent
     folder.mkdir(parents=True)
     files = tiny.write_split(folder, "big", 3, name="Big")
     mmproj = tiny.write(folder / "mmproj.gguf", type="mmproj")
@@ -144,10 +144,10 @@ def test_every_part_and_the_encoder_are_hashed(tmp_path: Path, store: Store) -> 
     )
     read: dict[Path, int] = {}
 
-    def count(part: Part, size_bytes: int) -> None:
+    def count(part: InstalledFile, size_bytes: int) -> None:
         read[part.path] = read.get(part.path, 0) + size_bytes
 
-    assert verify(model, store, read=count).ok is True
+    assert verify(model, store, on_read=count).ok is True
     assert read == {file: file.stat().st_size for file in (*files, mmproj)}
     tiny.spoil(files[1])
     tiny.spoil(mmproj)
@@ -219,9 +219,9 @@ def test_a_model_that_was_removed_meanwhile_stays_removed(tmp_path: Path, store:
 
 def test_only_the_files_that_were_hashed_are_recorded(tmp_path: Path, store: Store) -> None:
     model = store.adopt(tiny.write(tmp_path / "x.gguf", name="X"))
-    elsewhere = (Part(path=tmp_path / "y.gguf", size_bytes=1, sha256="0" * 64),)
+    elsewhere = (InstalledFile(path=tmp_path / "y.gguf", size_bytes=1, sha256="0" * 64),)
     with pytest.raises(StoreError, match="meanwhile"):
-        store.record(model, elsewhere, ok=True)
+        store.record_verification(model, elsewhere, ok=True)
     assert store.installed() == (model,)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from localllm.cli.main import VERBS
 from localllm.errors import ExitCode
-from localllm.library.http.client import CONNECTIONS
+from localllm.library.http.client import OUTBOUND_REQUESTS
 from localllm.library.store.store import Store
 from tests.offline.watched import Guard
 
@@ -70,7 +70,7 @@ def test_every_verb_is_watched() -> None:
 
 
 def test_the_verbs_that_use_the_network_are_those_of_the_list() -> None:
-    assert {verb for each in CONNECTIONS for verb in each.verbs} == set(NETWORK)
+    assert {verb for each in OUTBOUND_REQUESTS for verb in each.verbs} == set(NETWORK)
 
 
 @pytest.mark.parametrize("verb", LOCAL)

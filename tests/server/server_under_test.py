@@ -14,7 +14,8 @@ from localllm.core.hardware import Cpu, EngineBuild, HardwareInfo, Memory
 from localllm.core.sizing.load import LoadSettings
 from localllm.engine.client.client import Engine
 from localllm.engine.fake import FakeEngine, Script
-from localllm.library.store.store import InstalledModel, Store
+from localllm.library.store.installed import InstalledModel
+from localllm.library.store.store import Store
 from localllm.runtime.runtime import Runtime
 from localllm.server.app import DIALECTS, create_app
 from localllm.server.dialects.protocol import Dialect

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from localllm.library.store.store import InstalledModel
+from localllm.library.store.installed import InstalledModel
 from tests.tui.made_up import Stage
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from localllm.core.hardware import Cpu, EngineBuild, HardwareInfo, Memory
 from localllm.engine.fake import FakeEngine, Script
-from localllm.library.store.store import InstalledModel, Store
+from localllm.library.store.installed import InstalledModel
+from localllm.library.store.store import Store
 from localllm.runtime.runtime import Fit, Runtime
 from localllm.tui.app import LocalLLMApp
 from localllm.tui.downloads import Source

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from localllm.core.recommend import FitPlan
 from localllm.errors import DownloadStopped, LocalLLMError
-from localllm.library.download import Progress
-from localllm.library.hub.hub import HubFile, HubRepo
-from localllm.library.store.store import InstalledModel
+from localllm.library.download.progress import Progress
+from localllm.library.hub.file_list import HubFile
+from localllm.library.hub.hub import HubRepo
+from localllm.library.store.installed import InstalledModel
 from localllm.runtime.pull import Choice, Pulled
 from localllm.tui.downloads import Offer, repository
 
@@ -59,7 +60,7 @@ def progress(
         total_bytes=int(of_gib * GIB),
         rate_bytes_per_s=None if mib_per_s is None else mib_per_s * 2**20,
         remaining_s=remaining_s,
-        note=note,
+        message=note,
     )
 
 

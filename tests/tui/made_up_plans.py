@@ -10,7 +10,7 @@ from localllm.core.sizing.load import LoadSettings
 from localllm.core.sizing.placement import DeviceShare, Placement
 from localllm.core.speed import Estimate
 from localllm.errors import LocalLLMError
-from localllm.library.store.store import InstalledModel
+from localllm.library.store.installed import InstalledModel
 from localllm.runtime.runtime import read_spec
 
 GIB = 2**30

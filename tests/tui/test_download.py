@@ -8,7 +8,7 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from localllm.errors import AccessDenied, DownloadFailed, HubError, LocalLLMError, UsageError
-from localllm.library.store.store import InstalledModel
+from localllm.library.store.installed import InstalledModel
 from localllm.tui.downloads import Offer
 from localllm.tui.screens.chat import ChatScreen
 from localllm.tui.screens.download import BUTTONS, DownloadScreen, Phase

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from localllm.core.sizing.load import LoadSettings, Speculate
 from localllm.core.units import format_bytes
-from localllm.library.store.store import InstalledModel
+from localllm.library.store.installed import InstalledModel
 from localllm.tui.screens.chat import ChatScreen
 from localllm.tui.screens.home import HomeScreen
 from tests.tui.acts import reaches, sees, shown, weighs

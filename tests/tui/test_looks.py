@@ -19,7 +19,7 @@ from textual.widgets import Input, ProgressBar
 
 from localllm.core.sizing.load import LoadSettings
 from localllm.errors import HubError
-from localllm.library.store.store import InstalledModel
+from localllm.library.store.installed import InstalledModel
 from localllm.runtime.runtime import Fit, Runtime
 from localllm.tui.screens.dialog import Dialog
 from localllm.tui.screens.download import DownloadScreen

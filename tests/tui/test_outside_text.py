@@ -17,7 +17,7 @@ from localllm.core.hardware import Backend, Cpu, Device, DeviceKind, HardwareInf
 from localllm.core.recommend import FitPlan
 from localllm.core.sizing.load import LoadSettings
 from localllm.errors import EngineCrashed, HubError, LoadFailed
-from localllm.library.store.store import InstalledModel
+from localllm.library.store.installed import InstalledModel
 from localllm.runtime.runtime import Fit
 from localllm.tui import literal
 from localllm.tui.conversation import Ending, Turn

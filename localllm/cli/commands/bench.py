@@ -34,7 +34,7 @@ from localllm.core.speed.measured import MeasuredMachine, MeasuredModel, Measure
 from localllm.core.units import format_bytes, format_rate
 from localllm.errors import ExitCode, LocalLLMError, UsageError
 from localllm.library.files import measurements, paths
-from localllm.library.store.store import InstalledModel
+from localllm.library.store.installed import InstalledModel
 from localllm.runtime.local_machine import host_speed
 from localllm.runtime.runtime import ResidentModel, Runtime, TooLarge, read_spec
 

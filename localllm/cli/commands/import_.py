@@ -17,9 +17,9 @@ from localllm.core.units import format_bytes
 from localllm.errors import LocalLLMError, UsageError
 from localllm.library.files.checksum import sha256_of
 from localllm.library.scan.places import Place, places
-from localllm.library.scan.sweep import Fate, Outcome, sweep
+from localllm.library.scan.sweep import ScanResult, ScanStatus, sweep
 from localllm.library.store.inspect import files_of
-from localllm.library.store.store import InstalledModel
+from localllm.library.store.installed import InstalledModel
 
 
 @click.command(name="import")
@@ -113,7 +113,7 @@ def _adopt_all(
 
 def _hash(path: Path, *, quiet: bool) -> str:
     with progress.progress(path.name, path.stat().st_size, quiet=quiet) as read:
-        return sha256_of(path, read=read)
+        return sha256_of(path, on_read=read)
 
 
 _RUNNERS = "the Hugging Face cache, LM Studio, Ollama and llama.cpp"
@@ -122,7 +122,7 @@ _RUNNERS = "the Hugging Face cache, LM Studio, Ollama and llama.cpp"
 def run(*, link: bool, dry_run: bool, as_json: bool, quiet: bool) -> None:
     """Scan, and say what was found, adopted, there already, and skipped with the reason."""
     there = places(os.environ, Path.home())
-    outcomes: list[Outcome] = []
+    outcomes: list[ScanResult] = []
     talk = stderr()
     talk.quiet = quiet
     with talk.status("Looking ...") as status:
@@ -140,43 +140,43 @@ def run(*, link: bool, dry_run: bool, as_json: bool, quiet: bool) -> None:
     talk.print(literal(_summary(there, outcomes, dry_run=dry_run)), soft_wrap=True)
 
 
-def _summary(there: Sequence[Place], outcomes: Sequence[Outcome], *, dry_run: bool) -> str:
+def _summary(there: Sequence[Place], outcomes: Sequence[ScanResult], *, dry_run: bool) -> str:
     if not there:
         return f"None of {_RUNNERS} has a folder here."
-    count = Counter(outcome.fate for outcome in outcomes)
+    count = Counter(outcome.status for outcome in outcomes)
     looked = ", ".join(f"{place.runner} ({place.path})" for place in there)
     adopted = "would be adopted" if dry_run else "adopted, none copied"
     return (
-        f"Looked at {looked}: {count[Fate.ADOPTED]} {adopted}; {count[Fate.KNOWN]} there already;"
-        f" {count[Fate.SKIPPED]} skipped."
+        f"Looked at {looked}: {count[ScanStatus.ADOPTED]} {adopted};"
+        f" {count[ScanStatus.KNOWN]} there already; {count[ScanStatus.SKIPPED]} skipped."
     )
 
 
 def _document(
-    there: Sequence[Place], outcomes: Sequence[Outcome], *, dry_run: bool
+    there: Sequence[Place], outcomes: Sequence[ScanResult], *, dry_run: bool
 ) -> dict[str, object]:
-    models: dict[Fate, list[object]] = {fate: [] for fate in Fate}
+    models: dict[ScanStatus, list[object]] = {status: [] for status in ScanStatus}
     for each in outcomes:
         if each.model is not None:
             row = library_output.row(each.model) | {
                 "runner": each.place.runner,
                 "note": each.reason,
             }
-            models[each.fate].append(row)
+            models[each.status].append(row)
     return {
         "dry_run": dry_run,
         "places": [{"runner": place.runner, "path": place.path} for place in there],
-        "models": models[Fate.ADOPTED],
-        "known": models[Fate.KNOWN],
+        "models": models[ScanStatus.ADOPTED],
+        "known": models[ScanStatus.KNOWN],
         "skipped": [
             {"runner": each.place.runner, "path": str(each.path), "reason": each.reason}
             for each in outcomes
-            if each.fate is Fate.SKIPPED
+            if each.status is ScanStatus.SKIPPED
         ],
     }
 
 
-def _table(found: Sequence[Outcome], *, dry_run: bool) -> Table:
+def _table(found: Sequence[ScanResult], *, dry_run: bool) -> Table:
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     drawn.add_column("NAME", no_wrap=True)
     drawn.add_column("QUANT", no_wrap=True)
@@ -184,8 +184,8 @@ def _table(found: Sequence[Outcome], *, dry_run: bool) -> Table:
     drawn.add_column("FOUND IN", no_wrap=True)
     drawn.add_column("RESULT", no_wrap=True)
     words = {
-        Fate.ADOPTED: "would be adopted" if dry_run else "adopted",
-        Fate.KNOWN: "there already",
+        ScanStatus.ADOPTED: "would be adopted" if dry_run else "adopted",
+        ScanStatus.KNOWN: "there already",
     }
     for each in found:
         assert each.model is not None
@@ -194,6 +194,6 @@ def _table(found: Sequence[Outcome], *, dry_run: bool) -> Table:
             literal(each.model.quant or "unknown"),
             format_bytes(each.model.size_bytes),
             literal(each.place.runner),
-            literal(words[each.fate]),
+            literal(words[each.status]),
         )
     return drawn

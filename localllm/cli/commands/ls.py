@@ -7,7 +7,7 @@ from localllm.cli import library_output, options
 from localllm.cli.output import literal, print_json, stderr, stdout
 from localllm.core.units import format_bytes
 from localllm.library.store import starter
-from localllm.library.store.store import InstalledModel, State
+from localllm.library.store.installed import FileState, InstalledModel
 
 
 @click.command(name="ls")
@@ -39,7 +39,7 @@ def table(models: tuple[InstalledModel, ...]) -> Table:
     drawn.add_column("STATE", no_wrap=True)
     drawn.add_column("VERIFIED", no_wrap=True)
     for model in models:
-        good = model.state is State.OK
+        good = model.state is FileState.OK
         drawn.add_row(
             literal(model.name),
             literal(model.quant or "unknown"),

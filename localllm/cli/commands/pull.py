@@ -16,8 +16,8 @@ from localllm.core.recommend import Goal, Preferences
 from localllm.core.reference import read_reference
 from localllm.core.units import format_bytes
 from localllm.errors import ExitCode, UsageError
-from localllm.library.download import DownloadTarget
-from localllm.library.download.target import MAX_CONNECTIONS
+from localllm.library.download.journal import bytes_on_disk
+from localllm.library.download.target import MAX_CONNECTIONS, DownloadTarget
 from localllm.library.files import settings
 from localllm.library.files.names import checked, printable
 from localllm.library.http.client import Access
@@ -25,7 +25,7 @@ from localllm.library.store import starter
 from localllm.library.store.store import Store
 from localllm.runtime.hub_models import repositories
 from localllm.runtime.local_machine import this_machine
-from localllm.runtime.pull import Choice, Pulled, already_installed, kept_bytes, pull, wanted
+from localllm.runtime.pull import Choice, Pulled, already_installed, pull, wanted
 from localllm.runtime.pull import choose as choose_file
 
 
@@ -204,7 +204,7 @@ def _planned(choice: Choice, store: Store, dest: Path | None) -> _Plan:
     there = next(each for each in files[0].path.parents if each.is_dir())
     return _Plan(
         files=files,
-        missing_bytes=0 if model else sum(each.size_bytes - kept_bytes(each) for each in files),
+        missing_bytes=0 if model else sum(each.size_bytes - bytes_on_disk(each) for each in files),
         free_bytes=shutil.disk_usage(there).free,
         installed=model.name if model else None,
     )

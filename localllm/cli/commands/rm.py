@@ -9,7 +9,8 @@ from localllm.cli.output import print_json, stderr
 from localllm.core.units import format_bytes
 from localllm.errors import UsageError
 from localllm.library.files.names import printable
-from localllm.library.store.store import InstalledModel, Removed
+from localllm.library.store.hard_links import Removal
+from localllm.library.store.installed import InstalledModel
 
 
 @click.command(name="rm")
@@ -32,7 +33,7 @@ def command(model: str, yes: bool, as_json: bool) -> None:
                 "models": [library_output.row(removed.model)],
                 "freed_bytes": removed.freed_bytes,
                 "deleted": [str(path) for path in removed.deleted],
-                "kept": [{"path": str(path), "used_by": name} for path, name in removed.kept],
+                "kept": [{"path": str(path), "used_by": name} for path, name in removed.still_used],
             }
         )
     else:
@@ -50,7 +51,7 @@ def _ask(model: InstalledModel) -> None:
     click.confirm(f"Remove {model.name} {what} ({printable(model.path)})?", abort=True, err=True)
 
 
-def _told(removed: Removed) -> str:
+def _told(removed: Removal) -> str:
     model = removed.model
     if not model.owned:
         left = "is gone already" if model.missing else "was left where it is"
@@ -59,7 +60,9 @@ def _told(removed: Removed) -> str:
     if removed.deleted:
         files = "file" if len(removed.deleted) == 1 else "files"
         said += f" and {len(removed.deleted)} {files} of the library"
-    stays = "".join(f" {printable(path)} stays: {name} uses it." for path, name in removed.kept)
+    stays = "".join(
+        f" {printable(path)} stays: {name} uses it." for path, name in removed.still_used
+    )
     if removed.freed_bytes:
         return f"{said}. This freed {format_bytes(removed.freed_bytes)}.{stays}"
     because = " its file has another name elsewhere on the disk." if removed.deleted else ""

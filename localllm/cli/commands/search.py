@@ -7,7 +7,7 @@ from localllm.cli import options
 from localllm.cli.hub_client import asked
 from localllm.cli.output import literal, print_json, stderr, stdout
 from localllm.errors import ExitCode, UsageError
-from localllm.library.hub.hub import Found
+from localllm.library.hub.hub import SearchHit
 
 MAX_FOUND = 100
 _LONGEST = 200
@@ -38,7 +38,7 @@ def command(text: tuple[str, ...], limit: int, offline: bool, as_json: bool, qui
     return ExitCode.OK
 
 
-def table(found: tuple[Found, ...]) -> Table:
+def table(found: tuple[SearchHit, ...]) -> Table:
     """Draw repositories as rows."""
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     drawn.add_column("REPOSITORY", overflow="fold")

@@ -20,7 +20,7 @@ from localllm.core.text import single_line
 from localllm.core.units import format_duration
 from localllm.errors import ExitCode, NotFound, UsageError
 from localllm.library.files import paths
-from localllm.library.store.store import InstalledModel
+from localllm.library.store.installed import InstalledModel
 from localllm.runtime.runtime import ResidentModel, Runtime, read_spec
 
 if TYPE_CHECKING:  # the HTTP server is loaded when it is used

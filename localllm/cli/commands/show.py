@@ -16,7 +16,7 @@ from localllm.core.model.spec import ModelSpec
 from localllm.core.units import format_bytes
 from localllm.errors import GgufError, LocalLLMError
 from localllm.library.store.inspect import inspect_model
-from localllm.library.store.store import InstalledModel
+from localllm.library.store.installed import InstalledModel
 
 T = TypeVar("T")
 

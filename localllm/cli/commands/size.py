@@ -46,7 +46,7 @@ from localllm.engine.messages import ProbeRequest
 from localllm.errors import ExitCode, UsageError
 from localllm.library.files import paths
 from localllm.library.files import settings as user_settings
-from localllm.library.store.companions import with_adapters
+from localllm.library.store.companions import with_loras
 from localllm.library.store.store import Store
 from localllm.runtime.local_machine import machine_now
 
@@ -133,7 +133,7 @@ def command(
         speculate=Speculate.OFF if embeds else Speculate(speculate),
         draft=draft_path,
     )
-    settings = with_adapters(with_embedding_defaults(target.spec, settings), target.spec)
+    settings = with_loras(with_embedding_defaults(target.spec, settings), target.spec)
     report = _report(target, settings, training, draft=draft_spec, exact=exact)
     print_json(document(report)) if as_json else _print(report)
     return ExitCode.OK

@@ -9,8 +9,9 @@ from localllm.cli import library_output, options, progress
 from localllm.cli.output import literal, print_json, stdout
 from localllm.core.units import format_bytes
 from localllm.errors import ExitCode, UsageError
-from localllm.library.store.store import InstalledModel, Store
-from localllm.library.store.verify import Checked, verify
+from localllm.library.store.installed import InstalledModel
+from localllm.library.store.store import Store
+from localllm.library.store.verify import Verification, verify
 
 
 @click.command(name="verify")
@@ -54,17 +55,17 @@ def _chosen(store: Store, models: Sequence[str], everything: bool) -> tuple[Inst
     return tuple({model.path: model for model in map(store.find, models)}.values())
 
 
-def _verify(model: InstalledModel, store: Store, *, quiet: bool) -> Checked:
+def _verify(model: InstalledModel, store: Store, *, quiet: bool) -> Verification:
     total_bytes = sum(part.size_bytes for part in model.all_files)
     with progress.progress(model.name, total_bytes, quiet=quiet) as read:
-        return verify(model, store, read=lambda _, count: read(count))
+        return verify(model, store, on_read=lambda _, count: read(count))
 
 
-def _row(result: Checked) -> dict[str, object]:
+def _row(result: Verification) -> dict[str, object]:
     return library_output.row(result.model) | {"ok": result.ok, "detail": result.detail}
 
 
-def _table(results: Sequence[Checked]) -> Table:
+def _table(results: Sequence[Verification]) -> Table:
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     drawn.add_column("NAME", no_wrap=True)
     drawn.add_column("SIZE", justify="right", no_wrap=True)

@@ -1,4 +1,7 @@
-"""Which bytes of a file are there: half-open ranges, kept sorted, disjoint and apart. Pure."""
+"""A set of byte positions as half-open ranges, kept sorted, disjoint and apart. Pure.
+
+Apart from the part file, so that its arithmetic is tested as a set of integers, without threads.
+"""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
@@ -8,7 +11,7 @@ Range = tuple[int, int]
 
 
 class Extents:
-    """A set of byte positions, as few ranges as can say it."""
+    """A mutable set of byte positions in the fewest ranges that can express it."""
 
     __slots__ = ("_ends", "_starts", "total")
 
@@ -22,7 +25,7 @@ class Extents:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Extents) and self.ranges == other.ranges
 
-    __hash__ = None  # type: ignore[assignment]  # it changes
+    __hash__ = None  # type: ignore[assignment]  # mutable
 
     @property
     def ranges(self) -> tuple[Range, ...]:
@@ -30,24 +33,20 @@ class Extents:
         return tuple(zip(self._starts, self._ends, strict=True))
 
     @property
-    def frontier(self) -> int:
-        """The first byte that is not there."""
-        return self._ends[0] if self._starts and self._starts[0] == 0 else 0
-
-    @property
     def end(self) -> int:
-        """Where the last range ends; 0 when there is none."""
+        """The end of the last range; 0 for the empty set."""
         return self._ends[-1] if self._ends else 0
 
-    def reach(self, position: int) -> int:
-        """Up to where the bytes from `position` on are there: `position` itself when it is not."""
+    def contiguous_end(self, position: int = 0) -> int:
+        """Return the end of the range that holds `position`; `position` itself when none does."""
         index = bisect_right(self._starts, position) - 1
         return max(position, self._ends[index]) if index >= 0 else position
 
     def add(self, start: int, end: int) -> None:
-        """Put the bytes of a range in. An empty range changes nothing."""
+        """Add the bytes of a range. An empty range changes nothing."""
         if start >= end:
             return
+        # Ranges that overlap or touch the new one merge with it.
         first = bisect_left(self._ends, start)
         last = bisect_right(self._starts, end)
         if first < last:
@@ -56,18 +55,18 @@ class Extents:
         self._replace(first, last, [(start, end)])
 
     def remove(self, start: int, end: int) -> None:
-        """Take the bytes of a range out."""
+        """Remove the bytes of a range. An empty range changes nothing."""
         if start >= end:
             return
         first = bisect_right(self._ends, start)
         last = bisect_left(self._starts, end)
         if first >= last:
             return
-        kept = [(self._starts[first], start), (end, self._ends[last - 1])]
-        self._replace(first, last, [(a, b) for a, b in kept if a < b])
+        around = [(self._starts[first], start), (end, self._ends[last - 1])]
+        self._replace(first, last, [(a, b) for a, b in around if a < b])
 
     def gaps(self, size: int) -> Iterator[Range]:
-        """The ranges below `size` that are not there, first to last."""
+        """Yield the ranges below `size` that are not in the set, first to last."""
         position = 0
         for start, end in zip(self._starts, self._ends, strict=True):
             if start >= size:
@@ -78,21 +77,20 @@ class Extents:
         if position < size:
             yield position, size
 
-    def _replace(self, first: int, last: int, by: list[Range]) -> None:
-        gone = zip(self._starts[first:last], self._ends[first:last], strict=True)
-        self.total += sum(b - a for a, b in by) - sum(b - a for a, b in gone)
-        self._starts[first:last] = [a for a, _ in by]
-        self._ends[first:last] = [b for _, b in by]
+    def _replace(self, first: int, last: int, ranges: list[Range]) -> None:
+        old = zip(self._starts[first:last], self._ends[first:last], strict=True)
+        self.total += sum(b - a for a, b in ranges) - sum(b - a for a, b in old)
+        self._starts[first:last] = [a for a, _ in ranges]
+        self._ends[first:last] = [b for _, b in ranges]
 
 
-def first_piece(there: Extents, taken: Extents, size: int, most: int | None) -> Range | None:
-    """The first bytes that are neither there nor taken by somebody, at most `most` of them.
-
-    None when nothing is left to take.
-    """
-    for gap_start, gap_end in there.gaps(size):
-        for start, end in taken.gaps(gap_end):
+def first_unclaimed(
+    present: Extents, claimed: Extents, size: int, max_bytes: int | None
+) -> Range | None:
+    """Return the first range in neither set, cut to `max_bytes`; None when nothing is left."""
+    for gap_start, gap_end in present.gaps(size):
+        for start, end in claimed.gaps(gap_end):
             start = max(start, gap_start)
             if start < end:
-                return start, end if most is None else min(end, start + most)
+                return start, end if max_bytes is None else min(end, start + max_bytes)
     return None

@@ -1,4 +1,8 @@
-"""Bringing a range of a file here, whatever happens on the way."""
+"""Fetch a range of a file: attempts, stalls, backoff, and the next endpoint after the last attempt.
+
+The retry loop of a download. `http_source.py` makes one request and says what failed;
+`http/retry_policy.py` says when to make another.
+"""
 
 import threading
 from collections.abc import Callable
@@ -7,121 +11,155 @@ import httpx2
 
 from localllm.core.units import format_duration
 from localllm.errors import DownloadFailed
-from localllm.library.download.http_source import Body, Interrupted, NoBytesHere, Source
-from localllm.library.download.part_file import Closed, StartOver
-from localllm.library.download.progress import StallWatch
-from localllm.library.download.target import Conditions
-from localllm.library.http.client import problem, shown_url
+from localllm.library.download.http_source import (
+    AttemptFailed,
+    EndpointFailed,
+    HttpSource,
+    RangeBody,
+)
+from localllm.library.download.part_file import RestartRequired, TransferClosed
+from localllm.library.download.target import DownloadOptions
+from localllm.library.http.client import describe_error
+from localllm.library.http.urls import printable_url
 
-Put = Callable[[int, bytes], None]
-"""Takes bytes of the file and where they begin, in order."""
+Write = Callable[[int, bytes], None]
+"""Takes the position of bytes in the file and the bytes, in order."""
 
 
-class WholeOnly(StartOver):
-    """The server cannot give a part of the file."""
+class RangesUnsupported(RestartRequired):
+    """The server ignores ranges: it sends the whole file."""
 
 
-class Fetcher:
-    """Fetches ranges of a file, again and again as long as there is hope. Used by one thread.
+class StallWatch:
+    """Detects a stalled connection: fewer than `min_bytes` within `within_s`.
 
-    With `alone` a server that sends everything from the start is read through to what is missing.
+    A read timeout does not: it begins again with every byte of a connection that drips.
+    """
+
+    __slots__ = ("_count", "_min_bytes", "_since_s", "_within_s")
+
+    def __init__(self, *, min_bytes: int, within_s: float, now_s: float) -> None:
+        self._min_bytes = min_bytes
+        self._within_s = within_s
+        self._since_s = now_s
+        self._count = 0
+
+    def stalled(self, now_s: float, count: int) -> bool:
+        """Count the `count` bytes that came at `now_s`; return true when that was too slow."""
+        self._count += count
+        if self._count >= self._min_bytes:
+            self._count = 0
+            self._since_s = now_s
+            return False
+        return now_s - self._since_s >= self._within_s
+
+
+class RangeFetcher:
+    """Fetches ranges of a file with retries. Used by one thread.
+
+    With `accept_whole_file` a server that ignores the range is read through to what is missing;
+    without, it raises RangesUnsupported: several connections would each read the whole file.
     """
 
     def __init__(
         self,
-        source: Source,
-        conditions: Conditions,
+        source: HttpSource,
+        options: DownloadOptions,
         closed: threading.Event,
         *,
-        alone: bool = False,
+        accept_whole_file: bool = False,
     ) -> None:
-        self.alone = alone
+        self.accept_whole_file = accept_whole_file
         self._source = source
-        self._conditions = conditions
+        self._options = options
         self._closed = closed
         self._position = 0
 
-    def fetch(self, start: int, end: int, put: Put) -> None:
-        """Give `put` the bytes from `start` to `end`.
+    def fetch(self, start: int, end: int, write: Write) -> None:
+        """Give `write` the bytes from `start` to `end`.
 
-        Raises HubError or NotFound when no endpoint gives them, StartOver, WholeOnly, Closed,
-        and what `put` raises.
+        Raises HubError or NotFound when no endpoint gives them, RestartRequired,
+        RangesUnsupported, TransferClosed, and what `write` raises.
         """
         self._position = start
         failures = 0
         while self._position < end:
-            turn, before = self._source.turn, self._position
-            interruption = self._try(turn, end, put)
-            if interruption is not None and self._position < end:
-                brought = self._position > before or turn != self._source.turn
-                failures = 1 if brought else failures + 1
-                failures = self._wait(interruption, failures, turn)
+            index, before = self._source.endpoint_index, self._position
+            failed = self._attempt(index, end, write)
+            if failed is not None and self._position < end:
+                # Bytes that came, or another endpoint, begin the backoff anew.
+                progressed = self._position > before or index != self._source.endpoint_index
+                failures = 1 if progressed else failures + 1
+                failures = self._back_off(failed, failures, index)
 
-    def _try(self, turn: int, end: int, put: Put) -> Interrupted | None:
-        """One request; None when it brought everything or the endpoint was given up."""
+    def _attempt(self, index: int, end: int, write: Write) -> AttemptFailed | None:
+        """Send one request; None when it brought everything or the endpoint was given up."""
         try:
-            with self._source.open(self._position, end) as body:
-                self._drain(body, end, put)
-        except NoBytesHere as refusal:
-            self._source.give_up(turn, refusal.error)
-        except Interrupted as interruption:
-            return interruption
+            with self._source.open_range(self._position, end) as body:
+                self._read(body, end, write)
+        except EndpointFailed as failed:
+            self._source.give_up(index, failed.error)
+        except AttemptFailed as failed:
+            return failed
         except httpx2.HTTPError as error:
-            return Interrupted(problem(error))
+            return AttemptFailed(describe_error(error))
         except httpx2.StreamError:
-            raise Closed from None  # the connection was shut down to end this
+            raise TransferClosed from None  # `shut_down` closed the connection to end this
         return None
 
-    def _drain(self, body: Body, end: int, put: Put) -> None:
-        if body.whole and not self.alone and (self._position > 0 or end < self._source.size):
-            raise WholeOnly("the server cannot give parts of it")
-        clock = self._conditions.clock
+    def _read(self, body: RangeBody, end: int, write: Write) -> None:
+        partial = self._position > 0 or end < self._source.size
+        if body.whole_file and partial and not self.accept_whole_file:
+            raise RangesUnsupported("the server cannot give parts of it")
+        clock = self._options.clock
         watch = StallWatch(
-            least_bytes=self._conditions.stall_bytes,
-            within_s=self._conditions.stall_s,
+            min_bytes=self._options.stall_bytes,
+            within_s=self._options.stall_s,
             now_s=clock(),
         )
         at = body.start
         for data in body.response.iter_raw():
-            self._source.count(len(data))
+            self._source.count_received(len(data))
+            # Of a whole file only the bytes from the position to the end are wanted.
             fresh = data[max(0, self._position - at) : max(0, end - at)]
             at += len(data)
             if fresh:
-                put(self._position, fresh)
+                write(self._position, fresh)
                 self._position += len(fresh)
             if self._position >= end and not body.exact:
                 return
             if self._closed.is_set():
-                raise Closed
+                raise TransferClosed
             if watch.stalled(clock(), len(data)):
-                raise Interrupted("stalled")
+                raise AttemptFailed("stalled")
         if self._position < min(end, body.end):
-            raise Interrupted("the transfer broke off")
+            raise AttemptFailed("the transfer broke off")
 
-    def _wait(self, interruption: Interrupted, failures: int, turn: int) -> int:
-        """Wait as long as it is worth it, or give the endpoint up. Gives back the failures."""
+    def _back_off(self, failed: AttemptFailed, failures: int, index: int) -> int:
+        """Wait for the next attempt, or give the endpoint up; return the count of failures."""
         if self._closed.is_set():
-            raise Closed
-        patience, asked_s = self._conditions.patience, interruption.asked_s
-        wait_s = patience.wait_s(failures, asked_s=asked_s, answered=self._source.answered)
-        if wait_s is None:
-            self._source.give_up(turn, self._hopeless(interruption, failures))
+            raise TransferClosed
+        delay_s = self._options.retry.delay_s(
+            failures, retry_after_s=failed.retry_after_s, responded=self._source.responded
+        )
+        if delay_s is None:
+            self._source.give_up(index, self._no_more_attempts(failed, failures))
             return 0
-        self._source.say(f"{interruption.why}, reconnecting in {format_duration(wait_s)}")
-        if self._conditions.wait(self._closed, wait_s):
-            raise Closed
+        self._source.message = f"{failed.reason}, reconnecting in {format_duration(delay_s)}"
+        if self._options.wait(self._closed, delay_s):
+            raise TransferClosed
         return failures
 
-    def _hopeless(self, interruption: Interrupted, failures: int) -> DownloadFailed:
-        longest_s, asked_s = self._conditions.patience.longest_s, interruption.asked_s
-        where = shown_url(self._source.endpoint)
-        if asked_s is not None and asked_s > longest_s:
+    def _no_more_attempts(self, failed: AttemptFailed, failures: int) -> DownloadFailed:
+        max_s, retry_after_s = self._options.retry.max_retry_after_s, failed.retry_after_s
+        where = printable_url(self._source.endpoint)
+        if retry_after_s is not None and retry_after_s > max_s:
             return DownloadFailed(
-                f"{where}: {interruption.why} and asks to be left alone for"
-                f" {format_duration(asked_s)}; localllm waits {format_duration(longest_s)} at most."
-                " Try again after that."
+                f"{where}: {failed.reason} and asks to be left alone for"
+                f" {format_duration(retry_after_s)}; localllm waits {format_duration(max_s)} at"
+                " most. Try again after that."
             )
         return DownloadFailed(
-            f"{where}: {interruption.why} ({failures} attempts in a row brought nothing). Look at"
+            f"{where}: {failed.reason} ({failures} attempts in a row brought nothing). Look at"
             " the connection, or try again later."
         )

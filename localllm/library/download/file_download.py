@@ -1,4 +1,19 @@
-"""One file of a download, from its lock to its final name."""
+"""One file of a download, from its lock to its final name.
+
+The states, and what leads from one to the next:
+
+    waiting    another process has the lock; poll it, and show its progress
+    present    a file with the listed checksum is in its place: done, nothing is requested
+    resuming   read the journal; keep the bytes that it vouches for, or none
+    bringing   a Transfer fetches and hashes; RestartRequired (another ETag, no ranges) goes back
+               to resuming with no bytes, at most three times
+    repairing  the checksum is wrong: compare with a second copy, once per file
+    renaming   sync, rename, sync the directory; delete journal and lock
+
+KeyboardInterrupt, a lost network and OSError leave every state but `renaming` with the part file
+and its journal in place. A part file without bytes is deleted, so that a failed request leaves
+nothing.
+"""
 
 import contextlib
 import threading
@@ -6,232 +21,234 @@ import threading
 from localllm.core.units import format_bytes
 from localllm.errors import DownloadFailed, HubError, NotFound, StoreError
 from localllm.library.download import journal
-from localllm.library.download.checkpoint import sync_file
-from localllm.library.download.context import Call, available, explained
+from localllm.library.download.context import DownloadContext, resume_hints
 from localllm.library.download.extents import Extents
-from localllm.library.download.fetch import Fetcher
-from localllm.library.download.http_source import Source
-from localllm.library.download.journal import Notes, lock_of, notes_of, part_of
-from localllm.library.download.part_file import Lane, Part, StartOver
+from localllm.library.download.fetch import RangeFetcher
+from localllm.library.download.http_source import HttpSource
+from localllm.library.download.journal import Journal
+from localllm.library.download.part_file import DownloadThread, PartFile, RestartRequired
 from localllm.library.download.repair import Repair
-from localllm.library.download.target import Downloaded, DownloadTarget
-from localllm.library.download.transfer import Session, running
+from localllm.library.download.target import (
+    DownloadedFile,
+    DownloadTarget,
+    journal_path,
+    lock_path,
+    part_path,
+)
+from localllm.library.download.transfer import Transfer, running
 from localllm.library.files import atomic_write
 from localllm.library.files.checksum import sha256_of
 from localllm.library.files.names import printable
 
-_MOST_RESTARTS = 3
-_OTHER_POLL_S = 0.3
+_MAX_RESTARTS = 3
+_LOCK_POLL_S = 0.3
 
 
-class SingleDownload:
-    """Brings one file to its place. Used once, by the calling thread."""
+class FileDownload:
+    """Brings one file to its place. Runs once, in the calling thread."""
 
-    def __init__(self, wanted: DownloadTarget, call: Call) -> None:
-        self._wanted = wanted
-        self._call = call
-        self._part_path = part_of(wanted.path)
-        self._resumed = 0
+    def __init__(self, target: DownloadTarget, context: DownloadContext) -> None:
+        self._target = target
+        self._context = context
+        self._part_path = part_path(target.path)
+        self._resumed_bytes = 0
         self._restarts = 0
 
-    def run(self) -> Downloaded:
-        """Download the file unless it is there; wait while another process does.
+    def run(self) -> DownloadedFile:
+        """Download the file unless it is present; wait while another process does.
 
         Raises what `download` does.
         """
-        self._call.board.begin(self._wanted.name)
-        with explained(self._wanted):
-            if self._is_there():  # also where nothing can be written, a lock neither
-                return self._result(self._wanted.sha256 or "", 0)
+        self._context.meter.begin(self._target.name)
+        with resume_hints(self._target):
+            # Before the lock: a file may be present on a read-only disk, where no lock can be made.
+            if self._is_present():
+                return self._result(self._target.sha256 or "", 0)
             while True:
-                with contextlib.ExitStack() as held:
+                with contextlib.ExitStack() as stack:
                     try:
-                        held.enter_context(
-                            atomic_write.locked(lock_of(self._wanted.path), wait_s=0)
+                        stack.enter_context(
+                            atomic_write.locked(lock_path(self._target.path), wait_s=0)
                         )
                     except TimeoutError:
-                        self._watch_the_other()
+                        self._await_other_process()
                         continue
-                    return self._run_alone()
+                    return self._run_locked()
 
-    def _run_alone(self) -> Downloaded:
-        with contextlib.ExitStack() as undone:
-            undone.callback(self._leave_nothing_empty)
-            if self._is_there():
-                self._clear_away()
-                return self._result(self._wanted.sha256 or "", 0)
-            stall_s = self._call.conditions.stall_s
-            source = Source(self._wanted, self._call.access, stall_s=stall_s)
-            undone.callback(source.close)
-            sha256 = self._bring(source)
-        sync_file(self._part_path)
-        self._part_path.replace(self._wanted.path)
-        atomic_write.sync_directory(self._wanted.path.parent)
-        self._clear_away()
-        return self._result(sha256, source.received)
+    def _run_locked(self) -> DownloadedFile:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._delete_if_empty)
+            if self._is_present():  # the process that had the lock has finished it
+                self._delete_leftovers()
+                return self._result(self._target.sha256 or "", 0)
+            stall_s = self._context.options.stall_s
+            source = HttpSource(self._target, self._context.access, stall_s=stall_s)
+            stack.callback(source.close)
+            sha256 = self._complete_part(source)
+        # In this order a power cut leaves either the part file or the whole file under its name.
+        journal.sync_file(self._part_path)
+        self._part_path.replace(self._target.path)
+        atomic_write.sync_directory(self._target.path.parent)
+        self._delete_leftovers()
+        return self._result(sha256, source.received_bytes)
 
-    def _result(self, sha256: str, received: int) -> Downloaded:
-        self._call.board.finish(self._wanted.size_bytes, received)
-        return Downloaded(
-            path=self._wanted.path,
-            size_bytes=self._wanted.size_bytes,
+    def _result(self, sha256: str, received: int) -> DownloadedFile:
+        self._context.meter.finish(self._target.size_bytes, received)
+        return DownloadedFile(
+            path=self._target.path,
+            size_bytes=self._target.size_bytes,
             sha256=sha256,
-            resumed_from=self._resumed,
+            resumed_from=self._resumed_bytes,
             transferred_bytes=received,
         )
 
-    def _watch_the_other(self) -> None:
-        """Show how far the process is that has the lock."""
-        self._call.check_stop()
-        self._call.board.show(available(self._wanted), 0)
-        self._call.board.note("waiting for another localllm")
-        self._call.conditions.wait(threading.Event(), _OTHER_POLL_S)
+    def _await_other_process(self) -> None:
+        """Show the progress of the process that has the lock, and wait a moment."""
+        self._context.check_stop()
+        self._context.meter.update(journal.resumable_bytes(self._target), 0)
+        self._context.meter.set_message("waiting for another localllm")
+        self._context.options.wait(threading.Event(), _LOCK_POLL_S)
 
-    def _is_there(self) -> bool:
-        """Whether the file is in its place already, with the hash that it must have.
+    def _is_present(self) -> bool:
+        """Tell whether the file is in its place with the listed checksum.
 
-        Of one without a known hash the size alone does not say that it is of this commit.
+        False for a file without a listed checksum: its size alone does not prove the commit.
         """
-        wanted, board = self._wanted, self._call.board
-        if wanted.path.is_dir():
-            raise StoreError(f"{printable(wanted.path)} is a directory: nothing can be put there.")
-        if wanted.sha256 is None or not wanted.path.is_file():
+        target, meter = self._target, self._context.meter
+        if target.path.is_dir():
+            raise StoreError(f"{printable(target.path)} is a directory: nothing can be put there.")
+        if target.sha256 is None or not target.path.is_file():
             return False
-        if wanted.path.stat().st_size == wanted.size_bytes:
-            board.note("checking what is here")
-            if sha256_of(wanted.path, read=_Reading(self._call)) == wanted.sha256:
-                self._resumed = wanted.size_bytes
+        if target.path.stat().st_size == target.size_bytes:
+            meter.set_message("checking what is here")
+            if sha256_of(target.path, on_read=_HashProgress(self._context)) == target.sha256:
+                self._resumed_bytes = target.size_bytes
                 return True
-        board.note("another file is here; it is replaced when this one is complete")
+        meter.set_message("another file is here; it is replaced when this one is complete")
         return False
 
-    def _bring(self, source: Source) -> str:
-        """Have all bytes in the part file, verified. Gives back their sha256."""
-        notes, there = self._pick_up()
-        if notes.endpoint is not None and notes.etag is not None:
-            source.etags[notes.endpoint] = notes.etag
-        repaired = False
+    def _complete_part(self, source: HttpSource) -> str:
+        """Bring all bytes into the part file and verify them; return their SHA-256."""
+        known, usable = self._resume()
+        if known.endpoint is not None and known.etag is not None:
+            source.etags[known.endpoint] = known.etag
+        repair_tried = False
         while True:
             try:
-                session = Session(self._wanted, self._call, source, notes, there)
-                notes, sha256 = session.run()
-                if self._wanted.sha256 is None or sha256 == self._wanted.sha256:
+                known, sha256 = Transfer(self._target, self._context, source, known, usable).run()
+                if self._target.sha256 is None or sha256 == self._target.sha256:
                     return sha256
-                tried, repaired = repaired, True  # once: a fault that comes again is the server's
-                if not tried and self._repair(source):
-                    return self._wanted.sha256
-                raise DownloadFailed(self._wrong(sha256))
-            except StartOver as reason:
-                notes, there = self._start_over(source, str(reason))
+                if repair_tried:  # a fault that comes again is the server's
+                    raise DownloadFailed(self._wrong_checksum(sha256))
+                repair_tried = True
+                if self._repair(source):
+                    return self._target.sha256
+                raise DownloadFailed(self._wrong_checksum(sha256))
+            except RestartRequired as reason:  # also from a repair: a server without ranges
+                known, usable = self._restart(source, str(reason))
 
-    def _pick_up(self) -> tuple[Notes, Extents]:
-        """What is known and there from earlier runs."""
-        notes = journal.read(notes_of(self._wanted.path))
+    def _resume(self) -> tuple[Journal, Extents]:
+        """Read what earlier runs left: the journal, and the bytes that can be trusted."""
+        known = journal.read(journal_path(self._target.path))
         length = self._part_path.stat().st_size if self._part_path.exists() else 0
-        if notes is not None and notes.about(self._wanted):
-            there = notes.there(boot=journal.boot(), length=length)
-            if there.total:
-                self._call.board.note(f"resumed at {format_bytes(there.total)}")
-            self._resumed = there.total
-            return notes, there
+        if known is not None and known.describes(self._target):
+            usable = known.usable(boot=journal.boot_id(), length=length)
+            if usable.total:
+                self._context.meter.set_message(f"resumed at {format_bytes(usable.total)}")
+            self._resumed_bytes = usable.total
+            return known, usable
         if length:
-            self._call.board.note("what is here is of another version of it; starting over")
-        return self._fresh_notes(), Extents()
+            self._context.meter.set_message(
+                "what is here is of another version of it; starting over"
+            )
+        return journal.new_journal(self._target), Extents()
 
-    def _start_over(self, source: Source, why: str) -> tuple[Notes, Extents]:
+    def _restart(self, source: HttpSource, reason: str) -> tuple[Journal, Extents]:
+        """Begin again with no bytes. Raises DownloadFailed after `_MAX_RESTARTS` times."""
         self._restarts += 1
-        if self._restarts > _MOST_RESTARTS:
-            raise DownloadFailed(f"It was started over {_MOST_RESTARTS} times: {why}.")
+        if self._restarts > _MAX_RESTARTS:
+            raise DownloadFailed(f"It was started over {_MAX_RESTARTS} times: {reason}.")
         source.etags.clear()
-        self._resumed = 0
-        self._call.board.note(f"{why}; starting over")
-        return self._fresh_notes(), Extents()
+        self._resumed_bytes = 0
+        self._context.meter.set_message(f"{reason}; starting over")
+        return journal.new_journal(self._target), Extents()
 
-    def _repair(self, source: Source) -> bool:
-        """Find and replace the bytes that are wrong; whether that was possible.
+    def _repair(self, source: HttpSource) -> bool:
+        """Find and replace the wrong bytes; return true when the checksum is right then.
 
-        A second copy comes from another endpoint if there is one: an endpoint that has a damaged
-        file would give the same again.
+        The second copy comes from another endpoint if there is one: an endpoint with a damaged file
+        would give the same again.
         """
-        self._call.board.note("the sha256 is wrong: comparing with a second copy")
-        turns = range(len(self._call.access.endpoints))
-        problem: HubError | NotFound | None = None
-        for turn in (*turns[1:], *turns[:1]):
-            source.start_with(turn)
+        self._context.meter.set_message("the sha256 is wrong: comparing with a second copy")
+        indices = range(len(self._context.access.endpoints))
+        failure: HubError | NotFound | None = None
+        # The first endpoint last: as a rule the damaged bytes came from it.
+        for index in (*indices[1:], *indices[:1]):
+            source.use_endpoint(index)
             try:
-                if self._compare(source):
+                if self._repair_from(source):
                     return True
-                problem = None
+                failure = None
             except (HubError, NotFound) as error:
-                problem = error
-        if problem is not None:
-            raise problem
+                failure = error
+        if failure is not None:
+            raise failure
         return False
 
-    def _compare(self, source: Source) -> bool:
-        wanted, conditions = self._wanted, self._call.conditions
-        part = Part(wanted.size_bytes, Extents([(0, wanted.size_bytes)]))
+    def _repair_from(self, source: HttpSource) -> bool:
+        target, options = self._target, self._context.options
+        part = PartFile(target.size_bytes, Extents([(0, target.size_bytes)]))
         repair = Repair(
             self._part_path,
             part,
-            Fetcher(source, conditions, part.closed),
-            sha256=wanted.sha256 or "",
-            chunk_bytes=journal.chunk_size(wanted.size_bytes),
-            open_part=conditions.open_part,
+            RangeFetcher(source, options, part.closed),
+            sha256=target.sha256 or "",
+            chunk_bytes=journal.chunk_size(target.size_bytes),
+            open_part=options.open_part,
         )
 
         def work() -> None:
             repair.run()
             part.close()
 
-        with running([Lane(part, "repair", work)], part, source):
-            while not part.closed.wait(conditions.tick_s):
-                self._call.check_stop()
-                self._call.board.show(repair.compared, source.received)
+        with running([DownloadThread(part, "repair", work)], part, source):
+            while not part.closed.wait(options.tick_s):
+                self._context.check_stop()
+                self._context.meter.update(repair.compared_bytes, source.received_bytes)
         if part.failure is not None:
             raise part.failure
-        return repair.right
+        return repair.succeeded
 
-    def _leave_nothing_empty(self) -> None:
-        """When nothing came, leave nothing."""
+    def _delete_if_empty(self) -> None:
+        """Delete part file, journal and lock when no byte came."""
         with contextlib.suppress(OSError):
             empty = not self._part_path.exists() or not self._part_path.stat().st_size
-            if empty and self._wanted.size_bytes:
-                self._clear_away()
+            if empty and self._target.size_bytes:
+                self._delete_leftovers()
 
-    def _clear_away(self) -> None:
-        """Remove what is of no use beside the complete file; what stays does no harm."""
-        for path in (self._part_path, notes_of(self._wanted.path), lock_of(self._wanted.path)):
+    def _delete_leftovers(self) -> None:
+        """Delete the files beside the target; one that cannot be deleted does no harm."""
+        path = self._target.path
+        for leftover in (self._part_path, journal_path(path), lock_path(path)):
             with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+                leftover.unlink(missing_ok=True)
 
-    def _fresh_notes(self) -> Notes:
-        wanted = self._wanted
-        return Notes(
-            repo=wanted.repo,
-            commit=wanted.commit,
-            file=wanted.name,
-            size_bytes=wanted.size_bytes,
-            sha256=wanted.sha256,
-            chunk_bytes=journal.chunk_size(wanted.size_bytes),
-        )
-
-    def _wrong(self, sha256: str) -> str:
+    def _wrong_checksum(self, sha256: str) -> str:
         return (
             f"Its sha256 is {sha256[:16]}... and the repository lists"
-            f" {(self._wanted.sha256 or '')[:16]}...; a second copy did not help, so the server has"
+            f" {(self._target.sha256 or '')[:16]}...; a second copy did not help, so the server has"
             f" another file. To start from nothing, delete {printable(self._part_path)}."
         )
 
 
-class _Reading:
-    """Shows how far a file has been read, and ends that when the call ends."""
+class _HashProgress:
+    """Shows the bytes of a file that were hashed, and ends that when the call ends."""
 
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self._read = 0
+    def __init__(self, context: DownloadContext) -> None:
+        self._context = context
+        self._hashed = 0
 
-    def __call__(self, came: int) -> None:
-        self._call.check_stop()
-        self._read += came
-        self._call.board.show(self._read, 0)
+    def __call__(self, count: int) -> None:
+        self._context.check_stop()
+        self._hashed += count
+        self._context.meter.update(self._hashed, 0)

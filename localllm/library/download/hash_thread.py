@@ -1,88 +1,92 @@
-"""SHA-256 of what is on the disk, close behind whoever writes it.
+"""SHA-256 of the part file, computed from the disk close behind the threads that write it.
 
-Reading the bytes back (from the system's cache, as a rule) costs a copy and buys much: the same
-thread hashes what came before a restart, what several connections wrote out of order, and what
-really is in the file instead of what was meant to be.
+Reading the bytes back (as a rule from the system's cache) costs a copy. It makes one path of three:
+hashing what an earlier run left, hashing what several connections wrote out of order, and checking
+the bytes that really are in the file instead of those that were meant to be.
 """
 
 import hashlib
 from io import FileIO
 from pathlib import Path
 
-from localllm.library.download.part_file import Part
+from localllm.library.download.part_file import DownloadThread, PartFile
 
 _BLOCK = 2**20
 
 
-class Follower:
-    """Hashes a part file from its start as far as it reaches, until it is complete.
+class HashThread(DownloadThread):
+    """Hashes a part file from its start until it is complete, then closes it.
 
-    `known` are digests from an earlier run: the hash's value after every `chunk_bytes`. A chunk
-    whose value is another now changed on the disk since; it is given up and fetched again.
+    `known_digests` are checkpoints of an earlier run: the hash's value after every `chunk_bytes`.
+    A chunk whose value differs now changed on the disk since; it is invalidated and fetched again.
     """
 
     def __init__(
-        self, path: Path, part: Part, *, chunk_bytes: int, known: tuple[str, ...] = ()
+        self,
+        path: Path,
+        part: PartFile,
+        *,
+        chunk_bytes: int,
+        known_digests: tuple[str, ...] = (),
     ) -> None:
-        self.hashed = 0
+        super().__init__(part, "hash", self._hash_file)
+        self.hashed_bytes = 0
         self.sha256: str | None = None
-        self.damaged = 0
-        self.digests: list[str] = []
         self._path = path
-        self._part = part
         self._chunk_bytes = chunk_bytes
-        self._known = known
+        self._known_digests = known_digests
+        self._digests: list[str] = []
         self._hash = hashlib.sha256()
-        self._at_chunk = self._hash.copy()
+        self._hash_at_chunk = self._hash.copy()
 
     @property
-    def noted(self) -> tuple[str, ...]:
-        """The digests to remember: those of this run, then what is known beyond it."""
-        mine = tuple(self.digests)
-        return mine + self._known[len(mine) :]
+    def digests(self) -> tuple[str, ...]:
+        """The checkpoints for the journal: those of this run, then the known ones beyond it."""
+        mine = tuple(self._digests)
+        return mine + self._known_digests[len(mine) :]
 
-    def run(self) -> None:
-        """Hash all of it. Returns early when the download ends; raises OSError."""
+    def _hash_file(self) -> None:
         block = memoryview(bytearray(min(_BLOCK, max(1, self._part.size))))
         with FileIO(self._path) as stream:
-            while self.hashed < self._part.size:
-                ready = self._part.reach(
-                    self.hashed, min(self.hashed + len(block), self._part.size)
+            while self.hashed_bytes < self._part.size:
+                # A whole block at a time, so that a slow link does not wake this for each packet.
+                end = self._part.wait_for(
+                    self.hashed_bytes, min(self.hashed_bytes + len(block), self._part.size)
                 )
-                if ready is None:
+                if end is None:
                     return
-                self._read(stream, block, ready)
+                self._read(stream, block, end)
         self.sha256 = self._hash.hexdigest()
+        self._part.close()
 
-    def _read(self, stream: FileIO, block: memoryview, ready: int) -> None:
-        end = min(ready, self._chunk_end())
-        count = stream.readinto(block[: min(len(block), end - self.hashed)])
-        if not count:  # somebody made the file shorter
-            self._again(stream)
+    def _read(self, stream: FileIO, block: memoryview, available_end: int) -> None:
+        end = min(available_end, self._chunk_end())
+        count = stream.readinto(block[: min(len(block), end - self.hashed_bytes)])
+        if not count:  # another program truncated the file
+            self._refetch_chunk(stream)
             return
         self._hash.update(block[:count])
-        self.hashed += count
-        if self.hashed == self._chunk_end():
+        self.hashed_bytes += count
+        if self.hashed_bytes == self._chunk_end():
             self._end_chunk(stream)
 
     def _end_chunk(self, stream: FileIO) -> None:
         digest = self._hash.hexdigest()
-        index = len(self.digests)
-        if index < len(self._known) and self._known[index] != digest:
-            self._again(stream)
+        index = len(self._digests)
+        if index < len(self._known_digests) and self._known_digests[index] != digest:
+            self._refetch_chunk(stream)
             return
-        self.digests.append(digest)
-        self._at_chunk = self._hash.copy()
+        self._digests.append(digest)
+        self._hash_at_chunk = self._hash.copy()
 
-    def _again(self, stream: FileIO) -> None:
-        """Have the current chunk fetched again; what is known beyond it is not relied on."""
-        start, end = len(self.digests) * self._chunk_bytes, self._chunk_end()
-        self._known = self._known[: len(self.digests)]
-        self._hash = self._at_chunk.copy()
-        self.hashed = start
-        self.damaged += 1
+    def _refetch_chunk(self, stream: FileIO) -> None:
+        """Invalidate the current chunk and the digests beyond it, and go back to its start."""
+        start, end = len(self._digests) * self._chunk_bytes, self._chunk_end()
+        self._known_digests = self._known_digests[: len(self._digests)]
+        self._hash = self._hash_at_chunk.copy()
+        self.hashed_bytes = start
         stream.seek(start)
-        self._part.lose(start, end)
+        self._part.invalidate(start, end)
 
     def _chunk_end(self) -> int:
-        return min(self._part.size, (len(self.digests) + 1) * self._chunk_bytes)
+        return min(self._part.size, (len(self._digests) + 1) * self._chunk_bytes)

@@ -1,5 +1,6 @@
-"""What a server's answer to a request for bytes means. Pure: status and headers in, a value out.
+"""The meaning of an HTTP response to a range request. Pure: status and headers in, a value out.
 
+Apart from `http_source.py`, so that every odd status and header is tested without a server.
 RFC 9110 sections 13.1.5 (If-Range), 14 (ranges) and 15 (status codes); what the Hub and its CDN
 do beyond it is in docs/download.md.
 """
@@ -12,69 +13,69 @@ from localllm.core.text import single_line
 from localllm.core.units import format_bytes
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
-_TRY_AGAIN = frozenset({408, 421, 423, 425, 429})
-_EXPIRED = frozenset({400, 401, 403, 404, 410})
-"""What a CDN says of an address whose signature is too old (CloudFront 403, S3 400 and 403)."""
+_RETRYABLE = frozenset({408, 421, 423, 425, 429})
+_UNAUTHORIZED = frozenset({400, 401, 403, 404, 410})
+"""Also how a CDN answers a URL whose signature has expired (CloudFront 403, S3 400 and 403)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bytes:
-    """The body holds the file from `start` up to `end`. `whole`: the range was not looked at."""
+class Content:
+    """The body holds the file from `start` up to `end`. `whole_file`: the range was ignored."""
 
     start: int
     end: int
     etag: str | None
-    whole: bool
+    whole_file: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moved:
-    """The bytes are elsewhere."""
+class Redirect:
+    """The bytes are at another URL."""
 
-    to: str
+    location: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Changed:
+class FileChanged:
     """The file is not the one whose first bytes are here."""
 
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TryAgain:
-    """Nothing now; perhaps later."""
+class Retryable:
+    """No usable bytes now; another attempt may bring them."""
 
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unauthorized:
-    """401, 403 or 404 (`status`): of an endpoint an answer, of a CDN's address that it expired."""
+    """401, 403, 404 and their like: an endpoint refuses, or a CDN's signed URL has expired."""
 
     status: int
     code: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
-    """No bytes, and asking again will not help."""
+class Rejected:
+    """No bytes, and another attempt will not help."""
 
-    why: str
-
-
-Answer = Bytes | Moved | Changed | TryAgain | Unauthorized | Refused
+    reason: str
 
 
-def read_answer(
+RangeResponse = Content | Redirect | FileChanged | Retryable | Unauthorized | Rejected
+
+
+def classify_response(
     status: int,
     headers: Mapping[str, str],
     *,
     start: int,
     size: int,
     etag: str | None,
-) -> Answer:
-    """Say what an answer to `Range: bytes=START-...` of a file of `size` bytes means.
+) -> RangeResponse:
+    """Classify the response to `Range: bytes=START-...` of a file of `size` bytes.
 
     `headers` has lower-case names (or finds names in any case); `etag` is the one that the bytes
     that are already here came with, None when that is not known.
@@ -82,66 +83,73 @@ def read_answer(
     if status in (200, 206):
         return _content(status, headers, start=start, size=size, etag=etag)
     if status in (301, 302, 303, 307, 308):
-        to = headers.get("location")
-        return Moved(to=to) if to else TryAgain(why=f"it answers {status} without an address")
-    if status in _EXPIRED:
+        location = headers.get("location")
+        if location:
+            return Redirect(location=location)
+        return Retryable(reason=f"it answers {status} without an address")
+    if status in _UNAUTHORIZED:
         return Unauthorized(status=status, code=_clean(headers.get("x-error-code")))
     if status == 416:
-        return Changed(why=f"the file there ends before byte {start}")
-    if status in _TRY_AGAIN or status >= 500:
-        return TryAgain(why=f"it answers {status}{_named(status)}")
-    return Refused(why=f"it answers {status}")
+        return FileChanged(reason=f"the file there ends before byte {start}")
+    if status in _RETRYABLE or status >= 500:
+        return Retryable(reason=f"it answers {status}{_named(status)}")
+    return Rejected(reason=f"it answers {status}")
 
 
 def same_etag(one: str, other: str) -> bool:
-    """Whether two ETags name the same bytes, weak or not (a CDN that compresses weakens them)."""
+    """Compare two ETags weakly: a CDN that compresses turns a strong one into `W/...`."""
     return one.removeprefix("W/") == other.removeprefix("W/")
 
 
 def usable_in_if_range(etag: str | None) -> bool:
-    """Whether `If-Range` may carry an ETag: only a strong one (RFC 9110 section 13.1.5)."""
+    """Tell whether `If-Range` may carry an ETag: a strong one only (RFC 9110 section 13.1.5)."""
     return etag is not None and not etag.startswith("W/")
 
 
 def _content(
     status: int, headers: Mapping[str, str], *, start: int, size: int, etag: str | None
-) -> Answer:
+) -> RangeResponse:
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
-        return TryAgain(why=f"it sends the file encoded ({single_line(encoding)[:40]})")
-    found = headers.get("etag")
-    if etag is not None and found is not None and not same_etag(etag, found):
-        return Changed(why="the server's copy has another ETag than before")
+        return Retryable(reason=f"it sends the file encoded ({single_line(encoding)[:40]})")
+    new_etag = headers.get("etag")
+    if etag is not None and new_etag is not None and not same_etag(etag, new_etag):
+        return FileChanged(reason="the server's copy has another ETag than before")
     if status == 206:
-        return _part(headers, start=start, size=size, etag=found)
-    return _whole(headers, size=size, etag=found)
+        return _partial_content(headers, start=start, size=size, etag=new_etag)
+    return _whole_file(headers, size=size, etag=new_etag)
 
 
-def _part(headers: Mapping[str, str], *, start: int, size: int, etag: str | None) -> Answer:
+def _partial_content(
+    headers: Mapping[str, str], *, start: int, size: int, etag: str | None
+) -> RangeResponse:
     text = headers.get("content-range", "")
     match = _CONTENT_RANGE.fullmatch(text.strip())
     if match is None:
-        return TryAgain(why="it sends a part of the file without saying which")
+        return Retryable(reason="it sends a part of the file without saying which")
     first, last = int(match[1]), int(match[2])
     if match[3] != "*" and int(match[3]) != size:
-        return TryAgain(why=_other_length(int(match[3]), size))
+        return Retryable(reason=_other_length(int(match[3]), size))
     if first != start or not first <= last < size:
-        return TryAgain(why=f"it sends bytes {first}-{last} when asked for those from {start} on")
-    return Bytes(start=first, end=last + 1, etag=etag, whole=False)
+        return Retryable(
+            reason=f"it sends bytes {first}-{last} when asked for those from {start} on"
+        )
+    return Content(start=first, end=last + 1, etag=etag, whole_file=False)
 
 
-def _whole(headers: Mapping[str, str], *, size: int, etag: str | None) -> Answer:
+def _whole_file(headers: Mapping[str, str], *, size: int, etag: str | None) -> RangeResponse:
     length = headers.get("content-length", "").strip()
     if length.isascii() and length.isdigit() and int(length[:19]) == size:
-        return Bytes(start=0, end=size, etag=etag, whole=True)
+        return Content(start=0, end=size, etag=etag, whole_file=True)
+    # After the length: a repository may hold an HTML file, which has the listed length.
     if headers.get("content-type", "").lower().startswith(("text/html", "application/xhtml")):
-        return Refused(
-            why="it sends a web page instead of the file, as a network does that wants a login"
+        return Rejected(
+            reason="it sends a web page instead of the file, as a network does that wants a login"
             " first; open any page in a browser"
         )
     if not length:
-        return Bytes(start=0, end=size, etag=etag, whole=True)
-    return TryAgain(why=_other_length(int(length[:19]) if length.isdigit() else 0, size))
+        return Content(start=0, end=size, etag=etag, whole_file=True)
+    return Retryable(reason=_other_length(int(length[:19]) if length.isdigit() else 0, size))
 
 
 def _other_length(length: int, size: int) -> str:

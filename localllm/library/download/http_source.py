@@ -1,4 +1,8 @@
-"""Where the bytes of one file come from: the endpoints in their order, and where these lead."""
+"""Range requests for one file: endpoints in their order, redirects, signed URLs, ETags, the token.
+
+Everything about the server of one download is here, and nothing about its disk: `fetch.py` brings
+the two together.
+"""
 
 import contextlib
 import re
@@ -12,42 +16,40 @@ import httpx2
 from localllm.core.text import single_line
 from localllm.errors import AccessDenied, DownloadFailed, HubError, NotFound
 from localllm.library.download.http_response import (
-    Answer,
-    Bytes,
-    Changed,
-    Moved,
-    Refused,
-    TryAgain,
+    Content,
+    FileChanged,
+    RangeResponse,
+    Redirect,
+    Rejected,
+    Retryable,
     Unauthorized,
-    read_answer,
+    classify_response,
     usable_in_if_range,
 )
-from localllm.library.download.part_file import StartOver
+from localllm.library.download.part_file import RestartRequired
 from localllm.library.download.target import DownloadTarget
 from localllm.library.http.access_errors import TOKEN_HELP
-from localllm.library.http.client import (
-    CONNECT_S,
-    Access,
-    file_url,
-    open_client,
-    retry_after_s,
-    shown_url,
-)
+from localllm.library.http.client import CONNECT_S, Access, open_client
+from localllm.library.http.retry_policy import retry_after_s
+from localllm.library.http.urls import file_url, printable_url
 
-_MAX_HOPS = 8
+_MAX_REDIRECTS = 8
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class Interrupted(Exception):
-    """No bytes, or no more, this time; `asked_s` is how long the server wants to be left alone."""
+class AttemptFailed(Exception):
+    """This attempt brought no bytes, or no more; another one may.
 
-    def __init__(self, why: str, *, asked_s: float | None = None) -> None:
-        super().__init__(why)
-        self.why = why
-        self.asked_s = asked_s
+    `retry_after_s` is the delay that the server asks for.
+    """
+
+    def __init__(self, reason: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
 
 
-class NoBytesHere(Exception):
+class EndpointFailed(Exception):
     """This endpoint will not give the file, for the reason of `error`."""
 
     def __init__(self, error: HubError | NotFound) -> None:
@@ -56,270 +58,285 @@ class NoBytesHere(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Body:
-    """An answer's bytes: those of the file from `start` to `end`.
+class RangeBody:
+    """A response's body: the bytes of the file from `start` to `end`.
 
-    `whole`: the server did not look at the range. `exact`: nothing more will come than was asked
-    for, so the connection can be used again when all of it was read.
+    `whole_file`: the server ignored the range. `exact`: no more bytes come than were requested, so
+    the connection can be reused when all of them were read.
     """
 
     start: int
     end: int
-    whole: bool
+    whole_file: bool
     exact: bool
     response: httpx2.Response
 
 
-class Source:
+class HttpSource:
     """Opens ranges of one file. May be used by several threads at once.
 
-    `etags` are the ETags that the bytes that are here came with, by endpoint. `turn` grows with
-    every endpoint that is given up.
+    `etags` are the ETags that the bytes that are here came with, by endpoint. `endpoint_index` is
+    the current endpoint's place in the access; it only grows, by one when an endpoint is given up
+    (`use_endpoint` apart). `responded` is true when the current endpoint has responded at all.
+    `message` is the latest event for the progress display, until somebody takes it away.
     """
 
-    def __init__(self, wanted: DownloadTarget, access: Access, *, stall_s: float) -> None:
+    def __init__(self, target: DownloadTarget, access: Access, *, stall_s: float) -> None:
         self.etags: dict[str, str] = {}
-        self.answered = False
-        self.turn = 0
-        self.received = 0
-        self.note: str | None = None
-        self.size = wanted.size_bytes
-        self._wanted = wanted
+        self.responded = False
+        self.endpoint_index = 0
+        self.received_bytes = 0
+        self.message: str | None = None
+        self.size = target.size_bytes
+        self._target = target
         self._access = access
         self._clients = [open_client(access)]
         self._timeout = httpx2.Timeout(stall_s, connect=min(stall_s, CONNECT_S))
-        self._link: tuple[int, httpx2.URL] | None = None
-        self._refusals: list[HubError | NotFound] = []
-        self._streams: set[socket.socket] = set()
-        self._asking = 0
+        self._signed_url: tuple[int, httpx2.URL] | None = None  # with its endpoint's index
+        self._errors: list[HubError | NotFound] = []
+        self._sockets: set[socket.socket] = set()
+        self._pending_requests = 0
         self._lock = threading.Lock()
 
     @property
     def endpoint(self) -> str:
-        """The endpoint that is asked now."""
-        return self._access.endpoints[min(self.turn, len(self._access.endpoints) - 1)]
+        """The current endpoint."""
+        return self._access.endpoints[self.endpoint_index]
 
     @property
     def etag(self) -> str | None:
-        """The ETag of the bytes from this endpoint, once it is known."""
+        """The ETag of the bytes from this endpoint, as soon as it is known."""
         return self.etags.get(self.endpoint)
 
     @contextlib.contextmanager
-    def open(self, start: int, end: int) -> Iterator[Body]:
-        """Ask for the bytes from `start` to `end`.
+    def open_range(self, start: int, end: int) -> Iterator[RangeBody]:
+        """Request the bytes from `start` to `end`, and close the response afterwards.
 
-        Raises Interrupted, NoBytesHere, StartOver, DownloadFailed, httpx2's errors, and what
-        the client of network.py raises.
+        Raises AttemptFailed, EndpointFailed, RestartRequired, DownloadFailed, httpx2's errors, and
+        what `http/client.py` raises.
         """
-        turn = self.turn
-        response, answer = self._follow(start, end, turn)
-        connection = _socket_of(response)
+        index = self.endpoint_index
+        response, content = self._follow_redirects(start, end, index)
+        sockets = _socket_of(response)
         with self._lock:
-            self._streams |= connection
+            self._sockets |= sockets
         try:
-            self._keep_etag(answer.etag, turn)
+            self._remember_etag(content.etag, index)
             length = response.headers.get("content-length")
-            yield Body(
-                start=answer.start,
-                end=answer.end,
-                whole=answer.whole,
-                exact=answer.end <= end and length == str(answer.end - answer.start),
+            yield RangeBody(
+                start=content.start,
+                end=content.end,
+                whole_file=content.whole_file,
+                exact=content.end <= end and length == str(content.end - content.start),
                 response=response,
             )
         finally:
             with self._lock:
-                self._streams -= connection
+                self._sockets -= sockets
             response.close()
 
-    def say(self, note: str) -> None:
-        """Let the front end know what is going on."""
-        self.note = note
-
-    def count(self, came: int) -> None:
+    def count_received(self, count: int) -> None:
         """Count bytes that came over the network."""
         with self._lock:
-            self.received += came
+            self.received_bytes += count
 
-    def give_up(self, turn: int, error: HubError | NotFound) -> None:
-        """Go on with the next endpoint; raise the most telling error when there is none.
+    def give_up(self, index: int, error: HubError | NotFound) -> None:
+        """Go on with the endpoint after `index`.
 
-        Nothing happens when another thread gave this endpoint up already.
+        Raises the most telling error when there is none. Does nothing when another thread has
+        given this endpoint up already: several fail at once when a server goes down.
         """
         with self._lock:
-            if turn != self.turn:
+            if index != self.endpoint_index:
                 return
-            self._refusals.append(error)
-            if turn + 1 == len(self._access.endpoints):
-                raise next(
-                    (each for each in self._refusals if isinstance(each, AccessDenied)), error
-                )
-            self.turn += 1
-            self.answered = False
-            self._link = None
-            self.note = f"going on with {shown_url(self.endpoint)}"
+            self._errors.append(error)
+            if index + 1 == len(self._access.endpoints):
+                # A repository that wants a token has the file; "not found" is another's view.
+                raise next((each for each in self._errors if isinstance(each, AccessDenied)), error)
+            self.endpoint_index += 1
+            self.responded = False
+            self._signed_url = None
+            self.message = f"going on with {printable_url(self.endpoint)}"
 
-    def start_with(self, turn: int) -> None:
-        """Ask another endpoint from now on: number `turn` of the access, from 0."""
+    def use_endpoint(self, index: int) -> None:
+        """Use the endpoint of this index of the access, from 0."""
         with self._lock:
-            self.turn = turn
-            self._link = None
+            self.endpoint_index = index
+            self._signed_url = None
 
     def shut_down(self) -> None:
-        """Wake every thread that waits for bytes; the connections are of no use after it."""
+        """Wake every thread that waits for bytes; the connections are of no use afterwards."""
         with self._lock:
-            for connection in self._streams:
+            for connection in self._sockets:
                 with contextlib.suppress(OSError):
                     # The plain socket's own: that of a TLS socket also changes what a reader uses.
                     socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close the connections, unless a thread still waits for an answer on one: that thread
-        cannot be woken, and ends by itself when the answer comes or does not."""
-        if not self._asking:
+        """Close the connections, unless a thread still waits for a response's first byte on one:
+        it cannot be woken, and ends by itself when the response comes or times out."""
+        if not self._pending_requests:
             for client in self._clients:
                 client.close()
 
     @property
     def _anonymous(self) -> bool:
-        """Whether the token was refused and is not sent any more."""
+        """True when the token was refused and is not sent any more."""
         return len(self._clients) > 1
 
-    def _follow(self, start: int, end: int, turn: int) -> tuple[httpx2.Response, Bytes]:
-        """Ask, and go where the answers lead, until one has the bytes."""
-        wanted = self._wanted
-        asked = httpx2.URL(
-            file_url(self._access.endpoints[turn], wanted.repo, wanted.commit, wanted.name)
+    def _follow_redirects(
+        self, start: int, end: int, index: int
+    ) -> tuple[httpx2.Response, Content]:
+        """Send the request, and again where the responses lead, until one has the bytes."""
+        target = self._target
+        file = httpx2.URL(
+            file_url(self._access.endpoints[index], target.repo, target.commit, target.name)
         )
         with self._lock:
-            url = self._link[1] if self._link and self._link[0] == turn else asked
-        for _ in range(_MAX_HOPS):
-            etag, client = self.etags.get(self._access.endpoints[turn]), self._clients[-1]
+            # The CDN's URL is good for many ranges: it saves a request to the endpoint for each.
+            known = self._signed_url
+            url = known[1] if known and known[0] == index else file
+        for _ in range(_MAX_REDIRECTS):
+            etag, client = self.etags.get(self._access.endpoints[index]), self._clients[-1]
             response = self._send(client, url, start, end, etag)
-            answer = self._read(response, start, etag)
-            if isinstance(answer, Bytes):
-                self._keep_link(turn, url if url != asked else None)
-                return response, answer
+            meaning = classify_response(
+                response.status_code, response.headers, start=start, size=self.size, etag=etag
+            )
+            if isinstance(meaning, Content):
+                self._remember_url(index, url if url != file else None)
+                return response, meaning
             response.close()
-            if isinstance(answer, Unauthorized) and url == asked:
-                self._after_refusal(answer, client)
+            # The endpoint's own refusal is about access; one of the URL that it gave is expiry.
+            if isinstance(meaning, Unauthorized) and url == file:
+                self._drop_unknown_token(meaning, client)
             else:
-                url = self._next(response, answer, asked)
-        raise Interrupted(f"it leads from one address to the next {_MAX_HOPS} times")
+                url = self._next_url(response, meaning, file)
+        raise AttemptFailed(f"it leads from one address to the next {_MAX_REDIRECTS} times")
 
     def _send(
         self, client: httpx2.Client, url: httpx2.URL, start: int, end: int, etag: str | None
     ) -> httpx2.Response:
         last = "" if end == self.size else end - 1
         headers = {"Range": f"bytes={start}-{last}"}
+        # With If-Range a server whose file has changed sends the new one whole (200), and the ETag
+        # is compared; without it bytes of two versions would meet in one part file.
         if start and etag is not None and usable_in_if_range(etag):
             headers["If-Range"] = etag
         request = client.build_request("GET", url, headers=headers, timeout=self._timeout)
         with self._lock:
-            self._asking += 1
+            self._pending_requests += 1
         try:
             return client.send(request, stream=True)
         finally:
             with self._lock:
-                self._asking -= 1
+                self._pending_requests -= 1
 
-    def _read(self, response: httpx2.Response, start: int, etag: str | None) -> Answer:
-        return read_answer(
-            response.status_code, response.headers, start=start, size=self.size, etag=etag
-        )
-
-    def _next(self, response: httpx2.Response, answer: Answer, asked: httpx2.URL) -> httpx2.URL:
-        """Where to ask next after an answer without bytes; raises when nowhere."""
-        match answer:
-            case Moved(to=to):
-                self.answered = True
+    def _next_url(
+        self, response: httpx2.Response, meaning: RangeResponse, file: httpx2.URL
+    ) -> httpx2.URL:
+        """Return the URL to request after a response without bytes; raise when there is none."""
+        match meaning:
+            case Redirect(location=location):
+                self.responded = True
                 self._check_listing(response)
-                return _joined(response.url, to)
+                return _joined(response.url, location)
             case Unauthorized(status=status):
-                return self._expired(status, asked)
-            case Changed(why=why):
-                raise StartOver(why)
-            case TryAgain(why=why):
-                raise Interrupted(why, asked_s=retry_after_s(response.headers))
-            case Refused(why=why):
-                raise NoBytesHere(DownloadFailed(f"{shown_url(response.url)}: {why}."))
-        raise AssertionError(answer)
+                return self._renew_signed_url(status, file)
+            case FileChanged(reason=reason):
+                raise RestartRequired(reason)
+            case Retryable(reason=reason):
+                raise AttemptFailed(reason, retry_after_s=retry_after_s(response.headers))
+            case Rejected(reason=reason):
+                raise EndpointFailed(DownloadFailed(f"{printable_url(response.url)}: {reason}."))
+        raise AssertionError(meaning)
 
-    def _expired(self, status: int, asked: httpx2.URL) -> httpx2.URL:
-        """After a refusal beyond the endpoint: its signature is too old, so get another."""
+    def _renew_signed_url(self, status: int, file: httpx2.URL) -> httpx2.URL:
+        """Forget a URL that the CDN refuses: its signature has expired, the endpoint makes another.
+
+        A new URL that is refused as well is a failed attempt, lest this go round for ever.
+        """
         with self._lock:
-            known, self._link = self._link, None
+            known, self._signed_url = self._signed_url, None
         if known is None:
-            raise Interrupted(f"the address that the Hub gave answers {status}")
-        return asked
+            raise AttemptFailed(f"the address that the Hub gave answers {status}")
+        return file
 
-    def _after_refusal(self, answer: Unauthorized, client: httpx2.Client) -> None:
-        """After 401, 403 or 404 of an endpoint: let it be asked once without a token that it does
-        not know, which it refuses even for what is public. Raises NoBytesHere."""
+    def _drop_unknown_token(self, refusal: Unauthorized, client: httpx2.Client) -> None:
+        """After a 401 without a code, request again without the token, once.
+
+        The Hub refuses a token that it does not know even for public repositories. Raises
+        EndpointFailed for every other refusal.
+        """
         with self._lock:
-            if answer.status == 401 and answer.code is None:
+            if refusal.status == 401 and refusal.code is None:
                 if client is not self._clients[-1]:
-                    return  # another thread had the same answer
+                    return  # another thread had the same response
                 if not self._anonymous and self._access.bearer():
-                    nobody = replace(self._access, token=None, find_token=None)
-                    self._clients.append(open_client(nobody))
-                    self.note = "the Hub did not take the token; trying without it"
+                    anonymous = replace(self._access, token=None, find_token=None)
+                    self._clients.append(open_client(anonymous))
+                    self.message = "the Hub did not take the token; trying without it"
                     return
-        raise NoBytesHere(self._denial(answer))
+        raise EndpointFailed(self._access_error(refusal))
 
-    def _denial(self, answer: Unauthorized) -> HubError | NotFound:
-        repo, name = single_line(self._wanted.repo), single_line(self._wanted.name)
-        page = f"{shown_url(self.endpoint)}/{repo}"
-        refused = " The Hub did not take the token that localllm has." if self._anonymous else ""
-        if answer.code == "GatedRepo" or answer.status == 403:
-            how = "accept its terms with an account that has access" if answer.code else "log in"
+    def _access_error(self, refusal: Unauthorized) -> HubError | NotFound:
+        repo, name = single_line(self._target.repo), single_line(self._target.name)
+        page = f"{printable_url(self.endpoint)}/{repo}"
+        token = " The Hub did not take the token that localllm has." if self._anonymous else ""
+        if refusal.code == "GatedRepo" or refusal.status == 403:
+            how = "accept its terms with an account that has access" if refusal.code else "log in"
             return AccessDenied(
-                f"{repo} gives its files only to those it let in.{refused} Open {page} and"
+                f"{repo} gives its files only to those it let in.{token} Open {page} and"
                 f" {how}, then give localllm a token of that account: {TOKEN_HELP}."
             )
-        if answer.status == 401:
+        if refusal.status == 401:
             return AccessDenied(
-                f"{repo} is not at {shown_url(self.endpoint)}, or it is private.{refused}"
+                f"{repo} is not at {printable_url(self.endpoint)}, or it is private.{token}"
                 f" Look at {page}; for a private one {TOKEN_HELP}."
             )
         return NotFound(
-            f"{shown_url(self.endpoint)} has no {name} in {repo} at"
-            f" {single_line(self._wanted.commit)[:12]} (it answers {answer.status})."
+            f"{printable_url(self.endpoint)} has no {name} in {repo} at"
+            f" {single_line(self._target.commit)[:12]} (it answers {refusal.status})."
         )
 
     def _check_listing(self, response: httpx2.Response) -> None:
-        """Hold what the endpoint says of the file against what its repository listed."""
+        """Compare the size and checksum that the redirect states with the listed ones.
+
+        `X-Linked-ETag` is the SHA-256 of an LFS file, `X-Linked-Size` its length: a file that was
+        replaced is refused before its first byte. Raises EndpointFailed.
+        """
         linked = response.headers.get("x-linked-etag", "").removeprefix("W/").strip('"').lower()
-        sha256, size = self._wanted.sha256, response.headers.get("x-linked-size", "")
+        sha256, size = self._target.sha256, response.headers.get("x-linked-size", "")
         other_hash = sha256 is not None and _SHA256.fullmatch(linked) and linked != sha256
         if other_hash or (size.isdigit() and int(size[:19]) != self.size):
-            raise NoBytesHere(
+            raise EndpointFailed(
                 DownloadFailed(
-                    f"{single_line(self._wanted.name)} is not the file that was listed: its"
+                    f"{single_line(self._target.name)} is not the file that was listed: its"
                     " size or its sha256 is another now. Ask for it again."
                 )
             )
 
-    def _keep_link(self, turn: int, url: httpx2.URL | None) -> None:
+    def _remember_url(self, index: int, url: httpx2.URL | None) -> None:
         with self._lock:
-            self.answered = True
-            if turn == self.turn:
-                self._link = None if url is None else (turn, url)
+            self.responded = True
+            if index == self.endpoint_index:
+                self._signed_url = None if url is None else (index, url)
 
-    def _keep_etag(self, etag: str | None, turn: int) -> None:
+    def _remember_etag(self, etag: str | None, index: int) -> None:
+        # The first one: later ranges must be of the same file as the first bytes.
         if etag is not None:
             with self._lock:
-                self.etags.setdefault(self._access.endpoints[turn], etag)
+                self.etags.setdefault(self._access.endpoints[index], etag)
 
 
-def _joined(base: httpx2.URL, to: str) -> httpx2.URL:
+def _joined(base: httpx2.URL, location: str) -> httpx2.URL:
     try:
-        return base.join(to)
+        return base.join(location)
     except (httpx2.InvalidURL, ValueError) as error:
-        raise Interrupted("it leads to an address that is none") from error
+        raise AttemptFailed("it leads to an address that is none") from error
 
 
 def _socket_of(response: httpx2.Response) -> set[socket.socket]:
-    """The socket that an answer comes from, as a set; empty when there is none to get at."""
+    """Return a response's socket as a set; empty when httpx2 does not expose one."""
     stream = response.extensions.get("network_stream")
     found = stream.get_extra_info("socket") if stream is not None else None
     return {found} if isinstance(found, socket.socket) else set()

@@ -1,106 +1,115 @@
-"""The bytes of one file on their way: where they go, who fetches which, how far they reach."""
+"""The part file as the threads of one download share it: claims, writes, and how far it reaches.
+
+The one lock of a download is here. Fetchers claim ranges and write them, the hash thread waits for
+a contiguous prefix, and whichever thread fails closes the file for all.
+"""
 
 import threading
 from collections.abc import Callable
 from io import FileIO
 
 from localllm.errors import DownloadFailed, LocalLLMError
-from localllm.library.download.extents import Extents, Range, first_piece
+from localllm.library.download.extents import Extents, Range, first_unclaimed
 
 
-class Closed(Exception):
+class TransferClosed(Exception):
     """The download is ending: nothing more is written."""
 
 
-class StartOver(Exception):
-    """What is here of the file is of no use; the text says why."""
+class RestartRequired(Exception):
+    """The bytes that are here are useless, for the reason of the message: begin at zero."""
 
 
-class Part:
-    """What the threads of one download share. Every method may be called from any of them.
+class PartFile:
+    """The bytes of one incomplete file. Every method may be called from any thread.
 
-    `there` are the bytes that are on the disk already. Whoever fetches takes a range first, so
-    that no two fetch the same; whoever hashes waits until the bytes from the start reach further.
+    `present` are the bytes that are on the disk already. A fetcher claims a range first, so that
+    no two fetch the same; the hash thread waits until the contiguous bytes reach further.
     """
 
-    def __init__(self, size: int, there: Extents) -> None:
+    def __init__(self, size: int, present: Extents) -> None:
         self.size = size
         self.closed = threading.Event()
-        self._there = there
-        self._taken = Extents()
+        self._present = present
+        self._claimed = Extents()
         self._changed = threading.Condition()
-        self._alone = False
-        self._awaited: int | None = None
+        self._single = False
+        self._awaited_end: int | None = None
         self._failure: BaseException | None = None
 
-    def take(self, most: int | None) -> Range | None:
-        """Take the first bytes that are missing, at most `most`; wait while others fetch them all.
+    def claim(self, max_bytes: int | None) -> Range | None:
+        """Claim the first missing bytes; wait while other threads have claimed all of them.
 
-        None when the download has ended.
+        A wait is not the end: a thread that fails releases its claim, and the hash thread may
+        invalidate bytes. None when the download has ended.
         """
         with self._changed:
             while not self.closed.is_set():
-                if piece := self._free(most):
-                    self._taken.add(*piece)
+                if piece := self._unclaimed(max_bytes):
+                    self._claimed.add(*piece)
                     return piece
                 self._changed.wait()
             return None
 
-    def give_back(self, start: int, end: int) -> None:
-        """Let others take what is still missing of a range."""
+    def release(self, start: int, end: int) -> None:
+        """End a claim; what is still missing of it can be claimed again."""
         with self._changed:
-            self._taken.remove(start, end)
+            self._claimed.remove(start, end)
             self._changed.notify_all()
 
-    def go_alone(self) -> None:
-        """From now on one fetches all the rest: the server cannot give parts of a file."""
+    def use_single_claim(self) -> None:
+        """Give all the rest to one claim from now on: the server ignores ranges."""
         with self._changed:
-            self._alone = True
+            self._single = True
 
-    def put(self, stream: FileIO, position: int, data: bytes) -> None:
-        """Write bytes where `stream` stands, which is at `position`.
+    def write(self, stream: FileIO, position: int, data: bytes) -> None:
+        """Write bytes at the place of `stream`, which is `position`.
 
-        Raises Closed when the download is ending, OSError when they cannot be written.
+        Raises TransferClosed when the download is ending, OSError when they cannot be written.
         """
         if self.closed.is_set():
-            raise Closed
+            raise TransferClosed
         rest = memoryview(data)
-        while rest:
+        while rest:  # an unbuffered file may take less than it was given
             rest = rest[stream.write(rest) or 0 :]
         with self._changed:
-            self._there.add(position, position + len(data))
-            if self._awaited is not None and self._there.frontier >= self._awaited:
+            self._present.add(position, position + len(data))
+            # Only the hash thread waits for bytes: waking it at every write would cost more.
+            if (
+                self._awaited_end is not None
+                and self._present.contiguous_end() >= self._awaited_end
+            ):
                 self._changed.notify_all()
 
-    def lose(self, start: int, end: int) -> None:
-        """Have bytes fetched again: they are not what they were."""
+    def invalidate(self, start: int, end: int) -> None:
+        """Declare bytes missing, so that they are fetched again."""
         with self._changed:
-            self._there.remove(start, end)
+            self._present.remove(start, end)
             self._changed.notify_all()
 
-    def reach(self, position: int, at_least: int) -> int | None:
-        """Wait until the bytes from `position` on reach `at_least`; say up to where they do.
+    def wait_for(self, position: int, at_least: int) -> int | None:
+        """Wait until the bytes from `position` on reach `at_least`; return how far they reach.
 
         None when the download has ended.
         """
         with self._changed:
-            self._awaited = at_least
+            self._awaited_end = at_least
             while not self.closed.is_set():
-                reached = self._there.reach(position)
+                reached = self._present.contiguous_end(position)
                 if reached >= at_least:
-                    self._awaited = None
+                    self._awaited_end = None
                     return reached
                 self._changed.wait()
             return None
 
     def close(self) -> None:
-        """End: whoever waits goes home, and nothing more is written."""
+        """End the download: wake every waiting thread, and write nothing more."""
         with self._changed:
             self.closed.set()
             self._changed.notify_all()
 
     def fail(self, failure: BaseException) -> None:
-        """End because of this; the first one counts."""
+        """End the download because of an error; the first one counts."""
         with self._changed:
             if self._failure is None and not self.closed.is_set():
                 self._failure = failure
@@ -108,39 +117,42 @@ class Part:
 
     @property
     def failure(self) -> BaseException | None:
-        """Why it ended, if it failed."""
+        """The error that ended the download, if one did."""
         return self._failure
 
     @property
     def ranges(self) -> tuple[Range, ...]:
-        """The bytes that are there."""
+        """The ranges that are present."""
         with self._changed:
-            return self._there.ranges
+            return self._present.ranges
 
     @property
-    def total(self) -> int:
-        """How many bytes are there."""
+    def present_bytes(self) -> int:
+        """The number of bytes that are present."""
         with self._changed:
-            return self._there.total
+            return self._present.total
 
-    def _free(self, most: int | None) -> Range | None:
-        if not self._alone:
-            return first_piece(self._there, self._taken, self.size, most)
-        if self._taken.total:
+    def _unclaimed(self, max_bytes: int | None) -> Range | None:
+        if not self._single:
+            return first_unclaimed(self._present, self._claimed, self.size, max_bytes)
+        if self._claimed.total:
             return None
-        piece = first_piece(self._there, self._taken, self.size, None)
+        piece = first_unclaimed(self._present, self._claimed, self.size, None)
+        # To the end, over bytes that are present too: without ranges they come anyway.
         return (piece[0], self.size) if piece else None
 
 
-class Lane(threading.Thread):
-    """A thread of a download: whatever ends it early ends the download, with that reason."""
+class DownloadThread(threading.Thread):
+    """A thread of a download. Whatever ends it early ends the download, for that reason."""
 
-    def __init__(self, part: Part, name: str, work: Callable[[], None]) -> None:
+    def __init__(self, part: PartFile, name: str, work: Callable[[], None]) -> None:
         super().__init__(name=f"download {name}", daemon=True)
         self._part = part
         self._work = work
 
     def run(self) -> None:
+        # An error that is not listed below is a bug. It ends the download, too, and its traceback
+        # is printed by threading.
         failure: BaseException | None = DownloadFailed(
             f'The thread "{self.name}" ended by a fault of localllm\'s own; the lines above say'
             " where."
@@ -148,9 +160,9 @@ class Lane(threading.Thread):
         try:
             self._work()
             failure = None
-        except Closed:
+        except TransferClosed:
             failure = None
-        except (LocalLLMError, OSError, StartOver) as error:
+        except (LocalLLMError, OSError, RestartRequired) as error:
             failure = error
         finally:
             if failure is not None:

@@ -1,92 +1,112 @@
-"""Progress of a download: totals over its files, rate and time left, reported a few times a second.
+"""The progress of a download: totals over its files, rate and time left, a few times a second.
 
-The clock is an argument of the rate's arithmetic.
+Apart from the threads that bring bytes: the calling thread alone shows progress, and time is an
+argument of the rate's arithmetic.
 """
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from localllm.library.download.target import DownloadTarget, Progress
+from localllm.library.download.target import DownloadTarget
 
-_EVERY_S = 0.1
-_NOTE_S = 5.0
-"""How long a note is shown: long enough to be read, not so long that it describes the past."""
+RATE_WINDOW_S: Final = 10.0
+"""The rate is that of this last span: a link's rate flickers from second to second."""
+_MIN_WINDOW_S: Final = 0.5
+_INTERVAL_S: Final = 0.1
+_MESSAGE_S: Final = 5.0
+"""A message is shown this long: enough to be read, before it describes the past."""
 
 
-class Board:
-    """Keeps the totals of one call and shows them. Used by the calling thread only."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """A snapshot of a download. Bytes are totals over all its files.
+
+    `done_bytes` counts what is on the disk, also from earlier runs; `rate_bytes_per_s` only what
+    comes over the network now. `message` is an event beside plain progress: "resumed at 3.2 GiB",
+    "stalled, reconnecting", "waiting for another localllm", "checking what is here".
+    """
+
+    file: str
+    done_bytes: int
+    total_bytes: int
+    rate_bytes_per_s: float | None
+    remaining_s: float | None
+    message: str | None
+
+
+class ProgressMeter:
+    """Adds up the progress of the files of a download and reports it.
+
+    Used by the calling thread only.
+    """
 
     def __init__(
         self,
-        wanted: Sequence[DownloadTarget],
+        targets: Sequence[DownloadTarget],
         on_progress: Callable[[Progress], None],
         clock: Callable[[], float],
     ) -> None:
-        self._total = sum(each.size_bytes for each in wanted)
+        self._total = sum(target.size_bytes for target in targets)
         self._on_progress = on_progress
         self._clock = clock
-        self._pace = Pace()
+        self._rate = RateMeter()
         self._file = ""
         self._finished = 0
         self._received = 0
-        self._done = 0
-        self._shown_s: float | None = None
-        self._note: tuple[str, float] | None = None
+        self._current = 0
+        self._reported_s: float | None = None
+        self._message: tuple[str, float] | None = None
 
     def begin(self, file: str) -> None:
-        """Go on with a file."""
+        """Go on with the next file."""
         self._file = file
 
-    def note(self, text: str) -> None:
-        """Say something, with the numbers as they were."""
-        new = self._note is None or self._note[0] != text
-        self._note = (text, self._clock())
+    def set_message(self, text: str) -> None:
+        """Show a message, at once when it is new, with the numbers as they were."""
+        new = self._message is None or self._message[0] != text
+        self._message = (text, self._clock())
         if new:
-            self._show()
+            self._report()
 
-    def show(self, done: int, received: int) -> None:
-        """Show `done` bytes of the current file on the disk, `received` of it over the network."""
+    def update(self, done: int, received: int) -> None:
+        """Set the current file's bytes on the disk and those that came over the network."""
         now_s = self._clock()
-        self._done = done
-        if self._shown_s is None or now_s - self._shown_s >= _EVERY_S:
-            self._pace.add(now_s, self._received + received)
-            self._show()
+        self._current = done
+        if self._reported_s is None or now_s - self._reported_s >= _INTERVAL_S:
+            self._rate.add(now_s, self._received + received)
+            self._report()
 
     def finish(self, size: int, received: int) -> None:
         """Count the current file as complete."""
         self._finished += size
         self._received += received
-        self._done = 0
-        self._note = None
-        self._pace.add(self._clock(), self._received)
-        self._show()
+        self._current = 0
+        self._message = None
+        self._rate.add(self._clock(), self._received)
+        self._report()
 
-    def _show(self) -> None:
+    def _report(self) -> None:
         now_s = self._clock()
-        self._shown_s = now_s
-        if self._note is not None and now_s - self._note[1] > _NOTE_S:
-            self._note = None
-        done = self._finished + self._done
+        self._reported_s = now_s
+        if self._message is not None and now_s - self._message[1] > _MESSAGE_S:
+            self._message = None
+        done = self._finished + self._current
         self._on_progress(
             Progress(
                 file=self._file,
                 done_bytes=done,
                 total_bytes=self._total,
-                rate_bytes_per_s=self._pace.rate(),
-                remaining_s=self._pace.remaining_s(self._total - done),
-                note=None if self._note is None else self._note[0],
+                rate_bytes_per_s=self._rate.rate(),
+                remaining_s=self._rate.remaining_s(self._total - done),
+                message=None if self._message is None else self._message[0],
             )
         )
 
 
-WINDOW_S: Final = 10.0
-"""The rate looks back this far: a link's rate flickers from second to second."""
-_LEAST_S: Final = 0.5  # of a window before it says anything
-
-
-class Pace:
-    """The rate of the last `WINDOW_S`, from samples of a counter that only grows."""
+class RateMeter:
+    """The rate of the last `RATE_WINDOW_S`, from samples of a counter that only grows."""
 
     __slots__ = ("_samples",)
 
@@ -94,44 +114,24 @@ class Pace:
         self._samples: deque[tuple[float, int]] = deque()
 
     def add(self, time_s: float, count: int) -> None:
-        """Note that `count` bytes had come, ever, at `time_s`."""
+        """Add a sample: `count` bytes had come in all at `time_s`."""
         self._samples.append((time_s, count))
-        while len(self._samples) > 2 and self._samples[1][0] <= time_s - WINDOW_S:
+        # One sample before the window stays, so that the window is covered whole.
+        while len(self._samples) > 2 and self._samples[1][0] <= time_s - RATE_WINDOW_S:
             self._samples.popleft()
 
     def rate(self) -> float | None:
-        """Bytes/s, or None while it is too early to say."""
+        """Return bytes/s; None while the samples span too short a time."""
         if not self._samples:
             return None
         (first_s, first), (last_s, last) = self._samples[0], self._samples[-1]
-        if last_s - first_s < _LEAST_S:
+        if last_s - first_s < _MIN_WINDOW_S:
             return None
         return (last - first) / (last_s - first_s)
 
     def remaining_s(self, missing_bytes: int) -> float | None:
-        """The time that `missing_bytes` more will take, or None while that cannot be said."""
+        """Return the time that `missing_bytes` more will take; None while the rate is unknown."""
         rate = self.rate()
         if missing_bytes <= 0:
             return 0.0
         return missing_bytes / rate if rate else None
-
-
-class StallWatch:
-    """Says when a connection has stalled: fewer than `least_bytes` within `within_s`."""
-
-    __slots__ = ("_came", "_least_bytes", "_since_s", "_within_s")
-
-    def __init__(self, *, least_bytes: int, within_s: float, now_s: float) -> None:
-        self._least_bytes = least_bytes
-        self._within_s = within_s
-        self._since_s = now_s
-        self._came = 0
-
-    def stalled(self, now_s: float, count: int) -> bool:
-        """Count `count` bytes that came at `now_s`; say whether that was too slow."""
-        self._came += count
-        if self._came >= self._least_bytes:
-            self._came = 0
-            self._since_s = now_s
-            return False
-        return now_s - self._since_s >= self._within_s

@@ -1,8 +1,9 @@
-"""When all came and the sha256 is wrong: finding the bytes that are, and fetching only these.
+"""Find and replace wrong bytes of a complete part file, instead of downloading all of it again.
 
-The hash of the whole does not say where the fault is, so a second copy is fetched chunk by chunk
-and compared with the first. Where they differ a third decides. After a change the rest of the file
-on the disk is hashed again at once: as a rule there is one fault, and the search ends there.
+A wrong SHA-256 does not say where the fault is. So a second copy is fetched chunk by chunk and
+compared with the first; where they differ a third copy of the chunk decides. After a change the
+rest of the file on the disk is hashed again: as a rule there is one fault, and the comparison ends
+there.
 """
 
 import hashlib
@@ -10,8 +11,8 @@ from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 
-from localllm.library.download.fetch import Fetcher
-from localllm.library.download.part_file import Closed, Part
+from localllm.library.download.fetch import RangeFetcher
+from localllm.library.download.part_file import PartFile, TransferClosed
 
 _BLOCK = 2**20
 
@@ -22,16 +23,16 @@ class Repair:
     def __init__(
         self,
         path: Path,
-        part: Part,
-        fetcher: Fetcher,
+        part: PartFile,
+        fetcher: RangeFetcher,
         *,
         sha256: str,
         chunk_bytes: int,
         open_part: Callable[[Path], FileIO],
     ) -> None:
-        self.compared = 0
-        self.replaced = 0
-        self.right = False
+        self.compared_bytes = 0
+        self.succeeded = False
+        self._replaced_chunks = 0
         self._path = path
         self._part = part
         self._fetcher = fetcher
@@ -40,51 +41,58 @@ class Repair:
         self._open_part = open_part
 
     def run(self) -> None:
-        """Make the file right, if that can be done; `right` says whether it was.
+        """Repair the file, if that is possible; `succeeded` says whether it was.
 
-        Raises WholeOnly, Closed, OSError and what a fetch raises.
+        Raises RangesUnsupported, TransferClosed, OSError and what a fetch raises.
         """
-        size, whole = self._part.size, hashlib.sha256()
+        size, file_hash = self._part.size, hashlib.sha256()
         with self._open_part(self._path) as stream:
             for start in range(0, size, self._chunk_bytes):
                 end = min(size, start + self._chunk_bytes)
-                changed = self._settle(stream, start, end, whole)
-                self.compared = end
-                if changed and self._worth_hashing() and self._rest(stream, end, whole.copy()):
-                    self.right = True
+                changed = self._repair_chunk(stream, start, end, file_hash)
+                self.compared_bytes = end
+                if (
+                    changed
+                    and self._worth_hashing()
+                    and self._rest_matches(stream, end, file_hash.copy())
+                ):
+                    self.succeeded = True
                     return
-        self.right = whole.hexdigest() == self._sha256
+        self.succeeded = file_hash.hexdigest() == self._sha256
 
-    def _settle(self, stream: FileIO, start: int, end: int, whole: "hashlib._Hash") -> bool:
-        """Make one chunk right and hash it; whether it was wrong."""
-        here = _read(stream, start, end)
-        second = self._copy(start, end)
-        right = here if second == here else self._copy(start, end)
-        whole.update(right)
-        if right == here:
+    def _repair_chunk(
+        self, stream: FileIO, start: int, end: int, file_hash: "hashlib._Hash"
+    ) -> bool:
+        """Replace one chunk if it is wrong, and hash it; return true when it was replaced."""
+        first = _read(stream, start, end)
+        second = self._fetch(start, end)
+        # The third copy is a vote of two against one: the fault may be in the second.
+        correct = first if second == first else self._fetch(start, end)
+        file_hash.update(correct)
+        if correct == first:
             return False
         stream.seek(start)
-        self._part.put(stream, start, right)
-        self.replaced += 1
+        self._part.write(stream, start, correct)
+        self._replaced_chunks += 1
         return True
 
-    def _copy(self, start: int, end: int) -> bytes:
+    def _fetch(self, start: int, end: int) -> bytes:
         pieces: list[bytes] = []
         self._fetcher.fetch(start, end, lambda _, data: pieces.append(data))
         return b"".join(pieces)
 
     def _worth_hashing(self) -> bool:
-        """After 1, 2, 4, 8, ... changes: hashing the rest after each would never end."""
-        return self.replaced & (self.replaced - 1) == 0
+        """After 1, 2, 4, 8, ... replacements: hashing the rest after each would be quadratic."""
+        return self._replaced_chunks & (self._replaced_chunks - 1) == 0
 
-    def _rest(self, stream: FileIO, start: int, whole: "hashlib._Hash") -> bool:
-        """Whether the file from `start` on, as it is, completes the hash."""
+    def _rest_matches(self, stream: FileIO, start: int, file_hash: "hashlib._Hash") -> bool:
+        """Tell whether the file on the disk from `start` on completes the hash."""
         stream.seek(start)
         while block := stream.read(_BLOCK):
             if self._part.closed.is_set():
-                raise Closed
-            whole.update(block)
-        return whole.hexdigest() == self._sha256
+                raise TransferClosed
+            file_hash.update(block)
+        return file_hash.hexdigest() == self._sha256
 
 
 def _read(stream: FileIO, start: int, end: int) -> bytes:

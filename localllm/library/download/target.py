@@ -1,4 +1,8 @@
-"""What is asked of the downloader, and what it says and gives back."""
+"""The inputs and results of a download, and the files that it keeps beside its target.
+
+The bottom of the package, and cheap to import: deleting a model needs to know these paths without
+loading an HTTP client.
+"""
 
 import shutil
 import threading
@@ -8,7 +12,7 @@ from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 
-from localllm.library.download.retry_policy import Patience
+from localllm.library.http.retry_policy import RetryPolicy
 
 MAX_CONNECTIONS = 8
 
@@ -17,8 +21,8 @@ MAX_CONNECTIONS = 8
 class DownloadTarget:
     """One file of a repository, and its final place (the store chooses it).
 
-    `sha256` is the one that the repository lists; None for small files that it keeps without one:
-    of these only the size is verified.
+    `sha256` is the checksum that the repository lists; None for a small file that it keeps without
+    one (not in LFS): of these only the size is verified.
     """
 
     repo: str
@@ -30,28 +34,11 @@ class DownloadTarget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """One look at a download. Bytes are totals over all the files of one call.
-
-    `done_bytes` counts what is on the disk, also from earlier runs; `rate_bytes_per_s` only what
-    comes over the network now. `note` says what is not plain progress: "resumed at 3.2 GiB",
-    "stalled, reconnecting", "waiting for another localllm", "checking what is here".
-    """
-
-    file: str
-    done_bytes: int
-    total_bytes: int
-    rate_bytes_per_s: float | None
-    remaining_s: float | None
-    note: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Downloaded:
+class DownloadedFile:
     """A file that is complete, verified and in its place.
 
-    `sha256` was computed from what is on the disk. `resumed_from` is how many bytes were there
-    from earlier runs, `transferred_bytes` how many came now (repairs included).
+    `sha256` was computed from the bytes on the disk. `resumed_from` is the number of bytes that
+    earlier runs had left, `transferred_bytes` what came over the network now, repairs included.
     """
 
     path: Path
@@ -59,6 +46,21 @@ class Downloaded:
     sha256: str
     resumed_from: int
     transferred_bytes: int
+
+
+def part_path(path: Path) -> Path:
+    """Return the place of a file's bytes while it is incomplete."""
+    return path.with_name(f"{path.name}.part")
+
+
+def journal_path(path: Path) -> Path:
+    """Return the place of the journal of an incomplete file."""
+    return path.with_name(f"{path.name}.part.json")
+
+
+def lock_path(path: Path) -> Path:
+    """Return the file that is locked by the process that downloads `path`."""
+    return path.with_name(f"{path.name}.part.lock")
 
 
 def _free_bytes(directory: Path) -> int:
@@ -74,16 +76,16 @@ def _wait(stop: threading.Event, seconds: float) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Conditions:
-    """What the world is like; tests make it worse.
+class DownloadOptions:
+    """Retries, limits and intervals of a download, and the system calls that tests replace.
 
-    A connection that brings fewer than `stall_bytes` in `stall_s` is opened again. `checkpoint_*`
-    is how much may come, and how long it may take, before what came is forced to the disk.
-    `piece_bytes` is what one of several connections asks for at a time. `wait(event, seconds)`
-    waits for an event.
+    A connection that brings fewer than `stall_bytes` in `stall_s` is opened again. At most
+    `checkpoint_bytes`, and those of `checkpoint_s`, are not yet forced to the disk. `piece_bytes`
+    is the longest range that one of several connections requests at a time. `tick_s` is how often
+    the calling thread looks after the others. `wait(event, seconds)` waits for an event.
     """
 
-    patience: Patience = field(default_factory=Patience)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
     stall_bytes: int = 256 * 2**10
     stall_s: float = 30.0
     tick_s: float = 0.05

@@ -1,7 +1,8 @@
-"""Changing files so that a crash, a full disk or a second process loses nothing."""
+"""Write and lock files so that a crash, a full disk or a second process loses nothing."""
 
 import contextlib
 import glob
+import itertools
 import os
 import sys
 import time
@@ -20,10 +21,10 @@ _REPLACE_TRIES = 50
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
-    """Hold the lock file `path`, alone among all processes and threads.
+    """Lock the file `path` against all other processes and threads while the block runs.
 
-    The system lets go of it when the process ends, however it ends. Raises TimeoutError when
-    another one holds it for `wait_s`, OSError when it cannot be made.
+    The system releases the lock when the process ends, however it ends. Raises TimeoutError when
+    another one has it for `wait_s`, OSError when the file cannot be made.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
     try:
@@ -34,13 +35,14 @@ def locked(path: Path, *, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
             time.sleep(_POLL_S)
         yield
     finally:
-        os.close(descriptor)
+        os.close(descriptor)  # releases the lock; the file stays, for whoever waits has it open
 
 
 def write_atomically(target: Path, data: bytes, *, private: bool = False) -> None:
-    """Replace `target` by `data`: after a crash at any point it holds all of the old or all of
-    the new. Call it under the lock, for it clears away what killed writers left. `private`: nobody
-    but its owner can read it. Raises OSError.
+    """Replace the content of `target`: after a crash at any point it is the old or the new one.
+
+    Call it under a lock when others may write the same file: it deletes the temporary files that
+    killed writers left. `private`: only its owner can read it. Raises OSError.
     """
     for leftover in target.parent.glob(f"{glob.escape(target.name)}.*.tmp"):
         leftover.unlink(missing_ok=True)
@@ -56,7 +58,13 @@ def write_atomically(target: Path, data: bytes, *, private: bool = False) -> Non
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    sync_directory(target.parent)
+    sync_directory(target.parent)  # else a power cut may undo the rename
+
+
+def unused_path(path: Path) -> Path:
+    """Return `path`, or the first of `NAME-2`, `NAME-3`, ... when it exists."""
+    numbered = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in itertools.count(2))
+    return next(each for each in itertools.chain((path,), numbered) if not each.exists())
 
 
 def _private(path: str, flags: int) -> int:
@@ -64,7 +72,7 @@ def _private(path: str, flags: int) -> int:
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in a directory last through a power cut, where the system can."""
+    """Force a directory's names to the disk, so that a rename in it survives a power cut."""
     if sys.platform == "win32":
         return  # a directory cannot be opened there; NTFS journals its names
     descriptor = os.open(path, os.O_RDONLY)
@@ -80,13 +88,13 @@ def _try_lock(descriptor: int) -> bool:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         else:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # the second is how Windows says it
+    except (BlockingIOError, PermissionError):  # the second one on Windows
         return False
     return True
 
 
 def _replace(source: Path, target: Path) -> None:
-    """`Path.replace`; on Windows again while a reader has the target open."""
+    """Rename over `target`; on Windows retry while a reader has it open."""
     for left in reversed(range(_REPLACE_TRIES)):
         try:
             source.replace(target)

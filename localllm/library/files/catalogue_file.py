@@ -1,7 +1,7 @@
-"""The catalogue that came with this installation, read from its file.
+"""Load the catalogue that came with this installation.
 
-Reading and checking it takes a fifth of a `suggest`, so what came of it is kept in the cache as
-JSON, with a note of everything it was made from; without a cache it is read every time.
+Parsing and checking it takes a fifth of a `suggest`, so the result is cached as JSON; without a
+cache it is parsed every time.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from localllm.library.files import file_cache, paths
 
 
 def read_catalogue() -> tuple[Entry, ...]:
-    """Read and check the catalogue. Raises UsageError when it is damaged or not there."""
+    """Return the checked catalogue. Raises UsageError when it is damaged or missing."""
     path = paths.catalogue_path()
     try:
         raw = path.read_bytes()
@@ -27,29 +27,28 @@ def read_catalogue() -> tuple[Entry, ...]:
         raise UsageError(
             f"The catalogue {path} cannot be read ({error}). Install localllm again."
         ) from error
-    made_from = _made_from(raw)
-    path = paths.catalogue_cache_file()
-    if (answer := file_cache.recall(path, made_from)) is not None:
-        return json_cache.load_entries(answer)
+    cache_path, key = paths.catalogue_cache_file(), _cache_key(raw)
+    if (cached := file_cache.get(cache_path, key)) is not None:
+        return json_cache.load_entries(cached)
     entries = catalogue.parse(text)
-    file_cache.keep(path, made_from, json_cache.dump_entries(entries))
+    file_cache.put(cache_path, key, json_cache.dump_entries(entries))
     return entries
 
 
 def find_entry(name: str) -> Entry | None:
-    """The catalogue's entry of this name, or of the only name that begins so."""
-    wanted = name.lower()
+    """Return the entry of this name, else the only one whose name begins so; None without one."""
+    prefix = name.lower()
     entries = read_catalogue()
-    starting = [entry for entry in entries if wanted and entry.name.startswith(wanted)]
-    exact = [entry for entry in starting if entry.name == wanted]
-    if exact or len(starting) == 1:
-        return (exact or starting)[0]
+    matches = [entry for entry in entries if prefix and entry.name.startswith(prefix)]
+    exact = [entry for entry in matches if entry.name == prefix]
+    if exact or len(matches) == 1:
+        return (exact or matches)[0]
     return None
 
 
-def _made_from(raw: bytes) -> str:
-    """The catalogue, and the code that sizes what is in it as far as its files' times tell:
-    whoever works on that code shall not see what the old code said."""
+def _cache_key(raw: bytes) -> str:
+    """Identify the catalogue and the code that sizes its models, by the code's modification times:
+    who works on that code must not get the old code's results."""
     code = sorted(_sources(Path(localllm.__file__).parent / "core"))
     return f"{localllm.__version__} {len(raw)} {crc32(raw):08x} {crc32(repr(code).encode()):08x}"
 

@@ -1,4 +1,8 @@
-"""Open regular files only, and hash them (SHA-256) with progress."""
+"""Open regular files only, and compute their checksum (SHA-256) with progress.
+
+Every file that a user or another program names is opened here: a pipe or a device under such a
+name would block or never end.
+"""
 
 import hashlib
 import os
@@ -19,7 +23,7 @@ _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
-    """Open a file for reading if it is one. Raises NotFound, StoreError."""
+    """Open a regular file for reading. Raises NotFound, StoreError."""
     try:
         descriptor = os.open(path, _OPEN_FLAGS)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -27,6 +31,7 @@ def open_regular(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise StoreError(f"{printable(path)} cannot be read: {reason}.") from error
+    # The descriptor's status and not the path's: the path may lead to another file by now.
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
@@ -35,8 +40,8 @@ def open_regular(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
         yield stream, status
 
 
-def sha256_of(path: Path, *, read: Callable[[int], None] = lambda _: None) -> str:
-    """Hash a file; `read` is told how many bytes were read since it was last told.
+def sha256_of(path: Path, *, on_read: Callable[[int], None] = lambda _: None) -> str:
+    """Hash a file; `on_read` gets the number of bytes after each read.
 
     Raises NotFound, and StoreError when the file cannot be read or changes meanwhile.
     """
@@ -45,7 +50,7 @@ def sha256_of(path: Path, *, read: Callable[[int], None] = lambda _: None) -> st
         try:
             while chunk := stream.read(_CHUNK_BYTES):
                 digest.update(chunk)
-                read(len(chunk))
+                on_read(len(chunk))
         except OSError as error:
             raise StoreError(f"{printable(path)} cannot be read: {error.strerror}.") from error
         after = os.fstat(stream.fileno())

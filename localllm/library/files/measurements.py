@@ -1,10 +1,10 @@
-"""What was measured on this machine, kept in one file of the library's directory.
+"""The file of the measurements that `bench` made on this machine, in the library's directory.
 
-A measurement can be made again, so a damaged file is set aside whole and a new one begun.
+A measurement can be made again, so a damaged file is renamed and a new one begun, without the
+salvage that the index gets.
 """
 
 import contextlib
-import itertools
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from localllm.library.files import atomic_write
 
 SCHEMA = 1
 MAX_FILE_BYTES = 16 * 2**20
-"""A larger file is not one that we wrote: this holds some 30,000 measurements."""
+"""Enough for some 30,000 measurements: a larger file is damaged."""
 
 _log = logging.getLogger("localllm.library")
 
@@ -35,14 +35,14 @@ class _Version:
 
 
 class _Damaged(ValueError):
-    """The file is not one that we wrote."""
+    """The content is not what `add` writes."""
 
 
 def load(path: Path, *, warn: Callable[[str], None] = _log.warning) -> tuple[Measurement, ...]:
     """Read every measurement, oldest first; none when there is no file.
 
-    Never fails: an estimate without them is only less exact. `warn` gets a sentence when the
-    file cannot be read, or is damaged and was set aside.
+    Never fails: an estimate without measurements is only less exact. `warn` gets a sentence when
+    the file cannot be read, or is damaged and was renamed.
     """
     try:
         return _read(path)
@@ -52,30 +52,30 @@ def load(path: Path, *, warn: Callable[[str], None] = _log.warning) -> tuple[Mea
         warn(str(error))
         return ()
     try:
-        with _changing(path):
-            return _mended(path, warn)
+        with _locked(path):
+            return _read_or_set_aside(path, warn)
     except StoreError as error:
         warn(f"The measurements in {path} are damaged and are ignored. {error}")
         return ()
 
 
 def add(path: Path, *new: Measurement, warn: Callable[[str], None] = _log.warning) -> None:
-    """Keep measurements, all or none; each takes the place of an older one of the same thing.
+    """Add measurements, all or none; each replaces an older one of the same thing.
 
     Raises StoreError.
     """
-    with _changing(path):
-        kept = [
+    with _locked(path):
+        others = [
             old
-            for old in _mended(path, warn)
+            for old in _read_or_set_aside(path, warn)
             if not any(measurement.replaces(old) for measurement in new)
         ]
-        atomic_write.write_atomically(path, _dump((*kept, *new)))
+        atomic_write.write_atomically(path, _dump((*others, *new)))
 
 
 @contextlib.contextmanager
-def _changing(path: Path) -> Iterator[None]:
-    """Hold the file alone, among all processes."""
+def _locked(path: Path) -> Iterator[None]:
+    """Lock the file against other processes; turn what fails in the block into StoreError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write.locked(path.with_suffix(".lock")):
@@ -91,12 +91,12 @@ def _changing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _mended(path: Path, warn: Callable[[str], None]) -> tuple[Measurement, ...]:
-    """Read under the lock; a damaged file is renamed, and there are none then."""
+def _read_or_set_aside(path: Path, warn: Callable[[str], None]) -> tuple[Measurement, ...]:
+    """Read under the lock; rename a damaged file and return no measurements."""
     try:
         return _read(path)
     except _Damaged as damage:
-        aside = _unused(path.with_suffix(".damaged.json"))
+        aside = atomic_write.unused_path(path.with_suffix(".damaged.json"))
         path.rename(aside)
         warn(
             f"The measurements in {path} were damaged ({damage}): the file is kept as "
@@ -106,7 +106,10 @@ def _mended(path: Path, warn: Callable[[str], None]) -> tuple[Measurement, ...]:
 
 
 def _read(path: Path) -> tuple[Measurement, ...]:
-    """Raises _Damaged, and StoreError for a file that cannot be read or is of a later version."""
+    """Read and parse the file.
+
+    Raises _Damaged, and StoreError for a file that cannot be read or has a later schema.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -131,11 +134,6 @@ def _read(path: Path) -> tuple[Measurement, ...]:
 
 
 def _dump(measurements: tuple[Measurement, ...]) -> bytes:
-    """One measurement a line, for people who look into the file."""
-    lines = b",\n".join(msgspec.json.encode(one) for one in measurements)
+    """Write one measurement a line, for people who look into the file."""
+    lines = b",\n".join(msgspec.json.encode(each) for each in measurements)
     return b'{"schema":%d,"measurements":[\n%b\n]}\n' % (SCHEMA, lines)
-
-
-def _unused(path: Path) -> Path:
-    numbered = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in itertools.count(2))
-    return next(each for each in itertools.chain((path,), numbered) if not each.exists())

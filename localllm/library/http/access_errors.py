@@ -1,12 +1,13 @@
-"""What the Hub means by 401, 403 and 404, and what to do about it.
+"""Errors for the Hub's 401, 403 and 404, each with what to do about it.
 
-It answers 401 for a missing repository as for a private one, and also for a public one when the
-token is not known; gated repositories show their files and refuse only the bytes.
+The statuses alone do not say: the Hub answers 401 for a missing repository as for a private one,
+and also for a public one when it does not know the token; a gated repository shows its files and
+refuses only their bytes.
 """
 
 from localllm.core.text import single_line
 from localllm.errors import AccessDenied, HubError, LocalLLMError, NotFound
-from localllm.library.http.client import shown_url
+from localllm.library.http.urls import printable_url
 
 TOKEN_HELP = (
     "set HF_TOKEN, run `hf auth login`, or store it in the keyring (service localllm, user"
@@ -15,18 +16,17 @@ TOKEN_HELP = (
 _UNKNOWN_TOKEN = "invalid credentials"  # of "Invalid credentials in Authorization header"
 
 
-class TokenRefused(HubError):
-    """An endpoint does not know the token that was sent; without one it might answer."""
+class InvalidToken(HubError):
+    """An endpoint does not know the token that was sent; without one it might respond."""
 
     def __init__(self, endpoint: str) -> None:
-        self.said = (
-            f"{shown_url(endpoint)} does not know your token, so it was asked without one. Renew"
-            f" the token: {TOKEN_HELP}."
+        super().__init__(
+            f"{printable_url(endpoint)} does not know your token, so it was asked without one."
+            f" Renew the token: {TOKEN_HELP}."
         )
-        super().__init__(self.said)
 
 
-def denial(
+def access_error(
     status: int,
     *,
     code: str,
@@ -36,14 +36,14 @@ def denial(
     repo: str,
     what: str,
 ) -> LocalLLMError | None:
-    """The error that a refusing answer means; None for a status that is no refusal.
+    """Return the error that a response means; None for a status that is no refusal.
 
-    `code` and `message` are the answer's X-Error-Code and X-Error-Message; `what` was asked for,
-    in words.
+    `code` and `message` are the response's X-Error-Code and X-Error-Message; `what` names the
+    resource in words.
     """
-    host = shown_url(endpoint)
+    host = printable_url(endpoint)
     if status == 401 and sent_token and (code != "GatedRepo" or _UNKNOWN_TOKEN in message.lower()):
-        return TokenRefused(endpoint)
+        return InvalidToken(endpoint)
     if code == "GatedRepo" or status == 403:
         return _gated(repo, host, sent_token)
     if status == 401 or (status == 404 and code == "RepoNotFound"):
@@ -52,7 +52,7 @@ def denial(
             f" {'use a token that may read it' if sent_token else TOKEN_HELP}."
         )
     if status in (404, 410):
-        return NotFound(f"{host} has no {what}{_said(message)}.")
+        return NotFound(f"{host} has no {what}{_in_brackets(message)}.")
     return None
 
 
@@ -69,5 +69,5 @@ def _gated(repo: str, host: str, sent_token: bool) -> AccessDenied:
     )
 
 
-def _said(message: str) -> str:
+def _in_brackets(message: str) -> str:
     return f" ({single_line(message)[:120]})" if message else ""

@@ -1,7 +1,7 @@
-"""The Hub's token of this user: from the environment, huggingface_hub's own file, the keyring.
+"""The user's Hub token: from the environment, huggingface_hub's own file, or the keyring.
 
-It is asked for when a request to an endpoint is about to leave, and not before: a keyring may
-want a password. Nothing here shows a token, not in an error either.
+It is looked up when a request to an endpoint is about to be sent, and not before: a keyring may
+ask for a password. No message contains a token, an error neither.
 """
 
 import functools
@@ -15,7 +15,7 @@ from localllm.errors import UsageError
 from localllm.library.files import paths
 
 SERVICE = "localllm"
-"""What the keyring is asked for: this service, and the name `USER`."""
+"""The keyring's entry has this service and the user name `USER`."""
 USER = "huggingface"
 
 _VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # the second is huggingface_hub's older name
@@ -23,7 +23,7 @@ _MAX_LENGTH = 1024
 
 
 def find(environment: Mapping[str, str] = os.environ) -> str | None:
-    """The token of this user, or None. Raises UsageError for one that no header can carry."""
+    """Return the user's token, or None. Raises UsageError for one that no header can carry."""
     for variable in _VARIABLES:
         if token := environment.get(variable, "").strip():
             return _checked(token, variable)
@@ -45,10 +45,10 @@ def _read(file: Path) -> str:
 
 @functools.cache
 def from_keyring() -> str:
-    """What the system's keyring holds; "" when there is none, or nothing in it.
+    """Read the token from the system's keyring; "" when there is no keyring or no entry.
 
-    Its backends fail in their own ways, on machines without a session even while being imported:
-    none of these is an error of ours.
+    A backend's failure counts as no entry: on machines without a session some of them fail while
+    being imported.
     """
     try:
         import keyring

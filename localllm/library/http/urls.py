@@ -1,4 +1,8 @@
-"""Addresses of the network: which can be asked, which are this machine, how they are shown."""
+"""URLs: which can be requested, which lead to this machine, and how they are shown in messages.
+
+Apart from `client.py`, because these checks are pure and every one of them guards something: what
+may be requested, who gets the token, what a message may show.
+"""
 
 import ipaddress
 import re
@@ -17,12 +21,12 @@ _LIKE = f"Give one like {DEFAULT_ENDPOINT}."
 _HOST = re.compile(
     rb"(?=.{1,253}$)[A-Za-z0-9_][A-Za-z0-9_-]{0,62}(\.[A-Za-z0-9_-]{1,63})*\.?|[0-9a-fA-F:.]+"
 )
-"""Sockets raise what is no network's error for other names."""
+"""For other host names the socket module raises errors that are not network errors."""
 
 
 def checked_endpoint(text: str, origin: str) -> str:
-    """Give back an endpoint without its last slash. Raises UsageError naming `origin`."""
-    wrong = f"{origin} is {shown_url(text)!r}"
+    """Return an endpoint without its last slash. Raises UsageError naming `origin`."""
+    wrong = f"{origin} is {printable_url(text)!r}"
     try:
         url = httpx2.URL(text)
     except httpx2.InvalidURL as error:
@@ -35,12 +39,12 @@ def checked_endpoint(text: str, origin: str) -> str:
 
 
 def file_url(endpoint: str, repo: str, commit: str, file: str) -> str:
-    """Where an endpoint gives a file of a repository."""
+    """Build the URL of a repository's file at an endpoint."""
     return f"{endpoint}/{quote(repo)}/resolve/{quote(commit, safe='')}/{quote(file)}"
 
 
-def shown_url(url: httpx2.URL | str) -> str:
-    """An address as it may stand in a message: no signature, no password, one line."""
+def printable_url(url: httpx2.URL | str) -> str:
+    """Make a URL fit for a message: no signature, no password, one line."""
     plain = str(url).partition("?")[0].partition("#")[0]
     scheme, found, rest = plain.partition("://") if "://" in plain else ("", "", plain)
     host, slash, path = rest.partition("/")
@@ -48,7 +52,7 @@ def shown_url(url: httpx2.URL | str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host's name or address is this machine, as far as it shows without asking."""
+    """Tell whether a host is this machine, by its name or address alone: no DNS is asked."""
     plain = host.lower().strip("[]").rstrip(".")
     if plain == "localhost" or plain.endswith(".localhost"):
         return True
@@ -65,24 +69,24 @@ def is_loopback(host: str) -> bool:
 
 
 def same_origin(one: httpx2.URL, other: httpx2.URL) -> bool:
-    """Whether two addresses have the same scheme, host and port."""
+    """Tell whether two URLs have the same scheme, host and port."""
     return origin_of(one) == origin_of(other)
 
 
 def is_usable(url: httpx2.URL) -> bool:
-    """Whether a socket could be opened to an address."""
+    """Tell whether a socket could be opened to a URL's host and port."""
     host = _HOST.fullmatch(url.raw_host) is not None
     port = url.port is None or 0 < url.port < 65536
     return url.scheme in ("http", "https") and host and port
 
 
 def origin_of(url: httpx2.URL) -> tuple[str, str, int | None]:
-    """Scheme, host and port: whom a token may be shown to."""
+    """Return scheme, host and port: the unit that a token is sent to."""
     return url.scheme, url.host.lower(), url.port or {"http": 80, "https": 443}.get(url.scheme)
 
 
 def proxy_for(url: httpx2.URL) -> str | None:
-    """The proxy that the environment (or the system) names for an address, None for none.
+    """Return the proxy that the environment (or the system) sets for a URL, None for none.
 
     NO_PROXY may hold names, `.suffixes`, addresses, networks (`10.0.0.0/8`) and `*`. This machine
     is never reached through a proxy.

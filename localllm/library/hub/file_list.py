@@ -1,8 +1,8 @@
-"""A repository's list of files, as far as it can be believed.
+"""Validate a repository's list of files.
 
-A name in it becomes a path one day. A GGUF file whose name leads elsewhere condemns the whole
-listing, by name: who publishes one such file is not to be trusted with the others. A file that
-only has an awkward name is left out.
+A name in it becomes a path one day. One GGUF file with a hostile name rejects the whole list, by
+name: a publisher of such a file is not trusted with the others. A file whose name is only unusable
+on some system is left out.
 """
 
 import re
@@ -24,8 +24,10 @@ _MAX_REPO = 96  # huggingface_hub's `validate_repo_id`
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubFile:
-    """A file of a repository; `name` is its path there. `sha256` is the Hub's for a large file
-    (LFS), None for a small one."""
+    """A file of a repository; `name` is its path there.
+
+    `sha256` is the Hub's for a large file (LFS), None for a small one.
+    """
 
     name: str
     size_bytes: int
@@ -33,7 +35,7 @@ class HubFile:
 
 
 def repo_problem(name: object) -> str | None:
-    """Why something cannot be a repository's name (ORG/REPO); None when it can."""
+    """Say why something cannot be a repository's name (ORG/REPO); None when it can."""
     if not isinstance(name, str) or _REPO.fullmatch(name) is None:
         return "one is written ORG/REPO, in plain letters, digits and - _ ."
     if len(name) > _MAX_REPO:
@@ -43,10 +45,10 @@ def repo_problem(name: object) -> str | None:
     return None
 
 
-def believed(repo: str, entries: Iterable[tuple[object, object, object]]) -> tuple[HubFile, ...]:
-    """The files of a listing of names, sizes and SHA-256 sums.
+def validated(repo: str, entries: Iterable[tuple[object, object, object]]) -> tuple[HubFile, ...]:
+    """Return the usable files of a list of names, sizes and SHA-256 sums.
 
-    Raises HubError with the name of the file that condemns it.
+    Raises HubError with the name of the file that rejects the list.
     """
     files: list[HubFile] = []
     models: dict[str, str] = {}
@@ -54,38 +56,41 @@ def believed(repo: str, entries: Iterable[tuple[object, object, object]]) -> tup
         if not isinstance(name, str):
             raise HubError(f"{repo} lists a file without a name. Nothing of it is used.")
         model = ".gguf" in name.lower()
-        if model and (wrong := _harm(name, models)) is not None:
-            raise _condemned(repo, name, wrong)
-        if len(name) > MAX_NAME or names.unusable(name) is not None:
+        if model and (problem := _hostile(name, models)) is not None:
+            raise _rejected(repo, name, problem)
+        if len(name) > MAX_NAME or names.path_problem(name) is not None:
             continue
         file = _file(name, size, sha256)
         if file is not None:
             files.append(file)
         elif model:
-            raise _condemned(repo, name, "its size or its SHA-256 is none")
+            raise _rejected(repo, name, "its size or its SHA-256 is none")
     return tuple(files)
 
 
 def parts(files: Sequence[HubFile], file: str, repo: str) -> tuple[HubFile, ...]:
-    """The file of that name, or all parts of the split model it is one of, in order.
+    """Return the file of that name, or all parts of its split model in order.
 
     Raises NotFound for one that is not listed.
     """
     listed = {each.name: each for each in files}
-    wanted, split = [file], split_of(file)
+    part_names, split = [file], split_of(file)
     if split is not None:
         stem, _, count = split
         if not 1 <= count <= MAX_PARTS:
             raise NotFound(f"{repo}: {_quoted(file)} is called a part of {count}; nothing is.")
-        wanted = [split_name(stem, number, count, file[-5:]) for number in range(1, count + 1)]
-    missing = next((name for name in wanted if name not in listed), None)
+        part_names = [split_name(stem, number, count, file[-5:]) for number in range(1, count + 1)]
+    missing = next((name for name in part_names if name not in listed), None)
     if missing is not None:
         raise NotFound(f"{repo} has no file {_quoted(missing)}.")
-    return tuple(listed[name] for name in wanted)
+    return tuple(listed[name] for name in part_names)
 
 
-def _harm(name: str, models: dict[str, str]) -> str | None:
-    """What harm a model's file could do by its name alone; `models` are those before it."""
+def _hostile(name: str, models: dict[str, str]) -> str | None:
+    """Say why a model's file name is dangerous; None when it is not.
+
+    `models` are the names before it, by how a file system may fold them.
+    """
     if len(name) > MAX_NAME:
         return f"the name has {len(name)} characters"
     if not name.isprintable():
@@ -103,7 +108,7 @@ def _harm(name: str, models: dict[str, str]) -> str | None:
 
 
 def _file(name: str, size: object, sha256: object) -> HubFile | None:
-    """The file, or None when what is said about it is no size or no sum."""
+    """Return the file; None when its size or its SHA-256 is not valid."""
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= MAX_BYTES:
         return None
     if sha256 is None:
@@ -113,10 +118,10 @@ def _file(name: str, size: object, sha256: object) -> HubFile | None:
     return None
 
 
-def _condemned(repo: str, name: str, wrong: str) -> HubError:
-    return HubError(f"{repo} lists the file {_quoted(name)}: {wrong}. Nothing of it is used.")
+def _rejected(repo: str, name: str, problem: str) -> HubError:
+    return HubError(f"{repo} lists the file {_quoted(name)}: {problem}. Nothing of it is used.")
 
 
 def _quoted(name: str) -> str:
-    """A name as it can be shown; nothing of it vanishes."""
+    """Quote a name for a message with every character visible."""
     return repr(name[:120])

@@ -1,14 +1,14 @@
-"""What a look into another program's folders gives: models, and files that are none and why.
+"""Models in another program's folders, and the bounded reading of such folders.
 
-These folders are not ours. Whatever is in them may be half written, huge, a link in a circle or
-made to mislead: everything that is read here has a limit, and names found in it become a path
-only after they match a strict pattern.
+Nothing in them can be trusted: a file may be half written, huge, a link in a circle or made to
+mislead. So every read here has a limit, and a name that was found becomes a path only after it
+matches a strict pattern.
 """
 
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from localllm.core.model.file_types import label_in, split_of
@@ -20,14 +20,17 @@ MAX_JSON_BYTES = 4 * 2**20
 _MAX_DEPTH = 6
 _MAX_FOLDERS = 50_000
 _MAX_FILES = 20_000
-_ENCODER_QUANTS = ("F16", "BF16", "Q8_0", "F32")
-"""Encoders are small: the precision that their publishers test with, then the nearest."""
+_MMPROJ_QUANTS = ("F16", "BF16", "Q8_0", "F32")
+"""Best first. An mmproj is small: the precision that publishers test with, then the nearest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """A model in another program's folder. `sha256s` are digests stated there, by path; `name` is
-    what it is called there, None where only its header names it."""
+class FoundModel:
+    """A model in another program's folder.
+
+    `sha256s` are digests stated there, by path; `name` is the model's name there, None where only
+    its header has one.
+    """
 
     path: Path
     source: str
@@ -37,15 +40,15 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Passed:
-    """A file or folder that was passed over. `reason` is a sentence without its end."""
+class SkippedFile:
+    """A file or folder that is no model. `reason` is a sentence without its end."""
 
     path: Path
     reason: str
 
 
-def gguf_files(root: Path) -> Iterator[Path | Passed]:
-    """Every GGUF file below `root`, in order, through links too but never in a circle."""
+def gguf_files(root: Path) -> Iterator[Path | SkippedFile]:
+    """Yield every GGUF file below `root`, in order, through links too but never in a circle."""
     seen: set[tuple[int, int]] = set()
     unreadable: list[OSError] = []
     files = 0
@@ -56,6 +59,7 @@ def gguf_files(root: Path) -> Iterator[Path | Passed]:
         except OSError as error:  # it went away meanwhile
             unreadable.append(error)
             continue
+        # By device and inode: a link may lead back to a folder under another path.
         deep = len(here.parts) - len(root.parts) >= _MAX_DEPTH
         if (status.st_dev, status.st_ino) in seen or deep:
             folders.clear()
@@ -68,38 +72,42 @@ def gguf_files(root: Path) -> Iterator[Path | Passed]:
                 files += 1
                 yield here / file_name
         if len(seen) > _MAX_FOLDERS or files > _MAX_FILES:
-            yield Passed(path=root, reason="it has too many folders or files; the rest was left")
+            yield SkippedFile(
+                path=root, reason="it has too many folders or files; the rest was left"
+            )
             return
     for each in unreadable:
-        yield Passed(path=Path(each.filename), reason=f"it cannot be read: {each.strerror}")
+        yield SkippedFile(path=Path(each.filename), reason=f"it cannot be read: {each.strerror}")
 
 
-def together(
-    files: Iterable[Path], made: Callable[[Path], Found | Passed | None]
-) -> Iterator[Found | Passed]:
-    """Models among files of one publisher's folder: parts of a split one once, the encoder (mmproj)
-    with each model. `made` makes a file a model."""
+def models_among(
+    files: Iterable[Path], to_model: Callable[[Path], FoundModel | SkippedFile | None]
+) -> Iterator[FoundModel | SkippedFile]:
+    """Yield the models among the files of one publisher: a split one once, each with the mmproj.
+
+    `to_model` makes a model of a file; None leaves the file out.
+    """
     files = tuple(files)
-    encoders = sorted((each for each in files if _is_encoder(each)), key=_preference)
-    stems: set[tuple[Path, str, int]] = set()
+    mmprojs = sorted((each for each in files if _is_mmproj(each)), key=_preference)
+    splits: set[tuple[Path, str, int]] = set()
     models = 0
     for file in files:
-        if _is_encoder(file):
+        if _is_mmproj(file):
             continue
         if (split := split_of(file.name)) is not None:
-            whole = (file.parent, split[0], split[2])
-            if whole in stems:
+            model = (file.parent, split[0], split[2])
+            if model in splits:
                 continue
-            stems.add(whole)
-        match made(file):
-            case Found() as found:
+            splits.add(model)
+        match to_model(file):
+            case FoundModel() as found:
                 models += 1
-                yield _with_encoder(found, encoders)
-            case Passed() as passed:
-                yield passed
+                yield _with_mmproj(found, mmprojs)
+            case SkippedFile() as skipped:
+                yield skipped
     if not models:
-        for mmproj in encoders:
-            yield Passed(path=mmproj, reason="it is an encoder (mmproj) without its model")
+        for mmproj in mmprojs:
+            yield SkippedFile(path=mmproj, reason="it is an encoder (mmproj) without its model")
 
 
 def read_json(path: Path) -> Mapping[str, object]:
@@ -115,8 +123,10 @@ def read_json(path: Path) -> Mapping[str, object]:
 
 
 def read_small(path: Path, limit_bytes: int) -> bytes:
-    """Read a file of at most `limit_bytes`, never waiting for a pipe. Raises ValueError with the
-    reason."""
+    """Read a file of at most `limit_bytes`, never waiting for a pipe.
+
+    Raises ValueError with the reason.
+    """
     try:
         with open_regular(path) as (stream, _):
             data = stream.read(limit_bytes + 1)
@@ -128,7 +138,7 @@ def read_small(path: Path, limit_bytes: int) -> bytes:
 
 
 def folders_in(root: Path) -> Iterator[Path]:
-    """The folders directly in `root`, in order; none when it cannot be read."""
+    """Yield the folders directly in `root`, in order; none when it cannot be read."""
     try:
         with os.scandir(root) as entries:
             found = sorted(each.path for each in entries if each.is_dir())
@@ -137,25 +147,19 @@ def folders_in(root: Path) -> Iterator[Path]:
     yield from map(Path, found[:_MAX_FOLDERS])
 
 
-def _with_encoder(found: Found, encoders: list[Path]) -> Found:
-    """The encoder of a model: in its own folder, else anywhere in the publisher's."""
-    if found.mmproj is not None or not encoders:
+def _with_mmproj(found: FoundModel, mmprojs: list[Path]) -> FoundModel:
+    """Add the mmproj of a model: from its own folder, else from anywhere of the publisher's."""
+    if found.mmproj is not None or not mmprojs:
         return found
-    near = [each for each in encoders if each.parent == found.path.parent]
-    return Found(
-        path=found.path,
-        source=found.source,
-        sha256s=found.sha256s,
-        mmproj=(near or encoders)[0],
-        name=found.name,
-    )
+    near = [each for each in mmprojs if each.parent == found.path.parent]
+    return replace(found, mmproj=(near or mmprojs)[0])
 
 
-def _is_encoder(file: Path) -> bool:
+def _is_mmproj(file: Path) -> bool:
     return "mmproj" in file.name.lower()
 
 
 def _preference(mmproj: Path) -> tuple[int, str]:
     label = label_in(mmproj.stem)
-    known = label in _ENCODER_QUANTS
-    return (_ENCODER_QUANTS.index(label) if known and label else len(_ENCODER_QUANTS), mmproj.name)
+    known = label in _MMPROJ_QUANTS
+    return (_MMPROJ_QUANTS.index(label) if known and label else len(_MMPROJ_QUANTS), mmproj.name)

@@ -9,21 +9,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from localllm.library.files import names
-from localllm.library.scan.found import Found, Passed, folders_in, gguf_files, read_small, together
+from localllm.library.scan.found import (
+    FoundModel,
+    SkippedFile,
+    folders_in,
+    gguf_files,
+    models_among,
+    read_small,
+)
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_REF_BYTES = 100
 
 
-def models(root: Path) -> Iterator[Found | Passed]:
-    """Every model of a cache, each file once: of several commits the one `main` is at first."""
+def models(root: Path) -> Iterator[FoundModel | SkippedFile]:
+    """Yield every model of a cache, each file once; the commit of `main` comes first."""
     for folder in folders_in(root):
         if not folder.name.startswith("models--"):
             continue
         repo = folder.name.removeprefix("models--").replace("--", "/")
         if not names.is_repo(repo):
-            yield Passed(path=folder, reason="its name is not that of a repository")
+            yield SkippedFile(path=folder, reason="its name is not that of a repository")
             continue
         seen: set[Path] = set()
         for snapshot in _snapshots(folder):
@@ -38,30 +45,30 @@ def _snapshots(folder: Path) -> list[Path]:
 
 def _snapshot(
     folder: Path, snapshot: Path, source: str, seen: set[Path]
-) -> Iterator[Found | Passed]:
-    """One commit's files. A file that an earlier commit has as well is not told again."""
+) -> Iterator[FoundModel | SkippedFile]:
+    """Yield one commit's models, but for files that an earlier commit has as well."""
     usable: list[Path] = []
     for file in gguf_files(snapshot):
-        if isinstance(file, Passed):
+        if isinstance(file, SkippedFile):
             yield file
         elif (reason := _unusable(folder, file)) is not None:
-            yield Passed(path=file, reason=reason)
+            yield SkippedFile(path=file, reason=reason)
         else:
             usable.append(file)
-    whole = {file: file.resolve() for file in usable}
+    blobs = {file: file.resolve() for file in usable}
 
-    def made(file: Path) -> Found | None:
-        if whole[file] in seen:
+    def to_model(file: Path) -> FoundModel | None:
+        if blobs[file] in seen:
             return None
-        seen.add(whole[file])
-        return Found(path=file, source=source, sha256s=digests)
+        seen.add(blobs[file])
+        return FoundModel(path=file, source=source, sha256s=digests)
 
     digests = {
         file: blob.name
-        for file, blob in whole.items()
+        for file, blob in blobs.items()
         if blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name)
     }
-    yield from together(usable, made)
+    yield from models_among(usable, to_model)
 
 
 def _unusable(folder: Path, file: Path) -> str | None:

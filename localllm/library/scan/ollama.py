@@ -1,8 +1,8 @@
 """Ollama's models: `manifests/REGISTRY/NAMESPACE/NAME/TAG` is JSON whose layers name files in
 `blobs/`, `sha256-` and their digest.
 
-Layout: ollama, `types/model/name.go` and `server/manifest.go`. A digest became a path there once
-(CVE-2024-37032): here it is one only when it is 64 hexadecimal digits.
+Layout: ollama, `types/model/name.go` and `server/manifest.go`. A hostile digest could become a path
+there (CVE-2024-37032): here it does only when it is 64 hexadecimal digits.
 """
 
 import re
@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from localllm.library.files.names import printable
-from localllm.library.scan.found import Found, Passed, folders_in, read_json
+from localllm.library.scan.found import FoundModel, SkippedFile, folders_in, read_json
 
 _MODEL = "application/vnd.ollama.image.model"
-_ENCODER = "application/vnd.ollama.image.projector"
-_ADAPTER = "application/vnd.ollama.image.adapter"
+_MMPROJ = "application/vnd.ollama.image.projector"
+_LORA = "application/vnd.ollama.image.adapter"
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}")
 _MAX_LAYERS = 1000
@@ -22,20 +22,20 @@ _MAX_MANIFESTS = 10_000
 _REGISTRY, _LIBRARY = "registry.ollama.ai", "library"
 
 
-def models(root: Path) -> Iterator[Found | Passed]:
-    """Every tag that a manifest describes, those of one model after each other."""
+def models(root: Path) -> Iterator[FoundModel | SkippedFile]:
+    """Yield the model of every tag, those of one model after each other."""
     for number, manifest in enumerate(_manifests(root / "manifests")):
         if number >= _MAX_MANIFESTS:
-            yield Passed(path=root, reason="it has too many manifests; the rest was left")
+            yield SkippedFile(path=root, reason="it has too many manifests; the rest was left")
             return
         try:
             yield _model(root, manifest)
         except ValueError as error:
-            yield Passed(path=manifest, reason=str(error))
+            yield SkippedFile(path=manifest, reason=str(error))
 
 
 def _manifests(root: Path) -> Iterator[Path]:
-    """Files exactly four levels down; a link is not followed."""
+    """Yield files exactly four levels down; links are not followed."""
     for registry in folders_in(root):
         for namespace in folders_in(registry):
             for name in folders_in(namespace):
@@ -46,30 +46,30 @@ def _manifests(root: Path) -> Iterator[Path]:
                 yield from (tag for tag in tags if tag.is_file() and not tag.is_symlink())
 
 
-def _model(root: Path, manifest: Path) -> Found:
+def _model(root: Path, manifest: Path) -> FoundModel:
     """Read one manifest. Raises ValueError with the reason why it gives no model."""
-    called = _called(manifest)
+    name = _display_name(manifest)
     layers = _layers(read_json(manifest))
     weights = [layer for layer in layers if layer.get("mediaType") == _MODEL]
-    if any(layer.get("mediaType") == _ADAPTER for layer in layers):
+    if any(layer.get("mediaType") == _LORA for layer in layers):
         raise ValueError("it has a LoRA adapter, without which it is another model")
     if not weights:
         raise ValueError("it has no model in GGUF here: it runs elsewhere or has another format")
     if len(weights) > 1:
         raise ValueError(f"it has {len(weights)} files with weights; only one can be adopted")
     path, digest = _blob(root, weights[0])
-    encoders = [_blob(root, layer) for layer in layers if layer.get("mediaType") == _ENCODER]
-    return Found(
+    mmprojs = [_blob(root, layer) for layer in layers if layer.get("mediaType") == _MMPROJ]
+    return FoundModel(
         path=path,
-        source=f"ollama:{called}",
-        sha256s={path: digest, **dict(encoders)},
-        mmproj=encoders[0][0] if encoders else None,
-        name=called.rpartition("/")[2].removesuffix(":latest").replace(":", "-"),
+        source=f"ollama:{name}",
+        sha256s={path: digest, **dict(mmprojs)},
+        mmproj=mmprojs[0][0] if mmprojs else None,
+        name=name.rpartition("/")[2].removesuffix(":latest").replace(":", "-"),
     )
 
 
-def _called(manifest: Path) -> str:
-    """What a person types after `ollama run`. Raises ValueError for names that nobody can."""
+def _display_name(manifest: Path) -> str:
+    """Return what a user types after `ollama run`. Raises ValueError for an impossible name."""
     parts = manifest.parts[-4:]
     if not all(_WORD.fullmatch(part) for part in parts):
         raise ValueError(f"{printable(manifest.name)} is not a name that Ollama gives")
@@ -87,7 +87,7 @@ def _layers(manifest: Mapping[str, object]) -> list[Mapping[str, object]]:
 
 
 def _blob(root: Path, layer: Mapping[str, object]) -> tuple[Path, str]:
-    """The file of a layer and its digest. Raises ValueError when it is not whole."""
+    """Return the file of a layer and its digest. Raises ValueError when it is incomplete."""
     stated = layer.get("digest")
     match = _DIGEST.fullmatch(stated) if isinstance(stated, str) else None
     if match is None:
@@ -97,9 +97,9 @@ def _blob(root: Path, layer: Mapping[str, object]) -> tuple[Path, str]:
         size_bytes = path.stat().st_size
     except OSError as error:
         raise ValueError(f"its file {path.name[:19]}... is not there: pulled in part?") from error
-    wanted = layer.get("size")
-    if isinstance(wanted, int) and wanted != size_bytes:
+    stated_size = layer.get("size")
+    if isinstance(stated_size, int) and stated_size != size_bytes:
         raise ValueError(
-            f"its file has {size_bytes} bytes and should have {wanted}: pulled in part?"
+            f"its file has {size_bytes} bytes and should have {stated_size}: pulled in part?"
         )
     return path, match[1]

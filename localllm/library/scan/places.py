@@ -1,4 +1,4 @@
-"""Where other programs keep their models: what their own settings say, else each one's default."""
+"""Find the folders of other programs' models: from their settings, else each one's default."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -6,19 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localllm.library.files.paths import absolute
-from localllm.library.scan import hugging_face, llama_cpp, lm_studio, ollama
-from localllm.library.scan.found import Found, Passed, read_json, read_small
+from localllm.library.scan import hugging_face, ollama
+from localllm.library.scan.found import FoundModel, SkippedFile, read_json, read_small
+from localllm.library.scan.gguf_folders import llama_cpp_models, lm_studio_models
 
 _MAX_POINTER_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A folder of another program, and how to read it."""
+    """A folder of another program, and the function that reads its models."""
 
     runner: str
     path: Path
-    models: Callable[[Path], Iterator[Found | Passed]]
+    models: Callable[[Path], Iterator[FoundModel | SkippedFile]]
 
 
 def places(
@@ -28,12 +29,12 @@ def places(
     system: Path = Path("/"),
     platform: str = sys.platform,
 ) -> tuple[Place, ...]:
-    """Every folder of the four programs that is there. `system` is the root of the disk."""
+    """Return every folder of the four programs that exists. `system` is the root of the disk."""
     listed = [
         ("Hugging Face", hugging_face.models, _hugging_face(environment, home)),
-        ("LM Studio", lm_studio.models, _lm_studio(home)),
+        ("LM Studio", lm_studio_models, _lm_studio(home)),
         ("Ollama", ollama.models, _ollama(environment, home, system)),
-        ("llama.cpp", llama_cpp.models, _llama_cpp(environment, home, platform)),
+        ("llama.cpp", llama_cpp_models, _llama_cpp(environment, home, platform)),
     ]
     found: dict[tuple[str, Path], Place] = {}
     for runner, models, paths in listed:
@@ -56,8 +57,8 @@ def _hugging_face(environment: Mapping[str, str], home: Path) -> Iterator[Path]:
 
 
 def _lm_studio(home: Path) -> Iterator[Path]:
-    """Its home is `~/.lmstudio`, was `~/.cache/lm-studio`, or is named by a pointer file; its
-    settings name the folder when the user chose another."""
+    """Its home is `~/.lmstudio`, was `~/.cache/lm-studio`, or is in a pointer file; its settings
+    have the folder when the user chose another."""
     homes = [home / ".lmstudio", home / ".cache" / "lm-studio"]
     try:
         pointer = read_small(home / ".lmstudio-home-pointer", _MAX_POINTER_BYTES)
@@ -76,7 +77,7 @@ def _lm_studio(home: Path) -> Iterator[Path]:
 
 
 def _ollama(environment: Mapping[str, str], home: Path, system: Path) -> Iterator[Path]:
-    """Its own user's home too: as a service it runs as `ollama` (its install.sh)."""
+    """As a service Ollama runs as the user `ollama`, with a home of its own (its install.sh)."""
     yield from _stated(environment, "OLLAMA_MODELS")
     yield home / ".ollama" / "models"
     for owner in ("usr/share/ollama", "var/lib/ollama"):

@@ -1,6 +1,6 @@
-"""Files that are loaded beside a model: the image encoder (mmproj) and LoRA adapters.
+"""Files that are loaded beside a model: mmproj and LoRA.
 
-Each passes the gatekeeper, against the model it is to be loaded with, before llama.cpp opens it.
+Each is inspected against the model that it is to be loaded with before llama.cpp opens it.
 """
 
 from dataclasses import replace
@@ -12,16 +12,17 @@ from localllm.core.sizing.lora import lora_of
 from localllm.core.text import single_line
 from localllm.errors import GgufError
 from localllm.library.files.names import printable
-from localllm.library.store.inspect import adapter_at, mmproj_for
+from localllm.library.store.inspect import lora_header, mmproj_for
 from localllm.library.store.installed import InstalledModel
 
 _HUB, _PATH = "hub:", "path"
 
 
-def mmproj_of(model: InstalledModel) -> Mmproj | None:
-    """The encoder to ask for in a load, not looked at yet. None: the model has none here.
+def default_mmproj(model: InstalledModel) -> Mmproj | None:
+    """Return the mmproj to load with a model, not inspected yet; None when there is none.
 
-    Of a file that is not in the library it is the only one that lies beside it.
+    For a file outside the library it is the only mmproj file in its directory, if there is exactly
+    one.
     """
     if model.mmproj is not None:
         return Mmproj(path=str(model.mmproj.path))
@@ -30,7 +31,7 @@ def mmproj_of(model: InstalledModel) -> Mmproj | None:
 
 
 def with_mmproj(settings: LoadSettings, model: ModelSpec) -> LoadSettings:
-    """These settings with the encoder examined, if they have one.
+    """Return the settings with their mmproj inspected, if they have one.
 
     Raises NotFound, StoreError, and GgufError for a file that does not go with the model.
     """
@@ -40,7 +41,7 @@ def with_mmproj(settings: LoadSettings, model: ModelSpec) -> LoadSettings:
 
 
 def why_no_vision(model: InstalledModel) -> str:
-    """Why a model that was loaded without an encoder cannot see, and what to do."""
+    """Say why a model that was loaded without an mmproj has no vision, and what to do."""
     name = single_line(model.name)
     if model.mmproj is not None:
         return f"{name} was loaded without its image encoder, so it cannot see images."
@@ -54,21 +55,21 @@ def why_no_vision(model: InstalledModel) -> str:
     )
 
 
-def examined(lora: Lora, model: ModelSpec) -> Lora:
-    """The same adapter with what it weighs beside this model.
+def inspected_lora(lora: Lora, model: ModelSpec) -> Lora:
+    """Return a LoRA with its size beside this model.
 
     Raises NotFound, StoreError, and GgufError for a file that does not fit the model.
     """
     path = Path(lora.path)
-    header = adapter_at(path)
+    header = lora_header(path)
     try:
         return lora_of(header, model, path=lora.path, scale=lora.scale)
     except GgufError as error:
         raise GgufError(f"The adapter {printable(path)} cannot be used: {error}.") from error
 
 
-def with_adapters(settings: LoadSettings, model: ModelSpec) -> LoadSettings:
-    """These settings with every adapter examined. Raises as `examined` does."""
+def with_loras(settings: LoadSettings, model: ModelSpec) -> LoadSettings:
+    """Return the settings with every LoRA inspected. Raises as `inspected_lora` does."""
     if not settings.loras:
         return settings
-    return replace(settings, loras=tuple(examined(each, model) for each in settings.loras))
+    return replace(settings, loras=tuple(inspected_lora(each, model) for each in settings.loras))

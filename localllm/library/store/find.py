@@ -1,4 +1,7 @@
-"""From what a person types to a model: paths, names, and what to say when nothing matches."""
+"""Resolve what a user types to a model: paths, names, and the messages when nothing matches.
+
+Apart from `store.py`, because none of this changes the library or knows where it is.
+"""
 
 import difflib
 import os
@@ -6,47 +9,51 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from localllm.core.model.file_types import quant_in, split_of
 from localllm.core.reference import is_repository
 from localllm.errors import NotFound
 from localllm.library.files import names
 from localllm.library.files.catalogue_file import find_entry
 from localllm.library.store import starter
 from localllm.library.store.inspect import files_of
-from localllm.library.store.installed import InstalledModel, State, of_file
+from localllm.library.store.installed import FileState, InstalledFile, InstalledModel
 
-_LISTED = 8
+_MAX_LISTED = 8
 _REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}(:[\w.-]{1,64})?", re.ASCII)
-"""What a repository of the Hub is called, with or without a quant; a file may be, too."""
+"""The name of a Hub repository, with or without a quant; a file may have such a name, too."""
 
 
 def is_path(text: str) -> bool:
-    """Whether `text` is written as a path and not as a name."""
+    """Tell whether `text` is written as a path and not as a name."""
     separators = [os.sep, *([os.altsep] if os.altsep else [])]
     return text.lower().endswith(".gguf") or any(each in text for each in separators)
 
 
-def file_at(text: str, models: Iterable[InstalledModel]) -> InstalledModel:
-    """The model whose file is at a path: the installed one, else one made of the file's name.
+def model_at_path(text: str, models: Iterable[InstalledModel]) -> InstalledModel:
+    """Return the model whose file is at a path: the installed one, else one made of its name.
 
-    The header is not read here; whoever loads or shows the model does. Raises NotFound.
+    The header is not read: the caller that loads or shows the model does. Raises NotFound.
     """
     try:
         files = files_of(Path(text))
         statuses = [file.stat() for file in files]
     except (OSError, ValueError) as error:
-        raise NotFound(_no_file(text, error)) from error
+        raise NotFound(_no_file_message(text, error)) from error
+    # A pipe or a device under such a name would block whoever opens it.
     irregular = [file for file in files if not file.is_file()]
     if irregular:
         raise NotFound(f"{names.printable(irregular[0])} is not a file. Name a GGUF file.")
     for model in models:
-        if model.path == files[0] and model.state is State.OK:
+        if model.path == files[0] and model.state is FileState.OK:
             return model
-    parts = tuple(of_file(status, file) for status, file in zip(statuses, files, strict=True))
-    split = names.split_of(files[0].name)
+    parts = tuple(
+        InstalledFile.from_stat(file, status) for status, file in zip(statuses, files, strict=True)
+    )
+    split = split_of(files[0].name)
     stem = split[0] if split else files[0].stem
     return InstalledModel(
         name=names.slug(stem) or "model",
-        quant=names.quant_in(stem),
+        quant=quant_in(stem),
         path=files[0],
         size_bytes=sum(part.size_bytes for part in parts),
         source="path",
@@ -54,9 +61,12 @@ def file_at(text: str, models: Iterable[InstalledModel]) -> InstalledModel:
     )
 
 
-def published_as(text: str, models: Iterable[InstalledModel]) -> tuple[InstalledModel, ...]:
-    """The installed models that were pulled as this: ORG/REPO, of which all its quants, or either
-    that or a name of the catalogue with `:QUANT`."""
+def pulled_as(text: str, models: Iterable[InstalledModel]) -> tuple[InstalledModel, ...]:
+    """Return the installed models that were pulled as `text`.
+
+    ORG/REPO gives all its quants; ORG/REPO:QUANT and a name of the catalogue with `:QUANT` give
+    that quant.
+    """
     name, colon, quant = text.partition(":")
     if is_repository(name):
         repos = [name]
@@ -73,17 +83,19 @@ def published_as(text: str, models: Iterable[InstalledModel]) -> tuple[Installed
     )
 
 
-def several(name: str, models: Iterable[InstalledModel]) -> str:
-    """Say that `name` is not enough to tell these models apart."""
+def ambiguous_message(name: str, models: Iterable[InstalledModel]) -> str:
+    """Say that `name` means several models."""
     listed = _list(tuple(model.name for model in models))
     return f"{names.printable(name)[:200]} is installed more than once. Name one: {listed}."
 
 
-def not_found(
+def not_found_message(
     name: str, known: tuple[str, ...], starting: tuple[str, ...], *, exact: bool = False
 ) -> str:
-    """Say that no model is called `name`, and what comes nearest. `starting` are the names that
-    begin with it; `exact` says that a prefix is not enough here."""
+    """Say that no model is called `name`, and which names are near.
+
+    `starting` are the names that begin with it; with `exact` a prefix is not enough.
+    """
     quoted = repr(names.printable(name)[:80])
     if len(starting) > 1:
         return f"{quoted} is the beginning of {len(starting)} models: {_list(starting)}. Type more."
@@ -104,21 +116,21 @@ def not_found(
 
 
 def _nearest(name: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    wanted = name.lower()[: names.MAX_NAME]
-    inside = [each for each in known if wanted and wanted in each]
-    similar = difflib.get_close_matches(wanted, known, n=_LISTED, cutoff=0.5)
+    query = name.lower()[: names.MAX_NAME]
+    inside = [each for each in known if query and query in each]
+    similar = difflib.get_close_matches(query, known, n=_MAX_LISTED, cutoff=0.5)
     return tuple(dict.fromkeys([*inside, *similar]))
 
 
 def _list(some: tuple[str, ...]) -> str:
-    more = f" and {len(some) - _LISTED} more" if len(some) > _LISTED else ""
-    return ", ".join(some[:_LISTED]) + more
+    more = f" and {len(some) - _MAX_LISTED} more" if len(some) > _MAX_LISTED else ""
+    return ", ".join(some[:_MAX_LISTED]) + more
 
 
-def _no_file(text: str, error: OSError | ValueError) -> str:
-    shown = names.printable(text)[:200]
+def _no_file_message(text: str, error: OSError | ValueError) -> str:
+    name = names.printable(text)[:200]
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        hint = f" To download it: localllm pull {shown}" if _REPOSITORY.fullmatch(text) else ""
-        return f"There is no file {shown}, and no installed model is called so.{hint}"
+        hint = f" To download it: localllm pull {name}" if _REPOSITORY.fullmatch(text) else ""
+        return f"There is no file {name}, and no installed model is called so.{hint}"
     reason = getattr(error, "strerror", None) or str(error)
-    return f"{shown} cannot be reached: {reason}."
+    return f"{name} cannot be reached: {reason}."

@@ -1,7 +1,8 @@
-"""The library's own hard links, and what leaves the disk when a model is removed.
+"""Make and delete the library's own files: hard links, and the files of a removed model.
 
 A hard link is a second name for a file: it costs no space and keeps the bytes when the first name
-is deleted. Only files of the library's own that nothing else uses are deleted.
+is deleted. The only module that deletes models; it deletes files of the library's own that no other
+model uses, and nothing else.
 """
 
 import contextlib
@@ -13,10 +14,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from localllm.core.model.file_types import split_name
 from localllm.errors import StoreError
+from localllm.library.download.target import journal_path, lock_path, part_path
 from localllm.library.files import atomic_write, names, paths
 from localllm.library.files.names import printable
-from localllm.library.store.installed import InstalledModel, Part
+from localllm.library.store.installed import InstalledFile, InstalledModel
 
 _REASONS = {
     errno.EXDEV: "they are on different file systems, and a hard link cannot cross from one to"
@@ -27,17 +30,19 @@ _REASONS = {
 }
 
 
-def place(directory: Path, name: str, parts: tuple[Part, ...]) -> tuple[Part, ...]:
-    """Link the files of a model into `directory` and give back the parts at their new places.
+def link_files(
+    directory: Path, name: str, parts: tuple[InstalledFile, ...]
+) -> tuple[InstalledFile, ...]:
+    """Link the files of a model into `directory`; return the parts at their new places.
 
-    A file of another model that is there already is never replaced. Raises StoreError; then
-    nothing was linked.
+    A file of another model that is there already is never replaced. Raises StoreError, and leaves
+    no link then.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"{printable(directory)} cannot be made: {error.strerror}.") from error
-    targets = next(each for each in _targets(directory, name, len(parts)) if _free(each, parts))
+    targets = next(each for each in _targets(directory, name, len(parts)) if _usable(each, parts))
     made: list[Path] = []
     try:
         for part, target in zip(parts, targets, strict=True):
@@ -55,10 +60,10 @@ def place(directory: Path, name: str, parts: tuple[Part, ...]) -> tuple[Part, ..
     return tuple(replace(part, path=target) for part, target in zip(parts, targets, strict=True))
 
 
-def delete_links(parts: tuple[Part, ...]) -> int:
-    """Delete hard links of ours; give back the bytes that this freed on the disk.
+def delete_links(parts: tuple[InstalledFile, ...]) -> int:
+    """Delete files of the library; return the bytes that this freed on the disk.
 
-    None are freed where the file has another name somewhere. Raises StoreError.
+    A file with another hard link somewhere frees none. Raises StoreError.
     """
     freed_bytes = 0
     for part in parts:
@@ -72,26 +77,26 @@ def delete_links(parts: tuple[Part, ...]) -> int:
                 f"{printable(part.path)} cannot be deleted: {error.strerror}. If a model is loaded"
                 " from it, unload it first."
             ) from error
-        if status.st_nlink == 1:
+        if status.st_nlink == 1:  # counted before the deletion: it was the last name
             freed_bytes += status.st_size
     return freed_bytes
 
 
 def _targets(directory: Path, name: str, count: int) -> Iterator[tuple[Path, ...]]:
-    """File names for a model: its own name, then numbered ones."""
+    """Yield file names for a model: its own name, then numbered ones."""
     for number in itertools.count(1):
         stem = name if number == 1 else f"{name}-{number}"
         if count == 1:
             yield (names.path_in(directory, stem),)
             continue
         yield tuple(
-            names.path_in(directory, names.split_name(stem, each, count, suffix=""))
+            names.path_in(directory, split_name(stem, each, count, suffix=""))
             for each in range(1, count + 1)
         )
 
 
-def _free(targets: tuple[Path, ...], parts: tuple[Part, ...]) -> bool:
-    """Whether each name is unused or already is the file itself (a crash left the link)."""
+def _usable(targets: tuple[Path, ...], parts: tuple[InstalledFile, ...]) -> bool:
+    """Tell whether each name is unused, or is the file itself (a crash left the link)."""
     return all(
         not os.path.lexists(target) or (target.exists() and target.samefile(part.path))
         for target, part in zip(targets, parts, strict=True)
@@ -111,53 +116,57 @@ def _link(source: Path, target: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Removed:
-    """What was removed. `deleted` are files of ours that are gone, `kept` those that another model
-    uses, and its name; `freed_bytes` is 0 for files that were left or have another name."""
+class Removal:
+    """The result of removing a model.
+
+    `deleted` are the library's files that are gone, `still_used` those that another model uses,
+    with its name. `freed_bytes` is 0 for files that were left or have another hard link.
+    """
 
     model: InstalledModel
     freed_bytes: int
     deleted: tuple[Path, ...] = ()
-    kept: tuple[tuple[Path, str], ...] = ()
+    still_used: tuple[tuple[Path, str], ...] = ()
 
 
-def delete_model(model: InstalledModel, others: Iterable[InstalledModel], data: Path) -> Removed:
-    """Delete the files of a model that are the library's own, what is left of their downloads and
-    folders that this empties. A file outside the library is never touched. Raises StoreError.
+def delete_model(model: InstalledModel, others: Iterable[InstalledModel], data: Path) -> Removal:
+    """Delete the library's own files of a model, with leftovers of downloads and emptied folders.
+
+    A file outside the library is never touched. Raises StoreError.
     """
     if not model.owned:
-        return Removed(model=model, freed_bytes=0)
+        return Removal(model=model, freed_bytes=0)
     used = {_real(part.path): other.name for other in others for part in other.all_files}
-    doomed = {part.path: part for part in model.all_files if _real(part.path) not in used}
-    there = tuple(path for path in doomed if os.path.lexists(path))
-    freed_bytes = delete_links(tuple(doomed.values()))
-    freed_bytes += sum(_delete_leftovers(path) for path in doomed)
-    for path in doomed:
-        _prune(path.parent, paths.hub_dir(data))
-    return Removed(
+    unused = {part.path: part for part in model.all_files if _real(part.path) not in used}
+    existing = tuple(path for path in unused if os.path.lexists(path))
+    freed_bytes = delete_links(tuple(unused.values()))
+    freed_bytes += sum(_delete_leftovers(path) for path in unused)
+    for path in unused:
+        _remove_empty_folders(path.parent, paths.hub_dir(data))
+    return Removal(
         model=model,
         freed_bytes=freed_bytes,
-        deleted=there,
-        kept=tuple(
+        deleted=existing,
+        still_used=tuple(
             (part.path, used[_real(part.path)])
             for part in model.all_files
-            if part.path not in doomed
+            if part.path not in unused
         ),
     )
 
 
 def _delete_leftovers(path: Path) -> int:
-    """Delete what an unfinished download of a file left, unless one is running; the bytes that
-    this freed."""
-    from localllm.library.download import journal as notes  # its imports are not for every verb
-
-    torn = path.parent.glob(f"{glob.escape(notes.notes_of(path).name)}.*.tmp")
-    left = [notes.part_of(path), notes.notes_of(path), *torn, notes.lock_of(path)]
+    """Delete what an unfinished download of a file left, unless one is running; return the bytes
+    that this freed."""
+    journal, lock = journal_path(path), lock_path(path)
+    torn = path.parent.glob(f"{glob.escape(journal.name)}.*.tmp")
+    leftovers = [part_path(path), journal, *torn, lock]
     freed_bytes = 0
-    if not any(each.exists() for each in left):
+    # Before the lock, which would create its file.
+    if not any(each.exists() for each in leftovers):
         return 0
-    with contextlib.suppress(OSError), atomic_write.locked(left[-1], wait_s=0.0):
-        for each in left:
+    with contextlib.suppress(OSError), atomic_write.locked(lock, wait_s=0.0):
+        for each in leftovers:
             with contextlib.suppress(FileNotFoundError):
                 freed_bytes += _on_disk_bytes(each)
                 each.unlink()
@@ -165,14 +174,13 @@ def _delete_leftovers(path: Path) -> int:
 
 
 def _on_disk_bytes(path: Path) -> int:
-    """What a file takes, as far as the system says: a download with gaps takes less than its
-    length."""
+    """Return a file's blocks on the disk: a sparse part file takes less than its length."""
     status = path.stat()
     return min(status.st_size, getattr(status, "st_blocks", status.st_size) * 512)
 
 
-def _prune(folder: Path, root: Path) -> None:
-    """Remove folders that became empty, below `root`."""
+def _remove_empty_folders(folder: Path, root: Path) -> None:
+    """Remove `folder` and its parents below `root` as far as they are empty."""
     while folder != root and folder.is_relative_to(root):
         try:
             folder.rmdir()

@@ -1,9 +1,9 @@
-"""The headers of installed models as far as sizing reads them, kept in the cache.
+"""A cache of the headers of installed models, as far as sizing needs them.
 
-A header with a vocabulary of 262k takes three quarters of the time to read that planning with the
-whole catalogue takes, and `suggest` wants those of all installed models. What is kept leaves the
-vocabulary out, but for the number of its tokens, and is used as long as the files have the same
-length and time.
+Parsing a header with a vocabulary of 262k takes three quarters of the time that planning with the
+whole catalogue takes, and `suggest` needs those of all installed models. A cached header has the
+size of the vocabulary and not its tokens; it is valid while the files have the same length and
+modification time.
 """
 
 import json
@@ -17,8 +17,8 @@ from localllm.library.files import file_cache, paths
 from localllm.library.store.inspect import inspect_model
 from localllm.library.store.installed import InstalledModel
 
-_MAX_WORD = 100
-"""Characters of a name or a kind; templates and licences are longer, and their owner's business."""
+_MAX_TEXT = 100
+"""Characters of a string that is cached: names and types, but no templates and licences."""
 
 _JsonValue = str | int | float | bool | list[int] | list[float] | list[bool]
 _Tensor = tuple[str, list[int], int, int, int]
@@ -34,31 +34,31 @@ class _Document(TypedDict):
     file_bytes: int
 
 
-def sized_spec(model: InstalledModel) -> ModelSpec:
-    """Read an installed model's header, without its texts: enough to size and time it.
+def cached_spec(model: InstalledModel) -> ModelSpec:
+    """Return an installed model's header without its texts: enough to size and time it.
 
     Raises NotFound, StoreError and GgufError as `inspect_model` does.
     """
     name = crc32(str(model.path).encode("utf-8", "replace"))
-    path, made_from = paths.sized_file(paths.cache_dir(), name), _files(model)
-    if made_from and (answer := file_cache.recall(path, made_from)) is not None:
-        return _restored(answer)
+    path, key = paths.header_cache_file(paths.cache_dir(), name), _cache_key(model)
+    if key and (cached := file_cache.get(path, key)) is not None:
+        return _parse(cached)
     spec = _without_texts(inspect_model(model.path).spec)
-    if made_from:
-        file_cache.keep(path, made_from, _written(spec))
+    if key:
+        file_cache.put(path, key, _serialize(spec))
     return spec
 
 
-def _files(model: InstalledModel) -> str:
-    """What tells these files from others; nothing when one of them cannot be looked at."""
-    found: list[str | int] = [__version__]
+def _cache_key(model: InstalledModel) -> str:
+    """Identify the model's files as they are now; "" when one of them cannot be reached."""
+    key: list[str | int] = [__version__]
     try:
         for part in model.files:
             now = part.path.stat()
-            found += [str(part.path), now.st_size, now.st_mtime_ns, now.st_ino]
+            key += [str(part.path), now.st_size, now.st_mtime_ns, now.st_ino]
     except (OSError, ValueError):
         return ""
-    return json.dumps(found)
+    return json.dumps(key)
 
 
 def _without_texts(spec: ModelSpec) -> ModelSpec:
@@ -76,16 +76,16 @@ def _without_texts(spec: ModelSpec) -> ModelSpec:
 
 
 def _is_small(value: MetadataValue) -> bool:
-    """Words, numbers, and lists of numbers by layer: no vocabulary and no chat template."""
+    """True for short strings, numbers, and lists of numbers by layer; not for a vocabulary."""
     if isinstance(value, str):
-        return len(value) <= _MAX_WORD
+        return len(value) <= _MAX_TEXT
     if isinstance(value, int | float):
         return True
     return len(value) <= MAX_LAYERS and not any(isinstance(each, str) for each in value)
 
 
-def _restored(answer: bytes) -> ModelSpec:
-    document: _Document = json.loads(answer)
+def _parse(text: bytes) -> ModelSpec:
+    document: _Document = json.loads(text)
     return ModelSpec(
         architecture=document["architecture"],
         metadata=document["metadata"],
@@ -100,10 +100,10 @@ def _restored(answer: bytes) -> ModelSpec:
     )
 
 
-def _written(spec: ModelSpec) -> bytes:
+def _serialize(spec: ModelSpec) -> bytes:
     document: _Document = {
         "architecture": spec.architecture,
-        "metadata": {key: _plain(value) for key, value in spec.metadata.items()},
+        "metadata": {key: _json_value(value) for key, value in spec.metadata.items()},
         "tensors": [
             (each.name, list(each.shape), each.type.value, each.offset, each.size_bytes)
             for each in spec.tensors
@@ -116,7 +116,7 @@ def _written(spec: ModelSpec) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode()
 
 
-def _plain(value: MetadataValue) -> _JsonValue:
+def _json_value(value: MetadataValue) -> _JsonValue:
     if isinstance(value, str | int | float):
         return value
     return list(value)  # type: ignore[return-value]  # `_is_small` lets no texts through

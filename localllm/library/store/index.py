@@ -1,12 +1,12 @@
-"""The library's index: entries <-> JSON lines, on the disk.
+"""The library's index on the disk: library.json.
 
-One entry a line, each complete in itself: whatever is lost of the file, the other lines can be
-read. The file is replaced as a whole under a lock, so two processes and a crash at any point leave
-a library that can be read; reading takes no lock and works on a read-only disk.
+`IndexCodec` converts entries to JSON and back, `IndexFile` reads and changes the file. One entry a
+line, each complete in itself: whatever is lost of the file, the other lines can be read. The file
+is replaced as a whole under a lock, so that two processes and a crash at any point leave an index
+that can be read; reading takes no lock and works on a read-only disk.
 """
 
 import contextlib
-import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,26 +15,26 @@ from pathlib import Path
 
 from localllm.errors import LocalLLMError, StoreError
 from localllm.library.files import atomic_write, names, paths
-from localllm.library.store.installed import InstalledModel, Part
-from localllm.library.store.recovery import with_own_files
+from localllm.library.store.installed import InstalledFile, InstalledModel
+from localllm.library.store.recovery import with_unlisted_files
 
 SCHEMA = 2
-"""2 has downloads (`ORG/REPO/FILE` among the owned paths), `mmproj` and `damaged`; 1 is read as it
-is."""
+"""Schema 2 added downloads (`ORG/REPO/FILE` among the owned paths), `mmproj` and `damaged`; an
+index of schema 1 needs no conversion."""
 _ENTRY = re.compile(r'\{"name":')
 
 
-class Damaged(ValueError):
-    """The text is not an index that we wrote."""
+class IndexDamaged(ValueError):
+    """The text is not an index that this or an earlier version wrote."""
 
 
-class TooNew(ValueError):
-    """A later localllm wrote it: it is not damaged, and not ours to change."""
+class IndexTooNew(ValueError):
+    """A later version wrote the index: it is not damaged, and must not be changed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Index:
-    """The entries of one library, whose directory is `data`.
+class IndexCodec:
+    """Reads and writes the text of the index of the library in `data`.
 
     The library's own files are written relative to it, so that it can be moved as a whole.
     """
@@ -42,29 +42,30 @@ class Index:
     data: Path
 
     def dump(self, models: Iterable[InstalledModel]) -> bytes:
-        """Write entries, in the order of their names."""
+        """Write entries in the order of their names."""
         ordered = sorted(models, key=lambda model: model.name)
-        lines = ",\n".join(json.dumps(self._plain(model)) for model in ordered)
+        lines = ",\n".join(json.dumps(self._row(model)) for model in ordered)
         return f'{{"schema": {SCHEMA}, "models": [\n{lines}\n]}}\n'.encode("ascii")
 
     def parse(self, data: bytes) -> tuple[InstalledModel, ...]:
-        """Read an index. Raises Damaged or TooNew."""
+        """Read an index. Raises IndexDamaged or IndexTooNew."""
         try:
             document = json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise Damaged(str(error)) from error
+            raise IndexDamaged(str(error)) from error
         if not isinstance(document, dict) or not isinstance(document.get("schema"), int):
-            raise Damaged("it has no schema number")
+            raise IndexDamaged("it has no schema number")
         if document["schema"] > SCHEMA:
-            raise TooNew(f"it has schema {document['schema']}; this version reads {SCHEMA}")
+            raise IndexTooNew(f"it has schema {document['schema']}; this version reads {SCHEMA}")
         rows = document.get("models")
         if not isinstance(rows, list):
-            raise Damaged("it has no list of models")
+            raise IndexDamaged("it has no list of models")
         return _distinct([self._entry(row) for row in rows])
 
     def salvage(self, data: bytes) -> tuple[InstalledModel, ...]:
-        """Read every entry that is still whole; of two with one name the first."""
+        """Read the entries of a damaged index that are whole; of two with one name the first."""
         text = data.decode("utf-8", "replace")
+        # Entry by entry from each `{"name":`, which `dump` puts at the beginning of every line.
         decoder = json.JSONDecoder()
         found: dict[str, InstalledModel] = {}
         for match in _ENTRY.finditer(text):
@@ -75,7 +76,7 @@ class Index:
             found.setdefault(entry.name, entry)
         return tuple(found.values())
 
-    def _plain(self, model: InstalledModel) -> dict[str, object]:
+    def _row(self, model: InstalledModel) -> dict[str, object]:
         return {
             "name": model.name,
             "quant": model.quant,
@@ -83,21 +84,21 @@ class Index:
             "source": model.source,
             "verified_at": model.verified_at,
             "owned": model.owned,
-            "parts": [self._plain_part(part, owned=model.owned) for part in model.files],
-            "mmproj": self._plain_part(model.mmproj, owned=model.owned) if model.mmproj else None,
+            "parts": [self._file_row(part, owned=model.owned) for part in model.files],
+            "mmproj": self._file_row(model.mmproj, owned=model.owned) if model.mmproj else None,
         }
 
-    def _plain_part(self, part: Part, *, owned: bool) -> dict[str, object]:
+    def _file_row(self, file: InstalledFile, *, owned: bool) -> dict[str, object]:
         return {
-            "path": self._own_name(part.path) if owned else str(part.path),
-            "size_bytes": part.size_bytes,
-            "mtime_ns": part.mtime_ns,
-            "sha256": part.sha256,
-            **({"damaged": True} if part.damaged else {}),
+            "path": self._relative_name(file.path) if owned else str(file.path),
+            "size_bytes": file.size_bytes,
+            "mtime_ns": file.mtime_ns,
+            "sha256": file.sha256,
+            **({"damaged": True} if file.damaged else {}),
         }
 
-    def _own_name(self, path: Path) -> str:
-        """One of the library's own files: `NAME.gguf` in `models/`, `ORG/REPO/FILE` in `hub/`."""
+    def _relative_name(self, path: Path) -> str:
+        """Name an owned file: `NAME.gguf` in `models/`, `ORG/REPO/FILE` in `hub/`."""
         hub = paths.hub_dir(self.data)
         return path.relative_to(hub).as_posix() if path.is_relative_to(hub) else path.name
 
@@ -105,11 +106,11 @@ class Index:
         row = _mapping(value)
         name, owned = _string(row, "name"), row.get("owned")
         if not names.valid(name) or not isinstance(owned, bool):
-            raise Damaged("an entry has no usable name")
+            raise IndexDamaged("an entry has no usable name")
         listed = row.get("parts")
         if not isinstance(listed, list) or not listed:
-            raise Damaged(f"{name} has no files")
-        parts = tuple(self._part(_mapping(part), owned=owned) for part in listed)
+            raise IndexDamaged(f"{name} has no files")
+        parts = tuple(self._file(_mapping(part), owned=owned) for part in listed)
         mmproj = row.get("mmproj")
         return InstalledModel(
             name=name,
@@ -122,26 +123,26 @@ class Index:
             verified_at=_optional(row, "verified_at"),
             parts=parts,
             owned=owned,
-            mmproj=self._part(_mapping(mmproj), owned=owned) if mmproj is not None else None,
+            mmproj=self._file(_mapping(mmproj), owned=owned) if mmproj is not None else None,
         )
 
-    def _own_file(self, text: str) -> Path:
+    def _owned_path(self, text: str) -> Path:
         try:
             if "/" in text:
                 return names.below(paths.hub_dir(self.data), text)
             return names.path_in(paths.models_dir(self.data), text.removesuffix(".gguf"))
         except StoreError as error:
-            raise Damaged(str(error)) from error
+            raise IndexDamaged(str(error)) from error
 
-    def _part(self, row: Mapping[str, object], *, owned: bool) -> Part:
+    def _file(self, row: Mapping[str, object], *, owned: bool) -> InstalledFile:
         text = _string(row, "path")
-        path = self._own_file(text) if owned else Path(text)
+        path = self._owned_path(text) if owned else Path(text)
         if not path.is_absolute() or "\0" in text:
-            raise Damaged("a file has no usable path")
+            raise IndexDamaged("a file has no usable path")
         size_bytes, mtime_ns = row.get("size_bytes"), row.get("mtime_ns")
         if type(size_bytes) is not int or not isinstance(mtime_ns, int | None) or size_bytes < 0:
-            raise Damaged("a file has no size")
-        return Part(
+            raise IndexDamaged("a file has no size")
+        return InstalledFile(
             path=path,
             size_bytes=size_bytes,
             mtime_ns=mtime_ns,
@@ -150,49 +151,29 @@ class Index:
         )
 
 
-def _distinct(models: list[InstalledModel]) -> tuple[InstalledModel, ...]:
-    if len({model.name for model in models}) != len(models):
-        raise Damaged("two entries have one name")
-    return tuple(models)
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    if not isinstance(value, dict):
-        raise Damaged("an entry is not an object")
-    return value
-
-
-def _string(row: Mapping[str, object], key: str) -> str:
-    value = row.get(key)
-    if not isinstance(value, str):
-        raise Damaged(f"an entry has no {key}")
-    return value
-
-
-def _optional(row: Mapping[str, object], key: str) -> str | None:
-    return None if row.get(key) is None else _string(row, key)
-
-
 class IndexFile:
-    """The entries of the library in `data`; `warn` gets a sentence when one had to be mended."""
+    """The index of the library in `data`. `warn` gets a sentence when it had to be repaired."""
 
     def __init__(self, data: Path, *, warn: Callable[[str], None]) -> None:
         self._data = data
-        self._index = Index(data)
+        self._codec = IndexCodec(data)
         self._warn = warn
 
     def entries(self) -> tuple[InstalledModel, ...]:
-        """Every entry; a damaged index is mended first, where it can be. Raises StoreError."""
+        """Read every entry; repair a damaged index first, where that is possible.
+
+        Raises StoreError.
+        """
         data = self._read()
         try:
             return self._parse(data)
-        except Damaged:
+        except IndexDamaged:
             pass
         try:
-            with self.changing() as models:
+            with self.transaction() as models:
                 return tuple(models.values())
         except StoreError as error:
-            saved = self._index.salvage(data)
+            saved = self._codec.salvage(data)
             self._warn(
                 f"The library's index {paths.index_file(self._data)} is damaged and cannot be"
                 f" mended: {error} {len(saved)} of its models can be read."
@@ -200,15 +181,17 @@ class IndexFile:
             return saved
 
     @contextlib.contextmanager
-    def changing(self) -> Iterator[dict[str, InstalledModel]]:
-        """Hold the library alone; what the caller makes of its entries is written at the end.
+    def transaction(self) -> Iterator[dict[str, InstalledModel]]:
+        """Lock the library and yield its entries by name; write them when they were changed.
 
-        Raises StoreError when it is in use, cannot be read or cannot be written.
+        An exception in the block writes nothing. Raises StoreError when the library is in use,
+        cannot be read or cannot be written.
         """
         try:
             self._data.mkdir(parents=True, exist_ok=True)
             with atomic_write.locked(paths.lock_file(self._data)):
-                models = {model.name: model for model in self._mended()}
+                # Read under the lock: another process may have changed it since it was read last.
+                models = {model.name: model for model in self._read_or_repair()}
                 before = dict(models)
                 yield models
                 if models != before:
@@ -219,19 +202,20 @@ class IndexFile:
             raise
         except OSError as error:
             raise StoreError(
-                f"The library in {self._data} cannot be changed: {_why(error)}."
+                f"The library in {self._data} cannot be changed: {_reason(error)}."
                 " Its index is as it was."
             ) from error
 
-    def _mended(self) -> tuple[InstalledModel, ...]:
-        """Read the index; set a damaged one aside and write what can be read of it."""
+    def _read_or_repair(self) -> tuple[InstalledModel, ...]:
+        """Read the index under the lock; rename a damaged one and write what can be salvaged."""
         data = self._read()
         try:
             return self._parse(data)
-        except Damaged as damage:
+        except IndexDamaged as damage:
             path = paths.index_file(self._data)
-            aside = _unused_path(path.with_suffix(".damaged.json"))
-            saved = with_own_files(self._index.salvage(data), self._data)
+            aside = atomic_write.unused_path(path.with_suffix(".damaged.json"))
+            saved = with_unlisted_files(self._codec.salvage(data), self._data)
+            # The damaged text first: a crash between the two writes must not lose it.
             atomic_write.write_atomically(aside, data)
             self._write({model.name: model for model in saved})
             self._warn(
@@ -245,17 +229,17 @@ class IndexFile:
         try:
             return path.read_bytes()
         except FileNotFoundError:
-            return self._index.dump(())
+            return self._codec.dump(())
         except OSError as error:
             raise StoreError(
-                f"The library's index {path} cannot be read: {_why(error)}."
+                f"The library's index {path} cannot be read: {_reason(error)}."
             ) from error
 
     def _parse(self, data: bytes) -> tuple[InstalledModel, ...]:
-        """Raises Damaged, and StoreError for an index that a later version wrote."""
+        """Parse the index. Raises IndexDamaged, and StoreError for one of a later version."""
         try:
-            return self._index.parse(data)
-        except TooNew as error:
+            return self._codec.parse(data)
+        except IndexTooNew as error:
             path = paths.index_file(self._data)
             raise StoreError(
                 f"{path} was written by a later localllm: {error}. Update localllm."
@@ -263,14 +247,32 @@ class IndexFile:
 
     def _write(self, models: dict[str, InstalledModel]) -> None:
         atomic_write.write_atomically(
-            paths.index_file(self._data), self._index.dump(models.values())
+            paths.index_file(self._data), self._codec.dump(models.values())
         )
 
 
-def _unused_path(path: Path) -> Path:
-    numbered = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in itertools.count(2))
-    return next(each for each in itertools.chain((path,), numbered) if not each.exists())
+def _distinct(models: list[InstalledModel]) -> tuple[InstalledModel, ...]:
+    if len({model.name for model in models}) != len(models):
+        raise IndexDamaged("two entries have one name")
+    return tuple(models)
 
 
-def _why(error: OSError) -> str:
+def _mapping(value: object) -> Mapping[str, object]:
+    if not isinstance(value, dict):
+        raise IndexDamaged("an entry is not an object")
+    return value
+
+
+def _string(row: Mapping[str, object], key: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str):
+        raise IndexDamaged(f"an entry has no {key}")
+    return value
+
+
+def _optional(row: Mapping[str, object], key: str) -> str | None:
+    return None if row.get(key) is None else _string(row, key)
+
+
+def _reason(error: OSError) -> str:
     return error.strerror or str(error)

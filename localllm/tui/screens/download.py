@@ -20,7 +20,7 @@ from textual.widgets import Button, Static
 from localllm.core.recommend import FitPlan
 from localllm.core.units import format_bytes, format_rate
 from localllm.errors import DownloadStopped, LocalLLMError
-from localllm.library.store.store import InstalledModel
+from localllm.library.store.installed import InstalledModel
 from localllm.runtime.runtime import Runtime
 from localllm.tui import literal
 from localllm.tui.downloads import Fetcher, Offer, repository
@@ -30,7 +30,7 @@ from localllm.tui.widgets.suggestions import need_bytes, rate_range
 from localllm.tui.widgets.transfer import Transfer
 
 if TYPE_CHECKING:
-    from localllm.library.download import Progress
+    from localllm.library.download.progress import Progress
     from localllm.runtime.pull import Choice
 
 REFRESHES_PER_S = 10

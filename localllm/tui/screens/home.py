@@ -15,7 +15,7 @@ from localllm.core.hardware import HardwareInfo
 from localllm.core.recommend import FitPlan
 from localllm.core.sizing.load import LoadSettings, Speculate
 from localllm.errors import LocalLLMError
-from localllm.library.store.store import InstalledModel, State
+from localllm.library.store.installed import FileState, InstalledModel
 from localllm.runtime.runtime import Runtime
 from localllm.tui.conversation import Conversation
 from localllm.tui.downloads import Fetcher
@@ -114,7 +114,7 @@ class HomeScreen(WorkScreen[None]):
 
     async def _standing(self, model: InstalledModel) -> Standing:
         if (problem := model.problem) is not None:
-            gone = model.state is State.MISSING
+            gone = model.state is FileState.MISSING
             verdict = Verdict.MISSING if gone else Verdict.CHANGED
             return Standing(verdict=verdict, remark=f"{problem}.")
         try:

@@ -12,7 +12,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from localllm.errors import LocalLLMError
-from localllm.library.store.store import InstalledModel
+from localllm.library.store.installed import InstalledModel
 from localllm.tui import literal
 from localllm.tui.screens.base import WorkScreen
 

@@ -14,7 +14,7 @@ from localllm.core.sizing.load import LoadSettings
 from localllm.core.units import format_bytes
 from localllm.engine.messages import LoadProgress
 from localllm.errors import DoesNotFit, EngineCrashed, LocalLLMError
-from localllm.library.store.store import InstalledModel
+from localllm.library.store.installed import InstalledModel
 from localllm.runtime.runtime import Fit, ResidentModel, Runtime
 from localllm.tui import literal
 from localllm.tui.screens.base import WorkScreen

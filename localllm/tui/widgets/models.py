@@ -12,7 +12,7 @@ from textual.content import Content
 from textual.widgets import ListItem, ListView, Static
 
 from localllm.core.units import format_bytes
-from localllm.library.store.store import InstalledModel
+from localllm.library.store.installed import InstalledModel
 from localllm.runtime.runtime import Fit
 from localllm.tui import literal
 from localllm.tui.messages import ModelChosen

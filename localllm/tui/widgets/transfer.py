@@ -12,7 +12,7 @@ from localllm.tui import literal
 from localllm.tui.widgets.labels import Bar
 
 if TYPE_CHECKING:
-    from localllm.library.download import Progress
+    from localllm.library.download.progress import Progress
 
 
 class Transfer(Vertical):
@@ -29,8 +29,8 @@ class Transfer(Vertical):
         self.query_one(Bar).fraction = progress.done_bytes / total if total else None
         self.query_one("#transfer-numbers", Static).update(Content(numbers(progress, running)))
         note = self.query_one("#transfer-note", Static)
-        note.update(literal.line(progress.note or ""))
-        note.display = running and bool(progress.note)
+        note.update(literal.line(progress.message or ""))
+        note.display = running and bool(progress.message)
         self.display = True
 
 
