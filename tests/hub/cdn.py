@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from tests.hub.answer import Answer
+from tests.hub.handler import FaultyHandler
 
 if TYPE_CHECKING:
     from tests.hub.server import FakeHub
 
 
-class Cdn(Answer):
+class Cdn(FaultyHandler):
     """Refuses what a bucket refuses: an expired or wrong signature (403), and an address with a
     signature that comes with Authorization besides (400)."""
 
@@ -31,10 +31,10 @@ class Cdn(Answer):
             self._error(404, "NoSuchKey", "The specified key does not exist.")
             return
         etag = self.hub.cdn_etag(repo, commit, file)
-        self.say_content(content, etag, {"Content-Type": "application/octet-stream"})
+        self.respond_content(content, etag, {"Content-Type": "application/octet-stream"})
 
     def _error(self, status: int, code: str, message: str) -> None:
         body = (
             f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
         )
-        self.say(status, body.encode(), {"Content-Type": "application/xml"})
+        self.respond(status, body.encode(), {"Content-Type": "application/xml"})

@@ -1,4 +1,4 @@
-"""What a file of the Hub holds: bytes, a file on disk, or a header before a hole."""
+"""The content of a file of the Hub: bytes, a file on disk, or a header before a hole."""
 
 import hashlib
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class SparseFile:
 
 
 @dataclass(frozen=True)
-class Held:
+class InMemory:
     """Bytes in memory."""
 
     data: bytes
@@ -68,14 +68,14 @@ class OnDisk:
             return stream.read(min(count, _PIECE))
 
 
-Content = SparseFile | Held | OnDisk
+Content = SparseFile | InMemory | OnDisk
 Given = bytes | Path | SparseFile
 
 
 def content(given: Given) -> Content:
     match given:
         case bytes():
-            return Held(given)
+            return InMemory(given)
         case Path():
             return OnDisk(given)
     return given

@@ -4,8 +4,8 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, urlencode
 
-from tests.hub.answer import Answer
 from tests.hub.content import Content
+from tests.hub.handler import FaultyHandler
 from tests.hub.repo import Repo, git_oid, is_lfs
 
 if TYPE_CHECKING:
@@ -19,14 +19,14 @@ _CACHED = re.compile(rf"/api/resolve-cache/models/{_REPO}/(?P<revision>[^/]+)/(?
 _BAD_TOKEN = "Invalid credentials in Authorization header"
 
 
-class Endpoint(Answer):
+class Endpoint(FaultyHandler):
     """Answers as huggingface.co does, as far as localllm and huggingface_hub ask."""
 
     hub: "FakeHub"
 
     def route(self, path: str) -> None:
         if "authorization" in self.request_seen.headers and not self._known:
-            self.say_error(401, _BAD_TOKEN)  # also where no token is needed
+            self.respond_error(401, _BAD_TOKEN)  # also where no token is needed
         elif path == "/api/models":
             self._search()
         elif match := _TREE.fullmatch(path):
@@ -38,17 +38,17 @@ class Endpoint(Answer):
         elif match := _RESOLVE.fullmatch(path):
             self._resolve(match)
         else:
-            self.say_error(404, "Sorry, we can't find the page you are looking for.")
+            self.respond_error(404, "Sorry, we can't find the page you are looking for.")
 
     @property
     def _known(self) -> bool:
         return self.request_seen.token in self.hub.tokens
 
     def _search(self) -> None:
-        asked = parse_qsl(self.request_seen.query, keep_blank_values=True)
-        given = dict(asked)
+        parameters = parse_qsl(self.request_seen.query, keep_blank_values=True)
+        given = dict(parameters)
         words = given.get("search", "").lower().split()
-        tags = [value for name, value in asked if name == "filter"]
+        tags = [value for name, value in parameters if name == "filter"]
         found = [
             repo
             for repo in self.hub.repos.values()
@@ -61,7 +61,7 @@ class Endpoint(Answer):
             found.sort(key=lambda repo: getattr(repo, given["sort"]), reverse=True)
         elif given.get("sort") == "lastModified":
             found.sort(key=lambda repo: repo.updated, reverse=True)
-        expand = [value for name, value in asked if name == "expand"]
+        expand = [value for name, value in parameters if name == "expand"]
         self._page([self._listed(repo, given, expand) for repo in found])
 
     def _listed(self, repo: Repo, given: dict[str, str], expand: list[str]) -> dict[str, object]:
@@ -82,27 +82,27 @@ class Endpoint(Answer):
             ]
             address = f"{self.hub.endpoint}{quote(self.request_seen.path)}?{urlencode(query)}"
             headers["Link"] = f'<{address}>; rel="next"'
-        self.say_json(entries[start:end], headers)
+        self.respond_json(entries[start:end], headers)
 
     def _info(self, match: re.Match[str]) -> None:
-        if found := self._found(match, metadata=True):
+        if found := self._find(match, metadata=True):
             repo, commit = found
-            self.say_json(repo.info(commit, blobs="blobs" in self.request_seen.parameters))
+            self.respond_json(repo.info(commit, blobs="blobs" in self.request_seen.parameters))
 
     def _tree(self, match: re.Match[str]) -> None:
-        if found := self._found(match, metadata=True):
+        if found := self._find(match, metadata=True):
             repo, commit = found
             recursive = self.request_seen.parameters.get("recursive", "").lower() == "true"
             self._page(repo.tree(commit, match["under"] or "", recursive=recursive))
 
     def _resolve(self, match: re.Match[str]) -> None:
-        found = self._found(match, metadata=False)
+        found = self._find(match, metadata=False)
         if found is None:
             return
         repo, commit = found
         content = repo.commits[commit].get(match["file"])
         if content is None:
-            self.say_error(404, "Entry not found", "EntryNotFound")
+            self.respond_error(404, "Entry not found", "EntryNotFound")
             return
         self._lead(repo, commit, match["file"], content)
 
@@ -117,38 +117,38 @@ class Endpoint(Answer):
         if is_lfs(file, content):
             address = self.hub.link(repo.name, commit, file)
             headers |= {"X-Linked-ETag": f'"{content.sha256}"', "Location": address}
-            self.say(302, f"Found. Redirecting to {address}".encode(), headers)
+            self.respond(302, f"Found. Redirecting to {address}".encode(), headers)
         else:
             address = f"/api/resolve-cache/models/{repo.name}/{commit}/{file}"
             etag = f'"{git_oid(content.sha256)}"'
             headers |= {"X-Linked-ETag": etag, "Location": quote(address, errors="surrogatepass")}
-            self.say(307, b"Temporary Redirect", headers)
+            self.respond(307, b"Temporary Redirect", headers)
 
     def _small(self, match: re.Match[str]) -> None:
-        found = self._found(match, metadata=False)
+        found = self._find(match, metadata=False)
         content = found[0].commits[found[1]].get(match["file"]) if found else None
         if found and content:
             etag = f'"{git_oid(content.sha256)}"'
             headers = {"X-Repo-Commit": found[1], "Content-Type": "text/plain; charset=utf-8"}
-            self.say_content(content, etag, headers)
+            self.respond_content(content, etag, headers)
         elif found:
-            self.say_error(404, "Entry not found", "EntryNotFound")
+            self.respond_error(404, "Entry not found", "EntryNotFound")
 
-    def _found(self, match: re.Match[str], *, metadata: bool) -> tuple[Repo, str] | None:
+    def _find(self, match: re.Match[str], *, metadata: bool) -> tuple[Repo, str] | None:
         """The repository and commit of a request; None after an error was answered."""
         repo = self.hub.repos.get(match["repo"])
         if repo is None or (repo.private and not self._known):
             if self._known:
-                self.say_error(404, "Repository not found", "RepoNotFound")
+                self.respond_error(404, "Repository not found", "RepoNotFound")
             else:
-                self.say_error(401, "Invalid username or password.")
+                self.respond_error(401, "Invalid username or password.")
             return None
         if not metadata and repo.gated and self.request_seen.token not in self.hub.members:
             self._gated(repo)
             return None
         commit = repo.resolved(match["revision"] or "main")
         if commit is None:
-            self.say_error(404, f"Invalid rev id: {match['revision']}", "RevisionNotFound")
+            self.respond_error(404, f"Invalid rev id: {match['revision']}", "RevisionNotFound")
             return None
         return repo, commit
 
@@ -156,7 +156,7 @@ class Endpoint(Answer):
         restricted = f"Access to model {repo.name} is restricted"
         if self._known:
             why = f"{restricted} and you are not in the authorized list. Visit the page to ask."
-            self.say_error(403, why, "GatedRepo")
+            self.respond_error(403, why, "GatedRepo")
         else:
             why = f"{restricted}. You must have access to it and be authenticated. Please log in."
-            self.say_error(401, why, "GatedRepo")
+            self.respond_error(401, why, "GatedRepo")

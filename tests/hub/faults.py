@@ -1,4 +1,4 @@
-"""What can go wrong on the way, switched on per test.
+"""Faults of a server and its network, switched on per test.
 
 `faults.add(Drop(1000), times=2)`: the next two answers that it fits break. A fault counts as used
 when an answer takes it. It works on the port its kind names, or on the one given with `on`.
@@ -55,7 +55,7 @@ class WrongLength:
 
 @dataclass(frozen=True)
 class Refuse:
-    """Answer a status; `retry_after` is the header's text."""
+    """Respond with a status; `retry_after` is the header's text."""
 
     status: int
     retry_after: str | None = None
@@ -144,7 +144,7 @@ class Faults:
             self._armed.clear()
 
     def take(self, port: str, path: str) -> "Plan":
-        """What will go wrong with this answer."""
+        """Return the faults of this response."""
         taken: list[Fault] = []
         with self._lock:
             for armed in self._armed:

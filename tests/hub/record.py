@@ -1,4 +1,4 @@
-"""What arrived at the Hub and what it answered."""
+"""The requests that arrived at the Hub and their responses."""
 
 import threading
 from dataclasses import dataclass, field

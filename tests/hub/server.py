@@ -1,4 +1,4 @@
-"""The two ports, and what a test holds in its hands."""
+"""The two ports, and the object that a test drives them with."""
 
 import hashlib
 import http.server
@@ -94,7 +94,7 @@ class FakeHub:
 
     @property
     def requests(self) -> tuple[Request, ...]:
-        """What arrived at the endpoint, in order."""
+        """The requests to the endpoint, in order."""
         return self.hub_record.seen
 
     @property

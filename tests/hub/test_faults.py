@@ -160,14 +160,18 @@ def test_a_throttled_transfer_is_whole(hub: FakeHub, link: str) -> None:
 def test_everything_is_recorded(hub: FakeHub, link: str) -> None:
     get(f"{hub.endpoint}/api/models?search=x", {"Authorization": "Bearer hf_good"})
     get(link, {"Range": "bytes=0-9"})
-    (asked,), (fetched,) = hub.requests, hub.cdn_requests
-    assert (asked.method, asked.path, asked.parameters) == ("GET", "/api/models", {"search": "x"})
-    assert (asked.token, asked.status) == ("hf_good", 200)
+    (listed,), (fetched,) = hub.requests, hub.cdn_requests
+    assert (listed.method, listed.path, listed.parameters) == (
+        "GET",
+        "/api/models",
+        {"search": "x"},
+    )
+    assert (listed.token, listed.status) == ("hf_good", 200)
     deadline = time.monotonic() + 30
     while fetched.sent < 10 and time.monotonic() < deadline:  # counted after the client has them
         time.sleep(0.01)
     assert (fetched.range, fetched.status, fetched.sent) == ("bytes=0-9", 206, 10)
-    assert hub.bytes_sent == 10 + asked.sent
+    assert hub.bytes_sent == 10 + listed.sent
 
 
 def test_folders_are_served_by_a_process_of_their_own(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of the downloader share: a file on the loopback Hub, and quick retries.
+"""Helpers of the downloader's tests: a file on the loopback Hub, and quick retries.
 
 As a program (`python -m tests.library.downloads JSON`) it downloads one file in a process of its
 own, says what came of it as JSON, and ends with the exit code that localllm would.
@@ -157,7 +157,7 @@ class Child:
         self.process.communicate()
 
     def result(self) -> dict[str, object]:
-        """Wait for its end and give back what it said."""
+        """Wait for its end and return its result."""
         out, _ = self.process.communicate(timeout=120)
         result = json.loads(out)
         assert isinstance(result, dict)

@@ -1,4 +1,4 @@
-"""Reading the catalogue, and what is kept of it."""
+"""Loading the catalogue, and the cache of it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How long each text was that was parsed."""
+    """The length of each text that was parsed."""
     lengths: list[int] = []
     parse = catalogue.parse
 

@@ -1,4 +1,4 @@
-"""What is kept in the cache comes back as it was, or not at all."""
+"""A cached value comes back as it was, or not at all."""
 
 from pathlib import Path
 

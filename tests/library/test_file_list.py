@@ -1,4 +1,4 @@
-"""Lists of files that nobody should believe, and those that are usual."""
+"""Lists of files that are rejected, and those that are usual."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""What is kept of installed models' headers."""
+"""The cache of installed models' headers."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the Hub is asked, and what becomes of its answers."""
+"""The requests that the Hub gets, and what becomes of its responses."""
 
 import logging
 import os
@@ -41,7 +41,7 @@ class Time:
 
 
 def hub_client(hub: FakeHub | str, *more: FakeHub | str, token: str | None = None) -> Hub:
-    """One that never really waits."""
+    """A client that never really waits."""
     endpoints = tuple(each if isinstance(each, str) else each.endpoint for each in (hub, *more))
     return Hub(Access(endpoints=endpoints, token=token), clock=Time().clock)
 

@@ -9,7 +9,7 @@ from localllm.library.files.names import valid
 from localllm.library.store.index import IndexCodec, IndexDamaged, IndexTooNew
 from localllm.library.store.installed import InstalledFile, InstalledModel
 
-CODEC = IndexCodec(Path("/library"))
+CODEC = IndexCodec(data=Path("/library"))
 
 words = st.text(min_size=1)
 sizes = st.integers(min_value=0, max_value=2**63)

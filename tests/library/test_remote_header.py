@@ -1,4 +1,4 @@
-"""Headers of models that are not here, and how little is moved for them."""
+"""Headers of models on the Hub, and how little is transferred for them."""
 
 import math
 import threading
@@ -43,7 +43,7 @@ def head_of(model: Path) -> bytes:
 
 @dataclass
 class Reader:
-    """Somebody who reads headers of one repository, with a cache of his own."""
+    """A client that reads headers of one repository, with a cache of its own."""
 
     hub: FakeHub
     cache: Path

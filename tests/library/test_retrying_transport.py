@@ -1,4 +1,4 @@
-"""A Hub that is slow, busy, broken or somebody else."""
+"""Responses of a Hub that is slow, busy, broken or another server."""
 
 import json
 import threading
@@ -48,7 +48,7 @@ class Time:
 
 @dataclass
 class HubProbe:
-    """A Hub that holds one repository, and somebody who asks it without really waiting."""
+    """A Hub with one repository, and a client of it that never really waits."""
 
     hub: FakeHub
     time: Time = field(default_factory=Time)
@@ -57,13 +57,13 @@ class HubProbe:
         self.commit = self.hub.add_repo(REPO, {"quince-Q4_0.gguf": b"x"})
 
     def call(self) -> str:
-        """The commit of the repository, as the Hub is understood."""
+        """Return the commit of the repository."""
         access = Access(endpoints=(self.hub.endpoint,), token="hf_good")
         clock = Clock(now=self.time.now, sleep=self.time.sleep)
         return Hub(access, clock=clock).repo(REPO).commit
 
     def fails(self, fault: Fault) -> str:
-        """What is said when every answer has this fault."""
+        """Return the error message when every response has this fault."""
         self.hub.faults.add(fault, on="hub")
         with pytest.raises(HubError) as failed:
             self.call()

@@ -1,4 +1,4 @@
-"""What is left of a library when a process dies, the disk is full, or two write at once."""
+"""The library after a process dies, the disk is full, or two write at once."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""What the store does with files that a download brought."""
+"""The store and the files that a download brought."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Hashing models again, and what is recorded of it."""
+"""Verifying models, and the record of the result."""
 
 import hashlib
 import os

@@ -50,7 +50,7 @@ SWITCHES = ("option", "environment", "settings", "HF_HUB_OFFLINE")
 
 
 def starts(*program: str) -> bool:
-    """Whether this machine has a program and lets it run."""
+    """Tell whether this machine has a program and lets it run."""
     if shutil.which(program[0]) is None:
         return False
     return subprocess.run([*program, "true"], capture_output=True, check=False).returncode == 0
@@ -58,7 +58,7 @@ def starts(*program: str) -> bool:
 
 @pytest.fixture
 def words(smollm2: Path, tmp_path: Path) -> Mapping[str, str]:
-    """What MODEL and MINE stand for."""
+    """Put files in the place of MODEL and MINE."""
     imported, file = tmp_path / "mine.gguf", tmp_path / "other.gguf"
     for each in (imported, file):
         each.symlink_to(smollm2)

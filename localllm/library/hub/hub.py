@@ -110,7 +110,7 @@ class Hub:
         self._access = access
         self._cache = paths.hub_headers_dir(cache_dir or paths.cache_dir())
         self._clock = clock or Clock()
-        self._conditions = options
+        self._options = options
         self._warnings: list[str] = []
 
     @property
@@ -170,7 +170,7 @@ class Hub:
             commit=repo.commit,
             access=replace(self._access, endpoints=endpoints),
             cache_dir=self._cache,
-            options=self._conditions,
+            options=self._options,
         )
         return reader.read(file_list.parts(repo.files, file, repo.name))
 

@@ -32,7 +32,7 @@ class IndexTooNew(ValueError):
     """A later version wrote the index: it is not damaged, and must not be changed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IndexCodec:
     """Reads and writes the text of the index of the library in `data`.
 
@@ -156,7 +156,7 @@ class IndexFile:
 
     def __init__(self, data: Path, *, warn: Callable[[str], None]) -> None:
         self._data = data
-        self._codec = IndexCodec(data)
+        self._codec = IndexCodec(data=data)
         self._warn = warn
 
     def entries(self) -> tuple[InstalledModel, ...]:

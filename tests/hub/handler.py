@@ -1,4 +1,4 @@
-"""One answer on a socket, with everything that is to go wrong with it."""
+"""One response on a socket, with the faults that are switched on for it."""
 
 import contextlib
 import gzip
@@ -11,7 +11,7 @@ import time
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import unquote, urlsplit
 
-from tests.hub.content import Content, Held
+from tests.hub.content import Content, InMemory
 from tests.hub.faults import (
     BrokenJson,
     Drop,
@@ -36,8 +36,8 @@ _RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)")
 _PORTAL = b"<!DOCTYPE html><html><title>Hotel WLAN</title><body>Please log in.</body></html>"
 
 
-class Answer(BaseHTTPRequestHandler):
-    """What both ports share. Subclasses say which port they are and `route` the request."""
+class FaultyHandler(BaseHTTPRequestHandler):
+    """The common part of both ports. Subclasses name their port and `route` the request."""
 
     protocol_version = "HTTP/1.1"
     server_version = "FakeHub"
@@ -50,18 +50,18 @@ class Answer(BaseHTTPRequestHandler):
         raise NotImplementedError
 
     def do_GET(self) -> None:
-        self._answer()
+        self._handle()
 
     def do_HEAD(self) -> None:
-        self._answer()
+        self._handle()
 
     def do_POST(self) -> None:
-        self._answer()
+        self._handle()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # its name above
         pass
 
-    def _answer(self) -> None:
+    def _handle(self) -> None:
         split = urlsplit(self.path)
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.request_seen = Request(self.command, unquote(split.path), split.query, headers)
@@ -78,55 +78,57 @@ class Answer(BaseHTTPRequestHandler):
             self.request_seen.answered.set()
 
     def _refused(self) -> bool:
-        """Answer what goes wrong before anything is looked up."""
+        """Respond with a fault that needs no lookup; false when there is none."""
         if fault := self.plan.get(Refuse):
             wait = {"Retry-After": fault.retry_after} if fault.retry_after is not None else {}
-            self.say(fault.status, b"not now", {"Content-Type": "text/plain", **wait})
+            self.respond(fault.status, b"not now", {"Content-Type": "text/plain", **wait})
         elif self.plan.get(Portal):
-            self.say(200, _PORTAL, {"Content-Type": "text/html; charset=utf-8"})
+            self.respond(200, _PORTAL, {"Content-Type": "text/html; charset=utf-8"})
         elif broken := self.plan.get(BrokenJson):
-            self.say(200, broken.body, {"Content-Type": "application/json"})
+            self.respond(200, broken.body, {"Content-Type": "application/json"})
         elif away := self.plan.get(Redirect):
-            self.say(away.status, b"", {"Location": away.to})
+            self.respond(away.status, b"", {"Location": away.to})
         else:
             return False
         return True
 
-    def say_json(self, value: object, headers: dict[str, str] | None = None) -> None:
+    def respond_json(self, value: object, headers: dict[str, str] | None = None) -> None:
         text = json.dumps(value).encode("utf-8", "surrogatepass")
-        self.say(200, text, {"Content-Type": "application/json; charset=utf-8", **(headers or {})})
+        self.respond(
+            200, text, {"Content-Type": "application/json; charset=utf-8", **(headers or {})}
+        )
 
-    def say_error(self, status: int, message: str, code: str | None = None) -> None:
-        """An error as the Hub says it: in headers and as JSON."""
+    def respond_error(self, status: int, message: str, code: str | None = None) -> None:
+        """Respond with an error as the Hub does: in headers and as JSON."""
         headers = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {})}
         if status == 401:
             headers["WWW-Authenticate"] = 'Bearer realm="Authentication required", charset="UTF-8"'
         body = json.dumps({"error": message}).encode()
-        self.say(status, body, {"Content-Type": "application/json; charset=utf-8", **headers})
+        self.respond(status, body, {"Content-Type": "application/json; charset=utf-8", **headers})
 
-    def say(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send(status, Held(body), 0, len(body), headers)
+    def respond(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send(status, InMemory(body), 0, len(body), headers)
 
-    def say_content(self, content: Content, etag: str, headers: dict[str, str]) -> None:
-        """A file, or the part of it that Range and If-Range ask for."""
+    def respond_content(self, content: Content, etag: str, headers: dict[str, str]) -> None:
+        """Respond with a file, or the part of it that Range and If-Range ask for."""
         size = content.size
         headers = {"ETag": etag, **headers}
         if self.plan.get(NoRanges):
             self.send(200, content, 0, size, headers)
             return
         headers["Accept-Ranges"] = "bytes"
-        wanted = self._range(size, etag)
-        if wanted is None:
+        requested = self._range(size, etag)
+        if requested is None:
             self.send(200, content, 0, size, headers)
-        elif wanted[0] >= wanted[1]:
-            self.send(416, Held(b""), 0, 0, {**headers, "Content-Range": f"bytes */{size}"})
+        elif requested[0] >= requested[1]:
+            self.send(416, InMemory(b""), 0, 0, {**headers, "Content-Range": f"bytes */{size}"})
         else:
-            start, end = wanted
+            start, end = requested
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
             self.send(206, content, start, end, headers)
 
     def _range(self, size: int, etag: str) -> tuple[int, int] | None:
-        """Start and end of what is asked for; start >= end when it cannot be given."""
+        """Return start and end of the range; start >= end when it cannot be satisfied."""
         match = _RANGE.fullmatch(self.headers.get("Range", ""))
         if match is None or match[0] == "bytes=-":
             return None
@@ -159,23 +161,25 @@ class Answer(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self._send_body(content, start, end)
 
-    def _zipped(self, content: Content, start: int, end: int) -> Held | None:
+    def _zipped(self, content: Content, start: int, end: int) -> InMemory | None:
         if self.plan.get(Gzip) is None or end <= start:
             return None
-        return Held(gzip.compress(content.read(start, end - start)))
+        return InMemory(gzip.compress(content.read(start, end - start)))
 
     def _send_body(self, content: Content, start: int, end: int) -> None:
         position = start
         while position < end and not self._ends_here(position - start):
-            piece = content.read(position, min(end - position, self._room(position - start)))
-            piece = self._spoilt(piece, position)
+            piece = content.read(
+                position, min(end - position, self._next_piece_bytes(position - start))
+            )
+            piece = self._flipped(piece, position)
             self.wfile.write(piece)
             self.request_seen.sent += len(piece)
             position += len(piece)
             self._slow_down(len(piece))
 
-    def _room(self, sent: int) -> int:
-        """How many bytes may go out before the next thing goes wrong."""
+    def _next_piece_bytes(self, sent: int) -> int:
+        """Return how many bytes may be sent before the next fault."""
         marks = [each.after for each in self.plan.faults if isinstance(each, Drop | Truncate)]
         if (stall := self.plan.get(Stall)) and not self.stalled:
             marks.append(stall.after)
@@ -183,7 +187,7 @@ class Answer(BaseHTTPRequestHandler):
             marks.append(sent + max(1, int(throttle.bytes_per_s * _TICK_S)))
         return min([mark - sent for mark in marks if mark > sent], default=_PIECE) or 1
 
-    def _spoilt(self, piece: bytes, position: int) -> bytes:
+    def _flipped(self, piece: bytes, position: int) -> bytes:
         flip = self.plan.get(Flip)
         if flip is None or not position <= flip.offset < position + len(piece):
             return piece
@@ -197,7 +201,7 @@ class Answer(BaseHTTPRequestHandler):
             time.sleep(sent / throttle.bytes_per_s)
 
     def _ends_here(self, sent: int) -> bool:
-        """Whether the answer breaks off after so many bytes; waits while it stalls."""
+        """Tell whether the response breaks off after so many bytes; wait while it stalls."""
         stall = self.plan.get(Stall)
         if stall and sent >= stall.after and not self.stalled:
             self.stalled = True
