@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from localllm.library.download import journal
 from localllm.library.download.journal import Journal
-from localllm.library.download.target import DownloadTarget
+from localllm.library.download.target import DownloadTarget, journal_path, part_path
 
 TARGET = DownloadTarget(
     repo="o/r", commit="c", name="n", size_bytes=1000, sha256="a" * 64, path=Path("n")
@@ -115,3 +115,19 @@ WRITTEN_BY_0_1 = b"""{
 def test_the_format_on_the_disk_is_that_of_the_first_version() -> None:
     assert journal.parse(WRITTEN_BY_0_1) == JOURNAL
     assert journal.serialize(JOURNAL) == WRITTEN_BY_0_1
+
+
+def test_the_bytes_on_the_disk_are_the_files_or_those_of_the_part_that_count(
+    tmp_path: Path,
+) -> None:
+    target = replace(TARGET, path=tmp_path / "n")
+    assert journal.bytes_on_disk(target) == 0
+    part_path(target.path).write_bytes(bytes(400))
+    assert journal.bytes_on_disk(target) == 0  # without a journal nothing vouches for them
+    journal.save(journal_path(target.path), replace(JOURNAL, boot=journal.boot_id()))
+    assert journal.bytes_on_disk(target) == journal.resumable_bytes(target) == 400
+    assert journal.bytes_on_disk(replace(target, sha256="c" * 64)) == 0
+    target.path.write_bytes(bytes(999))  # another file in its place
+    assert journal.bytes_on_disk(target) == 400
+    target.path.write_bytes(bytes(1000))
+    assert journal.bytes_on_disk(target) == 1000
