@@ -60,9 +60,9 @@ def test_mirrors_come_from_the_settings_and_one_from_the_environment() -> None:
     ],
 )  # fmt: skip
 def test_an_endpoint_that_is_none_is_a_usage_error_without_secrets(endpoint: str) -> None:
-    with pytest.raises(UsageError, match="HF_ENDPOINT is ") as wrong:
+    with pytest.raises(UsageError, match="HF_ENDPOINT is ") as error:
         access_from(Settings(), environment={"HF_ENDPOINT": endpoint})
-    assert "hf_secret" not in str(wrong.value)
+    assert "hf_secret" not in str(error.value)
     with pytest.raises(UsageError, match=r"\[hub\] endpoints is "):
         access_from(Settings(endpoints=(endpoint,)), environment={})
 
@@ -127,8 +127,8 @@ def test_a_cookie_is_never_given_back(hub: FakeHub) -> None:
 
 
 def test_nothing_is_waited_for_for_ever() -> None:
-    for asked in ({}, {"connect": None, "read": None, "write": None, "pool": None}):
-        assert all(0 < value <= READ_S for value in bounded_timeouts(asked).values())
+    for timeouts in ({}, {"connect": None, "read": None, "write": None, "pool": None}):
+        assert all(0 < value <= READ_S for value in bounded_timeouts(timeouts).values())
     assert bounded_timeouts({"read": 2.5})["read"] == 2.5
 
 
@@ -172,18 +172,18 @@ def test_a_token_that_was_given_up_for_a_redirect_back_is_given_again(hub: FakeH
 
 
 def test_the_token_is_asked_for_only_when_an_endpoint_is(hub: FakeHub) -> None:
-    asked: list[str] = []
+    lookups: list[str] = []
 
     def find() -> str | None:
-        asked.append("token")
+        lookups.append("token")
         return SECRET
 
     lazily = Access(endpoints=(hub.endpoint,), find_token=find)
     with open_client(lazily) as client:
         client.get(hub.cdn)
-        assert asked == []
+        assert lookups == []
         client.get(f"{hub.endpoint}/api/models")
-    assert asked == ["token"] and hub.requests[0].token == SECRET
+    assert lookups == ["token"] and hub.requests[0].token == SECRET
 
 
 def test_a_token_shows_up_nowhere(hub: FakeHub, caplog: pytest.LogCaptureFixture) -> None:
@@ -301,9 +301,9 @@ def test_a_proxy_that_cannot_be_used_is_a_usage_error(
     monkeypatch: pytest.MonkeyPatch, proxy: str
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", proxy)
-    with open_client(Access()) as client, pytest.raises(UsageError, match="The proxy") as wrong:
+    with open_client(Access()) as client, pytest.raises(UsageError, match="The proxy") as error:
         client.get("https://huggingface.co/api/models")
-    assert "hf_secret" not in str(wrong.value)
+    assert "hf_secret" not in str(error.value)
 
 
 # --- certificates ---
@@ -332,10 +332,10 @@ def test_a_certificate_is_trusted_when_the_settings_or_the_environment_name_it(
 def test_the_settings_own_certificate_comes_beside_the_systems(tmp_path: Path) -> None:
     named = access_from(Settings(ca_cert=str(loopback_certificate())), environment={})
     assert named.ca_file == loopback_certificate()
-    for wrong, why in (("none.pem", "No such file"), ("empty.pem", "no certificate in it")):
+    for file, why in (("none.pem", "No such file"), ("empty.pem", "no certificate in it")):
         (tmp_path / "empty.pem").write_text("nothing")
-        with pytest.raises(UsageError, match=rf"\[hub\] ca_cert \(.*{wrong}\) cannot.*{why}"):
-            open_client(Access(ca_file=tmp_path / wrong))
+        with pytest.raises(UsageError, match=rf"\[hub\] ca_cert \(.*{file}\) cannot.*{why}"):
+            open_client(Access(ca_file=tmp_path / file))
 
 
 def test_a_bad_ssl_cert_file_is_a_usage_error(

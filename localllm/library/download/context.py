@@ -49,7 +49,7 @@ def resume_hints(target: DownloadTarget) -> Iterator[None]:
             " the same command goes on from there."
         ) from failure
     except LocalLLMError:
-        raise
+        raise  # its message is complete: the bytes that are here do not help
     except OSError as error:
         raise _disk_error(target, error) from error
 

@@ -54,6 +54,7 @@ def download(
         raise UsageError("Two files of one download have the same place.")
     stop_event = stop or threading.Event()
 
+    # As Ctrl+C is raised in this thread: the app's stop takes the same way out.
     def check_stop() -> None:
         if stop_event.is_set():
             raise KeyboardInterrupt

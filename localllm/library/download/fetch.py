@@ -126,6 +126,8 @@ class RangeFetcher:
             if fresh:
                 write(self._position, fresh)
                 self._position += len(fresh)
+            # An exact body is read to its end, which lets the connection be used again; of any
+            # other more would come than was requested.
             if self._position >= end and not body.exact:
                 return
             if self._closed.is_set():

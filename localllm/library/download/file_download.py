@@ -130,6 +130,7 @@ class FileDownload:
     def _complete_part(self, source: HttpSource) -> str:
         """Bring all bytes into the part file and verify them; return their SHA-256."""
         known, usable = self._resume()
+        # The server must still have the file whose first bytes are here: `If-Range` asks for it.
         if known.endpoint is not None and known.etag is not None:
             source.etags[known.endpoint] = known.etag
         repair_tried = False

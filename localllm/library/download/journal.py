@@ -110,6 +110,7 @@ def boot_id() -> str:
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:
+        # Not Linux. In whole seconds: adjusting the clock moves the fraction.
         return f"{psutil.boot_time():.0f}"
 
 

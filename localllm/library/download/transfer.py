@@ -96,6 +96,7 @@ class Transfer:
 
     def _show_progress(self) -> None:
         meter, source = self._context.meter, self._source
+        # Without a lock: a message that a thread sets in between is lost, and only shown anyway.
         message, source.message = source.message, None
         if message is not None:
             meter.set_message(message)

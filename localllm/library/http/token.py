@@ -43,7 +43,7 @@ def _read(file: Path) -> str:
         return ""  # public repositories need none
 
 
-@functools.cache
+@functools.cache  # each question may show the user a password prompt
 def from_keyring() -> str:
     """Read the token from the system's keyring; "" when there is no keyring or no entry.
 

@@ -93,6 +93,7 @@ def proxy_for(url: httpx2.URL) -> str | None:
     """
     proxies = urllib.request.getproxies()
     proxy = proxies.get(url.scheme) or proxies.get("all")
+    # urllib's bypass knows names and suffixes; networks (10.0.0.0/8) are ours to check.
     if not proxy or is_loopback(url.host) or urllib.request.proxy_bypass(url.host):
         return None
     if any(_in_network(url.host, each.strip()) for each in proxies.get("no", "").split(",")):
