@@ -18,9 +18,10 @@ import numpy as np
 
 from localllm.core.sizing.load import FlashAttention, KvType, LoadSettings
 from localllm.engine.messages import Event, GenerateRequest, Sampling, Token
-from localllm.engine.worker.llama.model import Model, Row
+from localllm.engine.worker.kv_cache.memory_kind import memory_kind
+from localllm.engine.worker.llama.model import BatchToken, Model
 from localllm.engine.worker.llama.native_log import NativeLog
-from localllm.engine.worker.sampling.logits import row_of
+from localllm.engine.worker.sampling.logits import logits_of
 from localllm.engine.worker.scheduling.scheduler import Scheduler
 
 PROMPTS = (
@@ -35,9 +36,9 @@ PROMPTS = (
 )
 
 
-def forget(model: Model) -> None:
-    for slot in range(model.sequences):
-        model.keep(slot, 0)
+def clear(model: Model) -> None:
+    for slot in range(memory_kind(model).slots):
+        model.remove_cells(slot)
 
 
 def answers(
@@ -45,12 +46,12 @@ def answers(
 ) -> list[str]:
     """Greedy answers of so many tokens, all at once, from an empty cache. `read_alone`: but every
     prompt was read by itself before."""
-    forget(model)
+    clear(model)
     events: list[Event] = []
     scheduler = Scheduler(model, events.append)
     for number, prompt in enumerate(prompts if read_alone else ()):
         request = GenerateRequest(request_id=f"read {number}", prompt=prompt, max_tokens=1)
-        scheduler.submit(request, model.tokenize(prompt, special=False), 0.0)
+        scheduler.submit(request, model.vocab.tokenize(prompt, special=False), 0.0)
         while scheduler.busy:
             scheduler.step()
     for number, prompt in enumerate(prompts):
@@ -61,7 +62,7 @@ def answers(
             max_tokens=tokens,
             ignore_eos=True,
         )
-        scheduler.submit(request, model.tokenize(prompt, special=False), 0.0)
+        scheduler.submit(request, model.vocab.tokenize(prompt, special=False), 0.0)
     while scheduler.busy:
         scheduler.step()
     return [
@@ -73,11 +74,13 @@ def answers(
 def step(model: Model, prompts: list[list[int]]) -> np.ndarray:
     """Read the prompts one after the other, then the last token of all in one batch: the logits
     of the first one."""
-    forget(model)
+    clear(model)
     for slot, prompt in enumerate(prompts):
-        model.decode([Row(t, i, slot, i == len(prompt) - 2) for i, t in enumerate(prompt[:-1])])
-    model.decode([Row(p[-1], len(p) - 1, slot, True) for slot, p in enumerate(prompts)])
-    return row_of(model.handle, 0, model.vocabulary).astype(np.float64)
+        model.decode(
+            [BatchToken(t, i, slot, i == len(prompt) - 2) for i, t in enumerate(prompt[:-1])]
+        )
+    model.decode([BatchToken(p[-1], len(p) - 1, slot, True) for slot, p in enumerate(prompts)])
+    return logits_of(model.handle, 0, model.vocab.size).astype(np.float64)
 
 
 def main() -> int:
@@ -103,7 +106,7 @@ def main() -> int:
     path, log = asked.model or str(package.locate_file(file)), NativeLog()
     model = Model(path, settings, log=log, on_progress=lambda _: None)
     print(f"{Path(path).name}, flash attention {asked.flash_attn}, cache {asked.kv_type}")
-    prompts = [model.tokenize(prompt, special=False) for prompt in PROMPTS]
+    prompts = [model.vocab.tokenize(prompt, special=False) for prompt in PROMPTS]
     alone = step(model, prompts[:1])
     print(f"the same step again: {np.abs(step(model, prompts[:1]) - alone).max():.2e}")
     for size in range(2, 9):

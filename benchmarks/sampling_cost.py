@@ -77,11 +77,13 @@ def measure(
     with Path(os.devnull).open("wb") as sink:
         outbox = Outbox(sink)
         scheduler = Scheduler(model, outbox.put)
-        prompt = model.tokenize(PROMPT, special=False)
+        prompt = model.vocab.tokenize(PROMPT, special=False)
         for number in range(sequences):
             request = replace(kind, request_id=f"r{number}", max_tokens=steps + 20)
-            scheduler.submit(request, [*prompt, *model.tokenize(f" {number}", special=False)], 0.0)
-        while any(s.produced < 2 for s in scheduler._everybody()):
+            scheduler.submit(
+                request, [*prompt, *model.vocab.tokenize(f" {number}", special=False)], 0.0
+            )
+        while any(s.output.count < 2 for s in scheduler._all()):
             scheduler.step()
             outbox.flush()
         inside, outside = [], []
@@ -93,8 +95,8 @@ def measure(
             outside.append(time.thread_time() - started - decoding.spent_s)
         for number in range(sequences):
             scheduler.cancel(f"r{number}")
-        for slot in range(model.sequences):
-            model.keep(slot, 0)
+        for slot in range(scheduler.kv_cache.memory.slots):
+            model.remove_cells(slot)
     return statistics.median(inside), statistics.median(outside)
 
 

@@ -13,7 +13,7 @@ from localllm.engine.messages.validation import check_generate
 from localllm.errors import BadRequest, DeadlineExceeded, GenerationFailed
 from tests.engine import tiny
 from tests.engine.answers import GREEDY
-from tests.engine.driven import Driven, settings
+from tests.engine.stepped_scheduler import SteppedScheduler, settings
 
 PROMPT = "".join(random.Random(5).choices(tiny.CHARACTERS, k=90))
 
@@ -34,13 +34,15 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def driven(tmp_path: Path, clock: Clock) -> Iterator[Driven]:
-    driven = Driven(tiny.plain(tmp_path / "plain.gguf"), settings(parallel=1), clock)
-    yield driven
-    driven.close()
+def stepped(tmp_path: Path, clock: Clock) -> Iterator[SteppedScheduler]:
+    stepped = SteppedScheduler(tiny.plain(tmp_path / "plain.gguf"), settings(parallel=1), clock)
+    yield stepped
+    stepped.close()
 
 
-def submit(driven: Driven, request_id: str, *, deadline_s: float | None = 5.0, n: int = 1) -> None:
+def submit(
+    stepped: SteppedScheduler, request_id: str, *, deadline_s: float | None = 5.0, n: int = 1
+) -> None:
     request = GenerateRequest(
         request_id=request_id,
         prompt=PROMPT,
@@ -49,89 +51,93 @@ def submit(driven: Driven, request_id: str, *, deadline_s: float | None = 5.0, n
         deadline_s=deadline_s,
         n=n,
     )
-    driven.scheduler.submit(request, driven.model.tokenize(PROMPT, special=False), 1000.0)
+    stepped.scheduler.submit(request, stepped.model.vocab.tokenize(PROMPT, special=False), 1000.0)
 
 
-def refused(driven: Driven, request_id: str) -> RequestError:
-    end = driven.end(request_id)
+def refused(stepped: SteppedScheduler, request_id: str) -> RequestError:
+    end = stepped.end(request_id)
     assert isinstance(end, RequestError)
     return end
 
 
 def test_an_answer_that_takes_too_long_says_how_many_tokens_came(
-    driven: Driven, clock: Clock
+    stepped: SteppedScheduler, clock: Clock
 ) -> None:
-    submit(driven, "slow")
+    submit(stepped, "slow")
     for _ in range(7):
-        driven.step()
+        stepped.step()
     clock.now += 5
-    driven.step()
-    said = len(driven.text("slow"))
+    stepped.step()
+    said = len(stepped.text("slow"))
     assert said > 1
-    error = refusal(refused(driven, "slow"))
+    error = refusal(refused(stepped, "slow"))
     assert isinstance(error, DeadlineExceeded | TimeoutError)
     assert f"5 s has passed: {said} tokens" in str(error)
-    assert not driven.scheduler.busy
-    assert len(driven.scheduler.cells.idle) == 1
+    assert not stepped.scheduler.busy
+    assert len(stepped.scheduler.kv_cache.idle) == 1
 
 
-def test_a_prompt_that_takes_too_long_says_so(driven: Driven, clock: Clock) -> None:
-    submit(driven, "slow")
-    driven.step()
+def test_a_prompt_that_takes_too_long_says_so(stepped: SteppedScheduler, clock: Clock) -> None:
+    submit(stepped, "slow")
+    stepped.step()
     clock.now += 6
-    driven.step()
-    assert "its prompt was being read" in refused(driven, "slow").message
-    assert not driven.scheduler.busy
+    stepped.step()
+    assert "its prompt was being read" in refused(stepped, "slow").message
+    assert not stepped.scheduler.busy
 
 
-def test_who_waits_too_long_never_runs_and_who_runs_goes_on(driven: Driven, clock: Clock) -> None:
-    submit(driven, "runs", deadline_s=None)
-    submit(driven, "waits")
-    driven.step()
+def test_who_waits_too_long_never_runs_and_who_runs_goes_on(
+    stepped: SteppedScheduler, clock: Clock
+) -> None:
+    submit(stepped, "runs", deadline_s=None)
+    submit(stepped, "waits")
+    stepped.step()
     clock.now += 5
-    driven.run()
-    assert "waiting for its turn" in refused(driven, "waits").message
-    assert isinstance(driven.end("runs"), Finished)
+    stepped.run()
+    assert "waiting for its turn" in refused(stepped, "waits").message
+    assert isinstance(stepped.end("runs"), Finished)
 
 
-def test_the_slot_of_who_is_late_goes_to_the_next(driven: Driven, clock: Clock) -> None:
-    submit(driven, "late")
-    submit(driven, "next", deadline_s=None)
-    driven.step()
+def test_the_slot_of_who_is_late_goes_to_the_next(stepped: SteppedScheduler, clock: Clock) -> None:
+    submit(stepped, "late")
+    submit(stepped, "next", deadline_s=None)
+    stepped.step()
     clock.now += 5
-    driven.step()
-    assert refused(driven, "late").code == "deadline"
-    driven.run()
-    assert isinstance(driven.end("next"), Finished)
+    stepped.step()
+    assert refused(stepped, "late").code == "deadline"
+    stepped.run()
+    assert isinstance(stepped.end("next"), Finished)
 
 
-def test_a_deadline_ends_every_answer_with_one_word(driven: Driven, clock: Clock) -> None:
-    submit(driven, "many", n=4)
+def test_a_deadline_ends_every_answer_with_one_word(
+    stepped: SteppedScheduler, clock: Clock
+) -> None:
+    submit(stepped, "many", n=4)
     for _ in range(5):
-        driven.step()
+        stepped.step()
     clock.now += 5
-    driven.step()
-    assert refused(driven, "many").code == "deadline"
-    assert not driven.scheduler.busy
+    stepped.step()
+    assert refused(stepped, "many").code == "deadline"
+    assert not stepped.scheduler.busy
 
 
-def test_each_deadline_is_kept_apart(driven: Driven, clock: Clock) -> None:
+def test_each_deadline_is_kept_apart(stepped: SteppedScheduler, clock: Clock) -> None:
     for seconds in (30.0, 10.0, 20.0):
-        submit(driven, f"r{seconds:.0f}", deadline_s=seconds)
+        submit(stepped, f"r{seconds:.0f}", deadline_s=seconds)
     late: list[str] = []
     for now in (1009.0, 1010.0, 1019.0, 1020.0):
         clock.now = now
-        driven.step()
-        late = [e.request_id for e in driven.events if isinstance(e, RequestError)]
+        stepped.step()
+        late = [e.request_id for e in stepped.events if isinstance(e, RequestError)]
         assert len(late) == (now >= 1010) + (now >= 1020)
     assert late == ["r10", "r20"]
 
 
-def test_in_time_is_in_time(driven: Driven, clock: Clock) -> None:
-    submit(driven, "quick")
+def test_in_time_is_in_time(stepped: SteppedScheduler, clock: Clock) -> None:
+    submit(stepped, "quick")
     clock.now += 4.99
-    driven.run()
-    assert isinstance(driven.end("quick"), Finished)
+    stepped.run()
+    assert isinstance(stepped.end("quick"), Finished)
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf"), 1e9])

@@ -1,4 +1,4 @@
-"""A second model guesses; what is said stays what the first one says."""
+"""A second model drafts; the answers stay those of the first."""
 
 import ctypes
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from localllm.engine.worker.speculative.draft_model import DraftModel
 from localllm.errors import LoadFailed
 from tests.engine import tiny
 from tests.engine.answers import GREEDY
-from tests.engine.driven import Driven, log
+from tests.engine.stepped_scheduler import SteppedScheduler, log
 
 EXACT = LoadSettings(context=512, parallel=2, batch=64, ubatch=64, threads=1)
 ALWAYS = replace(EXACT, speculate=Speculate.NGRAM)
@@ -35,87 +35,89 @@ def smaller(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plainly(smollm2: Path) -> Iterator[Driven]:
-    driven = Driven(smollm2, EXACT)
-    yield driven
-    driven.close()
+def plainly(smollm2: Path) -> Iterator[SteppedScheduler]:
+    stepped = SteppedScheduler(smollm2, EXACT)
+    yield stepped
+    stepped.close()
 
 
-def with_draft(main: Path, draft: Path, load: LoadSettings = ALWAYS) -> Driven:
-    driven = Driven(main, load)
-    drafter = DraftModel(str(draft), driven.model, log=log())
-    driven.close()
-    driven = Driven(main, load, drafter=drafter)
-    return driven
+def with_draft(main: Path, draft: Path, load: LoadSettings = ALWAYS) -> SteppedScheduler:
+    stepped = SteppedScheduler(main, load)
+    drafter = DraftModel(str(draft), stepped.model, log=log())
+    stepped.close()
+    stepped = SteppedScheduler(main, load, drafter=drafter)
+    return stepped
 
 
-def ask(driven: Driven, request_id: str, prompt: str, sampling: Sampling) -> None:
+def ask(stepped: SteppedScheduler, request_id: str, prompt: str, sampling: Sampling) -> None:
     request = GenerateRequest(
         request_id=request_id, prompt=prompt, sampling=sampling, max_tokens=32, ignore_eos=True
     )
-    driven.scheduler.submit(request, driven.model.tokenize(prompt, special=False), 0.0)
+    stepped.scheduler.submit(request, stepped.model.vocab.tokenize(prompt, special=False), 0.0)
 
 
-def answer(driven: Driven, prompt: str, sampling: Sampling) -> str:
-    driven.events.clear()
-    ask(driven, "a", prompt, sampling)
-    driven.run()
-    return driven.text("a")
+def answer(stepped: SteppedScheduler, prompt: str, sampling: Sampling) -> str:
+    stepped.events.clear()
+    ask(stepped, "a", prompt, sampling)
+    stepped.run()
+    return stepped.text("a")
 
 
-def finished(driven: Driven, request_id: str = "a") -> Finished:
-    end = driven.end(request_id)
+def finished(stepped: SteppedScheduler, request_id: str = "a") -> Finished:
+    end = stepped.end(request_id)
     assert isinstance(end, Finished)
     return end
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=0.7, seed=4)])
 def test_an_answer_is_that_of_the_model_alone(
-    plainly: Driven, smollm2: Path, smaller: Path, sampling: Sampling
+    plainly: SteppedScheduler, smollm2: Path, smaller: Path, sampling: Sampling
 ) -> None:
     expected = answer(plainly, PROMPT, sampling)
-    driven = with_draft(smollm2, smaller)
-    assert answer(driven, PROMPT, sampling) == expected
-    timings = finished(driven).timings
+    stepped = with_draft(smollm2, smaller)
+    assert answer(stepped, PROMPT, sampling) == expected
+    timings = finished(stepped).timings
     assert 0 < timings.accepted < timings.drafted
-    driven.close()
+    stepped.close()
 
 
-def test_a_model_that_guesses_for_itself_is_right_but_for_what_is_uncertain(
-    plainly: Driven, smollm2: Path
+def test_a_model_that_drafts_for_itself_is_right_but_for_what_is_uncertain(
+    plainly: SteppedScheduler, smollm2: Path
 ) -> None:
-    driven = with_draft(smollm2, smollm2)
-    assert answer(driven, PROMPT, Sampling(temperature=0.7, top_k=1, seed=1)) == answer(
+    stepped = with_draft(smollm2, smollm2)
+    assert answer(stepped, PROMPT, Sampling(temperature=0.7, top_k=1, seed=1)) == answer(
         plainly, PROMPT, GREEDY
     )
-    timings = finished(driven).timings
+    timings = finished(stepped).timings
     assert timings.accepted == timings.drafted > 20
-    driven.close()
+    stepped.close()
 
 
 def test_conversations_side_by_side_have_drafts_of_their_own(
-    plainly: Driven, smollm2: Path, smaller: Path
+    plainly: SteppedScheduler, smollm2: Path, smaller: Path
 ) -> None:
     prompts = {"one": PROMPT, "two": "Water boils at"}
     expected = {name: answer(plainly, prompt, GREEDY) for name, prompt in prompts.items()}
-    driven = with_draft(smollm2, smaller)
+    stepped = with_draft(smollm2, smaller)
     for name, prompt in prompts.items():
-        ask(driven, name, prompt, GREEDY)
-    driven.run()
+        ask(stepped, name, prompt, GREEDY)
+    stepped.run()
     for name in prompts:
-        assert driven.text(name) == expected[name]
-        assert finished(driven, name).timings.drafted > 0
-    driven.close()
+        assert stepped.text(name) == expected[name]
+        assert finished(stepped, name).timings.drafted > 0
+    stepped.close()
 
 
-def test_a_vocabulary_of_another_model_is_refused(plainly: Driven, tmp_path: Path) -> None:
+def test_a_vocabulary_of_another_model_is_refused(
+    plainly: SteppedScheduler, tmp_path: Path
+) -> None:
     other = tiny.plain(tmp_path / "tiny.gguf")
     with pytest.raises(LoadFailed, match="vocabularies have 49152 and 95 tokens"):
         DraftModel(str(other), plainly.model, log=log())
 
 
 def test_a_draft_model_with_a_recurrent_memory_is_refused(tmp_path: Path) -> None:
-    main = Driven(tiny.plain(tmp_path / "plain.gguf"), EXACT)
+    main = SteppedScheduler(tiny.plain(tmp_path / "plain.gguf"), EXACT)
     with pytest.raises(LoadFailed, match="recurrent memory"):
         DraftModel(str(tiny.recurrent(tmp_path / "mamba.gguf")), main.model, log=log())
     main.close()

@@ -10,22 +10,22 @@ import pytest
 
 from localllm.engine.messages import Finished, FinishReason, GenerateRequest, Token
 from localllm.engine.messages.validation import check_generate
-from localllm.engine.worker.llama.model import Model
-from localllm.engine.worker.sequences.sequence import Echo
+from localllm.engine.worker.llama.vocabulary import Vocabulary
+from localllm.engine.worker.sequences.sequence import PromptEcho
 from localllm.errors import BadRequest
 from tests.engine import tiny
 from tests.engine.answers import GREEDY
-from tests.engine.driven import Driven, settings
+from tests.engine.stepped_scheduler import SteppedScheduler, settings
 
 PROMPT = "".join(random.Random(5).choices(tiny.CHARACTERS, k=50))
 KINDS = {"plain": tiny.plain, "windowed": tiny.windowed, "recurrent": tiny.recurrent}
 
 
 @pytest.fixture(params=KINDS)
-def driven(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Driven]:
-    driven = Driven(KINDS[request.param](tmp_path / "model.gguf"), settings(parallel=3))
-    yield driven
-    driven.close()
+def stepped(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SteppedScheduler]:
+    stepped = SteppedScheduler(KINDS[request.param](tmp_path / "model.gguf"), settings(parallel=3))
+    yield stepped
+    stepped.close()
 
 
 def echo(*, max_tokens: int = 4, top: int | None = 2, request_id: str = "echo") -> GenerateRequest:
@@ -39,126 +39,125 @@ def echo(*, max_tokens: int = 4, top: int | None = 2, request_id: str = "echo") 
     )
 
 
-def submit(driven: Driven, request: GenerateRequest) -> None:
-    prompt = driven.model.tokenize(request.prompt or "", special=False)
-    driven.scheduler.submit(request, prompt, 0.0)
+def submit(stepped: SteppedScheduler, request: GenerateRequest) -> None:
+    prompt = stepped.model.vocab.tokenize(request.prompt or "", special=False)
+    stepped.scheduler.submit(request, prompt, 0.0)
 
 
-def tokens(driven: Driven, request_id: str = "echo") -> list[Token]:
-    return [e for e in driven.events if isinstance(e, Token) and e.request_id == request_id]
+def tokens(stepped: SteppedScheduler, request_id: str = "echo") -> list[Token]:
+    return [e for e in stepped.events if isinstance(e, Token) and e.request_id == request_id]
 
 
-def expected(driven: Driven) -> list[float]:
+def expected(stepped: SteppedScheduler) -> list[float]:
     """The log probability of each token of PROMPT but the first, one after the other."""
     found = []
     for end in range(1, len(PROMPT)):
-        row = driven.logits(PROMPT[:end]).astype(np.float64)
-        own = driven.model.tokenize(PROMPT[end], special=False)[0]
+        row = stepped.logits(PROMPT[:end]).astype(np.float64)
+        own = stepped.model.vocab.tokenize(PROMPT[end], special=False)[0]
         found.append(float(row[own] - row.max() - np.log(np.exp(row - row.max()).sum())))
     return found
 
 
-def test_a_prompt_is_scored_token_by_token(driven: Driven) -> None:
-    submit(driven, echo(max_tokens=0))
-    driven.run()
-    said = tokens(driven)
+def test_a_prompt_is_scored_token_by_token(stepped: SteppedScheduler) -> None:
+    submit(stepped, echo(max_tokens=0))
+    stepped.run()
+    said = tokens(stepped)
     assert "".join(each.text for each in said) == PROMPT
     assert all(each.of_prompt for each in said)
     assert said[0].logprob is None
     values = [each.logprob.logprob for each in said[1:] if each.logprob is not None]
-    end = driven.finished("echo")
+    end = stepped.finished("echo")
     assert (end.reason, end.completion_tokens) == (FinishReason.LENGTH, 0)
-    assert values == pytest.approx(expected(driven), abs=2e-3)
+    assert values == pytest.approx(expected(stepped), abs=2e-3)
 
 
-def test_the_likeliest_tokens_come_with_each(driven: Driven) -> None:
-    submit(driven, echo(max_tokens=0, top=3))
-    driven.run()
-    for each in tokens(driven)[1:]:
+def test_the_likeliest_tokens_come_with_each(stepped: SteppedScheduler) -> None:
+    submit(stepped, echo(max_tokens=0, top=3))
+    stepped.run()
+    for each in tokens(stepped)[1:]:
         assert each.logprob is not None
         assert len(each.top_logprobs) == 3
         assert each.top_logprobs[0].logprob >= each.logprob.logprob - 1e-9
 
 
-def test_the_answer_after_an_echo_is_the_one_without_it(driven: Driven) -> None:
-    submit(driven, echo(max_tokens=6))
-    driven.run()
-    answer = "".join(each.text for each in tokens(driven) if not each.of_prompt)
-    assert answer == driven.ask(PROMPT, max_tokens=6)
-    assert driven.finished("echo").completion_tokens == 6
+def test_the_answer_after_an_echo_is_the_one_without_it(stepped: SteppedScheduler) -> None:
+    submit(stepped, echo(max_tokens=6))
+    stepped.run()
+    answer = "".join(each.text for each in tokens(stepped) if not each.of_prompt)
+    assert answer == stepped.ask(PROMPT, max_tokens=6)
+    assert stepped.finished("echo").completion_tokens == 6
 
 
-def test_an_echo_without_log_probabilities_reuses_the_cache(driven: Driven) -> None:
-    driven.ask(PROMPT, max_tokens=1)
-    submit(driven, echo(top=None))
-    driven.run()
-    said = [each for each in tokens(driven) if each.of_prompt]
+def test_an_echo_without_log_probabilities_reuses_the_cache(stepped: SteppedScheduler) -> None:
+    stepped.ask(PROMPT, max_tokens=1)
+    submit(stepped, echo(top=None))
+    stepped.run()
+    said = [each for each in tokens(stepped) if each.of_prompt]
     assert "".join(each.text for each in said) == PROMPT
     assert all(each.logprob is None for each in said)
-    assert driven.finished("echo").cached_tokens == (0 if driven.model.recurrent else 49)
+    assert stepped.finished("echo").cached_tokens == (0 if not stepped.memory.can_rewind else 49)
 
 
-def test_what_is_scored_is_computed_again_even_when_it_is_cached(driven: Driven) -> None:
-    driven.ask(PROMPT, max_tokens=1)
-    submit(driven, echo(max_tokens=1))
-    driven.run()
-    assert driven.finished("echo").cached_tokens == 0
-    assert sum(each.logprob is not None for each in tokens(driven) if each.of_prompt) == 49
+def test_what_is_scored_is_computed_again_even_when_it_is_cached(stepped: SteppedScheduler) -> None:
+    stepped.ask(PROMPT, max_tokens=1)
+    submit(stepped, echo(max_tokens=1))
+    stepped.run()
+    assert stepped.finished("echo").cached_tokens == 0
+    assert sum(each.logprob is not None for each in tokens(stepped) if each.of_prompt) == 49
 
 
 def test_no_batch_asks_for_more_logits_than_there_is_room_for(
-    driven: Driven, monkeypatch: pytest.MonkeyPatch
+    stepped: SteppedScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked_for: list[int] = []
-    decode = driven.model.decode
+    decode = stepped.model.decode
 
     def counted(rows: list[object]) -> None:
         asked_for.append(sum(row.output for row in rows))  # type: ignore[attr-defined]
         decode(rows)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(driven.model, "decode", counted)
+    monkeypatch.setattr(stepped.model, "decode", counted)
     for number in range(4):
-        submit(driven, echo(request_id=f"echo{number}"))
-        driven.submit(f"other{number}", PROMPT[number:], max_tokens=9)
-        driven.step()
-    driven.run()
-    assert driven.model.outputs == 3
+        submit(stepped, echo(request_id=f"echo{number}"))
+        stepped.submit(f"other{number}", PROMPT[number:], max_tokens=9)
+        stepped.step()
+    stepped.run()
+    assert stepped.model.max_outputs == 3
     assert max(asked_for) == 3  # more would be an assertion of llama.cpp
     for number in range(4):
-        said = [each for each in tokens(driven, f"echo{number}") if each.of_prompt]
+        said = [each for each in tokens(stepped, f"echo{number}") if each.of_prompt]
         assert "".join(each.text for each in said) == PROMPT
         assert sum(each.logprob is not None for each in said) == 49
 
 
-def test_a_prompt_that_is_read_again_is_not_said_again(driven: Driven) -> None:
-    submit(driven, echo())
+def test_a_prompt_that_is_read_again_is_not_said_again(stepped: SteppedScheduler) -> None:
+    submit(stepped, echo())
     for _ in range(9):
-        driven.step()
-    (running,) = driven.scheduler._running.values()
-    assert 0 < len(tokens(driven)) < 50
-    driven.scheduler._recompute(running)
-    driven.run()
-    said = [each for each in tokens(driven) if each.of_prompt]
+        stepped.step()
+    assert 0 < len(tokens(stepped)) < 50
+    stepped.lose_cells("echo")
+    stepped.run()
+    said = [each for each in tokens(stepped) if each.of_prompt]
     assert "".join(each.text for each in said) == PROMPT
-    assert driven.finished("echo").completion_tokens == 4
+    assert stepped.finished("echo").completion_tokens == 4
 
 
-def test_many_answers_have_one_echo(driven: Driven) -> None:
-    submit(driven, replace(echo(), n=5))
-    driven.run()
-    said = [each for each in tokens(driven) if each.of_prompt]
+def test_many_answers_have_one_echo(stepped: SteppedScheduler) -> None:
+    submit(stepped, replace(echo(), n=5))
+    stepped.run()
+    said = [each for each in tokens(stepped) if each.of_prompt]
     assert "".join(each.text for each in said) == PROMPT
     assert {each.index for each in said} == {0}
-    ends = [e for e in driven.events if isinstance(e, Finished)]
+    ends = [e for e in stepped.events if isinstance(e, Finished)]
     assert sorted(e.index for e in ends) == [0, 1, 2, 3, 4]
 
 
-def test_a_prompt_of_token_ids_is_taken_as_it_is(driven: Driven) -> None:
+def test_a_prompt_of_token_ids_is_taken_as_it_is(stepped: SteppedScheduler) -> None:
     ids = (5, 6, 7, tiny.END, 8)
     request = replace(echo(max_tokens=0), prompt=None, prompt_tokens=ids)
-    driven.scheduler.submit(request, list(ids), 0.0)
-    driven.run()
-    said = tokens(driven)
+    stepped.scheduler.submit(request, list(ids), 0.0)
+    stepped.run()
+    said = tokens(stepped)
     assert "".join(each.text for each in said) == "&'(<end>)"
     assert [each.logprob.token for each in said[1:] if each.logprob is not None] == list(ids[1:])
 
@@ -207,6 +206,6 @@ class Pieces:
 def test_an_echo_is_the_prompt_s_own_text(
     prompt: str | None, ids: tuple[int, ...], text: str
 ) -> None:
-    model: Model = Pieces()  # type: ignore[assignment]  # what an Echo asks of a model
-    spoken = Echo(model, prompt)
-    assert "".join([*map(spoken.say, ids), spoken.finish()]) == text
+    vocab: Vocabulary = Pieces()  # type: ignore[assignment]  # all that an echo needs
+    echo = PromptEcho(vocab, prompt)
+    assert "".join([*map(echo.push, ids), echo.finish()]) == text

@@ -1,9 +1,9 @@
-"""Guesses from the text itself, beside the slow way to find them."""
+"""Draft tokens from the text itself, beside the slow way to find them."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localllm.engine.worker.speculative.ngram import LONGEST, NOTHING, PLACES, SHORTEST, NgramIndex
+from localllm.engine.worker.speculative.ngram import LONGEST, NO_MATCH, PLACES, SHORTEST, NgramIndex
 
 few = st.lists(st.integers(0, 3), max_size=80)
 parts = st.lists(st.lists(st.integers(0, 5), max_size=12), max_size=12)
@@ -40,9 +40,9 @@ def slowly(tokens: list[int], most: int) -> tuple[tuple[int, ...], int]:
 
 @settings(max_examples=400)
 @given(few, st.integers(0, 20))
-def test_a_guess_is_what_followed_the_longest_match(tokens: list[int], most: int) -> None:
-    guess = indexed(tokens).guess(most)
-    assert (guess.tokens, guess.match) == slowly(tokens, most)
+def test_a_draft_is_what_followed_the_longest_match(tokens: list[int], most: int) -> None:
+    match = indexed(tokens).propose(most)
+    assert (match.tokens, match.length) == slowly(tokens, most)
 
 
 @settings(max_examples=200)
@@ -53,26 +53,26 @@ def test_text_that_comes_in_parts_is_the_same_text(parts: list[list[int]]) -> No
         index.extend(part)
     whole = [token for part in parts for token in part]
     assert len(index) == len(whole)
-    assert index.guess(5) == indexed(whole).guess(5)
+    assert index.propose(5) == indexed(whole).propose(5)
 
 
-def test_text_that_never_repeats_gives_no_guess() -> None:
-    assert indexed(list(range(100))).guess(8) == NOTHING
-    assert indexed([]).guess(8) == NOTHING
-    assert indexed([7]).guess(8) == NOTHING
+def test_text_that_never_repeats_gives_no_draft() -> None:
+    assert indexed(list(range(100))).propose(8) == NO_MATCH
+    assert indexed([]).propose(8) == NO_MATCH
+    assert indexed([7]).propose(8) == NO_MATCH
 
 
 def test_one_token_for_ever_goes_on_for_ever() -> None:
-    guess = indexed([5] * 40).guess(6)
-    assert guess.tokens == (5,) * 6
-    assert guess.match == LONGEST
+    match = indexed([5] * 40).propose(6)
+    assert match.tokens == (5,) * 6
+    assert match.length == LONGEST
 
 
-def test_a_copied_passage_is_guessed_to_its_end_and_further() -> None:
+def test_a_copied_passage_is_drafted_to_its_end_and_further() -> None:
     passage = list(range(10, 30))
-    guess = indexed([1, 2, *passage, 3, 4, 10, 11, 12]).guess(7)
-    assert guess.tokens == (13, 14, 15, 16, 17, 18, 19)
-    assert guess.match == 3
+    match = indexed([1, 2, *passage, 3, 4, 10, 11, 12]).propose(7)
+    assert match.tokens == (13, 14, 15, 16, 17, 18, 19)
+    assert match.length == 3
 
 
 def test_a_lookup_reads_a_bounded_part_of_a_text_full_of_matches() -> None:
@@ -85,5 +85,5 @@ def test_a_lookup_reads_a_bounded_part_of_a_text_full_of_matches() -> None:
 
     index = indexed([1, 2, 3] * 3000 + [1, 9] + [1, 2] * 3000)
     index._tokens = Counting(index._tokens)
-    index.guess(8)
+    index.propose(8)
     assert 0 < Counting.reads <= 2 * PLACES * LONGEST + 1

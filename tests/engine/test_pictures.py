@@ -23,7 +23,7 @@ from localllm.engine.worker.prompt.image_prompt import Part, PicturePrompt
 from localllm.engine.worker.vision_encoder import VisionEncoder
 from tests.engine import eyes, tiny
 from tests.engine.answers import GREEDY
-from tests.engine.driven import NEAR_TIE, Driven, log, settings
+from tests.engine.stepped_scheduler import NEAR_TIE, SteppedScheduler, log, settings
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ KINDS = {
 }
 
 
-class Seeing(Driven):
-    """A driven model with an encoder; prompts are text and images."""
+class Seeing(SteppedScheduler):
+    """A stepped model with an encoder; prompts are text and images."""
 
     def __init__(self, model: Path, mmproj: Path, load: LoadSettings) -> None:
         super().__init__(model, load)
@@ -70,11 +70,11 @@ class Seeing(Driven):
 
     def last_logits(self) -> np.ndarray:
         found = llama.llama_get_logits_ith(self.model.handle, -1)
-        return np.ctypeslib.as_array(found, (self.model.vocabulary,)).copy()
+        return np.ctypeslib.as_array(found, (self.model.vocab.size,)).copy()
 
     def helped_logits(self, *parts: Part) -> np.ndarray:
         """What llama.cpp's own way through text and images (mtmd_helper_eval_chunks) leads to."""
-        self.scheduler._cells.forget(0)
+        self.scheduler.kv_cache.clear(0)
         images = [i for i, part in enumerate(parts) if isinstance(part, bytes)]
         chunks, bitmaps = (
             mtmd.mtmd_input_chunks_init(),
@@ -85,8 +85,8 @@ class Seeing(Driven):
         self.mmproj._cut(chunks, parts, bitmaps)
         after = llama.llama_pos(0)
         status = mtmd.mtmd_helper_eval_chunks(
-            self.mmproj._context, self.model.handle, chunks, 0, 0, self.model.chunk, True,
-            ctypes.byref(after),
+            self.mmproj._context, self.model.handle, chunks, 0, 0, self.model.max_batch_tokens,
+            True, ctypes.byref(after),
         )  # fmt: skip
         assert status == 0
         logits = self.last_logits()
@@ -150,7 +150,7 @@ def test_two_pictures_are_two_prompts_and_the_same_one_is_not_computed_again(
     assert isinstance(other, Finished) and isinstance(again, Finished)
     (picture,) = prompt.pictures
     assert other.cached_tokens <= picture.start
-    assert again.cached_tokens >= picture.end or seeing.model.recurrent
+    assert again.cached_tokens >= picture.end or not seeing.memory.can_rewind
 
 
 def test_the_prompt_counts_every_cell_of_a_picture(seeing: Seeing) -> None:
@@ -174,7 +174,7 @@ def test_who_sees_and_who_reads_get_the_answers_they_get_alone(
         seeing.show(name, *parts)
     seeing.run()
     for name, parts in asked.items():
-        alone.scheduler._cells.forget(0)
+        alone.scheduler.kv_cache.clear(0)
         assert seeing.text(name) == alone.asked(*parts)
 
 
@@ -184,7 +184,7 @@ def test_nobody_waits_for_two_pictures(seeing: Seeing) -> None:
         seeing.step()
     seeing.show("sees", eyes.png(1), "a", eyes.png(2), "b", eyes.png(3), "c")
     seeing.show("sees-too", eyes.png(4), "a", eyes.png(5), "b")
-    while isinstance(seeing.events[-1], RequestError | PromptProgress) or seeing.scheduler._waiting:
+    while isinstance(seeing.events[-1], RequestError | PromptProgress) or seeing.scheduler._queue:
         seeing.step()
     for _ in range(6):
         before = len(seeing.text("answers"))
@@ -231,9 +231,9 @@ def test_a_picture_of_which_the_cache_has_a_part_is_computed_whole(
     seeing.show("first", *parts)
     seeing.run()
     (picture,) = seeing.read(*parts).pictures
-    for slot, held in seeing.scheduler.cells.held.items():
+    for slot, held in seeing.scheduler.kv_cache.tokens.items():
         if len(held) > picture.start:
-            seeing.scheduler.cells.cut(slot, picture.end - 1)
+            seeing.scheduler.kv_cache.truncate(slot, picture.end - 1)
     seeing.show("again", *parts)
     seeing.run()
     assert seeing.text("again") == alone.asked(*parts)

@@ -11,7 +11,7 @@ from localllm.core.sizing.load import LoadSettings
 from localllm.engine.messages import Finished, FinishReason, PromptProgress, RequestError
 from localllm.errors import BadRequest
 from tests.engine import tiny
-from tests.engine.driven import Driven, Reference, settings
+from tests.engine.stepped_scheduler import Reference, SteppedScheduler, settings
 
 KINDS = {
     "plain": tiny.plain,
@@ -49,10 +49,10 @@ def characters(random: random.Random, count: int) -> str:
 
 
 @dataclass
-class Crowd:
-    """People who ask, edit their conversations, give up, all at random but always the same."""
+class RandomClients:
+    """Clients that ask, edit their conversations and cancel, at random but always the same."""
 
-    driven: Driven
+    stepped: SteppedScheduler
     random: random.Random
     asked: dict[str, tuple[str, int]] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
@@ -62,10 +62,10 @@ class Crowd:
         if chance < 0.22:
             self.ask()
         elif chance < 0.28 and self.asked:
-            self.driven.scheduler.cancel(self.random.choice(list(self.asked)))
-            self.driven.check()
+            self.stepped.scheduler.cancel(self.random.choice(list(self.asked)))
+            self.stepped.check()
         else:  # a recurrent state cannot go back, so the engine never interrupts those
-            self.driven.step(aborted=chance < 0.34 and not self.driven.model.recurrent)
+            self.stepped.step(aborted=chance < 0.34 and self.stepped.memory.can_rewind)
 
     def ask(self) -> None:
         """Begin as an earlier text does, up to anywhere in it, and go on otherwise."""
@@ -73,234 +73,234 @@ class Crowd:
         prompt = text + characters(self.random, self.random.randrange(8))
         request_id, limit = f"r{len(self.asked)}", self.random.randrange(1, 45)
         self.asked[request_id] = (prompt, limit)
-        self.driven.submit(request_id, prompt, max_tokens=limit)
+        self.stepped.submit(request_id, prompt, max_tokens=limit)
 
-    def listen(self) -> None:
-        for event in self.driven.events:
+    def collect_texts(self) -> None:
+        for event in self.stepped.events:
             if isinstance(event, Finished):
                 prompt, _ = self.asked[event.request_id]
-                self.texts.append(prompt + self.driven.text(event.request_id))
+                self.texts.append(prompt + self.stepped.text(event.request_id))
 
 
-@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("unified", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_is_reused_or_interrupted_an_answer_is_that_of_a_fresh_engine(
-    model: Path, reference: Reference, seed: int, pooled: bool
+    model: Path, reference: Reference, seed: int, unified: bool
 ) -> None:
     dice = random.Random(seed)
-    driven = Driven(model, settings(kv_unified=pooled))
-    crowd = Crowd(driven, dice, texts=[characters(dice, 200) for _ in range(2)])
+    stepped = SteppedScheduler(model, settings(kv_unified=unified))
+    clients = RandomClients(stepped, dice, texts=[characters(dice, 200) for _ in range(2)])
     for _ in range(120):
-        crowd.act()
-        crowd.listen()
-    driven.run()
+        clients.act()
+        clients.collect_texts()
+    stepped.run()
     cached = 0
-    for request_id, (prompt, limit) in crowd.asked.items():
-        end = driven.end(request_id)
+    for request_id, (prompt, limit) in clients.asked.items():
+        end = stepped.end(request_id)
         assert isinstance(end, Finished)
         cached += end.cached_tokens
         whole = end.reason is not FinishReason.CANCELLED
-        answer = driven.text(request_id)
+        answer = stepped.text(request_id)
         assert reference.agrees(prompt, answer, max_tokens=limit, whole=whole), request_id
-    assert cached > 0 or not driven.model.shares
-    driven.close()
+    assert cached > 0 or not stepped.memory.can_share
+    stepped.close()
 
 
 def test_a_conversation_that_goes_on_is_not_read_again(model: Path) -> None:
-    driven = Driven(model, settings(parallel=1))
+    stepped = SteppedScheduler(model, settings(parallel=1))
     prompt = characters(random.Random(1), 60)
-    answer = driven.ask(prompt, max_tokens=10)
-    driven.submit("next", prompt + answer + "more", max_tokens=2)
-    driven.run()
-    end = driven.end("next")
+    answer = stepped.ask(prompt, max_tokens=10)
+    stepped.submit("next", prompt + answer + "more", max_tokens=2)
+    stepped.run()
+    end = stepped.end("next")
     assert isinstance(end, Finished)
     assert end.cached_tokens == len(prompt) + 9  # the last token was drawn and never computed
-    driven.close()
+    stepped.close()
 
 
-@pytest.mark.parametrize(("kind", "pooled"), [("plain", 0), ("plain", 1), ("windowed", 0)])
+@pytest.mark.parametrize(("kind", "unified"), [("plain", 0), ("plain", 1), ("windowed", 0)])
 def test_a_prefix_that_comes_at_once_from_all_is_computed_once(
-    tmp_path: Path, kind: str, pooled: int
+    tmp_path: Path, kind: str, unified: int
 ) -> None:
     path = KINDS[kind](tmp_path / "model.gguf")
-    driven = Driven(path, settings(parallel=4, kv_unified=bool(pooled)))
+    stepped = SteppedScheduler(path, settings(parallel=4, kv_unified=bool(unified)))
     reference = Reference(path, settings(parallel=1))
     dice = random.Random(1)
     system = characters(dice, 100)
     prompts = {f"r{i}": system + characters(dice, 20) for i in range(4)}
     for request_id, prompt in prompts.items():
-        driven.submit(request_id, prompt, max_tokens=12)
-    driven.run()
-    ends = [driven.end(request_id) for request_id in prompts]
+        stepped.submit(request_id, prompt, max_tokens=12)
+    stepped.run()
+    ends = [stepped.end(request_id) for request_id in prompts]
     first, *others = [end.cached_tokens for end in ends if isinstance(end, Finished)]
     assert first == 0
     assert [tokens > 100 - 16 for tokens in others] == [True] * 3  # fewer are not worth sharing
     for request_id, prompt in prompts.items():
-        assert reference.agrees(prompt, driven.text(request_id), max_tokens=12, whole=True)
-    driven.close()
+        assert reference.agrees(prompt, stepped.text(request_id), max_tokens=12, whole=True)
+    stepped.close()
     reference.close()
 
 
 def test_who_waits_for_a_prefix_goes_on_alone_when_its_reader_leaves(plain: Path) -> None:
-    driven = Driven(plain, settings(parallel=2))
+    stepped = SteppedScheduler(plain, settings(parallel=2))
     prompt = characters(random.Random(1), 100)
-    driven.submit("reads", prompt + "a", max_tokens=4)
-    driven.submit("waits", prompt + "b", max_tokens=4)
-    driven.step()
-    driven.scheduler.cancel("reads")
-    driven.run()
-    end = driven.end("waits")
+    stepped.submit("reads", prompt + "a", max_tokens=4)
+    stepped.submit("waits", prompt + "b", max_tokens=4)
+    stepped.step()
+    stepped.scheduler.cancel("reads")
+    stepped.run()
+    end = stepped.end("waits")
     assert isinstance(end, Finished)
     assert end.completion_tokens == 4
     assert 0 < end.cached_tokens < 100
-    driven.close()
+    stepped.close()
 
 
 def test_a_window_that_has_moved_on_is_not_reused(windowed: Path) -> None:
     # 256 cells of window cache: after 600 tokens the first ones are overwritten.
-    driven = Driven(windowed, settings(parallel=2, context=1024))
+    stepped = SteppedScheduler(windowed, settings(parallel=2, context=1024))
     text = characters(random.Random(1), 600)
-    driven.ask(text, max_tokens=4)
+    stepped.ask(text, max_tokens=4)
     for cut in (100, 590):
-        driven.submit(f"cut{cut}", text[:cut] + "!", max_tokens=4)
-        driven.run()
-    early, late = driven.end("cut100"), driven.end("cut590")
+        stepped.submit(f"cut{cut}", text[:cut] + "!", max_tokens=4)
+        stepped.run()
+    early, late = stepped.end("cut100"), stepped.end("cut590")
     assert isinstance(early, Finished) and isinstance(late, Finished)
     assert (early.cached_tokens, late.cached_tokens) == (0, 590)
-    driven.close()
+    stepped.close()
 
 
 def test_slots_that_share_a_prefix_can_all_outgrow_their_window(windowed: Path) -> None:
-    driven = Driven(windowed, settings(parallel=4, context=512))
+    stepped = SteppedScheduler(windowed, settings(parallel=4, context=512))
     reference = Reference(windowed, settings(parallel=1, context=512))
     dice = random.Random(1)
     system = characters(dice, 200)
-    driven.ask(system, max_tokens=1)
+    stepped.ask(system, max_tokens=1)
     prompts = {f"r{i}": system + characters(dice, 60) for i in range(4)}
     for request_id, prompt in prompts.items():
-        driven.submit(request_id, prompt, max_tokens=60)
-    driven.run()
+        stepped.submit(request_id, prompt, max_tokens=60)
+    stepped.run()
     for request_id, prompt in prompts.items():
-        assert isinstance(driven.end(request_id), Finished), driven.end(request_id)
-        answer = driven.text(request_id)
+        assert isinstance(stepped.end(request_id), Finished), stepped.end(request_id)
+        answer = stepped.text(request_id)
         assert reference.agrees(prompt, answer, max_tokens=60, whole=True)
-    driven.close()
+    stepped.close()
     reference.close()
 
 
 def test_cells_that_are_given_up_are_read_again_and_nobody_notices(windowed: Path) -> None:
-    driven = Driven(windowed, settings(parallel=1))
+    stepped = SteppedScheduler(windowed, settings(parallel=1))
     reference = Reference(windowed, settings(parallel=1))
     prompt = characters(random.Random(1), 100)
-    driven.submit("a", prompt, max_tokens=8)
-    while not driven.text("a"):
-        driven.step()
-    before = len(driven.events)
-    driven.scheduler._recompute(driven.scheduler._running[0])
-    driven.run()
-    assert not [e for e in driven.events[before:] if isinstance(e, PromptProgress)]
-    end = driven.end("a")
+    stepped.submit("a", prompt, max_tokens=8)
+    while not stepped.text("a"):
+        stepped.step()
+    before = len(stepped.events)
+    stepped.lose_cells("a")
+    stepped.run()
+    assert not [e for e in stepped.events[before:] if isinstance(e, PromptProgress)]
+    end = stepped.end("a")
     assert isinstance(end, Finished)
     assert (end.prompt_tokens, end.completion_tokens) == (100, 8)
-    assert reference.agrees(prompt, driven.text("a"), max_tokens=8, whole=True)
-    driven.close()
+    assert reference.agrees(prompt, stepped.text("a"), max_tokens=8, whole=True)
+    stepped.close()
     reference.close()
 
 
 def test_slots_with_caches_of_their_own_copy_what_another_one_has_computed(plain: Path) -> None:
-    driven = Driven(plain, settings(parallel=3, kv_unified=False))
+    stepped = SteppedScheduler(plain, settings(parallel=3, kv_unified=False))
     reference = Reference(plain, settings(kv_unified=False))
     prompt = characters(random.Random(1), 80)
-    driven.submit("one", prompt + "one")
+    stepped.submit("one", prompt + "one")
     for _ in range(4):
-        driven.step()
-    driven.submit("two", prompt + "two")
-    driven.run()
-    ends = [driven.finished(request_id) for request_id in ("one", "two")]
+        stepped.step()
+    stepped.submit("two", prompt + "two")
+    stepped.run()
+    ends = [stepped.finished(request_id) for request_id in ("one", "two")]
     assert [end.cached_tokens for end in ends] == [0, 80]
     for request_id in ("one", "two"):
         assert reference.agrees(
-            prompt + request_id, driven.text(request_id), max_tokens=20, whole=True
+            prompt + request_id, stepped.text(request_id), max_tokens=20, whole=True
         )
-    driven.close()
+    stepped.close()
     reference.close()
 
 
 def test_who_runs_together_has_slots_beside_each_other(plain: Path) -> None:
     """llama.cpp computes neighbours with caches of their own in one go, others one by one."""
-    driven = Driven(plain, settings(parallel=4, kv_unified=False))
+    stepped = SteppedScheduler(plain, settings(parallel=4, kv_unified=False))
     texts = [characters(random.Random(i), 40) for i in range(4)]
     for i, text in enumerate(texts):  # each slot remembers one
-        driven.submit(f"first {i}", text, max_tokens=60)
-        driven.step()
-    driven.run()
-    places = {text: driven.slot_of(text) for text in texts}
+        stepped.submit(f"first {i}", text, max_tokens=60)
+        stepped.step()
+    stepped.run()
+    places = {text: stepped.slot_of(text) for text in texts}
     low, high = min(texts, key=places.__getitem__), max(texts, key=places.__getitem__)
-    driven.submit("low", low + "on", max_tokens=30)
-    driven.step()
-    driven.submit("high", high + "on", max_tokens=30)
-    driven.step()
-    running = driven.running()
-    assert abs(running["low"] - running["high"]) == 1
-    driven.run()
-    assert driven.finished("high").cached_tokens == 40
-    driven.close()
+    stepped.submit("low", low + "on", max_tokens=30)
+    stepped.step()
+    stepped.submit("high", high + "on", max_tokens=30)
+    stepped.step()
+    running = stepped.running
+    assert abs(running["low"].slot - running["high"].slot) == 1
+    stepped.run()
+    assert stepped.finished("high").cached_tokens == 40
+    stepped.close()
 
 
 def test_a_batch_smaller_than_the_physical_one_bounds_what_is_computed(plain: Path) -> None:
     load = LoadSettings(context=512, parallel=1, batch=16, ubatch=512, threads=1)
-    driven = Driven(plain, load)
-    assert driven.ask(characters(random.Random(1), 300))
-    driven.close()
+    stepped = SteppedScheduler(plain, load)
+    assert stepped.ask(characters(random.Random(1), 300))
+    stepped.close()
 
 
 def test_a_stream_says_the_same_when_anothers_prompt_is_cancelled(model: Path) -> None:
     dice = random.Random(1)
     prompts = [characters(dice, 30), characters(dice, 200)]
-    driven = Driven(model, settings(parallel=2))
-    alone = driven.ask(prompts[0], max_tokens=40)
-    driven.close()
-    driven = Driven(model, settings(parallel=2))
-    driven.submit("runs", prompts[0], max_tokens=40)
-    driven.step()
-    driven.submit("leaves", prompts[1])
-    driven.step()
-    driven.step(aborted=not driven.model.recurrent)
-    driven.scheduler.cancel("leaves")
-    driven.check()
-    driven.run()
-    assert driven.text("runs") == alone
-    left = driven.end("leaves")
+    stepped = SteppedScheduler(model, settings(parallel=2))
+    alone = stepped.ask(prompts[0], max_tokens=40)
+    stepped.close()
+    stepped = SteppedScheduler(model, settings(parallel=2))
+    stepped.submit("runs", prompts[0], max_tokens=40)
+    stepped.step()
+    stepped.submit("leaves", prompts[1])
+    stepped.step()
+    stepped.step(aborted=stepped.memory.can_rewind)
+    stepped.scheduler.cancel("leaves")
+    stepped.check()
+    stepped.run()
+    assert stepped.text("runs") == alone
+    left = stepped.end("leaves")
     assert isinstance(left, Finished)
     assert (left.reason, left.completion_tokens) == (FinishReason.CANCELLED, 0)
-    driven.close()
+    stepped.close()
 
 
 def test_an_id_that_is_taken_is_refused_and_the_first_request_goes_on(plain: Path) -> None:
-    driven = Driven(plain, settings(parallel=1))
-    driven.submit("a", "first", max_tokens=5)
+    stepped = SteppedScheduler(plain, settings(parallel=1))
+    stepped.submit("a", "first", max_tokens=5)
     with pytest.raises(BadRequest, match="'a' is running"):
-        driven.submit("a", "second")
-    driven.step()
+        stepped.submit("a", "second")
+    stepped.step()
     with pytest.raises(BadRequest, match="'a' is running"):
-        driven.submit("a", "third")
-    driven.run()
-    end = driven.end("a")
+        stepped.submit("a", "third")
+    stepped.run()
+    end = stepped.end("a")
     assert isinstance(end, Finished)
     assert (end.prompt_tokens, end.completion_tokens) == (5, 5)
-    driven.submit("a", "again")  # an id is free when its request has ended
-    driven.close()
+    stepped.submit("a", "again")  # an id is free when its request has ended
+    stepped.close()
 
 
 def test_cancelling_twice_or_cancelling_nobody_changes_nothing(plain: Path) -> None:
-    driven = Driven(plain, settings(parallel=1))
-    driven.submit("waits", "one")
-    driven.submit("waits too", "two")
-    driven.step()
+    stepped = SteppedScheduler(plain, settings(parallel=1))
+    stepped.submit("waits", "one")
+    stepped.submit("waits too", "two")
+    stepped.step()
     for request_id in ("waits too", "waits too", "waits", "waits", "nobody"):
-        driven.scheduler.cancel(request_id)
-        driven.check()
-    ends = [e for e in driven.events if isinstance(e, Finished | RequestError)]
+        stepped.scheduler.cancel(request_id)
+        stepped.check()
+    ends = [e for e in stepped.events if isinstance(e, Finished | RequestError)]
     assert [e.request_id for e in ends] == ["waits too", "waits"]
-    assert not driven.scheduler.busy
-    driven.close()
+    assert not stepped.scheduler.busy
+    stepped.close()

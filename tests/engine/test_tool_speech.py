@@ -21,7 +21,7 @@ from localllm.engine.messages import (
     ToolMode,
 )
 from localllm.engine.worker.parsing.answer_events import Speech
-from localllm.engine.worker.parsing.detokenizer import TextStream
+from localllm.engine.worker.parsing.detokenizer import IncrementalDetokenizer
 from localllm.engine.worker.parsing.formats import (
     HERMES,
     MISTRAL_ARGS,
@@ -32,7 +32,7 @@ from localllm.engine.worker.parsing.formats import (
 )
 from localllm.engine.worker.parsing.model_format import Dialect
 from localllm.engine.worker.sampling.grammar import Constraint, GrammarCompiler
-from tests.engine.driven import Driven, settings
+from tests.engine.stepped_scheduler import SteppedScheduler, settings
 from tests.engine.tool_families import SCHEMAS
 
 TOOLS = tuple(Tool(name=name, parameters=json.dumps(each)) for name, each in SCHEMAS.items())
@@ -58,7 +58,7 @@ class Words:
 
 def heard(speech: Speech, words: Words, tokens: list[int]) -> list[Event]:
     """The events of an answer of these tokens."""
-    text, found = TextStream(), []
+    text, found = IncrementalDetokenizer(), []
     for token in tokens:
         said = text.push(words.piece(token) or speech.piece(token))
         found += speech.say(Token(request_id="a", text=said))
@@ -124,49 +124,55 @@ def test_a_fence_that_the_prompt_has_opened_is_seen_in_its_last_tokens() -> None
 
 
 @pytest.fixture(scope="module")
-def starter(smollm2: Path) -> Iterator[Driven]:
-    driven = Driven(smollm2, settings())
+def starter(smollm2: Path) -> Iterator[SteppedScheduler]:
+    driven = SteppedScheduler(smollm2, settings())
     yield driven
     driven.close()
 
 
-def say(speech: Speech, driven: Driven, answer: str) -> tuple["Constraint | None", list[Event]]:
+def say(
+    speech: Speech, driven: SteppedScheduler, answer: str
+) -> tuple["Constraint | None", list[Event]]:
     """What binds the answer after it was said freely, token by token."""
-    text, constraint, found = TextStream(), None, []
-    for token in driven.model.tokenize(answer, special=False, ends=False):
+    text, constraint, found = IncrementalDetokenizer(), None, []
+    for token in driven.model.vocab.tokenize(answer, special=False, ends=False):
         if constraint is not None:
             assert token in constraint.allowed()
         complete = constraint is not None and not constraint.accept(token)
-        found += speech.say(Token(request_id="a", text=text.push(driven.model.piece(token))))
+        found += speech.say(Token(request_id="a", text=text.push(driven.model.vocab.piece(token))))
         constraint = speech.next_constraint(constraint, complete=complete, text=text)
     return constraint, found
 
 
-def begin(driven: Driven, request: GenerateRequest = ASKED, *, family: Family = HERMES) -> Speech:
+def begin(
+    driven: SteppedScheduler, request: GenerateRequest = ASKED, *, family: Family = HERMES
+) -> Speech:
     """The speech of a free answer in the starter model's vocabulary."""
-    manner = Dialect(family, None, driven.model).manner(request, [])
+    manner = Dialect(family, None, driven.model.vocab).manner(request, [])
     assert manner is not None
     assert manner.calls is not None
     speech = manner.speech()
-    (speech.calls,) = GrammarCompiler(driven.model).start(manner.calls)
+    (speech.calls,) = GrammarCompiler(driven.model.vocab).start(manner.calls)
     return speech
 
 
-def test_a_call_that_has_begun_is_bound_to_its_schema_and_streams(starter: Driven) -> None:
+def test_a_call_that_has_begun_is_bound_to_its_schema_and_streams(
+    starter: SteppedScheduler,
+) -> None:
     speech = begin(starter)
     assert say(speech, starter, "Let me look. ")[0] is None
     bound, found = say(speech, starter, '<tool_call>\n{"name": "get_weather", "arguments": {"')
     assert bound is not None
     assert [e.name for e in found if isinstance(e, ToolCallBegan)] == ["get_weather"]
     assert "".join(e.text for e in found if isinstance(e, ToolCallArguments)) == '{"'
-    allowed = {starter.model.piece(int(token)) for token in bound.allowed()}
+    allowed = {starter.model.vocab.piece(int(token)) for token in bound.allowed()}
     assert b"city" in allowed
     assert b"weeks" not in allowed
     assert b'"' not in allowed
 
 
 def test_after_a_bound_call_the_model_is_free_again_and_the_next_one_is_bound(
-    starter: Driven,
+    starter: SteppedScheduler,
 ) -> None:
     speech = begin(starter)
     call = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
@@ -177,14 +183,18 @@ def test_after_a_bound_call_the_model_is_free_again_and_the_next_one_is_bound(
     assert [e.call for e in [*found, *more] if isinstance(e, ToolCallBegan)] == [0, 1]
 
 
-def test_a_call_in_another_form_than_the_familys_is_not_bound_but_read(starter: Driven) -> None:
+def test_a_call_in_another_form_than_the_familys_is_not_bound_but_read(
+    starter: SteppedScheduler,
+) -> None:
     speech = begin(starter, family=PLAIN)
     free, found = say(speech, starter, '{"arguments": {}, "name": "now"}')
     assert free is None
     assert [e.name for e in found if isinstance(e, ToolCallBegan)] == ["now"]
 
 
-def test_a_schema_that_cannot_be_followed_leaves_the_call_unbound(starter: Driven) -> None:
+def test_a_schema_that_cannot_be_followed_leaves_the_call_unbound(
+    starter: SteppedScheduler,
+) -> None:
     odd = Tool(name="now", parameters='{"properties": {"a": {"not": {}}}}')
     request = GenerateRequest(request_id="a", messages=ASKED.messages, tools=(odd,))
     speech = begin(starter, request)

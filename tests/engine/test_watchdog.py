@@ -2,10 +2,8 @@
 
 import asyncio
 import os
-import queue
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 
@@ -17,11 +15,9 @@ from localllm.engine.client.child_process import WORKER
 from localllm.engine.client.client import ProcessEngine
 from localllm.engine.client.watchdog import Patience, Watchdog
 from localllm.engine.messages import GenerateRequest, Heartbeat, LoadRequest, ProbeRequest, Token
-from localllm.engine.worker.llama.heartbeat import PulseThread, Vitals
 from localllm.errors import EngineCrashed
 from tests.engine import tiny
 from tests.engine.answers import GREEDY, collect
-from tests.engine.driven import Driven, settings
 
 PATIENCE = Patience(start_s=120, silent_s=15, still_s=30, long_s=600, look_s=1)
 SHORT = Patience(start_s=60, silent_s=2.5, still_s=60, long_s=60, look_s=0.05)
@@ -35,13 +31,13 @@ LOAD = LoadSettings(context=2048, parallel=8, batch=64, ubatch=64, threads=1)
 _HANGS = """
 import sys, threading
 import localllm.engine.worker.main as main
-ready = main._without_its_init
+ready = main._skip_package_init
 def prepare(package):
     ready(package)
     from localllm.engine.worker.{module} import {name}
     def hang(*_, **__): {how}
     {name}.{method} = hang
-main._without_its_init = prepare
+main._skip_package_init = prepare
 main.main()
 """
 
@@ -200,7 +196,7 @@ async def test_a_process_that_was_stopped_for_a_moment_goes_on(model: Path) -> N
 
 @pytest.mark.parametrize("how", ["threading.Event().wait()", "\n        while True: pass"])
 async def test_a_computing_thread_that_hangs_is_noticed(model: Path, how: str) -> None:
-    engine = await loaded(model, STILL, hanging("model", "Model", "decode", how))
+    engine = await loaded(model, STILL, hanging("llama.model", "Model", "decode", how))
     with pytest.raises(EngineCrashed) as caught:
         await collect(engine, ask_long("a"))
     assert caught.value.reason.startswith("computed without getting any further for")
@@ -208,7 +204,7 @@ async def test_a_computing_thread_that_hangs_is_noticed(model: Path, how: str) -
 
 
 async def test_a_scheduler_that_turns_in_circles_is_noticed(model: Path) -> None:
-    program = hanging("scheduler", "Scheduler", "step", "pass")
+    program = hanging("scheduling.scheduler", "Scheduler", "step", "pass")
     engine = await loaded(model, STILL, program)
     with pytest.raises(EngineCrashed, match="without getting any further"):
         await collect(engine, ask_long("a"))
@@ -218,7 +214,7 @@ async def test_a_scheduler_that_turns_in_circles_is_noticed(model: Path) -> None
 async def test_a_load_and_a_dry_run_that_hang_are_noticed(model: Path) -> None:
     impatient = Patience(start_s=60, silent_s=60, still_s=60, long_s=0.3, look_s=0.05)
     for question in ("_load", "_probe"):
-        program = hanging("engine", "WorkerEngine", question, "threading.Event().wait()")
+        program = hanging("commands", "WorkerEngine", question, "threading.Event().wait()")
         engine = ProcessEngine(patience=impatient, program=program)
         with pytest.raises(EngineCrashed, match="without getting any further"):
             if question == "_probe":
@@ -235,43 +231,3 @@ async def test_a_process_that_never_begins_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(EngineCrashed, match="did not begin to work within"):
         await engine.describe()
     await engine.close()
-
-
-def test_a_batch_shows_each_node_of_its_graph(model: Path) -> None:
-    driven = Driven(model, settings())
-    driven.submit("a", "hello")
-    sign = driven.model.vitals.sign()
-    driven.scheduler.step()
-    beats, nodes = driven.model.vitals.sign()
-    assert beats > sign[0]
-    if sys.platform == "linux":
-        assert nodes is not None and sign[1] is not None
-        assert nodes - sign[1] > 20  # two layers of more than ten nodes each
-    driven.close()
-
-
-def test_a_pulse_says_whether_the_thread_has_moved() -> None:
-    vitals, pulses = Vitals(), Pulses()
-    thread = PulseThread(vitals, pulses.put, every_s=0)
-    first = pulses.take()
-    assert pulses.take() == first
-    vitals.beat()
-    assert pulses.until(lambda pulse: pulse.steps > first.steps)
-    with vitals.long_call():
-        assert pulses.until(lambda pulse: pulse.long_call)
-    assert pulses.until(lambda pulse: not pulse.long_call)
-    thread.rest()
-
-
-class Pulses:
-    """What a pulse thread says, one at a time: it waits until the last one was taken."""
-
-    def __init__(self) -> None:
-        self._queue: queue.Queue[Heartbeat] = queue.Queue(1)
-        self.put = self._queue.put
-        self.take = self._queue.get
-
-    def until(self, wanted: Callable[[Heartbeat], bool]) -> bool:
-        while not wanted(self.take()):
-            pass
-        return True

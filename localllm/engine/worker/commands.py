@@ -39,9 +39,9 @@ from localllm.engine.messages import (
     StateSaved,
 )
 from localllm.engine.messages.validation import check_generate, check_settings, check_tokens
-from localllm.engine.worker.kv_cache.state_file import KEY_BYTES, ModelFiles, States
+from localllm.engine.worker.kv_cache.state_file import KEY_BYTES, ModelFiles, StateFiles
 from localllm.engine.worker.llama.build_info import describe
-from localllm.engine.worker.llama.heartbeat import Vitals
+from localllm.engine.worker.llama.heartbeat import HeartbeatState
 from localllm.engine.worker.llama.model import Model
 from localllm.engine.worker.llama.native_log import NativeLog, note
 from localllm.engine.worker.parsing.model_format import Dialect, tools_told
@@ -72,10 +72,10 @@ _FIRST_CHARS = 8
 class WorkerEngine:
     """One model at most; requests before a load are refused."""
 
-    def __init__(self, emit: Emit, flush: Callable[[], None], vitals: Vitals) -> None:
+    def __init__(self, emit: Emit, flush: Callable[[], None], heartbeat: HeartbeatState) -> None:
         self._emit = emit
         self._flush = flush
-        self._vitals = vitals
+        self._heartbeat = heartbeat
         self._log = NativeLog()
         llama.llama_backend_init()
         self._model: Model | None = None
@@ -83,7 +83,7 @@ class WorkerEngine:
         self._template: ChatTemplate | None = None
         self._dialect: Dialect | None = None
         self._window = RollingWindow()
-        self._states: States | None = None
+        self._states: StateFiles | None = None
         self._eyes: VisionEncoder | None = None
         self._blind: str | None = None
         self._drafter: DraftModel | None = None
@@ -96,7 +96,7 @@ class WorkerEngine:
         return runner is not None and runner.busy
 
     def handle(self, command: Command, arrived: float) -> None:
-        self._vitals.beat()
+        self._heartbeat.beat()
         match command:
             case BuildInfoRequest():
                 self._emit(BuildInfo(build=describe()))
@@ -131,10 +131,9 @@ class WorkerEngine:
     def interrupt(self, request_id: str) -> None:
         """Called by the reader thread: end the running batch if it reads this request's prompt."""
         model, scheduler = self._model, self._scheduler
-        # A recurrent state cannot be rewound, so there a cancel waits for the end of the chunk.
-        if model is None or scheduler is None or model.recurrent:
+        if model is None or scheduler is None:
             return
-        if request_id in scheduler.reading:
+        if request_id in scheduler.interruptible:
             model.abort.raise_()
 
     def close(self) -> None:
@@ -163,7 +162,7 @@ class WorkerEngine:
                 settings,
                 log=self._log,
                 on_progress=self._progress,
-                vitals=self._vitals,
+                heartbeat=self._heartbeat,
             )
             self._blind = self._open_eyes(model)
             self._drafter = self._open_draft(model)
@@ -179,16 +178,16 @@ class WorkerEngine:
         source = model.chat_template
         self._template = self._compile(source, model)
         if self._template is not None:
-            self._dialect = Dialect(self._template.family, self._template.fence, model)
+            self._dialect = Dialect(self._template.family, self._template.fence, model.vocab)
         digest = hashlib.sha256(source.encode()).hexdigest() if source is not None else None
-        self._states = States(
-            model, self._scheduler.cells, files=files, log=self._log, chat_template=digest
+        self._states = StateFiles(
+            model, self._scheduler.kv_cache, files=files, log=self._log, chat_template=digest
         )
         self._emit(
             Loaded(
                 allocations=self._allocations(model),
                 context=model.context,
-                cells=int(llama.llama_n_ctx(model.handle)),
+                cells=model.cells,
                 parallel=model.settings.parallel,
                 gpu_layers=_offloaded(model),
                 has_chat_template=self._template is not None,
@@ -228,13 +227,13 @@ class WorkerEngine:
         if source is None:
             return None
         try:
-            return ChatTemplate(source, bos_token=model.bos, eos_token=model.eos)
+            return ChatTemplate(source, bos_token=model.vocab.bos, eos_token=model.vocab.eos)
         except BadRequest as error:
             note(f"localllm worker: {error}")
             return None
 
     def _progress(self, fraction: float) -> None:
-        self._vitals.beat()
+        self._heartbeat.beat()
         self._emit(LoadProgress(fraction=fraction))
         self._flush()
 
@@ -254,7 +253,7 @@ class WorkerEngine:
             check_generate(conversation)
             assert self._model is not None  # there are states
             tokens = self._tokens(conversation, self._model)
-            with self._vitals.long_call():  # a disk
+            with self._heartbeat.long_call():  # a disk
                 count, size = states.save(
                     tokens, Path(request.path), key=key, max_bytes=request.max_bytes
                 )
@@ -265,13 +264,13 @@ class WorkerEngine:
     def _restore_state(self, request: RestoreState) -> None:
         try:
             states, key = self._kept(request.key)
-            with self._vitals.long_call():
+            with self._heartbeat.long_call():
                 tokens = states.restore(Path(request.path), key=key)
             self._emit(StateRestored(tokens=tokens))
         except StateFailed as error:
             self._emit(StateError(message=str(error)))
 
-    def _kept(self, key: str) -> "tuple[States, bytes]":
+    def _kept(self, key: str) -> "tuple[StateFiles, bytes]":
         if self._states is None:
             raise StateFailed("No model is loaded.")
         if not re.fullmatch(f"[0-9a-f]{{{2 * KEY_BYTES}}}", key):
@@ -284,12 +283,12 @@ class WorkerEngine:
                 raise BadRequest("No model is loaded.")
             if self._embedder is not None:
                 raise BadRequest("This model was loaded for embeddings: it writes no answers.")
-            if not self._model.remembers:
+            if not self._model.has_cache:
                 raise BadRequest(
                     "This model is an encoder: it writes no answers. Load it for embeddings."
                 )
             check_generate(request)
-            check_tokens(request, self._model.vocabulary)
+            check_tokens(request, self._model.vocab.size)
             prompt, dropped = self._prompt(request, self._model)
             if not prompt:
                 raise BadRequest("The prompt is empty.")
@@ -297,7 +296,9 @@ class WorkerEngine:
             if self._dialect is not None:
                 manner = self._dialect.manner(request, prompt)
                 request = self._dialect.bound(request, prompt)
-            self._scheduler.submit(request, prompt, arrived, dropped=dropped, manner=manner)
+            self._scheduler.submit(
+                request, prompt, arrived, dropped_messages=dropped, answer_format=manner
+            )
         except GenerationFailed as error:
             self._refuse(request.request_id, error)
 
@@ -351,7 +352,7 @@ class WorkerEngine:
         twice hurts the answer."""
         reasons = False if request.grammar is not None else None  # it could not be followed
         text = template.render(request.messages or (), tools_told(request), reasons=reasons)
-        return text.removeprefix(model.bos) if model.adds_bos and model.bos else text
+        return text.removeprefix(model.vocab.bos) if model.vocab.adds_bos else text
 
     def _with_pictures(self, request: GenerateRequest, model: Model) -> PicturePrompt:
         if self._template is None or self._eyes is None:
@@ -372,7 +373,7 @@ def _tokenize(model: Model, text: str) -> list[int]:
     """
     length = _FIRST_CHARS * model.context
     while length < len(text):
-        tokens = model.tokenize(text[:length], special=True)
+        tokens = model.vocab.tokenize(text[:length], special=True)
         if len(tokens) > 2 * model.context:  # twice: what the cut changed does not matter
             raise ContextOverflow(
                 f"The prompt has {len(text)} characters, more than {len(tokens)} tokens, and the "
@@ -380,7 +381,7 @@ def _tokenize(model: Model, text: str) -> list[int]:
                 "a larger context (--ctx)."
             )
         length *= 2
-    return model.tokenize(text, special=True)
+    return model.vocab.tokenize(text, special=True)
 
 
 def _offloaded(model: Model) -> int:

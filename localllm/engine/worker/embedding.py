@@ -1,8 +1,8 @@
-"""Texts to vectors: several texts a batch, pooled here, request by request.
+"""Embeddings and scores: several texts a batch, pooled here, request by request.
 
-llama.cpp hands out a row for each token; mean, first or last of them is a text's vector. So one
-load serves every pooling, and a text longer than a micro-batch is computed piece by piece where
-the model looks back only. Ranking is llama.cpp's own pooling: a score for each pair.
+llama.cpp returns a row for each token; the mean, the first or the last of them is a text's vector.
+So one load serves every pooling, and a text longer than a physical batch is computed in chunks
+where attention is causal. Ranking is llama.cpp's own pooling: a score for each pair.
 """
 
 import re
@@ -27,7 +27,7 @@ from localllm.engine.messages import (
     RerankRequest,
 )
 from localllm.engine.messages.validation import check_embed, check_rerank
-from localllm.engine.worker.llama.model import Aborted, Model, NoRoom, Row
+from localllm.engine.worker.llama.model import Aborted, BatchToken, CacheFull, Model
 from localllm.errors import BadRequest, ContextOverflow, GenerationFailed, QueueFull
 
 MAX_WAITING = 256
@@ -37,7 +37,7 @@ MAX_ANSWER_BYTES = 40 * 2**20
 """Of vectors; the parent takes lines of 64 MiB, and base64 adds a third."""
 
 _FIRST_CHARS = 8
-"""Characters for each token of the context that are looked at first; text has 3 to 5."""
+"""Characters for each token of the context that are tokenized first; text has 3 to 5."""
 
 Vectors = NDArray[np.float32]
 """Rows of one text, or its vector."""
@@ -45,7 +45,8 @@ Vectors = NDArray[np.float32]
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One request: its texts' tokens, how many of them were begun, and what has come of them."""
+    """One request: the tokens of its texts, the number that were begun, and the results so far by
+    the text's index."""
 
     request: EmbedRequest | RerankRequest
     texts: list[list[int]]
@@ -62,13 +63,15 @@ class Job:
 
 
 @dataclass(slots=True, eq=False)
-class Text:
-    """One text on its way, in a slot of its own from its first token to its last."""
+class TextSequence:
+    """One text that is being computed, in a slot of its own from its first token to its last.
+
+    `computed` counts its tokens, of which `rows` are the output."""
 
     job: Job
     index: int
     slot: int
-    done: int = 0
+    computed: int = 0
     rows: list[Vectors] = field(default_factory=list)
 
     @property
@@ -76,28 +79,28 @@ class Text:
         return self.job.texts[self.index]
 
     @property
-    def left(self) -> int:
-        return len(self.tokens) - self.done
+    def remaining(self) -> int:
+        return len(self.tokens) - self.computed
 
 
 class Embedder:
-    """Runs every request of one model loaded for embeddings. Requests take turns, a text each: who
-    asks for one vector does not wait for somebody's thousand."""
+    """Runs every request of one model loaded for embeddings, a text of each in turn: a request for
+    one vector does not wait for another's thousand."""
 
     def __init__(self, model: Model, spec: ModelSpec, emit: Callable[[Event], None]) -> None:
         self._model = model
         self._emit = emit
-        self._whole = is_bidirectional(spec)
-        self._shortens = is_matryoshka(spec)
+        self._non_causal = is_bidirectional(spec)
+        self._can_shorten = is_matryoshka(spec)
         self._width = int(llama.llama_model_n_embd_out(llama.llama_get_model(model.handle)))
         self._pooling = model.settings.pooling or Pooling.MEAN
-        self._pairs = Pairs(model)
+        self._pairs = PairTokenizer(model)
         self._jobs: dict[str, Job] = {}
-        self._turns: deque[Job] = deque()
-        """Jobs with texts that were not begun, whose turn it is first."""
-        self._running: list[Text] = []
-        self._free = list(range(model.settings.parallel))
-        model.use(model.loras.space(None))
+        self._queue: deque[Job] = deque()
+        """Jobs with texts that were not begun; the first is next."""
+        self._running: list[TextSequence] = []
+        self._free_slots = list(range(model.settings.parallel))
+        model.apply_loras(model.loras.default_key)
 
     @property
     def busy(self) -> bool:
@@ -114,7 +117,7 @@ class Embedder:
         else:
             texts = self._documents(request)
         job = self._jobs[request.request_id] = Job(request, texts)
-        self._turns.append(job)
+        self._queue.append(job)
 
     def cancel(self, request_id: str) -> None:
         """End a request between steps. Unknown ids are ignored."""
@@ -124,21 +127,21 @@ class Embedder:
 
     def step(self) -> None:
         """Compute one batch: as many texts, or pieces of them, as it holds."""
-        batch = self._fill()
-        rows = [
-            Row(token, text.done + i, text.slot, True)
+        batch = self._schedule()
+        tokens = [
+            BatchToken(token, text.computed + i, text.slot, True)
             for text, count in batch
-            for i, token in enumerate(text.tokens[text.done : text.done + count])
+            for i, token in enumerate(text.tokens[text.computed : text.computed + count])
         ]
         try:
-            self._model.decode(rows)
-        except (Aborted, NoRoom, RuntimeError) as error:
+            self._model.decode(tokens)
+        except (Aborted, CacheFull, RuntimeError) as error:
             reason = str(error) or type(error).__name__
             for job in {text.job for text, _ in batch}:
                 message = f"llama.cpp could not compute this batch: {reason}."
                 self._refuse(job, GenerationFailed(message))
             return
-        self._collect(batch)
+        self._postprocess(batch)
 
     # --- texts and tokens ---
 
@@ -153,12 +156,12 @@ class Embedder:
             if isinstance(given, str):
                 tokens = self._tokenize(given, name, truncate=request.truncate)
             else:
-                tokens = self._checked(list(given), name)
-            texts.append(self._fitted(tokens, name, truncate=request.truncate))
-        self._check_answer(request, texts)
+                tokens = self._check_tokens(list(given), name)
+            texts.append(self._fit_context(tokens, name, truncate=request.truncate))
+        self._check_result_size(request, texts)
         return texts
 
-    def _check_answer(self, request: EmbedRequest, texts: list[list[int]]) -> None:
+    def _check_result_size(self, request: EmbedRequest, texts: list[list[int]]) -> None:
         rows = len(texts)
         if (request.pooling or self._pooling) is Pooling.NONE:
             rows = sum(map(len, texts))
@@ -183,49 +186,49 @@ class Embedder:
             else:
                 self._check_length(document, name)
                 tokens = self._pairs.tokens(request.query, document)
-            texts.append(self._fitted(tokens, name, truncate=False))
+            texts.append(self._fit_context(tokens, name, truncate=False))
         return texts
 
     def _check_dimensions(self, request: EmbedRequest) -> None:
-        wanted = request.dimensions
-        if wanted is None or wanted == self._width:
+        dimensions = request.dimensions
+        if dimensions is None or dimensions == self._width:
             return
-        if not self._shortens:
+        if not self._can_shorten:
             raise BadRequest(
-                f"dimensions is {wanted}; the vectors of this model have {self._width}, and it "
+                f"dimensions is {dimensions}; the vectors of this model have {self._width}, and it "
                 "does not say that it was trained to be used with fewer (Matryoshka)."
             )
-        if wanted > self._width:
-            raise BadRequest(f"dimensions is {wanted}; this model has {self._width}.")
+        if dimensions > self._width:
+            raise BadRequest(f"dimensions is {dimensions}; this model has {self._width}.")
 
     def _tokenize(self, text: str, name: str, *, truncate: bool) -> list[int]:
-        """Of a far too long text no more than it takes to know that: its tokens could keep
-        everybody waiting."""
+        """Tokenize a text; of a far too long one no more than it takes to know that, for everybody
+        else waits meanwhile."""
         if truncate:
             text = text[: _FIRST_CHARS * self._model.context]
         else:
             self._check_length(text, name)
-        return self._model.tokenize(text, special=True)
+        return self._model.vocab.tokenize(text, special=True)
 
     def _check_length(self, text: str, name: str) -> None:
         limit = self._model.context
         length = _FIRST_CHARS * limit
         while length < len(text):
-            tokens = len(self._model.tokenize(text[:length], special=True))
+            tokens = len(self._model.vocab.tokenize(text[:length], special=True))
             if tokens > 2 * limit:  # twice: what the cut changed does not matter
                 raise _too_long(name, f"more than {tokens}", limit)
             length *= 2
 
-    def _checked(self, tokens: list[int], name: str) -> list[int]:
-        if max(tokens) >= self._model.vocabulary:
+    def _check_tokens(self, tokens: list[int], name: str) -> list[int]:
+        if max(tokens) >= self._model.vocab.size:
             raise BadRequest(
                 f"{name} has the token {max(tokens)}; this model's are 0 to "
-                f"{self._model.vocabulary - 1}."
+                f"{self._model.vocab.size - 1}."
             )
         return tokens
 
-    def _fitted(self, tokens: list[int], name: str, *, truncate: bool) -> list[int]:
-        self._model.vitals.beat()  # two thousand texts take a while to tokenize
+    def _fit_context(self, tokens: list[int], name: str, *, truncate: bool) -> list[int]:
+        self._model.heartbeat.beat()  # two thousand texts take a while to tokenize
         limit = self._model.context
         if not tokens:
             raise BadRequest(f"{name} has no tokens.")
@@ -233,111 +236,112 @@ class Embedder:
             return tokens
         if not truncate:
             raise _too_long(name, str(len(tokens)), limit)
-        edges = self._model.tokenize("", special=True)
-        if len(edges) > 1 and tokens[-1] == edges[-1]:  # what ends every text stays
+        edges = self._model.vocab.tokenize("", special=True)
+        if len(edges) > 1 and tokens[-1] == edges[-1]:  # the token that ends every text stays
             return [*tokens[: limit - 1], tokens[-1]]
         return tokens[:limit]
 
     # --- batches ---
 
-    def _fill(self) -> list[tuple[Text, int]]:
-        """Texts and how many of their next tokens: those that run, then as many new ones as there
-        is room for."""
-        room = self._model.chunk
+    def _schedule(self) -> list[tuple[TextSequence, int]]:
+        """Choose the texts of the next batch and the number of tokens of each: those that run, then
+        as many new ones as fit."""
+        tokens_left = self._model.max_batch_tokens
         batch = []
         for text in self._running:
-            count = min(room, text.left)
+            count = min(tokens_left, text.remaining)
             batch.append((text, count))
-            room -= count
-        while self._turns and self._free and room > 0:
-            job = self._turns[0]
+            tokens_left -= count
+        while self._queue and self._free_slots and tokens_left > 0:
+            job = self._queue[0]
             length = len(job.texts[job.begun])
-            if self._whole and length > room:
-                break
-            text = Text(job, job.begun, self._free.pop())
+            if self._non_causal and length > tokens_left:
+                break  # it is computed whole
+            text = TextSequence(job, job.begun, self._free_slots.pop())
             self._running.append(text)
-            batch.append((text, min(room, length)))
-            room -= min(room, length)
+            batch.append((text, min(tokens_left, length)))
+            tokens_left -= min(tokens_left, length)
             job.begun += 1
-            self._turns.popleft()
+            self._queue.popleft()
             if job.begun < len(job.texts):
-                self._turns.append(job)
+                self._queue.append(job)
         return [(text, count) for text, count in batch if count]
 
-    def _collect(self, batch: list[tuple[Text, int]]) -> None:
+    def _postprocess(self, batch: list[tuple[TextSequence, int]]) -> None:
+        """Take each text's rows from the batch, and finish those that are complete."""
         ranks = self._pooling is Pooling.RANK
         rows = None if ranks else self._rows(sum(count for _, count in batch))
-        at = 0
+        start = 0
         for text, count in batch:
-            text.done += count
+            text.computed += count
             if rows is not None:
-                text.rows.append(rows[at : at + count].copy())
-                at += count
-            if text.left == 0:
-                found = self._score(text.slot) if ranks else np.concatenate(text.rows)
-                self._finish(text, found)
+                text.rows.append(rows[start : start + count].copy())
+                start += count
+            if text.remaining == 0:
+                self._finish(text, self._score(text.slot) if ranks else np.concatenate(text.rows))
 
     def _rows(self, count: int) -> Vectors:
-        """A row for each token of the batch, in its order."""
-        found = llama.llama_get_embeddings(self._model.handle)
-        return np.ctypeslib.as_array(found, (count, self._width))
+        """Return a row for each token of the batch, in its order."""
+        memory = llama.llama_get_embeddings(self._model.handle)
+        return np.ctypeslib.as_array(memory, (count, self._width))
 
     def _score(self, slot: int) -> Vectors:
-        """What the classifier says of a pair: the first label is the relevance."""
-        found = llama.llama_get_embeddings_seq(self._model.handle, slot)
-        return np.ctypeslib.as_array(found, (1,)).copy()
+        """Return the classifier's score of a pair: its first label is the relevance."""
+        memory = llama.llama_get_embeddings_seq(self._model.handle, slot)
+        return np.ctypeslib.as_array(memory, (1,)).copy()
 
-    def _finish(self, text: Text, found: Vectors) -> None:
-        self._leave(text)
+    def _finish(self, text: TextSequence, output: Vectors) -> None:
+        self._release(text)
         job = text.job
         if isinstance(job.request, EmbedRequest):
-            found = vector(found, job.request, job.request.pooling or self._pooling)
-        job.results[text.index] = found
+            output = pooled(output, job.request, job.request.pooling or self._pooling)
+        job.results[text.index] = output
         if job.complete:
             del self._jobs[job.id]
-            self._emit(answer(job))
+            self._emit(result_of(job))
 
-    def _leave(self, text: Text) -> None:
+    def _release(self, text: TextSequence) -> None:
         self._running.remove(text)
-        self._model.keep(text.slot, 0)
-        self._free.append(text.slot)
+        self._model.remove_cells(text.slot)
+        self._free_slots.append(text.slot)
 
     def _refuse(self, job: Job, error: GenerationFailed) -> None:
         for text in [text for text in self._running if text.job is job]:
-            self._leave(text)
-        if job in self._turns:
-            self._turns.remove(job)
+            self._release(text)
+        if job in self._queue:
+            self._queue.remove(job)
         del self._jobs[job.id]
         self._emit(RequestError(request_id=job.id, code=error.code, message=str(error)))
 
 
-def vector(rows: Vectors, request: EmbedRequest, pooling: Pooling) -> Vectors:
-    """A text's vector (with pooling NONE its rows) as the request wants it."""
+def pooled(rows: Vectors, request: EmbedRequest, pooling: Pooling) -> Vectors:
+    """Return a text's vector (with pooling NONE its rows), shortened and normalized as the request
+    asks, as little-endian float32."""
     match pooling:
         case Pooling.MEAN:
-            pooled = rows.mean(axis=0, dtype=np.float64, keepdims=True)
+            vectors = rows.mean(axis=0, dtype=np.float64, keepdims=True)
         case Pooling.CLS:
-            pooled = rows[:1]
+            vectors = rows[:1]
         case Pooling.LAST:
-            pooled = rows[-1:]
+            vectors = rows[-1:]
         case _:
-            pooled = rows
-    pooled = pooled[:, : request.dimensions].astype(np.float64)
+            vectors = rows
+    vectors = vectors[:, : request.dimensions].astype(np.float64)
     if request.normalize:
-        lengths = np.linalg.norm(pooled, axis=1, keepdims=True)
-        pooled = pooled / np.where(lengths > 0, lengths, 1)
-    found: Vectors = pooled.astype("<f4")
-    return found
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors = vectors / np.where(lengths > 0, lengths, 1)
+    result: Vectors = vectors.astype("<f4")
+    return result
 
 
-def answer(job: Job) -> Embedded | Reranked:
-    """What a job's parent is told when all of its texts are computed."""
+def result_of(job: Job) -> Embedded | Reranked:
+    """Make the event of a job whose texts are all computed."""
     tokens = tuple(len(text) for text in job.texts)
-    found = [job.results[i] for i in range(len(job.texts))]
+    results = [job.results[i] for i in range(len(job.texts))]
     if isinstance(job.request, RerankRequest):
-        scores = tuple(float(each[0]) for each in found)
+        scores = tuple(float(each[0]) for each in results)
         return Reranked(request_id=job.id, scores=scores, tokens=tokens)
-    vectors = tuple(each.tobytes() for each in found)
+    vectors = tuple(each.tobytes() for each in results)
     return Embedded(request_id=job.id, vectors=vectors, tokens=tokens)
 
 
@@ -348,20 +352,22 @@ def _too_long(name: str, tokens: str, limit: int) -> ContextOverflow:
     )
 
 
-class Pairs:
-    """With the model's own template ("tokenizer.chat_template.rerank"), or with the vocabulary's
-    special tokens around the two, as llama-server's `format_prompt_rerank`."""
+class PairTokenizer:
+    """Tokens of a query with a document: by the model's own template
+    ("tokenizer.chat_template.rerank"), or else with the vocabulary's special tokens around the two,
+    as llama-server's `format_prompt_rerank`."""
 
     def __init__(self, model: Model) -> None:
-        self._model = model
+        self._vocab = model.vocab
         native = llama.llama_get_model(model.handle)
         template = llama.llama_model_chat_template(native, b"rerank")
         self._template = template.decode("utf-8", "replace") if template else None
         self._query: tuple[str, list[int]] = ("", [])
-        """The last one and its tokens: it is the same for all documents of a request."""
+        """The last query and its tokens: it is the same for all documents of a request."""
 
     def tokens(self, query: str, document: str, *, at_most: int | None = None) -> list[int]:
-        """The pair; of a document that makes it longer than `at_most` the beginning."""
+        """Return the tokens of a pair; of a document that makes it longer than `at_most` only the
+        beginning."""
         if self._template is None:
             if query != self._query[0]:
                 self._query = (query, self._plain(query))
@@ -376,14 +382,14 @@ class Pairs:
 
     def _templated(self, template: str, query: str, document: str) -> list[int]:
         named = {"{query}": query, "{document}": document}
-        text = re.sub(r"\{query\}|\{document\}", lambda found: named[found[0]], template)
-        return self._model.tokenize(text, special=True, ends=False)
+        text = re.sub(r"\{query\}|\{document\}", lambda match: named[match[0]], template)
+        return self._vocab.tokenize(text, special=True, ends=False)
 
     def _plain(self, text: str) -> list[int]:
-        return self._model.tokenize(text, special=False, ends=False)
+        return self._vocab.tokenize(text, special=False, ends=False)
 
     def _joined(self, query: list[int], document: list[int], at_most: int | None) -> list[int]:
-        vocab = self._model.vocab
+        vocab = self._vocab.handle
         separator = [llama.llama_vocab_sep(vocab)] if llama.llama_vocab_get_add_sep(vocab) else []
         end = llama.llama_vocab_eos(vocab)
         ends = [end if end >= 0 else llama.llama_vocab_sep(vocab)]

@@ -1,8 +1,8 @@
 """The engine's process: lines in, lines out, one model, one thread that computes.
 
 A reader thread takes commands from stdin while llama.cpp computes (ctypes releases the GIL); the
-main thread does everything else between two steps. When stdin ends, the parent is gone and so
-are we: no orphan holds a GPU.
+main thread does everything else between two steps. When stdin ends, the parent is gone and so is
+this process: no orphan occupies a GPU.
 """
 
 import importlib.util
@@ -29,34 +29,34 @@ from localllm.errors import BadRequest
 
 
 def main() -> int:
-    """Serve the parent until it says Shutdown or goes away."""
+    """Serve the parent until it sends Shutdown or goes away. Returns the exit status."""
     protocol = _take_stdout()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl+C on the terminal is the parent's
     package = importlib.util.find_spec("llama_cpp")
     if package is None:
         return _unavailable("llama-cpp-python is not installed")
-    _without_its_init(package)
+    _skip_package_init(package)
     try:
         from localllm.engine.worker.commands import WorkerEngine
-        from localllm.engine.worker.llama.heartbeat import PulseThread, Vitals
+        from localllm.engine.worker.llama.heartbeat import HeartbeatState, HeartbeatThread
     except (ImportError, OSError, RuntimeError) as error:
         return _unavailable(f"llama-cpp-python does not import: {error}")
-    outbox, vitals = Outbox(protocol), Vitals()
-    pulse = PulseThread(vitals, outbox.send)
-    engine = WorkerEngine(outbox.put, outbox.flush, vitals)
-    commands = Inbox(sys.stdin.buffer, on_cancel=engine.interrupt, on_garbage=outbox.send)
+    outbox, heartbeat = Outbox(protocol), HeartbeatState()
+    heartbeats = HeartbeatThread(heartbeat, outbox.send)
+    engine = WorkerEngine(outbox.put, outbox.flush, heartbeat)
+    commands = Inbox(sys.stdin.buffer, on_cancel=engine.interrupt, on_bad_request=outbox.send)
     while True:
         if not engine.busy:
-            pulse.rest()
+            heartbeats.pause()
             commands.wait()
-            pulse.work()
+            heartbeats.resume()
         for command, arrived in commands.take():
             if isinstance(command, Shutdown):
                 engine.close()
                 return 0
             engine.handle(command, arrived)
             outbox.flush()
-        engine.step(commands.nothing_new)
+        engine.step(commands.empty)
         outbox.flush()
 
 
@@ -101,24 +101,25 @@ class Inbox:
         stream: BinaryIO,
         *,
         on_cancel: Callable[[str], None],
-        on_garbage: Callable[[RequestError], None],
+        on_bad_request: Callable[[RequestError], None],
     ) -> None:
         self._stream = stream
         self._on_cancel = on_cancel
-        self._on_garbage = on_garbage
+        self._on_bad_request = on_bad_request
         self._queue: queue.SimpleQueue[tuple[Command, float]] = queue.SimpleQueue()
         self._first: tuple[Command, float] | None = None
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
-    def nothing_new(self) -> bool:
+    def empty(self) -> bool:
+        """Return True when no command has arrived since `take`."""
         return self._queue.empty()
 
     def wait(self) -> None:
-        """Wait for a command; `take` gives it."""
+        """Wait for a command; `take` returns it."""
         self._first = self._queue.get()
 
     def take(self) -> list[tuple[Command, float]]:
-        """Every command that has arrived, with when."""
+        """Return every command that has arrived, each with its time of arrival."""
         taken = [] if self._first is None else [self._first]
         self._first = None
         while not self._queue.empty():
@@ -126,11 +127,11 @@ class Inbox:
         return taken
 
     def _read(self) -> NoReturn:
-        status = BAD_INPUT_STATUS  # also when memory runs out here: a deaf worker is no worker
+        status = BAD_INPUT_STATUS  # also when memory runs out: nothing would be read
         try:
             for line in self._stream:
                 try:
-                    self._take_in(decode_command(line))
+                    self._receive(decode_command(line))
                 except WireError as error:
                     self._refuse(error)
             status = 0  # stdin ended: the parent is gone, even if a decode is still running
@@ -141,15 +142,15 @@ class Inbox:
             os._exit(status)
 
     def _refuse(self, error: WireError) -> None:
-        """A request that is not one fails alone. Raises WireError when it is not known whose."""
+        """Refuse a malformed request; the others go on. Raises WireError when its id is unknown."""
         if error.request_id is None:
             raise error
         message = f"The engine does not understand this request: {error}"
-        self._on_garbage(
+        self._on_bad_request(
             RequestError(request_id=error.request_id, code=BadRequest.code, message=message)
         )
 
-    def _take_in(self, command: Command) -> None:
+    def _receive(self, command: Command) -> None:
         self._queue.put((command, time.monotonic()))
         if isinstance(command, Cancel):
             self._on_cancel(command.request_id)
@@ -162,7 +163,7 @@ def _take_stdout() -> BinaryIO:
     return protocol
 
 
-def _without_its_init(package: ModuleSpec) -> None:
+def _skip_package_init(package: ModuleSpec) -> None:
     """Make `import llama_cpp.llama_cpp` skip llama_cpp/__init__.py: the high-level API there is
     not used here and imports numpy and more (measured: 0.23 s of a start, 14 MB of memory)."""
     module = ModuleType("llama_cpp")

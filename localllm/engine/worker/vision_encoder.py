@@ -17,7 +17,7 @@ import llama_cpp.mtmd_cpp as mtmd
 from localllm.core.image import check_packed, read_header
 from localllm.core.sizing.load import Allocation, BufferKind, Mmproj
 from localllm.engine.worker.llama.allocations import allocations
-from localllm.engine.worker.llama.model import Model, raise_for, usable_cores
+from localllm.engine.worker.llama.model import Model, raise_for_status, usable_cores
 from localllm.engine.worker.llama.native_log import NativeLog
 from localllm.engine.worker.llama.params import device
 from localllm.engine.worker.prompt.image_prompt import Part, Picture, PicturePrompt, symbols
@@ -46,7 +46,7 @@ class VisionEncoder:
         params.print_timings = False
         params.n_threads = model.settings.threads or usable_cores()
         weights = llama.llama_get_model(model.handle)
-        with model.vitals.long_call():
+        with model.heartbeat.long_call():
             self._context = mtmd.mtmd_init_from_file(os.fsencode(path), weights, params)
         if not self._context:
             raise LoadFailed(f"llama.cpp refused the image encoder {path}: {log.last_error()}")
@@ -72,7 +72,7 @@ class VisionEncoder:
         and what `Model.decode` raises.
         """
         with ExitStack() as stack:
-            with self._model.vitals.long_call():  # neither scaling nor encoding shows anything
+            with self._model.heartbeat.long_call():  # neither scaling nor encoding shows anything
                 chunks = stack.enter_context(self._chunks(prompt.parts, seen=picture.part))
                 chunk = mtmd.mtmd_input_chunks_get(chunks, picture.chunk)
                 status = mtmd.mtmd_encode_chunk(self._context, chunk)
@@ -86,13 +86,13 @@ class VisionEncoder:
                 mtmd.mtmd_get_output_embd(self._context),
                 picture.start,
                 slot,
-                self._model.chunk,
+                self._model.max_batch_tokens,
                 ctypes.byref(after),
                 _NO_CALLBACK,
                 None,
             )
-        raise_for(status)
-        self._model.vitals.beat()
+        raise_for_status(status)
+        self._model.heartbeat.beat()
         if after.value != picture.end:
             raise RuntimeError(f"the image ends at {after.value}, not at {picture.end}")
 
@@ -131,7 +131,7 @@ class VisionEncoder:
         count = ctypes.c_size_t()
         found = mtmd.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(count))
         tokens = list(found[: count.value]) if found else []
-        if any(not 0 <= token < self._model.vocabulary for token in tokens):
+        if any(not 0 <= token < self._model.vocab.size for token in tokens):
             raise BadRequest(
                 "This encoder marks images with tokens that the model does not have: it was made "
                 "for another model. Fetch the one that is published beside the model."
@@ -142,11 +142,11 @@ class VisionEncoder:
         """llama.cpp ends the process when a picture that looks at all of itself does not fit one
         physical batch (llama_context::decode, b11434)."""
         whole = mtmd.mtmd_decode_use_non_causal(self._context, chunk)
-        if whole and picture.cells > self._model.chunk:
+        if whole and picture.cells > self._model.max_batch_tokens:
             raise BadRequest(
                 f"This image is {picture.cells} tokens, which this model has to see at once, and "
-                f"a batch has {self._model.chunk}. Scale the image down, or load the model with a "
-                "larger batch."
+                f"a batch has {self._model.max_batch_tokens}. Scale the image down, or load the "
+                "model with a larger batch."
             )
 
     @contextmanager

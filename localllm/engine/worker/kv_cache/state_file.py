@@ -1,16 +1,16 @@
-"""A sequence's cells in a file, so that a conversation can be taken up again without reading it.
+"""The cells of a sequence in a file, so that a conversation goes on without its prompt being
+computed again.
 
 The file is llama.cpp's own (`llama_state_seq_save_file`: tokens, then the cells layer by layer,
-so that neither writing nor reading holds them twice in memory), followed by a note of ours:
+so that neither writing nor reading holds them twice in memory), followed by two parts of ours:
 
-    header   JSON: `Origin`, everything the cells depend on
-    trailer  magic, version, length of the header, length of llama.cpp's part, and a BLAKE2b
-             digest of all bytes before it, keyed: only who has the key can make a file that is
-             read here
+    header   JSON: `Fingerprint`, everything that the cells depend on
+    trailer  magic, version, length of the header, length of llama.cpp's part, and a keyed BLAKE2b
+             digest of all bytes before it: nobody without the key can make a file that is read here
 
 llama.cpp trusts what it reads (it has bounds checks, and assertions that end the process), so it
-sees no byte before the whole file has been checked. A file that is damaged, cut, of another model
-or of another key is a StateFailed with the reason.
+sees no byte before the whole file has been checked. A file that is damaged, truncated, of another
+model or of another key raises StateFailed with the reason.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ import psutil
 
 from localllm.core.sizing.load import Lora
 from localllm.core.units import format_bytes
-from localllm.engine.worker.kv_cache.kv_cache import Cells
+from localllm.engine.worker.kv_cache.kv_cache import KvCache
 from localllm.engine.worker.llama.build_info import describe
 from localllm.engine.worker.llama.model import Model
 from localllm.engine.worker.llama.native_log import NativeLog
@@ -40,7 +40,7 @@ from localllm.errors import StateFailed
 
 KEY_BYTES = 32
 MIN_TOKENS = 16
-"""Reading fewer again is faster than a file."""
+"""Computing fewer again is faster than reading a file."""
 
 _MAGIC, _VERSION = b"localllm-cells\r\n", 1
 _TRAILER = struct.Struct("<16sIIQ32s")
@@ -53,13 +53,14 @@ _PART = re.compile(r"-00001-of-(\d{5})\.gguf$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """What cells depend on: those of another origin mean something else, or nothing.
+class Fingerprint:
+    """Everything that cells depend on. With another fingerprint they mean something else.
 
+    The names are those in files that people have, and in messages to them.
     `files`: size and time of change (ns) of each of the model's files. `sample`: a digest of
     their first MiB and of 16 places spread over each; reading all of a model takes minutes.
-    `loras`: those that were applied, by their place in `files` after the model's, and scales.
-    `long_rope`: whether the context is one for which the model has other rope factors.
+    `adapters`: those that were applied, by their place in `files` after the model's, and scales.
+    `long_rope`: True when the context is so long that the model uses its other rope factors.
     """
 
     build: str
@@ -74,26 +75,28 @@ class Origin:
     streams: int
     long_rope: bool
     chat_template: str | None
-    loras: tuple[tuple[int, float], ...]
+    adapters: tuple[tuple[int, float], ...]
 
 
 class ModelFiles:
-    """The files of a model and its adapters; made before the load, so that a change after it is
-    seen."""
+    """The files of a model and its adapters. Made before the load, so that a later change is
+    noticed."""
 
     def __init__(self, path: str, loras: Iterable[Lora] = ()) -> None:
         self._paths = (*_parts(Path(path)), *(Path(adapter.path) for adapter in loras))
-        self._stats = self._look()
+        self._stats = self._read_stats()
 
     @property
     def stats(self) -> tuple[tuple[int, int], ...]:
-        """Raises StateFailed when a file is not the one that was loaded any more."""
-        if not self._stats or self._look() != self._stats:
+        """Size and time of change of each file. Raises StateFailed when a file is not the one that
+        was loaded any more."""
+        if not self._stats or self._read_stats() != self._stats:
             raise StateFailed("The model's file has changed since it was loaded.")
         return self._stats
 
     @functools.cached_property
     def sample(self) -> str:
+        """A digest of a small part of each file, in hexadecimal digits. Raises StateFailed."""
         digest = hashlib.blake2b(digest_size=32)
         try:
             for path in self._paths:
@@ -103,7 +106,7 @@ class ModelFiles:
             raise StateFailed(f"The model's file cannot be read again: {error}.") from error
         return digest.hexdigest()
 
-    def _look(self) -> tuple[tuple[int, int], ...]:
+    def _read_stats(self) -> tuple[tuple[int, int], ...]:
         try:
             found = [path.stat() for path in self._paths]
         except OSError:
@@ -111,63 +114,68 @@ class ModelFiles:
         return tuple((stat.st_size, stat.st_mtime_ns) for stat in found)
 
 
-class States:
-    """Saves and restores what one model's cache holds. Called between two steps."""
+def _free_bytes(directory: Path) -> int:
+    return int(psutil.disk_usage(str(directory)).free)
+
+
+class StateFiles:
+    """Saves sequences of one model's cache to files and restores them. Called between steps."""
 
     def __init__(
         self,
         model: Model,
-        cells: Cells,
+        kv_cache: KvCache,
         *,
         files: ModelFiles,
         log: NativeLog,
         chat_template: str | None,
-        free_bytes: Callable[[Path], int] = lambda place: int(psutil.disk_usage(str(place)).free),
+        free_bytes: Callable[[Path], int] = _free_bytes,
     ) -> None:
-        """`chat_template` is its SHA-256; `free_bytes` asks how much a directory has room for."""
+        """`chat_template` is its SHA-256; `free_bytes` returns the free space of a directory."""
         self._free_bytes = free_bytes
         self._model = model
-        self._cells = cells
+        self._kv_cache = kv_cache
         self._files = files
         self._log = log
         self._chat_template = chat_template
-        self._space = model.loras.space(None)
-        """That of requests which say nothing of adapters: what is kept is kept for them."""
+        self._lora_key = model.loras.default_key
+        """Only sequences of requests that name no adapters are saved."""
 
     def save(
         self, tokens: list[int], path: Path, *, key: bytes, max_bytes: int | None = None
     ) -> tuple[int, int]:
-        """Write what the cache holds of the beginning of `tokens`: how many tokens and bytes.
+        """Write what the cache has of the beginning of `tokens`. Returns the number of tokens, and
+        the size in bytes.
 
-        The file appears whole or not at all, for its owner alone. Raises StateFailed.
+        The file appears whole or not at all, readable for its owner alone. Raises StateFailed.
         """
-        slot = self._cells.recall(tokens, self._space)
+        slot = self._kv_cache.acquire_to_read(tokens, self._lora_key)
         if slot is None:
             raise StateFailed("The cache holds nothing of this conversation.")
         try:
-            count = self._cells.count(slot)
+            count = self._kv_cache.length(slot)
             return count, self._write(slot, tokens[:count], path, key, max_bytes)
         finally:
-            self._cells.give_back(slot)
+            self._kv_cache.release(slot)
 
     def _write(
         self, slot: int, tokens: list[int], path: Path, key: bytes, max_bytes: int | None
     ) -> int:
-        """Write what `slot` holds: these tokens. How many bytes that were."""
+        """Write the cells of `slot`, which are those of `tokens`. Returns the size in bytes."""
         if len(tokens) < MIN_TOKENS:
             raise StateFailed(f"The cache holds {len(tokens)} tokens of this conversation.")
         if min(tokens) < 0:
             raise StateFailed("A conversation with images cannot be kept.")
-        header = msgspec.json.encode(self._origin())
+        header = msgspec.json.encode(self._fingerprint())
         size = self._model.state_bytes(slot) + 4 * len(tokens) + len(header) + _TRAILER.size
         if max_bytes is not None and size > max_bytes:
             raise StateFailed(
                 f"The cells of {len(tokens)} tokens take {format_bytes(size)}; at most "
                 f"{format_bytes(max_bytes)} are kept."
             )
-        self._require(path.parent, size)
+        self._require_space(path.parent, size)
         self._log.take()
-        with _written(path) as new:
+        with _atomic_write(path) as new:
             native = self._model.write_state(slot, tokens, str(new))
             if not native or new.stat().st_size != native:
                 reason = self._log.last_error() or "no reason given"
@@ -176,18 +184,20 @@ class States:
             return new.stat().st_size
 
     def restore(self, path: Path, *, key: bytes) -> int:
-        """Bring the cells of a file back: of how many tokens. Raises StateFailed, and then no
-        running request has noticed anything."""
+        """Load the cells of a file into the cache. Returns the number of tokens.
+
+        Raises StateFailed, and then no running request is affected.
+        """
         try:
             with path.open("rb") as file:
                 tokens = self._check(file, key)
                 # By the open file, not by its name: another one may have that by now.
                 opened = f"/dev/fd/{file.fileno()}" if Path("/dev/fd").is_dir() else str(path)
                 self._log.take()
-                done = self._cells.bring(
+                done = self._kv_cache.insert(
                     tokens,
                     lambda slot: self._model.read_state(slot, len(tokens), opened),
-                    self._space,
+                    self._lora_key,
                 )
         except FileNotFoundError:
             raise StateFailed("There is no file of this conversation's cells.") from None
@@ -199,17 +209,18 @@ class States:
         return len(tokens)
 
     def _check(self, file: BinaryIO, key: bytes) -> list[int]:
-        """The tokens of a file whose every byte is as it was written here. Raises StateFailed."""
-        header, native, signed = _trailer(file)
+        """Return the tokens of a file of which every byte is as it was written here. Raises
+        StateFailed."""
+        header, native, signed = _read_trailer(file)
         try:
-            origin = msgspec.json.decode(header, type=Origin)
+            fingerprint = msgspec.json.decode(header, type=Fingerprint)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise StateFailed("The file of cells is damaged: its header says nothing.") from None
-        if (other := _difference(origin, self._origin())) is not None:
+        if (other := _difference(fingerprint, self._fingerprint())) is not None:
             raise StateFailed(f"The cells were computed with another {other}.")
         if not _is_signed(file, key, signed):
             raise StateFailed("The file of cells is damaged, or was written with another key.")
-        tokens = _tokens(file, native)
+        tokens = _read_tokens(file, native)
         if len(tokens) >= self._model.context:
             raise StateFailed(
                 f"The file has the cells of {len(tokens)} tokens; the context holds "
@@ -217,41 +228,41 @@ class States:
             )
         return tokens
 
-    def _require(self, place: Path, size: int) -> None:
+    def _require_space(self, directory: Path, size: int) -> None:
         try:
-            free = self._free_bytes(place)
+            free = self._free_bytes(directory)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             raise StateFailed(f"The cells cannot be written: {error}.") from error
         if free < size:
             raise StateFailed(
                 f"The cells take {format_bytes(size)}, and {format_bytes(free)} are free where "
-                f"{place} is."
+                f"{directory} is."
             )
 
-    def _origin(self) -> Origin:
+    def _fingerprint(self) -> Fingerprint:
         model, settings = self._model, self._model.settings
-        architecture = model.about("general.architecture")
-        trained = model.about(f"{architecture}.rope.scaling.original_context_length")
+        architecture = model.metadata("general.architecture")
+        trained = model.metadata(f"{architecture}.rope.scaling.original_context_length")
         build = describe()
-        return Origin(
+        return Fingerprint(
             build=f"{build.version} {build.commit}",
             architecture=architecture,
             files=self._files.stats,
             sample=self._files.sample,
-            vocabulary=model.vocabulary,
+            vocabulary=model.vocab.size,
             kv_type_k=settings.kv_type_k.value,
             kv_type_v=settings.kv_type_v.value,
             flash_attention=settings.flash_attention.value,
             swa_full=settings.swa_full,
             streams=1 if settings.kv_unified else settings.parallel,
-            long_rope=trained.isdecimal() and model.cells_each > int(trained),
+            long_rope=trained.isdecimal() and model.cells_per_sequence > int(trained),
             chat_template=self._chat_template,
-            loras=self._space,
+            adapters=self._lora_key,
         )
 
 
-def _difference(one: Origin, other: Origin) -> str | None:
-    """The name of the first thing in which two origins differ."""
+def _difference(one: Fingerprint, other: Fingerprint) -> str | None:
+    """Name the first field in which they differ."""
     mine, theirs = asdict(one), asdict(other)
     return next((name.replace("_", " ") for name in mine if mine[name] != theirs[name]), None)
 
@@ -260,8 +271,8 @@ def _difference(one: Origin, other: Origin) -> str | None:
 
 
 @contextlib.contextmanager
-def _written(path: Path) -> Iterator[Path]:
-    """A new file beside `path`, which takes its place in the end, or leaves nothing behind.
+def _atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a new file beside `path`, which replaces it in the end, or leaves nothing behind.
     Raises StateFailed."""
     new = path.with_name(f"{path.name}.tmp")
     try:
@@ -278,19 +289,19 @@ def _written(path: Path) -> Iterator[Path]:
 
 
 def _seal(path: Path, header: bytes, native: int, key: bytes) -> None:
-    """Put our note behind llama.cpp's part, signed, and all of it on the disk."""
+    """Append our header and trailer to llama.cpp's part, and bring all of it to the disk."""
     with path.open("r+b") as file:
         digest = _digest(file, native, key)
         file.seek(native)
-        note = header + _TRAILER.pack(_MAGIC, _VERSION, len(header), native, bytes(32))[:-32]
-        digest.update(note)
-        file.write(note + digest.digest())
+        ours = header + _TRAILER.pack(_MAGIC, _VERSION, len(header), native, bytes(32))[:-32]
+        digest.update(ours)
+        file.write(ours + digest.digest())
         file.flush()
         os.fsync(file.fileno())
 
 
-def _trailer(file: BinaryIO) -> tuple[bytes, int, int]:
-    """The header, the length of llama.cpp's part, and that of everything the digest covers."""
+def _read_trailer(file: BinaryIO) -> tuple[bytes, int, int]:
+    """Return the header, the length of llama.cpp's part, and that of all that the digest covers."""
     size = file.seek(0, os.SEEK_END)
     if size < _TRAILER.size:
         raise StateFailed("The file of cells is cut.")
@@ -312,7 +323,7 @@ def _is_signed(file: BinaryIO, key: bytes, signed: int) -> bool:
 
 
 def _digest(file: BinaryIO, length: int, key: bytes) -> "hashlib.blake2b":
-    """Of the first `length` bytes; the file is read on from there."""
+    """Digest the first `length` bytes, and leave the file's position behind them."""
     digest = hashlib.blake2b(key=key, digest_size=32)
     file.seek(0)
     while length > 0:
@@ -324,8 +335,8 @@ def _digest(file: BinaryIO, length: int, key: bytes) -> "hashlib.blake2b":
     return digest
 
 
-def _tokens(file: BinaryIO, native: int) -> list[int]:
-    """The tokens at the beginning of llama.cpp's part."""
+def _read_tokens(file: BinaryIO, native: int) -> list[int]:
+    """Read the tokens at the beginning of llama.cpp's part, which is `native` bytes long."""
     file.seek(0)
     head = file.read(_NATIVE_HEAD.size)
     if native < _NATIVE_HEAD.size:
@@ -352,7 +363,7 @@ def _sync_directory(path: Path) -> None:
 
 
 def _parts(path: Path) -> Sequence[Path]:
-    """All files of a model of which this is the first."""
+    """Return all files of a model of which this is the first."""
     if (match := _PART.search(path.name)) is None:
         return (path,)
     stem, count = path.name[: match.start()], int(match[1])

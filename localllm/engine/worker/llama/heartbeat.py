@@ -1,8 +1,8 @@
-"""Signs of life of the thread that computes, told to the parent by another one.
+"""Heartbeats: what the worker sends once a second so that its parent can see it make progress.
 
-The thread that tells would go on when the other hangs, so what it tells is whether the other has
-moved: it has computed a batch or done a command, or llama.cpp has come to another node of the
-graph it computes (abort.py), which it does every few seconds on the slowest machine.
+A thread of its own sends them, which would go on when the computing thread hangs. So each one
+carries a count of the computing thread's steps: batches and commands that were finished, and the
+nodes of llama.cpp's graph that it has come to (abort.py; every few seconds on the slowest machine).
 """
 
 import threading
@@ -12,11 +12,11 @@ from contextlib import contextmanager
 
 from localllm.engine.messages import Heartbeat
 
-PULSE_S = 1.0
+INTERVAL_S = 1.0
 
 
-class Vitals:
-    """What the computing thread shows of itself."""
+class HeartbeatState:
+    """Progress of the computing thread, which writes it; the heartbeat thread reads it."""
 
     def __init__(self) -> None:
         self._beats = 0
@@ -24,17 +24,17 @@ class Vitals:
         self._nodes: Callable[[], int | None] = lambda: None
 
     def beat(self) -> None:
-        """Say that something is done. Not for a turn of a loop: a loop can turn for ever."""
+        """Count one thing done. Not for an iteration of a loop, which can go round for ever."""
         self._beats += 1
 
-    def watch(self, nodes: Callable[[], int | None]) -> None:
-        """Count what `nodes` says, from now on, as a sign of life too."""
+    def count_nodes(self, nodes: Callable[[], int | None]) -> None:
+        """Read graph nodes from `nodes` from now on, as progress too."""
         self._nodes = nodes
 
     @contextmanager
     def long_call(self) -> Iterator[None]:
-        """Around what may take minutes and shows nothing meanwhile: reading a file, a first batch
-        on a GPU, an image's encoding. The parent is more patient with it."""
+        """Mark a call that may take minutes without progress: reading a file, a first batch on a
+        GPU, encoding an image. The parent's watchdog allows more time for it."""
         self._long_calls += 1
         try:
             yield
@@ -43,40 +43,44 @@ class Vitals:
             self.beat()
 
     @property
-    def patient(self) -> bool:
+    def in_long_call(self) -> bool:
         return self._long_calls > 0
 
-    def sign(self) -> tuple[int, int | None]:
-        """Something else than last time, when the thread has moved."""
+    def progress(self) -> tuple[int, int | None]:
+        """Return a value that differs from the last one when the thread has made progress."""
         return self._beats, self._nodes()
 
 
-class PulseThread:
-    """Tells the parent every second how it is, while there is work."""
+class HeartbeatThread:
+    """Sends a heartbeat every `interval_s` while there is work."""
 
     def __init__(
-        self, vitals: Vitals, send: Callable[[Heartbeat], None], *, every_s: float = PULSE_S
+        self,
+        state: HeartbeatState,
+        send: Callable[[Heartbeat], None],
+        *,
+        interval_s: float = INTERVAL_S,
     ) -> None:
-        self._vitals = vitals
+        self._state = state
         self._send = send
-        self._every_s = every_s
-        self._working = threading.Event()
-        self._working.set()  # the first pulse says that the process is there
-        threading.Thread(target=self._run, name="pulse", daemon=True).start()
+        self._interval_s = interval_s
+        self._has_work = threading.Event()
+        self._has_work.set()  # the first heartbeat says that the process has started
+        threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
 
-    def work(self) -> None:
-        """Called by the computing thread when it has something to do."""
-        self._working.set()
+    def resume(self) -> None:
+        """Send again: the computing thread has work."""
+        self._has_work.set()
 
-    def rest(self) -> None:
-        """Called by the computing thread before it waits for a command."""
-        self._working.clear()
+    def pause(self) -> None:
+        """Send nothing: the computing thread waits for a command."""
+        self._has_work.clear()
 
     def _run(self) -> None:
-        moves, last = 0, self._vitals.sign()
+        steps, last = 0, self._state.progress()
         while True:
-            self._working.wait()
-            if (sign := self._vitals.sign()) != last:
-                moves, last = moves + 1, sign
-            self._send(Heartbeat(steps=moves, long_call=self._vitals.patient))
-            time.sleep(self._every_s)
+            self._has_work.wait()
+            if (progress := self._state.progress()) != last:
+                steps, last = steps + 1, progress
+            self._send(Heartbeat(steps=steps, long_call=self._state.in_long_call))
+            time.sleep(self._interval_s)

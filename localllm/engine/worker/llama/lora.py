@@ -1,8 +1,9 @@
 """The LoRA adapters of a model: loaded once, switched between batches.
 
-llama.cpp applies adapters to a whole batch, and what they compute is in the cache: a sequence's
-*space*, the adapters it asks for, says with whom it can share either. A change makes llama.cpp
-reserve its buffers again, so the scheduler stays with one space for a few steps (`Turns`).
+llama.cpp applies adapters to a whole batch, and what they compute is in the cache. So a sequence
+shares batches and cells only with sequences of the same `LoraKey`. A switch makes llama.cpp reserve
+its buffers again, so the scheduler computes several batches for one key before it turns to the next
+(`LoraRotation`).
 """
 
 import ctypes
@@ -17,85 +18,91 @@ from localllm.engine.messages import LoraScale
 from localllm.engine.worker.llama.native_log import NativeLog
 from localllm.errors import BadRequest, LoadFailed
 
-Space = tuple[tuple[int, float], ...]
-"""Adapters by their number, ascending, and their scale, none of them 0: () is the model alone."""
+LoraKey = tuple[tuple[int, float], ...]
+"""Adapters by their number, ascending, each with its scale, none of them 0: () is the model alone.
+Equal keys compute the same."""
 
-STEPS_A_TURN = 8
-"""Batches that one space computes while others wait. A change cost 6 ms of processor time beside
-15 ms for a step of one token (starter model, an adapter of rank 16, one thread, 2026-11-21)."""
+STEPS_PER_TURN = 8
+"""Batches for one key while others wait. A switch cost 6 ms of processor time beside 15 ms for a
+step of one token (starter model, an adapter of rank 16, one thread, 2026-11-21)."""
 
 
-class Adapters:
-    """The adapters of one model, which frees them with itself."""
+class LoraAdapters:
+    """The adapters of one model, freed by llama.cpp together with it."""
 
     def __init__(self, model: int, loras: tuple[Lora, ...], log: NativeLog) -> None:
-        """Load the files, which the gatekeeper has passed. Raises LoadFailed."""
+        """Load the files, whose headers were checked before. Raises LoadFailed."""
         self._handles = [_load(model, lora, log) for lora in loras]
-        self._usual = space_of(LoraScale(id=i, scale=lora.scale) for i, lora in enumerate(loras))
-        self._used: Space = ()
+        self._default_key = lora_key(
+            LoraScale(id=i, scale=lora.scale) for i, lora in enumerate(loras)
+        )
+        self._applied: LoraKey = ()
 
-    def __len__(self) -> int:
-        return len(self._handles)
+    @property
+    def default_key(self) -> LoraKey:
+        """The key of requests that name no adapters: all of them, as they were loaded."""
+        return self._default_key
 
-    def space(self, asked: tuple[LoraScale, ...] | None) -> Space:
-        """What a request computes with. Raises BadRequest for an adapter that is not there."""
-        if asked is None:
-            return self._usual
-        for adapter in asked:
+    def key_of(self, loras: tuple[LoraScale, ...] | None) -> LoraKey:
+        """Return the key of a request's adapters. Raises BadRequest for one that is not loaded."""
+        if loras is None:
+            return self._default_key
+        for adapter in loras:
             if not 0 <= adapter.id < len(self._handles):
-                raise BadRequest(f"There is no LoRA adapter {adapter.id}; {self._known()}.")
-        if len({adapter.id for adapter in asked}) < len(asked):
+                raise BadRequest(f"There is no LoRA adapter {adapter.id}; {self._available()}.")
+        if len({adapter.id for adapter in loras}) < len(loras):
             raise BadRequest("A LoRA adapter is named twice; each can have one scale.")
-        return space_of(asked)
+        return lora_key(loras)
 
-    def use(self, context: int, space: Space) -> None:
-        """Compute the next batches of `context` with these."""
-        if space == self._used:
+    def apply(self, context: int, key: LoraKey) -> None:
+        """Compute the next batches of llama.cpp's `context` with these adapters."""
+        if key == self._applied:
             return
-        count = len(space)
+        count = len(key)
         handles = (llama.llama_adapter_lora_p_ctypes * count)()
-        for i, (number, _) in enumerate(space):
+        for i, (number, _) in enumerate(key):
             handles[i] = ctypes.cast(self._handles[number], llama.llama_adapter_lora_p_ctypes)
-        scales = (ctypes.c_float * count)(*(scale for _, scale in space))
+        scales = (ctypes.c_float * count)(*(scale for _, scale in key))
         if llama.llama_set_adapters_lora(context, handles, count, scales) != 0:
             raise RuntimeError("llama_set_adapters_lora refused the adapters")
-        self._used = space
+        self._applied = key
 
-    def _known(self) -> str:
+    def _available(self) -> str:
         if not self._handles:
             return "none was loaded with this model (--lora)"
         return f"0 to {len(self._handles) - 1} were loaded with this model"
 
 
-class Turns:
-    """Whose batch is next when sequences of several spaces run: each in its turn."""
+class LoraRotation:
+    """Round robin over the keys of the running sequences, a few batches each."""
 
-    def __init__(self, steps: int = STEPS_A_TURN) -> None:
+    def __init__(self, steps: int = STEPS_PER_TURN) -> None:
         self._steps = steps
-        self._left = 0
+        self._steps_left = 0
         self._turn = 0
-        self._since: dict[Space, int] = {}
-        """The turn since which each space waits."""
-        self.current: Space = ()
+        self._waiting_since: dict[LoraKey, int] = {}
+        """The turn since which each key waits."""
+        self.current: LoraKey = ()
 
-    def next(self, spaces: Iterable[Space]) -> Space:
-        """Choose among the spaces of the running sequences: the one that has the turn, while it
-        lasts, else the one that has waited the longest."""
-        self._since = {space: self._since.get(space, self._turn) for space in spaces}
-        if self.current in self._since and (self._left > 0 or len(self._since) == 1):
-            self._left -= 1
-        elif self._since:
-            now = self.current
-            self.current = min(self._since, key=lambda each: (self._since[each], each == now))
+    def next(self, keys: Iterable[LoraKey]) -> LoraKey:
+        """Choose the next batch's key among those of the running sequences: the current one until
+        its turn is over, then the one that has waited longest."""
+        self._waiting_since = {key: self._waiting_since.get(key, self._turn) for key in keys}
+        since = self._waiting_since
+        if self.current in since and (self._steps_left > 0 or len(since) == 1):
+            self._steps_left -= 1
+        elif since:
+            current = self.current
+            self.current = min(since, key=lambda key: (since[key], key == current))
             self._turn += 1
-            self._since[self.current] = self._turn
-            self._left = self._steps - 1
+            since[self.current] = self._turn
+            self._steps_left = self._steps - 1
         return self.current
 
 
-def space_of(loras: Iterable[LoraScale]) -> Space:
-    """The space of these: what differs only in order, or in adapters that count for nothing, is
-    the same. Scales are those that llama.cpp compares (float32)."""
+def lora_key(loras: Iterable[LoraScale]) -> LoraKey:
+    """Return the key of these adapters. Their order does not count, nor does one with scale 0.
+    Scales are rounded to float32, as llama.cpp compares them."""
     scaled = sorted((adapter.id, _float32(adapter.scale)) for adapter in loras)
     return tuple((number, scale) for number, scale in scaled if scale)
 

@@ -23,7 +23,7 @@ from localllm.engine.worker.parsing.call_section import (
 from localllm.engine.worker.parsing.parser import Reader
 
 if TYPE_CHECKING:
-    from localllm.engine.worker.parsing.detokenizer import TextStream
+    from localllm.engine.worker.parsing.detokenizer import IncrementalDetokenizer
     from localllm.engine.worker.sampling.grammar import Constraint
 
 
@@ -81,7 +81,7 @@ class Speech:
     # --- grammar ---
 
     def next_constraint(
-        self, constraint: "Constraint | None", *, complete: bool, text: "TextStream"
+        self, constraint: "Constraint | None", *, complete: bool, text: "IncrementalDetokenizer"
     ) -> "Constraint | None":
         """What the next token must follow, after one was said; `complete`: what it followed is.
 
@@ -100,7 +100,7 @@ class Speech:
         said = reader.calling
         if said is None:
             self._refused = False
-        elif not self._refused and not text.holds:
+        elif not self._refused and not text.has_pending:
             self._following = grammar.begin_after(self._tokenize(said))
             self._refused = not self._following
             if self._following:

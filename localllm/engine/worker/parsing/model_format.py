@@ -32,8 +32,8 @@ class Manner:
     def teach(self, answers: "Sequence[Answer]", calls: "Sequence[Constraint]") -> None:
         """Give each answer a speech of its own, with its way through `calls` when there is one."""
         for i, answer in enumerate(answers):
-            answer.speech = self.speech()
-            answer.speech.calls = calls[i] if calls else None
+            answer.output.events = self.speech()
+            answer.output.events.calls = calls[i] if calls else None
 
 
 class Vocabulary(Protocol):

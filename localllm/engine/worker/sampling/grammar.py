@@ -1,4 +1,4 @@
-"""What an answer must look like: a grammar and, for every next token, the tokens it allows.
+"""Structured output: a grammar and, for every next token, the tokens that it allows.
 
 llguidance (Rust) does the parsing. It releases the GIL, so grammars are compiled and masks are
 computed on a thread of their own while llama.cpp decodes. Imported when a request has a grammar.
@@ -12,57 +12,57 @@ import llguidance
 import numpy as np
 
 from localllm.engine.messages import Grammar, GrammarKind
-from localllm.engine.worker.llama.model import Model
+from localllm.engine.worker.llama.vocabulary import Vocabulary
 from localllm.engine.worker.sampling.logits import Allowed
 from localllm.errors import BadRequest, GenerationFailed
 
 _ANY_OBJECT = '{"type": "object"}'
 
 
-class Vocabulary:
-    """A model's tokens as llguidance asks for them (its `TokenizerWrapper`)."""
+class _GuidanceTokenizer:
+    """A vocabulary as llguidance asks for it (its `TokenizerWrapper`)."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        ids = range(model.vocabulary)
-        pieces = [model.piece(token) for token in ids]
+    def __init__(self, vocab: Vocabulary) -> None:
+        self._vocab = vocab
+        ids = range(vocab.size)
+        pieces = [vocab.piece(token) for token in ids]
         self.special_token_ids = [token for token in ids if not pieces[token]]
         for token in self.special_token_ids:
-            pieces[token] = model.token_text(token).encode()
+            pieces[token] = vocab.token_text(token).encode()
         self.tokens = pieces
         self.bos_token_id = None
-        self.eos_token_id = min(model.ends)
+        self.eos_token_id = min(vocab.end_tokens)
 
     def __call__(self, text: bytes) -> list[int]:
-        return self._model.tokenize(text.decode("utf-8", "replace"), special=False, ends=False)
+        return self._vocab.tokenize(text.decode("utf-8", "replace"), special=False, ends=False)
 
 
 class GrammarCompiler:
-    """Makes grammars for one model's vocabulary."""
+    """Compiles grammars for one model's vocabulary."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        # Two threads: a schema may take seconds to compile, and answers wait for their masks.
+    def __init__(self, vocab: Vocabulary) -> None:
+        self._vocab = vocab
+        # Two threads: a schema may take seconds to compile, and sequences wait for their masks.
         self._compiling = ThreadPoolExecutor(1, "grammar")
         self._masking = ThreadPoolExecutor(1, "mask")
 
     @functools.cached_property
     def _tokenizer(self) -> llguidance.LLTokenizer:
         # Looks at every token: about a second for a large vocabulary, so only when one is needed.
-        if not self._model.ends:
+        if not self._vocab.end_tokens:
             raise BadRequest("This model has no token that ends an answer: no grammar can be used.")
-        wrapper = llguidance.TokenizerWrapper(Vocabulary(self._model))
-        return llguidance.LLTokenizer(wrapper, eos_token=sorted(self._model.ends))
+        wrapper = llguidance.TokenizerWrapper(_GuidanceTokenizer(self._vocab))
+        return llguidance.LLTokenizer(wrapper, eos_token=sorted(self._vocab.end_tokens))
 
-    def start(self, grammar: Grammar, answers: int = 1) -> "list[Constraint]":
-        """Begin to compile, once for so many answers; they are ready some time later."""
+    def start(self, grammar: Grammar, n: int = 1) -> "list[Constraint]":
+        """Begin to compile, one time for `n` sequences; they are ready some time later."""
         compiled = self._compiling.submit(self._compile, grammar)
-        return [Constraint(self._masking, compiled) for _ in range(answers)]
+        return [Constraint(self._masking, compiled) for _ in range(n)]
 
     def _compile(self, grammar: Grammar) -> llguidance.LLMatcher:
         """Raises BadRequest with llguidance's reason."""
         try:
-            text = _lark(grammar)
+            text = _guidance_grammar(grammar)
         except ValueError as error:
             raise BadRequest(_refusal(grammar, str(error))) from None
         matcher = llguidance.LLMatcher(self._tokenizer, text, log_level=0)
@@ -72,20 +72,24 @@ class GrammarCompiler:
 
 
 class Constraint:
-    """One answer's way through a grammar. `ready` first; after `begin`, `allowed` and `accept` in
-    turn."""
+    """The state of one sequence in a grammar.
+
+        compiling --ready--> check --begin--> allowed, accept(token), allowed, ...
+
+    The mask of the next token is computed on another thread as soon as a token is accepted.
+    """
 
     def __init__(
         self, thread: ThreadPoolExecutor, compiled: "Future[llguidance.LLMatcher]"
     ) -> None:
         self._thread = thread
-        self._compiled = compiled  # nobody changes this one: others may begin with it later
+        self._compiled = compiled  # never advanced: other sequences begin with it later
         self._matcher: llguidance.LLMatcher | None = None
         self._next: Future[Allowed] | None = None
 
     @property
     def ready(self) -> bool:
-        """Whether `check` returns at once."""
+        """True when `check` returns at once."""
         return self._compiled.done()
 
     def wait(self, seconds: float) -> None:
@@ -93,31 +97,30 @@ class Constraint:
         wait((self._compiled,), seconds)
 
     def check(self) -> None:
-        """Wait until the grammar is compiled. Raises BadRequest when it is not one that can be
-        followed."""
+        """Wait until the grammar is compiled. Raises BadRequest when it cannot be followed."""
         self._compiled.result()
 
     def begin(self) -> None:
-        """Compute what may come first. `check` has returned."""
+        """Compute the first mask. `check` has returned."""
         self._matcher = self._compiled.result().deep_copy()
         self._next = self._thread.submit(_allowed, self._matcher)
 
-    def begin_after(self, said: list[int]) -> bool:
-        """Begin behind tokens that were drawn freely; false when the grammar does not begin like
-        this, or is none that can be followed."""
+    def begin_after(self, tokens: list[int]) -> bool:
+        """Begin behind tokens that were drawn freely. Returns False when the grammar does not begin
+        with them, or cannot be followed."""
         try:
             matcher = self._compiled.result().deep_copy()
         except BadRequest:
             return False
-        if matcher.try_consume_tokens(said) < len(said) or matcher.is_stopped():
+        if matcher.try_consume_tokens(tokens) < len(tokens) or matcher.is_stopped():
             return False
         self._matcher = matcher
         self._next = self._thread.submit(_allowed, matcher)
         return True
 
     def allowed(self) -> Allowed:
-        """The tokens that may come next; at least one. Raises GenerationFailed when the grammar
-        became too large to follow."""
+        """Return the tokens that may come next, at least one. Raises GenerationFailed when the
+        grammar became too large to follow."""
         assert self._next is not None
         assert self._matcher is not None
         tokens = self._next.result()
@@ -127,8 +130,8 @@ class Constraint:
         return tokens
 
     def check_end(self) -> None:
-        """Raise GenerationFailed when the answer cannot end here, though no other token goes on:
-        the vocabulary has none for what the grammar wants."""
+        """Raise GenerationFailed when the answer must not end here, although it has to: the
+        vocabulary has no token for what the grammar demands."""
         assert self._matcher is not None
         if not self._matcher.is_accepting():
             raise GenerationFailed(
@@ -137,7 +140,7 @@ class Constraint:
             )
 
     def accept(self, token: int) -> bool:
-        """Go on by a token that was allowed; false when the answer can only end now."""
+        """Advance by a token that was allowed. Returns False when the answer can only end now."""
         assert self._matcher is not None
         self._matcher.consume_token(token)
         if self._matcher.is_stopped():
@@ -151,8 +154,8 @@ def _allowed(matcher: llguidance.LLMatcher) -> Allowed:
     return np.flatnonzero(np.unpackbits(bits, bitorder="little"))
 
 
-def _lark(grammar: Grammar) -> str:
-    """The grammar in llguidance's own form. Raises ValueError."""
+def _guidance_grammar(grammar: Grammar) -> str:
+    """Return the grammar in llguidance's own form. Raises ValueError."""
     match grammar.kind:
         case GrammarKind.JSON_OBJECT:
             return _json(_ANY_OBJECT)
@@ -169,8 +172,8 @@ def _lark(grammar: Grammar) -> str:
 
 
 def _json(schema: str) -> str:
-    """On one line, as `json.dumps` writes it: a small model that may write white space writes
-    nothing else until its answer is cut."""
+    """Return the grammar of a schema, for JSON on one line as `json.dumps` writes it: a small model
+    that may write white space writes nothing else until its answer is cut."""
     return llguidance.LLMatcher.grammar_from_json_schema(
         schema,
         overrides={
@@ -182,14 +185,14 @@ def _json(schema: str) -> str:
 
 
 def _schema(text: str) -> str:
-    """A JSON Schema as text; a schema is an object or a boolean. Raises ValueError."""
+    """Return a JSON Schema, which is an object or a boolean. Raises ValueError."""
     if not isinstance(json.loads(text), dict | bool):
         raise ValueError("a JSON Schema is an object or true or false")
     return text
 
 
 def _choice(text: str) -> str:
-    """A Lark grammar of a JSON list of texts. Raises ValueError."""
+    """Return a Lark grammar of a JSON list of texts. Raises ValueError."""
     texts = json.loads(text)
     if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t for t in texts):
         raise ValueError("a choice is a list of texts, none of them empty")
@@ -197,7 +200,7 @@ def _choice(text: str) -> str:
 
 
 def _refusal(grammar: Grammar, reason: str) -> str:
-    if grammar.kind is GrammarKind.TOOL_CALLS:  # of the grammar nobody has seen a line
+    if grammar.kind is GrammarKind.TOOL_CALLS:  # nobody has written this grammar
         why = reason.partition("\n")[0].partition("): ")[2] or reason
         return f"The parameters of the `tools` cannot be followed: {why[:500]}"
     first = " ".join(reason.split())[:500]

@@ -4,8 +4,8 @@ The order is llama.cpp's (common/sampling.cpp, common_params_sampling::samplers)
 penalties, DRY, top-n-sigma, top-k, typical, top-p, min-p, XTC, temperature, draw. With mirostat:
 logit bias, penalties, temperature, mirostat, which draws.
 
-Bias, penalties and DRY change the logits of tokens that are named or were there lately, each by
-itself: the bias is added here, the others are a chain of their own that sees these few tokens,
+Bias, penalties and DRY change the logits of tokens that are named or recent, each by itself. The
+bias is added here; the others are a chain of their own (`_adjustments`) that sees these few tokens
 instead of the whole vocabulary.
 """
 
@@ -19,112 +19,113 @@ from typing import TYPE_CHECKING
 import llama_cpp.llama_cpp as llama
 
 from localllm.engine.messages import Sampling
+from localllm.engine.worker.llama.vocabulary import Vocabulary
 
-if TYPE_CHECKING:
-    from localllm.engine.worker.sampling.logits import Allowed, Row
+if TYPE_CHECKING:  # and numpy with it
+    from localllm.engine.worker.sampling.logits import Allowed, Logits
 
 _MAX_SEED = 2**32 - 2  # 2**32 - 1 is LLAMA_DEFAULT_SEED, "choose one"
 
 _GREEDY_BELOW = 1e-6
-"""Temperatures that divide logits into infinities: what they mean is greedy."""
+"""Lower temperatures divide logits into infinities: what they mean is greedy."""
 
 _MIROSTAT_CANDIDATES = 100  # `m` of mirostat 1, as in common_sampler_init
 
-
-Stage = object
-"""A `llama_sampler *`; the chain that it is added to owns it."""
+NativeSampler = object
+"""A `llama_sampler *`. The chain that it is added to owns it."""
 
 
 class Sampler:
     """Draws the next token of one sequence. Close it when the sequence ends."""
 
-    def __init__(self, sampling: Sampling, *, vocab: int, vocabulary: int) -> None:
-        """`vocab` is llama.cpp's vocabulary object, of `vocabulary` tokens."""
+    def __init__(self, sampling: Sampling, vocab: Vocabulary) -> None:
         self.seed = secrets.randbelow(_MAX_SEED) if sampling.seed is None else sampling.seed
-        self._vocabulary = vocabulary
-        self._chain = _chain(_draw(sampling, self.seed, vocabulary))
-        self._changes = (
-            _chain(_changes(sampling, vocab, vocabulary)) if changes_logits(sampling) else None
+        self._vocab_size = vocab.size
+        self._chain = _chain(_selection(sampling, self.seed, vocab.size))
+        self._adjustments = (
+            _chain(_adjustments(sampling, vocab)) if adjusts_logits(sampling) else None
         )
-        self._takes_largest = is_greedy(sampling)
+        self._greedy = is_greedy(sampling)
         self._bias = sampling.logit_bias
-        remembered = max(
+        window = max(
             sampling.penalty_last_n if _has_penalties(sampling) else 0,
             sampling.dry_penalty_last_n if _has_dry(sampling) else 0,
         )
-        self._lately: deque[int] = deque(maxlen=remembered)
+        self._recent: deque[int] = deque(maxlen=window)
 
     def accept_prompt(self, tokens: list[int]) -> None:
         """Let the penalties see the end of the prompt."""
-        for token in tokens[-maxlen:] if (maxlen := self._lately.maxlen) else ():
-            if token >= 0:  # a picture has no tokens
+        for token in tokens[-maxlen:] if (maxlen := self._recent.maxlen) else ():
+            if token >= 0:  # an image has no tokens
                 self._accept(token)
 
     def sample(self, context: int, row: int) -> int:
         """Draw from output row `row` of the last decode, and remember the draw."""
-        if self._changes is None and not self._takes_largest:
+        if self._adjustments is None and not self._greedy:
             return int(llama.llama_sampler_sample(self._chain, context, row))
-        from localllm.engine.worker.sampling.logits import row_of
+        from localllm.engine.worker.sampling.logits import logits_of
 
-        logits = row_of(context, row, self._vocabulary)
-        with self._changed(logits):
-            if self._takes_largest:  # without a list of candidates: a tenth of the time
+        logits = logits_of(context, row, self._vocab_size)
+        with self._adjusted(logits):
+            if self._greedy:  # without a list of candidates: a tenth of the time
                 token = int(logits.argmax())
             else:
                 token = int(llama.llama_sampler_sample(self._chain, context, row))
         self._accept(token)
         return token
 
-    def sample_among(self, row: "Row", allowed: "Allowed") -> int:
-        """Draw one of the `allowed` tokens (at least one) from a row of logits, and remember it."""
-        from localllm.engine.worker.sampling.logits import draw
+    def sample_among(self, logits: "Logits", allowed: "Allowed") -> int:
+        """Draw one of the `allowed` tokens (at least one), and remember it."""
+        from localllm.engine.worker.sampling.logits import draw_among
 
-        with self._changed(row):
-            token = draw(self._chain, row, allowed)
+        with self._adjusted(logits):
+            token = draw_among(self._chain, logits, allowed)
         llama.llama_sampler_accept(self._chain, token)
         self._accept(token)
         return token
 
     def close(self) -> None:
-        for chain in (self._chain, self._changes):
+        for chain in (self._chain, self._adjustments):
             if chain is not None:
                 llama.llama_sampler_free(chain)
-        self._chain = self._changes = None
+        self._chain = self._adjustments = None
 
     def _accept(self, token: int) -> None:
-        if self._changes is not None:
-            llama.llama_sampler_accept(self._changes, token)
-            self._lately.append(token)
+        if self._adjustments is not None:
+            llama.llama_sampler_accept(self._adjustments, token)
+            self._recent.append(token)
 
     @contextlib.contextmanager
-    def _changed(self, row: "Row") -> Iterator[None]:
-        """Bias and penalties in this row, for a while: other answers may draw from it, too."""
-        if self._changes is None:
+    def _adjusted(self, logits: "Logits") -> Iterator[None]:
+        """Apply bias and penalties to this row until the context ends: other sequences may draw
+        from it, too."""
+        if self._adjustments is None:
             yield
             return
-        from localllm.engine.worker.sampling.logits import changed
+        from localllm.engine.worker.sampling.logits import adjusted
 
-        with changed(row, self._bias, self._changes, self._lately):
+        with adjusted(logits, self._bias, self._adjustments, self._recent):
             yield
 
 
-def _chain(stages: Iterator[Stage]) -> Stage:
+def is_greedy(sampling: Sampling) -> bool:
+    """Return True when every token is the most likely one."""
+    return sampling.temperature < _GREEDY_BELOW
+
+
+def adjusts_logits(sampling: Sampling) -> bool:
+    """Return True when bias or penalties may make another token than the model's the most likely
+    one."""
+    return bool(sampling.logit_bias) or _has_penalties(sampling) or _has_dry(sampling)
+
+
+def _chain(stages: Iterator[NativeSampler]) -> NativeSampler:
     params = llama.llama_sampler_chain_default_params()
     params.no_perf = True
     chain = llama.llama_sampler_chain_init(params)
     for stage in stages:
         llama.llama_sampler_chain_add(chain, stage)
     return chain
-
-
-def is_greedy(sampling: Sampling) -> bool:
-    """Whether every token is the likeliest one."""
-    return sampling.temperature < _GREEDY_BELOW
-
-
-def changes_logits(sampling: Sampling) -> bool:
-    """Whether the likeliest token may be another one than the model's."""
-    return bool(sampling.logit_bias) or _has_penalties(sampling) or _has_dry(sampling)
 
 
 def _has_penalties(sampling: Sampling) -> bool:
@@ -141,38 +142,39 @@ def _has_dry(sampling: Sampling) -> bool:
     )
 
 
-def _changes(sampling: Sampling, vocab: int, vocabulary: int) -> Iterator[Stage]:
+def _adjustments(sampling: Sampling, vocab: Vocabulary) -> Iterator[NativeSampler]:
+    """Yield the stages that change tokens one by one, without looking at the others."""
     if _has_penalties(sampling):
         yield llama.llama_sampler_init_penalties(
-            vocabulary,
+            vocab.size,
             sampling.penalty_last_n,
             sampling.repeat_penalty,
             sampling.frequency_penalty,
             sampling.presence_penalty,
         )
     if _has_dry(sampling) and (is_greedy(sampling) or not sampling.mirostat):
-        yield _dry(sampling, vocab)
+        yield _dry(sampling, vocab.handle)
 
 
-def _draw(sampling: Sampling, seed: int, vocabulary: int) -> Iterator[Stage]:
+def _selection(sampling: Sampling, seed: int, vocab_size: int) -> Iterator[NativeSampler]:
     if is_greedy(sampling):
         yield llama.llama_sampler_init_greedy()
     elif sampling.mirostat:
         yield llama.llama_sampler_init_temp(sampling.temperature)
-        yield _mirostat(sampling, seed, vocabulary)
+        yield _mirostat(sampling, seed, vocab_size)
     else:
-        yield from _narrowing(sampling, seed, vocabulary)
+        yield from _truncation(sampling, seed, vocab_size)
         yield llama.llama_sampler_init_temp_ext(
             sampling.temperature, sampling.dynatemp_range, sampling.dynatemp_exponent
         )
         yield llama.llama_sampler_init_dist(seed)
 
 
-def _narrowing(sampling: Sampling, seed: int, vocabulary: int) -> Iterator[Stage]:
-    """The stages that leave fewer candidates; each that would leave all is left out."""
+def _truncation(sampling: Sampling, seed: int, vocab_size: int) -> Iterator[NativeSampler]:
+    """Yield the stages that leave fewer candidates, but for those that would leave all."""
     if sampling.top_n_sigma > 0:
         yield llama.llama_sampler_init_top_n_sigma(sampling.top_n_sigma)
-    if 0 < sampling.top_k < vocabulary:
+    if 0 < sampling.top_k < vocab_size:
         yield llama.llama_sampler_init_top_k(sampling.top_k)
     if sampling.typical_p < 1:
         yield llama.llama_sampler_init_typical(sampling.typical_p, 1)
@@ -186,7 +188,7 @@ def _narrowing(sampling: Sampling, seed: int, vocabulary: int) -> Iterator[Stage
         )
 
 
-def _dry(sampling: Sampling, vocab: int) -> Stage:
+def _dry(sampling: Sampling, vocab: int) -> NativeSampler:
     breakers = [text.encode() for text in sampling.dry_sequence_breakers]
     return llama.llama_sampler_init_dry(
         vocab,
@@ -199,8 +201,8 @@ def _dry(sampling: Sampling, vocab: int) -> Stage:
     )
 
 
-def _mirostat(sampling: Sampling, seed: int, vocabulary: int) -> Stage:
+def _mirostat(sampling: Sampling, seed: int, vocab_size: int) -> NativeSampler:
     tau, eta = sampling.mirostat_tau, sampling.mirostat_eta
     if sampling.mirostat == 1:
-        return llama.llama_sampler_init_mirostat(vocabulary, seed, tau, eta, _MIROSTAT_CANDIDATES)
+        return llama.llama_sampler_init_mirostat(vocab_size, seed, tau, eta, _MIROSTAT_CANDIDATES)
     return llama.llama_sampler_init_mirostat_v2(seed, tau, eta)

@@ -1,4 +1,4 @@
-"""Answers that wait for a slot, in the order in which they were asked for."""
+"""Sequences that wait for a slot, in the order in which they arrived."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -6,35 +6,41 @@ from typing import TYPE_CHECKING
 
 from localllm.engine.messages import GenerateRequest, Grammar
 from localllm.engine.worker.llama.model import Model
-from localllm.engine.worker.sequences.parallel_sampling import answers_to
-from localllm.engine.worker.sequences.sequence import Sequence
+from localllm.engine.worker.sequences.parallel_sampling import sequences_of
+from localllm.engine.worker.sequences.sequence import WAITING, Sequence
 from localllm.errors import BadRequest, GenerationFailed, QueueFull
 
 if TYPE_CHECKING:
     from localllm.engine.worker.parsing.model_format import Manner
+
+    # Imports llguidance and numpy, which a worker without grammars does not need.
     from localllm.engine.worker.sampling.grammar import Constraint, GrammarCompiler
 
-_GRAMMAR_WAIT_S = 0.02
 MAX_WAITING = 256
-"""Answers that may wait for a slot; a request for more is refused at once."""
+"""Sequences that may wait for a slot; a request for more is refused at once."""
+
+_GRAMMAR_WAIT_S = 0.02
+"""No longer than a cancel may wait."""
 
 
-class Waiting:
+class RequestQueue:
     """First come, first served, but for those whose grammar is still being compiled."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, *, can_share: bool) -> None:
+        """`can_share`: the sequences of one request can share its prompt's cells."""
         self._model = model
+        self._can_share = can_share
         self._grammars: GrammarCompiler | None = None
-        self._answers: deque[Sequence] = deque()
+        self._waiting: deque[Sequence] = deque()
 
     def __bool__(self) -> bool:
-        return bool(self._answers)
+        return bool(self._waiting)
 
     def __iter__(self) -> Iterator[Sequence]:
-        return iter(self._answers)
+        return iter(self._waiting)
 
     def remove(self, sequence: Sequence) -> None:
-        self._answers.remove(sequence)
+        self._waiting.remove(sequence)
 
     def add(
         self,
@@ -42,31 +48,36 @@ class Waiting:
         prompt: list[int],
         arrived: float,
         *,
-        dropped: int,
-        manner: "Manner | None",
+        dropped_messages: int = 0,
+        answer_format: "Manner | None" = None,
     ) -> None:
-        """Queue all answers to a request. Raises BadRequest, ContextOverflow, QueueFull."""
-        if len(self._answers) + request.n > MAX_WAITING:
-            raise QueueFull(f"{len(self._answers)} answers are waiting already. Try again later.")
-        constraints = self._constraints(request.grammar, request.n)
-        answers = answers_to(
-            request, prompt, arrived, model=self._model, constraints=constraints, dropped=dropped
+        """Queue all sequences of a request. Raises BadRequest, ContextOverflow, QueueFull."""
+        if len(self._waiting) + request.n > MAX_WAITING:
+            raise QueueFull(f"{len(self._waiting)} answers are waiting already. Try again later.")
+        sequences = sequences_of(
+            request,
+            prompt,
+            arrived,
+            model=self._model,
+            can_share=self._can_share,
+            constraints=self._constraints(request.grammar, request.n),
+            dropped_messages=dropped_messages,
         )
-        if manner is not None:
-            manner.teach(answers, self._constraints(manner.calls, request.n))
-        self._answers += answers
+        if answer_format is not None:
+            answer_format.teach(sequences, self._constraints(answer_format.calls, request.n))
+        self._waiting += sequences
 
     def next_ready(self, refuse: Callable[[Sequence, GenerationFailed], None]) -> Sequence | None:
-        """The first that waits, but for those whose grammar is being compiled: they are overtaken
-        as long as somebody else can be served. `refuse` gets those whose grammar is no use."""
-        for sequence in list(self._answers):
-            if sequence.ended:  # with the one before it
+        """Return the first sequence that can start. One whose grammar is being compiled is
+        overtaken; one whose grammar cannot be used is passed to `refuse`, which removes it."""
+        for sequence in list(self._waiting):
+            if sequence.status is not WAITING:  # refused together with the one before it
                 continue
-            if sequence.constraint is None:
+            if sequence.output.constraint is None:
                 return sequence
-            if sequence.constraint.ready:
+            if sequence.output.constraint.ready:
                 try:
-                    sequence.constraint.check()
+                    sequence.output.constraint.check()
                 except BadRequest as error:
                     refuse(sequence, error)
                     continue
@@ -74,19 +85,18 @@ class Waiting:
         return None
 
     def wait_for_grammar(self) -> None:
-        """Nobody can be served before a grammar is compiled: wait, but not longer than a cancel
-        may."""
-        for sequence in self._answers:
-            if sequence.constraint is not None:
-                sequence.constraint.wait(_GRAMMAR_WAIT_S)
-                self._model.vitals.beat()
+        """Wait a moment for a grammar, before which no sequence can start."""
+        for sequence in self._waiting:
+            if sequence.output.constraint is not None:
+                sequence.output.constraint.wait(_GRAMMAR_WAIT_S)
+                self._model.heartbeat.beat()
                 return
 
-    def _constraints(self, grammar: Grammar | None, answers: int) -> "list[Constraint]":
+    def _constraints(self, grammar: Grammar | None, n: int) -> "list[Constraint]":
         if grammar is None:
             return []
         if self._grammars is None:
             from localllm.engine.worker.sampling.grammar import GrammarCompiler
 
-            self._grammars = GrammarCompiler(self._model)
-        return self._grammars.start(grammar, answers)
+            self._grammars = GrammarCompiler(self._model.vocab)
+        return self._grammars.start(grammar, n)

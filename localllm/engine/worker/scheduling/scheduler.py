@@ -1,13 +1,14 @@
-"""Continuous batching: admit, build a batch, decode, sample, emit, retire.
+"""Continuous batching: a step schedules one batch for all running sequences, runs it, and
+postprocesses its rows.
 
-Every step computes one batch for all running sequences: one token for each that is answering,
-and a chunk of the prompts that are still being read. Sequences join and leave between steps.
+A batch has one token for each sequence that decodes, draft tokens behind it where they pay, and
+chunks of the prompts that are being computed. Sequences join and leave between steps. The states of
+a sequence are in sequences/sequence.py.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import TYPE_CHECKING
 
 from localllm.engine.messages import (
@@ -18,20 +19,27 @@ from localllm.engine.messages import (
     RequestError,
 )
 from localllm.engine.worker.kv_cache import radix_tree
-from localllm.engine.worker.kv_cache.kv_cache import Cells
-from localllm.engine.worker.llama.lora import Turns
-from localllm.engine.worker.llama.model import Aborted, Model, NoRoom
+from localllm.engine.worker.kv_cache.kv_cache import KvCache
+from localllm.engine.worker.llama.lora import LoraRotation
+from localllm.engine.worker.llama.model import Aborted, CacheFull, Model
 from localllm.engine.worker.sampling.sampler import Sampler
-from localllm.engine.worker.scheduling.request_queue import Waiting
-from localllm.engine.worker.sequences.output import Voice
+from localllm.engine.worker.scheduling.request_queue import RequestQueue
+from localllm.engine.worker.sequences.batch import Batch, Chunk
+from localllm.engine.worker.sequences.output import OutputProcessor
 from localllm.engine.worker.sequences.parallel_sampling import (
     deadline,
     deadline_message,
     sampling_of,
 )
-from localllm.engine.worker.sequences.sequence import Batch, Chunk, Sequence
-from localllm.engine.worker.speculative.acceptance import Drafter
-from localllm.engine.worker.speculative.speculator import Speculation
+from localllm.engine.worker.sequences.sequence import (
+    AWAITING_PARENT,
+    DECODE,
+    FINISHED,
+    PREFILL,
+    WAITING,
+    Sequence,
+)
+from localllm.engine.worker.speculative.speculator import Drafter, Speculator
 from localllm.errors import BadRequest, DeadlineExceeded, GenerationFailed
 
 if TYPE_CHECKING:
@@ -51,29 +59,22 @@ class Scheduler:
         self._model = model
         self._emit = emit
         self._clock = clock
-        self._voice = Voice(model, emit, clock)
-        self._next_deadline = math.inf
-        self._waiting = Waiting(model)
+        self.kv_cache = KvCache(model)
+        """Anybody may look at it between two steps."""
+        self._memory = self.kv_cache.memory
+        self._queue = RequestQueue(model, can_share=self._memory.can_share)
         self._running: dict[int, Sequence] = {}
-        self._cells = Cells(model)
-        self._turns = Turns()
-        self._speculation = Speculation(model, self._cells, clock, drafter)
-        self.reading: frozenset[str] = frozenset()
-        """Requests whose prompt is in the batch being computed: those an abort may interrupt.
-        Replaced, never changed: another thread looks at it."""
-
-    @property
-    def cells(self) -> Cells:
-        """Between two steps anybody may look at what is in the cache."""
-        return self._cells
+        self._output = OutputProcessor(model, emit, clock)
+        self._loras = LoraRotation()
+        self._speculator = Speculator(model, self.kv_cache, clock, drafter)
+        self._next_deadline = math.inf
+        self.interruptible: frozenset[str] = frozenset()
+        """Requests whose prompt is in the batch being computed: it is aborted when one of them is
+        cancelled. Replaced, never changed: another thread reads it."""
 
     @property
     def busy(self) -> bool:
-        return bool(self._waiting or self._running)
-
-    @property
-    def _has_slot(self) -> bool:
-        return len(self._running) < self._model.settings.parallel
+        return bool(self._queue or self._running)
 
     def submit(
         self,
@@ -81,309 +82,340 @@ class Scheduler:
         prompt: list[int],
         arrived: float,
         *,
-        dropped: int = 0,
-        manner: "Manner | None" = None,
+        dropped_messages: int = 0,
+        answer_format: "Manner | None" = None,
     ) -> None:
-        """Queue a request, of whose messages `dropped` were left out; `manner`: its answers are
-        more than text.
+        """Queue a request. `dropped_messages` were left out of its prompt; `answer_format` None:
+        its answers are text.
 
         Raises BadRequest (its id is taken), ContextOverflow, QueueFull.
         """
-        if any(sequence.id == request.request_id for sequence in self._everybody()):
+        if any(sequence.id == request.request_id for sequence in self._all()):
             raise BadRequest(f"A request with the id {request.request_id!r} is running already.")
-        self._waiting.add(request, prompt, arrived, dropped=dropped, manner=manner)
+        self._queue.add(
+            request,
+            prompt,
+            arrived,
+            dropped_messages=dropped_messages,
+            answer_format=answer_format,
+        )
         self._next_deadline = min(self._next_deadline, deadline(request, arrived))
 
     def cancel(self, request_id: str) -> None:
         """End a request between steps. Unknown ids are ignored."""
-        for sequence in self._everybody():
+        for sequence in self._all():
             if sequence.id == request_id:
-                self._retire(sequence, FinishReason.CANCELLED)
+                self._finish(sequence, FinishReason.CANCELLED)
 
-    def _end_overdue(self) -> None:
+    def step(self) -> None:
+        """Compute the next image, if any, and one batch for all running sequences.
+
+        At most one image, and a batch after it: no sequence that decodes waits for two.
+        """
+        self._expire_deadlines()
+        self._admit()
+        if not self._running:
+            self._queue.wait_for_grammar()
+            return
+        for schedule in (self._schedule_image, self._schedule):
+            batch = schedule()
+            if batch is not None and self._run(batch):
+                self._postprocess(batch)
+
+    # --- sequences ---
+
+    def _all(self) -> list[Sequence]:
+        return [*self._running.values(), *self._queue]
+
+    def _unfinished(self, request: GenerateRequest) -> list[Sequence]:
+        return [each for each in self._all() if each.request is request]
+
+    def _in_turn(self) -> Iterator[Sequence]:
+        """Iterate over the sequences whose adapters the next batch has."""
+        return (s for s in self._running.values() if s.lora_key == self._loras.current)
+
+    def _prefilling(self) -> list[Sequence]:
+        """Return the sequences whose prompt is being computed, first come first."""
+        prefilling = [s for s in self._in_turn() if s.status is PREFILL]
+        return sorted(prefilling, key=lambda sequence: sequence.metrics.arrived)
+
+    def _expire_deadlines(self) -> None:
         """Refuse every request whose deadline has passed."""
         now = self._clock()
         if now < self._next_deadline:
             return
-        for sequence in self._everybody():
-            if not sequence.ended and deadline(sequence.request, sequence.arrived) <= now:
-                message = deadline_message(self._answers(sequence.request))
+        for sequence in self._all():
+            if sequence.status is FINISHED:  # together with another one of its request
+                continue
+            if deadline(sequence.request, sequence.metrics.arrived) <= now:
+                message = deadline_message(self._unfinished(sequence.request))
                 self._refuse(sequence, DeadlineExceeded(message))
-        left = (deadline(each.request, each.arrived) for each in self._everybody())
+        left = (deadline(each.request, each.metrics.arrived) for each in self._all())
         self._next_deadline = min(left, default=math.inf)
 
-    def _everybody(self) -> list[Sequence]:
-        return [*self._running.values(), *self._waiting]
+    def _admit(self) -> None:
+        """Give sequences that wait a slot, as long as there is one."""
+        while len(self._running) < self._model.settings.parallel:
+            sequence = self._queue.next_ready(self._refuse)
+            if sequence is None:
+                return
+            self._queue.remove(sequence)
+            now, tokens = self._clock(), sequence.prompt.tokens
+            reusable = [] if sequence.scores_prompt else tokens
+            slot = self.kv_cache.acquire(reusable, sequence.lora_key)
+            sampler = Sampler(sampling_of(sequence), self._model.vocab)
+            sampler.accept_prompt(tokens)
+            if sequence.output.constraint is not None:
+                sequence.output.constraint.begin()
+            sequence.admit(slot, sampler, cached_tokens=self.kv_cache.length(slot), now=now)
+            self._running[slot] = sequence
 
-    def _answers(self, request: GenerateRequest) -> list[Sequence]:
-        """Those of one request that have not ended."""
-        return [each for each in self._everybody() if each.request is request]
+    # --- schedule ---
 
-    def step(self) -> None:
-        """Compute one batch for everybody."""
-        self._end_overdue()
-        self._admit()
-        if not self._running:
-            self._waiting.wait_for_grammar()
-            return
-        self._show()
-        batch = self._build()
-        if batch.rows:
-            self._compute(batch, lambda: self._model.decode(batch.rows))
-
-    def _show(self) -> None:
-        """Compute the next picture of the first who has come to one. One a step, and a batch for
-        everybody after it: nobody waits for two."""
-        for sequence in self._reading():
-            pictures = sequence.pictures
-            if pictures is None:
+    def _schedule_image(self) -> Batch | None:
+        """Make a batch of the image that the first sequence has come to, if one has."""
+        for sequence in self._prefilling():
+            images, slot = sequence.prompt.images, sequence.slot
+            if images is None:
                 continue
             self._catch_up(sequence)
-            picture = pictures.at(self._cells.count(sequence.slot))
-            if picture is None:
+            position = self.kv_cache.length(slot)
+            image = images.at(position)
+            if image is None:
                 continue
-            if picture.start != self._cells.count(sequence.slot):  # a part of one is of no use
-                self._cells.cut(sequence.slot, picture.start)
-                sequence.cached = min(sequence.cached, self._cells.count(sequence.slot))
-                return
-            shown = pictures[picture.start : picture.end]
-            chunk = Chunk(sequence, picture.start, shown, samples=False)
-            batch = Batch([chunk], picture_cells=picture.cells)
-            self._model.use(sequence.space)
-            self._compute(batch, partial(pictures.show, picture, sequence.slot))
-            return
+            if image.start != position:  # a part of one is of no use
+                self.kv_cache.truncate(slot, image.start)
+                cached = min(sequence.prompt.cached_tokens, self.kv_cache.length(slot))
+                sequence.prompt.cached_tokens = cached
+                return None
+            chunk = Chunk(sequence, image.start, images[image.start : image.end], samples=False)
+            self._model.apply_loras(sequence.lora_key)
+            return Batch([chunk], image=image)
+        return None
 
-    def _compute(self, batch: Batch, decode: Callable[[], None]) -> None:
-        self.reading = frozenset(
-            c.sequence.id for c in batch.chunks if c.sequence.next_token is None
-        )
+    def _schedule(self) -> Batch | None:
+        """Make a batch of all that decode, and of the beginning of those that prefill."""
+        self._model.apply_loras(self._loras.next(s.lora_key for s in self._running.values()))
+        prefilling = self._prefilling()
+        chunks = self._decode_chunks(may_draft=not prefilling)
+        # One physical batch a step: larger ones are split inside llama_decode anyway, and this
+        # way no sequence that decodes waits for more than one chunk of a prompt.
+        tokens_left = self._model.max_batch_tokens - sum(len(chunk.tokens) for chunk in chunks)
+        chunks += self._prefill_chunks(prefilling, tokens_left)
+        return Batch.of(chunks) if chunks else None
+
+    def _decode_chunks(self, *, may_draft: bool) -> list[Chunk]:
+        """Make a chunk of the next token, and of draft tokens, for each sequence that decodes."""
+        decoding = [s for s in self._in_turn() if s.status is DECODE]
+        most = self._model.max_batch_tokens - len(decoding) if may_draft else 0
+        drafts = self._speculator.propose(decoding, most)
+        chunks = []
+        for sequence in decoding:
+            slot, next_token = sequence.slot, sequence.output.next_token
+            assert next_token is not None
+            draft = drafts.get(slot, ())
+            start = self.kv_cache.length(slot)
+            tokens = [next_token, *draft]
+            chunks.append(Chunk(sequence, start, tokens, samples=True, drafted=len(draft)))
+        return chunks
+
+    def _prefill_chunks(self, prefilling: list[Sequence], tokens_left: int) -> Iterator[Chunk]:
+        """Yield chunks of prompts, first come first. The earlier a prompt is computed, the earlier
+        its answer begins: a batch that is large enough takes no other prompt."""
+        enough = max(0, tokens_left - self._model.efficient_batch_tokens)
+        # Every running sequence may need one row of logits; the others are for scored prompts.
+        spare_rows = self._model.max_outputs - len(self._running)
+        ahead: list[Sequence] = []
+        for sequence in prefilling:
+            if tokens_left <= enough:
+                return
+            if self._catch_up(sequence) and any(self._computes(other, sequence) for other in ahead):
+                continue
+            ahead.append(sequence)
+            prompt, start = sequence.prompt, self.kv_cache.length(sequence.slot)
+            tokens = prompt.tokens[start : start + prompt.tokens_before_image(start, tokens_left)]
+            if not tokens:
+                continue  # an image is next
+            if sequence.scores_prompt:
+                tokens = tokens[: prompt.scorable(start, 1 + spare_rows)]
+                spare_rows = 0
+            ends = start + len(tokens) == len(prompt.tokens)
+            yield Chunk(sequence, start, tokens, samples=ends and sequence.output.limit > 0)
+            tokens_left -= len(tokens)
+
+    def _catch_up(self, sequence: Sequence) -> bool:
+        """Share what others have computed of a prompt. Returns False when this one cannot."""
+        if not self._memory.can_share or not sequence.prompt.shareable:
+            return False
+        slot = sequence.slot
+        if self.kv_cache.catch_up(slot, sequence.prompt.tokens) and not sequence.output.count:
+            sequence.prompt.cached_tokens = self.kv_cache.length(slot)
+        return True
+
+    def _computes(self, other: Sequence, sequence: Sequence) -> bool:
+        """Return True when `other` is about to compute a good part of what `sequence` has yet to.
+
+        Clients that ask at the same time with one system prompt: it is computed one time.
+        """
+        if other.lora_key != sequence.lora_key:
+            return False
+        shared = radix_tree.common(other.prompt.tokens, sequence.prompt.tokens[:-1])
+        own, computed = self.kv_cache.length(sequence.slot), self.kv_cache.length(other.slot)
+        least = max(radix_tree.MIN_AWAITED_TOKENS, self._memory.min_gain)
+        return computed < shared and shared - own >= least
+
+    # --- run ---
+
+    def _run(self, batch: Batch) -> bool:
+        """Compute a batch. Returns False when that failed; then its cells are removed, and its
+        requests go on with the next step or are refused."""
+        if self._memory.can_rewind:  # a recurrent state cannot go back: a cancel waits for the end
+            self.interruptible = frozenset(
+                chunk.sequence.id for chunk in batch.chunks if chunk.sequence.status is PREFILL
+            )
         started = self._clock()
         try:
-            decode()
+            self._compute(batch)
         except Aborted:
             self._undo(batch)
-        except NoRoom:
-            self._make_room(batch)
+        except CacheFull:
+            self._free_cells(batch)
         except GenerationFailed as error:
             self._fail(batch, error)
         except RuntimeError as error:
             reason = f"llama.cpp could not compute this batch: {error}."
             self._fail(batch, GenerationFailed(reason))
         else:
-            self._speculation.measured(len(batch.rows), self._clock() - started)
-            for chunk in batch.chunks:
-                self._cells.grow(chunk.sequence.slot, chunk.sure)
-            for chunk in batch.chunks:
-                if not chunk.sequence.ended:
-                    self._advance(chunk)
+            self._speculator.record_step(len(batch.tokens), self._clock() - started)
+            return True
+        return False
 
-    # --- admit ---
+    def _compute(self, batch: Batch) -> None:
+        if batch.image is None:
+            self._model.decode(batch.tokens)
+            return
+        (chunk,) = batch.chunks
+        assert chunk.sequence.prompt.images is not None
+        chunk.sequence.prompt.images.show(batch.image, chunk.sequence.slot)
 
-    def _admit(self) -> None:
-        while self._has_slot and (sequence := self._waiting.next_ready(self._refuse)) is not None:
-            self._waiting.remove(sequence)
-            sequence.admitted = self._clock()
-            reusable = [] if sequence.scores else sequence.prompt
-            sequence.slot = self._cells.take(reusable, sequence.space)
-            sequence.cached = self._cells.count(sequence.slot)
-            sequence.sampler = Sampler(
-                sampling_of(sequence),
-                vocab=self._model.vocab,
-                vocabulary=self._model.vocabulary,
-            )
-            sequence.sampler.accept_prompt(sequence.prompt)
-            if sequence.constraint is not None:
-                sequence.constraint.begin()
-            self._running[sequence.slot] = sequence
+    def _undo(self, batch: Batch) -> None:
+        """Remove the cells of a batch that was not computed; the next step computes it again."""
+        for chunk in batch.chunks:
+            slot = chunk.sequence.slot
+            tokens = self.kv_cache.tokens[slot]
+            if not self.kv_cache.truncate(slot, len(tokens)):
+                chunk.sequence.recompute(tokens)
 
-    # --- build ---
+    def _free_cells(self, batch: Batch) -> None:
+        """Evict cells of idle slots, or draft less: the cache is full."""
+        self._undo(batch)
+        # An image may have taken more cells than its positions: what is missing is not certain.
+        if self.kv_cache.evict(batch.cells) or self.kv_cache.evict(self._model.cells):
+            return
+        if not self._speculator.pause(batch):
+            self._fail(batch, GenerationFailed("The KV cache has no room for this request."))
 
-    def _build(self) -> Batch:
-        self._model.use(self._turns.next(s.space for s in self._running.values()))
-        answering, reading = list(self._answering()), self._reading()
-        room = 0 if reading else self._model.chunk - len(answering)
-        guesses = self._speculation.guess(answering, room)
-        chunks: list[Chunk] = []
-        for sequence in answering:
-            assert sequence.next_token is not None
-            slot, start = sequence.slot, self._cells.count(sequence.slot)
-            tokens = [sequence.next_token, *guesses.get(slot, ())]
-            chunks.append(Chunk(sequence, start, tokens, samples=True, guessed=len(tokens) - 1))
-        # One physical batch a step: larger ones are split inside llama_decode anyway, and this
-        # way nobody who is answering waits for more than one chunk of somebody's prompt.
-        room = self._model.chunk - sum(len(chunk.tokens) for chunk in chunks)
-        enough = room - self._model.worthwhile_rows
-        spare = self._model.outputs - len(self._running)  # everybody may need one row of logits
-        ahead: list[Sequence] = []
-        for sequence in reading:
-            if room <= max(0, enough):
-                break  # the earlier a prompt is read, the earlier its answer begins
-            if self._catch_up(sequence) and any(self._soon(each, sequence) for each in ahead):
+    def _fail(self, batch: Batch, error: GenerationFailed) -> None:
+        """Refuse all requests of a batch."""
+        for chunk in batch.chunks:
+            if chunk.sequence.status is not FINISHED:
+                self._refuse(chunk.sequence, error)
+            self.kv_cache.clear(chunk.sequence.slot)
+
+    # --- postprocess ---
+
+    def _postprocess(self, batch: Batch) -> None:
+        """Record what was computed, then sample and emit."""
+        for chunk in batch.chunks:
+            self.kv_cache.append(chunk.sequence.slot, chunk.text_tokens)
+        for chunk in batch.chunks:
+            if chunk.sequence.status is FINISHED:  # together with another one of its request
                 continue
-            ahead.append(sequence)
-            start = self._cells.count(sequence.slot)
-            tokens = sequence.prompt[start : start + sequence.text_from(start, room)]
-            if not tokens:
-                continue  # a picture is next
-            if sequence.scores:
-                tokens = tokens[: sequence.scorable(start, 1 + spare)]
-                spare = 0
-            whole = start + len(tokens) == len(sequence.prompt)
-            chunks.append(Chunk(sequence, start, tokens, samples=whole and sequence.limit > 0))
-            room -= len(tokens)
-        return Batch.of(chunks)
+            if chunk.drafted:
+                self._verify(chunk)
+            elif chunk.sequence.status is DECODE:
+                self._sample(chunk.sequence, chunk.last_row)
+            else:
+                self._postprocess_prefill(chunk)
 
-    def _catch_up(self, sequence: Sequence) -> bool:
-        """Share what others have computed of a prompt. False when this one shares nothing."""
-        if not self._model.shares or not sequence.may_share:
-            return False
-        if self._cells.catch_up(sequence.slot, sequence.prompt) and not sequence.produced:
-            sequence.cached = self._cells.count(sequence.slot)
-        return True
-
-    def _follows(self, sequence: Sequence) -> bool:
-        """Whether its prompt is being read by the first answer to it."""
-        leader = sequence.leader
-        return (
-            leader is not None
-            and not leader.waiting
-            and not (leader.ended or leader.produced or sequence.produced)
-        )
-
-    def _soon(self, other: Sequence, sequence: Sequence) -> bool:
-        """Whether `other` is about to compute a good part of what `sequence` has yet to read.
-
-        Clients that ask at the same time with one system prompt: it is computed once.
-        """
-        if other.space != sequence.space:
-            return False
-        shared = radix_tree.common(other.prompt, sequence.prompt[:-1])
-        has, computed = self._cells.count(sequence.slot), self._cells.count(other.slot)
-        least = max(radix_tree.MIN_AWAITED_TOKENS, self._cells.least_gain)
-        return computed < shared and shared - has >= least
-
-    def _in_turn(self) -> Iterator[Sequence]:
-        return (s for s in self._running.values() if s.space == self._turns.current)
-
-    def _answering(self) -> Iterator[Sequence]:
-        return (s for s in self._in_turn() if s.next_token is not None)
-
-    def _reading(self) -> list[Sequence]:
-        """Sequences whose prompt is not read yet, first come first."""
-        reading = [s for s in self._in_turn() if s.next_token is None and not self._follows(s)]
-        return sorted(reading, key=lambda sequence: sequence.arrived)
-
-    # --- after decode ---
-
-    def _advance(self, chunk: Chunk) -> None:
+    def _verify(self, chunk: Chunk) -> None:
         sequence = chunk.sequence
-        if chunk.guessed:
-            if not self._speculation.follow(chunk, self._sample):
-                self._recompute(sequence)
-            return
-        if sequence.produced == 0:
-            self._say_progress(chunk)
-        if not chunk.samples:
-            if sequence.limit == 0 and self._cells.count(sequence.slot) == len(sequence.prompt):
-                self._retire(sequence, FinishReason.LENGTH)
-            return
-        for each in (sequence, *self._followers(sequence)):
-            if not each.ended:  # what is refused ends all answers
-                self._sample(each, chunk.last_row)
+        tokens = self.kv_cache.tokens[sequence.slot]
+        if not self._speculator.verify(chunk, self._sample):
+            sequence.recompute(tokens)
 
-    def _say_progress(self, chunk: Chunk) -> None:
+    def _postprocess_prefill(self, chunk: Chunk) -> None:
         sequence = chunk.sequence
-        read = self._cells.count(sequence.slot)
+        if sequence.output.count == 0:  # not after a recompute
+            self._emit_progress(chunk)
+        if chunk.samples:
+            for each in (sequence, *self._children(sequence)):
+                if each.status is not FINISHED:  # a refusal ends all of a request
+                    self._sample(each, chunk.last_row)
+        elif sequence.output.limit == 0 and self._is_computed(sequence):
+            self._finish(sequence, FinishReason.LENGTH)
+
+    def _is_computed(self, sequence: Sequence) -> bool:
+        return self.kv_cache.length(sequence.slot) == len(sequence.prompt.tokens)
+
+    def _emit_progress(self, chunk: Chunk) -> None:
+        sequence = chunk.sequence
         if sequence.index == 0:
             self._emit(
                 PromptProgress(
                     request_id=sequence.id,
-                    processed=read,
-                    total=len(sequence.prompt),
-                    cached=sequence.cached,
+                    processed=self.kv_cache.length(sequence.slot),
+                    total=len(sequence.prompt.tokens),
+                    cached=sequence.prompt.cached_tokens,
                 )
             )
-        if sequence.echo is not None:
-            self._voice.say_prompt(sequence, chunk, read - len(chunk.tokens))
+        if sequence.prompt.echo is not None:
+            self._output.emit_prompt(sequence, chunk)
 
-    def _followers(self, leader: Sequence) -> list[Sequence]:
-        """Give the other answers the cells of the prompt that has just been read for all; those
-        for which that works draw their first token from the same logits."""
-        if leader.request.n == 1 or leader.produced:
+    def _children(self, parent: Sequence) -> list[Sequence]:
+        """End the wait for a parent whose prompt has just been computed. Returns the children that
+        share its cells: they draw their first token from the same logits."""
+        if parent.request.n == 1 or parent.output.count:
             return []
-        followers = [
-            each
-            for each in self._running.values()
-            if each.leader is leader
-            and self._follows(each)
-            and self._cells.copy(leader.slot, each.slot)
-        ]
-        for each in followers:
-            each.cached = leader.cached
-        return followers
+        sharing = []
+        for each in self._running.values():
+            if each.parent is parent and each.status is AWAITING_PARENT:
+                shared = self.kv_cache.copy(parent.slot, each.slot)
+                each.parent_computed(shared=shared)
+                if shared:
+                    sharing.append(each)
+        return sharing
 
     def _sample(self, sequence: Sequence, row: int) -> None:
         try:
-            reason = self._voice.say_next(sequence, row)
+            reason = self._output.emit_token(sequence, row)
         except GenerationFailed as error:
             self._refuse(sequence, error)
             return
         if reason is not None:
-            self._retire(sequence, reason)
+            self._finish(sequence, reason)
 
-    # --- retire ---
+    # --- the end of a sequence ---
 
-    def _retire(self, sequence: Sequence, reason: FinishReason) -> None:
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         self._release(sequence)
-        remaining = len(self._answers(sequence.request)) if sequence.request.n > 1 else 0
-        self._voice.say_end(sequence, reason, remaining=remaining)
-
-    def _release(self, sequence: Sequence) -> None:
-        """Give the slot back; its cells stay for the next prompt that begins the same way."""
-        sequence.ended = True
-        if sequence.sampler is None:
-            self._waiting.remove(sequence)
-            return
-        sequence.sampler.close()
-        self._speculation.drop(sequence)
-        del self._running[sequence.slot]
-        self._cells.give_back(sequence.slot)
-
-    # --- when a batch is not computed ---
-
-    def _undo(self, batch: Batch) -> None:
-        """Take the interrupted batch's cells out again; the next step computes what is left."""
-        for chunk in batch.chunks:
-            slot = chunk.sequence.slot
-            if not self._cells.cut(slot, self._cells.count(slot)):
-                self._recompute(chunk.sequence)
-
-    def _recompute(self, sequence: Sequence) -> None:
-        """Read everything again: what its cells held is lost or given up."""
-        answered = self._cells.held[sequence.slot][len(sequence.prompt) :]
-        if sequence.next_token is not None:
-            answered = [*answered, sequence.next_token]
-            sequence.next_token = None
-        sequence.prompt = [*sequence.prompt, *answered]
-        self._cells.forget(sequence.slot)
-
-    def _make_room(self, batch: Batch) -> None:
-        """The cache is full: forget what idle slots remember, or guess less."""
-        self._undo(batch)
-        # Of a picture more cells may be held than its positions: what is missing is not certain.
-        if self._cells.evict(batch.cells) or self._cells.evict(self._model.cells):
-            return
-        if not self._speculation.no_room(batch):
-            self._fail(batch, GenerationFailed("The KV cache has no room for this request."))
-
-    def _fail(self, batch: Batch, error: GenerationFailed) -> None:
-        for chunk in batch.chunks:
-            if not chunk.sequence.ended:
-                self._refuse(chunk.sequence, error)
-            self._cells.forget(chunk.sequence.slot)
+        request = sequence.request
+        remaining = len(self._unfinished(request)) if request.n > 1 else 0
+        self._output.emit_finished(sequence, reason, remaining=remaining)
 
     def _refuse(self, sequence: Sequence, error: GenerationFailed) -> None:
-        """End a request, all of its answers, with an error."""
-        for each in self._answers(sequence.request):
+        """End a request, all of its sequences, with an error."""
+        for each in self._unfinished(sequence.request):
             self._release(each)
         self._emit(RequestError(request_id=sequence.id, code=error.code, message=str(error)))
+
+    def _release(self, sequence: Sequence) -> None:
+        """Free the slot; its cells stay for the next prompt that begins the same way."""
+        waiting = sequence.status is WAITING
+        sequence.finish()
+        if waiting:
+            self._queue.remove(sequence)
+            return
+        self._speculator.finish(sequence)
+        del self._running[sequence.slot]
+        self.kv_cache.release(sequence.slot)

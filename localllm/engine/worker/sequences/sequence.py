@@ -1,196 +1,251 @@
-"""One answer on its way through the scheduler, and its part in a batch."""
+"""One sequence: a prompt and one answer to it, on its way through the scheduler.
 
+                     +----------------- recompute ----------------+
+                     v                                            |
+    WAITING -admit-> PREFILL -----------add_token-----------> DECODE -finish-> FINISHED
+       |             ^                                        |    ^
+       |             | parent_computed                        +----+ add_token
+       +--admit--> AWAITING_PARENT
+
+    WAITING          in the request queue, without a slot
+    AWAITING_PARENT  has a slot; the first sequence of its request computes the prompt for both
+    PREFILL          its prompt is being computed, chunk by chunk
+    DECODE           `output.next_token` is drawn and not yet computed
+    FINISHED         its slot is free; also a sequence that is cancelled or fails in any other state
+
+Two rules keep it readable:
+
+1. `status` and `slot` change only in the methods of `Sequence`, which the scheduler calls (and the
+   OutputProcessor `add_token`). Everybody else asks for the status.
+2. Each part has one owner, who alone writes it: `prompt` the scheduler, `output` the
+   OutputProcessor. `metrics` are numbers that nobody decides by.
+
+DECODE goes back to PREFILL when cells are lost or given up: the text so far is computed again, as
+vLLM's preemption by recomputation does, and nobody outside notices.
+"""
+
+from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from localllm.engine.messages import GenerateRequest, Timings
-from localllm.engine.worker.llama.lora import Space
-from localllm.engine.worker.llama.model import Row
+from localllm.engine.worker.llama.lora import LoraKey
+from localllm.engine.worker.llama.vocabulary import Vocabulary
 from localllm.engine.worker.parsing.answer_events import Speech
-from localllm.engine.worker.parsing.detokenizer import TextStream
+from localllm.engine.worker.parsing.detokenizer import IncrementalDetokenizer
 from localllm.engine.worker.prompt.image_prompt import PicturePrompt
 from localllm.engine.worker.sampling.sampler import Sampler
 
-if TYPE_CHECKING:
-    from localllm.engine.worker.speculative.speculator import Guesses
-
-    pass
+if TYPE_CHECKING:  # and numpy with it
     from localllm.engine.worker.sampling.grammar import Constraint
 
-from localllm.engine.worker.llama.model import Model
+
+class SequenceStatus(Enum):
+    """The states of a sequence; the module's docstring has the transitions."""
+
+    WAITING = auto()
+    AWAITING_PARENT = auto()
+    PREFILL = auto()
+    DECODE = auto()
+    FINISHED = auto()
+
+
+# Names of their own: in Python 3.11 a member takes six times as long when it is looked up in its
+# class, and the scheduler compares the status of every sequence several times a step.
+WAITING, AWAITING_PARENT, PREFILL, DECODE, FINISHED = SequenceStatus
+
+
+@dataclass(slots=True, kw_only=True)
+class PromptState:
+    """The prompt of a sequence. Written by the scheduler.
+
+    `tokens` is what prefill computes: the prompt, and after `recompute` the answer so far too.
+    `cells` are those that the prompt takes in the cache, images included: it is counted as so many
+    tokens. `cached_tokens` were in the cache. `shareable` False: no cells of others may be used.
+    """
+
+    tokens: list[int]
+    cells: int
+    images: PicturePrompt | None = None
+    dropped_messages: int = 0
+    cached_tokens: int = 0
+    shareable: bool = True
+    echo: "PromptEcho | None" = None
+
+    def tokens_before_image(self, position: int, most: int) -> int:
+        """The number of tokens, `most` at most, from `position` up to the next image."""
+        return most if self.images is None else min(most, self.images.text_from(position))
+
+    def scorable(self, start: int, rows: int) -> int:
+        """The number of tokens from `start` on that need no more than so many rows of logits."""
+        assert self.echo is not None
+        if self.echo.count == self.cells:
+            return len(self.tokens)
+        return max(0, self.echo.count - 1 - start) + rows
+
+    def needs_logits(self, position: int) -> bool:
+        """True when the token after `position` is scored and was not emitted yet."""
+        assert self.echo is not None
+        return self.echo.count - 1 <= position < self.cells - 1
+
+
+@dataclass(slots=True, kw_only=True)
+class OutputState:
+    """The answer of a sequence. Written by the OutputProcessor.
+
+    `next_token` was drawn and is not in the cache yet; `count` tokens were drawn, of `limit`.
+    `sampler` is there from `admit` on.
+    """
+
+    limit: int
+    detokenizer: IncrementalDetokenizer
+    events: Speech = field(default_factory=Speech)
+    constraint: "Constraint | None" = None
+    sampler: Sampler | None = None
+    next_token: int | None = None
+    count: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class SequenceMetrics:
+    """Moments in seconds of the scheduler's clock, and the draft tokens that were computed."""
+
+    arrived: float
+    admitted: float | None = None
+    first_token: float | None = None
+    last_token: float | None = None
+    drafted: int = 0
+    accepted: int = 0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Sequence:
-    """One answer on its way: its prompt, its slot, what it has produced, when.
+    """One of the `n` answers to a request.
 
-    `leader` is the first answer to the same prompt: as long as it is reading, this one waits and
-    then goes on from its cells. `echo`: the prompt is said before the answer.
+    `index` says which. The first is the `parent` of the others where they can share its cells
+    (vLLM and llama.cpp: parallel sampling); None otherwise, and for the first itself.
     """
 
     request: GenerateRequest
-    prompt: list[int]
-    prompt_tokens: int
-    limit: int
-    text: TextStream
-    arrived: float
-    slot: int = -1
-    space: Space = ()
-    sampler: Sampler | None = None
-    constraint: "Constraint | None" = None
-    may_share: bool = True
-    dropped: int = 0
-    pictures: PicturePrompt | None = None
-    guesses: "Guesses | None" = None
-    has_guesses: bool = False
-    """Cells after those that are accounted for hold guesses that are not checked yet."""
-    next_token: int | None = None
-    produced: int = 0
-    cached: int = 0
-    admitted: float = 0.0
-    first_token: float | None = None
-    last_token: float = 0.0
+    prompt: PromptState
+    output: OutputState
+    metrics: SequenceMetrics
     index: int = 0
-    leader: "Sequence | None" = None
-    echo: "Echo | None" = None
-    speech: Speech = field(default_factory=Speech)
-    ended: bool = False
+    parent: "Sequence | None" = None
+    lora_key: LoraKey = ()
+    status: SequenceStatus = WAITING
+    slot: int = -1
 
     @property
     def id(self) -> str:
         return self.request.request_id
 
     @property
-    def waiting(self) -> bool:
-        """Whether it has no slot yet."""
-        return self.sampler is None
+    def scores_prompt(self) -> bool:
+        """True when the logits of every token of the prompt are needed."""
+        return self.prompt.echo is not None and self.request.top_logprobs is not None
 
-    @property
-    def scores(self) -> bool:
-        """Whether the logits of every token of the prompt are needed."""
-        return self.echo is not None and self.request.top_logprobs is not None
+    # --- transitions ---
 
-    def scorable(self, start: int, rows: int) -> int:
-        """How many tokens from `start` on need no more than so many rows of logits."""
-        assert self.echo is not None
-        if self.echo.said == self.prompt_tokens:
-            return len(self.prompt)
-        return max(0, self.echo.said - 1 - start) + rows
+    def admit(self, slot: int, sampler: Sampler, *, cached_tokens: int, now: float) -> None:
+        """Give a sequence that waits its slot."""
+        self.slot = slot
+        self.prompt.cached_tokens = cached_tokens
+        self.output.sampler = sampler
+        self.metrics.admitted = now
+        parent = self.parent
+        if parent is not None and parent.status is PREFILL and parent.output.count == 0:
+            self.status = AWAITING_PARENT
+        else:
+            self.status = PREFILL
 
-    def needs_logits(self, position: int) -> bool:
-        """Whether a token of a prompt that is scored follows `position` and was not said yet."""
-        assert self.echo is not None
-        return self.echo.said - 1 <= position < self.prompt_tokens - 1
+    def parent_computed(self, *, shared: bool) -> None:
+        """Go on by itself: the parent has computed the prompt. `shared`: its cells are those of
+        this sequence too; otherwise they could not be copied."""
+        if shared and self.parent is not None:
+            self.prompt.cached_tokens = self.parent.prompt.cached_tokens
+        self.status = PREFILL
 
-    def text_from(self, position: int, room: int) -> int:
-        """How many tokens of `room` can be computed from here on together: up to a picture."""
-        return room if self.pictures is None else min(room, self.pictures.text_from(position))
+    def add_token(self, token: int, now: float) -> None:
+        """Record a token that was drawn; it is computed with the next batch."""
+        output, metrics = self.output, self.metrics
+        output.next_token = token
+        output.count += 1
+        metrics.last_token = now
+        if metrics.first_token is None:
+            metrics.first_token = now
+        self.status = DECODE
 
+    def recompute(self, tokens: Tokens[int]) -> None:
+        """Compute everything again: its cells, those of `tokens`, are lost or given up."""
+        answer = [*tokens[len(self.prompt.tokens) :]]
+        if self.output.next_token is not None:
+            answer.append(self.output.next_token)
+            self.output.next_token = None
+        self.prompt.tokens = [*self.prompt.tokens, *answer]
+        self.status = PREFILL
 
-@dataclass(slots=True)
-class Chunk:
-    """The rows of one sequence in a batch; `samples` when the last of them asks for logits. The
-    last `guessed` tokens are guesses: each of them and the one before ask for logits."""
+    def finish(self) -> None:
+        """End it, in whatever state it is."""
+        if self.output.sampler is not None:
+            self.output.sampler.close()
+        self.status = FINISHED
 
-    sequence: Sequence
-    start: int
-    tokens: list[int]
-    samples: bool
-    guessed: int = 0
-    last_row: int = -1
+    # --- metrics ---
 
-    @property
-    def sure(self) -> list[int]:
-        """The tokens that are certainly part of the text."""
-        return self.tokens[: len(self.tokens) - self.guessed]
-
-    def rows(self) -> list[Row]:
-        last, scores = len(self.tokens) - 1 - self.guessed, self.sequence.scores
-        return [
-            Row(
-                token,
-                self.start + i,
-                self.sequence.slot,
-                (self.samples and i >= last)
-                or (scores and self.sequence.needs_logits(self.start + i)),
-            )
-            for i, token in enumerate(self.tokens)
-        ]
-
-
-@dataclass(slots=True)
-class Batch:
-    """What one step computes."""
-
-    chunks: list[Chunk]
-    rows: list[Row] = field(default_factory=list)
-    picture_cells: int = 0
-
-    @classmethod
-    def of(cls, chunks: list[Chunk]) -> "Batch":
-        """By slot: of slots with cells of their own llama.cpp computes those together that follow
-        each other (llama_batch_allocr::split_equal)."""
-        batch = cls(sorted(chunks, key=lambda chunk: chunk.sequence.slot))
-        for chunk in batch.chunks:
-            batch.rows += chunk.rows()
-            chunk.last_row = len(batch.rows) - 1
-        return batch
-
-    @property
-    def cells(self) -> int:
-        """Cells of the cache that it needs."""
-        return len(self.rows) + self.picture_cells
+    def timings(self, now: float) -> Timings:
+        """Return what this sequence took up to now."""
+        metrics = self.metrics
+        arrived, first = metrics.arrived, metrics.first_token
+        admitted = now if metrics.admitted is None else metrics.admitted
+        prefill_s = decode_s = 0.0
+        if first is not None and metrics.last_token is not None:
+            prefill_s, decode_s = first - admitted, metrics.last_token - first
+        prefilled = self.prompt.cells - self.prompt.cached_tokens
+        return Timings(
+            queue_s=admitted - arrived,
+            ttft_s=first - arrived if first is not None else None,
+            total_s=now - arrived,
+            prefill_tps=prefilled / prefill_s if prefill_s > 0 else None,
+            decode_tps=(self.output.count - 1) / decode_s if decode_s > 0 else None,
+            drafted=metrics.drafted,
+            accepted=metrics.accepted,
+        )
 
 
-def timings(sequence: Sequence, now: float) -> Timings:
-    """What this sequence took up to now."""
-    first, read = sequence.first_token, sequence.prompt_tokens - sequence.cached
-    prefill_s = first - sequence.admitted if first is not None else 0.0
-    decode_s = sequence.last_token - first if first is not None else 0.0
-    guesses = sequence.guesses
-    return Timings(
-        queue_s=(sequence.admitted or now) - sequence.arrived,
-        ttft_s=first - sequence.arrived if first is not None else None,
-        total_s=now - sequence.arrived,
-        prefill_tps=read / prefill_s if prefill_s > 0 else None,
-        decode_tps=(sequence.produced - 1) / decode_s if decode_s > 0 else None,
-        drafted=guesses.drafted if guesses is not None else 0,
-        accepted=guesses.accepted if guesses is not None else 0,
-    )
-
-
-class Echo:
-    """How far a prompt has been said.
+class PromptEcho:
+    """The text of a prompt, token by token, for requests that want it before the answer.
 
     All texts together are the prompt's own: a BOS that the tokenizer added is none of it, nor is
     the space that SentencePiece puts before the first word.
     """
 
-    def __init__(self, model: Model, prompt: str | None) -> None:
+    def __init__(self, vocab: Vocabulary, prompt: str | None) -> None:
         """`prompt` None: only its tokens are known."""
-        self._model = model
+        self._vocab = vocab
         self._prompt = None if prompt is None else prompt.encode("utf-8", "replace")
-        self._text = TextStream()
+        self._detokenizer = IncrementalDetokenizer()
         self._begun = False
-        self.said = 0
-        """Tokens, from the first on."""
+        self.count = 0
+        """Tokens that were pushed, from the first on."""
 
-    def say(self, token: int) -> str:
-        """The text of the next token, as far as it is certain."""
-        piece = self._model.piece(token) or self._model.token_text(token).encode()
+    def push(self, token: int) -> str:
+        """Return the text of the next token, as far as it is certain."""
+        piece = self._vocab.piece(token) or self._vocab.token_text(token).encode()
         if not self._begun:
-            piece = self._first(token, piece)
+            piece = self._first_piece(token, piece)
             self._begun = bool(piece)
-        self.said += 1
-        return self._text.push(piece)
+        self.count += 1
+        return self._detokenizer.push(piece)
 
-    def _first(self, token: int, piece: bytes) -> bytes:
+    def _first_piece(self, token: int, piece: bytes) -> bytes:
         if self._prompt is not None and self._prompt.startswith(piece):
             return piece
-        if token == self._model.bos_token:
+        if token == self._vocab.bos_token:
             return b""
         return piece.removeprefix(b" ") if self._prompt is not None else piece
 
     def finish(self) -> str:
-        """What is left when the prompt ends inside a character; nothing when asked again."""
-        return self._text.finish()
+        """Return the rest when the prompt ends inside a character; "" when called again."""
+        return self._detokenizer.finish()

@@ -1,78 +1,81 @@
-"""When guessing pays. Pure: what was measured in, how many tokens to guess out.
+"""When speculative decoding pays. Pure: measurements in, numbers of draft tokens out.
 
 A step with more rows takes longer; how much longer depends on the machine (on a CPU without
-repacked weights almost in proportion, on a GPU hardly at all) and is measured. A guessed token
-that is right saves a step; how often that happens is measured too, and costs nothing to measure
-where guesses are free: a guess that is not computed can still be compared with what came.
+repacked weights almost in proportion, on a GPU hardly at all) and is measured. A draft token that
+is accepted saves a step. The acceptance rate is measured too, which costs nothing where draft
+tokens cost nothing: one that was not computed can still be compared with the token that came.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from operator import mul
-from typing import Protocol
 
-KINDS = 6
-"""Guesses are told apart by how sure they are, 0 (hardly) to KINDS - 1."""
+CONFIDENCE_LEVELS = 6
+"""Acceptance is measured for each level of confidence: 0 (hardly any) to 5."""
 
-_LEADS = (0.5, 1.0, 2.0, 4.0, 8.0)
+_LEVEL_MARGINS = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Logits: the margin from which on a draft model's token has the next level."""
 
-_CERTAINLY = 1.15
-"""What is expected to be this much faster is done; less may be noise."""
+_MIN_SPEEDUP = 1.15
+"""Draft tokens are computed when they are expected to make decoding this much faster; less may be
+noise."""
 
-_OUTWEIGHED_AFTER = 4.0
-"""Observations after which a sequence's own count outweighs what was seen before it."""
+_PRIOR_WEIGHT = 4.0
+"""Observations after which a sequence's own rate outweighs its prior."""
 
-_FADES = 0.97
-"""What is left of an observation after the next one of its kind: the last thirty or so count."""
-
-
-def kind_of_match(match: int) -> int:
-    """How sure a guess is that follows `match` equal tokens."""
-    return min(max(match, 1).bit_length(), KINDS - 1)
+_DECAY = 0.97
+"""Weight that an observation keeps after the next one of its level: the last thirty or so count."""
 
 
-def kind_of_lead(lead: float) -> int:
-    """How sure a draft model is of its likeliest token, which leads by so much (logits)."""
-    return sum(lead >= least for least in _LEADS)
+def match_confidence(length: int) -> int:
+    """Return the confidence level of a token that follows an n-gram match of this length."""
+    return min(max(length, 1).bit_length(), CONFIDENCE_LEVELS - 1)
 
 
-class Acceptance:
-    """How often guesses of each kind were right, with `before` as what to believe at first."""
+def margin_confidence(margin: float) -> int:
+    """Return the confidence level of a draft model's most likely token, whose logit is by `margin`
+    larger than the next."""
+    return sum(margin >= least for least in _LEVEL_MARGINS)
 
-    def __init__(self, before: "Acceptance | None" = None, *, first: float = 0.3) -> None:
-        self._before = before
+
+class AcceptanceRate:
+    """The share of draft tokens that were accepted, for each level of confidence."""
+
+    def __init__(self, prior: "AcceptanceRate | None" = None, *, first: float = 0.3) -> None:
+        """`prior`: the rate of all sequences, which is expected of this one at first, and learns
+        from it. `first`: what is expected without a prior."""
+        self._prior = prior
         self._first = first
-        self._right = [0.0] * KINDS
-        self._seen = [0.0] * KINDS
+        self._accepted = [0.0] * CONFIDENCE_LEVELS
+        self._observed = [0.0] * CONFIDENCE_LEVELS
 
-    def observe(self, kind: int, right: bool) -> None:
-        self._right[kind] = self._right[kind] * _FADES + right
-        self._seen[kind] = self._seen[kind] * _FADES + 1
-        if self._before is not None:
-            self._before.observe(kind, right)
+    def observe(self, level: int, accepted: bool) -> None:
+        self._accepted[level] = self._accepted[level] * _DECAY + accepted
+        self._observed[level] = self._observed[level] * _DECAY + 1
+        if self._prior is not None:
+            self._prior.observe(level, accepted)
 
-    def fade(self) -> None:
-        """Believe a little less in what was seen: what does not pay is tried again some day."""
-        self._right = [each * _FADES for each in self._right]
-        self._seen = [each * _FADES for each in self._seen]
+    def decay(self) -> None:
+        """Give all observations less weight, so that what does not pay is tried again some day."""
+        self._accepted = [each * _DECAY for each in self._accepted]
+        self._observed = [each * _DECAY for each in self._observed]
 
-    def chance(self, kind: int) -> float:
-        """The probability that the next guess of this kind is right."""
-        first = self._first if self._before is None else self._before.chance(kind)
-        weight = _OUTWEIGHED_AFTER
-        return (self._right[kind] + weight * first) / (self._seen[kind] + weight)
+    def of(self, level: int) -> float:
+        """Return the probability that the next draft token of this level is accepted."""
+        prior = self._first if self._prior is None else self._prior.of(level)
+        return (self._accepted[level] + _PRIOR_WEIGHT * prior) / (
+            self._observed[level] + _PRIOR_WEIGHT
+        )
 
-    def average(self) -> float:
-        """The probability that a guess of a kind that is not known yet is right."""
-        first = self._first if self._before is None else self._before.average()
-        weight = _OUTWEIGHED_AFTER
-        return (sum(self._right) + weight * first) / (sum(self._seen) + weight)
+    def overall(self) -> float:
+        """Return the probability that a draft token of an unknown level is accepted."""
+        prior = self._first if self._prior is None else self._prior.overall()
+        return (sum(self._accepted) + _PRIOR_WEIGHT * prior) / (sum(self._observed) + _PRIOR_WEIGHT)
 
-    def chances(self, kinds: Sequence[int]) -> tuple[float, ...]:
-        """For guesses one after the other: the probability that each and all before it are
-        right."""
-        return tuple(accumulate((self.chance(kind) for kind in kinds), mul))
+    def cumulative(self, levels: Sequence[int]) -> tuple[float, ...]:
+        """Return, for draft tokens one after the other, the probability that each of them and all
+        before it are accepted."""
+        return tuple(accumulate((self.of(level) for level in levels), mul))
 
 
 class StepCost:
@@ -83,8 +86,8 @@ class StepCost:
     _OUTLIER = 2.0
     """A step that took this many times longer counts as having taken that: others compute too."""
     _STALE_AFTER = 256
-    """Measurements after which one of another size is forgotten, and tried again if it seems to
-    pay: one try in so many steps costs little."""
+    """Measurements after which one of another size is dropped, and tried again if it seems to pay:
+    one try in so many steps costs little."""
 
     def __init__(self) -> None:
         self._seconds: dict[int, float] = {}
@@ -105,8 +108,8 @@ class StepCost:
                 del self._measured[other], self._seconds[other]
 
     def of(self, rows: int) -> float | None:
-        """Expected seconds; between two sizes that were measured on the line through them, beyond
-        the largest in proportion. None when no size up to `rows` was measured."""
+        """Return the expected seconds: between two sizes that were measured on the line through
+        them, beyond the largest in proportion. None when no size up to `rows` was measured."""
         below = max((each for each in self._seconds if each <= rows), default=None)
         if below is None:
             return None
@@ -120,53 +123,34 @@ class StepCost:
 
 
 def allot(
-    offers: Sequence[tuple[float, ...]],
+    probabilities: Sequence[tuple[float, ...]],
     *,
     running: int,
-    room: int,
-    seconds: Callable[[int], float | None],
-    guess_s: float = 0.0,
+    most: int,
+    step_s: Callable[[int], float | None],
+    draft_s: float = 0.0,
 ) -> list[int]:
-    """How many guesses of each offer to compute, so that tokens come fastest.
+    """Return the number of draft tokens to compute for each sequence, so that tokens come fastest.
 
-    An offer is one sequence's chances (`Acceptance.chances`), best first. `running` rows are
-    computed anyway; at most `room` more can be. `seconds(rows)` is what a step costs, `guess_s`
-    what each guess costs besides. As many as possible of the likeliest when `seconds` knows
-    nothing would be a gamble: then none.
+    `probabilities`: for each sequence those of its draft tokens (`AcceptanceRate.cumulative`).
+    `running` rows are computed anyway; at most `most` more can be. `step_s(rows)` is the time of a
+    step, `draft_s` that of drafting one token. While `step_s` knows nothing, none: as many as
+    possible would be a gamble.
     """
-    counts = [0] * len(offers)
-    plain_s = seconds(running)
+    counts = [0] * len(probabilities)
+    plain_s = step_s(running)
     if not plain_s:
         return counts
     likeliest = sorted(
-        ((chance, which) for which, chances in enumerate(offers) for chance in chances),
-        key=lambda each: -each[0],
-    )[:room]
-    best, wanted, expected = _CERTAINLY * running / plain_s, 0, float(running)
-    for number, (chance, _) in enumerate(likeliest, 1):
-        expected += chance
-        step_s = seconds(running + number)
-        if step_s is not None and (rate := expected / (step_s + number * guess_s)) > best:
-            best, wanted = rate, number
-    for _, which in likeliest[:wanted]:
-        counts[which] += 1
+        ((each, i) for i, of_sequence in enumerate(probabilities) for each in of_sequence),
+        key=lambda pair: -pair[0],
+    )[:most]
+    best_tps, best_count, expected = _MIN_SPEEDUP * running / plain_s, 0, float(running)
+    for count, (probability, _) in enumerate(likeliest, 1):
+        expected += probability
+        seconds = step_s(running + count)
+        if seconds is not None and (tps := expected / (seconds + count * draft_s)) > best_tps:
+            best_tps, best_count = tps, count
+    for _, i in likeliest[:best_count]:
+        counts[i] += 1
     return counts
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """Tokens that may come next, and how sure each is (a kind of `policy.Acceptance`)."""
-
-    tokens: tuple[int, ...]
-    kinds: tuple[int, ...]
-
-
-NO_DRAFT = Draft((), ())
-
-
-class Drafter(Protocol):
-    """Guesses by computing."""
-
-    def draft(self, texts: Mapping[int, Sequence[int]], most: int) -> dict[int, Draft]:
-        """Up to `most` tokens for each of these slots, whose texts are given from their first
-        token to their last. A slot may be missing: its text is not read yet."""

@@ -1,319 +1,288 @@
-"""Guess tokens ahead, check them all in one step, and learn whether that was worth it.
+"""Speculative decoding: propose draft tokens, verify them all in one step, and learn from it.
 
-The scheduler asks for guesses when it builds a batch and samples their rows in order afterwards
-(`follow`): as long as the token that is drawn is the one that was guessed, the next row is the
-next token's. Nothing is ever drawn from a row that depends on a wrong guess, so what is drawn is
-what would have been drawn one by one, at any temperature.
+The scheduler asks for draft tokens when it builds a batch (`propose`) and has their rows sampled in
+order afterwards (`verify`): as long as the token that is drawn is the draft token, the next row is
+the next token's. Nothing is ever drawn from a row that depends on a rejected token, so the answer
+is the one that single steps would give, at any temperature.
 
 But for rounding: kernels for one row and for several may add in another order. An answer at
-temperature 0 is the likeliest token each time, so there a row counts only when its likeliest
-token leads by SAFE_LEAD; otherwise the token before it is computed again, alone
-(docs/speculation.md has what that was measured on).
+temperature 0 is the most likely token each time, so there a row counts only when its most likely
+token leads by SAFE_MARGIN; otherwise the token before it is computed again, alone
+(docs/speculation.md has the measurements).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Tokens
-from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from localllm.core.sizing.load import Speculate
-from localllm.engine.messages import Sampling
-from localllm.engine.worker.kv_cache.kv_cache import Cells
+from localllm.engine.worker.kv_cache.kv_cache import KvCache
 from localllm.engine.worker.llama.model import Model
-from localllm.engine.worker.sampling.sampler import changes_logits, is_greedy
-from localllm.engine.worker.sequences.sequence import Batch, Chunk, Sequence
+from localllm.engine.worker.sampling.sampler import adjusts_logits, is_greedy
+from localllm.engine.worker.sequences.batch import Batch, Chunk
+from localllm.engine.worker.sequences.sequence import FINISHED, Sequence
 from localllm.engine.worker.speculative.acceptance import (
-    NO_DRAFT,
-    Acceptance,
-    Draft,
-    Drafter,
+    AcceptanceRate,
     StepCost,
     allot,
-    kind_of_match,
+    match_confidence,
 )
-from localllm.engine.worker.speculative.ngram import NgramIndex
+from localllm.engine.worker.speculative.draft_state import NO_DRAFT, Draft, DraftState
 from localllm.errors import GenerationFailed
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # and numpy with it
     from localllm.engine.worker.sampling.logits import Allowed
 
-SAFE_LEAD = 1.0
-"""Logits. The largest change of a lead between one row and eight was 0.86 in 640 tokens of
-gemma-3-270m Q4_K_M, and no lead above 0.1 changed its sign (docs/speculation.md, 2026-11-21)."""
+SAFE_MARGIN = 1.0
+"""Logits. The largest change of a margin between one row and eight was 0.86 in 640 tokens of
+gemma-3-270m Q4_K_M, and no margin above 0.1 changed its sign (docs/speculation.md, 2026-11-21)."""
 
-_FIRST_CERTAIN = 0.9
-_FIRST_MODELLED = 0.8
-"""What is believed before anything was seen. A draft model that is believed in too little would
-never be asked."""
+_FIRST_STABILITY = 0.9
+_FIRST_MODEL_RATE = 0.8
+"""Expected before anything was measured. A draft model of which too little is expected would never
+be asked."""
 
-_DRAFT_WEIGHT = 0.2
+_DRAFT_COST_WEIGHT = 0.2
 """Of the newest measurement of what a draft costs."""
 
-_REST_STEPS = 32
-"""Steps without guesses after the cache had no room for them."""
+_PAUSE_STEPS = 32
+"""Steps without draft tokens after the cache had no cells for them."""
 
 _MEASURED_ROWS = 32
 """Larger steps are measured in multiples of this many rows."""
 
 
-@dataclass(slots=True)
-class Guesses:
-    """What one sequence's guesses are made of, and what became of them."""
+class Drafter(Protocol):
+    """Computes drafts: a draft model, or a fake in tests."""
 
-    repeated: Acceptance
-    """Of guesses from the text itself."""
-    modelled: Acceptance
-    """Of a draft model's guesses."""
-    certainty: Acceptance
-    index: NgramIndex = field(default_factory=NgramIndex)
-    known: int = 0
-    """Tokens of the answer that are in the index."""
-    offered: Draft = NO_DRAFT
-    source: Acceptance | None = None
-    alone: bool = False
-    """The next token has to be computed in a step without guesses for this sequence."""
-    drafted: int = 0
-    accepted: int = 0
-
-    def learn(self, tokens: Tokens[int]) -> None:
-        """Take in the tokens that came; compare them with what was offered, computed or not."""
-        if self.source is not None:
-            for token, guess, kind in zip(
-                tokens, self.offered.tokens, self.offered.kinds, strict=False
-            ):
-                self.source.observe(kind, token == guess)
-                if token != guess:
-                    break
-        self.index.extend(tokens)
-        self.certainty.fade()
-        if self.source is not self.modelled:
-            self.modelled.fade()
-
-    def offer(self, draft: Draft, source: Acceptance) -> None:
-        self.offered, self.source = draft, source
-
-    def chances(self, *, greedy: bool) -> tuple[float, ...]:
-        """Of the offered tokens: that each and all before it will count."""
-        if self.source is None:
-            return ()
-        certain = self.certainty.average() if greedy else 1.0
-        chances = self.source.chances(self.offered.kinds)
-        return tuple(each * certain ** (i + 1) for i, each in enumerate(chances))
+    def draft(self, texts: Mapping[int, Tokens[int]], most: int) -> dict[int, Draft]:
+        """Return up to `most` draft tokens for each of these slots, given their texts from the
+        first token to the last. A slot whose text has to be computed first may be missing."""
 
 
-class Speculation:
-    """All guessing of one model."""
+class Speculator:
+    """Drafts of all running sequences of one model."""
 
     def __init__(
         self,
         model: Model,
-        cells: Cells,
+        kv_cache: KvCache,
         clock: Callable[[], float],
         drafter: Drafter | None = None,
     ) -> None:
         self._model = model
-        self._cells = cells
+        self._vocab = model.vocab
+        self._kv_cache = kv_cache
         self._clock = clock
         settings = model.settings
-        self._most = settings.outputs - settings.parallel
+        self._max_tokens = settings.outputs - settings.parallel
         self._always = settings.speculate is Speculate.NGRAM
-        # A recurrent state cannot give up a guess that was wrong.
-        self._off = self._most == 0 or model.recurrent
+        self._off = self._max_tokens == 0 or not kv_cache.memory.can_rewind
         self._drafter = drafter
-        self._cost = StepCost()
+        self._states: dict[int, DraftState] = {}
+        """By slot, of running sequences that have drawn a token."""
+        self._step_cost = StepCost()
         self._draft_s = 0.0
-        self._repeated = Acceptance()
-        self._modelled = Acceptance(first=_FIRST_MODELLED)
-        self._certainty = Acceptance(first=_FIRST_CERTAIN)
-        self._rest = 0
+        self._ngram_rate = AcceptanceRate()
+        self._model_rate = AcceptanceRate(first=_FIRST_MODEL_RATE)
+        self._stability = AcceptanceRate(first=_FIRST_STABILITY)
+        self._paused_steps = 0
 
     # --- before a step ---
 
-    def guess(self, answering: Tokens[Sequence], room: int) -> dict[int, tuple[int, ...]]:
-        """Guesses by slot for these sequences, `room` at most."""
+    def propose(self, decoding: Tokens[Sequence], most: int) -> dict[int, tuple[int, ...]]:
+        """Return draft tokens by slot for these sequences, `most` together."""
         if self._off:
             return {}
-        held = self._cells.held
-        able = [each for each in answering if self._look(each, held[each.slot])]
-        self._rest = max(0, self._rest - 1)
-        room = 0 if self._rest else min(room, self._most)
-        if self._drafter is not None and able and room:
-            self._draft(self._drafter, able, room, running=len(answering))
-        offers = [_of(each).chances(greedy=_greedy(each)) for each in able]
+        tokens = self._kv_cache.tokens
+        able = [each for each in decoding if self._update(each, tokens[each.slot])]
+        states = [self._states[each.slot] for each in able]
+        self._paused_steps = max(0, self._paused_steps - 1)
+        most = 0 if self._paused_steps else min(most, self._max_tokens)
+        if self._drafter is not None and able and most:
+            self._ask_drafter(self._drafter, able, most, running=len(decoding))
+        acceptance = [
+            state.acceptance(greedy=_is_greedy(each))
+            for each, state in zip(able, states, strict=True)
+        ]
         if self._always:
-            counts = _in_turn([len(offer) for offer in offers], room)
+            counts = _first_come([len(each) for each in acceptance], most)
         else:
-            counts = allot(offers, running=len(answering), room=room, seconds=self._cost.of)
+            counts = allot(acceptance, running=len(decoding), most=most, step_s=self._step_cost.of)
         return {
-            sequence.slot: _of(sequence).offered.tokens[:count]
-            for sequence, count in zip(able, counts, strict=True)
+            sequence.slot: state.draft.tokens[:count]
+            for sequence, state, count in zip(able, states, counts, strict=True)
             if count
         }
 
-    def _look(self, sequence: Sequence, held: Tokens[int]) -> bool:
-        """Take in what came since the last step and look for it in the text itself. False when
-        nothing may be guessed now."""
-        guesses = sequence.guesses
-        if guesses is None:
-            guesses = sequence.guesses = Guesses(
-                Acceptance(self._repeated),
-                Acceptance(self._modelled),
-                Acceptance(self._certainty),
+    def _update(self, sequence: Sequence, tokens: Tokens[int]) -> bool:
+        """Learn the tokens that came since the last step and draft from the text itself. Returns
+        False when the sequence must have no draft now."""
+        output, state = sequence.output, self._states.get(sequence.slot)
+        if state is None:
+            state = self._states[sequence.slot] = DraftState(
+                ngram_rate=AcceptanceRate(self._ngram_rate),
+                model_rate=AcceptanceRate(self._model_rate),
+                stability=AcceptanceRate(self._stability),
             )
-            new = len(held) + 1
+            new = len(tokens) + 1
         else:
-            new = sequence.produced - guesses.known
-        assert sequence.next_token is not None
+            new = output.count - state.indexed
+        assert output.next_token is not None
         if new:
-            guesses.learn([*held[len(held) + 1 - new :], sequence.next_token])
-            guesses.known = sequence.produced
-            found = guesses.index.guess(self._wanted(sequence))
-            tokens = self._usable(found.tokens)
-            kinds = tuple(kind_of_match(found.match + i) for i in range(len(tokens)))
-            guesses.offer(Draft(tokens, kinds), guesses.repeated)
-        alone, guesses.alone = guesses.alone, False
-        return not alone and _may_guess(sequence)
+            state.learn([*tokens[len(tokens) + 1 - new :], output.next_token])
+            state.indexed = output.count
+            match = state.index.propose(self._useful(sequence))
+            draft = self._until_end(match.tokens)
+            levels = tuple(match_confidence(match.length + i) for i in range(len(draft)))
+            state.propose(Draft(draft, levels), state.ngram_rate)
+        skip, state.skip_step = state.skip_step, False
+        return not skip and _may_have_draft(sequence)
 
-    def _draft(
-        self,
-        drafter: Drafter,
-        able: list[Sequence],
-        room: int,
-        *,
-        running: int,
+    def _ask_drafter(
+        self, drafter: Drafter, able: list[Sequence], most: int, *, running: int
     ) -> None:
-        """Let the draft model guess where it is expected to pay, for sequences whose own text
-        says less."""
-        asking = []
+        """Let the draft model draft, where that is expected to pay, for sequences whose own text
+        promises less."""
+        asking: list[Sequence] = []
+        acceptance: list[tuple[float, ...]] = []
         for sequence in able:
-            if sequence.pictures is not None:
-                continue  # what a draft model reads has tokens only
-            guesses = _of(sequence)
-            likely = guesses.modelled.average()
-            if next(iter(guesses.chances(greedy=False)), 0.0) < likely:
-                asking.append((sequence, likely))
-        offers = [tuple(likely ** (i + 1) for i in range(room)) for _, likely in asking]
+            if sequence.prompt.images is not None:
+                continue  # a draft model reads tokens only
+            state = self._states[sequence.slot]
+            rate = state.model_rate.overall()
+            if next(iter(state.acceptance(greedy=False)), 0.0) < rate:
+                asking.append(sequence)
+                acceptance.append(tuple(rate ** (i + 1) for i in range(most)))
         counts = allot(
-            offers, running=running, room=room, seconds=self._cost.of, guess_s=self._draft_s
+            acceptance,
+            running=running,
+            most=most,
+            step_s=self._step_cost.of,
+            draft_s=self._draft_s,
         )
-        wanted = room if self._always and asking else max(counts, default=0)
-        if not wanted:
+        length = most if self._always and asking else max(counts, default=0)
+        if not length:
             return
-        held = self._cells.held
-        texts = {s.slot: [*held[s.slot], s.next_token or 0] for s, _ in asking}
+        tokens = self._kv_cache.tokens
+        texts = {s.slot: [*tokens[s.slot], s.output.next_token or 0] for s in asking}
         started = self._clock()
-        drafts = drafter.draft(texts, wanted)
-        self._drafted(self._clock() - started, sum(len(each.tokens) for each in drafts.values()))
-        for sequence, _ in asking:
+        drafts = drafter.draft(texts, length)
+        self._record_draft(self._clock() - started, sum(len(d.tokens) for d in drafts.values()))
+        for sequence in asking:
             draft = drafts.get(sequence.slot, NO_DRAFT)
-            tokens = self._usable(draft.tokens[: self._wanted(sequence)])
-            if tokens:
-                _of(sequence).offer(
-                    Draft(tokens, draft.kinds[: len(tokens)]), _of(sequence).modelled
-                )
+            useful = self._until_end(draft.tokens[: self._useful(sequence)])
+            if useful:
+                state = self._states[sequence.slot]
+                state.propose(Draft(useful, draft.levels[: len(useful)]), state.model_rate)
 
-    def _drafted(self, seconds: float, tokens: int) -> None:
+    def _record_draft(self, seconds: float, tokens: int) -> None:
         if tokens:
             newest = seconds / tokens
-            self._draft_s += _DRAFT_WEIGHT * (newest - self._draft_s) if self._draft_s else newest
+            change = _DRAFT_COST_WEIGHT * (newest - self._draft_s)
+            self._draft_s = self._draft_s + change if self._draft_s else newest
 
-    def _wanted(self, sequence: Sequence) -> int:
-        """How many guesses are of use: the last token of an answer is never computed."""
-        return max(0, min(self._most, sequence.limit - sequence.produced - 1))
+    def _useful(self, sequence: Sequence) -> int:
+        """The number of draft tokens that are of use: an answer's last token is never computed."""
+        output = sequence.output
+        return max(0, min(self._max_tokens, output.limit - output.count - 1))
 
-    def _usable(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
-        """Up to the first that ends an answer or is none: what stands for an image is not one."""
-        return tuple(takewhile(lambda each: each >= 0 and not self._model.is_end(each), tokens))
+    def _until_end(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """Cut before the first token that ends an answer or is a position of an image."""
+        return tuple(takewhile(lambda each: each >= 0 and not self._vocab.is_end(each), tokens))
 
     # --- after a step ---
 
-    def measured(self, rows: int, seconds: float) -> None:
-        """Note how long a step took."""
+    def record_step(self, rows: int, seconds: float) -> None:
+        """Measure the time of a step."""
         if self._off or not rows:
             return
         if rows > _MEASURED_ROWS:
             whole = rows - rows % _MEASURED_ROWS
             rows, seconds = whole, seconds * whole / rows
-        self._cost.observe(rows, seconds)
+        self._step_cost.observe(rows, seconds)
 
-    def no_room(self, batch: Batch) -> bool:
-        """The cache was full: go without guesses for a while. False when there were none."""
-        if not any(chunk.guessed for chunk in batch.chunks):
+    def pause(self, batch: Batch) -> bool:
+        """Propose nothing for a while: the cache had no cells for this batch. Returns False when
+        there were no draft tokens in it."""
+        if not any(chunk.drafted for chunk in batch.chunks):
             return False
-        self._rest = _REST_STEPS
+        self._paused_steps = _PAUSE_STEPS
         return True
 
-    def follow(self, chunk: Chunk, sample: Callable[[Sequence, int], None]) -> bool:
-        """Sample a sequence's rows as long as each guess was right, and drop the cells of the
-        others. False, and an empty slot, when this kind of memory cannot be cut there."""
-        sequence, guesses = chunk.sequence, _of(chunk.sequence)
-        slot, first = sequence.slot, chunk.last_row - chunk.guessed
-        sequence.has_guesses = True
-        guesses.drafted += chunk.guessed
+    def verify(self, chunk: Chunk, sample: Callable[[Sequence, int], None]) -> bool:
+        """Sample a sequence's rows as long as each draft token is accepted, and remove the cells of
+        the others. Returns False, and leaves the slot empty, when this kind of memory cannot be cut
+        there."""
+        sequence = chunk.sequence
+        slot, state = sequence.slot, self._states[sequence.slot]
+        first_row = chunk.last_row - chunk.drafted
+        state.has_draft_cells = True
+        sequence.metrics.drafted += chunk.drafted
         for i, token in enumerate(chunk.tokens):
-            if token != sequence.next_token:
+            if token != sequence.output.next_token:
                 break
-            if not self._certain(sequence, guesses, first + i):
+            if not self._is_stable(sequence, state, first_row + i):
                 if i == 0:
-                    self._cells.cut(slot, self._cells.count(slot) - 1)
+                    self._kv_cache.truncate(slot, self._kv_cache.length(slot) - 1)
                 break
             if i > 0:
-                guesses.accepted += 1
-                self._cells.grow(slot, [token])
-            sample(sequence, first + i)
-            if sequence.ended:
+                sequence.metrics.accepted += 1
+                self._kv_cache.append(slot, [token])
+            sample(sequence, first_row + i)
+            if sequence.status is FINISHED:
                 return True
-        return self.drop(sequence)
+        return self._remove_draft_cells(slot, state)
 
-    def drop(self, sequence: Sequence) -> bool:
-        """Take guesses that were not right out of the cache, if there are any; as `follow`."""
-        if not sequence.has_guesses:
-            return True
-        sequence.has_guesses = False
-        return self._cells.cut(sequence.slot, self._cells.count(sequence.slot))
+    def finish(self, sequence: Sequence) -> None:
+        """Drop the state of a sequence that leaves its slot, and the cells of its draft tokens."""
+        state = self._states.pop(sequence.slot, None)
+        if state is not None:
+            self._remove_draft_cells(sequence.slot, state)
 
-    def _certain(self, sequence: Sequence, guesses: Guesses, row: int) -> bool:
-        """Whether the likeliest token of this row would be that of a step with one row, too."""
-        if not _greedy(sequence):
+    def _remove_draft_cells(self, slot: int, state: DraftState) -> bool:
+        if not state.has_draft_cells:
             return True
-        from localllm.engine.worker.sampling.logits import lead, row_of
+        state.has_draft_cells = False
+        return self._kv_cache.truncate(slot, self._kv_cache.length(slot))
+
+    def _is_stable(self, sequence: Sequence, state: DraftState, row: int) -> bool:
+        """Return True when a step with one row would have the same most likely token."""
+        if not _is_greedy(sequence):
+            return True
+        from localllm.engine.worker.sampling.logits import logits_of, top_margin
 
         allowed: Allowed | None = None
-        if sequence.constraint is not None:
+        if sequence.output.constraint is not None:
             try:
-                allowed = sequence.constraint.allowed()
+                allowed = sequence.output.constraint.allowed()
             except GenerationFailed:
-                return True  # and whoever draws from this row says so
-        logits = row_of(self._model.handle, row, self._model.vocabulary)
-        certain = lead(logits, allowed) >= SAFE_LEAD
-        guesses.certainty.observe(0, certain)
-        guesses.alone = not certain
-        return certain
+                return True  # which drawing from this row will raise again
+        logits = logits_of(self._model.handle, row, self._vocab.size)
+        stable = top_margin(logits, allowed) >= SAFE_MARGIN
+        state.stability.observe(0, stable)
+        state.skip_step = not stable
+        return stable
 
 
-def _of(sequence: Sequence) -> Guesses:
-    assert sequence.guesses is not None
-    return sequence.guesses
-
-
-def _greedy(sequence: Sequence) -> bool:
+def _is_greedy(sequence: Sequence) -> bool:
     return is_greedy(sequence.request.sampling)
 
 
-def _may_guess(sequence: Sequence) -> bool:
-    """Not before `min_tokens`, and not where a lead would have to be known that penalties or a
-    bias have changed."""
-    sampling: Sampling = sequence.request.sampling
-    if sequence.produced < sequence.request.min_tokens:
+def _may_have_draft(sequence: Sequence) -> bool:
+    """Return False before `min_tokens`, and where a margin would have to be known that penalties or
+    a bias have changed."""
+    request = sequence.request
+    if sequence.output.count < request.min_tokens:
         return False
-    return not (_greedy(sequence) and changes_logits(sampling))
+    return not (is_greedy(request.sampling) and adjusts_logits(request.sampling))
 
 
-def _in_turn(offered: list[int], room: int) -> list[int]:
-    """Give each as many as are offered while there is room."""
+def _first_come(proposed: list[int], most: int) -> list[int]:
+    """Give each as many as it has proposed until there are `most`."""
     counts = []
-    for each in offered:
-        counts.append(min(each, room))
-        room -= counts[-1]
+    for each in proposed:
+        counts.append(min(each, most))
+        most -= counts[-1]
     return counts

@@ -1,4 +1,4 @@
-"""Guessing ahead changes when tokens come and nothing else."""
+"""Speculative decoding changes when tokens come and nothing else."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,10 +17,10 @@ from localllm.engine.messages import (
     Sampling,
     Token,
 )
-from localllm.engine.worker.speculative.acceptance import Draft
+from localllm.engine.worker.speculative.draft_state import Draft
 from tests.engine import tiny
 from tests.engine.answers import GREEDY
-from tests.engine.driven import Driven, Reference, settings
+from tests.engine.stepped_scheduler import Reference, SteppedScheduler, settings
 
 KINDS = {
     "plain": tiny.plain,
@@ -70,41 +70,41 @@ def reference(model: Path) -> Iterator[Reference]:
 
 
 @pytest.fixture(scope="module")
-def plainly(smollm2: Path) -> Iterator[Driven]:
-    driven = Driven(smollm2, EXACT)
-    yield driven
-    driven.close()
+def plainly(smollm2: Path) -> Iterator[SteppedScheduler]:
+    stepped = SteppedScheduler(smollm2, EXACT)
+    yield stepped
+    stepped.close()
 
 
 @pytest.fixture(scope="module")
-def guessing(smollm2: Path) -> Iterator[Driven]:
-    driven = Driven(smollm2, replace(EXACT, speculate=ALWAYS))
-    yield driven
-    driven.close()
+def drafting(smollm2: Path) -> Iterator[SteppedScheduler]:
+    stepped = SteppedScheduler(smollm2, replace(EXACT, speculate=ALWAYS))
+    yield stepped
+    stepped.close()
 
 
 def characters(dice: random.Random, count: int) -> str:
     return "".join(dice.choices(tiny.CHARACTERS, k=count))
 
 
-def finished(driven: Driven, request_id: str) -> Finished:
-    end = driven.end(request_id)
+def finished(stepped: SteppedScheduler, request_id: str) -> Finished:
+    end = stepped.end(request_id)
     assert isinstance(end, Finished)
     return end
 
 
-def submit(driven: Driven, request: GenerateRequest) -> None:
+def submit(stepped: SteppedScheduler, request: GenerateRequest) -> None:
     assert request.prompt is not None
-    tokens = driven.model.tokenize(request.prompt, special=False)
-    driven.scheduler.submit(request, tokens, 0.0)
+    tokens = stepped.model.vocab.tokenize(request.prompt, special=False)
+    stepped.scheduler.submit(request, tokens, 0.0)
 
 
-def answer(driven: Driven, request: GenerateRequest) -> list[Token]:
+def answer(stepped: SteppedScheduler, request: GenerateRequest) -> list[Token]:
     """The tokens of one answer, alone, with nothing left of an earlier one."""
-    driven.events.clear()
-    submit(driven, request)
-    driven.run()
-    return [event for event in driven.events if isinstance(event, Token)]
+    stepped.events.clear()
+    submit(stepped, request)
+    stepped.run()
+    return [event for event in stepped.events if isinstance(event, Token)]
 
 
 def text(tokens: list[Token]) -> str:
@@ -112,38 +112,42 @@ def text(tokens: list[Token]) -> str:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_answers_of_a_crowd_stay_the_same(model: Path, reference: Reference, seed: int) -> None:
+def test_answers_of_many_clients_stay_the_same(
+    model: Path, reference: Reference, seed: int
+) -> None:
     dice = random.Random(seed)
     prompts = [characters(dice, dice.randrange(20, 120)) for _ in range(6)]
-    alone = Driven(model, settings(parallel=1))
+    alone = SteppedScheduler(model, settings(parallel=1))
     known = [
-        alone.model.tokenize(prompt + alone.ask(prompt, max_tokens=50), special=False)
+        alone.model.vocab.tokenize(prompt + alone.ask(prompt, max_tokens=50), special=False)
         for prompt in prompts
     ]
     alone.close()
-    driven = Driven(model, replace(settings(), speculate=ALWAYS), drafter=Oracle(known, wrong=0.1))
+    stepped = SteppedScheduler(
+        model, replace(settings(), speculate=ALWAYS), drafter=Oracle(known, wrong=0.1)
+    )
     asked: dict[str, tuple[str, int]] = {}
     for step in range(160):
         if dice.random() < 0.12:
             asked[f"r{step}"] = prompt, limit = dice.choice(prompts), dice.randrange(1, 50)
-            driven.submit(f"r{step}", prompt, max_tokens=limit)
+            stepped.submit(f"r{step}", prompt, max_tokens=limit)
         elif dice.random() < 0.03 and asked:
-            driven.scheduler.cancel(dice.choice(list(asked)))
-        driven.step(aborted=dice.random() < 0.05 and not driven.model.recurrent)
-    driven.run()
-    ends = {request_id: finished(driven, request_id) for request_id in asked}
+            stepped.scheduler.cancel(dice.choice(list(asked)))
+        stepped.step(aborted=dice.random() < 0.05 and stepped.memory.can_rewind)
+    stepped.run()
+    ends = {request_id: finished(stepped, request_id) for request_id in asked}
     for request_id, (prompt, limit) in asked.items():
         whole = ends[request_id].reason is not FinishReason.CANCELLED
-        said = driven.text(request_id)
+        said = stepped.text(request_id)
         assert reference.agrees(prompt, said, max_tokens=limit, whole=whole), request_id
         assert len(said) == ends[request_id].completion_tokens
     drafted = sum(end.timings.drafted for end in ends.values())
     accepted = sum(end.timings.accepted for end in ends.values())
-    if driven.model.recurrent:  # a state cannot give up a wrong guess
+    if not stepped.memory.can_rewind:  # a recurrent state cannot take a token back
         assert drafted == 0
     else:
         assert 0 < accepted < drafted
-    driven.close()
+    stepped.close()
 
 
 @pytest.mark.parametrize(
@@ -157,8 +161,8 @@ def test_answers_of_a_crowd_stay_the_same(model: Path, reference: Reference, see
     ],
     ids=["greedy", "warm", "penalties", "mirostat", "dry"],
 )
-def test_the_same_is_drawn_with_guesses_and_without(
-    plainly: Driven, guessing: Driven, sampling: Sampling
+def test_the_same_is_drawn_with_drafts_and_without(
+    plainly: SteppedScheduler, drafting: SteppedScheduler, sampling: Sampling
 ) -> None:
     drafted = 0
     for seed in range(4):
@@ -170,30 +174,32 @@ def test_the_same_is_drawn_with_guesses_and_without(
             ignore_eos=True,
         )
         expected = text(answer(plainly, request))
-        assert text(answer(guessing, request)) == expected
+        assert text(answer(drafting, request)) == expected
         assert finished(plainly, "a").timings.drafted == 0
-        drafted += finished(guessing, "a").timings.drafted
+        drafted += finished(drafting, "a").timings.drafted
     assert drafted > 0
 
 
-def test_guesses_that_are_right_save_steps(guessing: Driven) -> None:
+def test_accepted_tokens_save_steps(drafting: SteppedScheduler) -> None:
     request = GenerateRequest(
         request_id="a", prompt=REPEATING, sampling=GREEDY, max_tokens=40, ignore_eos=True
     )
-    guessing.events.clear()
-    submit(guessing, request)
+    drafting.events.clear()
+    submit(drafting, request)
     steps = 0
-    while guessing.scheduler.busy:
-        guessing.step()
+    while drafting.scheduler.busy:
+        drafting.step()
         steps += 1
-    end = finished(guessing, "a")
+    end = finished(drafting, "a")
     assert end.completion_tokens == 40
     assert end.timings.accepted >= 30
     assert steps < 15
 
 
-def test_an_answer_ends_where_it_would_have_ended(plainly: Driven, guessing: Driven) -> None:
-    four = guessing.model.tokenize("1, 4", special=False, ends=False)[-1]
+def test_an_answer_ends_where_it_would_have_ended(
+    plainly: SteppedScheduler, drafting: SteppedScheduler
+) -> None:
+    four = drafting.model.vocab.tokenize("1, 4", special=False, ends=False)[-1]
     for request in (
         GenerateRequest(request_id="a", prompt=REPEATING, max_tokens=7),
         GenerateRequest(request_id="a", prompt=REPEATING, max_tokens=30, stop=("4, 1, 2",)),
@@ -203,51 +209,57 @@ def test_an_answer_ends_where_it_would_have_ended(plainly: Driven, guessing: Dri
         request = replace(request, sampling=GREEDY)
         expected = text(answer(plainly, request))
         end = finished(plainly, "a")
-        assert text(answer(guessing, request)) == expected
-        ended = finished(guessing, "a")
+        assert text(answer(drafting, request)) == expected
+        ended = finished(drafting, "a")
         assert (ended.reason, ended.completion_tokens) == (end.reason, end.completion_tokens)
         next_prompt = replace(request, prompt=REPEATING + expected + "!", stop=(), max_tokens=3)
         expected = text(answer(plainly, next_prompt))  # nothing wrong is left in the cache
-        assert text(answer(guessing, next_prompt)) == expected
+        assert text(answer(drafting, next_prompt)) == expected
 
 
-def test_log_probabilities_are_those_of_the_tokens(plainly: Driven, guessing: Driven) -> None:
+def test_log_probabilities_are_those_of_the_tokens(
+    plainly: SteppedScheduler, drafting: SteppedScheduler
+) -> None:
     request = GenerateRequest(
         request_id="a", prompt=REPEATING, sampling=GREEDY, max_tokens=20, top_logprobs=2
     )
     expected = answer(plainly, request)
-    assert answer(guessing, request) == expected
-    assert finished(guessing, "a").timings.accepted > 0
+    assert answer(drafting, request) == expected
+    assert finished(drafting, "a").timings.accepted > 0
 
 
-def test_a_grammar_is_followed_through_guesses(plainly: Driven, guessing: Driven) -> None:
+def test_a_grammar_is_followed_through_drafts(
+    plainly: SteppedScheduler, drafting: SteppedScheduler
+) -> None:
     grammar = Grammar(kind=GrammarKind.REGEX, text="( 3, 4, 1, 2,){3} 3, 4, 5!")
     for sampling in (GREEDY, Sampling(temperature=0.7, seed=3)):
         request = GenerateRequest(
             request_id="a", prompt=REPEATING, sampling=sampling, max_tokens=60, grammar=grammar
         )
         expected = text(answer(plainly, request))
-        assert text(answer(guessing, request)) == expected == " 3, 4, 1, 2," * 3 + " 3, 4, 5!"
-        assert finished(guessing, "a").timings.accepted > 0
+        assert text(answer(drafting, request)) == expected == " 3, 4, 1, 2," * 3 + " 3, 4, 5!"
+        assert finished(drafting, "a").timings.accepted > 0
 
 
 def test_a_full_context_is_filled_and_no_further(smollm2: Path) -> None:
     load = replace(EXACT, context=256, parallel=1)
     texts = []
     for speculate in (Speculate.OFF, ALWAYS):
-        driven = Driven(smollm2, replace(load, speculate=speculate))
+        stepped = SteppedScheduler(smollm2, replace(load, speculate=speculate))
         request = GenerateRequest(
             request_id="a", prompt=REPEATING * 3, sampling=GREEDY, ignore_eos=True
         )
-        texts.append(text(answer(driven, request)))
-        end = finished(driven, "a")
+        texts.append(text(answer(stepped, request)))
+        end = finished(stepped, "a")
         assert end.reason is FinishReason.LENGTH
         assert end.prompt_tokens + end.completion_tokens == 256
-        driven.close()
+        stepped.close()
     assert texts[0] == texts[1]
 
 
-def test_two_conversations_guess_in_one_step(plainly: Driven, guessing: Driven) -> None:
+def test_two_conversations_have_drafts_in_one_step(
+    plainly: SteppedScheduler, drafting: SteppedScheduler
+) -> None:
     def request(request_id: str, prompt: str) -> GenerateRequest:
         return GenerateRequest(
             request_id=request_id, prompt=prompt, sampling=GREEDY, max_tokens=30, ignore_eos=True
@@ -255,21 +267,21 @@ def test_two_conversations_guess_in_one_step(plainly: Driven, guessing: Driven) 
 
     asked = {"one": REPEATING, "two": "The cat sat on the mat.\n" * 4}
     expected = {name: text(answer(plainly, request(name, asked[name]))) for name in asked}
-    guessing.events.clear()
+    drafting.events.clear()
     for name, prompt in asked.items():
-        submit(guessing, request(name, prompt))
-    guessing.run()
+        submit(drafting, request(name, prompt))
+    drafting.run()
     for name in asked:
-        assert guessing.text(name) == expected[name]
-        assert finished(guessing, name).timings.accepted > 0
+        assert drafting.text(name) == expected[name]
+        assert finished(drafting, name).timings.accepted > 0
 
 
-def test_greedy_answers_under_penalties_are_not_guessed(guessing: Driven) -> None:
+def test_greedy_answers_under_penalties_have_no_drafts(drafting: SteppedScheduler) -> None:
     request = GenerateRequest(
         request_id="a",
         prompt=REPEATING,
         sampling=replace(GREEDY, repeat_penalty=1.1),
         max_tokens=20,
     )
-    answer(guessing, request)
-    assert finished(guessing, "a").timings.drafted == 0
+    answer(drafting, request)
+    assert finished(drafting, "a").timings.drafted == 0

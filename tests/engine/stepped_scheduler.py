@@ -1,4 +1,4 @@
-"""A scheduler and its model in this process, driven step by step, its books checked after each."""
+"""A scheduler and its model in this process, run step by step, its books checked after each."""
 
 import time
 from collections.abc import Callable
@@ -16,10 +16,12 @@ from localllm.engine.messages import (
     RequestError,
     Token,
 )
-from localllm.engine.worker.llama.model import Model, Row
+from localllm.engine.worker.kv_cache.memory_kind import MemoryKind
+from localllm.engine.worker.llama.model import BatchToken, Model
 from localllm.engine.worker.llama.native_log import NativeLog
 from localllm.engine.worker.scheduling.scheduler import Scheduler
-from localllm.engine.worker.speculative.acceptance import Drafter
+from localllm.engine.worker.sequences.sequence import DECODE, Sequence
+from localllm.engine.worker.speculative.speculator import Drafter
 from tests.engine.answers import GREEDY
 
 NEAR_TIE = 2e-3
@@ -30,7 +32,7 @@ _log: list[NativeLog] = []
 
 
 def settings(*, parallel: int = 3, context: int = 256, kv_unified: bool = False) -> LoadSettings:
-    """Small batches, and arithmetic as exact as there is: two roads to an answer must agree."""
+    """Small batches, and arithmetic as exact as there is: two ways to an answer must agree."""
     return LoadSettings(
         context=context,
         parallel=parallel,
@@ -45,14 +47,14 @@ def settings(*, parallel: int = 3, context: int = 256, kv_unified: bool = False)
 
 
 def log() -> NativeLog:
-    """The one log of this process."""
+    """Return the only log of this process."""
     if not _log:
         llama.llama_backend_init()
         _log.append(NativeLog())
     return _log[0]
 
 
-class Driven:
+class SteppedScheduler:
     """One model; `submit`, `step` and `check` as a test likes."""
 
     def __init__(
@@ -66,6 +68,15 @@ class Driven:
         self.events: list[Event] = []
         self.scheduler = Scheduler(self.model, self.events.append, clock, drafter)
 
+    @property
+    def memory(self) -> MemoryKind:
+        return self.scheduler.kv_cache.memory
+
+    @property
+    def running(self) -> dict[str, Sequence]:
+        """The sequences that have a slot, by request."""
+        return {each.id: each for each in self.scheduler._running.values()}
+
     def submit(
         self,
         request_id: str,
@@ -74,14 +85,21 @@ class Driven:
         max_tokens: int = 20,
         loras: tuple[LoraScale, ...] | None = None,
     ) -> None:
-        request = GenerateRequest(
-            request_id=request_id,
-            prompt=prompt,
-            sampling=GREEDY,
-            max_tokens=max_tokens,
-            loras=loras,
+        self.submit_request(
+            GenerateRequest(
+                request_id=request_id,
+                prompt=prompt,
+                sampling=GREEDY,
+                max_tokens=max_tokens,
+                loras=loras,
+            )
         )
-        self.scheduler.submit(request, self.model.tokenize(prompt, special=False), 0.0)
+
+    def submit_request(self, request: GenerateRequest, *, arrived: float = 0.0) -> None:
+        """Submit a request that has a `prompt`."""
+        assert request.prompt is not None
+        tokens = self.model.vocab.tokenize(request.prompt, special=False)
+        self.scheduler.submit(request, tokens, arrived)
 
     def step(self, *, aborted: bool = False) -> None:
         if aborted:
@@ -95,11 +113,18 @@ class Driven:
             self.step()
 
     def ask(self, prompt: str, *, max_tokens: int = 20) -> str:
-        """One answer, alone."""
+        """Return one answer, computed alone."""
         start = len(self.events)
         self.submit(f"ask{start}", prompt, max_tokens=max_tokens)
         self.run()
         return "".join(e.text for e in self.events[start:] if isinstance(e, Token))
+
+    def lose_cells(self, request_id: str) -> None:
+        """Clear a running sequence's slot, so that it has to compute everything again."""
+        sequence = self.running[request_id]
+        tokens = list(self.scheduler.kv_cache.tokens[sequence.slot])
+        self.scheduler.kv_cache.clear(sequence.slot)
+        sequence.recompute(tokens)
 
     def text(self, request_id: str) -> str:
         return "".join(
@@ -107,7 +132,7 @@ class Driven:
         )
 
     def end(self, request_id: str) -> Finished | RequestError:
-        """How this request ended; it ended once."""
+        """Return the last event of this request, of which there must be one."""
         (end,) = (
             e
             for e in self.events
@@ -116,49 +141,49 @@ class Driven:
         return end
 
     def finished(self, request_id: str) -> Finished:
-        """How this request ended, which was not with an error."""
+        """Return the last event of this request, which must not be an error."""
         end = self.end(request_id)
         assert isinstance(end, Finished)
         return end
 
-    def running(self) -> dict[str, int]:
-        """The slots of the requests that run."""
-        return {each.id: slot for slot, each in self.scheduler._running.items()}
-
     def slot_of(self, text: str) -> int:
-        """The slot that remembers what begins like this."""
-        tokens = self.model.tokenize(text, special=False)
-        held = self.scheduler.cells.held
-        return next(slot for slot, has in held.items() if list(has[: len(tokens)]) == tokens)
+        """Return the slot whose cells begin with this text."""
+        tokens = self.model.vocab.tokenize(text, special=False)
+        cached = self.scheduler.kv_cache.tokens
+        return next(slot for slot, has in cached.items() if list(has[: len(tokens)]) == tokens)
 
     def check(self) -> None:
-        """What the scheduler believes of each slot is what llama.cpp holds there."""
-        running, cells = self.scheduler._running, self.scheduler._cells
+        """Compare the books of each slot with what llama.cpp has there."""
+        running, kv_cache = self.scheduler._running, self.scheduler.kv_cache
         memory = llama.llama_get_memory(self.model.handle)
-        assert sorted([*running, *cells.idle]) == list(range(self.model.settings.parallel))
-        for slot, held in cells.held.items():
+        assert sorted([*running, *kv_cache.idle]) == list(range(self.model.settings.parallel))
+        for slot, tokens in kv_cache.tokens.items():
             newest = llama.llama_memory_seq_pos_max(memory, slot)
-            ends_with_picture = bool(held) and held[-1] < 0  # its cells may all be at its start
-            assert newest == len(held) - 1 or (ends_with_picture and newest < len(held))
+            ends_with_image = bool(tokens) and tokens[-1] < 0  # its cells may all be at its start
+            assert newest == len(tokens) - 1 or (ends_with_image and newest < len(tokens))
         for slot, sequence in running.items():
             assert sequence.slot == slot
-            read = cells.count(slot) >= len(sequence.prompt)
-            assert read == (sequence.next_token is not None)
+            computed = kv_cache.length(slot) >= len(sequence.prompt.tokens)
+            assert computed == (sequence.status is DECODE)
+            assert (sequence.output.next_token is not None) == (sequence.status is DECODE)
 
     def logits(self, text: str) -> np.ndarray:
-        """What the model says after this text, read in an empty slot 0. Nothing may be running."""
-        tokens, chunk = self.model.tokenize(text, special=False), self.model.chunk
-        self.scheduler._cells.forget(0)
-        for start in range(0, len(tokens), chunk):
-            part = tokens[start : start + chunk]
-            rows = [
-                Row(token, start + i, 0, start + i == len(tokens) - 1)
+        """Return the logits after this text, computed in slot 0. Nothing may be running."""
+        tokens, most = (
+            self.model.vocab.tokenize(text, special=False),
+            self.model.max_batch_tokens,
+        )
+        self.scheduler.kv_cache.clear(0)
+        for start in range(0, len(tokens), most):
+            part = tokens[start : start + most]
+            batch = [
+                BatchToken(token, start + i, 0, start + i == len(tokens) - 1)
                 for i, token in enumerate(part)
             ]
-            self.model.decode(rows)
+            self.model.decode(batch)
         found = llama.llama_get_logits_ith(self.model.handle, len(part) - 1)
-        values = np.ctypeslib.as_array(found, (self.model.vocabulary,)).copy()
-        self.scheduler._cells.forget(0)
+        values = np.ctypeslib.as_array(found, (self.model.vocab.size,)).copy()
+        self.scheduler.kv_cache.clear(0)
         return values
 
     def close(self) -> None:
@@ -166,21 +191,23 @@ class Driven:
 
 
 class Reference:
-    """The same model with one slot that starts empty: what an answer is when nothing is reused."""
+    """The same model with one slot that starts empty: its answers reuse nothing."""
 
     def __init__(self, path: Path, load: LoadSettings) -> None:
-        self._alone = Driven(path, load)
+        self._alone = SteppedScheduler(path, load)
 
     def agrees(self, prompt: str, answer: str, *, max_tokens: int, whole: bool) -> bool:
-        """Whether `answer` (when `whole` is False: the beginning of one) is the answer to
-        `prompt`. Two that part at a near tie agree."""
-        self._alone.scheduler._cells.forget(0)
+        """Return True when `answer` (or when `whole` is False: the beginning of one) is the answer
+        to `prompt`. Two that part at a near tie agree."""
+        self._alone.scheduler.kv_cache.clear(0)
         expected = self._alone.ask(prompt, max_tokens=max_tokens)
         if answer == expected or (not whole and expected.startswith(answer)):
             return True
         same = next(i for i, (a, b) in enumerate(zip(answer, expected, strict=False)) if a != b)
         logits = self._alone.logits(prompt + answer[:same])
-        tokens = [self._alone.model.tokenize(t[same], special=False)[0] for t in (answer, expected)]
+        tokens = [
+            self._alone.model.vocab.tokenize(t[same], special=False)[0] for t in (answer, expected)
+        ]
         return bool(abs(logits[tokens[0]] - logits[tokens[1]]) < NEAR_TIE)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The radix tree beside a model of it that is too simple to be wrong: a list for each holder."""
+"""The radix tree beside a model of it that is too simple to be wrong: a list for each slot."""
 
 import math
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from localllm.engine.worker.kv_cache.radix_tree import RadixTree, _Node, common
 
-HOLDERS = range(6)
-SPACES = ((), ("adapter", 1.0))
+SLOTS = range(6)
+NAMESPACES = ((), ("adapter", 1.0))
 
 Cell = tuple[object, tuple[int, ...]]
-"""A cell is what it stands for: its space, and every symbol up to its own."""
+"""A cell is what it stands for: its namespace, and every symbol up to its own."""
 
 symbols = st.lists(st.integers(-1, 2), max_size=12)
-holders = st.sampled_from(HOLDERS)
+slots = st.sampled_from(SLOTS)
 
 
 @given(symbols, symbols)
@@ -32,101 +32,101 @@ class TreeAndModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.tree = RadixTree()
-        self.held: dict[int, tuple[object, list[int]]] = {}
+        self.symbols: dict[int, tuple[object, list[int]]] = {}
         self.used: dict[Cell, int] = {}
         self.pinned: set[int] = set()
         self.time = 0
 
-    def cells_of(self, holder: int) -> list[Cell]:
-        space, held = self.held[holder]
-        return [(space, tuple(held[: i + 1])) for i in range(len(held))]
+    def cells_of(self, slot: int) -> list[Cell]:
+        namespace, has = self.symbols[slot]
+        return [(namespace, tuple(has[: i + 1])) for i in range(len(has))]
 
     def all_cells(self) -> set[Cell]:
-        return {cell for holder in self.held for cell in self.cells_of(holder)}
+        return {cell for slot in self.symbols for cell in self.cells_of(slot)}
 
-    def touch(self, holder: int) -> None:
+    def touch(self, slot: int) -> None:
         self.time += 1
-        self.used |= dict.fromkeys(self.cells_of(holder), self.time)
+        self.used |= dict.fromkeys(self.cells_of(slot), self.time)
 
-    @rule(holder=holders, space=st.sampled_from(SPACES), held=symbols)
-    def hold(self, holder: int, space: object, held: list[int]) -> None:
-        self.tree.hold(holder, space, held)
-        self.held[holder] = (space, list(held))
-        self.touch(holder)
+    @rule(slot=slots, namespace=st.sampled_from(NAMESPACES), has=symbols)
+    def insert(self, slot: int, namespace: object, has: list[int]) -> None:
+        self.tree.insert(slot, namespace, has)
+        self.symbols[slot] = (namespace, list(has))
+        self.touch(slot)
 
-    @rule(holder=holders, source=holders, length=st.integers(0, 12), more=symbols)
-    def hold_what_begins_as_another(
-        self, holder: int, source: int, length: int, more: list[int]
+    @rule(slot=slots, source=slots, length=st.integers(0, 12), more=symbols)
+    def insert_with_a_common_beginning(
+        self, slot: int, source: int, length: int, more: list[int]
     ) -> None:
-        space, held = self.held.get(source, ((), []))
-        self.hold(holder, space, held[:length] + more)
+        namespace, has = self.symbols.get(source, ((), []))
+        self.insert(slot, namespace, has[:length] + more)
 
-    @precondition(lambda self: self.held)
+    @precondition(lambda self: self.symbols)
     @rule(data=st.data(), more=symbols)
     def extend(self, data: st.DataObject, more: list[int]) -> None:
-        holder = data.draw(st.sampled_from(sorted(self.held)))
-        space, held = self.held[holder]
-        known = self.tree.extend(holder, more)
+        slot = data.draw(st.sampled_from(sorted(self.symbols)))
+        namespace, has = self.symbols[slot]
+        known = self.tree.extend(slot, more)
         others = [
-            common(other[len(held) :], more)
-            for name, (where, other) in self.held.items()
-            if name != holder and where == space and other[: len(held)] == held
+            common(other[len(has) :], more)
+            for name, (where, other) in self.symbols.items()
+            if name != slot and where == namespace and other[: len(has)] == has
         ]
         longest = max(others, default=0)
         assert (known is None) == (longest == 0)
         if known is not None:
             source, count = known
             assert count == longest
-            assert self.held[source][1][: len(held) + count] == held + more[:count]
-        held += more
-        self.touch(holder)
+            assert self.symbols[source][1][: len(has) + count] == has + more[:count]
+        has += more
+        self.touch(slot)
 
-    @precondition(lambda self: self.held)
+    @precondition(lambda self: self.symbols)
     @rule(data=st.data())
     def cut(self, data: st.DataObject) -> None:
-        holder = data.draw(st.sampled_from(sorted(self.held)))
-        length = data.draw(st.integers(0, len(self.held[holder][1])))
-        self.tree.cut(holder, length)
-        del self.held[holder][1][length:]
+        slot = data.draw(st.sampled_from(sorted(self.symbols)))
+        length = data.draw(st.integers(0, len(self.symbols[slot][1])))
+        self.tree.cut(slot, length)
+        del self.symbols[slot][1][length:]
 
-    @rule(holder=holders)
-    def drop(self, holder: int) -> None:
-        self.tree.drop(holder)
-        self.held.pop(holder, None)
+    @rule(slot=slots)
+    def drop(self, slot: int) -> None:
+        self.tree.drop(slot)
+        self.symbols.pop(slot, None)
 
     def without_any(self) -> list[int]:
         """Holders that are not known, or known with nothing."""
-        return sorted(h for h in HOLDERS if not self.held.get(h, ((), []))[1])
+        return sorted(h for h in SLOTS if not self.symbols.get(h, ((), []))[1])
 
-    @precondition(lambda self: self.held and self.without_any())
+    @precondition(lambda self: self.symbols and self.without_any())
     @rule(data=st.data())
     def rename(self, data: st.DataObject) -> None:
-        old = data.draw(st.sampled_from(sorted(self.held)))
+        old = data.draw(st.sampled_from(sorted(self.symbols)))
         new = data.draw(st.sampled_from(self.without_any()))
         if new == old:
             return
         self.tree.rename(old, new)
-        self.held[new] = self.held.pop(old)
+        self.symbols[new] = self.symbols.pop(old)
 
-    @rule(holder=holders)
-    def pin(self, holder: int) -> None:
-        self.tree.pin(holder)
-        self.pinned.add(holder)
+    @rule(slot=slots)
+    def pin(self, slot: int) -> None:
+        self.tree.pin(slot)
+        self.pinned.add(slot)
 
-    @rule(holder=holders)
-    def unpin(self, holder: int) -> None:
-        self.tree.unpin(holder)
-        self.pinned.discard(holder)
-        if holder in self.held:
-            self.touch(holder)
+    @rule(slot=slots)
+    def unpin(self, slot: int) -> None:
+        self.tree.unpin(slot)
+        self.pinned.discard(slot)
+        if slot in self.symbols:
+            self.touch(slot)
 
     @rule(count=st.integers(0, 20))
     def evict(self, count: int) -> None:
-        before = {holder: len(held) for holder, (_, held) in self.held.items()}
+        before = {slot: len(has) for slot, (_, has) in self.symbols.items()}
         for _ in range(count):
             self.evict_one()
-        after = {holder: len(held) for holder, (_, held) in self.held.items()}
-        cuts = {holder: length for holder, length in after.items() if length != before[holder]}
+        after = {slot: len(has) for slot, (_, has) in self.symbols.items()}
+        cuts = {slot: length for slot, length in after.items() if length != before[slot]}
         assert self.tree.evict(count) == cuts
 
     @rule(time=st.integers(1, 5))
@@ -136,34 +136,34 @@ class TreeAndModel(RuleBasedStateMachine):
 
     @rule(age=st.integers(0, 12))
     def expire(self, age: int) -> None:
-        before = {holder: len(held) for holder, (_, held) in self.held.items()}
+        before = {slot: len(has) for slot, (_, has) in self.symbols.items()}
         while self.evict_one(unused_since=self.time - age):
             pass
-        after = {holder: len(held) for holder, (_, held) in self.held.items()}
-        cuts = {holder: length for holder, length in after.items() if length != before[holder]}
+        after = {slot: len(has) for slot, (_, has) in self.symbols.items()}
+        cuts = {slot: length for slot, length in after.items() if length != before[slot]}
         assert self.tree.expire(age) == cuts
 
     def evict_one(self, unused_since: float = math.inf) -> bool:
         """The last cell of the branch that was used least recently, unless it is pinned."""
-        kept = {c for h in self.held if h in self.pinned for c in self.cells_of(h)}
-        inner = {(space, path[:-1]) for space, path in self.all_cells()}
+        kept = {c for h in self.symbols if h in self.pinned for c in self.cells_of(h)}
+        inner = {(namespace, path[:-1]) for namespace, path in self.all_cells()}
         ends = self.all_cells() - kept - inner
         oldest = min(ends, key=lambda cell: self.used[cell], default=None)
         if oldest is None or self.used[oldest] >= unused_since:
             return False
-        for holder in self.held:
-            if oldest in self.cells_of(holder):
-                self.held[holder][1].pop()
+        for slot in self.symbols:
+            if oldest in self.cells_of(slot):
+                self.symbols[slot][1].pop()
         return True
 
-    @rule(space=st.sampled_from(SPACES), prompt=symbols)
-    def match(self, space: object, prompt: list[int]) -> None:
+    @rule(namespace=st.sampled_from(NAMESPACES), prompt=symbols)
+    def match(self, namespace: object, prompt: list[int]) -> None:
         expected = {
-            holder: length
-            for holder, (where, held) in self.held.items()
-            if where == space and (length := common(held, prompt))
+            slot: length
+            for slot, (where, has) in self.symbols.items()
+            if where == namespace and (length := common(has, prompt))
         }
-        found = self.tree.match(space, prompt)
+        found = self.tree.match(namespace, prompt)
         assert dict(found) == expected
         assert len(found) == len(expected)
         assert [length for _, length in found] == sorted(expected.values(), reverse=True)
@@ -174,14 +174,14 @@ class TreeAndModel(RuleBasedStateMachine):
 
     @invariant()
     def every_holder_has_what_it_was_given(self) -> None:
-        for holder in HOLDERS:
-            length = len(self.held[holder][1]) if holder in self.held else 0
-            assert self.tree.length(holder) == length
-            cells = set(self.cells_of(holder)) if length else set()
-            last = self.used[self.cells_of(holder)[-1]] if length else 0
-            assert self.tree.used(holder) == last
-            others = {c for h in self.held if h != holder for c in self.cells_of(h)}
-            assert self.tree.redundant(holder) == (cells <= others)
+        for slot in SLOTS:
+            length = len(self.symbols[slot][1]) if slot in self.symbols else 0
+            assert self.tree.length(slot) == length
+            cells = set(self.cells_of(slot)) if length else set()
+            last = self.used[self.cells_of(slot)[-1]] if length else 0
+            assert self.tree.last_used(slot) == last
+            others = {c for h in self.symbols if h != slot for c in self.cells_of(h)}
+            assert self.tree.redundant(slot) == (cells <= others)
 
     @invariant()
     def nodes_are_runs_of_cells_with_the_same_holders(self) -> None:
@@ -190,12 +190,12 @@ class TreeAndModel(RuleBasedStateMachine):
                 self.check_node(child)
 
     def check_node(self, node: _Node) -> None:
-        assert node.symbols and node.holders
+        assert node.symbols and node.slots
         assert node.parent is not None and node.start == node.parent.end
         assert node.parent.children[node.symbols[0]] is node
-        assert node.holders <= node.parent.holders
+        assert node.slots <= node.parent.slots
         for child in node.children.values():
-            assert child.holders != node.holders or child.used != node.used
+            assert child.slots != node.slots or child.used != node.used
             self.check_node(child)
 
 
@@ -203,10 +203,10 @@ TestTreeAndModel = TreeAndModel.TestCase
 TestTreeAndModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
-def tree_of(*held: Sequence[int]) -> RadixTree:
+def tree_of(*has: Sequence[int]) -> RadixTree:
     tree = RadixTree()
-    for holder, each in enumerate(held):
-        tree.hold(holder, (), each)
+    for slot, each in enumerate(has):
+        tree.insert(slot, (), each)
     return tree
 
 
@@ -215,9 +215,9 @@ def test_a_system_prompt_of_many_is_kept_once() -> None:
     assert tree.cells == 3 + 5
 
 
-def test_the_same_tokens_in_another_space_are_other_cells() -> None:
+def test_the_same_tokens_in_another_namespace_are_other_cells() -> None:
     tree = tree_of([1, 2, 3])
-    tree.hold(1, "adapter", [1, 2, 3])
+    tree.insert(1, "adapter", [1, 2, 3])
     assert tree.cells == 6
     assert tree.match("adapter", [1, 2, 9]) == [(1, 2)]
     assert tree.match("unknown", [1, 2, 9]) == []
@@ -232,7 +232,7 @@ def test_the_end_of_the_branch_used_least_recently_goes_first_and_no_more_than_n
 
 def test_a_beginning_that_others_still_use_outlives_the_branch_that_came_first() -> None:
     tree = tree_of([1, 2, 3, 4])
-    tree.hold(1, (), [1, 2, 7])
+    tree.insert(1, (), [1, 2, 7])
     tree.drop(1)
     assert tree.evict(2) == {0: 2}
     assert tree.match((), [1, 2, 3]) == [(0, 2)]

@@ -1,4 +1,4 @@
-"""A driven scheduler whose cells can be kept in files, and such a file."""
+"""A stepped scheduler with state files, and such a file."""
 
 import random
 from collections.abc import Iterator
@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from localllm.core.sizing.load import LoadSettings
-from localllm.engine.worker.kv_cache.state_file import ModelFiles, States
+from localllm.engine.worker.kv_cache.state_file import ModelFiles, StateFiles
 from tests.engine import tiny
-from tests.engine.driven import Driven, _log, settings
+from tests.engine.stepped_scheduler import SteppedScheduler, log, settings
 
 KEY, OTHER_KEY = bytes(range(32)), bytes(32)
 STORY = "".join(random.Random(7).choices(tiny.CHARACTERS, k=120))
 MORE = "".join(random.Random(8).choices(tiny.CHARACTERS, k=20))
 
 
-class Kept(Driven):
-    """A driven scheduler with its states."""
+class SavingScheduler(SteppedScheduler):
+    """A stepped scheduler that saves and restores the sequences of its cache."""
 
     def __init__(
         self,
@@ -30,20 +30,20 @@ class Kept(Driven):
     ) -> None:
         files = ModelFiles(str(path), load.loras)
         super().__init__(path, load)
-        self.states = States(
+        self.states = StateFiles(
             self.model,
-            self.scheduler.cells,
+            self.scheduler.kv_cache,
             files=files,
-            log=_log[0],
+            log=log(),
             chat_template=chat_template,
             free_bytes=lambda _: free_bytes,
         )
 
     def save(self, text: str, path: Path, **limits: int) -> tuple[int, int]:
-        tokens = self.model.tokenize(text, special=False)
-        kept = self.states.save(tokens, path, key=KEY, **limits)
+        tokens = self.model.vocab.tokenize(text, special=False)
+        saved = self.states.save(tokens, path, key=KEY, **limits)
         self.check()
-        return kept
+        return saved
 
     def restore(self, path: Path, key: bytes = KEY) -> int:
         try:
@@ -53,10 +53,10 @@ class Kept(Driven):
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def directory(tmp_path: Path) -> Path:
     """An empty directory."""
-    (tmp_path / "place").mkdir()
-    return tmp_path / "place"
+    (tmp_path / "directory").mkdir()
+    return tmp_path / "directory"
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +75,14 @@ class File(bytes):
 def saved(plain: Path, tmp_path_factory) -> bytes:  # type: ignore[no-untyped-def]
     """The bytes of a file of STORY and its answer."""
     path = tmp_path_factory.mktemp("state") / "cells"
-    with closing(Kept(plain, settings())) as engine:
+    with closing(SavingScheduler(plain, settings())) as engine:
         engine.save(STORY + engine.ask(STORY), path)
     return File(path.read_bytes())
 
 
 @pytest.fixture(scope="module")
-def reader(plain: Path) -> Iterator[Kept]:
-    with closing(Kept(plain, settings())) as engine:
+def reader(plain: Path) -> Iterator[SavingScheduler]:
+    with closing(SavingScheduler(plain, settings())) as engine:
         yield engine
 
 
@@ -90,6 +90,6 @@ def reader(plain: Path) -> Iterator[Kept]:
 def saved_by_one(plain: Path, tmp_path_factory) -> bytes:  # type: ignore[no-untyped-def]
     """As `saved`, of an engine with one slot: its cells are one pool."""
     path = tmp_path_factory.mktemp("state") / "cells"
-    with closing(Kept(plain, settings(parallel=1))) as engine:
+    with closing(SavingScheduler(plain, settings(parallel=1))) as engine:
         engine.save(STORY + engine.ask(STORY), path)
     return File(path.read_bytes())

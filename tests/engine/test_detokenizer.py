@@ -3,11 +3,11 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localllm.engine.worker.parsing.detokenizer import TextStream
+from localllm.engine.worker.parsing.detokenizer import IncrementalDetokenizer
 
 
 def run(pieces: list[bytes], stop: tuple[str, ...] = ()) -> tuple[list[str], bool]:
-    stream = TextStream(stop)
+    stream = IncrementalDetokenizer(stop)
     out = [stream.push(piece) for piece in pieces]
     return [*out, stream.finish()], stream.stopped
 

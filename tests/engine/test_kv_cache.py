@@ -1,4 +1,4 @@
-"""The books of the cells beside llama.cpp's own, on a tiny model whose cache is plain."""
+"""The books of the KV cache beside llama.cpp's own, on a tiny model with a unified cache."""
 
 import random
 from collections.abc import Iterator
@@ -10,15 +10,16 @@ import pytest
 from localllm.core.sizing.load import LoadSettings
 from localllm.engine.messages import Finished
 from localllm.engine.worker.kv_cache.radix_tree import UNUSED_TOKENS
-from localllm.engine.worker.llama.model import Row
+from localllm.engine.worker.llama.lora import LoraKey
+from localllm.engine.worker.llama.model import BatchToken
 from tests.engine import tiny
-from tests.engine.driven import Driven, Reference, settings
+from tests.engine.stepped_scheduler import Reference, SteppedScheduler, settings
 
 CELL_BYTES = 2 * 2 * tiny.WIDTH * 4 + 8
 """Of a written state, for each cell: keys and values of two layers in F32, a position, a count."""
 
 
-class Counted(Driven):
+class Counted(SteppedScheduler):
     """Checks after each step that as many cells are used as the books say."""
 
     def __init__(self, path: Path, load: LoadSettings) -> None:
@@ -27,13 +28,13 @@ class Counted(Driven):
 
     def check(self) -> None:
         super().check()
-        cells = self.scheduler._cells
-        marks = sum(cells.count(slot) for slot in range(self.model.settings.parallel))
+        kv_cache = self.scheduler.kv_cache
+        marks = sum(kv_cache.length(slot) for slot in range(self.model.settings.parallel))
         written = llama.llama_state_get_size(self.model.handle) - self.empty - 4 * marks
-        assert written // CELL_BYTES == cells.used
+        assert written // CELL_BYTES == kv_cache.used_cells
 
     def cached(self, prompt: str, *, max_tokens: int = 4) -> int:
-        """Ask, and say how many of the prompt's tokens were there already."""
+        """Ask, and return the number of the prompt's tokens that were in the cache."""
         self.ask(prompt, max_tokens=max_tokens)
         end = next(e for e in reversed(self.events) if isinstance(e, Finished))
         return end.cached_tokens
@@ -47,9 +48,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def alone(plain: Path) -> Iterator[Counted]:
     """One slot and 512 cells."""
-    driven = Counted(plain, settings(kv_unified=True, parallel=1, context=512))
-    yield driven
-    driven.close()
+    stepped = Counted(plain, settings(kv_unified=True, parallel=1, context=512))
+    yield stepped
+    stepped.close()
 
 
 def texts(count: int, length: int, seed: int = 1) -> list[str]:
@@ -63,25 +64,25 @@ def test_one_slot_remembers_many_conversations(alone: Counted) -> None:
     assert [alone.cached(text + "more") for text in conversations] == [60] * 6
 
 
-def test_when_every_shelf_is_full_the_oldest_conversation_makes_way(plain: Path) -> None:
-    driven = Counted(plain, settings(kv_unified=True, parallel=1, context=4096))
+def test_when_every_spare_slot_is_full_the_oldest_conversation_is_dropped(plain: Path) -> None:
+    stepped = Counted(plain, settings(kv_unified=True, parallel=1, context=4096))
     conversations = texts(280, 5)
     for text in conversations:
-        driven.ask(text, max_tokens=1)
-    assert [driven.cached(text + "!", max_tokens=1) for text in conversations[-200:]] == [5] * 200
-    assert sum(driven.cached(text + "!", max_tokens=1) for text in conversations[:20]) < 40
-    driven.close()
+        stepped.ask(text, max_tokens=1)
+    assert [stepped.cached(text + "!", max_tokens=1) for text in conversations[-200:]] == [5] * 200
+    assert sum(stepped.cached(text + "!", max_tokens=1) for text in conversations[:20]) < 40
+    stepped.close()
 
 
-def test_the_last_shelf_is_not_cleared_for_who_goes_on_with_it(plain: Path) -> None:
-    driven = Counted(plain, settings(kv_unified=True, parallel=255, context=16))
+def test_the_last_spare_slot_is_not_cleared_for_a_prompt_that_continues_it(plain: Path) -> None:
+    stepped = Counted(plain, settings(kv_unified=True, parallel=255, context=16))
     conversations = texts(256, 5)
     for text in conversations:
-        driven.ask(text, max_tokens=1)
-    cells = driven.scheduler.cells
-    assert cells.count(255) == 5  # there is one shelf, and the first of them is on it
-    assert driven.cached(conversations[0] + "!", max_tokens=1) == 5
-    driven.close()
+        stepped.ask(text, max_tokens=1)
+    kv_cache = stepped.scheduler.kv_cache
+    assert kv_cache.length(255) == 5  # the only spare slot, and the first is in it
+    assert stepped.cached(conversations[0] + "!", max_tokens=1) == 5
+    stepped.close()
 
 
 def test_a_conversation_that_is_edited_keeps_what_came_after_too(alone: Counted) -> None:
@@ -91,12 +92,12 @@ def test_a_conversation_that_is_edited_keeps_what_came_after_too(alone: Counted)
     assert alone.cached(text + "and on") == 100
 
 
-def test_a_full_cache_forgets_the_oldest_and_no_more_than_it_must(alone: Counted) -> None:
+def test_a_full_cache_evicts_the_oldest_and_no_more_than_it_must(alone: Counted) -> None:
     first, second, third = texts(3, 200)
     alone.ask(first, max_tokens=1)
     alone.ask(second, max_tokens=1)
     alone.ask(third, max_tokens=1)  # 600 for 512 cells
-    assert alone.scheduler._cells.used == 512
+    assert alone.scheduler.kv_cache.used_cells == 512
     assert alone.cached(second, max_tokens=1) == 199  # all but the last, which is computed again,
     assert alone.cached(first, max_tokens=1) == 200 - 88 - 1  # and took one more from the first
     assert alone.cached(second, max_tokens=1) == 199
@@ -110,66 +111,66 @@ def test_a_system_prompt_outlives_the_conversations_that_had_it(alone: Counted) 
     assert alone.cached(system + "a new one", max_tokens=1) >= 100
 
 
-def test_what_nobody_comes_back_to_is_forgotten_after_a_while(plain: Path) -> None:
-    driven = Counted(plain, settings(kv_unified=True, parallel=1, context=4096))
+def test_a_conversation_that_nobody_continues_expires(plain: Path) -> None:
+    stepped = Counted(plain, settings(kv_unified=True, parallel=1, context=4096))
     system, ended = texts(2, 50)
-    driven.ask(system + ended, max_tokens=1)
+    stepped.ask(system + ended, max_tokens=1)
     others = texts(45, 100, seed=2)
     for text in others[:15]:
-        driven.ask(system + text, max_tokens=1)
-    assert driven.cached(system + ended, max_tokens=1) == 99
+        stepped.ask(system + text, max_tokens=1)
+    assert stepped.cached(system + ended, max_tokens=1) == 99
     for text in others[15:]:
-        driven.ask(system + text, max_tokens=1)
-    assert driven.cached(system + ended, max_tokens=1) < 60
-    assert driven.scheduler._cells.used < UNUSED_TOKENS + 200
-    driven.close()
+        stepped.ask(system + text, max_tokens=1)
+    assert stepped.cached(system + ended, max_tokens=1) < 60
+    assert stepped.scheduler.kv_cache.used_cells < UNUSED_TOKENS + 200
+    stepped.close()
 
 
-def test_what_one_computed_is_not_used_in_another_space(plain: Path) -> None:
-    driven = Counted(plain, settings(kv_unified=True, parallel=2))
+def test_what_one_computed_is_not_used_with_other_adapters(plain: Path) -> None:
+    stepped = Counted(plain, settings(kv_unified=True, parallel=2))
     prompt = list(range(30))
-    cells = driven.scheduler._cells
-    spaces: tuple[tuple[str, ...], ...] = ((), ("adapter",))
-    for space in spaces:
-        slot = cells.take(prompt, space)
-        assert cells.count(slot) == 0
-        driven.model.decode([Row(token, i, slot, False) for i, token in enumerate(prompt)])
-        cells.grow(slot, prompt)
-        cells.give_back(slot)
-    assert cells.used == 60
-    for space in spaces:
-        assert cells.count(cells.take(prompt, space)) == 29
-    driven.close()
+    kv_cache = stepped.scheduler.kv_cache
+    keys: tuple[LoraKey, ...] = ((), ((0, 1.0),))
+    for key in keys:
+        slot = kv_cache.acquire(prompt, key)
+        assert kv_cache.length(slot) == 0
+        stepped.model.decode([BatchToken(token, i, slot, False) for i, token in enumerate(prompt)])
+        kv_cache.append(slot, prompt)
+        kv_cache.release(slot)
+    assert kv_cache.used_cells == 60
+    for key in keys:
+        assert kv_cache.length(kv_cache.acquire(prompt, key)) == 29
+    stepped.close()
 
 
 def test_what_two_compute_at_once_is_kept_once(plain: Path) -> None:
-    driven = Counted(plain, settings(kv_unified=True, parallel=2))
+    stepped = Counted(plain, settings(kv_unified=True, parallel=2))
     (prompt,) = texts(1, 25)  # too short to wait for
-    driven.submit("one", prompt, max_tokens=6)
-    driven.submit("two", prompt, max_tokens=6)
-    driven.run()
-    assert driven.text("one") == driven.text("two")
-    assert driven.scheduler._cells.used == 25 + 5
-    driven.close()
+    stepped.submit("one", prompt, max_tokens=6)
+    stepped.submit("two", prompt, max_tokens=6)
+    stepped.run()
+    assert stepped.text("one") == stepped.text("two")
+    assert stepped.scheduler.kv_cache.used_cells == 25 + 5
+    stepped.close()
 
 
 def test_an_answer_that_is_still_being_written_is_used_by_the_next_prompt(plain: Path) -> None:
-    driven = Counted(plain, settings(kv_unified=True, parallel=2))
+    stepped = Counted(plain, settings(kv_unified=True, parallel=2))
     (prompt,) = texts(1, 30)
-    driven.submit("writes", prompt, max_tokens=60)
-    while len(driven.text("writes")) < 40:
-        driven.step()
-    said = driven.text("writes")[:30]
-    driven.submit("reads", prompt + said + "?", max_tokens=2)
-    driven.run()
-    end = driven.end("reads")
+    stepped.submit("writes", prompt, max_tokens=60)
+    while len(stepped.text("writes")) < 40:
+        stepped.step()
+    said = stepped.text("writes")[:30]
+    stepped.submit("reads", prompt + said + "?", max_tokens=2)
+    stepped.run()
+    end = stepped.end("reads")
     assert isinstance(end, Finished) and end.cached_tokens == 60
-    driven.close()
+    stepped.close()
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_books_are_right_whatever_happens(plain: Path, seed: int) -> None:
-    driven = Counted(plain, settings(kv_unified=True, parallel=3, context=200))
+    stepped = Counted(plain, settings(kv_unified=True, parallel=3, context=200))
     reference = Reference(plain, settings(kv_unified=True, parallel=1, context=200))
     dice = random.Random(seed)
     known = texts(4, 120, seed)
@@ -177,16 +178,16 @@ def test_the_books_are_right_whatever_happens(plain: Path, seed: int) -> None:
     for number in range(60):
         begin = dice.choice(known)[: dice.randrange(1, 120)]
         asked[f"r{number}"] = begin + "".join(dice.choices(tiny.CHARACTERS, k=dice.randrange(9)))
-        driven.submit(f"r{number}", asked[f"r{number}"], max_tokens=dice.randrange(1, 40))
+        stepped.submit(f"r{number}", asked[f"r{number}"], max_tokens=dice.randrange(1, 40))
         for _ in range(dice.randrange(12)):
-            driven.step(aborted=dice.random() < 0.05)
+            stepped.step(aborted=dice.random() < 0.05)
         if dice.random() < 0.2:
-            driven.scheduler.cancel(dice.choice(list(asked)))
-            driven.check()
-    driven.run()
+            stepped.scheduler.cancel(dice.choice(list(asked)))
+            stepped.check()
+    stepped.run()
     for request_id in dice.sample(list(asked), 12):
-        assert isinstance(driven.end(request_id), Finished)
-        answer = driven.text(request_id)
+        assert isinstance(stepped.end(request_id), Finished)
+        answer = stepped.text(request_id)
         assert reference.agrees(asked[request_id], answer, max_tokens=40, whole=False)
-    driven.close()
+    stepped.close()
     reference.close()

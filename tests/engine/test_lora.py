@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from localllm.core.sizing.load import BufferKind, Lora
 from localllm.engine.messages import LoraScale, RequestError
-from localllm.engine.worker.llama.lora import Turns, space_of
+from localllm.engine.worker.llama.lora import LoraRotation, lora_key
 from localllm.errors import BadRequest, LoadFailed
 from tests.engine import forged_lora, tiny
-from tests.engine.driven import Driven, settings
+from tests.engine.stepped_scheduler import SteppedScheduler, settings
 
 PROMPT = "thequickbrownfoxjumpsoverthelazydogandrunsaway"
 
@@ -34,14 +34,14 @@ def loras(model: Path) -> tuple[Lora, Lora]:
 
 
 @pytest.fixture
-def driven(model: Path, loras: tuple[Lora, Lora]) -> Iterator[Driven]:
-    driven = Driven(model, replace(settings(), loras=loras))
-    yield driven
-    driven.close()
+def stepped(model: Path, loras: tuple[Lora, Lora]) -> Iterator[SteppedScheduler]:
+    stepped = SteppedScheduler(model, replace(settings(), loras=loras))
+    yield stepped
+    stepped.close()
 
 
-def alone(model: Path, lora: Lora | None = None) -> Driven:
-    return Driven(model, replace(settings(parallel=1), loras=(lora,) if lora else ()))
+def alone(model: Path, lora: Lora | None = None) -> SteppedScheduler:
+    return SteppedScheduler(model, replace(settings(parallel=1), loras=(lora,) if lora else ()))
 
 
 @pytest.mark.parametrize("names", [(), ("token_embd.weight",), ("output.weight",)])
@@ -79,56 +79,61 @@ def test_every_kind_of_memory_keeps_adapters_apart(make: object, tmp_path: Path)
     names = [name for name in forged_lora.weights_of(model) if name.endswith(_MULTIPLIED)]
     adapter = Lora(path=str(forged_lora.forge(tmp_path / "adapter.gguf", model, *names)))
     load = replace(settings(), loras=(adapter,))
-    driven, fresh = Driven(model, load), Driven(model, replace(load, parallel=1))
+    stepped, fresh = (
+        SteppedScheduler(model, load),
+        SteppedScheduler(model, replace(load, parallel=1)),
+    )
     for i, chosen in enumerate(((), (LoraScale(id=0),)) * 2):
-        driven.submit(f"{i}", PROMPT, loras=chosen, max_tokens=12)
-    driven.run()
+        stepped.submit(f"{i}", PROMPT, loras=chosen, max_tokens=12)
+    stepped.run()
     for i, chosen in enumerate(((), (LoraScale(id=0),))):
-        fresh.scheduler.cells.forget(0)
+        fresh.scheduler.kv_cache.clear(0)
         fresh.submit(f"{i}", PROMPT, loras=chosen, max_tokens=12)
         fresh.run()
     assert fresh.text("0") != fresh.text("1")
-    assert [driven.text(f"{i}") for i in range(4)] == [fresh.text("0"), fresh.text("1")] * 2
-    driven.close()
+    assert [stepped.text(f"{i}") for i in range(4)] == [fresh.text("0"), fresh.text("1")] * 2
+    stepped.close()
     fresh.close()
 
 
 _MULTIPLIED = ("ssm_in.weight", "ssm_out.weight", "attn_q.weight", "ffn_down.weight")
 
 
-def test_scale_zero_is_the_model_itself(driven: Driven, model: Path) -> None:
+def test_scale_zero_is_the_model_itself(stepped: SteppedScheduler, model: Path) -> None:
     base = alone(model)
-    driven.model.use(space_of([LoraScale(id=0, scale=0), LoraScale(id=1, scale=0)]))
-    assert np.array_equal(driven.logits(PROMPT), base.logits(PROMPT))
+    stepped.model.apply_loras(lora_key([LoraScale(id=0, scale=0), LoraScale(id=1, scale=0)]))
+    assert np.array_equal(stepped.logits(PROMPT), base.logits(PROMPT))
     base.close()
 
 
 def test_answers_with_other_adapters_at_the_same_time_are_those_of_each_alone(
-    driven: Driven, loras: tuple[Lora, Lora], model: Path
+    stepped: SteppedScheduler, loras: tuple[Lora, Lora], model: Path
 ) -> None:
     asked = {"base": (), "first": (LoraScale(id=0),), "second": (LoraScale(id=1),)}
     for name, chosen in asked.items():
-        driven.submit(name, PROMPT, max_tokens=30, loras=chosen)
-    driven.run()
-    spaces = {"base": None, "first": loras[0], "second": loras[1]}
-    for name, lora in spaces.items():
+        stepped.submit(name, PROMPT, max_tokens=30, loras=chosen)
+    stepped.run()
+    keys = {"base": None, "first": loras[0], "second": loras[1]}
+    for name, lora in keys.items():
         single = alone(model, replace(lora, scale=1.0) if lora else None)
-        assert driven.text(name) == single.ask(PROMPT, max_tokens=30)
+        assert stepped.text(name) == single.ask(PROMPT, max_tokens=30)
         single.close()
-    assert len({driven.text(name) for name in asked}) == 3
+    assert len({stepped.text(name) for name in asked}) == 3
 
 
-def test_cells_computed_with_an_adapter_are_used_by_its_own_requests_only(driven: Driven) -> None:
+def test_cells_computed_with_an_adapter_are_used_by_its_own_requests_only(
+    stepped: SteppedScheduler,
+) -> None:
     chosen = (LoraScale(id=0),)
-    driven.submit("a", PROMPT, loras=chosen)
-    driven.run()
-    driven.submit("b", PROMPT, loras=())
-    driven.run()
-    driven.submit("c", PROMPT, loras=chosen)
-    driven.run()
-    cached = [driven.finished(name).cached_tokens for name in "abc"]
+    stepped.submit("a", PROMPT, loras=chosen)
+    stepped.run()
+    stepped.submit("b", PROMPT, loras=())
+    stepped.run()
+    stepped.submit("c", PROMPT, loras=chosen)
+    stepped.run()
+    cached = [stepped.finished(name).cached_tokens for name in "abc"]
     assert cached == [0, 0, len(PROMPT) - 1]
-    assert driven.text("a") == driven.text("c") != driven.text("b")
+    assert stepped.text("a") == stepped.text("c") != stepped.text("b")
 
 
 def test_a_request_without_adapters_gets_those_of_the_load(model: Path, tmp_path: Path) -> None:
@@ -150,11 +155,11 @@ def test_a_request_without_adapters_gets_those_of_the_load(model: Path, tmp_path
     ],
 )
 def test_an_adapter_that_is_not_there_is_an_error_of_that_request(
-    driven: Driven, chosen: tuple[LoraScale, ...], said: str
+    stepped: SteppedScheduler, chosen: tuple[LoraScale, ...], said: str
 ) -> None:
     with pytest.raises(BadRequest, match=said):
-        driven.submit("wrong", PROMPT, loras=chosen)
-    assert driven.ask(PROMPT)
+        stepped.submit("wrong", PROMPT, loras=chosen)
+    assert stepped.ask(PROMPT)
 
 
 def test_a_file_that_llama_cpp_refuses_is_a_load_that_failed(model: Path) -> None:
@@ -171,38 +176,40 @@ def test_the_read_back_names_the_adapters_memory(model: Path, tmp_path: Path) ->
     loaded.close()
 
 
-spaces = st.sampled_from([(), ((0, 1.0),), ((1, 1.0),), ((0, 0.5), (1, 1.0))])
+keys = st.sampled_from([(), ((0, 1.0),), ((1, 1.0),), ((0, 0.5), (1, 1.0))])
 
 
-@given(st.lists(st.sets(spaces, min_size=1), min_size=1, max_size=60), st.integers(1, 5))
-def test_no_space_waits_longer_than_a_turn_of_each_other(
+@given(st.lists(st.sets(keys, min_size=1), min_size=1, max_size=60), st.integers(1, 5))
+def test_no_key_waits_longer_than_a_turn_of_each_other(
     steps: list[set[tuple[tuple[int, float], ...]]], turn: int
 ) -> None:
-    turns = Turns(turn)
+    rotation = LoraRotation(turn)
     waited: dict[object, int] = {}
     for running in steps:
-        chosen = turns.next(sorted(running))
+        chosen = rotation.next(sorted(running))
         assert chosen in running
-        waited = {space: waited.get(space, 0) + 1 for space in running if space != chosen}
+        waited = {key: waited.get(key, 0) + 1 for key in running if key != chosen}
         assert all(steps <= 3 * turn for steps in waited.values())
 
 
-def test_one_space_alone_never_changes() -> None:
-    turns = Turns(2)
-    assert [turns.next([((0, 1.0),)]) for _ in range(9)] == [((0, 1.0),)] * 9
+def test_one_key_alone_never_changes() -> None:
+    rotation = LoraRotation(2)
+    assert [rotation.next([((0, 1.0),)]) for _ in range(9)] == [((0, 1.0),)] * 9
 
 
-def test_what_counts_for_nothing_is_no_part_of_a_space() -> None:
+def test_an_adapter_of_scale_zero_is_no_part_of_a_key() -> None:
     one = [LoraScale(id=1, scale=0.1), LoraScale(id=0, scale=0)]
-    assert space_of(one) == space_of([LoraScale(id=1, scale=0.1)])
-    assert space_of([LoraScale(id=1), LoraScale(id=0)]) == ((0, 1.0), (1, 1.0))
+    assert lora_key(one) == lora_key([LoraScale(id=1, scale=0.1)])
+    assert lora_key([LoraScale(id=1), LoraScale(id=0)]) == ((0, 1.0), (1, 1.0))
 
 
-def test_a_cancelled_request_of_another_space_leaves_the_others_alone(driven: Driven) -> None:
-    driven.submit("a", PROMPT, loras=(LoraScale(id=0),))
-    driven.submit("b", PROMPT, loras=(LoraScale(id=1),))
-    driven.step()
-    driven.scheduler.cancel("b")
-    driven.run()
-    assert not isinstance(driven.end("a"), RequestError)
-    assert driven.end("b").reason == "cancelled"  # type: ignore[union-attr]  # a Finished
+def test_a_cancelled_request_of_another_key_leaves_the_others_alone(
+    stepped: SteppedScheduler,
+) -> None:
+    stepped.submit("a", PROMPT, loras=(LoraScale(id=0),))
+    stepped.submit("b", PROMPT, loras=(LoraScale(id=1),))
+    stepped.step()
+    stepped.scheduler.cancel("b")
+    stepped.run()
+    assert not isinstance(stepped.end("a"), RequestError)
+    assert stepped.end("b").reason == "cancelled"  # type: ignore[union-attr]  # a Finished

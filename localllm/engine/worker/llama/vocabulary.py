@@ -1,0 +1,91 @@
+"""A model's vocabulary in llama.cpp: text to tokens and back.
+
+Apart from `Model` because the prompt, the parser and the grammar need tokens and nothing else.
+"""
+
+import ctypes
+import functools
+
+import llama_cpp.llama_cpp as llama
+
+_PIECE_BYTES = 128
+"""Long enough for nearly every token; a longer one is asked for again."""
+
+
+class Vocabulary:
+    """llama.cpp's `llama_vocab`. Valid as long as the model that it belongs to is loaded."""
+
+    def __init__(self, model: int) -> None:
+        """`model` is llama.cpp's handle."""
+        self._vocab = llama.llama_model_get_vocab(model)
+        self.size: int = llama.llama_vocab_n_tokens(self._vocab)
+        """Tokens; a row of logits has as many numbers."""
+        self._pieces: dict[int, bytes] = {}
+
+    @property
+    def handle(self) -> int:
+        """llama.cpp's vocabulary object, for the sampler."""
+        return int(self._vocab)
+
+    def tokenize(self, text: str, *, special: bool, ends: bool = True) -> list[int]:
+        """Return the tokens of `text`.
+
+        `special` (llama.cpp's parse_special): control tokens written in the text are recognised.
+        `ends` (add_special): the vocabulary's own rules for BOS and EOS are applied.
+        """
+        raw = text.encode("utf-8", "replace")
+        most = len(raw) + 8  # a token is at least one byte; BOS, EOS
+        tokens = (llama.llama_token * most)()
+        count = llama.llama_tokenize(self._vocab, raw, len(raw), tokens, most, ends, special)
+        if count < 0:  # more tokens than bytes (prefix spaces)
+            tokens = (llama.llama_token * -count)()
+            count = llama.llama_tokenize(self._vocab, raw, len(raw), tokens, -count, ends, special)
+        return list(tokens[:count])
+
+    def piece(self, token: int) -> bytes:
+        """Return the bytes that this token adds to the text; control tokens add none."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._read_piece(token)
+        return piece
+
+    def _read_piece(self, token: int) -> bytes:
+        buffer = ctypes.create_string_buffer(_PIECE_BYTES)
+        size = llama.llama_token_to_piece(self._vocab, token, buffer, _PIECE_BYTES, 0, False)
+        if size < 0:
+            buffer = ctypes.create_string_buffer(-size)
+            size = llama.llama_token_to_piece(self._vocab, token, buffer, -size, 0, False)
+        return buffer.raw[: max(size, 0)]
+
+    def token_text(self, token: int) -> str:
+        """Return a token's text as the vocabulary writes it ("<s>"); "" for a negative one."""
+        if token < 0:
+            return ""
+        return (llama.llama_vocab_get_text(self._vocab, token) or b"").decode("utf-8", "replace")
+
+    def is_end(self, token: int) -> bool:
+        """Return True for a token that ends an answer (EOS, EOT, ...)."""
+        return bool(llama.llama_vocab_is_eog(self._vocab, token))
+
+    @functools.cached_property
+    def end_tokens(self) -> frozenset[int]:
+        """Every token that ends an answer. Reads the whole vocabulary the first time."""
+        return frozenset(filter(self.is_end, range(self.size)))
+
+    @property
+    def bos_token(self) -> int:
+        """The token that begins a text; negative for none."""
+        return int(llama.llama_vocab_bos(self._vocab))
+
+    @property
+    def bos(self) -> str:
+        return self.token_text(self.bos_token)
+
+    @property
+    def eos(self) -> str:
+        return self.token_text(llama.llama_vocab_eos(self._vocab))
+
+    @property
+    def adds_bos(self) -> bool:
+        """True when `tokenize` puts BOS before a text."""
+        return bool(llama.llama_vocab_get_add_bos(self._vocab))
