@@ -21,6 +21,7 @@ from localllm.engine.messages import Event, GenerateRequest, Sampling, Token
 from localllm.engine.worker.kv_cache.memory_kind import memory_kind
 from localllm.engine.worker.llama.model import BatchToken, Model
 from localllm.engine.worker.llama.native_log import NativeLog
+from localllm.engine.worker.prompt.prompt import Prompt
 from localllm.engine.worker.sampling.logits import logits_of
 from localllm.engine.worker.scheduling.scheduler import Scheduler
 
@@ -51,7 +52,7 @@ def answers(
     scheduler = Scheduler(model, events.append)
     for number, prompt in enumerate(prompts if read_alone else ()):
         request = GenerateRequest(request_id=f"read {number}", prompt=prompt, max_tokens=1)
-        scheduler.submit(request, model.vocab.tokenize(prompt, special=False), 0.0)
+        scheduler.submit(request, Prompt(tokens=model.vocab.tokenize(prompt, special=False)), 0.0)
         while scheduler.busy:
             scheduler.step()
     for number, prompt in enumerate(prompts):
@@ -62,7 +63,7 @@ def answers(
             max_tokens=tokens,
             ignore_eos=True,
         )
-        scheduler.submit(request, model.vocab.tokenize(prompt, special=False), 0.0)
+        scheduler.submit(request, Prompt(tokens=model.vocab.tokenize(prompt, special=False)), 0.0)
     while scheduler.busy:
         scheduler.step()
     return [

@@ -26,6 +26,7 @@ from localllm.engine.messages import GenerateRequest, Grammar, GrammarKind, Samp
 from localllm.engine.worker.llama.model import Model
 from localllm.engine.worker.llama.native_log import NativeLog
 from localllm.engine.worker.main import Outbox
+from localllm.engine.worker.prompt.prompt import Prompt
 from localllm.engine.worker.scheduling.scheduler import Scheduler
 
 PROMPT = "Once upon a time there was a machine that"
@@ -81,7 +82,9 @@ def measure(
         for number in range(sequences):
             request = replace(kind, request_id=f"r{number}", max_tokens=steps + 20)
             scheduler.submit(
-                request, [*prompt, *model.vocab.tokenize(f" {number}", special=False)], 0.0
+                request,
+                Prompt(tokens=[*prompt, *model.vocab.tokenize(f" {number}", special=False)]),
+                0.0,
             )
         while any(s.output.count < 2 for s in scheduler._all()):
             scheduler.step()

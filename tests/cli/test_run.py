@@ -17,7 +17,7 @@ import pytest
 
 from tests.core.forge import write
 from tests.core.forge_recurrent import ENCODER
-from tests.engine.eyes import llava, packed_png, png
+from tests.engine.fake_vision import llava, packed_png, png
 
 LOCALLLM = [sys.executable, "-m", "localllm"]
 SILENCE_S = 60.0  # a hung program is a failure, not a hung suite

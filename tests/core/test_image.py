@@ -16,7 +16,7 @@ from localllm.core.image import (
     read_header,
 )
 from localllm.errors import BadRequest
-from tests.engine.eyes import jpeg, packed_png, png
+from tests.engine.fake_vision import jpeg, packed_png, png
 
 
 def gif(width: int, height: int) -> bytes:

@@ -12,7 +12,7 @@ from localllm.core.sizing.mmproj import mmproj_of
 from localllm.core.sizing.placement import HOST, DeviceShare, Placement
 from localllm.core.sizing.placement.search import place_mmproj
 from localllm.errors import GgufError
-from tests.engine import eyes, tiny
+from tests.engine import fake_vision, tiny
 
 GIB = 2**30
 
@@ -29,7 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
 
 @pytest.fixture
 def mmproj(tmp_path: Path) -> ModelSpec:
-    return header(eyes.llava(tmp_path / "mmproj.gguf", embedding=tiny.WIDTH))
+    return header(fake_vision.llava(tmp_path / "mmproj.gguf", embedding=tiny.WIDTH))
 
 
 def test_its_weights_are_the_sum_of_its_tensors(mmproj: ModelSpec, model: ModelSpec) -> None:
@@ -38,7 +38,7 @@ def test_its_weights_are_the_sum_of_its_tensors(mmproj: ModelSpec, model: ModelS
 
 
 def test_one_that_was_made_for_another_model_is_refused(tmp_path: Path, model: ModelSpec) -> None:
-    other = header(eyes.llava(tmp_path / "mmproj.gguf", embedding=576))
+    other = header(fake_vision.llava(tmp_path / "mmproj.gguf", embedding=576))
     with pytest.raises(GgufError, match="576 numbers and the model takes 64"):
         mmproj_of(other, model, path="x")
 

@@ -19,6 +19,7 @@ from localllm.engine.messages import (
 from localllm.engine.worker.kv_cache.memory_kind import MemoryKind
 from localllm.engine.worker.llama.model import BatchToken, Model
 from localllm.engine.worker.llama.native_log import NativeLog
+from localllm.engine.worker.prompt.prompt import Prompt
 from localllm.engine.worker.scheduling.scheduler import Scheduler
 from localllm.engine.worker.sequences.sequence import DECODE, Sequence
 from localllm.engine.worker.speculative.speculator import Drafter
@@ -99,7 +100,7 @@ class SteppedScheduler:
         """Submit a request that has a `prompt`."""
         assert request.prompt is not None
         tokens = self.model.vocab.tokenize(request.prompt, special=False)
-        self.scheduler.submit(request, tokens, arrived)
+        self.scheduler.submit(request, Prompt(tokens=tokens), arrived)
 
     def step(self, *, aborted: bool = False) -> None:
         if aborted:

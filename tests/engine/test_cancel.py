@@ -16,6 +16,7 @@ from localllm.engine.messages import (
     GrammarKind,
     RequestError,
 )
+from localllm.engine.worker.prompt.prompt import Prompt
 from localllm.engine.worker.scheduling.request_queue import MAX_WAITING
 from localllm.errors import QueueFull
 from tests.engine import tiny
@@ -47,7 +48,9 @@ def submit(
         max_tokens=20,
         grammar=CHOICE if grammar else None,
     )
-    stepped.scheduler.submit(request, stepped.model.vocab.tokenize(text, special=False), 0.0)
+    stepped.scheduler.submit(
+        request, Prompt(tokens=stepped.model.vocab.tokenize(text, special=False)), 0.0
+    )
 
 
 class Compiling:
@@ -143,7 +146,9 @@ def test_a_grammar_that_is_none_is_refused_when_it_is_known(stepped: SteppedSche
         prompt="x",
         grammar=Grammar(kind=GrammarKind.JSON_SCHEMA, text=json.dumps({"type": "nothing"})),
     )
-    stepped.scheduler.submit(request, stepped.model.vocab.tokenize("x", special=False), 0.0)
+    stepped.scheduler.submit(
+        request, Prompt(tokens=stepped.model.vocab.tokenize("x", special=False)), 0.0
+    )
     stepped.run()
     assert isinstance(stepped.end("bad"), RequestError)
 

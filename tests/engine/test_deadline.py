@@ -10,6 +10,7 @@ import pytest
 from localllm.engine.client.failures import refusal
 from localllm.engine.messages import Finished, GenerateRequest, RequestError
 from localllm.engine.messages.validation import check_generate
+from localllm.engine.worker.prompt.prompt import Prompt
 from localllm.errors import BadRequest, DeadlineExceeded, GenerationFailed
 from tests.engine import tiny
 from tests.engine.answers import GREEDY
@@ -51,7 +52,9 @@ def submit(
         deadline_s=deadline_s,
         n=n,
     )
-    stepped.scheduler.submit(request, stepped.model.vocab.tokenize(PROMPT, special=False), 1000.0)
+    stepped.scheduler.submit(
+        request, Prompt(tokens=stepped.model.vocab.tokenize(PROMPT, special=False)), 1000.0
+    )
 
 
 def refused(stepped: SteppedScheduler, request_id: str) -> RequestError:

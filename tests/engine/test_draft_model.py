@@ -10,6 +10,7 @@ import pytest
 
 from localllm.core.sizing.load import LoadSettings, Speculate
 from localllm.engine.messages import Finished, GenerateRequest, Sampling
+from localllm.engine.worker.prompt.prompt import Prompt
 from localllm.engine.worker.speculative.draft_model import DraftModel
 from localllm.errors import LoadFailed
 from tests.engine import tiny
@@ -53,7 +54,9 @@ def ask(stepped: SteppedScheduler, request_id: str, prompt: str, sampling: Sampl
     request = GenerateRequest(
         request_id=request_id, prompt=prompt, sampling=sampling, max_tokens=32, ignore_eos=True
     )
-    stepped.scheduler.submit(request, stepped.model.vocab.tokenize(prompt, special=False), 0.0)
+    stepped.scheduler.submit(
+        request, Prompt(tokens=stepped.model.vocab.tokenize(prompt, special=False)), 0.0
+    )
 
 
 def answer(stepped: SteppedScheduler, prompt: str, sampling: Sampling) -> str:

@@ -11,6 +11,7 @@ import pytest
 from localllm.engine.messages import Finished, FinishReason, GenerateRequest, Token
 from localllm.engine.messages.validation import check_generate
 from localllm.engine.worker.llama.vocabulary import Vocabulary
+from localllm.engine.worker.prompt.prompt import Prompt
 from localllm.engine.worker.sequences.sequence import PromptEcho
 from localllm.errors import BadRequest
 from tests.engine import tiny
@@ -41,7 +42,7 @@ def echo(*, max_tokens: int = 4, top: int | None = 2, request_id: str = "echo") 
 
 def submit(stepped: SteppedScheduler, request: GenerateRequest) -> None:
     prompt = stepped.model.vocab.tokenize(request.prompt or "", special=False)
-    stepped.scheduler.submit(request, prompt, 0.0)
+    stepped.scheduler.submit(request, Prompt(tokens=prompt), 0.0)
 
 
 def tokens(stepped: SteppedScheduler, request_id: str = "echo") -> list[Token]:
@@ -155,7 +156,7 @@ def test_many_answers_have_one_echo(stepped: SteppedScheduler) -> None:
 def test_a_prompt_of_token_ids_is_taken_as_it_is(stepped: SteppedScheduler) -> None:
     ids = (5, 6, 7, tiny.END, 8)
     request = replace(echo(max_tokens=0), prompt=None, prompt_tokens=ids)
-    stepped.scheduler.submit(request, list(ids), 0.0)
+    stepped.scheduler.submit(request, Prompt(tokens=list(ids)), 0.0)
     stepped.run()
     said = tokens(stepped)
     assert "".join(each.text for each in said) == "&'(<end>)"

@@ -19,6 +19,7 @@ from localllm.engine.messages import (
     Token,
 )
 from localllm.engine.worker.llama.model import BatchToken
+from localllm.engine.worker.prompt.prompt import Prompt
 from localllm.errors import QueueFull
 from tests.engine import tiny
 from tests.engine.answers import GREEDY
@@ -53,7 +54,9 @@ def asking(n: int, *, max_tokens: int = 12, sampling: Sampling = WARM) -> Genera
 
 
 def submit(stepped: SteppedScheduler, request: GenerateRequest, prompt: str = PROMPT) -> None:
-    stepped.scheduler.submit(request, stepped.model.vocab.tokenize(prompt, special=False), 0.0)
+    stepped.scheduler.submit(
+        request, Prompt(tokens=stepped.model.vocab.tokenize(prompt, special=False)), 0.0
+    )
 
 
 def texts(stepped: SteppedScheduler, n: int) -> list[str]:

@@ -11,6 +11,7 @@ import pytest
 
 from localllm.engine.messages import GenerateRequest, Sampling, Token
 from localllm.engine.worker.llama.model import BatchToken
+from localllm.engine.worker.prompt.prompt import Prompt
 from localllm.engine.worker.sampling import logits, sampler
 from localllm.engine.worker.sampling.sampler import Sampler
 from tests.engine import tiny
@@ -149,7 +150,9 @@ def ask(stepped: SteppedScheduler, request_id: str, prompt: str, sampling: Sampl
     request = GenerateRequest(
         request_id=request_id, prompt=prompt, sampling=sampling, max_tokens=40, ignore_eos=True
     )
-    stepped.scheduler.submit(request, stepped.model.vocab.tokenize(prompt, special=False), 0.0)
+    stepped.scheduler.submit(
+        request, Prompt(tokens=stepped.model.vocab.tokenize(prompt, special=False)), 0.0
+    )
     stepped.run()
     return stepped.text(request_id)
 
@@ -195,7 +198,9 @@ def test_tokens_carry_the_log_probabilities_that_were_asked_for(stepped: Stepped
         ignore_eos=True,
         top_logprobs=3,
     )
-    stepped.scheduler.submit(request, stepped.model.vocab.tokenize("Hello", special=False), 0.0)
+    stepped.scheduler.submit(
+        request, Prompt(tokens=stepped.model.vocab.tokenize("Hello", special=False)), 0.0
+    )
     stepped.run()
     tokens = [e for e in stepped.events if isinstance(e, Token) and e.request_id == "logprobs"]
     assert len(tokens) == 4
@@ -218,9 +223,9 @@ def test_an_answer_has_at_least_the_tokens_that_were_asked_for(stepped: SteppedS
         max_tokens=40,
         stop_tokens=(stop,),
     )
-    stepped.scheduler.submit(request, prompt, 0.0)
+    stepped.scheduler.submit(request, Prompt(tokens=prompt), 0.0)
     at_least = replace(request, request_id="some", min_tokens=5)
-    stepped.scheduler.submit(at_least, prompt, 0.0)
+    stepped.scheduler.submit(at_least, Prompt(tokens=prompt), 0.0)
     stepped.run()
     assert stepped.text("none") == ""
     assert len(stepped.text("some")) >= 5

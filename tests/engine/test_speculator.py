@@ -17,6 +17,7 @@ from localllm.engine.messages import (
     Sampling,
     Token,
 )
+from localllm.engine.worker.prompt.prompt import Prompt
 from localllm.engine.worker.speculative.draft_state import Draft
 from tests.engine import tiny
 from tests.engine.answers import GREEDY
@@ -96,7 +97,7 @@ def finished(stepped: SteppedScheduler, request_id: str) -> Finished:
 def submit(stepped: SteppedScheduler, request: GenerateRequest) -> None:
     assert request.prompt is not None
     tokens = stepped.model.vocab.tokenize(request.prompt, special=False)
-    stepped.scheduler.submit(request, tokens, 0.0)
+    stepped.scheduler.submit(request, Prompt(tokens=tokens), 0.0)
 
 
 def answer(stepped: SteppedScheduler, request: GenerateRequest) -> list[Token]:

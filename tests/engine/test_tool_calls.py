@@ -31,7 +31,7 @@ from localllm.engine.messages import (
 )
 from localllm.errors import BadRequest
 from tests.engine.answers import GREEDY
-from tests.engine.tool_families import SCHEMAS
+from tests.engine.tool_formats import SCHEMAS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -17,7 +17,7 @@ from localllm.server.dialects.openai.chat_request import (
 )
 from localllm.server.errors import ApiError
 from localllm.server.request_body import validate
-from tests.engine.eyes import png
+from tests.engine.fake_vision import png
 from tests.server.bodies import MESSAGES, bodies, chat_body
 
 FIELD_CODES = {

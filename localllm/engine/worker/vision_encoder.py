@@ -1,7 +1,7 @@
-"""What lets a model see: an encoder (mmproj) in llama.cpp's mtmd library.
+"""Images in prompts: an image encoder (mmproj) in llama.cpp's mtmd library.
 
-Prompts are cut into pieces of text and pictures without their pixels, from the images' headers
-alone. The file of an image is decoded, scaled and encoded when its turn has come, one at a
+A prompt is cut into chunks of text and of images without their pixels, from the images' headers
+alone. The file of an image is decoded, scaled and encoded when the scheduler comes to it, one at a
 time; its embeddings then go through the model like a chunk of a prompt.
 """
 
@@ -20,18 +20,24 @@ from localllm.engine.worker.llama.allocations import allocations
 from localllm.engine.worker.llama.model import Model, raise_for_status, usable_cores
 from localllm.engine.worker.llama.native_log import NativeLog
 from localllm.engine.worker.llama.params import device
-from localllm.engine.worker.prompt.image_prompt import Part, Picture, PicturePrompt, symbols
+from localllm.engine.worker.prompt.prompt import (
+    ImageChunk,
+    Prompt,
+    PromptImages,
+    PromptPart,
+    image_tokens,
+)
 from localllm.errors import BadRequest, GenerationFailed, LoadFailed
 
 _NO_CALLBACK = mtmd.mtmd_helper_post_decode_callback()
 
 _NO_PROGRAMS = os.devnull.encode()
-"""Where mtmd is told to find ffmpeg: nowhere. What stb_image cannot read it hands to that program
+"""The path of ffmpeg that mtmd gets. What stb_image cannot read it hands to that program
 (mtmd_helper_bitmap_init_from_buf, b11434), and nobody's upload starts a program here."""
 
 
 class VisionEncoder:
-    """An mmproj file beside the model that it was made for. Not thread-safe."""
+    """An mmproj file that is loaded beside the model it was made for. Not thread-safe."""
 
     def __init__(self, mmproj: Mmproj, model: Model, *, log: NativeLog) -> None:
         """Load it. Raises LoadFailed with llama.cpp's own reason."""
@@ -59,32 +65,32 @@ class VisionEncoder:
             if each.kind is BufferKind.COMPUTE
         )
 
-    def read(self, parts: Sequence[Part]) -> PicturePrompt:
-        """Tokenize text and images in their order. Raises BadRequest for images that this encoder
-        cannot be shown."""
+    def tokenize(self, parts: Sequence[PromptPart]) -> Prompt:
+        """Place text and images in their order. Raises BadRequest for an image that this encoder
+        cannot take."""
         with self._chunks(parts) as chunks:
-            return self._placed(tuple(parts), chunks)
+            return self._place(tuple(parts), chunks)
 
-    def show(self, prompt: PicturePrompt, picture: Picture, slot: int) -> None:
-        """Decode, encode and compute a picture of a prompt, at its place in `slot`.
+    def compute(self, parts: Sequence[PromptPart], chunk: ImageChunk, slot: int) -> None:
+        """Decode, encode and compute a chunk of these parts, at its place in `slot`.
 
         Raises BadRequest for a file that is no image, GenerationFailed when it cannot be encoded,
         and what `Model.decode` raises.
         """
         with ExitStack() as stack:
-            with self._model.heartbeat.long_call():  # neither scaling nor encoding shows anything
-                chunks = stack.enter_context(self._chunks(prompt.parts, seen=picture.part))
-                chunk = mtmd.mtmd_input_chunks_get(chunks, picture.chunk)
-                status = mtmd.mtmd_encode_chunk(self._context, chunk)
+            with self._model.heartbeat.long_call():  # neither scaling nor encoding reports progress
+                chunks = stack.enter_context(self._chunks(parts, with_pixels=chunk.part))
+                handle = mtmd.mtmd_input_chunks_get(chunks, chunk.index)
+                status = mtmd.mtmd_encode_chunk(self._context, handle)
             if status != 0:
                 raise GenerationFailed("The encoder could not look at this image.")
             after = llama.llama_pos(0)
             status = mtmd.mtmd_helper_decode_image_chunk(
                 self._context,
                 self._model.handle,
-                chunk,
+                handle,
                 mtmd.mtmd_get_output_embd(self._context),
-                picture.start,
+                chunk.start,
                 slot,
                 self._model.max_batch_tokens,
                 ctypes.byref(after),
@@ -93,43 +99,45 @@ class VisionEncoder:
             )
         raise_for_status(status)
         self._model.heartbeat.beat()
-        if after.value != picture.end:
-            raise RuntimeError(f"the image ends at {after.value}, not at {picture.end}")
+        if after.value != chunk.end:
+            raise RuntimeError(f"the image ends at {after.value}, not at {chunk.end}")
 
     def close(self) -> None:
         mtmd.mtmd_free(self._context)
 
-    def _placed(self, parts: tuple[Part, ...], chunks: int) -> PicturePrompt:
-        """Positions and symbols of every chunk."""
-        prompt: list[int] = []
-        pictures: list[Picture] = []
+    def _place(self, parts: tuple[PromptPart, ...], chunks: int) -> Prompt:
+        """Give every chunk its positions."""
+        tokens: list[int] = []
+        images: list[ImageChunk] = []
         pieces: dict[int, int] = {}
         for i in range(mtmd.mtmd_input_chunks_size(chunks)):
-            chunk = mtmd.mtmd_input_chunks_get(chunks, i)
-            if mtmd.mtmd_input_chunk_get_type(chunk) == mtmd.MTMD_INPUT_CHUNK_TYPE_TEXT:
-                prompt += self._text(chunk)
+            handle = mtmd.mtmd_input_chunks_get(chunks, i)
+            if mtmd.mtmd_input_chunk_get_type(handle) == mtmd.MTMD_INPUT_CHUNK_TYPE_TEXT:
+                tokens += self._text_tokens(handle)
                 continue
-            part = int(mtmd.mtmd_input_chunk_get_id(chunk))
-            picture = Picture(
-                start=len(prompt),
-                positions=int(mtmd.mtmd_input_chunk_get_n_pos(chunk)),
-                cells=int(mtmd.mtmd_input_chunk_get_n_tokens(chunk)),
-                chunk=i,
+            part = int(mtmd.mtmd_input_chunk_get_id(handle))
+            chunk = ImageChunk(
+                start=len(tokens),
+                positions=int(mtmd.mtmd_input_chunk_get_n_pos(handle)),
+                cells=int(mtmd.mtmd_input_chunk_get_n_tokens(handle)),
+                index=i,
                 part=part,
             )
-            self._check_size(picture, chunk)
-            pictures.append(picture)
+            self._check_size(chunk, handle)
+            images.append(chunk)
             image, piece = parts[part], pieces.get(part, 0)
             assert isinstance(image, bytes)
-            prompt += symbols(image, self._salt, piece=piece, count=picture.positions)
+            tokens += image_tokens(image, self._salt, piece=piece, count=chunk.positions)
             pieces[part] = piece + 1
-        if pictures and pictures[-1].end == len(prompt):
+        if images and images[-1].end == len(tokens):
             raise BadRequest("The prompt ends with an image: text has to follow it.")
-        return PicturePrompt(prompt, parts=parts, pictures=tuple(pictures), mmproj=self)
+        return Prompt(
+            tokens=tokens, images=PromptImages(parts=parts, chunks=tuple(images), encoder=self)
+        )
 
-    def _text(self, chunk: int) -> list[int]:
+    def _text_tokens(self, handle: int) -> list[int]:
         count = ctypes.c_size_t()
-        found = mtmd.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(count))
+        found = mtmd.mtmd_input_chunk_get_tokens_text(handle, ctypes.byref(count))
         tokens = list(found[: count.value]) if found else []
         if any(not 0 <= token < self._model.vocab.size for token in tokens):
             raise BadRequest(
@@ -138,27 +146,29 @@ class VisionEncoder:
             )
         return tokens
 
-    def _check_size(self, picture: Picture, chunk: int) -> None:
-        """llama.cpp ends the process when a picture that looks at all of itself does not fit one
-        physical batch (llama_context::decode, b11434)."""
-        whole = mtmd.mtmd_decode_use_non_causal(self._context, chunk)
-        if whole and picture.cells > self._model.max_batch_tokens:
+    def _check_size(self, chunk: ImageChunk, handle: int) -> None:
+        """Raise BadRequest for a chunk with non-causal attention that does not fit one physical
+        batch: there llama.cpp ends the process (llama_context::decode, b11434)."""
+        whole = mtmd.mtmd_decode_use_non_causal(self._context, handle)
+        if whole and chunk.cells > self._model.max_batch_tokens:
             raise BadRequest(
-                f"This image is {picture.cells} tokens, which this model has to see at once, and "
+                f"This image is {chunk.cells} tokens, which this model has to see at once, and "
                 f"a batch has {self._model.max_batch_tokens}. Scale the image down, or load the "
                 "model with a larger batch."
             )
 
     @contextmanager
-    def _chunks(self, parts: Sequence[Part], *, seen: int | None = None) -> Iterator[int]:
-        """The pieces of a prompt as mtmd cuts it. Only image `seen` has its pixels; each chunk of
-        an image is named after the image's place among the parts."""
+    def _chunks(
+        self, parts: Sequence[PromptPart], *, with_pixels: int | None = None
+    ) -> Iterator[int]:
+        """Cut a prompt into chunks as mtmd does. Only the image that is part `with_pixels` is
+        decoded; the id of each chunk of an image is the image's place among the parts."""
         chunks = mtmd.mtmd_input_chunks_init()
         bitmaps: list[int] = []
         try:
             for i, part in enumerate(parts):
                 if isinstance(part, bytes):
-                    bitmap = self._bitmap(part, pixels=i == seen)
+                    bitmap = self._bitmap(part, pixels=i == with_pixels)
                     bitmaps.append(bitmap)
                     mtmd.mtmd_bitmap_set_id(bitmap, str(i).encode())
             self._cut(chunks, parts, iter(bitmaps))
@@ -168,7 +178,8 @@ class VisionEncoder:
                 mtmd.mtmd_bitmap_free(bitmap)
             mtmd.mtmd_input_chunks_free(chunks)
 
-    def _cut(self, chunks: int, parts: Sequence[Part], bitmaps: Iterator[int]) -> None:
+    def _cut(self, chunks: int, parts: Sequence[PromptPart], bitmaps: Iterator[int]) -> None:
+        """Fill `chunks` with those of the parts, whose images are `bitmaps`."""
         inputs = [
             _text_part(part) if isinstance(part, str) else _image_part(next(bitmaps))
             for part in parts
@@ -181,7 +192,7 @@ class VisionEncoder:
             )
 
     def _bitmap(self, image: bytes, *, pixels: bool) -> int:
-        """An image for mtmd: empty, of the right size, or decoded."""
+        """Make an image for mtmd: decoded, or empty and of the right size."""
         header = read_header(image)
         if not pixels:
             return int(mtmd.mtmd_bitmap_init(header.width, header.height, None))
@@ -211,7 +222,7 @@ class VisionEncoder:
 
 
 def _salt(path: str) -> bytes:
-    """What tells this encoder from others, whose cells are of no use to it. Raises LoadFailed."""
+    """Return what tells this encoder's cells from those of others. Raises LoadFailed."""
     try:
         status = Path(path).stat()
     except OSError as error:

@@ -1,164 +1,133 @@
-"""What one answer says: its tokens' text becomes the events of text, reasoning and calls."""
+"""From the tokens of an answer to its events, and to the grammar of a call that it has begun.
 
-import secrets
+A sequence has one `AnswerEvents`, and nothing here knows of sequences: `AnswerFormat` makes them.
+"""
+
 from collections.abc import Callable, Mapping
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from localllm.engine.messages import (
-    Event,
-    FinishReason,
-    Reasoning,
-    Token,
-    ToolCallArguments,
-    ToolCallBegan,
-)
-from localllm.engine.worker.parsing.call_section import (
-    CallArguments,
-    CallBegan,
-    CallEnded,
-    Part,
-    Text,
-    Thought,
-)
-from localllm.engine.worker.parsing.parser import Reader
+from localllm.engine.messages import Event, FinishReason, Token
+from localllm.engine.worker.parsing.parser import AnswerParser
 
 if TYPE_CHECKING:
     from localllm.engine.worker.parsing.detokenizer import IncrementalDetokenizer
+
+    # Imports llguidance and numpy, which an answer without a grammar does not need.
     from localllm.engine.worker.sampling.grammar import Constraint
 
 
-class Speech:
-    """One answer's. Without a reader every text is said as it is."""
+class AnswerEvents:
+    """Turns the tokens of one answer into its events."""
 
     def __init__(
         self,
-        reader: Reader | None = None,
+        parser: AnswerParser | None = None,
         *,
         markers: Mapping[int, bytes] | None = None,
-        one_call: bool = False,
         tokenize: Callable[[str], list[int]] | None = None,
     ) -> None:
-        """`markers`: tokens that write nothing, but must be seen. `one_call`: the first one ends
-        the answer. `tokenize` reads markers as tokens; without it no call is ever bound."""
-        self._reader = reader
+        """Without a `parser` everything is text. `markers`: control tokens, which have no bytes of
+        their own, and the text by which the parser knows them. `tokenize` turns a call that has
+        begun into tokens, markers included; `attach` needs it."""
+        self._parser = parser
         self._markers = markers or {}
-        self._one_call = one_call
         self._tokenize = tokenize
-        self._begun = 0
-        self.calls: Constraint | None = None
-        """What a section of calls must look like, from its beginning on; None: it is not bound."""
-        self._refused = False
-        self._following = False
+        self._lazy: LazyGrammar | None = None
 
-    def piece(self, token: int) -> bytes:
-        """What the reader has to see of a token that writes nothing."""
+    def attach(self, calls: "Constraint") -> None:
+        """Constrain each section of calls of this answer, which is free not to call."""
+        assert self._parser is not None and self._tokenize is not None
+        self._lazy = LazyGrammar(calls, self._parser, self._tokenize)
+
+    def marker(self, token: int) -> bytes:
+        """The bytes that the parser must see of a control token; b"" for none."""
         return self._markers.get(token, b"")
 
     @property
     def ended(self) -> bool:
-        """Whether the answer has said all that it may."""
-        return self._one_call and self._reader is not None and self._reader.calls > 0
+        """True when the answer may say nothing more."""
+        return self._parser is not None and self._parser.ended
 
-    def say(self, token: Token) -> list[Event]:
-        """The events of a token: exactly one of them is a Token, with its log probabilities."""
-        if self._reader is None:
-            return [token]
-        return self._events(self._reader.push(token.text), token)
+    def push(self, token: Token) -> list[Event]:
+        """Return the events of a token: exactly one of them has its log probabilities."""
+        return [token] if self._parser is None else self._parser.push(token)
 
-    def say_rest(self, rest: Token) -> list[Event]:
-        """The events of what is left when the answer has ended; `rest` is text that was held."""
-        if self._reader is None:
-            return [rest] if rest.text else []
-        parts = [] if self.ended else [*self._reader.push(rest.text), *self._reader.finish()]
-        events = self._events(parts, rest)
-        return [each for each in events if not (isinstance(each, Token) and not each.text)]
+    def finish(self, rest: Token) -> list[Event]:
+        """Return the events of what is left at the end; `rest` is text that was held back."""
+        if self._parser is not None:
+            return self._parser.finish(rest)
+        return [rest] if rest.text else []
 
-    def reason(self, reason: FinishReason) -> FinishReason:
-        """Why the answer has ended, said in the words of tools."""
-        called = self._begun and reason is FinishReason.STOP
-        return FinishReason.TOOL_CALLS if called else reason
+    def finish_reason(self, reason: FinishReason) -> FinishReason:
+        """Return TOOL_CALLS for an answer that has stopped after calls, else `reason`."""
+        called = self._parser is not None and self._parser.has_called
+        return FinishReason.TOOL_CALLS if called and reason is FinishReason.STOP else reason
 
-    # --- grammar ---
+    @property
+    def in_lazy_grammar(self) -> bool:
+        """True while the constraint is that of a section of calls, not of the whole answer."""
+        return self._lazy is not None and self._lazy.active
 
     def next_constraint(
         self, constraint: "Constraint | None", *, complete: bool, text: "IncrementalDetokenizer"
     ) -> "Constraint | None":
-        """What the next token must follow, after one was said; `complete`: what it followed is.
+        """Choose what constrains the next token, after one has been pushed.
 
-        A model that is free to write text is bound as soon as it has begun to call. A constraint
-        of the whole answer is not touched.
+        `constraint` is what the last token had to follow, `complete` says that it ends there, and
+        `text` is where the tokens' bytes become text.
         """
-        grammar, reader = self.calls, self._reader
-        if grammar is None or reader is None or self._tokenize is None:
+        if self._lazy is None:
             return constraint
-        if self._following:
-            if not complete:
-                return constraint
-            self._following = False
-            reader.distrust()
-            return None
-        said = reader.calling
-        if said is None:
-            self._refused = False
-        elif not self._refused and not text.has_pending:
-            self._following = grammar.begin_after(self._tokenize(said))
-            self._refused = not self._following
-            if self._following:
-                reader.trust()
-                return grammar
-        return constraint
+        return self._lazy.next_constraint(constraint, complete=complete, text=text)
+
+
+class _LazyState(Enum):
+    WAITING = auto()  # no call has begun
+    ACTIVE = auto()
+    REJECTED = auto()  # this call does not begin as the grammar says: it is parsed all the same
+
+
+class LazyGrammar:
+    """Constrains an answer as soon as it has begun to call, as llama.cpp's lazy grammars do.
+
+        WAITING   a call has begun as the grammar says -> ACTIVE, otherwise -> REJECTED
+        ACTIVE    the section is complete -> WAITING
+        REJECTED  the section has ended -> WAITING
+
+    A constraint of the whole answer is left as it is.
+    """
+
+    def __init__(
+        self, calls: "Constraint", parser: AnswerParser, tokenize: Callable[[str], list[int]]
+    ) -> None:
+        self._calls = calls
+        self._parser = parser
+        self._tokenize = tokenize
+        self._state = _LazyState.WAITING
 
     @property
-    def bound(self) -> bool:
-        """Whether the constraint is that of a section, not of the whole answer."""
-        return self._following
+    def active(self) -> bool:
+        return self._state is _LazyState.ACTIVE
 
-    # --- events ---
-
-    def _events(self, parts: list[Part], token: Token) -> list[Event]:
-        events: list[Event] = []
-        said = False
-        for part in parts:
-            match part:
-                case Text(text):
-                    events.append(_with_text(token, text, first=not said))
-                    said = True
-                case _ if self._one_call and self._begun and isinstance(part, CallBegan):
-                    break
-                case _:
-                    events += self._event(part, token)
-        if not said:
-            events.insert(0, _with_text(token, "", first=True))
-        return events
-
-    def _event(self, part: Part, token: Token) -> list[Event]:
-        request_id, index, call = token.request_id, token.index, self._begun - 1
-        match part:
-            case Thought(text):
-                return [Reasoning(request_id=request_id, text=text, index=index)]
-            case CallBegan(name):
-                self._begun += 1
-                return [
-                    ToolCallBegan(
-                        request_id=request_id,
-                        call=call + 1,
-                        id=secrets.token_hex(5)[:9],  # nine, as Mistral's templates insist
-                        name=name,
-                        index=index,
-                    )
-                ]
-            case CallArguments(text):
-                return [ToolCallArguments(request_id=request_id, call=call, text=text, index=index)]
-            case CallEnded() | Text():
-                return []
-
-
-def _with_text(token: Token, text: str, *, first: bool) -> Token:
-    """This text in the name of `token`; only its first event has its log probabilities."""
-    return Token(
-        request_id=token.request_id,
-        text=text,
-        logprob=token.logprob if first else None,
-        top_logprobs=token.top_logprobs if first else (),
-        index=token.index,
-    )
+    def next_constraint(
+        self, constraint: "Constraint | None", *, complete: bool, text: "IncrementalDetokenizer"
+    ) -> "Constraint | None":
+        """See `AnswerEvents.next_constraint`."""
+        if self.active:
+            if not complete:
+                return constraint
+            self._state = _LazyState.WAITING
+            self._parser.constrain(False)
+            return None
+        prefix = self._parser.call_prefix
+        if prefix is None:
+            self._state = _LazyState.WAITING
+        elif self._state is _LazyState.WAITING and not text.has_pending:
+            # The grammar reads on from text: what the detokenizer holds back would be missing.
+            if self._calls.begin_after(self._tokenize(prefix)):
+                self._state = _LazyState.ACTIVE
+                self._parser.constrain(True)
+                return self._calls
+            self._state = _LazyState.REJECTED
+        return constraint

@@ -1,188 +1,150 @@
-"""One stretch of an answer in which tool calls are written, read character by character. Pure.
+"""A section of an answer in which tool calls are written, parsed character by character. Pure.
 
-A family's syntax is a generator (`syntax.py`): it takes a character at every `yield` and reports
-to the section what it has parsed, so no syntax has to think of where the model's tokens end.
+The parser of a syntax is a generator (`syntax.py`) that takes one character at every `yield` and
+reports to its section what it has found, so that no syntax has to know where tokens end.
+
+    OPEN      a call may begin: `next_call`, `begin_call`, `add_arguments`*, `end_call`, and again
+    COMPLETE  the generator has returned: what follows is no part of the section
+    FAILED    it raised `MalformedCall`, the tool is unknown, or the arguments are no JSON object:
+              `raw` is text after all, and so is what follows
+
+Under a grammar (`constrained`) a call leaves piece by piece. Without one it is held back until
+`end_call` has found its arguments to be JSON, so that no event has to be taken back.
 """
 
 import json
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from enum import Enum, auto
 
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A piece of what is said to the person."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Thought:
-    """A piece of the reasoning before it."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallBegan:
-    """A call of the tool `name`; its arguments follow."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallArguments:
-    """The next piece of the arguments' JSON text."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallEnded:
-    """The arguments are complete."""
-
-
-Part = Text | Thought | CallBegan | CallArguments | CallEnded
-
-
-def joined(parts: list[Part]) -> list[Part]:
-    """The same with neighbours of one kind as one piece, empty ones left out."""
-    whole: list[Part] = []
-    for part in parts:
-        last = whole[-1] if whole else None
-        match last, part:
-            case Text(before), Text(text):
-                whole[-1] = Text(before + text)
-            case Thought(before), Thought(text):
-                whole[-1] = Thought(before + text)
-            case CallArguments(before), CallArguments(text):
-                whole[-1] = CallArguments(before + text)
-            case _, Text("") | Thought("") | CallArguments(""):
-                pass
-            case _:
-                whole.append(part)
-    return whole
-
+from localllm.engine.worker.parsing.event_buffer import EventBuffer
 
 Schema = dict[str, object]
+"""A JSON Schema."""
+
 Characters = Generator[None, str, None]
-"""Takes one character at every `yield`; returns when its stretch is over; raises Malformed."""
+"""Take one character at every `yield`, return at the section's end, or raise MalformedCall."""
 
 
-class Malformed(Exception):
-    """This is no call after all."""
+class MalformedCall(Exception):
+    """The section is no tool call after all."""
 
 
-class Section:
-    """Understands a stretch of text as calls; what it cannot understand stays text.
+class SectionState(Enum):
+    OPEN = auto()
+    COMPLETE = auto()
+    FAILED = auto()
 
-    A grammar can guarantee that what comes is well formed (`trusted`): then every piece goes out
-    at once. Without that nothing of a call goes out until the call is complete and its
-    arguments are JSON, so that nothing has to be taken back.
-    """
+
+class CallSection:
+    """Parses one section, and writes the events of its calls to a buffer."""
 
     def __init__(
         self,
-        syntax: "Callable[[Section], Characters]",
+        parse: "SyntaxParser",
+        events: EventBuffer,
         tools: Mapping[str, Schema],
         *,
         raw: str,
-        trusted: bool,
+        constrained: bool,
     ) -> None:
-        """`raw` is the text that has announced the section, `tools` the schemas by name."""
+        """`raw` is the text that has announced the section; `tools`: their parameters by name."""
         self.tools = tools
-        self.trusted = trusted
         self.raw = raw
-        """Text that is in nothing that went out."""
-        self.calls = 0
-        self.begun = False
-        """Whether a call's name is known and the call is not over."""
-        self.over = False
-        """Whether the section's end was read."""
-        self.failed = False
-        """Whether it turned out to be none: `raw` is text, and what follows too."""
-        self._between = False
-        self._out: list[Part] = []
-        self._held: list[Part] = []
-        self._arguments: list[str] = []
-        self._characters = syntax(self)
+        """Text that is in no event yet."""
+        self.state = SectionState.OPEN
+        self.complete_calls = 0
+        self.in_call = False
+        """True from a call's name to the end of its arguments."""
+        self._events = events
+        self._constrained = constrained
+        self._after_call = False
+        self._held_name: str | None = None
+        self._held_arguments: list[str] = []
+        self._unchecked: list[str] = []
+        """The arguments of this call, as far as no grammar has checked them."""
+        self._characters = parse(self)
         next(self._characters)
 
-    # --- the reader's side ---
+    # Called by the answer's parser.
 
     def feed(self, text: str) -> int:
-        """Take characters until the section is over or has failed; say how many."""
+        """Parse until the section is complete or has failed; return how many characters that
+        took."""
         for taken, character in enumerate(text, start=1):
             self.raw += character
             try:
                 self._characters.send(character)
             except StopIteration:
-                self.over = True
+                self.state = SectionState.COMPLETE
                 return taken
-            except Malformed:
-                self.failed = True
+            except MalformedCall:
+                self.state = SectionState.FAILED
                 return taken
         return len(text)
 
-    def take(self) -> list[Part]:
-        """What is certain by now."""
-        out, self._out = self._out, []
-        return out
-
-    def trust(self) -> None:
-        """From here on what comes is well formed."""
-        self.trusted = True
-        self._release()
-
-    def distrust(self) -> None:
-        self.trusted = False
-
-    def finish(self) -> list[Part]:
-        """The answer has ended: what is no complete call is text, but for the syntax after one."""
-        self._characters.close()
-        if not self._between and self.raw:
-            self._out.append(Text(self.raw))
-        return self.take()
-
-    # --- the syntax's side ---
-
-    def another(self) -> None:
-        """The next call is being read."""
-        self._between = False
-
-    def began(self, name: str) -> None:
-        if self.begun or name not in self.tools:
-            raise Malformed
-        self.begun = True
-        self._arguments.clear()
-        self._put(CallBegan(name))
-
-    def argue(self, text: str) -> None:
-        """A piece of the arguments, as JSON text."""
-        if not self.trusted:
-            self._arguments.append(text)
-        self._put(CallArguments(text))
-
-    def ended(self) -> None:
-        """The call is complete; what follows is syntax until `another`."""
-        if not self.begun or not (self.trusted or _is_object("".join(self._arguments))):
-            raise Malformed
-        self.begun = False
-        self._between = True
-        self.calls += 1
-        self._held.append(CallEnded())
-        self._release()
-
-    def _put(self, part: Part) -> None:
-        self._held.append(part)
-        if self.trusted:
+    def constrain(self, constrained: bool) -> None:
+        """Set whether a grammar guarantees what comes from here on."""
+        self._constrained = constrained
+        if constrained:
             self._release()
 
-    def _release(self) -> None:
-        if self._held:
-            self._out += self._held
-            self._held.clear()
+    def finish(self) -> None:
+        """End with the answer: an incomplete call is text, the syntax after a complete one is
+        nothing."""
+        self._characters.close()
+        if not self._after_call:
+            self._events.text(self.raw)
+
+    # Called by the syntax's parser.
+
+    def next_call(self) -> None:
+        """Expect a call: what is read belongs to it, not to the syntax after the one before."""
+        self._after_call = False
+
+    def begin_call(self, name: str) -> None:
+        """Begin a call of this tool. Raises MalformedCall when there is none of that name."""
+        if self.in_call or name not in self.tools:
+            raise MalformedCall
+        self.in_call = True
+        self._unchecked.clear()
+        self._held_name = name
+        if self._constrained:
+            self._release()
+
+    def add_arguments(self, text: str) -> None:
+        """Add a piece of the arguments, as JSON text."""
+        if self._constrained:
+            self._events.call_arguments(text)
             self.raw = ""
+        else:
+            self._held_arguments.append(text)
+            self._unchecked.append(text)
+
+    def end_call(self) -> None:
+        """End the call. Raises MalformedCall when its arguments are no JSON object."""
+        if not self.in_call:
+            raise MalformedCall
+        if not self._constrained and not _is_object("".join(self._unchecked)):
+            raise MalformedCall
+        self.in_call = False
+        self._after_call = True
+        self.complete_calls += 1
+        self._release()
+        self.raw = ""
+
+    def _release(self) -> None:
+        """Write what is held back."""
+        if self._held_name is None and not self._held_arguments:
+            return
+        if self._held_name is not None:
+            self._events.call_began(self._held_name)
+            self._held_name = None
+        self._events.call_arguments("".join(self._held_arguments))
+        self._held_arguments.clear()
+        self.raw = ""
+
+
+SyntaxParser = Callable[[CallSection], Characters]
 
 
 def _is_object(text: str) -> bool:

@@ -1,178 +1,191 @@
-"""The families of chat templates: how each writes calls and reasoning, as data.
+"""The formats in which models write tool calls and reasoning, as data.
 
-Which family a model is of says the text of its template. What is not known here is of the family
-`PLAIN`: its model is told of the tools in a system message and asked to answer with JSON.
+A chat template shows which ones its model was trained on. Of a template that shows none the format
+is `PLAIN`: a system message describes the tools and asks for a call as JSON. A new format is a
+`ToolFormat` here, its parser in `syntax.py`, and an example in the tests.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from localllm.engine.worker.parsing import syntax
-from localllm.engine.worker.parsing.call_section import Characters, Section
-from localllm.engine.worker.parsing.syntax import gemma4
+from localllm.engine.worker.parsing.call_section import SyntaxParser
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fence:
-    """What stands around reasoning. `wrapping` are further markers that say nothing."""
+class ReasoningTags:
+    """The texts around a model's reasoning; `ignored` are tags around its answer."""
 
-    opens: str
-    closes: str
-    wrapping: tuple[str, ...] = ()
+    open: str
+    close: str
+    ignored: tuple[str, ...] = ()
 
     @property
     def markers(self) -> tuple[str, ...]:
         """Texts that are one control token in many vocabularies."""
-        return (self.opens.removesuffix("thought\n"), self.closes)
+        return (self.open.removesuffix("thought\n"), self.close, *self.ignored)
 
 
-THINK = Fence(opens="<think>", closes="</think>")
-GRANITE_THINK = Fence(opens="<think>", closes="</think>", wrapping=("<response>", "</response>"))
-MISTRAL_THINK = Fence(opens="[THINK]", closes="[/THINK]")
-GEMMA_THOUGHT = Fence(opens="<|channel>thought\n", closes="<channel|>")
-SEED_THINK = Fence(opens="<seed:think>", closes="</seed:think>")
+THINK = ReasoningTags(open="<think>", close="</think>")
+GRANITE_THINK = ReasoningTags(
+    open="<think>", close="</think>", ignored=("<response>", "</response>")
+)
+MISTRAL_THINK = ReasoningTags(open="[THINK]", close="[/THINK]")
+GEMMA_THOUGHT = ReasoningTags(open="<|channel>thought\n", close="<channel|>")
+SEED_THINK = ReasoningTags(open="<seed:think>", close="</seed:think>")
 
 
-class Arguments(StrEnum):
-    """How a call's arguments are written."""
-
+class ArgumentSyntax(StrEnum):
     JSON = "json"
     TAGS = "tags"  # Qwen3-Coder's <parameter=...>
-    GEMMA = "gemma"
+    GEMMA = "gemma"  # Gemma 4's own notation of values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Writing:
-    """A call as the family's models write it: what a forced call must look like, letter by letter.
+class CallSyntax:
+    """How models write a section of calls, letter by letter: as a forced call must look, and as an
+    earlier call looks in a prompt whose template has no place for one.
 
-    `before` holds `{name}`. Several calls: `begin`, calls with `between`, `end`; where `many` is
-    False the family writes one call an answer.
+    `before` the arguments stands the function's name, as `{name}`. `many` is False for a format
+    with one call an answer.
     """
 
     before: str
     after: str
-    begin: str = ""
-    between: str = ""
-    end: str = ""
+    section_begin: str = ""
+    separator: str = ""
+    section_end: str = ""
     many: bool = True
-    arguments: Arguments = Arguments.JSON
+    arguments: ArgumentSyntax = ArgumentSyntax.JSON
+
+    def begin(self, name: str) -> str:
+        """The beginning of a call of this function, up to its arguments."""
+        return self.before.replace("{name}", name)
+
+    def section(self, calls: Iterable[tuple[str, str]]) -> str:
+        """A section of these calls: names, and arguments as they are written."""
+        texts = (self.begin(name) + arguments + self.after for name, arguments in calls)
+        return self.section_begin + self.separator.join(texts) + self.section_end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
-    """One way of writing calls. `triggers` announce a section of them anywhere in an answer;
-    one may also begin with a character of `bare` as the answer's first one."""
+class ToolFormat:
+    """One way of writing tool calls.
+
+    `triggers` announce a section of calls anywhere in an answer; a section may also begin with one
+    of the characters `bare_starts`, as the answer's first one. `markers` are texts that are one
+    control token in many vocabularies: their tokens have no text, and the parser must see it.
+    """
 
     name: str
-    syntax: Callable[[Section], Characters]
+    parse: SyntaxParser
     triggers: tuple[str, ...]
-    writing: Writing
-    bare: str = ""
+    call_syntax: CallSyntax
+    bare_starts: str = ""
     markers: tuple[str, ...] = ()
-    """Texts that are one control token in many vocabularies: they must be seen as text."""
 
 
-_HERMES_WRITING = Writing(
-    before='<tool_call>\n{"name": "{name}", "arguments": ', after="}\n</tool_call>", between="\n"
+_HERMES_SYNTAX = CallSyntax(
+    before='<tool_call>\n{"name": "{name}", "arguments": ', after="}\n</tool_call>", separator="\n"
 )
 _TAG_MARKERS = ("<tool_call>", "</tool_call>")
 
-HERMES = Family(
+HERMES = ToolFormat(
     name="hermes",
-    syntax=syntax.tags,
+    parse=syntax.tool_call_tags,
     triggers=("<tool_call>",),
-    writing=_HERMES_WRITING,
+    call_syntax=_HERMES_SYNTAX,
     markers=_TAG_MARKERS,
 )
-QWEN_CODER = Family(
+QWEN_CODER = ToolFormat(
     name="qwen-coder",
-    syntax=syntax.tags,
+    parse=syntax.tool_call_tags,
     triggers=("<tool_call>",),
-    writing=Writing(
+    call_syntax=CallSyntax(
         before="<tool_call>\n<function={name}>\n",
         after="</function>\n</tool_call>",
-        between="\n",
-        arguments=Arguments.TAGS,
+        separator="\n",
+        arguments=ArgumentSyntax.TAGS,
     ),
     markers=_TAG_MARKERS,
 )
-GRANITE = Family(
+GRANITE = ToolFormat(
     name="granite",
-    syntax=syntax.json_list,
+    parse=syntax.json_list,
     triggers=("<|tool_call|>",),
-    writing=Writing(
-        begin="<|tool_call|>[",
+    call_syntax=CallSyntax(
+        section_begin="<|tool_call|>[",
         before='{"name": "{name}", "arguments": ',
         after="}",
-        between=", ",
-        end="]",
+        separator=", ",
+        section_end="]",
     ),
     markers=("<|tool_call|>",),
 )
-LLAMA3 = Family(
+LLAMA3 = ToolFormat(
     name="llama3",
-    syntax=syntax.llama3,
+    parse=syntax.llama3,
     triggers=("<|python_tag|>",),
-    bare="{",
-    writing=Writing(before='{"name": "{name}", "parameters": ', after="}", many=False),
+    bare_starts="{",
+    call_syntax=CallSyntax(before='{"name": "{name}", "parameters": ', after="}", many=False),
     markers=("<|python_tag|>",),
 )
-MISTRAL = Family(
+MISTRAL = ToolFormat(
     name="mistral",
-    syntax=syntax.mistral,
+    parse=syntax.mistral,
     triggers=("[TOOL_CALLS]",),
-    writing=Writing(
-        begin="[TOOL_CALLS][",
+    call_syntax=CallSyntax(
+        section_begin="[TOOL_CALLS][",
         before='{"name": "{name}", "arguments": ',
         after="}",
-        between=", ",
-        end="]",
+        separator=", ",
+        section_end="]",
     ),
     markers=("[TOOL_CALLS]",),
 )
-MISTRAL_ARGS = Family(
+MISTRAL_ARGS = ToolFormat(
     name="mistral-args",
-    syntax=syntax.mistral,
+    parse=syntax.mistral,
     triggers=("[TOOL_CALLS]",),
-    writing=Writing(before="[TOOL_CALLS]{name}[ARGS]", after=""),
+    call_syntax=CallSyntax(before="[TOOL_CALLS]{name}[ARGS]", after=""),
     markers=("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"),
 )
-DEEPSEEK = Family(
+DEEPSEEK = ToolFormat(
     name="deepseek",
-    syntax=syntax.deepseek,
-    triggers=(syntax.CALLS_BEGIN,),
-    writing=Writing(
-        begin=syntax.CALLS_BEGIN,
-        before=f"{syntax.CALL_BEGIN}function{syntax.SEPARATOR}{{name}}\n```json\n",
-        after=f"\n```{syntax.CALL_END}",
-        between="\n",
-        end=syntax.CALLS_END,
+    parse=syntax.deepseek,
+    triggers=(syntax.DEEPSEEK_CALLS_BEGIN,),
+    call_syntax=CallSyntax(
+        section_begin=syntax.DEEPSEEK_CALLS_BEGIN,
+        before=f"{syntax.DEEPSEEK_CALL_BEGIN}function{syntax.DEEPSEEK_SEPARATOR}{{name}}\n```json\n",
+        after=f"\n```{syntax.DEEPSEEK_CALL_END}",
+        separator="\n",
+        section_end=syntax.DEEPSEEK_CALLS_END,
     ),
-    markers=syntax.MARKERS,
+    markers=syntax.DEEPSEEK_MARKERS,
 )
-DEEPSEEK_V31 = Family(
+DEEPSEEK_V31 = ToolFormat(
     name="deepseek-v3.1",
-    syntax=syntax.deepseek,
-    triggers=(syntax.CALLS_BEGIN,),
-    writing=Writing(
-        begin=syntax.CALLS_BEGIN,
-        before=f"{syntax.CALL_BEGIN}{{name}}{syntax.SEPARATOR}",
-        after=syntax.CALL_END,
-        end=syntax.CALLS_END,
+    parse=syntax.deepseek,
+    triggers=(syntax.DEEPSEEK_CALLS_BEGIN,),
+    call_syntax=CallSyntax(
+        section_begin=syntax.DEEPSEEK_CALLS_BEGIN,
+        before=f"{syntax.DEEPSEEK_CALL_BEGIN}{{name}}{syntax.DEEPSEEK_SEPARATOR}",
+        after=syntax.DEEPSEEK_CALL_END,
+        section_end=syntax.DEEPSEEK_CALLS_END,
     ),
-    markers=syntax.MARKERS,
+    markers=syntax.DEEPSEEK_MARKERS,
 )
-GEMMA4 = Family(
+GEMMA4 = ToolFormat(
     name="gemma4",
-    syntax=gemma4,
+    parse=syntax.gemma4,
     triggers=("<|tool_call>",),
-    writing=Writing(
+    call_syntax=CallSyntax(
         before="<|tool_call>call:{name}",
         after="<tool_call|>",
-        arguments=Arguments.GEMMA,
+        arguments=ArgumentSyntax.GEMMA,
     ),
-    markers=("<|tool_call>", "<tool_call|>", '<|"|>'),
+    markers=("<|tool_call>", "<tool_call|>", syntax.GEMMA_QUOTE),
 )
 HARMONY_MARKERS = (
     "<|start|>",
@@ -183,28 +196,28 @@ HARMONY_MARKERS = (
     "<|call|>",
     "<|return|>",
 )
-HARMONY = Family(
+HARMONY = ToolFormat(
     name="harmony",
-    syntax=syntax.json_list,  # never begun: `harmony.py` reads this family
+    parse=syntax.json_list,  # unused: `harmony.py` parses this format
     triggers=(),
-    writing=Writing(
+    call_syntax=CallSyntax(
         before="<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>",
         after="",
         many=False,
     ),
     markers=HARMONY_MARKERS,
 )
-PLAIN = Family(
+PLAIN = ToolFormat(
     name="plain",
-    syntax=syntax.plain,
+    parse=syntax.plain,
     triggers=(),
-    bare="{[`",
-    writing=Writing(before='{"name": "{name}", "arguments": ', after="}", many=False),
+    bare_starts="{[`",
+    call_syntax=CallSyntax(before='{"name": "{name}", "arguments": ', after="}", many=False),
 )
 
 
-def family_of(template: str) -> Family:
-    """The family that a chat template's text shows."""
+def tool_format_of(template: str) -> ToolFormat:
+    """Find the format that a chat template's text shows."""
 
     def has(*texts: str) -> bool:
         return all(text in template for text in texts)
@@ -213,7 +226,7 @@ def family_of(template: str) -> Family:
         return HARMONY
     if has("<|tool_call>", "<tool_call|>"):
         return GEMMA4
-    if has(syntax.CALLS_BEGIN):
+    if has(syntax.DEEPSEEK_CALLS_BEGIN):
         return DEEPSEEK if has("```json") else DEEPSEEK_V31
     if has("[TOOL_CALLS]"):
         return MISTRAL_ARGS if has("[ARGS]") else MISTRAL
@@ -229,9 +242,9 @@ def family_of(template: str) -> Family:
     return PLAIN
 
 
-def fence_of(template: str) -> Fence | None:
-    """What stands around reasoning in answers of this template's model; None: it is not known to
-    reason. Harmony's channels are no fence."""
+def reasoning_tags_of(template: str) -> ReasoningTags | None:
+    """Find the tags of reasoning that a chat template's text shows; None when there are none, as in
+    harmony, which has channels."""
     if "[THINK]" in template:
         return MISTRAL_THINK
     if "<|channel>thought" in template:

@@ -1,8 +1,16 @@
 """gpt-oss's answers: messages on channels, each with a header and a body.
 
-`<|channel|>analysis<|message|>...<|end|><|start|>assistant<|channel|>commentary to=functions.f
-<|constrain|>json<|message|>{...}<|call|>`. What is on the channel analysis is reasoning, what has
-a recipient is a call, the rest is text (OpenAI's harmony response format, August 2025).
+    <|channel|>analysis<|message|>...<|end|><|start|>assistant<|channel|>commentary
+    to=functions.f <|constrain|>json<|message|>{...}<|call|>
+
+What is on the channel analysis is reasoning, what has a recipient is a call, the rest is text
+(OpenAI's harmony response format, August 2025). The parser goes through these modes:
+
+    HEADER      `<|message|>` -> REASONING, CALL or TEXT, as the header says
+                a text that is no header -> TEXT
+    CALL        its JSON object is complete -> AFTER_CALL    it has failed -> TEXT
+    AFTER_CALL  white space is dropped; anything else -> TEXT
+    any body    a control token that ends the message -> HEADER
 """
 
 import functools
@@ -11,152 +19,161 @@ from collections.abc import Mapping
 from enum import Enum, auto
 
 from localllm.engine.worker.parsing.call_section import (
+    CallSection,
     Characters,
-    Malformed,
-    Part,
+    MalformedCall,
     Schema,
-    Section,
-    Text,
-    Thought,
+    SectionState,
 )
 from localllm.engine.worker.parsing.detokenizer import overlap
 from localllm.engine.worker.parsing.formats import HARMONY
-from localllm.engine.worker.parsing.parser import Reading
-from localllm.engine.worker.parsing.syntax import beyond_space, nested
+from localllm.engine.worker.parsing.parser import AnswerParser
+from localllm.engine.worker.parsing.syntax import json_container, skip_space
 
 _MESSAGE = "<|message|>"
-_ENDS = ("<|end|>", "<|call|>", "<|return|>", "<|start|>", "<|channel|>")
+_NEXT_HEADER = ("<|start|>", "<|channel|>")
+_ENDS = ("<|end|>", "<|call|>", "<|return|>", *_NEXT_HEADER)
 _RECIPIENT = re.compile(r"to=(?:functions\.)?([^\s<]+)")
 _CHANNEL = re.compile(r"<\|channel\|>\s*([a-z]+)")
-_HEADERS = ("<|channel|>", "<|start|>", "<|message|>", "to=")
-"""How a header can begin: the prompt ends with `<|start|>assistant`."""
+_HEADER_STARTS = ("<|channel|>", "<|start|>", "<|message|>", "to=")
+"""A header may begin in its middle: the prompt ends with `<|start|>assistant`."""
 
 
-class _Kind(Enum):
+class _Mode(Enum):
     HEADER = auto()
     TEXT = auto()
-    THOUGHT = auto()
+    REASONING = auto()
     CALL = auto()
-    AFTER = auto()  # the call's object has ended, its message has not
+    AFTER_CALL = auto()
 
 
-class HarmonyReader(Reading):
-    """Reads one answer; as `Reader` says."""
+class HarmonyAnswerParser(AnswerParser):
+    """Parses one answer in OpenAI's harmony format."""
 
-    def __init__(self, tools: Mapping[str, Schema], *, trusted: bool = False) -> None:
-        super().__init__(tools, trusted=trusted)
-        self._kind = _Kind.HEADER
+    def __init__(
+        self, tools: Mapping[str, Schema], *, constrained: bool = False, one_call: bool = False
+    ) -> None:
+        super().__init__(tools, constrained=constrained, one_call=one_call)
+        self._mode = _Mode.HEADER
         self._header_chars = 0
         self._name = ""
 
     @property
-    def calling(self) -> str | None:
+    def call_prefix(self) -> str | None:
         section = self._section
-        if section is None or section.calls or not section.raw:
+        if section is None or section.complete_calls or not section.raw:
             return None
-        # Headers come in several forms; a grammar knows one.
-        body = section.raw[self._header_chars :]
-        return HARMONY.writing.before.replace("{name}", self._name) + body
+        # A header can be written in several ways, of which the grammar knows one.
+        arguments = section.raw[self._header_chars :]
+        return HARMONY.call_syntax.begin(self._name) + arguments
 
-    def push(self, text: str) -> list[Part]:
-        self._held += text
-        while self._held and (self._header() if self._kind is _Kind.HEADER else self._body()):
+    def _parse(self) -> None:
+        while self._buffer and (self._header() if self._mode is _Mode.HEADER else self._body()):
             pass
-        return self._take()
 
-    def finish(self) -> list[Part]:
+    def _finish(self) -> None:
         if self._section is not None:
-            self._out += self._section.finish()
-        if self._kind is _Kind.HEADER:
-            if not self._held.lstrip().startswith(_HEADERS):
-                self._out.append(Text(self._held))
-        else:
-            self._say(self._held)
-        self._held = ""
-        return self._take()
+            self._section.finish()
+        if self._mode is not _Mode.HEADER:
+            self._add(self._buffer)
+        elif not self._buffer.lstrip().startswith(_HEADER_STARTS):
+            self._events.text(self._buffer)
 
     def _header(self) -> bool:
-        if not _is_header(self._held):
-            self._kind = _Kind.TEXT  # an answer without a header
+        """Parse a header; False when more text is needed."""
+        if not _may_be_header(self._buffer):
+            self._mode = _Mode.TEXT
             return True
-        at = self._held.find(_MESSAGE)
+        at = self._buffer.find(_MESSAGE)
         if at < 0:
             return False
-        head, self._held = self._held[: at + len(_MESSAGE)], self._held[at + len(_MESSAGE) :]
-        channel, recipient = _CHANNEL.search(head), _RECIPIENT.search(head)
+        end = at + len(_MESSAGE)
+        header, self._buffer = self._buffer[:end], self._buffer[end:]
+        channel, recipient = _CHANNEL.search(header), _RECIPIENT.search(header)
         if recipient is not None and recipient[1] in self._tools:
-            self._kind, self._name, self._header_chars = _Kind.CALL, recipient[1], len(head)
-            self._section = Section(
-                functools.partial(_arguments, name=recipient[1]),
-                self._tools,
-                raw=head,
-                trusted=self._trusted,
-            )
+            self._open_section(header, recipient[1])
         elif channel is not None and channel[1] == "analysis":
-            self._kind = _Kind.THOUGHT
+            self._mode = _Mode.REASONING
         else:
-            self._kind = _Kind.TEXT
-            if recipient is not None:  # of nobody: nothing that was said is lost
-                self._out.append(Text(head))
+            self._mode = _Mode.TEXT
+            if recipient is not None:  # an unknown one: nothing of the answer is lost
+                self._events.text(header)
         return True
+
+    def _open_section(self, header: str, name: str) -> None:
+        self._mode, self._name, self._header_chars = _Mode.CALL, name, len(header)
+        self._section = CallSection(
+            functools.partial(_call_body, name=name),
+            self._events,
+            self._tools,
+            raw=header,
+            constrained=self._constrained,
+        )
 
     def _body(self) -> bool:
-        found = [(at, end) for end in _ENDS if (at := self._held.find(end)) >= 0]
+        """Parse a stretch of a message's body; False when more text is needed."""
+        found = [(at, end) for end in _ENDS if (at := self._buffer.find(end)) >= 0]
         if not found:
-            keep = max(overlap(self._held, end) for end in _ENDS)
-            sure = self._held[: len(self._held) - keep]
-            self._say(sure)
-            self._held = self._held[len(sure) :]
+            held = max(overlap(self._buffer, end) for end in _ENDS)
+            certain = self._buffer[: len(self._buffer) - held]
+            self._add(certain)
+            self._buffer = self._buffer[len(certain) :]
             return False
         at, end = min(found)
-        self._say(self._held[:at])
-        self._end_call()
-        opens = end in ("<|start|>", "<|channel|>")
-        self._held = self._held[at if opens else at + len(end) :]
-        self._kind = _Kind.HEADER
+        self._add(self._buffer[:at])
+        self._finish_section()
+        self._buffer = self._buffer[at if end in _NEXT_HEADER else at + len(end) :]
+        self._mode = _Mode.HEADER
         return True
 
-    def _say(self, text: str) -> None:
-        match self._kind:
-            case _Kind.TEXT:
-                self._out.append(Text(text))
-            case _Kind.THOUGHT:
-                self._out.append(Thought(text))
-            case _Kind.AFTER:
+    def _add(self, text: str) -> None:
+        """Add a piece of the body of this message."""
+        match self._mode:
+            case _Mode.REASONING:
+                self._events.reasoning(text)
+            case _Mode.CALL:
+                self._add_to_call(text)
+            case _Mode.AFTER_CALL:
                 if text := text.lstrip():
-                    self._kind = _Kind.TEXT
-                    self._out.append(Text(text))
-            case _Kind.CALL:
-                assert self._section is not None
-                taken = self._section.feed(text)
-                if self._section.failed:
-                    self._out += self._section.take()
-                    self._out.append(Text(self._section.raw + text[taken:]))
-                    self._section, self._kind = None, _Kind.TEXT
-                elif self._section.over:
-                    self._end_call()
-                    self._kind = _Kind.AFTER
-                    self._say(text[taken:])
+                    self._mode = _Mode.TEXT
+                    self._events.text(text)
+            case _Mode.TEXT:
+                self._events.text(text)
 
-    def _end_call(self) -> None:
+    def _add_to_call(self, text: str) -> None:
+        section = self._section
+        assert section is not None
+        rest = text[section.feed(text) :]
+        match section.state:
+            case SectionState.COMPLETE:
+                self._finish_section()
+                self._mode = _Mode.AFTER_CALL
+                self._add(rest)
+            case SectionState.FAILED:
+                self._close_section()
+                self._mode = _Mode.TEXT
+                self._events.text(section.raw + rest)
+            case SectionState.OPEN:
+                pass
+
+    def _finish_section(self) -> None:
         if self._section is not None:
-            self._out += self._section.finish()
-            self._calls += self._section.calls
-            self._section = None
+            self._section.finish()
+            self._close_section()
 
 
-def _is_header(text: str) -> bool:
-    """Whether a header begins like this, or may do so with more of it."""
-    said = text.strip()
-    return any(said.startswith(mark) or mark.startswith(said) for mark in _HEADERS)
+def _may_be_header(text: str) -> bool:
+    """Tell whether a header begins like this, or may do so with more of it."""
+    text = text.strip()
+    return any(text.startswith(start) or start.startswith(text) for start in _HEADER_STARTS)
 
 
-def _arguments(section: Section, name: str) -> Characters:
-    """The body of a call: one object."""
-    section.another()
-    section.began(name)
-    character = yield from beyond_space()
+def _call_body(section: CallSection, name: str) -> Characters:
+    """Parse a message to a function: one JSON object."""
+    section.next_call()
+    section.begin_call(name)
+    character = yield from skip_space()
     if character != "{":
-        raise Malformed
-    yield from nested(character, section.argue)
-    section.ended()
+        raise MalformedCall
+    yield from json_container(character, section.add_arguments)
+    section.end_call()

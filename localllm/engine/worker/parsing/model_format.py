@@ -1,121 +1,134 @@
-"""One model's way of calling tools and of reasoning: its template's family in its vocabulary."""
+"""One model's format of answers: the tool format and the reasoning tags of its chat template, with
+the control tokens of its vocabulary."""
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from localllm.engine.messages import GenerateRequest, Grammar, Tool, ToolMode
-from localllm.engine.worker.parsing.answer_events import Speech
-from localllm.engine.worker.parsing.call_grammar import Forcing, call_grammar, schema_of
-from localllm.engine.worker.parsing.formats import HARMONY, Family, Fence
-from localllm.engine.worker.parsing.harmony import HarmonyReader
-from localllm.engine.worker.parsing.parser import Reader, TextReader
+from localllm.engine.worker.parsing.answer_events import AnswerEvents
+from localllm.engine.worker.parsing.call_grammar import Preamble, call_grammar, schema_of
+from localllm.engine.worker.parsing.call_section import Schema
+from localllm.engine.worker.parsing.formats import HARMONY, ReasoningTags, ToolFormat
+from localllm.engine.worker.parsing.harmony import HarmonyAnswerParser
+from localllm.engine.worker.parsing.parser import AnswerParser, TaggedAnswerParser
 
-if TYPE_CHECKING:
-    from localllm.engine.worker.sampling.grammar import Constraint
-    from localllm.engine.worker.sequences.sequence import Sequence as Answer
-
-_FORCED = (ToolMode.REQUIRED, ToolMode.NAMED)
+_FORCED_MODES = (ToolMode.REQUIRED, ToolMode.NAMED)
 _TAIL_TOKENS = 24
-"""Of a prompt, that are looked at for a fence that its template has opened."""
+"""The end of a prompt in which the opening tag of reasoning is looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manner:
-    """How the answers to one request are read. `calls`: what a call must look like as soon as the
-    model, which is free not to, has begun one."""
+class AnswerFormat:
+    """The format of the answers to one request; by default they are text.
 
-    speech: Callable[[], Speech]
-    calls: Grammar | None = None
+    `new_events` makes the events of one answer. `forced` is the grammar of an answer that must
+    call, `lazy` that of a section of calls in an answer that is free not to.
+    """
 
-    def teach(self, answers: "Sequence[Answer]", calls: "Sequence[Constraint]") -> None:
-        """Give each answer a speech of its own, with its way through `calls` when there is one."""
-        for i, answer in enumerate(answers):
-            answer.output.events = self.speech()
-            answer.output.events.calls = calls[i] if calls else None
+    new_events: Callable[[], AnswerEvents] = AnswerEvents
+    forced: Grammar | None = None
+    lazy: Grammar | None = None
 
 
-class Vocabulary(Protocol):
-    """A model's tokens."""
+class Tokenizer(Protocol):
+    """From text to tokens and back (`llama.vocabulary.Vocabulary`)."""
 
     def tokenize(self, text: str, *, special: bool, ends: bool = True) -> list[int]: ...
 
     def piece(self, token: int) -> bytes: ...
 
 
-class Dialect:
-    """How one model's answers are read, and what a call of it must look like."""
+class ModelFormat:
+    """Makes the answer format of each request to one model."""
 
-    def __init__(self, family: Family, fence: Fence | None, vocabulary: Vocabulary) -> None:
-        self.family = family
-        self.fence = fence
-        self._vocabulary = vocabulary
-        fences = (*fence.markers, *fence.wrapping) if fence is not None else ()
-        self._ids: dict[str, int] = {}
-        for text in (*family.markers, *fences):
-            tokens = vocabulary.tokenize(text, special=True, ends=False)
-            if len(tokens) == 1 and not vocabulary.piece(tokens[0]):
-                self._ids[text] = tokens[0]
-        self._markers = {token: text.encode() for text, token in self._ids.items()}
+    def __init__(
+        self, tool_format: ToolFormat, tags: ReasoningTags | None, tokenizer: Tokenizer
+    ) -> None:
+        """`tags` None: the model does not reason between tags."""
+        self._format = tool_format
+        self._tags = tags
+        self._tokenizer = tokenizer
+        self._marker_ids: dict[str, int] = {}
+        for text in (*tool_format.markers, *(tags.markers if tags is not None else ())):
+            tokens = self._tokenize(text)
+            if len(tokens) == 1 and not tokenizer.piece(tokens[0]):
+                self._marker_ids[text] = tokens[0]
+        self._markers = {token: text.encode() for text, token in self._marker_ids.items()}
 
-    def bound(self, request: GenerateRequest, prompt: Sequence[int]) -> GenerateRequest:
-        """The request, whose whole answer must be a call when its tool_choice says so."""
-        choice = request.tool_choice
-        if not request.tools or choice.mode not in _FORCED:
-            return request
-        named = choice.mode is ToolMode.NAMED
-        tools = [tool for tool in request.tools if not named or tool.name == choice.name]
-        forcing = Forcing(fence=self.fence, thinking=self.is_thinking(prompt))
-        many = request.parallel_tool_calls and not named
-        grammar = call_grammar(self.family, tools, self._ids, forcing, many=many)
-        return replace(request, grammar=grammar)
-
-    def manner(self, request: GenerateRequest, prompt: Sequence[int]) -> Manner | None:
-        """How this request's answers are read; None: they are text."""
-        may_call = bool(tools_told(request))
-        silent = self.family is not HARMONY and self.fence is None and not may_call
-        if request.messages is None or request.grammar is not None or silent:
-            return None
-        forced = request.tool_choice.mode in _FORCED
-        return Manner(
-            speech=functools.partial(self._speech, request, tuple(prompt[-_TAIL_TOKENS:])),
-            calls=self._calls(request) if may_call and not forced else None,
+    def answer_format(self, request: GenerateRequest, prompt: Sequence[int]) -> AnswerFormat:
+        """Find the format of the answers to a request with these tokens as its prompt."""
+        tools = offered_tools(request)
+        if request.messages is None or request.grammar is not None:
+            return AnswerFormat()
+        if not tools and self._tags is None and self._format is not HARMONY:
+            return AnswerFormat()
+        opened = self.opens_reasoning(prompt)
+        forced = request.tool_choice.mode in _FORCED_MODES
+        return AnswerFormat(
+            new_events=functools.partial(
+                self._new_events,
+                {tool.name: schema_of(tool) for tool in tools},
+                opened=opened,
+                constrained=forced,
+                one_call=bool(tools) and not _may_call_again(request),
+            ),
+            forced=self._forced_grammar(request, opened=opened) if tools and forced else None,
+            lazy=self._lazy_grammar(request) if tools and not forced else None,
         )
 
-    def _calls(self, request: GenerateRequest) -> Grammar:
-        many = bool(self.family.writing.end) and request.parallel_tool_calls
-        return call_grammar(self.family, request.tools, self._ids, Forcing(lazily=True), many=many)
-
-    def _speech(self, request: GenerateRequest, tail: tuple[int, ...]) -> Speech:
-        tools = tools_told(request)
-        one = not request.parallel_tool_calls or request.tool_choice.mode is ToolMode.NAMED
-        return Speech(
-            self._reader(tools, tail, trusted=request.tool_choice.mode in _FORCED),
-            markers=self._markers,
-            one_call=bool(tools) and one,
-            tokenize=functools.partial(self._vocabulary.tokenize, special=True, ends=False),
-        )
-
-    def _reader(self, tools: Sequence[Tool], tail: tuple[int, ...], *, trusted: bool) -> Reader:
-        schemas = {tool.name: schema_of(tool) for tool in tools}
-        if self.family is HARMONY:
-            return HarmonyReader(schemas, trusted=trusted)
-        thinking = self.is_thinking(tail)
-        return TextReader(self.family, self.fence, schemas, thinking=thinking, trusted=trusted)
-
-    def is_thinking(self, prompt: Sequence[int]) -> bool:
-        """Whether the template has opened the fence at the prompt's end."""
-        if self.fence is None:
+    def opens_reasoning(self, prompt: Sequence[int]) -> bool:
+        """Tell whether a prompt ends with the opening tag of reasoning, as some templates write."""
+        if self._tags is None:
             return False
         tail = b"".join(
-            self._markers.get(token) or self._vocabulary.piece(token)
+            self._markers.get(token) or self._tokenizer.piece(token)
             for token in prompt[-_TAIL_TOKENS:]
-            if token >= 0
+            if token >= 0  # no part of an image
         )
-        return tail.decode("utf-8", "replace").rstrip().endswith(self.fence.opens.rstrip())
+        return tail.decode("utf-8", "replace").rstrip().endswith(self._tags.open.rstrip())
+
+    def _forced_grammar(self, request: GenerateRequest, *, opened: bool) -> Grammar:
+        name = request.tool_choice.name
+        return call_grammar(
+            self._format,
+            [tool for tool in request.tools if name in (None, tool.name)],
+            self._marker_ids,
+            Preamble(tags=self._tags, opened=opened),
+            many=_may_call_again(request),
+        )
+
+    def _lazy_grammar(self, request: GenerateRequest) -> Grammar:
+        # Where nothing ends a section, each call is one of its own and the model decides again.
+        many = bool(self._format.call_syntax.section_end) and request.parallel_tool_calls
+        return call_grammar(self._format, request.tools, self._marker_ids, None, many=many)
+
+    def _new_events(
+        self, tools: Mapping[str, Schema], *, opened: bool, constrained: bool, one_call: bool
+    ) -> AnswerEvents:
+        parser: AnswerParser
+        if self._format is HARMONY:
+            parser = HarmonyAnswerParser(tools, constrained=constrained, one_call=one_call)
+        else:
+            parser = TaggedAnswerParser(
+                self._format,
+                self._tags,
+                tools,
+                reasoning=opened,
+                constrained=constrained,
+                one_call=one_call,
+            )
+        return AnswerEvents(parser, markers=self._markers, tokenize=self._tokenize)
+
+    def _tokenize(self, text: str) -> list[int]:
+        return self._tokenizer.tokenize(text, special=True, ends=False)
 
 
-def tools_told(request: GenerateRequest) -> tuple[Tool, ...]:
-    """The tools that the model is told of."""
+def offered_tools(request: GenerateRequest) -> tuple[Tool, ...]:
+    """Return the tools that the prompt describes to the model."""
     return () if request.tool_choice.mode is ToolMode.NONE else request.tools
+
+
+def _may_call_again(request: GenerateRequest) -> bool:
+    return request.parallel_tool_calls and request.tool_choice.mode is not ToolMode.NAMED

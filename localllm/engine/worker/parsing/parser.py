@@ -1,228 +1,254 @@
-"""Parse an answer's text, as it grows, into text, reasoning and tool calls. Pure.
+"""Parse an answer, token by token, into the events of its text, reasoning and tool calls. Pure.
 
-However the text is cut into pieces, the events are the same. What is around a call or a reasoning
-block (markers, and white space next to them) is syntax and in no event; everything else is in
-exactly one.
+However the text is cut into tokens, the events say the same. A marker of a call or of reasoning,
+with the white space next to it, is syntax and in no event; every other character is in exactly
+one. `TaggedAnswerParser` goes through these modes (the buffer is text that is not parsed yet):
+
+    START      nothing but white space so far, or only white space since AFTER
+                 opening tag of reasoning -> REASONING    a bare call's first character -> CALL
+                 an ignored tag -> AFTER                  anything else -> TEXT
+    TEXT       a trigger of calls -> CALL                 an ignored tag -> AFTER
+    REASONING  its closing tag -> AFTER
+    CALL       the section is complete -> AFTER           it has failed -> TEXT
+    AFTER      white space is dropped; anything else -> START
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from enum import Enum, auto
-from typing import Protocol
 
-from localllm.engine.worker.parsing.call_section import Part, Schema, Section, Text, Thought, joined
+from localllm.engine.messages import Event, Token
+from localllm.engine.worker.parsing.call_section import CallSection, Schema, SectionState
 from localllm.engine.worker.parsing.detokenizer import overlap
-from localllm.engine.worker.parsing.formats import Family, Fence
+from localllm.engine.worker.parsing.event_buffer import EventBuffer
+from localllm.engine.worker.parsing.formats import ReasoningTags, ToolFormat
 
 
-class Reading:
-    """The common half of the readers; what its methods promise is said in `reader.Reader`."""
+class AnswerParser(ABC):
+    """Parses one answer."""
 
-    def __init__(self, tools: Mapping[str, Schema], *, trusted: bool) -> None:
+    def __init__(
+        self, tools: Mapping[str, Schema], *, constrained: bool = False, one_call: bool = False
+    ) -> None:
+        """`tools`: the parameters of those that may be called, by name. `constrained`: a grammar
+        guarantees that calls are well formed. `one_call`: the first one ends the answer."""
         self._tools = tools
-        self._trusted = trusted
-        self._held = ""
-        self._out: list[Part] = []
-        self._section: Section | None = None
+        self._constrained = constrained
+        self._one_call = one_call
+        self._events = EventBuffer(one_call=one_call)
+        self._buffer = ""
+        self._section: CallSection | None = None
         self._calls = 0
 
     @property
-    def calls(self) -> int:
-        return self._calls + (self._section.calls if self._section is not None else 0)
-
-    def trust(self) -> None:
-        self._trusted = True
-        if self._section is not None:
-            self._section.trust()
-
-    def distrust(self) -> None:
-        self._trusted = False
-        if self._section is not None:
-            self._section.distrust()
-
-    def _take(self) -> list[Part]:
-        if self._section is not None:
-            self._out += self._section.take()
-        out, self._out = joined(self._out), []
-        return out
-
-
-class Reader(Protocol):
-    """Reads one answer."""
+    def complete_calls(self) -> int:
+        return self._calls + (self._section.complete_calls if self._section is not None else 0)
 
     @property
-    def calls(self) -> int:
-        """Complete calls so far."""
+    def has_called(self) -> bool:
+        """True once a call has begun."""
+        return self._events.calls_begun > 0
 
     @property
-    def calling(self) -> str | None:
-        """The text of the section of calls that is being read, once it is sure to be one; None
-        outside. It is what a grammar of the section has to be told first."""
+    def ended(self) -> bool:
+        """True when the answer may say nothing more."""
+        return self._one_call and self.complete_calls > 0
 
-    def push(self, text: str) -> list[Part]:
-        """Read on; return what is certain now."""
+    @property
+    @abstractmethod
+    def call_prefix(self) -> str | None:
+        """The text so far of the section of calls that is being parsed, for a grammar of such a
+        section to begin with; None outside, and as long as the section may turn out to be text."""
 
-    def finish(self) -> list[Part]:
-        """The answer has ended."""
+    def push(self, token: Token) -> list[Event]:
+        """Parse on; return the events that are certain now. Exactly one of them, the first that is
+        a Token, has the token's log probabilities."""
+        self._events.begin(token)
+        self._buffer += token.text
+        self._parse()
+        return self._events.take()
 
-    def trust(self) -> None:
-        """What comes follows a grammar, until `distrust`: nothing has to be held back."""
+    def finish(self, rest: Token) -> list[Event]:
+        """End the answer with this text, which was held back; return the last events."""
+        self._events.begin(rest)
+        if not self.ended:
+            self._buffer += rest.text
+            self._parse()
+            self._events.flush()
+            self._finish()
+            self._buffer = ""
+        return self._events.take_rest()
 
-    def distrust(self) -> None: ...
+    def constrain(self, constrained: bool) -> None:
+        """Set whether a grammar guarantees what comes: then nothing has to be held back."""
+        self._constrained = constrained
+        if self._section is not None:
+            self._section.constrain(constrained)
+
+    @abstractmethod
+    def _parse(self) -> None:
+        """Parse what is certain of the buffer, and take it out."""
+
+    @abstractmethod
+    def _finish(self) -> None:
+        """Parse the rest of the buffer, which nothing follows."""
+
+    def _close_section(self) -> None:
+        if self._section is not None:
+            self._calls += self._section.complete_calls
+            self._section = None
 
 
 class _Mode(Enum):
-    START = auto()  # nothing but white space yet: a fence or a bare call may begin
+    START = auto()
     TEXT = auto()
-    THINK = auto()
+    REASONING = auto()
     CALL = auto()
-    AFTER = auto()  # a fence or a section has ended: white space is part of it
+    AFTER = auto()
 
 
-class TextReader(Reading):
-    """Reads answers whose reasoning stands in a fence and whose calls begin with a trigger."""
+class TaggedAnswerParser(AnswerParser):
+    """Parses answers whose reasoning stands between tags and whose calls begin with a trigger."""
 
     def __init__(
         self,
-        family: Family,
-        fence: Fence | None,
+        tool_format: ToolFormat,
+        tags: ReasoningTags | None,
         tools: Mapping[str, Schema],
         *,
-        thinking: bool = False,
-        trusted: bool = False,
+        reasoning: bool = False,
+        constrained: bool = False,
+        one_call: bool = False,
     ) -> None:
-        """`thinking`: the prompt has opened the fence. `tools` empty: calls are text."""
-        super().__init__(tools, trusted=trusted)
-        self._family = family
-        self._fence = fence
-        self._triggers = family.triggers if tools else ()
-        self._mode = _Mode.THINK if thinking and fence is not None else _Mode.START
-        self._thought_began = False
+        """`reasoning`: the prompt ends with the opening tag. Without `tools` calls are text."""
+        super().__init__(tools, constrained=constrained, one_call=one_call)
+        self._format = tool_format
+        self._tags = tags
+        self._triggers = tool_format.triggers if tools else ()
+        self._ignored = tags.ignored if tags is not None else ()
+        self._ends_of_text = self._triggers + self._ignored
+        self._mode = _Mode.REASONING if reasoning and tags is not None else _Mode.START
+        self._has_reasoned = False
 
     @property
-    def calling(self) -> str | None:
+    def call_prefix(self) -> str | None:
         section = self._section
-        if section is None or section.calls or not section.raw:
+        if section is None or section.complete_calls or not section.raw:
             return None
-        announced = section.raw.lstrip().startswith(self._triggers) if self._triggers else False
-        return section.raw.lstrip() if announced or section.begun else None
+        text = section.raw.lstrip()
+        announced = bool(self._triggers) and text.startswith(self._triggers)
+        # A bare call is known to be one when its name is.
+        return text if announced or section.in_call else None
 
-    def push(self, text: str) -> list[Part]:
-        self._held += text
-        while self._step():
+    def _parse(self) -> None:
+        while self._buffer and self._step():
             pass
-        return self._take()
 
-    def finish(self) -> list[Part]:
+    def _finish(self) -> None:
         match self._mode:
             case _Mode.CALL:
                 assert self._section is not None
-                self._out += self._section.finish()
-            case _Mode.THINK:
-                self._think(self._held.rstrip())
+                self._section.finish()
+            case _Mode.REASONING:
+                self._add_reasoning(self._buffer.rstrip())
             case _Mode.START | _Mode.TEXT:
-                self._out.append(Text(self._held))
-        self._held = ""
-        return self._take()
+                self._events.text(self._buffer)
 
     def _step(self) -> bool:
-        """Read a stretch of what is held; false when more text is needed."""
-        if not self._held:
-            return False
+        """Parse a stretch of the buffer; False when more text is needed."""
         match self._mode:
             case _Mode.START:
                 return self._start()
             case _Mode.TEXT:
                 return self._text()
-            case _Mode.THINK:
-                return self._thinking()
+            case _Mode.REASONING:
+                return self._reasoning()
             case _Mode.CALL:
                 return self._call()
             case _Mode.AFTER:
-                self._held = self._held.lstrip()
-                if self._held:
+                self._buffer = self._buffer.lstrip()
+                if self._buffer:
                     self._mode = _Mode.START
-                return bool(self._held)
+                return True
 
     def _start(self) -> bool:
-        said = self._held.lstrip()
-        if not said:
+        text, tags = self._buffer.lstrip(), self._tags
+        if not text:
             return False
-        fence = self._fence
-        if fence is not None:
-            if said.startswith(fence.opens):
-                self._held = said[len(fence.opens) :]
-                self._mode, self._thought_began = _Mode.THINK, False
+        if tags is not None:
+            if text.startswith(tags.open):
+                self._buffer = text[len(tags.open) :]
+                self._mode, self._has_reasoned = _Mode.REASONING, False
                 return True
-            for marker in fence.wrapping:
-                if said.startswith(marker):
-                    self._held, self._mode = said[len(marker) :], _Mode.AFTER
+            for tag in self._ignored:
+                if text.startswith(tag):
+                    self._buffer, self._mode = text[len(tag) :], _Mode.AFTER
                     return True
-            if any(mark.startswith(said) for mark in (fence.opens, *fence.wrapping)):
+            if any(tag.startswith(text) for tag in (tags.open, *self._ignored)):
                 return False
-        if self._tools and said[0] in self._family.bare:
-            self._open("", "")
+        if self._tools and text[0] in self._format.bare_starts:
+            self._open_section("")
         else:
             self._mode = _Mode.TEXT
         return True
 
     def _text(self) -> bool:
-        ends = self._triggers + (self._fence.wrapping if self._fence is not None else ())
-        found = [(at, end) for end in ends if (at := self._held.find(end)) >= 0]
+        found = [(at, end) for end in self._ends_of_text if (at := self._buffer.find(end)) >= 0]
         if found:
             at, end = min(found)
-            said, self._held = self._held[:at], self._held[at + len(end) :]
-            text = said.rstrip()
-            self._out.append(Text(text))
+            before, self._buffer = self._buffer[:at], self._buffer[at + len(end) :]
+            text = before.rstrip()
+            self._events.text(text)
             if end in self._triggers:
-                self._open(said[len(text) :], end)
+                self._open_section(before[len(text) :] + end)
             else:
                 self._mode = _Mode.AFTER
             return True
-        keep = max((overlap(self._held, end) for end in ends), default=0)
-        sure = self._held[: len(self._held) - keep]
-        if ends:
-            sure = sure.rstrip()  # white space before a call is part of it
-        self._out.append(Text(sure))
-        self._held = self._held[len(sure) :]
+        held = max((overlap(self._buffer, end) for end in self._ends_of_text), default=0)
+        certain = self._buffer[: len(self._buffer) - held]
+        if self._ends_of_text:
+            certain = certain.rstrip()  # white space before a call is part of its syntax
+        self._events.text(certain)
+        self._buffer = self._buffer[len(certain) :]
         return False
 
-    def _thinking(self) -> bool:
-        assert self._fence is not None
-        closes = self._fence.closes
-        at = self._held.find(closes)
+    def _reasoning(self) -> bool:
+        assert self._tags is not None
+        close = self._tags.close
+        at = self._buffer.find(close)
         if at >= 0:
-            self._think(self._held[:at].rstrip())
-            self._held, self._mode = self._held[at + len(closes) :], _Mode.AFTER
+            self._add_reasoning(self._buffer[:at].rstrip())
+            self._buffer, self._mode = self._buffer[at + len(close) :], _Mode.AFTER
             return True
-        sure = self._held[: len(self._held) - overlap(self._held, closes)].rstrip()
-        self._think(sure)
-        self._held = self._held[len(sure) :]
+        certain = self._buffer[: len(self._buffer) - overlap(self._buffer, close)].rstrip()
+        self._add_reasoning(certain)
+        self._buffer = self._buffer[len(certain) :]
         return False
 
-    def _think(self, text: str) -> None:
-        if not self._thought_began:
+    def _add_reasoning(self, text: str) -> None:
+        if not self._has_reasoned:
             text = text.lstrip()
-        self._thought_began |= bool(text)
-        self._out.append(Thought(text))
+        self._has_reasoned |= bool(text)
+        self._events.reasoning(text)
 
-    def _open(self, space: str, trigger: str) -> None:
-        self._section = Section(
-            self._family.syntax, self._tools, raw=space + trigger, trusted=self._trusted
+    def _open_section(self, raw: str) -> None:
+        self._section = CallSection(
+            self._format.parse, self._events, self._tools, raw=raw, constrained=self._constrained
         )
         self._mode = _Mode.CALL
 
     def _call(self) -> bool:
         section = self._section
         assert section is not None
-        self._held = self._held[section.feed(self._held) :]
-        if section.failed:
-            self._close(section, _Mode.TEXT)
-            self._out.append(Text(section.raw))
-        elif section.over:
-            self._close(section, _Mode.AFTER)
-        return bool(self._held)
-
-    def _close(self, section: Section, mode: _Mode) -> None:
-        self._out += section.take()
-        self._calls += section.calls
-        self._section, self._mode = None, mode
+        self._buffer = self._buffer[section.feed(self._buffer) :]
+        match section.state:
+            case SectionState.COMPLETE:
+                self._close_section()
+                self._mode = _Mode.AFTER
+            case SectionState.FAILED:
+                self._close_section()
+                self._mode = _Mode.TEXT
+                self._events.text(section.raw)
+            case SectionState.OPEN:
+                pass
+        return True

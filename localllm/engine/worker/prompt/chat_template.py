@@ -1,8 +1,8 @@
-"""Chat templates: text from a model file that is executed. Sandboxed, bounded in size and time.
+"""Chat templates: programs from a model file, run in a sandbox that bounds their size and time.
 
 Templates use Jinja as `transformers` sets it up (apply_chat_template): trim_blocks,
-lstrip_blocks, loop controls, `raise_exception`, `strftime_now`. See SECURITY in docs for the
-attacks this stands against (CVE-2024-34359, CVE-2024-56326, CVE-2025-27516).
+lstrip_blocks, loop controls, `raise_exception`, `strftime_now`. A template is as trustworthy as
+the file it came with: CVE-2024-34359, CVE-2024-56326 and CVE-2025-27516 were such templates.
 """
 
 import ctypes
@@ -24,15 +24,15 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from localllm.engine.messages import Message, Role, Tool
-from localllm.engine.worker.parsing.formats import family_of, fence_of
-from localllm.engine.worker.prompt.tool_turns import (
-    Form,
-    Turn,
-    form_of,
-    in_parts,
-    plain_turns,
-    tools_of,
-    turns_with_tools,
+from localllm.engine.worker.parsing.formats import reasoning_tags_of, tool_format_of
+from localllm.engine.worker.prompt.template_messages import (
+    TemplateCaps,
+    TemplateMessage,
+    messages_with_tools,
+    plain_messages,
+    probe_caps,
+    template_tools,
+    with_content_parts,
 )
 from localllm.errors import BadRequest
 
@@ -40,17 +40,17 @@ MAX_TEMPLATE_CHARS = 512 * 1024
 MAX_RENDERED_CHARS = 16 * 2**20
 TIME_LIMIT_S = 2.0
 MEMORY_LIMIT_BYTES = 512 * 2**20
-"""What a rendering may add to this process's address space (enforced on Linux)."""
+"""Of address space that one rendering may add to this process (enforced on Linux)."""
 
 _MAX_INDENT = 16
-_PROBED = "probed words"
+_PROBE = "probed words"
 _FORBIDDEN_METHODS = {"center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map"}
 """String methods that make a huge string out of a small number."""
 
 
 class TemplateTimeout(BaseException):
-    """Raised inside the rendering thread when the time is over; not an Exception, so that no
-    handler on the way swallows it."""
+    """The time is over; raised inside the rendering thread. Not an Exception, so that no handler on
+    the way swallows it."""
 
 
 class ChatTemplate:
@@ -64,7 +64,7 @@ class ChatTemplate:
                 f"at most {MAX_TEMPLATE_CHARS} are accepted."
             )
         environment = _Sandbox(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
         )
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
@@ -77,60 +77,68 @@ class ChatTemplate:
         except (jinja2.TemplateError, RecursionError, SyntaxError) as error:
             raise BadRequest(f"The model's chat template is not usable: {error}") from error
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
-        self.family = family_of(source)
-        self.fence = fence_of(source)
+        self.tool_format = tool_format_of(source)
+        self.reasoning_tags = reasoning_tags_of(source)
 
     @functools.cached_property
-    def form(self) -> Form:
-        """How this template takes tools, calls and results: it is asked once, when there are
-        some."""
-        return form_of(lambda turns, tools: self._render(turns, tools, {}), self.family)
+    def caps(self) -> TemplateCaps:
+        """The template's capabilities; probed with the first conversation that has tools."""
+        return probe_caps(
+            lambda messages, tools: self._render(messages, tools, {}), self.tool_format
+        )
 
     def render(
         self,
         messages: Sequence[Message],
         tools: Sequence[Tool] = (),
         *,
-        reasons: bool | None = None,
+        reasoning: bool | None = None,
     ) -> str:
-        """The prompt of this conversation, ready for the assistant's turn.
+        """Render a conversation up to the beginning of the assistant's next message.
 
-        `reasons` False asks a template that can for an answer without reasoning. Raises
-        BadRequest when the template refuses the conversation, takes longer than TIME_LIMIT_S or
-        writes more than MAX_RENDERED_CHARS.
+        `reasoning` False asks for an answer without, where the template can. Raises BadRequest
+        when the template refuses the conversation, takes longer than TIME_LIMIT_S or writes more
+        than MAX_RENDERED_CHARS.
         """
-        options = {} if reasons is None else {"enable_thinking": reasons}
+        options = {} if reasoning is None else {"enable_thinking": reasoning}
         if not tools and not any(m.tool_calls or m.role is Role.TOOL for m in messages):
-            return self._render(plain_turns(messages), None, options)
-        turns = turns_with_tools(messages, tools, self.form, self.family)
-        return self._render(turns, tools_of(tools, self.form), options)
+            return self._render(plain_messages(messages), None, options)
+        built = messages_with_tools(messages, tools, self.caps, self.tool_format)
+        return self._render(built, template_tools(tools, self.caps), options)
 
     @functools.cached_property
-    def _wants_parts(self) -> bool:
-        """Whether this template takes a content as a list of parts alone, as those of some models
-        that see do."""
+    def _needs_content_parts(self) -> bool:
+        """True for a template that takes a content as a list of parts only, as those of some
+        vision models do."""
 
         def writes(content: object) -> bool:
+            message: TemplateMessage = {"role": "user", "content": content}
             try:
-                return _PROBED in self._render_as_is(
-                    [{"role": "user", "content": content}], None, {}
-                )
+                return _PROBE in self._render_as_is([message], None, {})
             except BadRequest:
                 return False
 
-        return not writes(_PROBED) and writes([{"type": "text", "text": _PROBED}])
+        return not writes(_PROBE) and writes([{"type": "text", "text": _PROBE}])
 
-    def _render(self, turns: list[Turn], tools: list[Turn] | None, options: dict[str, bool]) -> str:
-        if self._wants_parts:
-            turns = in_parts(turns)
-        return self._render_as_is(turns, tools, options)
+    def _render(
+        self,
+        messages: list[TemplateMessage],
+        tools: list[TemplateMessage] | None,
+        options: dict[str, bool],
+    ) -> str:
+        if self._needs_content_parts:
+            messages = with_content_parts(messages)
+        return self._render_as_is(messages, tools, options)
 
     def _render_as_is(
-        self, turns: list[Turn], tools: list[Turn] | None, options: dict[str, bool]
+        self,
+        messages: list[TemplateMessage],
+        tools: list[TemplateMessage] | None,
+        options: dict[str, bool],
     ) -> str:
         try:
             with _memory_limit(MEMORY_LIMIT_BYTES), _Deadline(TIME_LIMIT_S):
-                return self._write(turns, tools, options)
+                return self._generate(messages, tools, options)
         except TemplateTimeout:
             raise BadRequest(
                 f"The model's chat template ran for more than {TIME_LIMIT_S:g} s and was stopped."
@@ -142,11 +150,16 @@ class ChatTemplate:
                 f"The model's chat template failed: {type(error).__name__} {error}"
             ) from error
 
-    def _write(self, turns: list[Turn], tools: list[Turn] | None, options: dict[str, bool]) -> str:
-        written: list[str] = []
+    def _generate(
+        self,
+        messages: list[TemplateMessage],
+        tools: list[TemplateMessage] | None,
+        options: dict[str, bool],
+    ) -> str:
+        chunks: list[str] = []
         length = 0
         for chunk in self._template.generate(
-            messages=turns,
+            messages=messages,
             add_generation_prompt=True,
             tools=tools,
             documents=None,
@@ -158,8 +171,8 @@ class ChatTemplate:
                 raise BadRequest(
                     f"The model's chat template wrote more than {MAX_RENDERED_CHARS} characters."
                 )
-            written.append(chunk)
-        return "".join(written)
+            chunks.append(chunk)
+        return "".join(chunks)
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
@@ -187,9 +200,9 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return super().is_safe_attribute(obj, attr, value)
 
 
-class _Generation(Extension):
-    """`{% generation %}...{% endgeneration %}`: marks for training what the model has written
-    (`transformers`, AssistantTracker); to write a prompt it means nothing."""
+class _GenerationTag(Extension):
+    """Accepts `{% generation %}...{% endgeneration %}`, which marks for training what the model
+    has written (`transformers`, AssistantTracker). In a prompt it means nothing."""
 
     tags = {"generation"}  # noqa: RUF012  # as jinja2 declares it
 
@@ -242,8 +255,8 @@ def _memory_limit(extra_bytes: int) -> Iterator[None]:
 
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    wanted = pages * resource.getpagesize() + extra_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (_tighter(_tighter(wanted, soft), hard), hard))
+    limit = pages * resource.getpagesize() + extra_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (_tighter(_tighter(limit, soft), hard), hard))
     try:
         yield
     finally:
@@ -257,14 +270,14 @@ def _tighter(limit: int, other: int) -> int:
 def _tojson(
     value: object, ensure_ascii: bool = False, indent: int | None = None, sort_keys: bool = False
 ) -> str:
-    """JSON as `transformers` writes it: not escaped for HTML, unlike Jinja's own filter."""
+    """Write JSON as `transformers` does: not escaped for HTML, unlike Jinja's own filter."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=min(indent or 0, 16) or None, sort_keys=sort_keys
     )
 
 
 def _indent(text: str, width: int = 4, first: bool = False, blank: bool = False) -> str:
-    """Jinja's own filter, for widths that make no huge value out of a small one."""
+    """Indent as Jinja's own filter does, by widths that make no huge value out of a small one."""
     if not isinstance(width, int) or not 0 <= width <= _MAX_INDENT:
         raise ValueError(f"indent by {width!r}")
     return do_indent(text, width, first, blank)

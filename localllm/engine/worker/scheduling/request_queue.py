@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 from localllm.engine.messages import GenerateRequest, Grammar
 from localllm.engine.worker.llama.model import Model
+from localllm.engine.worker.prompt.prompt import Prompt
 from localllm.engine.worker.sequences.parallel_sampling import sequences_of
 from localllm.engine.worker.sequences.sequence import WAITING, Sequence
 from localllm.errors import BadRequest, GenerationFailed, QueueFull
 
 if TYPE_CHECKING:
-    from localllm.engine.worker.parsing.model_format import Manner
-
     # Imports llguidance and numpy, which a worker without grammars does not need.
     from localllm.engine.worker.sampling.grammar import Constraint, GrammarCompiler
 
@@ -42,29 +41,23 @@ class RequestQueue:
     def remove(self, sequence: Sequence) -> None:
         self._waiting.remove(sequence)
 
-    def add(
-        self,
-        request: GenerateRequest,
-        prompt: list[int],
-        arrived: float,
-        *,
-        dropped_messages: int = 0,
-        answer_format: "Manner | None" = None,
-    ) -> None:
+    def add(self, request: GenerateRequest, prompt: Prompt, arrived: float) -> None:
         """Queue all sequences of a request. Raises BadRequest, ContextOverflow, QueueFull."""
         if len(self._waiting) + request.n > MAX_WAITING:
             raise QueueFull(f"{len(self._waiting)} answers are waiting already. Try again later.")
+        answer_format = prompt.answer_format
         sequences = sequences_of(
             request,
             prompt,
             arrived,
             model=self._model,
             can_share=self._can_share,
-            constraints=self._constraints(request.grammar, request.n),
-            dropped_messages=dropped_messages,
+            constraints=self._constraints(answer_format.forced or request.grammar, request.n),
         )
-        if answer_format is not None:
-            answer_format.teach(sequences, self._constraints(answer_format.calls, request.n))
+        if answer_format.lazy is not None:
+            calls = self._constraints(answer_format.lazy, request.n)
+            for sequence, constraint in zip(sequences, calls, strict=True):
+                sequence.output.events.attach(constraint)
         self._waiting += sequences
 
     def next_ready(self, refuse: Callable[[Sequence, GenerationFailed], None]) -> Sequence | None:

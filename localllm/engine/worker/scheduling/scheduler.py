@@ -9,7 +9,6 @@ a sequence are in sequences/sequence.py.
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from localllm.engine.messages import (
     Event,
@@ -22,6 +21,7 @@ from localllm.engine.worker.kv_cache import radix_tree
 from localllm.engine.worker.kv_cache.kv_cache import KvCache
 from localllm.engine.worker.llama.lora import LoraRotation
 from localllm.engine.worker.llama.model import Aborted, CacheFull, Model
+from localllm.engine.worker.prompt.prompt import Prompt
 from localllm.engine.worker.sampling.sampler import Sampler
 from localllm.engine.worker.scheduling.request_queue import RequestQueue
 from localllm.engine.worker.sequences.batch import Batch, Chunk
@@ -41,9 +41,6 @@ from localllm.engine.worker.sequences.sequence import (
 )
 from localllm.engine.worker.speculative.speculator import Drafter, Speculator
 from localllm.errors import BadRequest, DeadlineExceeded, GenerationFailed
-
-if TYPE_CHECKING:
-    from localllm.engine.worker.parsing.model_format import Manner
 
 
 class Scheduler:
@@ -76,29 +73,11 @@ class Scheduler:
     def busy(self) -> bool:
         return bool(self._queue or self._running)
 
-    def submit(
-        self,
-        request: GenerateRequest,
-        prompt: list[int],
-        arrived: float,
-        *,
-        dropped_messages: int = 0,
-        answer_format: "Manner | None" = None,
-    ) -> None:
-        """Queue a request. `dropped_messages` were left out of its prompt; `answer_format` None:
-        its answers are text.
-
-        Raises BadRequest (its id is taken), ContextOverflow, QueueFull.
-        """
+    def submit(self, request: GenerateRequest, prompt: Prompt, arrived: float) -> None:
+        """Queue a request. Raises BadRequest (its id is taken), ContextOverflow, QueueFull."""
         if any(sequence.id == request.request_id for sequence in self._all()):
             raise BadRequest(f"A request with the id {request.request_id!r} is running already.")
-        self._queue.add(
-            request,
-            prompt,
-            arrived,
-            dropped_messages=dropped_messages,
-            answer_format=answer_format,
-        )
+        self._queue.add(request, prompt, arrived)
         self._next_deadline = min(self._next_deadline, deadline(request, arrived))
 
     def cancel(self, request_id: str) -> None:
@@ -188,7 +167,8 @@ class Scheduler:
                 cached = min(sequence.prompt.cached_tokens, self.kv_cache.length(slot))
                 sequence.prompt.cached_tokens = cached
                 return None
-            chunk = Chunk(sequence, image.start, images[image.start : image.end], samples=False)
+            tokens = sequence.prompt.tokens[image.start : image.end]
+            chunk = Chunk(sequence, image.start, tokens, samples=False)
             self._model.apply_loras(sequence.lora_key)
             return Batch([chunk], image=image)
         return None
@@ -296,7 +276,7 @@ class Scheduler:
             return
         (chunk,) = batch.chunks
         assert chunk.sequence.prompt.images is not None
-        chunk.sequence.prompt.images.show(batch.image, chunk.sequence.slot)
+        chunk.sequence.prompt.images.compute(batch.image, chunk.sequence.slot)
 
     def _undo(self, batch: Batch) -> None:
         """Remove the cells of a batch that was not computed; the next step computes it again."""

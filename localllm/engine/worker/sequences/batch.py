@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from localllm.engine.worker.llama.model import BatchToken
-from localllm.engine.worker.prompt.image_prompt import Picture
+from localllm.engine.worker.prompt.prompt import ImageChunk
 from localllm.engine.worker.sequences.sequence import Sequence
 
 
@@ -49,7 +49,7 @@ class Batch:
 
     chunks: list[Chunk]
     tokens: list[BatchToken] = field(default_factory=list)
-    image: Picture | None = None
+    image: ImageChunk | None = None
 
     @classmethod
     def of(cls, chunks: list[Chunk]) -> "Batch":

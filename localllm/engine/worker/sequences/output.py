@@ -43,9 +43,9 @@ class OutputProcessor:
                 constraint.check_end()
             return FinishReason.STOP
         complete = constraint is not None and not constraint.accept(token)
-        text = output.detokenizer.push(self._vocab.piece(token) or events.piece(token))
+        text = output.detokenizer.push(self._vocab.piece(token) or events.marker(token))
         logprob, top = self._logprobs(sequence, token, row)
-        for event in events.say(
+        for event in events.push(
             Token(
                 request_id=request.request_id,
                 text=text,
@@ -55,7 +55,7 @@ class OutputProcessor:
             )
         ):
             self._emit(event)
-        if output.detokenizer.stopped or events.ended or (complete and not events.bound):
+        if output.detokenizer.stopped or events.ended or (complete and not events.in_lazy_grammar):
             return FinishReason.STOP
         output.constraint = events.next_constraint(
             constraint, complete=complete, text=output.detokenizer
@@ -158,12 +158,12 @@ class OutputProcessor:
         """Emit what is pending, and that the answer has ended."""
         output, prompt = sequence.output, sequence.prompt
         rest = Token(request_id=sequence.id, text=output.detokenizer.finish(), index=sequence.index)
-        for event in output.events.say_rest(rest):
+        for event in output.events.finish(rest):
             self._emit(event)
         self._emit(
             Finished(
                 request_id=sequence.id,
-                reason=output.events.reason(reason),
+                reason=output.events.finish_reason(reason),
                 prompt_tokens=prompt.cells,
                 completion_tokens=output.count,
                 cached_tokens=prompt.cached_tokens,

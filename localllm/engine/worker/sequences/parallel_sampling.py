@@ -8,7 +8,7 @@ from localllm.engine.messages import GenerateRequest, Sampling
 from localllm.engine.messages.limits import MAX_SEED
 from localllm.engine.worker.llama.model import Model
 from localllm.engine.worker.parsing.detokenizer import IncrementalDetokenizer
-from localllm.engine.worker.prompt.image_prompt import PicturePrompt
+from localllm.engine.worker.prompt.prompt import Prompt
 from localllm.engine.worker.sequences.sequence import (
     WAITING,
     OutputState,
@@ -25,23 +25,21 @@ if TYPE_CHECKING:  # and numpy with it
 
 def sequences_of(
     request: GenerateRequest,
-    prompt: list[int],
+    prompt: Prompt,
     arrived: float,
     *,
     model: Model,
     can_share: bool,
     constraints: "Constraints[Constraint]" = (),
-    dropped_messages: int = 0,
 ) -> list[Sequence]:
     """Make the sequences of a request, the parent first. Raises ContextOverflow, BadRequest.
 
     `can_share`: what one computes can be given to the others. `constraints`: one for each sequence,
     or none.
     """
-    images = prompt if isinstance(prompt, PicturePrompt) else None
-    if images is not None and request.echo:
+    if prompt.images is not None and request.echo:
         raise BadRequest("A conversation with pictures cannot be echoed: ask without echo.")
-    cells = len(prompt) if images is None else images.tokens
+    cells = prompt.cells
     available = model.context - cells
     if available < (0 if request.max_tokens == 0 else 1):
         raise ContextOverflow(
@@ -54,11 +52,15 @@ def sequences_of(
         Sequence(
             request=request,
             prompt=PromptState(
-                tokens=prompt, cells=cells, images=images, dropped_messages=dropped_messages
+                tokens=prompt.tokens,
+                cells=cells,
+                images=prompt.images,
+                dropped_messages=prompt.dropped_messages,
             ),
             output=OutputState(
                 limit=limit,
                 detokenizer=IncrementalDetokenizer(request.stop),
+                events=prompt.answer_format.new_events(),
                 constraint=constraints[index] if constraints else None,
             ),
             metrics=SequenceMetrics(arrived=arrived),

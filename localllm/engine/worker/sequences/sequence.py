@@ -32,9 +32,9 @@ from typing import TYPE_CHECKING
 from localllm.engine.messages import GenerateRequest, Timings
 from localllm.engine.worker.llama.lora import LoraKey
 from localllm.engine.worker.llama.vocabulary import Vocabulary
-from localllm.engine.worker.parsing.answer_events import Speech
+from localllm.engine.worker.parsing.answer_events import AnswerEvents
 from localllm.engine.worker.parsing.detokenizer import IncrementalDetokenizer
-from localllm.engine.worker.prompt.image_prompt import PicturePrompt
+from localllm.engine.worker.prompt.prompt import PromptImages
 from localllm.engine.worker.sampling.sampler import Sampler
 
 if TYPE_CHECKING:  # and numpy with it
@@ -67,7 +67,7 @@ class PromptState:
 
     tokens: list[int]
     cells: int
-    images: PicturePrompt | None = None
+    images: PromptImages | None = None
     dropped_messages: int = 0
     cached_tokens: int = 0
     shareable: bool = True
@@ -100,7 +100,7 @@ class OutputState:
 
     limit: int
     detokenizer: IncrementalDetokenizer
-    events: Speech = field(default_factory=Speech)
+    events: AnswerEvents = field(default_factory=AnswerEvents)
     constraint: "Constraint | None" = None
     sampler: Sampler | None = None
     next_token: int | None = None

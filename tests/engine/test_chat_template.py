@@ -126,10 +126,10 @@ SMOLVLM = (
     "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n"
     "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
-"""As SmolVLM publishes it: a content is a list of parts, and a text is not."""
+"""As SmolVLM publishes it: a content is a list of parts, and never a text."""
 
 
-def test_a_template_that_takes_parts_alone_is_given_parts() -> None:
+def test_a_template_that_takes_content_parts_only_is_given_parts() -> None:
     turns = (Message(role=Role.USER, content="What is <here>?"),)
     assert ChatTemplate(SMOLVLM).render(turns) == (
         "<|im_start|>User: What is <here>?<end_of_utterance>\nAssistant:"

@@ -1,15 +1,26 @@
-"""Chat templates of every family: which it is, and conversations with tools in its words."""
+"""Chat templates of every tool format: which it is, and conversations with tools as it has them."""
 
 import dataclasses
 
 import pytest
 
-from localllm.engine.messages import Message, Role, Tool, ToolCall
-from localllm.engine.worker.parsing.call_section import CallArguments, CallBegan, Text
-from localllm.engine.worker.parsing.formats import HARMONY, PLAIN, family_of, fence_of
+from localllm.engine.messages import (
+    Message,
+    Role,
+    Token,
+    Tool,
+    ToolCall,
+    ToolCallArguments,
+)
+from localllm.engine.worker.parsing.formats import (
+    HARMONY,
+    PLAIN,
+    reasoning_tags_of,
+    tool_format_of,
+)
 from localllm.engine.worker.prompt.chat_template import ChatTemplate
 from localllm.errors import BadRequest
-from tests.engine.tool_families import EXAMPLES, Example, read, reader, source
+from tests.engine.tool_formats import EXAMPLES, Example, began, parse, parser_for, source
 
 TOOLS = (
     Tool(
@@ -37,15 +48,15 @@ def template(example: Example) -> ChatTemplate:
 
 
 @every_template
-def test_the_family_and_the_fence_are_seen_in_the_template(example: Example) -> None:
-    assert family_of(source(example)) is example.family
-    assert fence_of(source(example)) is example.fence
+def test_the_tool_format_and_the_tags_are_seen_in_the_template(example: Example) -> None:
+    assert tool_format_of(source(example)) is example.tool_format
+    assert reasoning_tags_of(source(example)) is example.tags
 
 
 @pytest.mark.parametrize("text", ["", "{{ messages }}", "<tool_call>", "<|im_start|>{{ tools }}"])
 def test_an_unknown_template_is_plain_and_does_not_reason(text: str) -> None:
-    assert family_of(text) is PLAIN
-    assert fence_of(text) is None
+    assert tool_format_of(text) is PLAIN
+    assert reasoning_tags_of(text) is None
 
 
 @every_template
@@ -56,7 +67,7 @@ def test_tools_are_described(example: Example) -> None:
 
 
 @every_template
-def test_a_conversation_with_a_call_and_its_result_is_told(example: Example) -> None:
+def test_a_conversation_with_a_call_and_its_result_is_rendered(example: Example) -> None:
     text = template(example).render(CONVERSATION, TOOLS)
     order = [text.rindex(said) for said in ("Weather in Köln?", "12 degrees")]
     assert order == sorted(order)
@@ -66,23 +77,23 @@ def test_a_conversation_with_a_call_and_its_result_is_told(example: Example) -> 
 
 
 @every_template
-def test_what_the_template_writes_for_a_call_is_read_as_that_call(example: Example) -> None:
-    """Both ends agree: the rendered call is what the parser of the family understands."""
+def test_what_the_template_writes_for_a_call_is_parsed_as_that_call(example: Example) -> None:
+    """Both ends agree: the parser of the format understands the rendered call."""
     text = template(example).render(CONVERSATION, TOOLS)
     said = text[text.rindex("Weather in Köln?") + len("Weather in Köln?") : text.rindex("12 deg")]
-    trigger = " to=functions" if example.family is HARMONY else '{"name"'
-    if not example.family.bare and example.family is not HARMONY:
-        trigger = example.family.triggers[0]
+    trigger = " to=functions" if example.tool_format is HARMONY else '{"name"'
+    if not example.tool_format.bare_starts and example.tool_format is not HARMONY:
+        trigger = example.tool_format.triggers[0]
     said = said[said.index(trigger) :].split("<|call|>")[0]
-    parts = read(reader(example.family, None), [said])
-    parts = [part for part in parts if not isinstance(part, Text)]
-    assert parts[0] == CallBegan("get_weather")
-    assert isinstance(parts[1], CallArguments)
-    assert parts[1].text.replace(" ", "") == '{"city":"Köln"}'
+    events = parse(parser_for(example.tool_format, None), [said])
+    events = [event for event in events if not isinstance(event, Token)]
+    assert events[0] == began("get_weather")
+    assert isinstance(events[1], ToolCallArguments)
+    assert events[1].text.replace(" ", "") == '{"city":"Köln"}'
 
 
 @every_template
-def test_a_conversation_without_tools_is_told_as_before(example: Example) -> None:
+def test_a_conversation_without_tools_is_rendered_as_before(example: Example) -> None:
     answer = Message(role=Role.ASSISTANT, content="Cold.")
     text = template(example).render((ASKED, answer, ASKED))
     assert "get_weather" not in text
@@ -90,7 +101,7 @@ def test_a_conversation_without_tools_is_told_as_before(example: Example) -> Non
 
 
 @every_template
-def test_two_results_in_a_row_are_told(example: Example) -> None:
+def test_two_results_in_a_row_are_rendered(example: Example) -> None:
     calls = (*CALLED.tool_calls, ToolCall(id="two", name="get_weather", arguments="{}"))
     two = dataclasses.replace(CALLED, tool_calls=calls)
     other = Message(role=Role.TOOL, content="a storm", tool_call_id="two")
@@ -103,13 +114,13 @@ def test_two_results_in_a_row_are_told(example: Example) -> None:
     assert text.index("12 degrees") < text.index("a storm")
 
 
-def test_earlier_reasoning_is_told_where_the_template_wants_it() -> None:
+def test_earlier_reasoning_is_rendered_where_the_template_has_a_place_for_it() -> None:
     for name in ("Qwen-Qwen3-0.6B", "openai-gpt-oss-120b", "google-gemma-4-31B-it"):
         (example,) = (e for e in EXAMPLES if e.template == name)
         assert "I must look." in template(example).render(CONVERSATION, TOOLS)
 
 
-def test_a_template_without_words_for_tools_has_them_in_its_system_message() -> None:
+def test_a_template_without_a_place_for_tools_has_them_in_its_system_message() -> None:
     chatml = ChatTemplate(
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
         "<|im_start|>assistant\n"
@@ -117,9 +128,9 @@ def test_a_template_without_words_for_tools_has_them_in_its_system_message() -> 
     text = chatml.render((Message(role=Role.SYSTEM, content="Be brief."), ASKED), TOOLS)
     assert text.startswith("<|im_start|>system\nBe brief.\n\nYou can call these functions:")
     assert text.count("<|im_start|>system") == 1
-    told = chatml.render(CONVERSATION, TOOLS)
-    assert '{"name": "get_weather", "arguments": {"city": "Köln"}}' in told
-    assert "Result of get_weather:\n12 degrees" in told
+    rendered = chatml.render(CONVERSATION, TOOLS)
+    assert '{"name": "get_weather", "arguments": {"city": "Köln"}}' in rendered
+    assert "Result of get_weather:\n12 degrees" in rendered
 
 
 def test_a_template_without_a_system_role_has_them_in_the_first_question() -> None:
@@ -151,5 +162,5 @@ def test_a_template_may_indent_a_little() -> None:
 
 def test_reasoning_is_switched_off_where_the_template_can() -> None:
     (qwen3,) = (e for e in EXAMPLES if e.template == "Qwen-Qwen3-0.6B")
-    text = template(qwen3).render((ASKED,), reasons=False)
+    text = template(qwen3).render((ASKED,), reasoning=False)
     assert text.endswith("<think>\n\n</think>\n\n")

@@ -10,7 +10,12 @@ from localllm.engine.client.client import ProcessEngine
 from localllm.engine.messages import GenerateRequest, Message, Overflow, Role
 from localllm.engine.messages.validation import check_generate
 from localllm.engine.worker.prompt import context_window
-from localllm.engine.worker.prompt.context_window import KEPT, RollingWindow, borders
+from localllm.engine.worker.prompt.context_window import (
+    FILL_AFTER_CUT,
+    RollingWindow,
+    prompt_limit,
+    turn_starts,
+)
 from localllm.errors import BadRequest, ContextOverflow
 from tests.engine.answers import GREEDY, collect
 
@@ -41,7 +46,7 @@ def dialogue(turns: int, *, system: bool = True) -> list[Message]:
 
 @given(conversations, st.integers(1, 400))
 def test_what_stays_is_the_system_prompt_and_an_end_of_the_rest_that_begins_with_a_turn(
-    conversation: list[Message], room: int
+    conversation: list[Message], limit: int
 ) -> None:
     kept: list[tuple[Message, ...]] = []
 
@@ -49,8 +54,8 @@ def test_what_stays_is_the_system_prompt_and_an_end_of_the_rest_that_begins_with
         kept.append(given)
         return render(given)
 
-    prompt, dropped = RollingWindow().fit(conversation, room, watched)
-    starts = borders(conversation)
+    prompt, dropped = RollingWindow().fit(conversation, limit, watched)
+    starts = turn_starts(conversation)
     head = starts[0] if starts else len(conversation)
     stays = (*conversation[:head], *conversation[head + dropped :])
     assert prompt == render(stays)
@@ -62,32 +67,32 @@ def test_what_stays_is_the_system_prompt_and_an_end_of_the_rest_that_begins_with
 
 @given(conversations, st.integers(1, 400))
 def test_it_fits_unless_the_last_turn_alone_does_not(
-    conversation: list[Message], room: int
+    conversation: list[Message], limit: int
 ) -> None:
-    prompt, dropped = RollingWindow().fit(conversation, room, render)
-    starts = borders(conversation)
+    prompt, dropped = RollingWindow().fit(conversation, limit, render)
+    starts = turn_starts(conversation)
     last = starts[-1] if starts else 0
-    assert len(prompt) <= room or dropped == last - (starts[0] if starts else 0)
+    assert len(prompt) <= limit or dropped == last - (starts[0] if starts else 0)
 
 
 @given(conversations, st.integers(1, 400))
-def test_nothing_is_left_out_that_has_a_place(conversation: list[Message], room: int) -> None:
-    _, dropped = RollingWindow().fit(conversation, room, render)
-    if length(*conversation) <= room:
+def test_nothing_is_left_out_that_fits(conversation: list[Message], limit: int) -> None:
+    _, dropped = RollingWindow().fit(conversation, limit, render)
+    if length(*conversation) <= limit:
         assert dropped == 0
         return
-    starts = borders(conversation)
+    starts = turn_starts(conversation)
     if len(starts) < 2:
         assert dropped == 0
         return
     turn = starts.index(starts[0] + dropped)
     if turn > 1:  # one turn more would be over what a cut may fill
         more = (*conversation[: starts[0]], *conversation[starts[turn - 1] :])
-        assert length(*more) > int(room * KEPT)
+        assert length(*more) > int(limit * FILL_AFTER_CUT)
 
 
 @given(st.integers(2, 400), st.integers(60, 300))
-def test_few_prompts_are_made_to_find_the_cut(turns: int, room: int) -> None:
+def test_few_prompts_are_made_to_find_the_cut(turns: int, limit: int) -> None:
     made = 0
 
     def counted(kept: tuple[Message, ...]) -> list[str]:
@@ -95,12 +100,12 @@ def test_few_prompts_are_made_to_find_the_cut(turns: int, room: int) -> None:
         made += 1
         return render(kept)
 
-    RollingWindow().fit(dialogue(turns), room, counted)
+    RollingWindow().fit(dialogue(turns), limit, counted)
     assert made <= 2 + turns.bit_length()
 
 
 def test_a_growing_conversation_is_cut_at_the_same_place_until_that_is_full() -> None:
-    window, room = RollingWindow(), 300
+    window, limit = RollingWindow(), 300
     cuts, made = [], 0
 
     def counted(kept: tuple[Message, ...]) -> list[str]:
@@ -109,13 +114,13 @@ def test_a_growing_conversation_is_cut_at_the_same_place_until_that_is_full() ->
         return render(kept)
 
     for turns in range(1, 60):
-        prompt, dropped = window.fit(dialogue(turns), room, counted)
-        assert len(prompt) <= room
+        prompt, dropped = window.fit(dialogue(turns), limit, counted)
+        assert len(prompt) <= limit
         cuts.append(dropped)
     assert cuts == sorted(cuts)
     moved = sum(a != b for a, b in itertools.pairwise(cuts))
     per_turn = length(*dialogue(3)) - length(*dialogue(2))
-    assert moved <= 60 * per_turn / (room * (1 - KEPT)) + 1  # not one move for each turn
+    assert moved <= 60 * per_turn / (limit * (1 - FILL_AFTER_CUT)) + 1  # not one move for each turn
     assert made <= 59 + moved * 7  # one prompt for a turn that moves nothing
 
 
@@ -139,7 +144,7 @@ def test_more_conversations_than_are_remembered_are_cut_all_the_same() -> None:
 def test_a_tool_call_goes_with_its_result() -> None:
     turn = [said(r) for r in (Role.USER, Role.ASSISTANT, Role.TOOL, Role.TOOL, Role.ASSISTANT)]
     conversation = [*turn, *turn, said(Role.USER)]
-    assert borders(conversation) == [0, 5, 10]
+    assert turn_starts(conversation) == [0, 5, 10]
     _, dropped = RollingWindow().fit(conversation, length(*turn, said(Role.USER)) + 5, render)
     assert dropped in (5, 10)
 
@@ -162,7 +167,7 @@ def test_what_is_far_too_long_to_be_counted_is_left_out() -> None:
     [(4096, None, 3072), (4096, 100, 3996), (4096, 4096, 2048), (1, None, 1), (2, 2, 1)],
 )
 def test_the_answer_has_room_too(context: int, max_tokens: int | None, expected: int) -> None:
-    assert context_window.room(context, max_tokens) == expected
+    assert prompt_limit(context, max_tokens) == expected
 
 
 def test_a_plain_prompt_cannot_roll() -> None:

@@ -1,0 +1,174 @@
+"""What an engine's process holds after a load: the model, and all that was made for it."""
+
+import hashlib
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import llama_cpp.llama_cpp as llama
+
+from localllm.core.sizing.embedding import with_embedding_defaults
+from localllm.engine.messages import Event, Loaded, LoadRequest
+from localllm.engine.messages.validation import check_settings
+from localllm.engine.worker.kv_cache.state_file import ModelFiles, StateFiles
+from localllm.engine.worker.llama.heartbeat import HeartbeatState
+from localllm.engine.worker.llama.model import Model
+from localllm.engine.worker.llama.native_log import NativeLog, note
+from localllm.engine.worker.prompt.chat_template import ChatTemplate
+from localllm.engine.worker.prompt.prompt_builder import PromptBuilder
+from localllm.engine.worker.scheduling.scheduler import Scheduler
+from localllm.errors import BadRequest, LoadFailed
+
+if TYPE_CHECKING:  # imported by loads that need them, and numpy or mtmd with them
+    from localllm.engine.worker.embedding import Embedder
+    from localllm.engine.worker.speculative.draft_model import DraftModel
+    from localllm.engine.worker.vision_encoder import VisionEncoder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model with its scheduler, prompts, states and companions.
+
+    `embedder` runs instead of the scheduler when the model was loaded for embeddings.
+    `vision_unavailable`: why there is no `encoder`, though the load has asked for one.
+    """
+
+    model: Model
+    scheduler: Scheduler
+    prompts: PromptBuilder
+    states: StateFiles
+    embedder: "Embedder | None"
+    encoder: "VisionEncoder | None"
+    vision_unavailable: str | None
+    drafter: "DraftModel | None"
+    has_chat_template: bool
+    chat_template_sha256: str | None
+
+    @property
+    def runner(self) -> "Embedder | Scheduler":
+        return self.embedder or self.scheduler
+
+    def check_generates(self) -> None:
+        """Raise BadRequest when this model writes no answers."""
+        if self.embedder is not None:
+            raise BadRequest("This model was loaded for embeddings: it writes no answers.")
+        if not self.model.has_cache:
+            raise BadRequest(
+                "This model is an encoder: it writes no answers. Load it for embeddings."
+            )
+
+    def loaded(self) -> Loaded:
+        """Describe the load to the parent."""
+        model, encoder = self.model, self.encoder
+        return Loaded(
+            allocations=model.allocations + (encoder.allocations if encoder is not None else ()),
+            context=model.context,
+            cells=model.cells,
+            parallel=model.settings.parallel,
+            gpu_layers=_offloaded_layers(model),
+            has_chat_template=self.has_chat_template,
+            chat_template_sha256=self.chat_template_sha256,
+            load_s=model.load_s,
+            vision=encoder is not None,
+            vision_unavailable=self.vision_unavailable,
+            draft=self.drafter.allocations if self.drafter is not None else (),
+        )
+
+    def close(self) -> None:
+        for loaded in (self.encoder, self.drafter, self.model):
+            if loaded is not None:
+                loaded.close()
+
+
+def load_model(
+    request: LoadRequest,
+    emit: Callable[[Event], None],
+    *,
+    log: NativeLog,
+    heartbeat: HeartbeatState,
+    on_progress: Callable[[float], None],
+) -> LoadedModel:
+    """Load a model and its companions. Raises LoadFailed, UsageError."""
+    check_settings(request.settings)
+    files = ModelFiles(request.path, request.settings.loras)
+    settings, spec = request.settings, None
+    if settings.embeddings:
+        from localllm.engine.worker.llama.dry_run import read_header
+
+        spec = read_header(request.path)
+        settings = with_embedding_defaults(spec, settings)
+    with ExitStack() as stack:
+        model = Model(request.path, settings, log=log, on_progress=on_progress, heartbeat=heartbeat)
+        stack.callback(model.close)
+        encoder, vision_unavailable = _load_encoder(model, log)
+        if encoder is not None:
+            stack.callback(encoder.close)
+        drafter = _load_drafter(model, log)
+        stack.pop_all()
+    scheduler = Scheduler(model, emit, drafter=drafter)
+    embedder = None
+    if spec is not None:
+        from localllm.engine.worker.embedding import Embedder
+
+        embedder = Embedder(model, spec, emit)
+    source = model.chat_template
+    template = _compile(source, model) if source is not None else None
+    digest = hashlib.sha256(source.encode()).hexdigest() if source is not None else None
+    return LoadedModel(
+        model=model,
+        scheduler=scheduler,
+        prompts=PromptBuilder(
+            model.vocab,
+            template,
+            context=model.context,
+            encoder=encoder,
+            vision_unavailable=vision_unavailable,
+        ),
+        states=StateFiles(model, scheduler.kv_cache, files=files, log=log, chat_template=digest),
+        embedder=embedder,
+        encoder=encoder,
+        vision_unavailable=vision_unavailable,
+        drafter=drafter,
+        has_chat_template=template is not None,
+        chat_template_sha256=digest,
+    )
+
+
+def _load_encoder(model: Model, log: NativeLog) -> "tuple[VisionEncoder | None, str | None]":
+    """Load the image encoder; or return why it cannot be: the model answers text without it."""
+    mmproj = model.settings.mmproj
+    if mmproj is None:
+        return None, None
+    from localllm.engine.worker.vision_encoder import VisionEncoder
+
+    try:
+        return VisionEncoder(mmproj, model, log=log), None
+    except LoadFailed as error:
+        return None, str(error)
+
+
+def _load_drafter(model: Model, log: NativeLog) -> "DraftModel | None":
+    path = model.settings.active_draft
+    if path is None:
+        return None
+    from localllm.engine.worker.speculative.draft_model import DraftModel
+
+    return DraftModel(path, model, log=log)
+
+
+def _compile(source: str, model: Model) -> ChatTemplate | None:
+    """Compile a chat template; None, and a line in the log, when it is not usable."""
+    try:
+        return ChatTemplate(source, bos_token=model.vocab.bos, eos_token=model.vocab.eos)
+    except BadRequest as error:
+        note(f"localllm worker: {error}")
+        return None
+
+
+def _offloaded_layers(model: Model) -> int:
+    if not llama.llama_supports_gpu_offload():
+        return 0
+    layers = int(llama.llama_model_n_layer(llama.llama_get_model(model.handle))) + 1
+    limit = model.settings.gpu_layers
+    return layers if limit is None else min(limit, layers)
