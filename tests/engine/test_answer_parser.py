@@ -239,6 +239,21 @@ def test_a_call_of_harmony_that_is_no_object_is_text() -> None:
     assert parse(parser_for(HARMONY, None), list(answer)) == [text(answer)]
 
 
+@pytest.mark.parametrize("end", ["", "<", " <|e"])
+def test_a_call_of_harmony_that_is_cut_comes_once(end: str) -> None:
+    header = "<|channel|>commentary to=functions.now <|constrain|>json<|message|>"
+    answer = header + '{"a": "b' + end
+    assert parse(parser_for(HARMONY, None), [answer]) == [text(answer)]
+    constrained = parser_for(HARMONY, None, constrained=True)
+    assert parse(constrained, [answer]) == [began("now"), arguments('{"a": "b' + end)]
+
+
+def test_an_object_without_a_name_adds_nothing_to_the_call_before_it() -> None:
+    one_call = '{"name": "now", "arguments": {}}'
+    parser = parser_for(LLAMA3, None, constrained=True)
+    assert parse(parser, [f"{one_call}; {{}}"]) == [*call("now", "{}"), text("; {}")]
+
+
 @pytest.mark.parametrize("answer", ["<", "t", " <|sta", "\n"])
 def test_what_could_have_become_a_header_of_harmony_is_text_in_the_end(answer: str) -> None:
     assert parse(parser_for(HARMONY, None), [answer]) == [text(answer)]

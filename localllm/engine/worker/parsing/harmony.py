@@ -72,10 +72,9 @@ class HarmonyAnswerParser(AnswerParser):
             pass
 
     def _finish(self) -> None:
-        if self._section is not None:
-            self._section.finish()
         if self._mode is not _Mode.HEADER:
             self._add(self._buffer)
+            self._finish_section()
         elif not self._buffer.lstrip().startswith(_HEADER_STARTS):
             self._events.text(self._buffer)
 

@@ -137,6 +137,8 @@ def call_object(section: CallSection) -> Characters:
             character = yield from skip_space()
         elif character != "}":
             raise MalformedCall
+    if not section.in_call:
+        raise MalformedCall
     if not argued:
         section.add_arguments("{}")
     section.end_call()
