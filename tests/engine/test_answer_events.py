@@ -36,7 +36,7 @@ from tests.engine.stepped_scheduler import SteppedScheduler, settings
 from tests.engine.tool_formats import SCHEMAS
 
 TOOLS = tuple(Tool(name=name, parameters=json.dumps(each)) for name, each in SCHEMAS.items())
-ASKED = GenerateRequest(
+REQUEST = GenerateRequest(
     request_id="a", messages=(Message(role=Role.USER, content="Well?"),), tools=TOOLS
 )
 
@@ -69,7 +69,7 @@ def events_of(
 
 def test_markers_that_are_control_tokens_are_parsed() -> None:
     words = CharacterVocabulary("[TOOL_CALLS]", "[ARGS]", "[THINK]", "[/THINK]")
-    answer = ModelFormat(MISTRAL_ARGS, MISTRAL_THINK, words).answer_format(ASKED, []).new_events()
+    answer = ModelFormat(MISTRAL_ARGS, MISTRAL_THINK, words).answer_format(REQUEST, []).new_events()
     tokens = [2, *words.tokenize("Hm", special=False), 3, 0]
     tokens += [*words.tokenize("now", special=False), 1, *words.tokenize("{}", special=False)]
     found = events_of(answer, words, tokens)
@@ -85,7 +85,7 @@ def test_markers_that_are_control_tokens_are_parsed() -> None:
 def test_one_call_ends_an_answer_that_may_have_no_more() -> None:
     words = CharacterVocabulary()
     once = GenerateRequest(
-        request_id="a", messages=ASKED.messages, tools=TOOLS, parallel_tool_calls=False
+        request_id="a", messages=REQUEST.messages, tools=TOOLS, parallel_tool_calls=False
     )
     answer = ModelFormat(HERMES, None, words).answer_format(once, []).new_events()
     one = '<tool_call>{"name": "now", "arguments": {}}</tool_call>'
@@ -98,10 +98,10 @@ def test_one_call_ends_an_answer_that_may_have_no_more() -> None:
     "request_",
     [
         GenerateRequest(request_id="a", prompt="x"),
-        GenerateRequest(request_id="a", messages=ASKED.messages),
+        GenerateRequest(request_id="a", messages=REQUEST.messages),
         GenerateRequest(
             request_id="a",
-            messages=ASKED.messages,
+            messages=REQUEST.messages,
             tools=TOOLS,
             tool_choice=ToolChoice(mode=ToolMode.NONE),
         ),
@@ -125,36 +125,39 @@ def test_reasoning_that_the_prompt_has_opened_is_seen_in_its_last_tokens() -> No
 
 @pytest.fixture(scope="module")
 def starter(smollm2: Path) -> Iterator[SteppedScheduler]:
-    driven = SteppedScheduler(smollm2, settings())
-    yield driven
-    driven.close()
+    stepped = SteppedScheduler(smollm2, settings())
+    yield stepped
+    stepped.close()
 
 
 def write(
-    answer: AnswerEvents, driven: SteppedScheduler, text: str
+    answer: AnswerEvents, stepped: SteppedScheduler, text: str
 ) -> tuple["Constraint | None", list[Event]]:
     """Push a text token by token; return what constrains the next one, and the events."""
     stream, constraint, found = IncrementalDetokenizer(), None, []
-    for token in driven.model.vocab.tokenize(text, special=False, ends=False):
+    for token in stepped.model.vocab.tokenize(text, special=False, ends=False):
         if constraint is not None:
             assert token in constraint.allowed()
         complete = constraint is not None and not constraint.accept(token)
         found += answer.push(
-            Token(request_id="a", text=stream.push(driven.model.vocab.piece(token)))
+            Token(request_id="a", text=stream.push(stepped.model.vocab.piece(token)))
         )
         constraint = answer.next_constraint(constraint, complete=complete, text=stream)
     return constraint, found
 
 
 def begin(
-    driven: SteppedScheduler, request: GenerateRequest = ASKED, *, tool_format: ToolFormat = HERMES
+    stepped: SteppedScheduler,
+    request: GenerateRequest = REQUEST,
+    *,
+    tool_format: ToolFormat = HERMES,
 ) -> AnswerEvents:
     """The events of an answer that is free to call, in the starter model's vocabulary."""
-    answer_format = ModelFormat(tool_format, None, driven.model.vocab).answer_format(request, [])
+    answer_format = ModelFormat(tool_format, None, stepped.model.vocab).answer_format(request, [])
     assert answer_format.forced is None
     assert answer_format.lazy is not None
     answer = answer_format.new_events()
-    (calls,) = GrammarCompiler(driven.model.vocab).start(answer_format.lazy)
+    (calls,) = GrammarCompiler(stepped.model.vocab).start(answer_format.lazy)
     answer.attach(calls)
     return answer
 
@@ -199,7 +202,7 @@ def test_a_call_in_another_form_than_the_formats_is_not_constrained_but_parsed(
 
 def test_a_schema_that_cannot_be_followed_leaves_the_call_free(starter: SteppedScheduler) -> None:
     odd = Tool(name="now", parameters='{"properties": {"a": {"not": {}}}}')
-    request = GenerateRequest(request_id="a", messages=ASKED.messages, tools=(odd,))
+    request = GenerateRequest(request_id="a", messages=REQUEST.messages, tools=(odd,))
     answer = begin(starter, request)
     free, found = write(
         answer, starter, '<tool_call>\n{"name": "now", "arguments": {"a": 1}}\n</tool_call>'

@@ -96,13 +96,13 @@ def test_any_split_gives_the_same_events(
 @given(st.sampled_from(EXAMPLES), _answers)
 def test_what_is_no_call_stays_text_to_the_last_character(example: Example, answer: str) -> None:
     events = parse(parser_for(example.tool_format, example.tags), [answer])
-    said = "".join(event.text for event in events if isinstance(event, Token))
+    answer_text = "".join(event.text for event in events if isinstance(event, Token))
     if all(isinstance(event, Token) for event in events) and example.tags is None:
         if example.tool_format is HARMONY:
             return
-        assert said == answer
+        assert answer_text == answer
     characters = iter(answer)  # nothing comes twice, nor in another order
-    assert all(character in characters for character in said)
+    assert all(character in characters for character in answer_text)
 
 
 @given(st.text(alphabet='ab<>{}[]`"\n |', max_size=60), st.sampled_from(EXAMPLES))
@@ -141,12 +141,12 @@ MALFORMED = [
 def test_what_is_malformed_is_text_and_nothing_of_it_is_lost(
     tool_format: ToolFormat, answer: str
 ) -> None:
-    said = f"Well, {answer} there." if not tool_format.bare_starts else f"{answer} there."
-    events = parse(parser_for(tool_format, None), list(said))
+    answer_text = f"Well, {answer} there." if not tool_format.bare_starts else f"{answer} there."
+    events = parse(parser_for(tool_format, None), list(answer_text))
     if tool_format is PLAIN and answer.startswith("[{"):  # the first call of the list is complete
         assert events == [*call("now", "{}"), text(", 1 there.")]
     else:
-        assert events == [text(said)]
+        assert events == [text(answer_text)]
 
 
 def test_a_call_that_is_cut_is_text_unless_a_grammar_vouches_for_it() -> None:

@@ -102,7 +102,7 @@ def test_a_model_without_a_template_takes_plain_prompts_only() -> None:
         made.build(chat(QUESTION))
 
 
-def test_an_answer_under_a_grammar_is_asked_not_to_reason() -> None:
+def test_the_prompt_of_an_answer_under_a_grammar_switches_reasoning_off() -> None:
     grammar = Grammar(kind=GrammarKind.REGEX, text="x")
     request = GenerateRequest(request_id="a", messages=(QUESTION,), grammar=grammar)
     assert "[no thoughts]" in text(builder().build(request))
@@ -167,8 +167,8 @@ def test_a_rolling_conversation_keeps_what_fits_and_counts_the_rest() -> None:
     made = builder()
     prompt = made.build(chat(*turns, QUESTION, overflow=Overflow.ROLL))
     assert prompt.dropped_messages > 0
-    kept = turns[prompt.dropped_messages :]
-    assert text(prompt) == text(made.build(chat(*kept, QUESTION)))
+    rest = turns[prompt.dropped_messages :]
+    assert text(prompt) == text(made.build(chat(*rest, QUESTION)))
     assert len(prompt) <= 150  # a quarter of the context is left to the answer
 
 

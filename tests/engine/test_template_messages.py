@@ -30,15 +30,15 @@ TOOLS = (
         '"description": "Where"}}, "required": ["city"]}',
     ),
 )
-ASKED = Message(role=Role.USER, content="Weather in Köln?")
-CALLED = Message(
+QUESTION = Message(role=Role.USER, content="Weather in Köln?")
+CALLING = Message(
     role=Role.ASSISTANT,
     content="",
     reasoning="I must look.",
     tool_calls=(ToolCall(id="call_of_a_client", name="get_weather", arguments='{"city": "Köln"}'),),
 )
-ANSWERED = Message(role=Role.TOOL, content="12 degrees", tool_call_id="call_of_a_client")
-CONVERSATION = (ASKED, CALLED, ANSWERED)
+RESULT = Message(role=Role.TOOL, content="12 degrees", tool_call_id="call_of_a_client")
+CONVERSATION = (QUESTION, CALLING, RESULT)
 
 every_template = pytest.mark.parametrize("example", EXAMPLES, ids=[e.template for e in EXAMPLES])
 
@@ -61,15 +61,15 @@ def test_an_unknown_template_is_plain_and_does_not_reason(text: str) -> None:
 
 @every_template
 def test_tools_are_described(example: Example) -> None:
-    text = template(example).render((ASKED,), TOOLS)
-    for said in ("get_weather", "Says how", "city", "Weather in Köln?"):
-        assert said in text
+    text = template(example).render((QUESTION,), TOOLS)
+    for fragment in ("get_weather", "Says how", "city", "Weather in Köln?"):
+        assert fragment in text
 
 
 @every_template
 def test_a_conversation_with_a_call_and_its_result_is_rendered(example: Example) -> None:
     text = template(example).render(CONVERSATION, TOOLS)
-    order = [text.rindex(said) for said in ("Weather in Köln?", "12 degrees")]
+    order = [text.rindex(fragment) for fragment in ("Weather in Köln?", "12 degrees")]
     assert order == sorted(order)
     between = text[order[0] : order[1]]
     assert "get_weather" in between
@@ -80,12 +80,13 @@ def test_a_conversation_with_a_call_and_its_result_is_rendered(example: Example)
 def test_what_the_template_writes_for_a_call_is_parsed_as_that_call(example: Example) -> None:
     """Both ends agree: the parser of the format understands the rendered call."""
     text = template(example).render(CONVERSATION, TOOLS)
-    said = text[text.rindex("Weather in Köln?") + len("Weather in Köln?") : text.rindex("12 deg")]
+    question, result = text.rindex("Weather in Köln?"), text.rindex("12 degrees")
+    written = text[question + len("Weather in Köln?") : result]
     trigger = " to=functions" if example.tool_format is HARMONY else '{"name"'
     if not example.tool_format.bare_starts and example.tool_format is not HARMONY:
         trigger = example.tool_format.triggers[0]
-    said = said[said.index(trigger) :].split("<|call|>")[0]
-    events = parse(parser_for(example.tool_format, None), [said])
+    written = written[written.index(trigger) :].split("<|call|>")[0]
+    events = parse(parser_for(example.tool_format, None), [written])
     events = [event for event in events if not isinstance(event, Token)]
     assert events[0] == began("get_weather")
     assert isinstance(events[1], ToolCallArguments)
@@ -95,17 +96,17 @@ def test_what_the_template_writes_for_a_call_is_parsed_as_that_call(example: Exa
 @every_template
 def test_a_conversation_without_tools_is_rendered_as_before(example: Example) -> None:
     answer = Message(role=Role.ASSISTANT, content="Cold.")
-    text = template(example).render((ASKED, answer, ASKED))
+    text = template(example).render((QUESTION, answer, QUESTION))
     assert "get_weather" not in text
     assert text.index("Weather in Köln?") < text.index("Cold.") < text.rindex("Weather in Köln?")
 
 
 @every_template
 def test_two_results_in_a_row_are_rendered(example: Example) -> None:
-    calls = (*CALLED.tool_calls, ToolCall(id="two", name="get_weather", arguments="{}"))
-    two = dataclasses.replace(CALLED, tool_calls=calls)
+    calls = (*CALLING.tool_calls, ToolCall(id="two", name="get_weather", arguments="{}"))
+    two = dataclasses.replace(CALLING, tool_calls=calls)
     other = Message(role=Role.TOOL, content="a storm", tool_call_id="two")
-    conversation = (ASKED, two, ANSWERED, other)
+    conversation = (QUESTION, two, RESULT, other)
     if example.template == "own-llama-3":  # as the real one
         with pytest.raises(BadRequest, match="refused this conversation"):
             template(example).render(conversation, TOOLS)
@@ -125,7 +126,7 @@ def test_a_template_without_a_place_for_tools_has_them_in_its_system_message() -
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
         "<|im_start|>assistant\n"
     )
-    text = chatml.render((Message(role=Role.SYSTEM, content="Be brief."), ASKED), TOOLS)
+    text = chatml.render((Message(role=Role.SYSTEM, content="Be brief."), QUESTION), TOOLS)
     assert text.startswith("<|im_start|>system\nBe brief.\n\nYou can call these functions:")
     assert text.count("<|im_start|>system") == 1
     rendered = chatml.render(CONVERSATION, TOOLS)
@@ -135,7 +136,7 @@ def test_a_template_without_a_place_for_tools_has_them_in_its_system_message() -
 
 def test_a_template_without_a_system_role_has_them_in_the_first_question() -> None:
     (gemma,) = (e for e in EXAMPLES if e.template == "own-gemma-3")
-    text = template(gemma).render((ASKED,), TOOLS)
+    text = template(gemma).render((QUESTION,), TOOLS)
     assert text.startswith("<s><start_of_turn>user\nYou can call these functions:")
     assert text.count("<start_of_turn>user") == 1
 
@@ -151,16 +152,16 @@ def test_ids_have_the_form_that_mistral_insists_on() -> None:
 
 def test_a_template_marked_for_training_is_used() -> None:
     source = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
-    assert ChatTemplate(source).render((ASKED,)) == "Weather in Köln?"
+    assert ChatTemplate(source).render((QUESTION,)) == "Weather in Köln?"
 
 
 def test_a_template_may_indent_a_little() -> None:
-    assert ChatTemplate("{{ 'a'|indent(4, first=true) }}").render((ASKED,)) == "    a"
+    assert ChatTemplate("{{ 'a'|indent(4, first=true) }}").render((QUESTION,)) == "    a"
     with pytest.raises(BadRequest):
-        ChatTemplate("{{ 'a'|indent(10000000000, first=true) }}").render((ASKED,))
+        ChatTemplate("{{ 'a'|indent(10000000000, first=true) }}").render((QUESTION,))
 
 
 def test_reasoning_is_switched_off_where_the_template_can() -> None:
     (qwen3,) = (e for e in EXAMPLES if e.template == "Qwen-Qwen3-0.6B")
-    text = template(qwen3).render((ASKED,), reasoning=False)
+    text = template(qwen3).render((QUESTION,), reasoning=False)
     assert text.endswith("<think>\n\n</think>\n\n")

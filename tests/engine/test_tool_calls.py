@@ -36,14 +36,14 @@ from tests.engine.tool_formats import SCHEMAS
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TOOLS = tuple(Tool(name=name, parameters=json.dumps(each)) for name, each in SCHEMAS.items())
-ASKED = (Message(role=Role.USER, content="How is the weather in Rome for the next two days?"),)
+QUESTION = (Message(role=Role.USER, content="How is the weather in Rome for the next two days?"),)
 REQUIRED = ToolChoice(mode=ToolMode.REQUIRED)
 NAMED = ToolChoice(mode=ToolMode.NAMED, name="get_weather")
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def engine(smollm2: Path, tmp_path_factory) -> AsyncIterator[ProcessEngine]:  # type: ignore[no-untyped-def]
-    """SmolLM2 with four slots of 1024 tokens: tools take room. One thread: two wait for each other
+    """SmolLM2 with four slots of 1024 tokens: tools take many. One thread: two wait for each other
     when the machine is busy with something else."""
     engine = ProcessEngine(log_dir=tmp_path_factory.mktemp("log"))
     settings = LoadSettings(context=1024, parallel=4, threads=1)
@@ -54,7 +54,7 @@ async def engine(smollm2: Path, tmp_path_factory) -> AsyncIterator[ProcessEngine
 
 
 def request(name: str, **fields: object) -> GenerateRequest:
-    known = {"messages": ASKED, "sampling": GREEDY, "max_tokens": 120, "tools": TOOLS} | fields
+    known = {"messages": QUESTION, "sampling": GREEDY, "max_tokens": 120, "tools": TOOLS} | fields
     return GenerateRequest(request_id=name, **known)  # type: ignore[arg-type]  # as the test says
 
 
@@ -109,8 +109,8 @@ async def test_arguments_come_while_they_are_written(engine: ProcessEngine) -> N
 @pytest.mark.parametrize("seed", range(4))
 async def test_a_required_call_is_one_of_the_tools(engine: ProcessEngine, seed: int) -> None:
     sampling = Sampling(temperature=1.5, seed=seed)
-    asked = request("required", tool_choice=REQUIRED, sampling=sampling, max_tokens=400)
-    found = await events(engine, asked)
+    sent = request("required", tool_choice=REQUIRED, sampling=sampling, max_tokens=400)
+    found = await events(engine, sent)
     for name, arguments in calls(found):
         jsonschema.validate(json.loads(arguments), SCHEMAS[name])
     assert len(calls(found)) == 1
@@ -127,8 +127,8 @@ async def test_a_call_that_max_tokens_cuts_says_so(engine: ProcessEngine) -> Non
 
 async def test_each_of_several_answers_has_its_own_call(engine: ProcessEngine) -> None:
     sampling = Sampling(temperature=1.0, seed=1)
-    asked = request("several", tool_choice=NAMED, n=3, sampling=sampling, max_tokens=300)
-    found = await events(engine, asked)
+    sent = request("several", tool_choice=NAMED, n=3, sampling=sampling, max_tokens=300)
+    found = await events(engine, sent)
     for index in range(3):
         ((name, arguments),) = calls(found, index)
         assert name == "get_weather"
@@ -146,17 +146,17 @@ async def test_tools_that_may_not_be_called_change_nothing(engine: ProcessEngine
 
 
 async def test_a_model_that_is_free_may_answer_with_text(engine: ProcessEngine) -> None:
-    asked = (Message(role=Role.USER, content="Say hello."),)
-    found = await events(engine, request("free", messages=asked))
+    hello = (Message(role=Role.USER, content="Say hello."),)
+    found = await events(engine, request("free", messages=hello))
     assert text(found)
     assert not any(isinstance(event, Reasoning) for event in found)
-    assert end(found).prompt_tokens > 100  # it was told of the tools
+    assert end(found).prompt_tokens > 100  # the tools are described in it
 
 
-async def test_a_result_is_told_to_the_model(engine: ProcessEngine) -> None:
+async def test_a_result_is_part_of_the_prompt(engine: ProcessEngine) -> None:
     called = ToolCall(id="c1", name="get_weather", arguments='{"city": "Rome"}')
     conversation = (
-        *ASKED,
+        *QUESTION,
         Message(role=Role.ASSISTANT, content="", tool_calls=(called,)),
         Message(role=Role.TOOL, content="sunny, 31 degrees", tool_call_id="c1"),
     )
@@ -166,7 +166,7 @@ async def test_a_result_is_told_to_the_model(engine: ProcessEngine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "reason"),
     [
         ({"tools": (TOOLS[0], TOOLS[0])}, "Two tools are called 'get_weather'"),
         ({"tools": (Tool(name="a b"),)}, "tool name 'a b' cannot be used"),
@@ -186,9 +186,9 @@ async def test_a_result_is_told_to_the_model(engine: ProcessEngine) -> None:
     ],
 )
 async def test_tools_that_cannot_be_are_refused(
-    engine: ProcessEngine, fields: dict[str, object], said: str
+    engine: ProcessEngine, fields: dict[str, object], reason: str
 ) -> None:
-    with pytest.raises(BadRequest, match=said):
+    with pytest.raises(BadRequest, match=reason):
         await events(engine, request("bad", **fields))
 
 

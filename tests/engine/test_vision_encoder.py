@@ -41,7 +41,7 @@ KINDS = {
 
 
 class DrivenVision(SteppedScheduler):
-    """A driven model with an image encoder; prompts are text and images."""
+    """A stepped model with an image encoder; prompts are text and images."""
 
     def __init__(self, model: Path, mmproj: Path, load: LoadSettings) -> None:
         super().__init__(model, load)
@@ -107,10 +107,10 @@ def files(
 
 
 @pytest.fixture
-def driven(files: tuple[Path, Path]) -> Iterator[DrivenVision]:
-    driven = DrivenVision(*files, settings(parallel=3))
-    yield driven
-    driven.close()
+def stepped(files: tuple[Path, Path]) -> Iterator[DrivenVision]:
+    stepped = DrivenVision(*files, settings(parallel=3))
+    yield stepped
+    stepped.close()
 
 
 @pytest.fixture
@@ -131,47 +131,47 @@ LONG = "A-text-that-takes-more-than-one-chunk-of-a-prompt,before-an-image:"
 
 
 def test_a_prompt_leads_where_llama_cpps_own_helper_leads(
-    driven: DrivenVision, alone: DrivenVision
+    stepped: DrivenVision, alone: DrivenVision
 ) -> None:
     for parts in (
         ("Look:", fake_vision.png(1), "what?"),
         (LONG, fake_vision.png(1), LONG, fake_vision.png(2, width=64, height=32), "what?"),
         (fake_vision.png(3), fake_vision.png(4), "?"),
     ):
-        driven.submit_parts(f"r{len(parts)}{parts[0]!r:.9}", *parts, max_tokens=1)
-        driven.run()
-        difference = np.abs(driven.last_logits() - alone.helper_logits(*parts))
+        stepped.submit_parts(f"r{len(parts)}{parts[0]!r:.9}", *parts, max_tokens=1)
+        stepped.run()
+        difference = np.abs(stepped.last_logits() - alone.helper_logits(*parts))
         assert difference.max() < NEAR_TIE
 
 
 def test_two_images_are_two_prompts_and_the_same_one_is_not_computed_again(
-    driven: DrivenVision,
+    stepped: DrivenVision,
 ) -> None:
     logits = {}
     for name, seed in (("one", 1), ("other", 2), ("again", 1)):
-        prompt = driven.submit_parts(name, "See:", fake_vision.png(seed), "what?", max_tokens=1)
-        driven.run()
-        logits[name] = driven.last_logits()
+        prompt = stepped.submit_parts(name, "See:", fake_vision.png(seed), "what?", max_tokens=1)
+        stepped.run()
+        logits[name] = stepped.last_logits()
     assert np.abs(logits["one"] - logits["other"]).max() > 10 * NEAR_TIE
     assert np.abs(logits["one"] - logits["again"]).max() < NEAR_TIE
-    other, again = driven.end("other"), driven.end("again")
+    other, again = stepped.end("other"), stepped.end("again")
     assert isinstance(other, Finished) and isinstance(again, Finished)
     image = only_image(prompt)
     assert other.cached_tokens <= image.start
-    assert again.cached_tokens >= image.end or not driven.memory.can_rewind
+    assert again.cached_tokens >= image.end or not stepped.memory.can_rewind
 
 
-def test_the_prompt_counts_every_cell_of_an_image(driven: DrivenVision) -> None:
-    prompt = driven.submit_parts("r", "See:", fake_vision.png(1, width=64, height=32), "what?")
-    driven.run()
-    end = driven.end("r")
+def test_the_prompt_counts_every_cell_of_an_image(stepped: DrivenVision) -> None:
+    prompt = stepped.submit_parts("r", "See:", fake_vision.png(1, width=64, height=32), "what?")
+    stepped.run()
+    end = stepped.end("r")
     assert isinstance(end, Finished)
     image = only_image(prompt)
     assert end.prompt_tokens == len(prompt) - image.positions + image.cells
 
 
 def test_requests_with_and_without_images_get_the_answers_they_get_alone(
-    driven: DrivenVision, alone: DrivenVision
+    stepped: DrivenVision, alone: DrivenVision
 ) -> None:
     requests: dict[str, tuple[PromptPart, ...]] = {
         "first": ("Look:", fake_vision.png(5), "what?"),
@@ -179,75 +179,75 @@ def test_requests_with_and_without_images_get_the_answers_they_get_alone(
         "second": ("Look:", fake_vision.png(6), "and", fake_vision.png(5), "?"),
     }
     for name, parts in requests.items():
-        driven.submit_parts(name, *parts)
-    driven.run()
+        stepped.submit_parts(name, *parts)
+    stepped.run()
     for name, parts in requests.items():
         alone.scheduler.kv_cache.clear(0)
-        assert driven.text(name) == alone.answer(*parts)
+        assert stepped.text(name) == alone.answer(*parts)
 
 
-def test_nobody_waits_for_two_images(driven: DrivenVision) -> None:
-    driven.submit("answers", "A-question", max_tokens=30)
-    while not driven.text("answers"):
-        driven.step()
-    driven.submit_parts(
+def test_nobody_waits_for_two_images(stepped: DrivenVision) -> None:
+    stepped.submit("answers", "A-question", max_tokens=30)
+    while not stepped.text("answers"):
+        stepped.step()
+    stepped.submit_parts(
         "images", fake_vision.png(1), "a", fake_vision.png(2), "b", fake_vision.png(3), "c"
     )
-    driven.submit_parts("more-images", fake_vision.png(4), "a", fake_vision.png(5), "b")
-    while isinstance(driven.events[-1], RequestError | PromptProgress) or driven.scheduler._queue:
-        driven.step()
+    stepped.submit_parts("more-images", fake_vision.png(4), "a", fake_vision.png(5), "b")
+    while isinstance(stepped.events[-1], RequestError | PromptProgress) or stepped.scheduler._queue:
+        stepped.step()
     for _ in range(6):
-        before = len(driven.text("answers"))
-        driven.step()
-        assert len(driven.text("answers")) == before + 1
+        before = len(stepped.text("answers"))
+        stepped.step()
+        assert len(stepped.text("answers")) == before + 1
 
 
 def test_an_image_that_is_interrupted_is_computed_again(
-    driven: DrivenVision, alone: DrivenVision
+    stepped: DrivenVision, alone: DrivenVision
 ) -> None:
     parts = ("Look:", fake_vision.png(1), "what?")
-    driven.submit_parts("r", *parts)
+    stepped.submit_parts("r", *parts)
     for _ in range(3):
-        driven.step(aborted=True)
-    assert not driven.text("r")
-    driven.run()
-    assert driven.text("r") == alone.answer(*parts)
+        stepped.step(aborted=True)
+    assert not stepped.text("r")
+    stepped.run()
+    assert stepped.text("r") == alone.answer(*parts)
 
 
 def test_a_request_that_is_cancelled_at_its_image_leaves_nothing_behind(
-    driven: DrivenVision,
+    stepped: DrivenVision,
 ) -> None:
-    driven.submit_parts("gone", LONG, fake_vision.png(1), "what?")
-    driven.step()
-    driven.scheduler.cancel("gone")
-    end = driven.end("gone")
+    stepped.submit_parts("gone", LONG, fake_vision.png(1), "what?")
+    stepped.step()
+    stepped.scheduler.cancel("gone")
+    end = stepped.end("gone")
     assert isinstance(end, Finished)
     assert end.reason is FinishReason.CANCELLED
-    assert driven.answer("Look:", fake_vision.png(1), "what?")
+    assert stepped.answer("Look:", fake_vision.png(1), "what?")
 
 
-def test_a_broken_file_is_an_error_of_its_request_alone(driven: DrivenVision) -> None:
-    driven.submit_parts("text", "A-question")
+def test_a_broken_file_is_an_error_of_its_request_alone(stepped: DrivenVision) -> None:
+    stepped.submit_parts("text", "A-question")
     whole = fake_vision.png(1)
-    driven.submit_parts("images", "Look:", whole[:-40] + bytes(40), "what?")
-    driven.run()
-    end = driven.end("images")
+    stepped.submit_parts("images", "Look:", whole[:-40] + bytes(40), "what?")
+    stepped.run()
+    end = stepped.end("images")
     assert isinstance(end, RequestError)
     assert end.code == "bad_request"
     assert "PNG" in end.message
-    assert isinstance(driven.end("text"), Finished)
+    assert isinstance(stepped.end("text"), Finished)
 
 
 def test_an_image_of_which_the_cache_has_a_part_is_computed_whole(
-    driven: DrivenVision, alone: DrivenVision
+    stepped: DrivenVision, alone: DrivenVision
 ) -> None:
     parts = ("Look:", fake_vision.png(1, width=64, height=32), "what?")
-    driven.submit_parts("first", *parts)
-    driven.run()
-    image = only_image(driven.tokenize(*parts))
-    for slot, held in driven.scheduler.kv_cache.tokens.items():
+    stepped.submit_parts("first", *parts)
+    stepped.run()
+    image = only_image(stepped.tokenize(*parts))
+    for slot, held in stepped.scheduler.kv_cache.tokens.items():
         if len(held) > image.start:
-            driven.scheduler.kv_cache.truncate(slot, image.end - 1)
-    driven.submit_parts("again", *parts)
-    driven.run()
-    assert driven.text("again") == alone.answer(*parts)
+            stepped.scheduler.kv_cache.truncate(slot, image.end - 1)
+    stepped.submit_parts("again", *parts)
+    stepped.run()
+    assert stepped.text("again") == alone.answer(*parts)

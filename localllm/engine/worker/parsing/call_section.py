@@ -58,8 +58,8 @@ class CallSection:
         self._events = events
         self._constrained = constrained
         self._after_call = False
-        self._held_name: str | None = None
-        self._held_arguments: list[str] = []
+        self._pending_name: str | None = None
+        self._pending_arguments: list[str] = []
         self._unchecked: list[str] = []
         """The arguments of this call, as far as no grammar has checked them."""
         self._characters = parse(self)
@@ -107,7 +107,7 @@ class CallSection:
             raise MalformedCall
         self.in_call = True
         self._unchecked.clear()
-        self._held_name = name
+        self._pending_name = name
         if self._constrained:
             self._release()
 
@@ -117,7 +117,7 @@ class CallSection:
             self._events.call_arguments(text)
             self.raw = ""
         else:
-            self._held_arguments.append(text)
+            self._pending_arguments.append(text)
             self._unchecked.append(text)
 
     def end_call(self) -> None:
@@ -134,13 +134,13 @@ class CallSection:
 
     def _release(self) -> None:
         """Write what is held back."""
-        if self._held_name is None and not self._held_arguments:
+        if self._pending_name is None and not self._pending_arguments:
             return
-        if self._held_name is not None:
-            self._events.call_began(self._held_name)
-            self._held_name = None
-        self._events.call_arguments("".join(self._held_arguments))
-        self._held_arguments.clear()
+        if self._pending_name is not None:
+            self._events.call_began(self._pending_name)
+            self._pending_name = None
+        self._events.call_arguments("".join(self._pending_arguments))
+        self._pending_arguments.clear()
         self.raw = ""
 
 

@@ -113,8 +113,8 @@ class HarmonyAnswerParser(AnswerParser):
         """Parse a stretch of a message's body; False when more text is needed."""
         found = [(at, end) for end in _ENDS if (at := self._buffer.find(end)) >= 0]
         if not found:
-            held = max(overlap(self._buffer, end) for end in _ENDS)
-            certain = self._buffer[: len(self._buffer) - held]
+            overlap_chars = max(overlap(self._buffer, end) for end in _ENDS)
+            certain = self._buffer[: len(self._buffer) - overlap_chars]
             self._add(certain)
             self._buffer = self._buffer[len(certain) :]
             return False

@@ -204,8 +204,8 @@ class TaggedAnswerParser(AnswerParser):
             else:
                 self._mode = _Mode.AFTER
             return True
-        held = max((overlap(self._buffer, end) for end in self._ends_of_text), default=0)
-        certain = self._buffer[: len(self._buffer) - held]
+        overlap_chars = max((overlap(self._buffer, end) for end in self._ends_of_text), default=0)
+        certain = self._buffer[: len(self._buffer) - overlap_chars]
         if self._ends_of_text:
             certain = certain.rstrip()  # white space before a call is part of its syntax
         self._events.text(certain)
