@@ -33,6 +33,7 @@ class EventBuffer:
         self._has_text = False
 
     def text(self, text: str) -> None:
+        """Add a piece of the answer's text; as with reasoning and arguments, "" adds nothing."""
         self._add(Token, text)
 
     def reasoning(self, text: str) -> None:
@@ -42,6 +43,7 @@ class EventBuffer:
         self._add(ToolCallArguments, text)
 
     def call_began(self, name: str) -> None:
+        """Add the beginning of a call; the arguments that follow are its own."""
         self.flush()
         if self._one_call and self.calls_begun:
             self._dropping = True
@@ -77,14 +79,14 @@ class EventBuffer:
         self._pieces.clear()
 
     def take(self) -> list[Event]:
-        """The events since `begin`: at least one `Token`, so that every token can be counted."""
+        """Return the events since `begin`: at least one Token, so that tokens can be counted."""
         self.flush()
         if not self._has_text:
             self._events.insert(0, self._text_event(""))
         return self.take_rest()
 
     def take_rest(self) -> list[Event]:
-        """The events since `begin`, which may be none."""
+        """Return the events since `begin`, of which there may be none."""
         self.flush()
         self._dropping = False
         events, self._events = self._events, []
@@ -104,7 +106,7 @@ class EventBuffer:
         self._pieces.append(text)
 
     def _text_event(self, text: str) -> Token:
-        """A piece of the token's text; only the first one has its log probabilities."""
+        """Make a piece of the text; only a token's first one has its log probabilities."""
         token, first = self._current, not self._has_text
         self._has_text = True
         return Token(

@@ -4,13 +4,12 @@ However the text is cut into tokens, the events say the same. A marker of a call
 with the white space next to it, is syntax and in no event; every other character is in exactly
 one. `TaggedAnswerParser` goes through these modes (the buffer is text that is not parsed yet):
 
-    START      nothing but white space so far, or only white space since AFTER
-                 opening tag of reasoning -> REASONING    a bare call's first character -> CALL
-                 an ignored tag -> AFTER                  anything else -> TEXT
+    START      the opening tag of reasoning -> REASONING  the first character of a bare call -> CALL
+               an ignored tag -> AFTER                    anything but white space -> TEXT
     TEXT       a trigger of calls -> CALL                 an ignored tag -> AFTER
     REASONING  its closing tag -> AFTER
     CALL       the section is complete -> AFTER           it has failed -> TEXT
-    AFTER      white space is dropped; anything else -> START
+    AFTER      white space is dropped                     anything else -> START
 """
 
 from abc import ABC, abstractmethod
