@@ -40,7 +40,7 @@ KINDS = {
 }
 
 
-class DrivenVision(SteppedScheduler):
+class SteppedVision(SteppedScheduler):
     """A stepped model with an image encoder; prompts are text and images."""
 
     def __init__(self, model: Path, mmproj: Path, load: LoadSettings) -> None:
@@ -107,16 +107,16 @@ def files(
 
 
 @pytest.fixture
-def stepped(files: tuple[Path, Path]) -> Iterator[DrivenVision]:
-    stepped = DrivenVision(*files, settings(parallel=3))
+def stepped(files: tuple[Path, Path]) -> Iterator[SteppedVision]:
+    stepped = SteppedVision(*files, settings(parallel=3))
     yield stepped
     stepped.close()
 
 
 @pytest.fixture
-def alone(files: tuple[Path, Path]) -> Iterator[DrivenVision]:
+def alone(files: tuple[Path, Path]) -> Iterator[SteppedVision]:
     """The same model, that nothing else has happened to."""
-    alone = DrivenVision(*files, settings(parallel=1))
+    alone = SteppedVision(*files, settings(parallel=1))
     yield alone
     alone.close()
 
@@ -131,7 +131,7 @@ LONG = "A-text-that-takes-more-than-one-chunk-of-a-prompt,before-an-image:"
 
 
 def test_a_prompt_leads_where_llama_cpps_own_helper_leads(
-    stepped: DrivenVision, alone: DrivenVision
+    stepped: SteppedVision, alone: SteppedVision
 ) -> None:
     for parts in (
         ("Look:", fake_vision.png(1), "what?"),
@@ -145,7 +145,7 @@ def test_a_prompt_leads_where_llama_cpps_own_helper_leads(
 
 
 def test_two_images_are_two_prompts_and_the_same_one_is_not_computed_again(
-    stepped: DrivenVision,
+    stepped: SteppedVision,
 ) -> None:
     logits = {}
     for name, seed in (("one", 1), ("other", 2), ("again", 1)):
@@ -161,7 +161,7 @@ def test_two_images_are_two_prompts_and_the_same_one_is_not_computed_again(
     assert again.cached_tokens >= image.end or not stepped.memory.can_rewind
 
 
-def test_the_prompt_counts_every_cell_of_an_image(stepped: DrivenVision) -> None:
+def test_the_prompt_counts_every_cell_of_an_image(stepped: SteppedVision) -> None:
     prompt = stepped.submit_parts("r", "See:", fake_vision.png(1, width=64, height=32), "what?")
     stepped.run()
     end = stepped.end("r")
@@ -171,7 +171,7 @@ def test_the_prompt_counts_every_cell_of_an_image(stepped: DrivenVision) -> None
 
 
 def test_requests_with_and_without_images_get_the_answers_they_get_alone(
-    stepped: DrivenVision, alone: DrivenVision
+    stepped: SteppedVision, alone: SteppedVision
 ) -> None:
     requests: dict[str, tuple[PromptPart, ...]] = {
         "first": ("Look:", fake_vision.png(5), "what?"),
@@ -186,7 +186,7 @@ def test_requests_with_and_without_images_get_the_answers_they_get_alone(
         assert stepped.text(name) == alone.answer(*parts)
 
 
-def test_nobody_waits_for_two_images(stepped: DrivenVision) -> None:
+def test_nobody_waits_for_two_images(stepped: SteppedVision) -> None:
     stepped.submit("answers", "A-question", max_tokens=30)
     while not stepped.text("answers"):
         stepped.step()
@@ -203,7 +203,7 @@ def test_nobody_waits_for_two_images(stepped: DrivenVision) -> None:
 
 
 def test_an_image_that_is_interrupted_is_computed_again(
-    stepped: DrivenVision, alone: DrivenVision
+    stepped: SteppedVision, alone: SteppedVision
 ) -> None:
     parts = ("Look:", fake_vision.png(1), "what?")
     stepped.submit_parts("r", *parts)
@@ -215,7 +215,7 @@ def test_an_image_that_is_interrupted_is_computed_again(
 
 
 def test_a_request_that_is_cancelled_at_its_image_leaves_nothing_behind(
-    stepped: DrivenVision,
+    stepped: SteppedVision,
 ) -> None:
     stepped.submit_parts("gone", LONG, fake_vision.png(1), "what?")
     stepped.step()
@@ -226,7 +226,7 @@ def test_a_request_that_is_cancelled_at_its_image_leaves_nothing_behind(
     assert stepped.answer("Look:", fake_vision.png(1), "what?")
 
 
-def test_a_broken_file_is_an_error_of_its_request_alone(stepped: DrivenVision) -> None:
+def test_a_broken_file_is_an_error_of_its_request_alone(stepped: SteppedVision) -> None:
     stepped.submit_parts("text", "A-question")
     whole = fake_vision.png(1)
     stepped.submit_parts("images", "Look:", whole[:-40] + bytes(40), "what?")
@@ -239,7 +239,7 @@ def test_a_broken_file_is_an_error_of_its_request_alone(stepped: DrivenVision) -
 
 
 def test_an_image_of_which_the_cache_has_a_part_is_computed_whole(
-    stepped: DrivenVision, alone: DrivenVision
+    stepped: SteppedVision, alone: SteppedVision
 ) -> None:
     parts = ("Look:", fake_vision.png(1, width=64, height=32), "what?")
     stepped.submit_parts("first", *parts)
