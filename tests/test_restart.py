@@ -12,7 +12,7 @@ import pytest
 from localllm import machine
 from localllm.core.sizing.load import LoadSettings
 from localllm.engine.client.client import ProcessEngine
-from localllm.engine.client.watchdog import Patience
+from localllm.engine.client.watchdog import WatchdogTimeouts
 from localllm.engine.messages import GenerateRequest, Sampling, Token
 from localllm.errors import EngineCrashed
 from localllm.library.store.store import Store
@@ -20,7 +20,7 @@ from localllm.runtime.runtime import ResidentModel, Runtime
 from tests.engine import tiny
 
 SETTINGS = LoadSettings(context=2048, parallel=8, threads=1)
-PATIENCE = Patience(silent_s=2.5, look_s=0.05)
+TIMEOUTS = WatchdogTimeouts(silent_s=2.5, interval_s=0.05)
 
 
 def ask(request_id: str, max_tokens: int) -> GenerateRequest:
@@ -37,7 +37,7 @@ async def test_eight_streams_get_the_reason_and_the_next_request_its_answer(
     engines: list[ProcessEngine] = []
 
     def start() -> ProcessEngine:
-        engines.append(ProcessEngine(log_dir=tmp_path / "logs", patience=PATIENCE))
+        engines.append(ProcessEngine(log_dir=tmp_path / "logs", timeouts=TIMEOUTS))
         return engines[-1]
 
     runtime = Runtime(store=Store(tmp_path), detect=machine.detect, start_engine=start)

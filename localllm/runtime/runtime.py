@@ -261,7 +261,7 @@ class Runtime:
         async with aclosing(engine.generate(request)) as events:
             async for event in events:
                 if isinstance(event, Finished):
-                    slot.supervised.answered()
+                    slot.supervised.record_success()
                 yield event
 
     async def embed(self, name: str, request: EmbedRequest) -> Embedded:
@@ -271,14 +271,14 @@ class Runtime:
         """
         slot = self._slot(name)
         answer = await (await slot.supervised.ready()).embed(request)
-        slot.supervised.answered()
+        slot.supervised.record_success()
         return answer
 
     async def rerank(self, name: str, request: RerankRequest) -> Reranked:
         """Score documents against a query. Raises as `embed` does."""
         slot = self._slot(name)
         answer = await (await slot.supervised.ready()).rerank(request)
-        slot.supervised.answered()
+        slot.supervised.record_success()
         return answer
 
     async def save_state(self, name: str, request: SaveState) -> StateSaved:

@@ -198,7 +198,7 @@ async def test_a_child_that_does_not_read_makes_nobody_wait(tmp_path: Path) -> N
     assert await anext(process.lines()) == b"ready\n"
     process.send(b"x" * 1_000_000)
     assert process.unread_bytes > 0
-    await process.close(grace_s=0.05, farewell=b"y\n")
+    await process.close(grace_s=0.05, last_line=b"y\n")
     assert await process.exit_reason() == "SIGKILL"
 
 
@@ -288,15 +288,15 @@ async def test_a_stream_that_nobody_reads_is_ended_and_the_others_go_on(
     await engine.close()
 
 
-async def test_the_requests_that_are_open_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pending, "MAX_OPEN", 2)
-    desk = pending.Replies()
-    desk.open("a")
-    desk.expect("b")
+async def test_pending_requests_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pending, "MAX_PENDING", 2)
+    requests = pending.PendingRequests()
+    requests.add_stream("a")
+    requests.add_single("b")
     with pytest.raises(QueueFull, match="2 requests are open"):
-        desk.open("c")
+        requests.add_stream("c")
     with pytest.raises(BadRequest, match="'b' is running"):
-        desk.open("b")
+        requests.add_stream("b")
 
 
 def whole(request_id: str, *, max_tokens: int = 8) -> GenerateRequest:

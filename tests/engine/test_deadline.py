@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from localllm.engine.client.failures import refusal
+from localllm.engine.client.pending import error_of
 from localllm.engine.messages import Finished, GenerateRequest, RequestError
 from localllm.engine.messages.validation import check_generate
 from localllm.engine.worker.prompt.prompt import Prompt
@@ -73,7 +73,7 @@ def test_an_answer_that_takes_too_long_says_how_many_tokens_came(
     stepped.step()
     said = len(stepped.text("slow"))
     assert said > 1
-    error = refusal(refused(stepped, "slow"))
+    error = error_of(refused(stepped, "slow"))
     assert isinstance(error, DeadlineExceeded | TimeoutError)
     assert f"5 s has passed: {said} tokens" in str(error)
     assert not stepped.scheduler.busy

@@ -10,7 +10,7 @@ import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
 from localllm.engine.client.client import ProcessEngine
-from localllm.engine.client.watchdog import Patience
+from localllm.engine.client.watchdog import WatchdogTimeouts
 from localllm.engine.fake import Script
 from tests.server.server_under_test import MODEL, start_server
 
@@ -23,8 +23,8 @@ async def test_clients_of_a_stopped_engine_get_an_error_and_the_next_an_answer(
     engines: list[ProcessEngine] = []
 
     def start_engine() -> ProcessEngine:
-        patience = Patience(silent_s=2.5, look_s=0.05)
-        engines.append(ProcessEngine(log_dir=tmp_path / "logs", patience=patience))
+        timeouts = WatchdogTimeouts(silent_s=2.5, interval_s=0.05)
+        engines.append(ProcessEngine(log_dir=tmp_path / "logs", timeouts=timeouts))
         return engines[-1]
 
     async with start_server(

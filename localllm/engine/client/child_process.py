@@ -1,8 +1,9 @@
-"""A child process that speaks in lines, and how the engine's is started. Knows no LLM.
+"""A child process that reads and writes lines, and the launch of the worker as one.
 
-The child's stderr goes to a log file, not a pipe: it costs no task, cannot block the child, and
-is still there after a crash. Nothing here waits for a child that does not read, nor for ever for
-one that cannot be killed (a disk or a driver that hangs inside the kernel).
+Nothing here knows of models or messages. The child's stderr goes to a log file, not a pipe: it
+costs no task, cannot block the child, and is still there after a crash. Nothing here waits for a
+child that does not read, nor for ever for one that cannot be killed (a disk or a driver that hangs
+inside the kernel).
 """
 
 import asyncio
@@ -21,13 +22,13 @@ LOG_TAIL_LINES = 20
 _LINE_LIMIT_BYTES = 64 * 2**20
 _LOG_TAIL_BYTES = 16 * 2**10
 _LOG_LIMIT_BYTES = 4 * 2**20
-_LOG_KEPT_BYTES = 2**20
+_TRIMMED_LOG_BYTES = 2**20
 _KILL_S = 5.0
 _CANNOT_BE_ENDED = "it cannot be ended"
 
 
 class ChildProcess:
-    """Start it with `start`; read `lines` until they end; then `exit_reason` says why."""
+    """`start` it, read `lines` until they end, then ask for the `exit_reason`."""
 
     def __init__(self, process: asyncio.subprocess.Process, log_path: Path | None) -> None:
         self._process = process
@@ -39,7 +40,7 @@ class ChildProcess:
     ) -> "ChildProcess":
         """Run a program in a session of its own, so that a Ctrl+C meant for us spares it.
 
-        `log_path` None: what it writes to stderr is lost.
+        `log_path` None: its stderr is discarded.
         """
         with _log(log_path) as log:
             process = await asyncio.create_subprocess_exec(
@@ -71,7 +72,7 @@ class ChildProcess:
 
     @property
     def unread_bytes(self) -> int:
-        """What has been sent and is not in the pipe yet, because the child does not read."""
+        """Bytes that were sent and are not in the pipe yet, because the child does not read."""
         return self._stdin.transport.get_write_buffer_size()
 
     @property
@@ -80,19 +81,19 @@ class ChildProcess:
         return self._process.stdin
 
     async def lines(self) -> AsyncGenerator[bytes, None]:
-        """Every whole line the child writes, until it closes its output.
+        """Yield every whole line that the child writes, until it closes its output.
 
-        What a killed child had half written is left out. Raises ValueError for a line of more
-        than _LINE_LIMIT_BYTES.
+        The half line of a killed child is left out. Raises ValueError for a line of more than
+        _LINE_LIMIT_BYTES.
         """
         assert self._process.stdout is not None
         while (line := await self._process.stdout.readline()).endswith(b"\n"):
             yield line
 
     async def exit_reason(self, *, grace_s: float | None = None) -> str:
-        """Wait for the end: "exit status 3", or the name of the signal that ended it.
+        """Wait for the end. Returns "exit status 3", or the name of the signal that ended it.
 
-        A child that has not left after `grace_s` is killed.
+        A child that still runs after `grace_s` is killed.
         """
         try:
             status = await asyncio.wait_for(self._process.wait(), grace_s)
@@ -109,20 +110,20 @@ class ChildProcess:
         return f"signal {-status}"
 
     def log_tail(self) -> tuple[str, ...]:
-        """The last lines of the child's log."""
+        """Return the last lines of the child's log."""
         text = self._log_end(_LOG_TAIL_BYTES).decode("utf-8", "replace")
         return tuple(text.splitlines()[-LOG_TAIL_LINES:])
 
     def trim_log(self) -> None:
-        """Forget the beginning of a log that has grown too long. The child appends: what it writes
-        next goes behind what was kept."""
+        """Drop the beginning of a log that has grown too long. The child opened it to append: its
+        next lines go behind the rest."""
         with suppress(OSError):
             if self.log_path is None or self.log_path.stat().st_size <= _LOG_LIMIT_BYTES:
                 return
-            kept = self._log_end(_LOG_KEPT_BYTES)
+            end = self._log_end(_TRIMMED_LOG_BYTES)
             os.truncate(self.log_path, 0)
             with self.log_path.open("ab") as log:
-                log.write(kept)
+                log.write(end)
 
     def _log_end(self, size_bytes: int) -> bytes:
         if self.log_path is None:
@@ -140,13 +141,13 @@ class ChildProcess:
         with suppress(ProcessLookupError):
             self._process.kill()
 
-    async def close(self, *, grace_s: float, farewell: bytes = b"") -> None:
-        """Send a last line, close its input, wait `grace_s` for it to leave, then kill it.
+    async def close(self, *, grace_s: float, last_line: bytes = b"") -> None:
+        """Send a last line, close its input, wait `grace_s` for its end, then kill it.
 
         It is dead afterwards even when this is cancelled.
         """
         try:
-            self.send(farewell)
+            self.send(last_line)
             self._stdin.close()
             await self.exit_reason(grace_s=grace_s)
         finally:
@@ -158,16 +159,15 @@ def _log(path: Path | None) -> BinaryIO:
     return Path(path or os.devnull).open("ab")  # "a": see `trim_log`
 
 
-_KEPT_LOGS = 20
+_MAX_LOGS = 20
 _ENVIRONMENT = {
-    "GGML_NO_BACKTRACE": "1",  # keeps gdb out of the log (design notes, ENGINE.md)
+    "GGML_NO_BACKTRACE": "1",  # a failed assertion of ggml would start gdb, which fills the log
     "PYTHONUTF8": "1",
 }
 _SPIN = {"GOMP_SPINCOUNT": "2000"}
-"""How often GNU's OpenMP looks again before a thread that waits sleeps. Its default of 300,000
-keeps every core busy between two batches, when the server needs one to pass tokens on: with 1,000
-to 5,000 eight clients on two cores got 4 % more tokens; with 100 one client got 16 % fewer."""
-
+"""Iterations after which a waiting thread of GNU's OpenMP sleeps. Its default of 300,000 keeps
+every core busy between two batches, when the server needs one to pass tokens on: with 1,000 to
+5,000 eight clients on two cores got 4 % more tokens; with 100 one client got 16 % fewer."""
 
 # -P: a llama_cpp.py in the current directory must not be imported.
 WORKER = (sys.executable, "-P", "-m", "localllm.engine.worker")
@@ -176,8 +176,8 @@ WORKER = (sys.executable, "-P", "-m", "localllm.engine.worker")
 async def launch(log_dir: Path | None, program: Sequence[str] = WORKER) -> ChildProcess:
     """Start the worker. Raises EngineUnavailable.
 
-    What llama.cpp writes goes to a new file in `log_dir` (None: a temporary file); where no file
-    can be written, it is lost and the engine works without.
+    llama.cpp's log goes to a new file in `log_dir` (None: a temporary file); where no file can be
+    written, it is discarded and the engine works without.
     """
     try:
         return await ChildProcess.start(
@@ -193,13 +193,13 @@ def _environment(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def _log_path(directory: Path | None) -> Path | None:
-    """A new log file, None where there can be none; of the older ones in `directory` the last few
-    are kept."""
+    """Make a new log file, and delete all but the last few in `directory`. None where no file can
+    be made."""
     try:
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
-            logs = sorted(directory.glob("engine-*.log"), key=_written)
-            for old in logs[: -_KEPT_LOGS + 1]:
+            logs = sorted(directory.glob("engine-*.log"), key=_modified_at)
+            for old in logs[: -_MAX_LOGS + 1]:
                 old.unlink(missing_ok=True)
         descriptor, name = tempfile.mkstemp(prefix="engine-", suffix=".log", dir=directory)
     except OSError:  # a full disk, a directory that is a file or belongs to somebody else
@@ -208,7 +208,7 @@ def _log_path(directory: Path | None) -> Path | None:
     return Path(name)
 
 
-def _written(log: Path) -> float:
+def _modified_at(log: Path) -> float:
     try:
         return log.stat().st_mtime
     except OSError:  # another engine has just removed it

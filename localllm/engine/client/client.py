@@ -1,7 +1,7 @@
 """The engine as its parent sees it: one model, one child process, streams of events.
 
-`Engine` is what the runtime depends on; `ProcessEngine` is the real one and `fake.FakeEngine`
-the scripted one.
+`Engine` is the protocol that the runtime depends on; `ProcessEngine` implements it with a process,
+`fake.FakeEngine` with a script.
 """
 
 import asyncio
@@ -15,9 +15,13 @@ import psutil
 
 from localllm.core.hardware import EngineBuild
 from localllm.engine.client.child_process import WORKER, ChildProcess, launch
-from localllm.engine.client.failures import closed, crash, gave_up
-from localllm.engine.client.pending import Answers, ControlEvent, OneAnswer, Replies
-from localllm.engine.client.watchdog import Patience, Watchdog
+from localllm.engine.client.pending import (
+    ControlEvent,
+    ControlEvents,
+    PendingRequests,
+    SingleEvent,
+)
+from localllm.engine.client.watchdog import Watchdog, WatchdogTimeouts
 from localllm.engine.messages import (
     BuildInfo,
     BuildInfoRequest,
@@ -42,7 +46,12 @@ from localllm.engine.messages import (
     StateRestored,
     StateSaved,
 )
-from localllm.engine.messages.codec import WireError, decode_event, encode
+from localllm.engine.messages.codec import (
+    UNAVAILABLE_STATUS,
+    WireError,
+    decode_event,
+    encode,
+)
 from localllm.engine.messages.validation import check_embed, check_generate, check_rerank
 from localllm.errors import (
     BadRequest,
@@ -57,18 +66,19 @@ from localllm.errors import (
 
 _SHUTDOWN_GRACE_S = 3.0
 _READER_GRACE_S = 10.0
-"""For the end of the output of a process that was killed: longer than it takes to find that it
-cannot be (process.py)."""
+"""For the end of the output of a process that was killed: longer than `ChildProcess.exit_reason`
+takes to find that it cannot be."""
+
 MAX_REQUEST_BYTES = 64 * 2**20
 """Of one request on the wire, pictures included; the engine's process reads it whole."""
 
 _MAX_UNREAD_BYTES = 64 * 2**20
 
-Question = BuildInfoRequest | LoadRequest | ProbeRequest | SaveState | RestoreState
-"""A command that is answered in turn; `GenerateRequest`s are answered at the same time."""
+ControlCommand = BuildInfoRequest | LoadRequest | ProbeRequest | SaveState | RestoreState
+"""Commands that are answered in their order; other requests are answered at the same time."""
 
-E = TypeVar("E", bound=ControlEvent)
-S = TypeVar("S", bound=OneAnswer)
+C = TypeVar("C", bound=ControlEvent)
+S = TypeVar("S", bound=SingleEvent)
 
 
 class Engine(Protocol):
@@ -86,7 +96,7 @@ class Engine(Protocol):
     def alive(self) -> bool: ...
 
     async def describe(self) -> EngineBuild:
-        """Say what the installed llama.cpp can use. Raises EngineUnavailable."""
+        """Return what the installed llama.cpp can use. Raises EngineUnavailable."""
 
     def load(self, request: LoadRequest) -> AsyncGenerator[LoadProgress | Loaded, None]:
         """Load a model; the last event is `Loaded`. Raises LoadFailed, EngineUnavailable."""
@@ -101,10 +111,10 @@ class Engine(Protocol):
         """
 
     async def save_state(self, request: SaveState) -> StateSaved:
-        """Keep a conversation's cells in a file. Raises StateFailed."""
+        """Save a conversation's cells to a file. Raises StateFailed."""
 
     async def restore_state(self, request: RestoreState) -> StateRestored:
-        """Bring them back. Raises StateFailed, and the cache is as it was or emptier."""
+        """Load them from a file. Raises StateFailed, and the cache is as it was or emptier."""
 
     async def embed(self, request: EmbedRequest) -> Embedded:
         """Turn texts into vectors. Being cancelled cancels the request.
@@ -128,27 +138,27 @@ class Engine(Protocol):
 class ProcessEngine:
     """The real engine: `python -m localllm.engine.worker` in a process of its own.
 
-    The process starts at the first call. What llama.cpp writes goes to a file in `log_dir`
-    (None: a temporary file that a clean end removes). A process that shows no life for as long as
-    `patience` says, although somebody waits for an answer, is ended: EngineCrashed.
+    The process starts at the first call. llama.cpp's log goes to a file in `log_dir` (None: a
+    temporary file that a clean end removes). A process that shows no sign of life within `timeouts`
+    while a request is pending is ended: EngineCrashed.
     """
 
     def __init__(
         self,
         *,
         log_dir: Path | None = None,
-        patience: Patience | None = None,
+        timeouts: WatchdogTimeouts | None = None,
         program: Sequence[str] = WORKER,
     ) -> None:
         self._log_dir = log_dir
         self._program = program
-        self._patience = patience or Patience()
-        self._watchdog = Watchdog(self._patience)
+        self._timeouts = timeouts or WatchdogTimeouts()
+        self._watchdog = Watchdog(self._timeouts)
         self._child: ChildProcess | None = None
         self._reader: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
-        self._replies = Replies()
+        self._pending = PendingRequests()
         self._crash: EngineCrashed | EngineUnavailable | None = None
         self._closing = False
 
@@ -169,17 +179,17 @@ class ProcessEngine:
             return None
 
     async def describe(self) -> EngineBuild:
-        return (await self._answer(BuildInfoRequest(), BuildInfo)).build
+        return (await self._control(BuildInfoRequest(), BuildInfo)).build
 
     async def load(self, request: LoadRequest) -> AsyncGenerator[LoadProgress | Loaded, None]:
-        answers = await self._ask(request)
+        events = await self._send_control(request)
         done = False
         try:
             while not done:
-                event = await answers.get()
+                event = await events.get()
                 done = not isinstance(event, LoadProgress)
                 if not isinstance(event, LoadProgress | Loaded):
-                    raise _unexpected(event, request)
+                    raise _error_of(event, request)
                 yield event
         finally:
             if not done and self._child is not None:
@@ -187,25 +197,25 @@ class ProcessEngine:
                 self._child.kill()
 
     async def probe(self, request: ProbeRequest) -> Probed:
-        return await self._answer(request, Probed)
+        return await self._control(request, Probed)
 
     async def save_state(self, request: SaveState) -> StateSaved:
-        return await self._answer(request, StateSaved)
+        return await self._control(request, StateSaved)
 
     async def restore_state(self, request: RestoreState) -> StateRestored:
-        return await self._answer(request, StateRestored)
+        return await self._control(request, StateRestored)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
         check_generate(request)
         line = _line(request)
-        child = await self._with_room()
-        stream = self._replies.open(request.request_id)
+        child = await self._accepting_child()
+        stream = self._pending.add_stream(request.request_id)
         child.send(line)
         try:
-            while not stream.ended:
-                yield await stream.take()
+            while not stream.finished:
+                yield await stream.get()
         finally:
-            if not stream.ended:
+            if not stream.finished:
                 await self.cancel(request.request_id)
 
     async def embed(self, request: EmbedRequest) -> Embedded:
@@ -226,18 +236,18 @@ class ProcessEngine:
             child, reader = self._child, self._reader
         if child is None or reader is None:
             return
-        await child.close(grace_s=_SHUTDOWN_GRACE_S, farewell=encode(Shutdown()))
+        await child.close(grace_s=_SHUTDOWN_GRACE_S, last_line=encode(Shutdown()))
         await asyncio.wait((reader,), timeout=_READER_GRACE_S)
         reader.cancel()
-        self._end(closed())
+        self._fail(_closed())
         if self._log_dir is None and child.log_path is not None:
             child.log_path.unlink(missing_ok=True)
 
-    # --- inside ---
+    # --- requests ---
 
-    async def _running(self) -> ChildProcess:
-        """The child, started now if it was not. Nothing may be awaited between this and the
-        first write to it: what has happened to the child until then is checked here."""
+    async def _started_child(self) -> ChildProcess:
+        """Return the child, started now if it was not. Nothing may be awaited between this and the
+        first write to it: whatever has happened to the child until then is checked here."""
         async with self._starting:
             if self._child is None and not self._closing:
                 self._child = await launch(self._log_dir, self._program)
@@ -246,12 +256,12 @@ class ProcessEngine:
         if self._crash is not None:
             raise self._crash
         if self._closing or self._child is None:
-            raise closed()
+            raise _closed()
         return self._child
 
-    async def _with_room(self) -> ChildProcess:
-        """The running child. Raises QueueFull when it has not read much of what it was sent."""
-        child = await self._running()
+    async def _accepting_child(self) -> ChildProcess:
+        """Return the child. Raises QueueFull when it has not read much of what it was sent."""
+        child = await self._started_child()
         if child.unread_bytes > _MAX_UNREAD_BYTES:
             raise QueueFull(
                 f"The engine still has {child.unread_bytes} bytes of requests to read. "
@@ -259,21 +269,29 @@ class ProcessEngine:
             )
         return child
 
-    async def _answer(self, question: Question, kind: type[E]) -> E:
-        """Ask, and wait for an answer of this kind. Raises what came instead."""
-        event = await (await self._ask(question)).get()
+    async def _control(self, command: ControlCommand, kind: type[C]) -> C:
+        """Send a control command and wait for an event of this kind. Raises the error that comes
+        instead."""
+        event = await (await self._send_control(command)).get()
         if isinstance(event, kind):
             return event
-        raise _unexpected(event, question)
+        raise _error_of(event, command)
+
+    async def _send_control(self, command: ControlCommand) -> ControlEvents:
+        line = _line(command)
+        child = await self._started_child()
+        events = self._pending.add_control()
+        child.send(line)
+        return events
 
     async def _single(self, request: EmbedRequest | RerankRequest, kind: type[S]) -> S:
-        """Send a request that has one answer, and wait for it."""
+        """Send a request that has one event, and wait for it."""
         line = _line(request)
-        child = await self._with_room()
-        answer = self._replies.expect(request.request_id)
+        child = await self._accepting_child()
+        future = self._pending.add_single(request.request_id)
         child.send(line)
         try:
-            event = await answer
+            event = await future
         except asyncio.CancelledError:
             await self.cancel(request.request_id)
             raise
@@ -281,62 +299,94 @@ class ProcessEngine:
             return event
         raise GenerationFailed(f"The engine answered {type(event).__name__}.")
 
-    async def _ask(self, question: Question) -> Answers:
-        line = _line(question)
-        child = await self._running()
-        answers = self._replies.ask()
-        child.send(line)
-        return answers
+    # --- the child's events and its end ---
 
     async def _read(self, child: ChildProcess) -> None:
+        """Dispatch the child's events until it ends."""
         garbage: str | None = None
         try:
             async with aclosing(child.lines()) as lines:
                 async for line in lines:
                     event = decode_event(line)
-                    self._watchdog.heard(event, time.monotonic())
-                    if (unread := self._replies.deliver(event)) is not None:
-                        await self.cancel(unread)
+                    self._watchdog.record(event, time.monotonic())
+                    if (overflown := self._pending.dispatch(event)) is not None:
+                        await self.cancel(overflown)
         except ValueError as error:  # a WireError, or a line without end
             garbage = f"garbage on its output: {error}"
             child.kill()
         reason = await child.exit_reason(grace_s=_SHUTDOWN_GRACE_S)
-        self._end(closed() if self._closing else crash(garbage or reason, child))
+        self._fail(_closed() if self._closing else _crashed(garbage or reason, child))
 
     async def _watch(self, child: ChildProcess) -> None:
-        """End the process when it shows no life although somebody waits for an answer."""
+        """End the process when it shows no sign of life although a request is pending."""
         while True:
-            if not self._replies.wanted.is_set():
-                self._watchdog.rest()
-                await self._replies.wanted.wait()
-            reason = self._watchdog.look(time.monotonic(), long=self._replies.questions > 0)
+            if not self._pending.active.is_set():
+                self._watchdog.pause()
+                await self._pending.active.wait()
+            reason = self._watchdog.check(time.monotonic(), long_call=self._pending.controls > 0)
             if reason is not None:
-                self._end(closed() if self._closing else gave_up(reason, child))
+                self._fail(_closed() if self._closing else _hung(reason, child))
                 child.kill()
                 return
             child.trim_log()
-            await asyncio.sleep(self._patience.look_s)
+            await asyncio.sleep(self._timeouts.interval_s)
 
-    def _end(self, error: EngineCrashed | EngineUnavailable) -> None:
-        """The process is gone, or nobody will wait for it: everybody gets the first reason."""
+    def _fail(self, error: EngineCrashed | EngineUnavailable) -> None:
+        """Fail all pending requests: the process is gone, or will be. Later calls fail too, with
+        the first reason."""
         self._crash = self._crash or error
-        self._replies.end(self._crash)
+        self._pending.fail_all(self._crash)
         if self._watcher is not None and self._watcher is not asyncio.current_task():
             self._watcher.cancel()
 
 
-def _unexpected(event: ControlEvent | LocalLLMError, question: Question) -> LocalLLMError:
-    """Why a question was not answered as it should be."""
+def _crashed(reason: str, child: ChildProcess) -> EngineCrashed | EngineUnavailable:
+    """Make the error of a process that has ended; `reason` is that of ChildProcess.exit_reason."""
+    tail = child.log_tail()
+    if reason == f"exit status {UNAVAILABLE_STATUS}":
+        return EngineUnavailable(tail[-1] if tail else "llama-cpp-python does not import.")
+    hint = (
+        " The system's out-of-memory killer ends processes this way: try a smaller quant or --ctx."
+        if reason == "SIGKILL"
+        else ""
+    )
+    return EngineCrashed(
+        f"The engine's process ended ({reason}).{hint} {_log_hint(child)}",
+        reason=reason,
+        log_tail=tail,
+    )
+
+
+def _hung(reason: str, child: ChildProcess) -> EngineCrashed:
+    """Make the error of a process that its parent ends; `reason` is that of Watchdog.check."""
+    return EngineCrashed(
+        f"The engine's process {reason} and was ended. {_log_hint(child)}",
+        reason=reason,
+        log_tail=child.log_tail(),
+    )
+
+
+def _closed() -> EngineCrashed:
+    return EngineCrashed("The engine was closed.", reason="closed")
+
+
+def _log_hint(child: ChildProcess) -> str:
+    return f"Its log: {child.log_path}" if child.log_path else "No log of it could be written."
+
+
+def _error_of(event: ControlEvent | LocalLLMError, command: ControlCommand) -> LocalLLMError:
+    """Make the error of a control command that got this event."""
     if isinstance(event, LocalLLMError):
         return event
     if isinstance(event, LoadError):
         return LoadFailed(event.message)
     if isinstance(event, StateError):
         return StateFailed(event.message)
-    return LoadFailed(f"The engine answered {type(event).__name__} to {type(question).__name__}.")
+    return LoadFailed(f"The engine answered {type(event).__name__} to {type(command).__name__}.")
 
 
 def _line(command: Command) -> bytes:
+    """Encode a command. Raises the error of its kind when it cannot be encoded or is too long."""
     try:
         line = encode(command)
     except WireError as error:
@@ -359,7 +409,7 @@ ENGINE_TIMEOUT_S = 60.0
 
 
 async def engine_build() -> EngineBuild:
-    """Ask the installed engine what it is. Raises EngineError classes and TimeoutError."""
+    """Return the build of the installed engine. Raises EngineError classes and TimeoutError."""
     engine = ProcessEngine()
     try:
         async with asyncio.timeout(ENGINE_TIMEOUT_S):

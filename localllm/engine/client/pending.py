@@ -1,9 +1,28 @@
-"""Who waits for what the engine says: questions in their order, answers by their request's id."""
+"""Pending requests: who waits for which of the worker's events.
+
+A request is one of three kinds, by the way in which it is answered:
+
+    control  BuildInfoRequest, load, probe, state files: in the order of the commands. The last
+             event is the first that is no LoadProgress.
+    stream   generate: by its id, any number of events. The last is the Finished with none
+             remaining, or a RequestError.
+    single   embed, rerank: by its id, one event.
+
+Each goes the same way:
+
+    add_control, add_stream, add_single -> pending -> its last event -> gone, its id is free
+
+- A consumer that gives up leaves its request pending until the worker has sent the last event:
+  otherwise the next control request would get it, or another request of the same id.
+- A stream that is not read fast enough overflows: its consumer gets an error, and the rest of its
+  events is dropped. It is pending until its last event all the same; `dispatch` returns its id, so
+  that it is cancelled.
+- When the process ends, `fail_all` gives every pending request the error as its last event.
+"""
 
 import asyncio
 from collections import deque
 
-from localllm.engine.client.failures import refusal
 from localllm.engine.messages import (
     BuildInfo,
     Embedded,
@@ -27,158 +46,170 @@ from localllm.engine.messages import (
     ToolCallBegan,
 )
 from localllm.engine.messages.codec import WireError
-from localllm.errors import BadRequest, GenerationFailed, LocalLLMError, QueueFull
+from localllm.errors import (
+    BadRequest,
+    ContextOverflow,
+    DeadlineExceeded,
+    GenerationFailed,
+    LocalLLMError,
+    QueueFull,
+)
 
-MAX_OPEN = 1024
-"""Requests of one engine that may be open at the same time: it decodes at most 256 at once and
-lets as many wait (worker/scheduler.py)."""
+MAX_PENDING = 1024
+"""Streams and singles of one engine at the same time: it decodes at most 256 at once and queues as
+many (worker/scheduling/request_queue.py)."""
 
 MAX_UNREAD_EVENTS = 10_000
-"""How far the reader of a stream may be behind. The engine has one pipe for everybody, so it
-cannot wait for one reader; and what nobody reads must not fill the memory."""
+"""Events that the consumer of a stream may be behind. The engine has one pipe for everybody, so it
+cannot wait for one consumer; and events that nobody reads must not fill the memory."""
 
 ControlEvent = (
     BuildInfo | LoadProgress | Loaded | Probed | LoadError | StateSaved | StateRestored | StateError
 )
-OneAnswer = Embedded | Reranked
-Answers = asyncio.Queue[ControlEvent | LocalLLMError]
-"""What comes to one question; the last of it is no LoadProgress."""
+SingleEvent = Embedded | Reranked
+ControlEvents = asyncio.Queue[ControlEvent | LocalLLMError]
+"""The events of one control request; after the last one nothing comes."""
+
+_ERRORS: dict[str, type[GenerationFailed]] = {
+    kind.code: kind
+    for kind in (GenerationFailed, BadRequest, ContextOverflow, QueueFull, DeadlineExceeded)
+}
+
+
+def error_of(event: RequestError) -> GenerationFailed:
+    """Make the exception that the worker's error stands for."""
+    return _ERRORS.get(event.code, GenerationFailed)(event.message)
 
 
 def _is_last(event: GenerateEvent | LocalLLMError) -> bool:
-    """Whether nothing comes to this request any more: of `n` answers the last has ended."""
     if isinstance(event, Finished):
         return event.remaining == 0
     return isinstance(event, LocalLLMError)
 
 
-class Stream:
-    """What comes to one request, until the worker has said the last word."""
+class EventStream:
+    """The events of one generate request."""
 
     def __init__(self) -> None:
         self._events: asyncio.Queue[GenerateEvent | LocalLLMError] = asyncio.Queue()
-        self._abandoned = False
-        self.ended = False
-        """Whether the last word has been taken."""
+        self._overflown = False
+        self.finished = False
+        """True when the last event has been read."""
 
-    async def take(self) -> GenerateEvent:
-        """The next event. Raises what ended the request instead of `Finished`."""
+    async def get(self) -> GenerateEvent:
+        """Wait for the next event. Raises the error that ends the request instead of `Finished`."""
         event = await self._events.get()
-        self.ended = _is_last(event)
+        self.finished = _is_last(event)
         if isinstance(event, LocalLLMError):
             raise event
         return event
 
     def put(self, event: GenerateEvent | LocalLLMError) -> bool:
-        """Keep an event for the reader; false when that is one too many, which ends the stream."""
-        if self._abandoned:
+        """Add an event for the consumer. Returns False when that makes the stream overflow."""
+        if self._overflown:
             return True
-        self._abandoned = self._events.qsize() >= MAX_UNREAD_EVENTS and not _is_last(event)
-        if self._abandoned:
+        self._overflown = self._events.qsize() >= MAX_UNREAD_EVENTS and not _is_last(event)
+        if self._overflown:
             event = GenerationFailed(
                 f"The answer was ended: {MAX_UNREAD_EVENTS} parts of it are waiting to be read. "
                 "Read a stream as it comes, or ask for fewer tokens."
             )
         self._events.put_nowait(event)
-        return not self._abandoned
+        return not self._overflown
 
 
-class Replies:
-    """Brings each event to whoever waits for it."""
+class PendingRequests:
+    """The pending requests of one engine's process."""
 
     def __init__(self) -> None:
-        self._asked: deque[Answers] = deque()
-        """Whoever waits for a BuildInfo, Loaded, StateSaved ..., in the order of their commands,
-        which is that of the worker's answers. Who has given up stays until the answer has come."""
-        self._streams: dict[str, Stream] = {}
-        """By request id, until the worker has said the last word: an id is not free earlier."""
-        self._single: dict[str, asyncio.Future[OneAnswer]] = {}
-        """The same of requests whose first word is the last."""
-        self.wanted = asyncio.Event()
-        """Set while anybody waits for anything."""
+        self._controls: deque[ControlEvents] = deque()
+        self._streams: dict[str, EventStream] = {}
+        self._singles: dict[str, asyncio.Future[SingleEvent]] = {}
+        self.active = asyncio.Event()
+        """Set while a request is pending."""
 
     @property
-    def questions(self) -> int:
-        """Questions that are not answered yet."""
-        return len(self._asked)
+    def controls(self) -> int:
+        """The number of pending control requests."""
+        return len(self._controls)
 
-    def ask(self) -> Answers:
-        """Wait for the answer to the question that is sent next."""
-        answers: Answers = asyncio.Queue()
-        self._asked.append(answers)
-        self.wanted.set()
-        return answers
+    def add_control(self) -> ControlEvents:
+        """Add the control request that is sent next."""
+        events: ControlEvents = asyncio.Queue()
+        self._controls.append(events)
+        self.active.set()
+        return events
 
-    def open(self, request_id: str) -> Stream:
-        """Wait for what comes to this request. Raises BadRequest (its id is taken), QueueFull."""
+    def add_stream(self, request_id: str) -> EventStream:
+        """Add a generate request. Raises BadRequest (its id is taken), QueueFull."""
         self._check_free(request_id)
-        stream = self._streams[request_id] = Stream()
-        self.wanted.set()
+        stream = self._streams[request_id] = EventStream()
+        self.active.set()
         return stream
 
-    def expect(self, request_id: str) -> "asyncio.Future[OneAnswer]":
-        """Wait for the one answer to this request. Raises BadRequest (its id is taken),
-        QueueFull."""
+    def add_single(self, request_id: str) -> "asyncio.Future[SingleEvent]":
+        """Add an embed or rerank request. Raises BadRequest (its id is taken), QueueFull."""
         self._check_free(request_id)
-        answer = self._single[request_id] = asyncio.get_running_loop().create_future()
-        self.wanted.set()
-        return answer
+        future = self._singles[request_id] = asyncio.get_running_loop().create_future()
+        self.active.set()
+        return future
 
     def _check_free(self, request_id: str) -> None:
-        if request_id in self._streams or request_id in self._single:
+        if request_id in self._streams or request_id in self._singles:
             raise BadRequest(f"A request with the id {request_id!r} is running already.")
-        if (open_now := len(self._streams) + len(self._single)) >= MAX_OPEN:
-            raise QueueFull(f"{open_now} requests are open already. Try again later.")
+        if (pending := len(self._streams) + len(self._singles)) >= MAX_PENDING:
+            raise QueueFull(f"{pending} requests are open already. Try again later.")
 
-    def deliver(self, event: Event) -> str | None:
-        """Give an event to whoever waits for it; what comes to a request that has ended goes to
-        nobody. Returns the id of a request that must be cancelled because its reader is too far
-        behind. Raises WireError for an answer to a question that was not asked."""
-        unread = None
+    def dispatch(self, event: Event) -> str | None:
+        """Give an event to the request that it belongs to; one of a request that is not pending any
+        more is dropped. Returns the id of a request to cancel, because its stream overflows. Raises
+        WireError for a control event without a request."""
+        overflown = None
         match event:
             case Heartbeat():
                 pass
             case PromptProgress() | Token() | Reasoning() | ToolCallBegan() | ToolCallArguments():
                 stream = self._streams.get(event.request_id)
                 if stream is not None and not stream.put(event):
-                    unread = event.request_id
-            case RequestError() if (answer := self._single.pop(event.request_id, None)) is not None:
-                if not answer.done():
-                    answer.set_exception(refusal(event))
+                    overflown = event.request_id
+            case RequestError() if event.request_id in self._singles:
+                future = self._singles.pop(event.request_id)
+                if not future.done():
+                    future.set_exception(error_of(event))
             case Finished() | RequestError():
                 if (stream := self._streams.get(event.request_id)) is not None:
-                    word = refusal(event) if isinstance(event, RequestError) else event
-                    if _is_last(word):
+                    end = error_of(event) if isinstance(event, RequestError) else event
+                    if _is_last(end):
                         del self._streams[event.request_id]
-                    if not stream.put(word):
-                        unread = event.request_id
+                    if not stream.put(end):
+                        overflown = event.request_id
             case Embedded() | Reranked():
-                one = self._single.pop(event.request_id, None)
-                if one is not None and not one.done():
-                    one.set_result(event)
-            case _ if not self._asked:
+                single = self._singles.pop(event.request_id, None)
+                if single is not None and not single.done():
+                    single.set_result(event)
+            case _ if not self._controls:
                 raise WireError(f"{type(event).__name__}, which nobody has asked for")
             case LoadProgress():
-                self._asked[0].put_nowait(event)
+                self._controls[0].put_nowait(event)
             case _:
-                self._asked.popleft().put_nowait(event)
-        self._note_wanted()
-        return unread
+                self._controls.popleft().put_nowait(event)
+        self._update_active()
+        return overflown
 
-    def end(self, error: LocalLLMError) -> None:
-        """Give everybody who waits this error, as the last word."""
-        for answers in self._asked:
-            answers.put_nowait(error)
+    def fail_all(self, error: LocalLLMError) -> None:
+        """Give every pending request this error as its last event."""
+        for events in self._controls:
+            events.put_nowait(error)
         for stream in self._streams.values():
             stream.put(error)
-        for answer in self._single.values():
-            if not answer.done():  # whoever waited may have given up
-                answer.set_exception(error)
-        self._asked.clear()
+        for future in self._singles.values():
+            if not future.done():  # done: its consumer has given up
+                future.set_exception(error)
+        self._controls.clear()
         self._streams.clear()
-        self._single.clear()
-        self._note_wanted()
+        self._singles.clear()
+        self._update_active()
 
-    def _note_wanted(self) -> None:
-        if not self._asked and not self._streams and not self._single:
-            self.wanted.clear()
+    def _update_active(self) -> None:
+        if not self._controls and not self._streams and not self._singles:
+            self.active.clear()

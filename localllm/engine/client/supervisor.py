@@ -1,6 +1,6 @@
-"""Restart an engine that crashed, with its model, after a growing pause.
+"""A supervisor of one engine: restarts it with its model when it has crashed, with a backoff.
 
-The pause is computed from times that are passed in.
+The backoff is computed from times that are passed in.
 """
 
 import asyncio
@@ -13,7 +13,14 @@ from localllm.errors import EngineCrashed, EngineError, EngineUnavailable
 
 
 class SupervisedEngine:
-    """The engine that holds one model. `engine` is the one of now, `loaded` what it said."""
+    """An engine that holds one model, or will again.
+
+        running --crash--> crashed --ready(), backoff over--> restarting --loaded--> running
+                              ^                                    |
+                              +---------------failed---------------+
+
+    `engine` is the present one, and `loaded` its answer to the load.
+    """
 
     def __init__(
         self,
@@ -32,31 +39,32 @@ class SupervisedEngine:
         self._request = request
         self._start = start
         self._clock = clock
-        self._restarts = Restarts()
+        self._backoff = RestartBackoff()
         self._restart: asyncio.Task[None] | None = None
         self._failure: str | None = None
-        """Why the last restart has not led to an engine."""
+        """The reason why the last restart has failed."""
 
     async def ready(self) -> Engine:
-        """The engine, as soon as it runs. A restart belongs to no request: one that is given up
-        meanwhile must not end it for the others, nor count as another crash.
+        """Return the engine, restarted if it has crashed.
 
-        Raises EngineCrashed when it must wait (`Restarts`), LoadFailed, EngineUnavailable.
+        A restart belongs to no request: one that is cancelled meanwhile must not end it for the
+        others, nor count as another crash. Raises EngineCrashed during the backoff, LoadFailed,
+        EngineUnavailable.
         """
         if self._restart is None:
             if self.engine.alive:
                 return self.engine
-            self._restart = asyncio.create_task(self._start_again())
-            self._restart.add_done_callback(self._started_again)
+            self._restart = asyncio.create_task(self._restart_engine())
+            self._restart.add_done_callback(self._restart_done)
         await asyncio.shield(self._restart)
         return self.engine
 
-    def answered(self) -> None:
-        """An answer was finished: the crashes before it are forgiven."""
-        self._restarts.answered()
+    def record_success(self) -> None:
+        """Reset the backoff: an answer was finished."""
+        self._backoff.reset()
 
     async def crash(self) -> EngineCrashed | None:
-        """Why the engine is gone; None while it lives or nothing is known."""
+        """Return the reason why the engine is gone; None while it lives or nothing is known."""
         if self.engine.alive:
             return None
         try:
@@ -74,10 +82,10 @@ class SupervisedEngine:
             await asyncio.wait((self._restart,))
         await self.engine.close()
 
-    async def _start_again(self) -> None:
-        if (wait_s := self._restarts.wait_s(self._clock())) > 0:
-            raise await self._too_soon(wait_s)
-        self._restarts.begun(self._clock())
+    async def _restart_engine(self) -> None:
+        if (delay_s := self._backoff.delay_s(self._clock())) > 0:
+            raise await self._too_soon(delay_s)
+        self._backoff.record_start(self._clock())
         self._failure = "it was interrupted"
         await self.engine.close()
         self.engine = self._start()
@@ -93,47 +101,50 @@ class SupervisedEngine:
             if self._failure is not None:  # a process without the model is of no use
                 await self.engine.close()
 
-    async def _too_soon(self, wait_s: float) -> EngineCrashed:
+    async def _too_soon(self, delay_s: float) -> EngineCrashed:
         crash = await self.crash()
         why = self._failure or (crash.reason if crash is not None else "for an unknown reason")
         return EngineCrashed(
             f"The engine of {self._name} has crashed again right after it was restarted ({why}). "
-            f"It is started once more when it is asked in {wait_s:.0f} s or later. Or load the "
+            f"It is started once more when it is asked in {delay_s:.0f} s or later. Or load the "
             "model again, with a smaller context or another quant.",
             reason="crashed again",
             log_tail=crash.log_tail if crash is not None else (),
         )
 
-    def _started_again(self, task: asyncio.Task[None]) -> None:
+    def _restart_done(self, task: asyncio.Task[None]) -> None:
         self._restart = None
         if not task.cancelled():
             task.exception()  # whoever waited has it; nobody may have
 
 
-_FIRST_PAUSE_S = 30.0
-_LONGEST_PAUSE_S = 600.0
+_FIRST_BACKOFF_S = 30.0
+_MAX_BACKOFF_S = 600.0
 
 
-class Restarts:
-    """The first restart is at once. What crashes again before it has finished an answer probably
-    does so every time: the next one has to wait 30 s, then twice as long each time, 10 minutes at
-    most, so that a server that nobody watches recovers from what passes by itself."""
+class RestartBackoff:
+    """The exponential backoff of restarts.
+
+    The first restart is at once. An engine that crashes again before it has finished an answer
+    probably does so every time: the next restart has to wait 30 s, then twice as long each time, 10
+    minutes at most, so that a server that nobody watches recovers from what passes by itself.
+    """
 
     def __init__(self) -> None:
-        self._in_a_row = 0
+        self._restarts = 0
         self._not_before = 0.0
 
-    def answered(self) -> None:
-        """An answer was finished: what crashes now is another story."""
-        self._in_a_row = 0
+    def reset(self) -> None:
+        """Let the next restart be at once: what crashes after an answer has another cause."""
+        self._restarts = 0
         self._not_before = 0.0
 
-    def begun(self, now: float) -> None:
-        """The engine is being started again."""
-        pause = min(_FIRST_PAUSE_S * 2**self._in_a_row, _LONGEST_PAUSE_S)
-        self._in_a_row = min(self._in_a_row + 1, 16)
-        self._not_before = now + pause
+    def record_start(self, now: float) -> None:
+        """Note that the engine is being restarted."""
+        backoff_s = min(_FIRST_BACKOFF_S * 2**self._restarts, _MAX_BACKOFF_S)
+        self._restarts = min(self._restarts + 1, 16)
+        self._not_before = now + backoff_s
 
-    def wait_s(self, now: float) -> float:
-        """Seconds until it may be started again; 0: now."""
+    def delay_s(self, now: float) -> float:
+        """Return the seconds until it may be restarted; 0: now."""
         return max(0.0, self._not_before - now)

@@ -1,8 +1,8 @@
-"""When a process that does not answer is given up. Pure: the time is an argument.
+"""When a process that does not answer is ended. Pure: the time is an argument.
 
-The process says about once a second that it lives and whether its computing thread moves on
-(`Heartbeat`; where the signs come from: worker/llama/heartbeat.py). Only while somebody waits for
-an answer is it looked at: an idle process says nothing.
+The process sends a heartbeat about once a second, with a count of its computing thread's progress
+(worker/llama/heartbeat.py). It is checked only while a request is pending: an idle process sends
+nothing.
 """
 
 from dataclasses import dataclass
@@ -11,71 +11,74 @@ from localllm.engine.messages import Event, Heartbeat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
-    """How long, in seconds, a process that somebody waits for may show nothing."""
+class WatchdogTimeouts:
+    """Seconds in which a process must show a sign of life while a request is pending."""
 
     start_s: float = 120.0
-    """Until its first word: Python and llama.cpp may come from a slow disk, or a network's."""
+    """Until its first event: Python and llama.cpp may come from a slow disk, or a network's."""
     silent_s: float = 15.0
-    """Nothing at all: it is stopped, or a call does not give the interpreter back."""
-    still_s: float = 30.0
-    """Its computing thread does not move. One node of a graph takes seconds on a slow machine."""
-    long_s: float = 600.0
-    """The same where it cannot show that it moves: loads, dry runs, a first batch on a GPU, and
+    """Without any event: the process is stopped, or a call does not give the interpreter back."""
+    stalled_s: float = 30.0
+    """Without progress of its computing thread. One node of a graph takes seconds on a slow
+    machine."""
+    long_call_s: float = 600.0
+    """The same in calls that cannot show progress: loads, dry runs, a first batch on a GPU, and
     every batch where llama.cpp's nodes cannot be counted (macOS, Windows)."""
-    look_s: float = 1.0
-    """From one look to the next."""
+    interval_s: float = 1.0
 
 
-_MISSED_LOOKS = 3
-"""So many looks too late: it was us who did not run (a suspended machine, Ctrl+Z, a debugger),
-and probably the child neither. Its time begins again."""
+_MISSED_CHECKS = 3
+"""A check that comes so many intervals too late: this process did not run (a suspended machine,
+Ctrl+Z, a debugger), and probably the child neither. Its time begins again."""
 
 
 class Watchdog:
-    """Call `heard` for each event, `look` regularly while somebody waits, `rest` otherwise."""
+    """Decides when the process has hung. `record` each event, `check` regularly while a request is
+    pending, `pause` otherwise."""
 
-    def __init__(self, patience: Patience) -> None:
-        self._patience = patience
+    def __init__(self, timeouts: WatchdogTimeouts) -> None:
+        self._timeouts = timeouts
         self._started = False
-        self._moves = -1
-        self._patient = False
-        self._looked: float | None = None
-        self._heard_at = 0.0
-        self._moved_at = 0.0
+        self._steps = -1
+        self._in_long_call = False
+        self._checked_at: float | None = None
+        self._event_at = 0.0
+        self._progress_at = 0.0
 
-    def heard(self, event: Event, now: float) -> None:
-        """The process said this."""
+    def record(self, event: Event, now: float) -> None:
+        """Note a sign of life: any event is one of the process, and all but a heartbeat of the same
+        count are signs of progress."""
         self._started = True
-        self._heard_at = now
+        self._event_at = now
         if isinstance(event, Heartbeat):
-            self._patient = event.long_call
-            if event.steps == self._moves:
+            self._in_long_call = event.long_call
+            if event.steps == self._steps:
                 return
-            self._moves = event.steps
-        self._moved_at = now
+            self._steps = event.steps
+        self._progress_at = now
 
-    def rest(self) -> None:
-        """Nobody waits: nothing counts until the next look."""
-        self._looked = None
+    def pause(self) -> None:
+        """Let no time count until the next check: no request is pending."""
+        self._checked_at = None
 
-    def look(self, now: float, *, long: bool) -> str | None:
-        """Why the process should be given up; None while it should not.
+    def check(self, now: float, *, long_call: bool) -> str | None:
+        """Return the reason to end the process, or None.
 
-        `long`: somebody waits for a load or a dry run.
+        `long_call`: a load or a dry run is pending.
         """
-        if self._looked is None or now - self._looked > _MISSED_LOOKS * self._patience.look_s:
-            self._heard_at = self._moved_at = now
-        self._looked = now
-        silent, still = now - self._heard_at, now - self._moved_at
+        timeouts, last = self._timeouts, self._checked_at
+        if last is None or now - last > _MISSED_CHECKS * timeouts.interval_s:
+            self._event_at = self._progress_at = now
+        self._checked_at = now
+        silent, stalled = now - self._event_at, now - self._progress_at
         if not self._started:
-            return _gave(silent, self._patience.start_s, "did not begin to work within")
-        patient = long or self._patient
-        limit = self._patience.long_s if patient else self._patience.still_s
-        return _gave(silent, self._patience.silent_s, "stopped answering for") or _gave(
-            still, limit, "computed without getting any further for"
+            return _exceeded(silent, timeouts.start_s, "did not begin to work within")
+        long_call = long_call or self._in_long_call
+        limit = timeouts.long_call_s if long_call else timeouts.stalled_s
+        return _exceeded(silent, timeouts.silent_s, "stopped answering for") or _exceeded(
+            stalled, limit, "computed without getting any further for"
         )
 
 
-def _gave(quiet_s: float, limit_s: float, words: str) -> str | None:
-    return f"{words} {quiet_s:.0f} s" if quiet_s > limit_s else None
+def _exceeded(seconds: float, limit_s: float, reason: str) -> str | None:
+    return f"{reason} {seconds:.0f} s" if seconds > limit_s else None
