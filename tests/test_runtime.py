@@ -115,7 +115,7 @@ async def test_a_model_that_does_not_fit_is_refused_with_numbers_and_advice(hous
 
 async def test_a_refusal_carries_settings_that_load(house: House) -> None:
     house.available_bytes = 215 * 2**20
-    house.script = lambda: Script(probe_answer=dry_run(45))
+    house.script = lambda: Script(allocations=dry_run(45))
     runtime = house.runtime()
     with pytest.raises(TooLarge) as caught:
         await load(runtime, LoadSettings(context=4096))
@@ -323,7 +323,7 @@ def dry_run(kv_mib: int) -> tuple[Allocation, ...]:
 def tight(house: House, *, kv_mib: int) -> Runtime:
     """A machine with little more than the 254 MiB that the starter needs with 4096 tokens."""
     house.available_bytes = 260 * 2**20
-    house.script = lambda: Script(probe_answer=dry_run(kv_mib))
+    house.script = lambda: Script(allocations=dry_run(kv_mib))
     return house.runtime()
 
 
@@ -438,7 +438,7 @@ def hung(house: House, *, timeout_s: float = 60.0) -> tuple[Runtime, asyncio.Sem
     """A tight machine whose dry runs wait for the gate."""
     gate = asyncio.Semaphore(0)
     house.available_bytes = 260 * 2**20
-    house.script = lambda: Script(probe_gate=gate, probe_answer=dry_run(91))
+    house.script = lambda: Script(probe_gate=gate, allocations=dry_run(91))
     runtime = Runtime(
         store=Store(house.data),
         detect=house.detect,

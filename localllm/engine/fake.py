@@ -1,6 +1,7 @@
-"""An engine without a model, for tests and snapshots: it plays a script.
+"""A fake engine without a model, for tests and snapshots: it plays a script.
 
-The only double of the engine; it lives here so that it changes with the protocol it imitates.
+The only test double of the engine; it is here so that it changes with the protocol that it
+implements.
 """
 
 import asyncio
@@ -50,26 +51,26 @@ FAKE_BUILD = EngineBuild(
 
 @dataclass(kw_only=True)
 class Script:
-    """What a FakeEngine does.
+    """The behaviour of a FakeEngine, and a record of the calls to it.
 
-    `tokens` is the answer to every request. `load_error` and `generate_error` are raised
-    instead of an answer; `crash_after` ends the process after so many tokens. `gate`, when set,
-    is awaited before each token, so that a test decides when the stream goes on. `opened` gets
-    the id of each request, `closed` that of each whose stream was closed before its end.
-    `load_gate` is awaited before each step of a load, `probe_gate` before a dry run,
-    `describe_gate` before the build is told. `thoughts` come before the tokens, `calls` after
-    them, and then the answer ends with TOOL_CALLS.
-    `probe_answer` is what every dry run says, unless `probe_error` is raised instead.
-    `states` has the tokens of each file that a state was saved to. `dropped_messages` is what
-    every answer to a request that rolls says it left out.
+    Answers: `tokens`, with `reasoning` before and `calls` behind them, which end the answer with
+    TOOL_CALLS; `dropped_messages` of a request that rolls.
+    Errors: `load_error`, `generate_error` and `probe_error` are raised instead of an answer;
+    `crash_after` so many tokens the process ends.
+    Gates are acquired before a step, so that a test decides when it happens: `gate` before each
+    token, `load_gate` before each event of a load, `probe_gate` and `describe_gate` before the
+    answer.
+    Records: the requests of each kind; `opened` gets the id of each generate request, `closed` that
+    of each whose stream was closed before its end; `states` has the number of tokens in each state
+    file.
     """
 
     tokens: tuple[str, ...] = ("Hello", ", ", "world", ".")
-    thoughts: tuple[str, ...] = ()
+    reasoning: tuple[str, ...] = ()
     calls: tuple[ToolCall, ...] = ()
     load_error: LocalLLMError | None = None
     generate_error: LocalLLMError | None = None
-    probe_answer: tuple[Allocation, ...] = (
+    allocations: tuple[Allocation, ...] = (
         Allocation(device="CPU", kind=BufferKind.KV, size_bytes=94_371_840),
     )
     probe_error: LocalLLMError | None = None
@@ -148,7 +149,7 @@ class FakeEngine:
             self._check_alive()
         if self.script.probe_error is not None:
             raise self.script.probe_error
-        return Probed(allocations=self.script.probe_answer)
+        return Probed(allocations=self.script.allocations)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
         done = False
@@ -184,8 +185,8 @@ class FakeEngine:
         self, request: GenerateRequest, index: int, prompt_tokens: int
     ) -> AsyncGenerator[GenerateEvent, None]:
         script = self.script
-        for thought in script.thoughts:
-            yield Reasoning(request_id=request.request_id, text=thought, index=index)
+        for text in script.reasoning:
+            yield Reasoning(request_id=request.request_id, text=text, index=index)
         limit = len(script.tokens) if request.max_tokens is None else request.max_tokens
         sent = 0
         reason = FinishReason.STOP
@@ -238,7 +239,7 @@ class FakeEngine:
         return StateRestored(tokens=self.script.states[request.path])
 
     async def embed(self, request: EmbedRequest) -> Embedded:
-        """A vector for each input that tells its length, at every call the same."""
+        """Return a vector for each input that has its length in it."""
         self._check_alive()
         self.script.embeds.append(request)
         if self.script.generate_error is not None:
@@ -251,7 +252,7 @@ class FakeEngine:
         )
 
     async def rerank(self, request: RerankRequest) -> Reranked:
-        """Longer documents score higher."""
+        """Return a higher score for a longer document."""
         self._check_alive()
         self.script.reranks.append(request)
         if self.script.generate_error is not None:
@@ -288,7 +289,7 @@ class FakeEngine:
 
 
 def _calls(calls: tuple[ToolCall, ...], request_id: str, index: int) -> Iterator[GenerateEvent]:
-    """Each call, its arguments in two pieces."""
+    """Yield the events of each call, its arguments in two pieces."""
     for number, call in enumerate(calls):
         yield ToolCallBegan(
             request_id=request_id, call=number, id=call.id, name=call.name, index=index

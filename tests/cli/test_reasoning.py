@@ -11,7 +11,7 @@ from tests.engine.answers import ask
 
 
 def thoughtful() -> AsyncGenerator[GenerateEvent, None]:
-    script = Script(tokens=("Yes", "."), thoughts=("Rain", "?"))
+    script = Script(tokens=("Yes", "."), reasoning=("Rain", "?"))
     return FakeEngine(script).generate(ask("a", "Is it raining?"))
 
 

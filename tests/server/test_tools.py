@@ -58,7 +58,7 @@ async def refused(server: ServerUnderTest, **fields: Any) -> BadRequestError:
 
 @pytest.fixture
 def calling(script: Script) -> None:
-    script.tokens, script.calls, script.thoughts = ("I look.",), CALLS, ("Rain? ", "I ask.")
+    script.tokens, script.calls, script.reasoning = ("I look.",), CALLS, ("Rain? ", "I ask.")
 
 
 @pytest.mark.usefixtures("calling")

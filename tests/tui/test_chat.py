@@ -60,7 +60,7 @@ async def test_the_model_is_told_the_whole_conversation(stage: Stage) -> None:
 
 
 async def test_what_a_model_thinks_is_shown_small_until_it_answers(stage: Stage) -> None:
-    stage.script.thoughts = ("Is it [/red]", " rain\x1b[2J?")
+    stage.script.reasoning = ("Is it [/red]", " rain\x1b[2J?")
     app = stage.app()
     gate = stage.script.gate = asyncio.Semaphore(0)
     async with app.run_test() as pilot:

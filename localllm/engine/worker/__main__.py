@@ -1,4 +1,4 @@
-"""`python -m localllm.engine.worker`: the engine's process."""
+"""`python -m localllm.engine.worker`: the entry point of the engine's process."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from localllm.engine.worker.main import main
 
 
 def run() -> None:
-    """Run the worker and leave without Python's shutdown.
+    """Run the worker, and exit without Python's shutdown.
 
     The reader thread may be inside a read of stdin, whose lock the shutdown wants: it would end
     in an abort instead of an exit status.

@@ -108,7 +108,7 @@ class KvCache:
         cut = self.memory.truncate(slot, tokens)
         if cut:
             del self._tokens[slot][tokens:]
-        else:  # a new list: whoever asked still has the tokens that were there
+        else:  # a new list: the caller may need those that are lost
             self._tokens[slot], tokens = [], 0
         if tokens < self._tree.length(slot):
             self._tree.cut(slot, tokens)
@@ -174,9 +174,9 @@ class KvCache:
         """Return the slots that have a reusable beginning of this prompt, and how many tokens of
         it: most first."""
         self._sync()
-        wanted = prompt[:-1]
+        beginning = prompt[:-1]
         keys = self.memory.tree_keys(lora_key, self._idle)
-        matches = [match for key in keys for match in self._tree.match(key, wanted)]
+        matches = [match for key in keys for match in self._tree.match(key, beginning)]
         matches.sort(key=lambda match: match[1], reverse=True)
         return self.memory.usable(matches)
 

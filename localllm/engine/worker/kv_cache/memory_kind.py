@@ -10,8 +10,8 @@ or in a stream each. The KvCache keeps the books and leaves the differences to i
     WindowMemory      sliding window      one pool   any within the window  nothing
     RecurrentMemory   recurrent, hybrid   either     its newest position    nothing
 
-Slots are sequence ids of llama.cpp. What it can be asked to do with a slot ends the process when it
-is wrong, so every cut and every copy first looks at what llama.cpp says is there.
+Slots are sequence ids of llama.cpp. A cut or a copy that its memory cannot do may end the process
+in an assertion, so each first looks at the positions that llama.cpp has for the slot.
 """
 
 from abc import ABC, abstractmethod

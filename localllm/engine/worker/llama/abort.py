@@ -1,7 +1,7 @@
-"""How a running `llama_decode` is ended from another thread, and seen to move on.
+"""The abort flag: ends a running `llama_decode` from another thread, and counts its graph nodes.
 
-llama.cpp calls an abort callback once per graph node on the CPU; a Python callback would cost
-more than the node, so it is a function of the C library that answers exactly the question.
+llama.cpp calls an abort callback for each graph node on the CPU. A Python callback would cost more
+than the node, so the callback is a function of the C library that happens to return the answer.
 """
 
 import ctypes
@@ -11,11 +11,11 @@ from typing import Protocol
 import llama_cpp.llama_cpp as llama
 
 _PERMITS = 2**31 - 1  # SEM_VALUE_MAX
-_SEM_BYTES = 64  # sem_t has 32 bytes in glibc and 16 to 32 in musl; room to spare
+_SEM_BYTES = 64  # sem_t has 32 bytes in glibc and 16 to 32 in musl
 
 
 class AbortFlag(Protocol):
-    """Raised: the running batch ends with Aborted."""
+    """While it is raised, a running batch ends with Aborted."""
 
     callback: ctypes.c_void_p
     address: ctypes.c_void_p
@@ -25,18 +25,18 @@ class AbortFlag(Protocol):
     def lower(self) -> None: ...
 
     def nodes(self) -> int | None:
-        """A number that changes with each graph node while a batch is computed; None where the
-        nodes cannot be counted."""
+        """Return a number that changes with each graph node while a batch is computed; None where
+        the nodes cannot be counted."""
 
 
 def abort_flag() -> AbortFlag:
-    """The best flag that this system has."""
+    """Make the best flag that this system has."""
     return CountingFlag() if sys.platform == "linux" else ByteFlag()
 
 
 class CountingFlag:
-    """A semaphore of permits: each node takes one (`sem_trywait` answers 0), and without one it
-    is refused (-1, true), which ends the batch. How many are left shows that it moves on.
+    """A semaphore of permits: each node takes one (`sem_trywait` returns 0), and when there is none
+    (-1, true) the batch ends. The number that is left is the count of nodes.
 
     macOS has no unnamed semaphores, Windows none of these functions.
     """

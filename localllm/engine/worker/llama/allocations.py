@@ -1,4 +1,4 @@
-"""What llama.cpp says it allocated, read from its own log lines.
+"""Memory that llama.cpp has allocated, read from its log: it has no function that returns it.
 
 Formats of llama.cpp b11434: `load_tensors: CPU_Mapped model buffer size = 92.10 MiB`,
 `llama_kv_cache: CPU KV buffer size = ...`, `llama_memory_recurrent: CPU RS buffer size = ...`,

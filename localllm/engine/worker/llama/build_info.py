@@ -1,4 +1,4 @@
-"""What the installed llama.cpp build is: version, backends, and the devices it sees."""
+"""The installed build of llama.cpp: version, backends, and the devices that it sees."""
 
 import ctypes
 from importlib.metadata import version
@@ -45,7 +45,7 @@ _NOT_A_CAP = ("vulkan",)
 
 
 def describe() -> EngineBuild:
-    """Ask the loaded library; `llama_backend_init` must have run."""
+    """Describe the loaded library; `llama_backend_init` must have run."""
     return EngineBuild(
         version=version("llama-cpp-python"),
         commit=_text(_commit()),
@@ -71,8 +71,8 @@ def _device(handle: int) -> EngineDevice:
 
 
 def buffer_cap(device: str, size_bytes: int) -> int | None:
-    """Say what `ggml_backend_buft_get_max_size` means: the largest tensor the device takes, None
-    where the backend knows no limit or its figure is none."""
+    """Return the largest tensor that a device takes, given what `ggml_backend_buft_get_max_size`
+    returns for it; None where the backend knows no limit, or its figure is not one."""
     if size_bytes in (0, _NO_LIMIT) or device.lower().startswith(_NOT_A_CAP):
         return None
     return size_bytes

@@ -1,4 +1,4 @@
-"""llama.cpp's own answer to what a load would allocate, without allocating it.
+"""A dry run of a load: llama.cpp counts what it would allocate, without allocating it.
 
 `no_alloc` with load mode NONE makes a real context whose buffers are counted and not made
 (recurrent states are made even so). A failed assertion ends the process: call this in a child.
@@ -34,7 +34,7 @@ _CACHE_LAYER = re.compile(r"llama_kv_cache: layer\s+\d+: dev = (\S+)")
 
 
 def probe(path: str, settings: LoadSettings, *, header_only: bool = True) -> tuple[Allocation, ...]:
-    """Say what llama.cpp would allocate besides the weights, by device and kind.
+    """Return what llama.cpp would allocate besides the weights, by device and kind.
 
     `path` may be any file that holds a whole GGUF header. With `header_only` the header is
     rewritten without its tokenizer into a sparse temporary file: the same sizes in a twentieth of
@@ -55,8 +55,8 @@ def probe(path: str, settings: LoadSettings, *, header_only: bool = True) -> tup
 
 
 def _load_stripped(path: str, settings: LoadSettings, lines: list[str]) -> int:
-    """The model of a header without its tokenizer. The file is gone before a context is made:
-    that is where llama.cpp aborts, and nobody would delete it then."""
+    """Load the model of a header without its tokenizer. The file is deleted before a context is
+    made: that is where llama.cpp aborts, and it would be left behind then."""
     with tempfile.TemporaryDirectory(prefix="localllm-probe-") as directory:
         target = Path(directory) / "header.gguf"
         _write_stripped(Path(path), target)
@@ -64,7 +64,7 @@ def _load_stripped(path: str, settings: LoadSettings, lines: list[str]) -> int:
 
 
 def _load(path: str, settings: LoadSettings, lines: list[str], *, named: str | None = None) -> int:
-    """The model without its weights. Raises LoadFailed, in which the file is `named`."""
+    """Load the model without its weights. Raises LoadFailed, in which the file is `named`."""
     params = model_params(settings)
     params.no_alloc = True
     params.load_mode = llama.LLAMA_LOAD_MODE_NONE  # with mmap it asserts
@@ -90,7 +90,7 @@ def _write_stripped(source: Path, target: Path) -> None:
 
 @contextmanager
 def _captured_log() -> Iterator[list[str]]:
-    """Collect llama.cpp's lines, debug lines included, and give its logger back afterwards."""
+    """Collect llama.cpp's lines, debug lines included, and restore its logger afterwards."""
     pieces: list[str] = []
     lines: list[str] = []
 
@@ -118,8 +118,8 @@ def _reason(lines: Iterable[str]) -> str:
 
 
 def _sizes(lines: list[str], settings: LoadSettings) -> tuple[Allocation, ...]:
-    """The read-back of a dry run. Its KV buffers print 0, so the caches' own totals are taken,
-    each divided among devices by the layers they hold."""
+    """Read the sizes from the log of a dry run. Its KV buffers print 0, so the caches' own totals
+    are taken, each divided among devices by their layers."""
     others = tuple(
         a
         for a in with_all_outputs(allocations(lines), settings)

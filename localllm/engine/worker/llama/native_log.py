@@ -1,7 +1,7 @@
-"""llama.cpp's log: kept as lines in memory for the read-back, written to stderr for people.
+"""llama.cpp's log: its last lines in memory, to be parsed; all of it on stderr, to be read.
 
-llama.cpp has one logger per process, so this one is installed once, before anything else is
-called. Debug lines (tens of thousands per load) are dropped.
+llama.cpp has one logger per process, so this one is installed before anything else is called. Debug
+lines (tens of thousands per load) are dropped.
 """
 
 import sys
@@ -12,31 +12,31 @@ from contextlib import suppress
 import llama_cpp.llama_cpp as llama
 
 _DEBUG, _CONTINUED = 1, 5
-_KEPT_LINES = 2000
+_MAX_LINES = 2000
 
 
 class NativeLog:
-    """Collects llama.cpp's log lines. Keep the instance alive as long as llama.cpp is used."""
+    """Collects llama.cpp's log lines. Must live as long as llama.cpp is used."""
 
     def __init__(self) -> None:
-        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._lines: deque[str] = deque(maxlen=_MAX_LINES)
         self._partial = ""
         self._level = _DEBUG
         self._callback = llama.llama_log_callback(self._receive)
         llama.llama_log_set(self._callback, None)
 
     def listen_to(self, library: Callable[[object, None], None]) -> None:
-        """Take in the lines of another library of llama.cpp's, given its `..._log_set`."""
+        """Collect the lines of another library of llama.cpp's too, given its `..._log_set`."""
         library(self._callback, None)
 
     def take(self) -> tuple[str, ...]:
-        """The lines since the last call; clears them."""
+        """Return the lines since the last call, and clear them."""
         lines = tuple(self._lines)
         self._lines.clear()
         return lines
 
     def last_error(self) -> str | None:
-        """The last line that names an error, without taking the lines."""
+        """Return the last line that names an error, without clearing the lines."""
         for line in reversed(self._lines):
             if "error" in line.lower() or "failed" in line.lower():
                 return line
@@ -55,7 +55,7 @@ class NativeLog:
 
 
 def note(line: str) -> None:
-    """Write a line for people. A full disk is no reason to fail."""
+    """Write a line to stderr. A full disk is no reason to fail."""
     with suppress(OSError):
         sys.stderr.write(line + "\n")
         sys.stderr.flush()

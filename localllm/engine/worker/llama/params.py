@@ -1,6 +1,7 @@
-"""LoadSettings as llama.cpp's parameter structs: the one place where they are translated.
+"""LoadSettings as llama.cpp's parameter structs.
 
-The load and the dry run both come through here, so what is probed is what is loaded.
+The only place that translates them: the load and the dry run both come through here, so a dry run
+probes what a load would load.
 """
 
 import ctypes
@@ -30,7 +31,7 @@ class _BufferOverride(ctypes.Structure):
 
 
 def model_params(settings: LoadSettings) -> llama.llama_model_params:
-    """The model's half: where the weights go and whether the file is mapped.
+    """Return the model's half: devices of the weights, and the mapping of the file.
 
     Raises LoadFailed for a device that the engine does not have.
     """
@@ -53,7 +54,7 @@ def model_params(settings: LoadSettings) -> llama.llama_model_params:
 
 
 def device(name: str) -> int:
-    """llama.cpp's device of this name. Raises LoadFailed."""
+    """Return llama.cpp's device of this name. Raises LoadFailed."""
     find = libggml.ggml_backend_dev_by_name
     find.argtypes, find.restype = [ctypes.c_char_p], ctypes.c_void_p
     found = find(name.encode())
@@ -64,24 +65,24 @@ def device(name: str) -> int:
 
 @cache
 def _devices(names: tuple[str, ...]) -> "ctypes.Array[ctypes.c_void_p]":
-    """The devices of these names, ended by a null: an empty list keeps everything, and the
-    computing too, off the GPUs. Cached because llama.cpp keeps the pointer."""
+    """Return the devices of these names, ended by a null: an empty list keeps everything, and the
+    computing too, off the GPUs. Cached because llama.cpp stores the pointer."""
     found = [device(name) for name in names]
     return (ctypes.c_void_p * (len(found) + 1))(*found, None)
 
 
 @cache
 def _split(layers: tuple[int, ...]) -> "ctypes.Array[ctypes.c_float]":
-    """Layers of each device. llama.cpp compares the running sums, divided by their total, with
-    each layer's own fraction: counts come out as they were put in."""
+    """Return the layers of each device. llama.cpp compares the running sums, divided by their
+    total, with each layer's own fraction: counts come out as they were put in."""
     length = max(len(layers), int(llama.llama_max_devices()))
     return (ctypes.c_float * length)(*layers)
 
 
 @cache
 def _experts_on_cpu(layers: int) -> "ctypes.Array[_BufferOverride]":
-    """Overrides that keep the routed experts of the first layers on the host (the names are
-    llama.cpp's `ffn_*_exps`); cached because llama.cpp keeps the pointer."""
+    """Return overrides that keep the routed experts of the first layers on the host (the names are
+    llama.cpp's `ffn_*_exps`). Cached because llama.cpp stores the pointer."""
     libggml.ggml_backend_cpu_buffer_type.restype = ctypes.c_void_p
     host = libggml.ggml_backend_cpu_buffer_type()
     patterns = [rf"blk\.{i}\.ffn_(up|down|gate|gate_up)_(ch|)exps".encode() for i in range(layers)]
@@ -90,7 +91,7 @@ def _experts_on_cpu(layers: int) -> "ctypes.Array[_BufferOverride]":
 
 
 def context_params(settings: LoadSettings, threads: int) -> llama.llama_context_params:
-    """The context's half: cache, batches, outputs. `threads` is used for decode and prefill."""
+    """Return the context's half: cache, batches, outputs. `threads` is for decode and prefill."""
     params = llama.llama_context_default_params()
     params.n_ctx = settings.cells
     params.n_seq_max = settings.parallel
@@ -99,7 +100,7 @@ def context_params(settings: LoadSettings, threads: int) -> llama.llama_context_
     params.n_ubatch = min(settings.ubatch, settings.batch)
     params.n_outputs_max = settings.outputs
     params.embeddings = settings.embeddings
-    if settings.embeddings:  # what is not ranked is pooled in embedding.py, request by request
+    if settings.embeddings:  # embedding.py pools what is not ranked, request by request
         ranks = settings.pooling is Pooling.RANK
         params.pooling_type = (
             llama.LLAMA_POOLING_TYPE_RANK if ranks else llama.LLAMA_POOLING_TYPE_NONE

@@ -9,7 +9,7 @@ import functools
 import llama_cpp.llama_cpp as llama
 
 _PIECE_BYTES = 128
-"""Long enough for nearly every token; a longer one is asked for again."""
+"""Long enough for nearly every token; a longer one takes a second call."""
 
 
 class Vocabulary:

@@ -1,4 +1,4 @@
-"""What one step computes: a chunk of tokens of each sequence that takes part."""
+"""The batch of one step: a chunk of tokens of each sequence that takes part."""
 
 from dataclasses import dataclass, field
 

@@ -91,8 +91,8 @@ def deadline(request: GenerateRequest, arrived: float) -> float:
 
 
 def deadline_message(sequences: list[Sequence]) -> str:
-    """Say how far a request has come when its deadline passes; `sequences` are those of it that
-    have not finished."""
+    """Describe how far a request has come when its deadline passes; `sequences` are those of it
+    that have not finished."""
     request = sequences[0].request
     tokens = sum(each.output.count for each in sequences)
     if all(each.status is WAITING for each in sequences):
