@@ -1,27 +1,29 @@
 """One sequence: a prompt and one answer to it, on its way through the scheduler.
 
-                     +----------------- recompute ----------------+
-                     v                                            |
-    WAITING -admit-> PREFILL -----------add_token-----------> DECODE -finish-> FINISHED
-       |             ^                                        |    ^
-       |             | parent_computed                        +----+ add_token
-       +--admit--> AWAITING_PARENT
+              admit              add_token              finish
+    WAITING ---------> PREFILL ------------> DECODE ------------> FINISHED
+       |                ^   ^                 |
+       | admit          |   +--- recompute ---+
+       v                | parent_computed
+    AWAITING_PARENT ----+
 
     WAITING          in the request queue, without a slot
     AWAITING_PARENT  has a slot; the first sequence of its request computes the prompt for both
     PREFILL          its prompt is being computed, chunk by chunk
-    DECODE           `output.next_token` is drawn and not yet computed
-    FINISHED         its slot is free; also a sequence that is cancelled or fails in any other state
+    DECODE           `output.next_token` is drawn and not computed yet; stays so with each token
+    FINISHED         its slot is free; `finish` ends a sequence in any state
 
-Two rules keep it readable:
+DECODE goes back to PREFILL when its cells are lost or given up: the text so far is computed again,
+as in vLLM's preemption by recomputation, and nobody outside notices.
 
-1. `status` and `slot` change only in the methods of `Sequence`, which the scheduler calls (and the
-   OutputProcessor `add_token`). Everybody else asks for the status.
-2. Each part has one owner, who alone writes it: `prompt` the scheduler, `output` the
-   OutputProcessor. `metrics` are numbers that nobody decides by.
+Several modules work on a sequence. Each part is written by one:
 
-DECODE goes back to PREFILL when cells are lost or given up: the text so far is computed again, as
-vLLM's preemption by recomputation does, and nobody outside notices.
+    status, slot  the methods of `Sequence`, which the scheduler calls (`add_token` the
+                  OutputProcessor); all others read the status
+    prompt        the scheduler (its `echo` the OutputProcessor)
+    output        the OutputProcessor
+    metrics       whoever measures; nobody decides by them
+    the rest      nobody: it is set when the sequence is made
 """
 
 from collections.abc import Sequence as Tokens
