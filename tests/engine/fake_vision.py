@@ -1,8 +1,8 @@
-"""Encoders of a few kilobytes with random weights, one of each way in which pictures are placed,
-and image files for them.
+"""Image encoders of a few kilobytes with random weights, one for each way in which images take
+positions, and image files for them.
 
-They see nothing sensible, but different pictures differently, through the same code as the
-real ones.
+Their embeddings mean nothing, but differ for different images, and come through the same code as
+those of real encoders.
 """
 
 import random
@@ -42,7 +42,7 @@ def llava(path: Path, *, embedding: int, sizes: Sizes = SMALL, seed: int = 0) ->
 
 
 def qwen(path: Path, *, embedding: int, sizes: Sizes = SMALL) -> Path:
-    """Positions in two dimensions: an image of 4 x 2 tokens goes on for 4 positions."""
+    """Positions in two dimensions: an image of 4 x 2 tokens takes 4 positions."""
     width = sizes["embedding_length"]
     patch = (width, 3, sizes["patch_size"], sizes["patch_size"])
     shapes = _vision(sizes) | {
@@ -58,7 +58,7 @@ def qwen(path: Path, *, embedding: int, sizes: Sizes = SMALL) -> Path:
 
 
 def gemma(path: Path, *, embedding: int, sizes: Sizes = SMALL) -> Path:
-    """A picture that looks at all of itself, and between two texts of its own."""
+    """Non-causal attention within an image, which stands between two texts of its own."""
     width, patches = sizes["embedding_length"], _patches(sizes)
     shapes = _vision(sizes) | {
         "v.position_embd.weight": (patches, width),
