@@ -115,12 +115,12 @@ def test_a_missing_file_is_a_refusal(tmp_path: Path) -> None:
     assert "nowhere.gguf" in refused
 
 
-def test_rows_for_guesses_are_counted_and_cost_logits_alone(smollm2: Path) -> None:
+def test_rows_for_drafts_are_counted_and_cost_logits_alone(smollm2: Path) -> None:
     vocabulary = 49152
     plain = LoadSettings(context=512, parallel=2)
-    guessing = replace(plain, speculate=Speculate.AUTO)
+    drafting = replace(plain, speculate=Speculate.AUTO)
     before = {part.kind: part.size_bytes for part in probe(str(smollm2), plain)}
-    after = {part.kind: part.size_bytes for part in probe(str(smollm2), guessing)}
+    after = {part.kind: part.size_bytes for part in probe(str(smollm2), drafting)}
     more = after.pop(BufferKind.OUTPUT) - before.pop(BufferKind.OUTPUT)
-    assert more == pytest.approx(guessing.draft_max * vocabulary * 4, rel=0.02)
+    assert more == pytest.approx(drafting.draft_max * vocabulary * 4, rel=0.02)
     assert after == before

@@ -1,5 +1,4 @@
-"""A radix tree of the tokens in the KV cache: a common beginning is computed and stored
-one time.
+"""A radix tree of the tokens in the KV cache: slots share the nodes of a common beginning.
 
 Pure: integers in, integers out; kv_cache.py does to llama.cpp what is decided here. The tree's
 edges are runs of symbols (tokens; negative numbers for positions of an image), each one cell of the
