@@ -188,6 +188,7 @@ class SteppedScheduler:
         return values
 
     def close(self) -> None:
+        self.scheduler.close()
         self.model.close()
 
 

@@ -130,6 +130,13 @@ def starter(smollm2: Path) -> Iterator[SteppedScheduler]:
     stepped.close()
 
 
+@pytest.fixture(scope="module")
+def compiler(starter: SteppedScheduler) -> Iterator[GrammarCompiler]:
+    compiler = GrammarCompiler(starter.model.vocab)
+    yield compiler
+    compiler.close()
+
+
 def write(
     answer: AnswerEvents, stepped: SteppedScheduler, text: str
 ) -> tuple["Constraint | None", list[Event]]:
@@ -148,6 +155,7 @@ def write(
 
 def begin(
     stepped: SteppedScheduler,
+    compiler: GrammarCompiler,
     request: GenerateRequest = REQUEST,
     *,
     tool_format: ToolFormat = HERMES,
@@ -157,15 +165,15 @@ def begin(
     assert answer_format.forced is None
     assert answer_format.lazy is not None
     answer = answer_format.new_events()
-    (calls,) = GrammarCompiler(stepped.model.vocab).start(answer_format.lazy)
+    (calls,) = compiler.start(answer_format.lazy)
     answer.attach(calls)
     return answer
 
 
 def test_a_call_that_has_begun_is_constrained_to_its_schema_and_streams(
-    starter: SteppedScheduler,
+    starter: SteppedScheduler, compiler: GrammarCompiler
 ) -> None:
-    answer = begin(starter)
+    answer = begin(starter, compiler)
     assert write(answer, starter, "Let me look. ")[0] is None
     constraint, found = write(
         answer, starter, '<tool_call>\n{"name": "get_weather", "arguments": {"'
@@ -180,9 +188,9 @@ def test_a_call_that_has_begun_is_constrained_to_its_schema_and_streams(
 
 
 def test_after_a_constrained_call_the_model_is_free_again_and_the_next_one_is_constrained(
-    starter: SteppedScheduler,
+    starter: SteppedScheduler, compiler: GrammarCompiler
 ) -> None:
-    answer = begin(starter)
+    answer = begin(starter, compiler)
     call = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
     free, found = write(answer, starter, call + "\nSo.")
     assert free is None
@@ -192,18 +200,20 @@ def test_after_a_constrained_call_the_model_is_free_again_and_the_next_one_is_co
 
 
 def test_a_call_in_another_form_than_the_formats_is_not_constrained_but_parsed(
-    starter: SteppedScheduler,
+    starter: SteppedScheduler, compiler: GrammarCompiler
 ) -> None:
-    answer = begin(starter, tool_format=PLAIN)
+    answer = begin(starter, compiler, tool_format=PLAIN)
     free, found = write(answer, starter, '{"arguments": {}, "name": "now"}')
     assert free is None
     assert [e.name for e in found if isinstance(e, ToolCallBegan)] == ["now"]
 
 
-def test_a_schema_that_cannot_be_followed_leaves_the_call_free(starter: SteppedScheduler) -> None:
+def test_a_schema_that_cannot_be_followed_leaves_the_call_free(
+    starter: SteppedScheduler, compiler: GrammarCompiler
+) -> None:
     odd = Tool(name="now", parameters='{"properties": {"a": {"not": {}}}}')
     request = GenerateRequest(request_id="a", messages=REQUEST.messages, tools=(odd,))
-    answer = begin(starter, request)
+    answer = begin(starter, compiler, request)
     free, found = write(
         answer, starter, '<tool_call>\n{"name": "now", "arguments": {"a": 1}}\n</tool_call>'
     )

@@ -63,7 +63,7 @@ class Compiling:
         self._gate = threading.Event()
         compiler = stepped.scheduler._queue._grammars
         assert compiler is not None
-        compiler._compiling.submit(self._gate.wait)
+        compiler._compiling.submit(self._gate.wait, 30)
 
     def go_on(self) -> None:
         self._gate.set()
@@ -94,7 +94,7 @@ def test_an_answer_under_a_grammar_goes_on_while_another_grammar_is_compiled(
     compiler = stepped.scheduler._queue._grammars
     assert compiler is not None
     gate = threading.Event()
-    compiler._compiling.submit(gate.wait)
+    compiler._compiling.submit(gate.wait, 30)
     submit(stepped, "waits", grammar=True)
     while not any(isinstance(e, Finished) and e.request_id == "beside" for e in stepped.events):
         stepped.step()
@@ -167,3 +167,15 @@ def test_after_everything_every_cell_is_accounted_for(stepped: SteppedScheduler)
     )
     assert held <= stepped.model.settings.cells
     assert len({e.request_id for e in stepped.events if isinstance(e, Finished)}) == 60
+
+
+def test_no_thread_of_a_grammar_reads_the_vocabulary_of_a_closed_model(model: Path) -> None:
+    stepped = SteppedScheduler(model, settings())
+    submit(stepped, "a", grammar=True)
+    while not stepped.text("a"):
+        stepped.step()
+    compiler = stepped.scheduler._queue._grammars
+    assert compiler is not None
+    threads = [*compiler._compiling._threads, *compiler._masking._threads]
+    stepped.close()
+    assert threads and not any(thread.is_alive() for thread in threads)

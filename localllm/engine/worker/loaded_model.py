@@ -76,7 +76,7 @@ class LoadedModel:
         )
 
     def close(self) -> None:
-        for loaded in (self.encoder, self.drafter, self.model):
+        for loaded in (self.scheduler, self.encoder, self.drafter, self.model):
             if loaded is not None:
                 loaded.close()
 

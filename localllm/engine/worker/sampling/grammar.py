@@ -59,6 +59,12 @@ class GrammarCompiler:
         compiled = self._compiling.submit(self._compile, grammar)
         return [Constraint(self._masking, compiled) for _ in range(n)]
 
+    def close(self) -> None:
+        """Wait for what is being computed, and compute nothing else: both threads read the
+        vocabulary, which must not be freed before."""
+        for thread in (self._compiling, self._masking):
+            thread.shutdown(cancel_futures=True)
+
     def _compile(self, grammar: Grammar) -> llguidance.LLMatcher:
         """Raises BadRequest with llguidance's reason."""
         try:

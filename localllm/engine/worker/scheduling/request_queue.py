@@ -85,6 +85,11 @@ class RequestQueue:
                 self._model.heartbeat.beat()
                 return
 
+    def close(self) -> None:
+        """End the threads of grammars."""
+        if self._grammars is not None:
+            self._grammars.close()
+
     def _constraints(self, grammar: Grammar | None, n: int) -> "list[Constraint]":
         if grammar is None:
             return []

@@ -101,6 +101,10 @@ class Scheduler:
             if batch is not None and self._run(batch):
                 self._postprocess(batch)
 
+    def close(self) -> None:
+        """End what runs beside the steps. The model can be closed afterwards."""
+        self._queue.close()
+
     # --- sequences ---
 
     def _all(self) -> list[Sequence]:
