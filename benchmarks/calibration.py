@@ -32,7 +32,8 @@ from localllm.core.speed import Estimate
 from localllm.core.speed.measured import Measurement
 from localllm.library.files import measurements, paths
 from localllm.library.store.store import Store
-from localllm.runtime.local_machine import installed_candidates, this_machine
+from localllm.runtime.local_machine import this_machine
+from localllm.runtime.suggest import installed_candidates
 
 QUANTS = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "IQ4_XS")
 SHORT_QUANTS = ("Q8_0", "Q4_K_M", "Q4_0")

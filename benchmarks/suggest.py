@@ -28,7 +28,7 @@ from localllm.core.speed import DeviceSpeed
 from localllm.core.speed.gpus import Generation
 from localllm.core.units import parse_bytes
 from localllm.library.files.catalogue_file import read_catalogue
-from localllm.runtime.local_machine import candidates
+from localllm.runtime.suggest import candidates
 
 GIB = 1 << 30
 SHOWN = 8

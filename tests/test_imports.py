@@ -1,9 +1,15 @@
 """The import contracts at run time: what a verb does not need is not loaded."""
 
+import ast
 import subprocess
 import sys
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
+
+import localllm
+from localllm.library.files.settings import Settings
 
 HEAVY = (
     "textual", "fastapi", "starlette", "uvicorn", "llama_cpp", "huggingface_hub", "httpx2",
@@ -42,6 +48,18 @@ def test_the_core_loads_the_standard_library_only() -> None:
     ours = loaded_after(code) - loaded_after("pass")
     outside = {name for name in ours if name not in sys.stdlib_module_names} - {"localllm"}
     assert outside == set()
+
+
+def test_every_setting_is_read_by_something() -> None:
+    root = Path(localllm.__file__).parent
+    attributes = {
+        node.attr
+        for file in root.rglob("*.py")
+        if file != root / "library" / "files" / "settings.py"
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.Attribute)
+    }
+    assert {field.name for field in fields(Settings)} <= attributes
 
 
 def test_version_and_help_work_without_a_traceback() -> None:

@@ -6,8 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-import click
-
+from localllm.cli.output import info, write_stderr
 from localllm.core.text import ControlFilter
 from localllm.core.units import format_bytes, format_duration, format_rate
 from localllm.engine.messages import Finished, GenerateEvent, Reasoning, Token
@@ -16,7 +15,8 @@ from localllm.runtime.runtime import ResidentModel
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """`finished` is None when the user stopped it; `reasoning` is no part of the text."""
+    """A model's answer. `finished` is None when the user stopped it; `reasoning` is no part of
+    `text`."""
 
     text: str
     finished: Finished | None
@@ -27,7 +27,7 @@ class Answer:
         return self.finished is None
 
     def document(self, resident: ResidentModel) -> dict[str, object]:
-        """What `run --json` prints."""
+        """Give what `run --json` prints."""
         comparison = resident.comparison
         done = self.finished
         timings = done.timings if done is not None else None
@@ -58,37 +58,40 @@ class Answer:
         }
 
 
-class Writer:
-    """Text to stdout as it comes. On a terminal the model's escapes are taken out: it is
-    untrusted text; in a pipe it is data and stays as it is. What the model thinks before is talk:
-    dimmed, on stderr, and only on a terminal."""
+class AnswerWriter:
+    """Write text to stdout as it comes.
+
+    On a terminal the model's escapes are taken out: it is untrusted text; in a pipe it is data and
+    stays as it is. Reasoning is no part of the answer: it goes to stderr, dimmed, and only to a
+    terminal.
+    """
 
     def __init__(self, *, silent: bool = False) -> None:
         self._silent = silent
         self._filter = ControlFilter() if sys.stdout.isatty() else None
-        self._shows_thoughts = not silent and sys.stderr.isatty()
-        self._thinking: ControlFilter | None = None
+        self._shows_reasoning = not silent and sys.stderr.isatty()
+        self._reasoning: ControlFilter | None = None
 
-    def think(self, text: str) -> None:
-        if not self._shows_thoughts:
+    def write_reasoning(self, text: str) -> None:
+        if not self._shows_reasoning:
             return
-        if self._thinking is None:
-            self._thinking = ControlFilter()
-        click.secho(self._thinking.feed(text), err=True, nl=False, dim=True)
+        if self._reasoning is None:
+            self._reasoning = ControlFilter()
+        write_stderr(self._reasoning.feed(text), dim=True)
 
-    def _end_thought(self) -> None:
-        if self._thinking is not None:
-            click.secho(self._thinking.finish(), err=True, dim=True)
-            self._thinking = None
+    def _end_reasoning(self) -> None:
+        if self._reasoning is not None:
+            write_stderr(self._reasoning.finish(), dim=True, end="\n")
+            self._reasoning = None
 
     def write(self, text: str) -> None:
         if text:
-            self._end_thought()
+            self._end_reasoning()
         self._put(text if self._filter is None else self._filter.feed(text))
 
     def finish(self) -> None:
         """End the line, so that the shell's prompt does not stick to the answer."""
-        self._end_thought()
+        self._end_reasoning()
         self._put(("" if self._filter is None else self._filter.finish()) + "\n")
 
     def _put(self, text: str) -> None:
@@ -98,10 +101,11 @@ class Writer:
         sys.stdout.flush()
 
 
-async def read_answer(events: AsyncGenerator[GenerateEvent, None], writer: Writer) -> Answer:
-    """Write the stream; a first Ctrl+C (a cancelled task) stops it and keeps what has come."""
+async def read_answer(events: AsyncGenerator[GenerateEvent, None], writer: AnswerWriter) -> Answer:
+    """Write the stream; a first Ctrl+C (a cancelled task) stops it, and what has come is the
+    answer."""
     pieces: list[str] = []
-    thoughts: list[str] = []
+    reasoning: list[str] = []
     finished: Finished | None = None
     try:
         async with aclosing(events):
@@ -110,8 +114,8 @@ async def read_answer(events: AsyncGenerator[GenerateEvent, None], writer: Write
                     pieces.append(event.text)
                     writer.write(event.text)
                 elif isinstance(event, Reasoning):
-                    thoughts.append(event.text)
-                    writer.think(event.text)
+                    reasoning.append(event.text)
+                    writer.write_reasoning(event.text)
                 elif isinstance(event, Finished):
                     finished = event
     except asyncio.CancelledError:
@@ -119,14 +123,14 @@ async def read_answer(events: AsyncGenerator[GenerateEvent, None], writer: Write
         assert task is not None
         task.uncancel()
     writer.finish()
-    return Answer(text="".join(pieces), finished=finished, reasoning="".join(thoughts))
+    return Answer(text="".join(pieces), finished=finished, reasoning="".join(reasoning))
 
 
 def print_stats(answer: Answer, resident: ResidentModel, memory_bytes: int | None) -> None:
-    """Counts and rates on stderr."""
+    """Print counts and rates on stderr."""
     done = answer.finished
     if done is None:
-        click.echo("stopped", err=True)
+        info("stopped")
         return
     timings = done.timings
     parts = [
@@ -142,7 +146,7 @@ def print_stats(answer: Answer, resident: ResidentModel, memory_bytes: int | Non
         parts.insert(4, f"{timings.accepted} of {timings.drafted} guesses right")
     if memory_bytes is not None:
         parts.append(f"engine {format_bytes(memory_bytes)}")
-    click.echo(" · ".join(parts), err=True)
+    info(" · ".join(parts))
 
 
 def _rate(tokens_per_s: float | None) -> str:

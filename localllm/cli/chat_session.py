@@ -1,8 +1,8 @@
 """A conversation of `run`: in memory, or in the file that `--session` names.
 
-The file holds what was said and is the user's. What the model has computed of it lies in the cache
-(`library/files/session_cache.py`) and may go at any time: then the conversation is read again,
-which takes longer and is all.
+The file holds the messages and is the user's. The KV cache of them lies in a file of the cache
+(`library/files/session_cache.py`) and may go at any time: then the prompt is computed again, which
+takes longer and is all.
 """
 
 import contextlib
@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import click
 import msgspec
 
 from localllm.cli.answer import Answer
+from localllm.cli.output import info
 from localllm.core.text import truncation_notice
 from localllm.core.units import format_bytes
 from localllm.engine.messages import Message, RestoreState, Role, SaveState
@@ -30,46 +30,53 @@ _VERSION = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Talk:
-    """What was said. The model is not told the first `left_out` messages any more: the context
-    has no room for them."""
+class Conversation:
+    """The messages so far. The first `left_out` are not sent any more: the context has no room."""
 
     system: str | None = None
     messages: tuple[Message, ...] = ()
     left_out: int = 0
 
-    def told(self, *more: Message) -> tuple[Message, ...]:
-        """The conversation for the model, without the system message."""
+    def sent_messages(self, *more: Message) -> tuple[Message, ...]:
+        """Give what the model is sent, without the system message."""
         return (*self.messages[self.left_out :], *more)
 
-    def with_turn(self, question: Message, answer: Answer) -> "Talk":
-        """What it is after an answer. A question that got none is not part of it: the templates
-        that insist on taking turns refuse two in a row."""
+    def with_turn(self, question: Message, answer: Answer) -> "Conversation":
+        """Add a turn. A question that got no answer is not part of it: the templates that insist
+        on taking turns refuse two in a row."""
         dropped = answer.finished.dropped_messages if answer.finished is not None else 0
-        talk = replace(self, left_out=min(self.left_out + dropped, len(self.messages)))
+        shortened = replace(self, left_out=min(self.left_out + dropped, len(self.messages)))
         if not answer.text:
-            return talk
-        said = Message(role=Role.ASSISTANT, content=answer.text, reasoning=answer.reasoning or None)
-        return replace(talk, messages=(*talk.messages, question, said))
+            return shortened
+        reply = Message(
+            role=Role.ASSISTANT, content=answer.text, reasoning=answer.reasoning or None
+        )
+        return replace(shortened, messages=(*shortened.messages, question, reply))
 
 
-class Session:
-    """The conversation of this invocation."""
+class ChatSession:
+    """The conversation of this invocation, and where it is saved; `path` None: nowhere."""
 
-    def __init__(self, talk: Talk, *, path: Path | None = None, states: SessionCache | None = None):
-        self.talk = talk
+    def __init__(
+        self,
+        conversation: Conversation,
+        *,
+        path: Path | None = None,
+        states: SessionCache | None = None,
+    ) -> None:
+        self.conversation = conversation
         self.path = path
         self._states = states
-        self._written = talk
+        self._saved = conversation
         self.restored_tokens: int | None = None
 
-    def greet(self) -> None:
-        """Say on stderr what is gone on with."""
-        if self.path is not None and (messages := len(self.talk.messages)):
-            click.echo(f"Going on with {printable(self.path)}: {messages} messages.", err=True)
+    def announce(self) -> None:
+        """Say on stderr which conversation goes on."""
+        if self.path is not None and (messages := len(self.conversation.messages)):
+            info(f"Going on with {printable(self.path)}: {messages} messages.")
 
     def document(self, answer: Answer) -> dict[str, object]:
-        """What `run --json` prints of a session that is kept."""
+        """Give what `run --json` prints of a session that has a file."""
         if self.path is None:
             return {}
         done = answer.finished
@@ -80,34 +87,35 @@ class Session:
             }
         }
 
-    def answered(self, question: Message, answer: Answer) -> None:
-        """Take up a turn, and say what was left out to make it. Raises StoreError."""
-        before = self.talk.left_out
-        self.talk = self.talk.with_turn(question, answer)
-        gone = self.talk.messages[before : self.talk.left_out]
-        if turns := sum(message.role is Role.USER for message in gone):
-            click.echo(truncation_notice(turns), err=True)
-        self.write()
+    def add_turn(self, question: Message, answer: Answer) -> None:
+        """Add a turn, say what was left out to make it, and save. Raises StoreError."""
+        before = self.conversation.left_out
+        self.conversation = self.conversation.with_turn(question, answer)
+        dropped = self.conversation.messages[before : self.conversation.left_out]
+        if turns := sum(message.role is Role.USER for message in dropped):
+            info(truncation_notice(turns))
+        self.save()
 
-    def start_over(self) -> None:
-        self.talk = Talk(system=self.talk.system)
-        self.write()
+    def clear(self) -> None:
+        """Start over with the same system message. Raises StoreError."""
+        self.conversation = Conversation(system=self.conversation.system)
+        self.save()
 
-    def write(self) -> None:
-        """Put what was said in the file, if there is one and it changed. Raises StoreError."""
-        if self.path is None or self.talk == self._written:
+    def save(self) -> None:
+        """Write the file, if there is one and the conversation changed. Raises StoreError."""
+        if self.path is None or self.conversation == self._saved:
             return
         try:
-            write_atomically(self.path, _encoded(self.talk), private=True)
+            write_atomically(self.path, _encoded(self.conversation), private=True)
         except OSError as error:
             raise StoreError(
                 f"{printable(self.path)} cannot be written: {error.strerror}."
             ) from error
-        self._written = self.talk
+        self._saved = self.conversation
 
-    async def restore(self, runtime: Runtime, resident: ResidentModel) -> str:
-        """Bring back what the model has computed of it; says what came of that."""
-        if self.path is None or not self.talk.messages:
+    async def restore_state(self, runtime: Runtime, resident: ResidentModel) -> str:
+        """Load the KV cache of the conversation; the result says in words what came of that."""
+        if self.path is None or not self.conversation.messages:
             return ""
         if self._states is None:
             return "nothing restored: the session cache is off"
@@ -121,16 +129,18 @@ class Session:
         self.restored_tokens = restored.tokens
         return f"restored {restored.tokens:,} tokens"
 
-    async def keep(self, runtime: Runtime, resident: ResidentModel) -> str:
-        """Keep what the model has computed of it; says what came of that."""
-        if self.path is None or self._states is None or not self.talk.messages:
+    async def save_state(self, runtime: Runtime, resident: ResidentModel) -> str:
+        """Save the KV cache of the conversation; the result says in words what came of that."""
+        if self.path is None or self._states is None or not self.conversation.messages:
             return ""
-        system = (Message(role=Role.SYSTEM, content=self.talk.system),) if self.talk.system else ()
+        prompt = self.conversation.sent_messages()
+        if self.conversation.system:
+            prompt = (Message(role=Role.SYSTEM, content=self.conversation.system), *prompt)
         try:
             file = self._states.file(self.path, resident.model.path)
             request = SaveState(
                 path=str(file),
-                messages=(*system, *self.talk.told()),
+                messages=prompt,
                 key=self._states.key(),
                 max_bytes=self._states.limit_bytes,
             )
@@ -142,14 +152,15 @@ class Session:
 
 
 @contextlib.contextmanager
-def opened(path: Path | None, *, system: str | None, cached: bool) -> Iterator[Session]:
-    """The session in this file, which may not exist yet; None: one that is not kept.
+def open_session(path: Path | None, *, system: str | None, cached: bool) -> Iterator[ChatSession]:
+    """Open the session in this file, which may not exist yet; None: one that is not saved.
 
-    `system` replaces the file's own. Raises UsageError for a file that is no session, StoreError
+    `system` replaces the file's own; `cached`: its KV cache is saved too, if the settings allow it.
+    Raises UsageError for a file that is no session, StoreError
     for one that cannot be read or is open elsewhere.
     """
     if path is None:
-        yield Session(Talk(system=system))
+        yield ChatSession(Conversation(system=system))
         return
     path = paths.absolute(path)
     if not path.parent.is_dir():
@@ -157,49 +168,51 @@ def opened(path: Path | None, *, system: str | None, cached: bool) -> Iterator[S
     limit = settings.load().session_cache_bytes if cached else 0
     states = SessionCache.default(limit) if limit else None
     with states.locked(path) if states is not None else contextlib.nullcontext():
-        talk = _read(path)
-        session = Session(talk, path=path, states=states)
-        session.talk = replace(talk, system=system or talk.system)
+        stored = _read(path)
+        session = ChatSession(stored, path=path, states=states)
+        session.conversation = replace(stored, system=system or stored.system)
         yield session
 
 
-class _Said(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+class _StoredMessage(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     role: Role
     content: str
     reasoning: str | None = None
 
 
-class _File(msgspec.Struct, forbid_unknown_fields=True):
+class _StoredSession(msgspec.Struct, forbid_unknown_fields=True):
     localllm_session: int
-    messages: list[_Said]
+    messages: list[_StoredMessage]
     system: str | None = None
     left_out: int = 0
 
 
-def _encoded(talk: Talk) -> bytes:
-    said = [
-        _Said(role=message.role, content=message.content, reasoning=message.reasoning)
-        for message in talk.messages
-    ]
-    file = _File(
-        localllm_session=_VERSION, messages=said, system=talk.system, left_out=talk.left_out
+def _encoded(conversation: Conversation) -> bytes:
+    file = _StoredSession(
+        localllm_session=_VERSION,
+        messages=[
+            _StoredMessage(role=each.role, content=each.content, reasoning=each.reasoning)
+            for each in conversation.messages
+        ],
+        system=conversation.system,
+        left_out=conversation.left_out,
     )
     return msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n"
 
 
-def _read(path: Path) -> Talk:
+def _read(path: Path) -> Conversation:
     try:
         # Opened without waiting: a named pipe would hang here for ever.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(descriptor, "rb") as file:
             content = file.read(MAX_FILE_BYTES + 1) or b""
     except FileNotFoundError:
-        return Talk()
+        return Conversation()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise StoreError(f"{printable(path)} cannot be read: {reason}.") from error
     try:
-        found = msgspec.json.decode(content, type=_File)
+        found = msgspec.json.decode(content, type=_StoredSession)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(
             f"{printable(path)} is not a session of localllm, and stays as it is: {error}."
@@ -211,7 +224,7 @@ def _read(path: Path) -> Talk:
             f" {len(found.messages)} messages are left out."
         )
     messages = tuple(
-        Message(role=said.role, content=said.content, reasoning=said.reasoning)
-        for said in found.messages
+        Message(role=each.role, content=each.content, reasoning=each.reasoning)
+        for each in found.messages
     )
-    return Talk(system=found.system, messages=messages, left_out=found.left_out)
+    return Conversation(system=found.system, messages=messages, left_out=found.left_out)

@@ -1,23 +1,21 @@
-"""Open the library for a verb, and say what is wrong with the models in it."""
+"""Open the library for a verb, and print its models: as rows, as JSON, with their problems."""
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from rich.text import Text
-
-from localllm.cli.output import literal, stderr
+from localllm.cli.output import literal, warn
+from localllm.core.units import format_bytes
 from localllm.library.files import paths
-from localllm.library.store.installed import InstalledModel
+from localllm.library.store.installed import FileState, InstalledModel
 from localllm.library.store.store import Store, remedy
 
+if TYPE_CHECKING:
+    from rich.table import Table
 
-def library() -> Store:
-    """The library of this user; what it had to mend is said on stderr."""
+
+def open_library() -> Store:
+    """Open the library of this user; what it had to mend is said on stderr."""
     return Store(paths.data_dir(), warn=warn)
-
-
-def warn(text: str) -> None:
-    """Say on stderr that something needs attention. Not wrapped: a command in it stays whole."""
-    stderr().print(Text.assemble(("Warning: ", "bold yellow"), literal(text)), soft_wrap=True)
 
 
 def warn_of_problems(models: Iterable[InstalledModel]) -> None:
@@ -27,16 +25,47 @@ def warn_of_problems(models: Iterable[InstalledModel]) -> None:
             warn(f"{model.name}: {problem}. {remedy(model)}")
 
 
-def source(model: InstalledModel) -> str:
-    """Where a model came from, short enough for a table."""
+def model_table(models: Iterable[InstalledModel]) -> "Table":
+    """Draw models as rows."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("NAME", no_wrap=True)
+    table.add_column("QUANT", no_wrap=True)
+    table.add_column("SIZE", justify="right", no_wrap=True)
+    table.add_column("LICENSE", overflow="fold")
+    table.add_column("SOURCE", overflow="fold")
+    table.add_column("STATE", no_wrap=True)
+    table.add_column("VERIFIED", no_wrap=True)
+    for model in models:
+        good = model.state is FileState.OK
+        table.add_row(
+            literal(model.name),
+            literal(model.quant or "unknown"),
+            format_bytes(model.size_bytes),
+            literal(model.license or "unknown"),
+            literal(source_label(model)),
+            literal(model.state.value, "" if good else "bold yellow"),
+            literal(_verified(model) if good else "no"),
+        )
+    return table
+
+
+def source_label(model: InstalledModel) -> str:
+    """Write where a model came from, short enough for a table."""
     place, at, commit = model.source.partition("@")
     if at:
         return f"{place}@{commit[:7]}"
     return f"{place} (hard link)" if model.owned else place
 
 
-def row(model: InstalledModel) -> dict[str, object]:
-    """One entry of `models` in the JSON of every verb of the library (docs/library.md)."""
+def _verified(model: InstalledModel) -> str:
+    """The day (UTC) on which all bytes were last found as recorded."""
+    return model.verified_at[:10] if model.verified_at else "no"
+
+
+def model_document(model: InstalledModel) -> dict[str, object]:
+    """Give one entry of `models` in the JSON of every verb of the library (docs/library.md)."""
     return {
         "name": model.name,
         "quant": model.quant,

@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 
 from localllm import __version__
-from localllm.errors import ExitCode, LocalLLMError
+from localllm.errors import ExitCode, LocalLLMError, UsageError
 
 VERBS: dict[str, tuple[str, str]] = {
     "hardware": (
@@ -84,9 +84,22 @@ class LazyGroup(click.Group):
 def cli(ctx: click.Context) -> None:
     """Run a language model on this machine. Without a command: the terminal app."""
     if ctx.invoked_subcommand is None:
-        from localllm.cli.app import run_app  # the terminal app, only here
-
         run_app()
+
+
+def run_app() -> None:
+    """Open the terminal app. Raises UsageError where there is no terminal to draw on."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError(
+            "The terminal app needs a terminal, and this is none. Use a verb instead, such as"
+            " `localllm run starter PROMPT` or `localllm hardware --json`; `localllm --help`"
+            " lists them."
+        )
+    # Only here: `localllm --version` and every verb start without Textual.
+    from localllm.runtime.runtime import Runtime
+    from localllm.tui.app import LocalLLMApp
+
+    LocalLLMApp(Runtime.of_this_machine()).run()
 
 
 def main() -> NoReturn:
@@ -106,7 +119,7 @@ def main() -> NoReturn:
         error.show()
         code = ExitCode.USAGE
     except LocalLLMError as error:
-        click.echo(f"localllm: {error}", err=True)
+        _print_error(str(error))
         code = error.exit_code
     except BrokenPipeError:
         # The reader went away (`localllm ls | head -1`): not an error, and no second message
@@ -116,10 +129,15 @@ def main() -> NoReturn:
     except Exception as error:
         if os.environ.get("LOCALLLM_TRACEBACK"):
             raise
-        click.echo(
-            f"localllm: unexpected {type(error).__name__}: {error}\n"
-            "This is a bug in localllm. Run again with LOCALLLM_TRACEBACK=1 for the traceback.",
-            err=True,
+        _print_error(
+            f"unexpected {type(error).__name__}: {error}\n"
+            "This is a bug in localllm. Run again with LOCALLLM_TRACEBACK=1 for the traceback."
         )
         code = ExitCode.FAILED
     sys.exit(int(code))
+
+
+def _print_error(message: str) -> None:
+    from localllm.cli import output  # `localllm --version` prints nothing with it
+
+    output.error(message)

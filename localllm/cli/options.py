@@ -1,38 +1,64 @@
-"""Options that several verbs share, and the values they become."""
+"""Options that several verbs share, and the values they become.
 
+An option of a load is called like its field of `LoadChoice`: `load_options` gives a verb those it
+has, and the verb gets what was said of them as one value. A new one is a field there and a line
+here.
+"""
+
+import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
 
-from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.load import (
+    DEFAULT_CONTEXT,
     FlashAttention,
     KvType,
-    LoadSettings,
     Lora,
-    Mmproj,
-    Pooling,
     Speculate,
 )
 from localllm.core.sizing.lora import MAX_SCALE
-from localllm.library.files import settings
+from localllm.runtime.load_policy import LoadChoice
 
-DEFAULT_CONTEXT = 4096
-"""Tokens of context when nothing is said; less for a model that was trained with less."""
-
-F = TypeVar("F", bound=Callable[..., object])
+Command = TypeVar("Command", bound=Callable[..., object])
+Result = TypeVar("Result")
+Value = TypeVar("Value", bound=StrEnum)
+Option = Callable[[Command], Command]
 
 MAX_CONTEXT = 2**24
+MAX_PARALLEL = 256
+_PARALLEL = range(1, MAX_PARALLEL + 1)
+
+
+def one_of(kind: type[StrEnum], *, without: tuple[StrEnum, ...] = ()) -> click.Choice[str]:
+    """Make the type of an option whose words are the values of an enum."""
+    return click.Choice([each.value for each in kind if each not in without])
+
+
+def member_of(
+    kind: type[Value],
+) -> Callable[[click.Context, click.Parameter, str | None], Value | None]:
+    """Make the callback that turns the word of `one_of` into the enum's member."""
+    return lambda _context, _parameter, value: None if value is None else kind(value)
+
+
+def true_or_none(_context: click.Context, _parameter: click.Parameter, value: bool) -> bool | None:
+    """Make a flag that is not given None, as `LoadChoice` calls what was left open."""
+    return value or None
+
+
 CONTEXT = click.option(
     "--ctx", "context", type=click.IntRange(16, MAX_CONTEXT), metavar="N",
     help=f"Context of one conversation, in tokens (default {DEFAULT_CONTEXT}, at most what the "
     "model was trained for).",
 )  # fmt: skip
 PARALLEL = click.option(
-    "--parallel", type=click.IntRange(1, 256), default=1, metavar="P",
+    "--parallel", type=click.IntRange(1, MAX_PARALLEL), default=1, metavar="P",
     help="Conversations at the same time; the cache holds P x N tokens (default 1).",
 )  # fmt: skip
 GPU_LAYERS = click.option(
@@ -46,7 +72,7 @@ OFFLINE = click.option(
     "--offline", is_flag=True, help="Never use the network: fail at once where it is needed."
 )
 KV_TYPE = click.option(
-    "--kv-type", type=click.Choice([kind.value for kind in KvType]), default="f16",
+    "--kv-type", type=one_of(KvType), default="f16", callback=member_of(KvType),
     help="Element type of the KV cache (default f16).",
 )  # fmt: skip
 CPU_MOE = click.option(
@@ -54,8 +80,9 @@ CPU_MOE = click.option(
     help="Keep the experts of the first N layers in system memory.",
 )  # fmt: skip
 NO_KV_OFFLOAD = click.option(
-    "--no-kv-offload", is_flag=True, help="Keep the KV cache in system memory."
-)
+    "--no-kv-offload", "kv_offload", is_flag=True, callback=lambda _c, _p, value: not value,
+    help="Keep the KV cache in system memory.",
+)  # fmt: skip
 BATCH = click.option(
     "--batch", type=click.IntRange(1, 65536), default=2048, help="Logical batch (default 2048)."
 )
@@ -63,8 +90,8 @@ UBATCH = click.option(
     "--ubatch", type=click.IntRange(1, 65536), default=512, help="Physical batch (default 512)."
 )
 FLASH_ATTENTION = click.option(
-    "--flash-attn", type=click.Choice([mode.value for mode in FlashAttention]), default="auto",
-    help="Flash attention (default auto).",
+    "--flash-attn", "flash_attention", type=one_of(FlashAttention), default="auto",
+    callback=member_of(FlashAttention), help="Flash attention (default auto).",
 )  # fmt: skip
 LORA = click.option(
     "--lora", "loras", multiple=True, metavar="FILE[:SCALE]",
@@ -72,7 +99,7 @@ LORA = click.option(
     help="LoRA adapter to load with the model, and how much it counts for (default 1); repeatable.",
 )  # fmt: skip
 SPECULATE = click.option(
-    "--speculate", type=click.Choice([each.value for each in Speculate]), default="auto",
+    "--speculate", type=one_of(Speculate), default="auto", callback=member_of(Speculate),
     help="Guess tokens that the text has had before and check them in one step: where it pays "
     "(auto, the default), never (off), or always (ngram).",
 )  # fmt: skip
@@ -110,42 +137,39 @@ def parse_lora(value: str) -> Lora:
     return Lora(path=os.path.abspath(name), scale=scale)  # noqa: PTH100
 
 
-def default_context(spec: ModelSpec) -> int:
-    """The context when none is asked for: that of the settings, else DEFAULT_CONTEXT; the
-    training context if that is less."""
-    wanted = settings.load().context or DEFAULT_CONTEXT
-    return min(wanted, spec.context_train) if spec.context_train > 0 else wanted
+def parse_parallel(value: str | None) -> int | None:
+    """ "auto" or nothing -> None; a number of sequences otherwise. Raises click.BadParameter."""
+    if value is None or value == "auto":
+        return None
+    if value.isascii() and value.isdecimal() and len(value) <= 3 and int(value) in _PARALLEL:
+        return int(value)
+    raise click.BadParameter(f"give 1 to {MAX_PARALLEL}, or auto.")
 
 
-def settings_for(
-    spec: ModelSpec,
-    *,
-    context: int | None,
-    parallel: int = 1,
-    gpu_layers: int | None = None,
-    kv_type: KvType = KvType.F16,
-    cpu_moe: int = 0,
-    kv_offload: bool = True,
-    loras: tuple[Lora, ...] = (),
-    embeddings: bool = False,
-    pooling: Pooling | None = None,
-    mmproj: Mmproj | None = None,
-    speculate: Speculate = Speculate.OFF,
-    draft: Path | None = None,
-) -> LoadSettings:
-    """The load settings of a verb that has some of these options."""
-    return LoadSettings(
-        context=context or default_context(spec),
-        parallel=parallel,
-        gpu_layers=gpu_layers,
-        kv_type_k=kv_type,
-        kv_type_v=kv_type,
-        cpu_moe=cpu_moe,
-        kv_offload=kv_offload,
-        loras=loras,
-        embeddings=embeddings,
-        pooling=pooling,
-        mmproj=mmproj,
-        speculate=Speculate.OFF if embeddings else speculate,
-        draft=None if draft is None else str(draft),
-    )
+_LOAD_FIELDS = frozenset(field.name for field in fields(LoadChoice))
+
+
+def load_options(
+    *options: Option[Callable[..., Result]], base: LoadChoice
+) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """Give a verb these options of a load, in this order in its --help.
+
+    The verb gets what was said as one argument, `choice`: `base` with the options' values.
+    """
+
+    def decorate(command: Callable[..., Result]) -> Callable[..., Result]:
+        @functools.wraps(command)
+        def with_choice(**values: object) -> Result:
+            given = {name: values.pop(name) for name in _LOAD_FIELDS & values.keys()}
+            return command(choice=_replaced(base, given), **values)
+
+        for option in reversed(options):
+            with_choice = option(with_choice)
+        return with_choice
+
+    return decorate
+
+
+def _replaced(base: LoadChoice, given: Mapping[str, Any]) -> LoadChoice:
+    """The options' callbacks have made each value what its field is."""
+    return replace(base, **given)

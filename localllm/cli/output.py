@@ -1,6 +1,8 @@
-"""What every verb prints with: data to stdout, talk to stderr, nothing from outside as markup.
+"""Print for every verb: data to stdout, messages to stderr, nothing of others as markup.
 
-Rich is imported where something is drawn: a verb that prints JSON answers sooner without it.
+All of stderr goes through here: `info`, `warn` and `error` for sentences, `write_stderr` for a
+stream, `stderr` for what moves (bars). Rich is imported where something is drawn: a verb that
+prints JSON answers sooner without it.
 """
 
 import dataclasses
@@ -43,7 +45,7 @@ def stdout() -> "Console":
 
 
 def stderr() -> "Console":
-    """Make a console for talk (progress, warnings, notes), coloured by the same rule."""
+    """Make a console for bars and spinners, coloured by the same rule."""
     return _console(sys.stderr)
 
 
@@ -54,20 +56,37 @@ def literal(text: str, style: str = "") -> "Text":
     return Text(single_line(text), style=style)
 
 
-def say(text: str, *, bold: bool = False, dim: bool = False, err: bool = False) -> None:
-    """Print a line without Rich, whose import takes a tenth of `suggest`: wrapped at the
-    terminal's width, styled by the same rule as a console, and safe with text of others."""
-    stream = sys.stderr if err else sys.stdout
-    if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors="replace")
-    text = strip_controls(text).replace("\n", " ")
-    width = shutil.get_terminal_size().columns
-    if stream.isatty() and len(text) > width:
-        indent = " " * (len(text) - len(text.lstrip()))
-        text = textwrap.fill(text, width, subsequent_indent=indent, break_on_hyphens=False)
-    if bold or dim:
-        text = click.style(text, bold=bold or None, dim=dim or None)
-    click.echo(text, err=err, color=False if os.environ.get("NO_COLOR") else None)
+def print_line(text: str = "", *, bold: bool = False, dim: bool = False) -> None:
+    """Print a line of data without Rich, whose import takes a tenth of `suggest`; wrapped on a
+    terminal at its width."""
+    _echo(_wrapped(_one_line(text), sys.stdout), bold=bold, dim=dim)
+
+
+def info(
+    text: str = "", *, bold: bool = False, dim: bool = False, fg: str | None = None,
+    wrap: bool = False,
+) -> None:  # fmt: skip
+    """Print a message on stderr, on one line so that a command in it can be copied in one piece.
+
+    A sentence without a command may be wrapped.
+    """
+    text = _one_line(text)
+    _echo(_wrapped(text, sys.stderr) if wrap else text, err=True, bold=bold, dim=dim, fg=fg)
+
+
+def warn(text: str) -> None:
+    """Print on stderr that something needs attention."""
+    _echo(_styled("Warning: ", bold=True, fg="yellow") + _one_line(text), err=True)
+
+
+def error(text: str) -> None:
+    """Print on stderr why the verb failed."""
+    _echo(f"localllm: {strip_controls(text)}", err=True)
+
+
+def write_stderr(text: str, *, dim: bool = False, end: str = "") -> None:
+    """Write a piece of a stream on stderr; what a model wrote has passed a `ControlFilter`."""
+    _echo(text, err=True, dim=dim, end=end)
 
 
 def columns(rows: Sequence[Sequence[str]], *, left: int) -> Iterator[str]:
@@ -82,6 +101,37 @@ def columns(rows: Sequence[Sequence[str]], *, left: int) -> Iterator[str]:
         yield "  ".join(cells).rstrip()
 
 
+def _one_line(text: str) -> str:
+    """Outside text on one line with its blanks, which align the columns of a table."""
+    return strip_controls(text).replace("\n", " ")
+
+
+def _wrapped(text: str, stream: TextIO) -> str:
+    width = shutil.get_terminal_size().columns
+    if not stream.isatty() or len(text) <= width:
+        return text
+    indent = " " * (len(text) - len(text.lstrip()))
+    return textwrap.fill(text, width, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def _styled(text: str, *, bold: bool = False, dim: bool = False, fg: str | None = None) -> str:
+    if not (text and (bold or dim or fg)):
+        return text
+    return click.style(text, bold=bold or None, dim=dim or None, fg=fg)
+
+
+def _echo(
+    text: str, *, err: bool = False, bold: bool = False, dim: bool = False, fg: str | None = None,
+    end: str = "\n",
+) -> None:  # fmt: skip
+    """Write text of ours or text that was made safe; colour by the rule of a console."""
+    stream = sys.stderr if err else sys.stdout
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")  # what it cannot show is a "?", not a crash
+    color = False if os.environ.get("NO_COLOR") else None
+    click.echo(_styled(text, bold=bold, dim=dim, fg=fg) + end, err=err, nl=False, color=color)
+
+
 def _console(stream: TextIO) -> "Console":
     from rich.console import Console
 
@@ -94,7 +144,7 @@ def _console(stream: TextIO) -> "Console":
 
 
 def _plain(value: object) -> object:
-    """Give json what it does not know by itself."""
+    """Give json a form of what it does not know by itself."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     if isinstance(value, PurePath):

@@ -1,11 +1,14 @@
-"""Progress of hashing and downloading on stderr: bars on a terminal, lines elsewhere."""
+"""Progress of hashing, downloading and loading on stderr: bars on a terminal, lines elsewhere.
+
+The runtime and the downloader are imported where they are used: `verify` and `import` hash only.
+"""
 
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
@@ -18,18 +21,30 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-from localllm.cli.output import literal, stderr
+from localllm.cli.output import info, literal, stderr
+from localllm.core.quality.quality import cache_loss
+from localllm.core.text import single_line
 from localllm.core.units import format_bandwidth, format_bytes, format_duration
 from localllm.library.files.names import printable
 
+if TYPE_CHECKING:
+    from localllm.library.download.progress import Progress
+    from localllm.runtime.load_plan import LoadPlan
+    from localllm.runtime.runtime import ResidentModel, Runtime
+
+T = TypeVar("T")
+
+LINE_EVERY_S = 10.0
+"""Plain lines are no more frequent: they end in log files."""
+_POLL_S = 0.2  # a signal handler runs only between two waits
+
 
 @contextmanager
-def progress(what: str, total_bytes: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """Show how far the hashing of `what` is; the function given is told of bytes that were read."""
+def hashing_bar(what: str, total_bytes: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """Show how far the hashing of `what` is; the function given takes counts of bytes read."""
     console = stderr()
     if not quiet and not console.is_terminal:
-        line = f"Hashing {what} ({format_bytes(total_bytes)})"
-        console.print(literal(line), soft_wrap=True)
+        info(f"Hashing {what} ({format_bytes(total_bytes)})")
     bar = Bars(
         TextColumn("Hashing {task.description}", markup=False),
         BarColumn(),
@@ -45,14 +60,43 @@ def progress(what: str, total_bytes: int, *, quiet: bool) -> Iterator[Callable[[
         yield lambda count: bar.advance(task, count)
 
 
-if TYPE_CHECKING:  # the downloader brings the HTTP client
-    from localllm.library.download.progress import Progress
+# --- loading ---
 
-T = TypeVar("T")
 
-LINE_EVERY_S = 10.0
-"""Plain lines are no more frequent: they end in log files."""
-_LOOK_S = 0.2  # a handler runs only between two waits
+async def load_with_progress(
+    runtime: "Runtime", plan: "LoadPlan", *, force: bool, quiet: bool
+) -> "ResidentModel":
+    """Load behind a bar, which is gone when it is done and not drawn where there is no terminal.
+
+    A cache type that can change answers is named first, with its published cost.
+    """
+    from localllm.engine.messages import LoadProgress
+
+    settings = plan.candidates[0]
+    loss = cache_loss(plan.spec.architecture, settings.kv_type_k, settings.kv_type_v)
+    if loss is not None and not quiet:
+        info(loss)
+    console = stderr()
+    bar = Bars(
+        TextColumn("Loading {task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task(single_line(plan.model.name), total=1.0)
+        async with aclosing(runtime.load(plan, force=force)) as events:
+            async for event in events:
+                if isinstance(event, LoadProgress):
+                    bar.update(task, completed=event.fraction)
+                else:
+                    return event
+    raise AssertionError("a load ends with its resident model")
+
+
+# --- downloading ---
 
 
 class Interrupted(Exception):
@@ -60,9 +104,9 @@ class Interrupted(Exception):
 
 
 def interruptible(run: Callable[[threading.Event], T]) -> T:
-    """Run something that ends soon after its event is set, and give back what it gives.
+    """Run a blocking call that ends soon after its event is set, and give back its result.
 
-    Ctrl+C sets the event and raises Interrupted once it has ended. Raises what it raises.
+    Ctrl+C sets the event and raises Interrupted once the call has ended. Raises what it raises.
     """
     stop = threading.Event()
     # A handler, and no KeyboardInterrupt: one that is raised while a lock is being taken leaves
@@ -70,7 +114,7 @@ def interruptible(run: Callable[[threading.Event], T]) -> T:
     with ThreadPoolExecutor(1) as workers, _ctrl_c_sets(stop):
         future = workers.submit(run, stop)
         while not future.done():
-            wait((future,), timeout=_LOOK_S)
+            wait((future,), timeout=_POLL_S)
     error = future.exception()
     if stop.is_set() and error is not None:
         raise Interrupted from error
@@ -86,8 +130,8 @@ def _ctrl_c_sets(stop: threading.Event) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-class Lines:
-    """Progress as plain lines: one now and then, and each note when it is new."""
+class ProgressLines:
+    """Show progress as plain lines: one every LINE_EVERY_S, and each note when it is new."""
 
     def __init__(
         self, write: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic
@@ -104,11 +148,11 @@ class Lines:
             return
         self._note = progress.message
         self._next_s = now + LINE_EVERY_S
-        self._write(line(progress))
+        self._write(progress_line(progress))
 
 
-def line(progress: "Progress") -> str:
-    """Progress in one line: what came, of how much, how fast, and for how long still."""
+def progress_line(progress: "Progress") -> str:
+    """Write progress in one line: bytes of bytes, rate, time left, note."""
     percent = 100 * progress.done_bytes / max(1, progress.total_bytes)
     parts = [
         f"{format_bytes(progress.done_bytes)} of {format_bytes(progress.total_bytes)}"
@@ -119,8 +163,8 @@ def line(progress: "Progress") -> str:
 
 
 @contextmanager
-def drawn(total_bytes: int, *, quiet: bool) -> Iterator[Callable[["Progress"], None]]:
-    """Give what shows progress: a bar on a terminal, lines elsewhere, nothing when `quiet`."""
+def download_bar(total_bytes: int, *, quiet: bool) -> Iterator[Callable[["Progress"], None]]:
+    """Show how far a download is: a bar on a terminal, lines elsewhere, nothing when `quiet`."""
     console = stderr()
     if quiet:
         yield lambda _: None
@@ -128,7 +172,7 @@ def drawn(total_bytes: int, *, quiet: bool) -> Iterator[Callable[["Progress"], N
         with _bars(console) as bars:
             yield _bar(bars, total_bytes)
     else:
-        yield Lines(lambda text: console.print(literal(text), soft_wrap=True)).show
+        yield ProgressLines(info).show
 
 
 def _bars(console: Console) -> Bars:

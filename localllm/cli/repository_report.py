@@ -1,14 +1,12 @@
-"""What a repository of the Hub holds, as `localllm show ORG/REPO` prints it."""
+"""`localllm show ORG/REPO`: the models of a repository of the Hub, each judged on this machine."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rich.table import Table
 
-from localllm.cli import library_output
-from localllm.cli.hub_client import asked
-from localllm.cli.options import DEFAULT_CONTEXT
-from localllm.cli.output import literal, print_json, stdout
+from localllm.cli.hub_client import open_hub
+from localllm.cli.output import literal, print_json, stdout, warn
 from localllm.core.recommend import FitPlan, Preferences, evaluate
 from localllm.core.recommend.repository import Offer, model_files
 from localllm.core.reference import read_reference
@@ -16,15 +14,19 @@ from localllm.core.units import format_bytes
 from localllm.errors import AccessDenied, GgufError, UsageError
 from localllm.library.files import settings
 from localllm.library.hub.hub import HubRepo
-from localllm.runtime.hub_models import HubModels, hub_models_of, listed
+from localllm.runtime.hub_models import HubModels, hub_models_of, repo_files
+from localllm.runtime.load_policy import context_or_default
 from localllm.runtime.local_machine import this_machine
 from localllm.runtime.pull import best_plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One file (or the parts of one) that can be fetched, and how it would do here. `verdict` None:
-    its header could not be read; `pick`: what `pull` takes when no quant is named."""
+    """One file (or the parts of one) that can be fetched, and how it would do here.
+
+    `verdict` is None when no header could be read; `pick` marks what `pull` takes when no quant is
+    named.
+    """
 
     quant: str | None
     files: tuple[str, ...]
@@ -42,7 +44,7 @@ def show_repository(model: str, revision: str | None, *, offline: bool, as_json:
     if named.quant is not None:
         raise UsageError(f"`show` lists every quant: give {named.name} alone.")
     hub_models, closed = None, None
-    with asked(offline=offline) as hub:
+    with open_hub(offline=offline) as hub:
         repo = hub.repo(named.name, revision)
         try:
             hub_models = hub_models_of(hub, repo)
@@ -57,23 +59,21 @@ def show_repository(model: str, revision: str | None, *, offline: bool, as_json:
         for left in hub_models.listing.left_out if hub_models else ():
             stdout().print(literal(f"Left out: {left.name}: {left.reason}", style="dim"))
     if closed is not None:
-        library_output.warn(
-            f"No header could be read, so nothing is known of what fits here. {closed}"
-        )
+        warn(f"No header could be read, so nothing is known of what fits here. {closed}")
 
 
 def _rows(hub_models: HubModels) -> Iterator[Row]:
-    """Each offer as `suggest` would judge it on this machine."""
-    chosen = settings.load()
-    machine = this_machine(chosen.reserve_bytes)[0]
-    preferences = Preferences(context=chosen.context or DEFAULT_CONTEXT)
+    """Judge each offer on this machine as `suggest` would."""
+    user = settings.load()
+    machine = this_machine(user.reserve_bytes)[0]
+    preferences = Preferences(context=context_or_default(None, user))
     try:
         pick = best_plan(hub_models, machine, preferences)
         plans: list[FitPlan | None] = [
             evaluate(offer.candidate, preferences, machine) for offer in hub_models.listing.offers
         ]
     except GgufError as error:  # a kind of model whose memory nobody can work out yet
-        library_output.warn(f"What fits here is not known: {error}.")
+        warn(f"What fits here is not known: {error}.")
         pick, plans = None, [None for _ in hub_models.listing.offers]
     for offer, plan in zip(hub_models.listing.offers, plans, strict=True):
         yield _row(hub_models, offer, plan, pick)
@@ -94,15 +94,15 @@ def _row(hub_models: HubModels, offer: Offer, plan: FitPlan | None, pick: FitPla
 
 
 def _bare_rows(repo: HubRepo) -> Iterator[Row]:
-    """What the list of files alone says."""
-    for file in sorted(model_files(listed(repo)), key=lambda each: -each.size_bytes):
+    """Make rows of what the list of files alone says."""
+    for file in sorted(model_files(repo_files(repo)), key=lambda each: -each.size_bytes):
         yield Row(quant=file.label, files=file.names, size_bytes=file.size_bytes)
 
 
 def document(
     repo: HubRepo, hub_models: HubModels | None, rows: tuple[Row, ...]
 ) -> dict[str, object]:
-    """What `show ORG/REPO --json` prints."""
+    """Give what `show ORG/REPO --json` prints."""
     return {
         "repository": repo.name,
         "commit": repo.commit,

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 
 from rich.console import Console
 
-from localllm.cli.target import Target
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing import capacity, finetune, rules_of_thumb
 from localllm.core.sizing.finetune import Method, TrainingMemory
@@ -13,6 +12,7 @@ from localllm.core.sizing.fit import Fit
 from localllm.core.sizing.load import LoadSettings
 from localllm.core.sizing.placement import Budget
 from localllm.core.units import format_bytes
+from localllm.runtime.find_model import SizedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,14 +26,14 @@ class Limits:
 
 
 def limits_of(
-    target: Target, settings: LoadSettings, room: Budget, draft: ModelSpec | None = None
+    model: SizedModel, settings: LoadSettings, room: Budget, draft: ModelSpec | None = None
 ) -> Limits:
-    """Ask backwards what this machine has room for."""
-    sizes = target.sizes
+    """Find the largest of each that this machine has room for."""
+    quants = model.quants
     return Limits(
-        context=capacity.largest_context(target.spec, settings, room, draft=draft),
-        parallel=capacity.most_parallel(target.spec, settings, room, draft=draft),
-        quant=capacity.largest_quant(sizes, settings, room, draft=draft) if sizes else None,
+        context=capacity.largest_context(model.spec, settings, room, draft=draft),
+        parallel=capacity.most_parallel(model.spec, settings, room, draft=draft),
+        quant=capacity.largest_quant(quants, settings, room, draft=draft) if quants else None,
     )
 
 

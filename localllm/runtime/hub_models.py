@@ -1,14 +1,12 @@
-"""What a repository of the Hub holds: its list of files, one header, and what can be made of them.
+"""The models of a repository of the Hub, from its list of files and the header of one of them.
 
 Sizing, suggesting and pulling all start here. Nothing else is read of a repository: a model of
 40 GB is known after a few megabytes.
 """
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from localllm.core.catalogue.catalogue import Entry
 from localllm.core.model.spec import ModelSpec
 from localllm.core.recommend.repository import (
     USUAL_QUANT,
@@ -22,21 +20,17 @@ from localllm.core.recommend.repository import (
     model_files,
     offers_of,
 )
-from localllm.core.reference import Reference
 from localllm.core.text import single_line
 from localllm.core.units import format_bytes
 from localllm.errors import NotFound, UsageError
-from localllm.library.files.catalogue_file import find_entry, read_catalogue
 from localllm.library.files.names import printable
 from localllm.library.hub.file_list import HubFile
 from localllm.library.hub.hub import Hub, HubRepo
 
-_NEAREST = 5
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubModels:
-    """What a repository holds: its files, one header, and what that makes of the files."""
+    """A repository's files, the header of one, and the models that they add up to."""
 
     repo: HubRepo
     header: ModelSpec
@@ -44,39 +38,18 @@ class HubModels:
 
     @property
     def files(self) -> tuple[RepoFile, ...]:
-        return listed(self.repo)
+        return repo_files(self.repo)
 
     def mmproj(self, offer: Offer) -> HubFile | None:
-        """The mmproj that belongs to an offer."""
+        """Find the mmproj that belongs to an offer."""
         whole = (f for f in model_files(self.files) if f.names == offer.files)
         found = next((mmproj_for(f, self.files) for f in whole), None)
         return self.hub_files((found.name,))[0] if found else None
 
     def hub_files(self, names: Sequence[str]) -> tuple[HubFile, ...]:
-        """The files of these names, in their order."""
+        """Find the files of these names, in their order."""
         by_name = {file.name: file for file in self.repo.files}
         return tuple(by_name[name] for name in names)
-
-
-def repositories(wanted: Reference) -> tuple[str, ...]:
-    """The repositories that a name means, the one to take first; nobody is asked for that.
-
-    Raises NotFound, with the nearest names, for one that the catalogue does not have.
-    """
-    return (wanted.name,) if wanted.on_hub else _entry(wanted.name).repos
-
-
-def _entry(name: str) -> Entry:
-    if (entry := find_entry(name)) is not None:
-        return entry
-    names = [entry.name for entry in read_catalogue()]
-    starting = [each for each in names if name and each.startswith(name.lower())]
-    near = starting or difflib.get_close_matches(name.lower()[:80], names, n=_NEAREST, cutoff=0.5)
-    hint = f"Nearest: {', '.join(near[:_NEAREST])}." if near else "`localllm suggest` lists some."
-    raise NotFound(
-        f"{printable(name)[:80]!r} is not in the catalogue. {hint} Or name a repository of the Hub"
-        f" (ORG/REPO); to find one: localllm search {printable(name)[:80] or 'TEXT'}"
-    )
 
 
 def read_repository(
@@ -92,25 +65,29 @@ def read_repository(
 
 def hub_models_of(hub: Hub, repo: HubRepo, *, quant: str | None = None) -> HubModels:
     """As `read_repository`, for a repository whose list of files is here already."""
-    files = model_files(listed(repo))
-    first = _meant(repo, files, quant) or header_source(files)
+    files = model_files(repo_files(repo))
+    first = _file_called(repo, files, quant) or header_source(files)
     if first is None:
         raise NotFound(
             f"{printable(repo.name)} holds no GGUF model among its {len(repo.files)} files. Find"
             f" one with: localllm search {printable(repo.name.rpartition('/')[2])}"
         )
     header = hub.header(repo, first.names[0])
-    return HubModels(repo=repo, header=header, listing=offers_of(repo.name, header, listed(repo)))
+    return HubModels(
+        repo=repo, header=header, listing=offers_of(repo.name, header, repo_files(repo))
+    )
 
 
-def listed(repo: HubRepo) -> tuple[RepoFile, ...]:
-    """A repository's files as the core knows them."""
+def repo_files(repo: HubRepo) -> tuple[RepoFile, ...]:
+    """Give a repository's files as the core knows them."""
     return tuple(RepoFile(name=file.name, size_bytes=file.size_bytes) for file in repo.files)
 
 
-def usual(hub_models: HubModels) -> Offer:
-    """The usual quant where there is one, else the smallest. Raises NotFound when nothing of the
-    repository can be used."""
+def usual_offer(hub_models: HubModels) -> Offer:
+    """Take the usual quant where there is one, else the smallest.
+
+    Raises NotFound when nothing of the repository can be used.
+    """
     if not hub_models.listing.offers:
         first = next(iter(hub_models.listing.left_out), None)
         why = f" {first.name}: {first.reason}." if first else ""
@@ -126,14 +103,14 @@ class NoSuchQuant(UsageError):
 
 
 def offer_of(hub_models: HubModels, quant: str) -> Offer:
-    """The offer that a quant's or a file's name means. Raises UsageError listing what there is."""
+    """Take the offer that a quant's or a file's name means. Raises UsageError, which lists all."""
     offers, repo = hub_models.listing.offers, hub_models.repo
-    meant = _meant(repo, model_files(hub_models.files), quant)
+    named = _file_called(repo, model_files(hub_models.files), quant)
     for offer in offers:
-        if offer.files == meant.names if meant else offer.candidate.quant == quant.upper():
+        if offer.files == named.names if named else offer.candidate.quant == quant.upper():
             return offer
     for left in hub_models.listing.left_out:
-        if meant and single_line(meant.names[0]).startswith(left.name.removesuffix("…")):
+        if named and single_line(named.names[0]).startswith(left.name.removesuffix("…")):
             raise UsageError(f"{printable(repo.name)}: {left.name} cannot be used: {left.reason}.")
     have = ", ".join(
         f"{printable(o.candidate.quant)} ({format_bytes(o.candidate.size_bytes)})" for o in offers
@@ -144,13 +121,13 @@ def offer_of(hub_models: HubModels, quant: str) -> Offer:
     )
 
 
-def _meant(repo: HubRepo, files: Sequence[ModelFile], quant: str | None) -> ModelFile | None:
-    """The one file that a quant's name means; None when no file's name says it."""
-    meant = files_named(files, quant) if quant is not None else ()
-    if len(meant) > 1:
-        names = ", ".join(printable(each.names[0]) for each in meant)
+def _file_called(repo: HubRepo, files: Sequence[ModelFile], quant: str | None) -> ModelFile | None:
+    """Find the one file that a quant's name means; None when no file's name says it."""
+    named = files_named(files, quant) if quant is not None else ()
+    if len(named) > 1:
+        names = ", ".join(printable(each.names[0]) for each in named)
         raise UsageError(
-            f"{printable(repo.name)} has {len(meant)} files of {printable(quant or '')[:80]}:"
+            f"{printable(repo.name)} has {len(named)} files of {printable(quant or '')[:80]}:"
             f" {names}. Name the file with --quant FILE."
         )
-    return meant[0] if meant else None
+    return named[0] if named else None

@@ -1,5 +1,4 @@
-"""From a name to a model of the library: what a repository holds, which of its files to take on
-this machine and why, and fetching them.
+"""Pull a model: choose the files of a repository for this machine, and fetch them.
 
 The choice is `recommend.plans`' own, so that `pull` takes what `suggest` would. Only a list of
 files and the header of one are read before it.
@@ -13,9 +12,8 @@ from pathlib import Path
 from localllm.core.quality import quality
 from localllm.core.recommend import Candidate, FitPlan, Machine, Preferences, plans
 from localllm.core.recommend.repository import Offer
-from localllm.core.reference import read_reference
 from localllm.core.sizing.fit import Fit, fit_in
-from localllm.core.sizing.load import LoadSettings, Speculate
+from localllm.core.sizing.load import LoadSettings, Speculate, capped_context
 from localllm.core.sizing.placement import Budget
 from localllm.errors import AccessDenied, DoesNotFit, GgufError, LocalLLMError, NotFound
 from localllm.library.download.downloader import download
@@ -27,20 +25,20 @@ from localllm.library.hub.file_list import HubFile
 from localllm.library.hub.hub import Hub, HubRepo
 from localllm.library.store.installed import InstalledModel
 from localllm.library.store.store import Store
+from localllm.runtime.find_model import Published
 from localllm.runtime.hub_models import (
     HubModels,
     NoSuchQuant,
     offer_of,
     read_repository,
-    repositories,
-    usual,
+    usual_offer,
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """What is to be fetched. `files` are the parts of one model in order, `mmproj` the encoder
-    that goes with it. `reasons` say why this quant; `warning` what speaks against it here."""
+class PullPlan:
+    """The files to fetch: `files` are the parts of one model in order, `mmproj` the one that goes
+    with it. `reasons` say why this quant; `warning` what speaks against it here."""
 
     repo: HubRepo
     quant: str
@@ -59,7 +57,7 @@ class Choice:
 
     @property
     def name(self) -> str:
-        """How a person would ask for it again."""
+        """The name that fetches it again."""
         return f"{self.repo.name}:{self.quant}"
 
 
@@ -79,88 +77,86 @@ class Pulled:
 # --- choosing ---
 
 
-def choose(
-    model: str,
+def plan_pull(
+    published: Published,
     *,
-    quant: str | None,
     revision: str | None,
     hub: Hub,
     machine: Machine | None,
     preferences: Preferences,
-) -> Choice:
-    """Decide what to fetch for ORG/REPO[:QUANT] or NAME[:QUANT] of the catalogue.
+) -> PullPlan:
+    """Decide which files of a published model to fetch, from the first repository that has them.
 
     Without a quant it is the one that `suggest` takes for this machine; without a machine the
     usual one. Raises NotFound, UsageError for a quant that is not there, DoesNotFit when no quant
     was named and none fits, GgufError for a header that cannot be used, and what the Hub raises.
     """
-    asked = read_reference(model, quant)
     errors: list[LocalLLMError] = []
-    for repo in repositories(asked):
+    for repository in published.repositories:
         try:
-            hub_models = read_repository(hub, repo, revision, quant=asked.quant)
-            return choose_from(hub_models, asked.quant, machine, preferences)
+            hub_models = read_repository(hub, repository, revision, quant=published.quant)
+            return plan_from(hub_models, published.quant, machine, preferences)
         except (NotFound, AccessDenied, NoSuchQuant) as error:
             errors.append(error)
     # A repository that wants a token has the model; "not there" is what another one said.
     raise next((error for error in errors if isinstance(error, AccessDenied)), errors[-1])
 
 
-def choose_from(
+def plan_from(
     hub_models: HubModels, quant: str | None, machine: Machine | None, preferences: Preferences
-) -> Choice:
-    """Decide among the offers of one repository; see `choose`."""
+) -> PullPlan:
+    """Decide among the offers of one repository; see `plan_pull`."""
     if quant is not None:
         offer = offer_of(hub_models, quant)
-        return _asked_for(hub_models, offer, machine, preferences)
-    default = usual(hub_models)
+        return _plan_named(hub_models, offer, machine, preferences)
+    default = usual_offer(hub_models)
     if machine is None:
-        return _choice(hub_models, default, ("The usual quant.",))
+        return _plan(hub_models, default, ("The usual quant.",))
     try:
-        plan = best_plan(hub_models, machine, preferences)
+        best = best_plan(hub_models, machine, preferences)
     except GgufError as error:
-        raise GgufError(f"{error}. {_anyway(default.candidate)}") from error
-    if plan is None:
+        raise GgufError(f"{error}. {_fetch_anyway(default.candidate)}") from error
+    if best is None:
         raise DoesNotFit(nothing_fits(hub_models, machine.budget, preferences))
-    offer = next(o for o in hub_models.listing.offers if o.candidate.file == plan.candidate.file)
-    return _choice(hub_models, offer, plan.reasons)
+    offer = next(o for o in hub_models.listing.offers if o.candidate.file == best.candidate.file)
+    return _plan(hub_models, offer, best.reasons)
 
 
 def best_plan(hub_models: HubModels, machine: Machine, preferences: Preferences) -> FitPlan | None:
-    """What `suggest` says of a repository; None when nothing of it is worth suggesting here."""
+    """Take what `suggest` would of a repository; None when nothing is worth suggesting here."""
     found = plans(hub_models.listing.candidates, preferences, machine, limit=1).plans
     return found[0] if found else None
 
 
-def _asked_for(
+def _plan_named(
     hub_models: HubModels, offer: Offer, machine: Machine | None, preferences: Preferences
-) -> Choice:
-    """A quant that was named is taken; what speaks against it is a warning."""
+) -> PullPlan:
+    """Take a quant that was named; what speaks against it is a warning."""
     candidate = offer.candidate
-    asked = f"{printable(candidate.quant)} was asked for."
+    reason = f"{printable(candidate.quant)} was asked for."
     if machine is None:
-        return _choice(hub_models, offer, (asked, *candidate.caveats))
+        return _plan(hub_models, offer, (reason, *candidate.caveats))
     try:
-        reasons, warning = _judged(candidate, machine, preferences)
+        reasons, warning = _reasons_and_warning(candidate, machine, preferences)
     except GgufError as error:  # a kind of model whose memory nobody can work out yet
         reasons, warning = candidate.caveats, f"What it needs here is not known: {error}."
-    return replace(_choice(hub_models, offer, (asked, *reasons)), warning=warning)
+    return replace(_plan(hub_models, offer, (reason, *reasons)), warning=warning)
 
 
-def _judged(
+def _reasons_and_warning(
     candidate: Candidate, machine: Machine, preferences: Preferences
 ) -> tuple[tuple[str, ...], str | None]:
-    """The reasons of a plan, or what speaks against it. Raises GgufError."""
+    """Give the reasons of a plan, or what speaks against it. Raises GgufError."""
     found = plans((candidate,), preferences, machine, limit=1).plans
     if found:
         return found[0].reasons, None
     fit = _fit(candidate, machine.budget, preferences)
-    warning = _loss_words(candidate) if fit.fits else fit.message(_called(candidate))
+    warning = _loss_sentence(candidate) if fit.fits else fit.message(_title(candidate))
     return candidate.caveats, warning
 
 
-def _choice(hub_models: HubModels, offer: Offer, reasons: tuple[str, ...]) -> Choice:
-    return Choice(
+def _plan(hub_models: HubModels, offer: Offer, reasons: tuple[str, ...]) -> PullPlan:
+    return PullPlan(
         repo=hub_models.repo,
         quant=offer.candidate.quant,
         files=hub_models.hub_files(offer.files),
@@ -173,43 +169,45 @@ def _choice(hub_models: HubModels, offer: Offer, reasons: tuple[str, ...]) -> Ch
 
 
 def nothing_fits(hub_models: HubModels, room: Budget, preferences: Preferences) -> str:
-    """Why nothing of a repository is suggested here, and the smallest change that would help."""
+    """Say why nothing of a repository is suggested here, and the smallest change that would
+    help."""
     smallest = min(hub_models.listing.candidates, key=lambda each: each.size_bytes)
     fitting = [each for each in hub_models.listing.candidates if _fit(each, room, preferences).fits]
     name = printable(hub_models.repo.name)
     if fitting:
         best = max(fitting, key=lambda each: each.size_bytes)
-        return f"{_loss_words(best)} A larger quant of {name} does not fit here. {_anyway(best)}"
+        larger = f"A larger quant of {name} does not fit here."
+        return f"{_loss_sentence(best)} {larger} {_fetch_anyway(best)}"
     fit = _fit(smallest, room, preferences)
     if not (fit.advice or "").startswith("Try --ctx"):
         fit = replace(fit, advice="It is the smallest file there is: take a smaller model.")
-    return f"{fit.message(_called(smallest))} {_anyway(smallest)}"
+    return f"{fit.message(_title(smallest))} {_fetch_anyway(smallest)}"
 
 
 def _fit(candidate: Candidate, room: Budget, preferences: Preferences) -> Fit:
     spec = candidate.spec()
-    context = min(preferences.context, spec.context_train or preferences.context)
-    return fit_in(
-        spec,
-        LoadSettings(context=context, parallel=preferences.parallel, speculate=Speculate.AUTO),
-        room,
+    settings = LoadSettings(
+        context=capped_context(preferences.context, spec),
+        parallel=preferences.parallel,
+        speculate=Speculate.AUTO,
     )
+    return fit_in(spec, settings, room)
 
 
-def _loss_words(candidate: Candidate) -> str:
+def _loss_sentence(candidate: Candidate) -> str:
     lost = quality.of(candidate.quant, candidate.parameters, candidate.architecture)
     much = f" ({lost.value:+.1f} % perplexity)" if lost is not None else ""
-    return f"{_called(candidate)} loses so much{much} that a smaller model does better."
+    return f"{_title(candidate)} loses so much{much} that a smaller model does better."
 
 
-def _anyway(candidate: Candidate) -> str:
+def _fetch_anyway(candidate: Candidate) -> str:
     return (
         "`localllm suggest` lists what fits; to fetch this one all the same, name its quant:"
         f" {printable(candidate.model)}:{printable(candidate.quant)}"
     )
 
 
-def _called(candidate: Candidate) -> str:
+def _title(candidate: Candidate) -> str:
     return f"{printable(candidate.model)} {printable(candidate.quant)}"
 
 
@@ -217,7 +215,7 @@ def _called(candidate: Candidate) -> str:
 
 
 def pull(
-    choice: Choice,
+    plan: PullPlan,
     *,
     access: Access,
     store: Store,
@@ -227,26 +225,28 @@ def pull(
     on_progress: Callable[[Progress], None] = lambda _: None,
     stop: threading.Event | None = None,
 ) -> Pulled:
-    """Fetch what was chosen and make it part of the library. Blocking: call it in a thread.
+    """Fetch the files of a plan and make them part of the library. Blocks: call it in a thread.
 
     What is installed already with the same digests is not fetched again. Raises what `download`
     and the library raise; GgufError for a file that arrived whole and no model can be made of.
     """
-    if (model := already_installed(choice, store)) is not None:
-        return replace(_pulled(choice, model, ()), already=True)
+    if (model := already_installed(plan, store)) is not None:
+        return replace(_pulled(plan, model, ()), already=True)
     done = download(
-        wanted(choice, store, dest),
+        download_targets(plan, store, dest),
         access,
         connections=connections,
         on_progress=on_progress,
         stop=stop,
     )
-    return _pulled(choice, _add(choice, store, done, name), done)
+    return _pulled(plan, _add(plan, store, done, name), done)
 
 
-def wanted(choice: Choice, store: Store, dest: Path | None = None) -> tuple[DownloadTarget, ...]:
-    """The files to fetch with their places. Raises StoreError for a name that is no place."""
-    repo, commit = choice.repo.name, choice.repo.commit
+def download_targets(
+    plan: PullPlan, store: Store, dest: Path | None = None
+) -> tuple[DownloadTarget, ...]:
+    """Give the files to fetch with their places. Raises StoreError for a name that is no place."""
+    repo, commit = plan.repo.name, plan.repo.commit
     return tuple(
         DownloadTarget(
             repo=repo,
@@ -256,49 +256,50 @@ def wanted(choice: Choice, store: Store, dest: Path | None = None) -> tuple[Down
             sha256=file.sha256,
             path=store.download_path(repo, commit, file.name, file.sha256, dest),
         )
-        for file in choice.all_files
+        for file in plan.all_files
     )
 
 
-def already_installed(choice: Choice, store: Store) -> InstalledModel | None:
-    """The installed model with the same digests, its encoder included, if its files are there."""
-    digests = tuple(file.sha256 for file in choice.files)
+def already_installed(plan: PullPlan, store: Store) -> InstalledModel | None:
+    """Find the installed model with the same digests, its mmproj included, if its files are
+    there."""
+    digests = tuple(file.sha256 for file in plan.files)
     if None in digests:
         return None
     for model in store.installed():
         have = tuple(part.sha256 for part in model.files)
-        seeing = choice.mmproj is None or model.mmproj is not None
-        if have == digests and seeing and model.intact:
+        complete = plan.mmproj is None or model.mmproj is not None
+        if have == digests and complete and model.intact:
             return model
     return None
 
 
 def _add(
-    choice: Choice, store: Store, done: tuple[DownloadedFile, ...], name: str | None
+    plan: PullPlan, store: Store, done: tuple[DownloadedFile, ...], name: str | None
 ) -> InstalledModel:
-    files = tuple(each.path for each in done[: len(choice.files)])
+    files = tuple(each.path for each in done[: len(plan.files)])
     try:
         return store.add_download(
             files,
-            repo=choice.repo.name,
-            commit=choice.repo.commit,
+            repo=plan.repo.name,
+            commit=plan.repo.commit,
             sha256s={each.path: each.sha256 for each in done},
-            mmproj=done[-1].path if choice.mmproj is not None else None,
-            license=choice.repo.license,
+            mmproj=done[-1].path if plan.mmproj is not None else None,
+            license=plan.repo.license,
             name=name,
         )
     except GgufError as error:
         raise GgufError(
-            f"{printable(choice.name)} arrived as it is published and cannot be used: {error} Its"
+            f"{printable(plan.name)} arrived as it is published and cannot be used: {error} Its"
             f" files are kept in {printable(files[0].parent)} and are no part of the library."
         ) from error
 
 
-def _pulled(choice: Choice, model: InstalledModel, done: tuple[DownloadedFile, ...]) -> Pulled:
+def _pulled(plan: PullPlan, model: InstalledModel, done: tuple[DownloadedFile, ...]) -> Pulled:
     return Pulled(
         model=model,
         resumed_from=sum(each.resumed_from for each in done),
         transferred_bytes=sum(each.transferred_bytes for each in done),
         sha256=model.sha256,
-        commit=choice.repo.commit,
+        commit=plan.repo.commit,
     )

@@ -6,18 +6,15 @@ after a crash.
 """
 
 import asyncio
-import dataclasses
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from localllm import machine
 from localllm.core.hardware import EngineBuild, HardwareInfo
-from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.comparison import Comparison
-from localllm.core.sizing.embedding import with_embedding_defaults
 from localllm.core.sizing.fit import Fit, TooLarge, fit_on
 from localllm.core.sizing.load import LoadSettings
 from localllm.core.sizing.placement import HOST
@@ -43,16 +40,20 @@ from localllm.engine.messages import (
 from localllm.engine.messages.validation import check_vision
 from localllm.errors import EngineCrashed, EngineUnavailable, LoadFailed, NotFound
 from localllm.library.files import paths
+from localllm.library.files.settings import Settings
 from localllm.library.files.settings import load as load_settings
-from localllm.library.store.companions import why_no_vision, with_loras, with_mmproj
-from localllm.library.store.inspect import inspect_model
+from localllm.library.store.companions import why_no_vision
 from localllm.library.store.installed import InstalledModel
 from localllm.library.store.store import Store
+from localllm.runtime.load_plan import LoadPlan, plan_load
+from localllm.runtime.load_policy import LoadChoice
+from localllm.runtime.local_machine import usable_cores
 
-__all__ = ["Fit", "ResidentModel", "Runtime", "TooLarge", "read_spec"]
+__all__ = ["Fit", "ResidentModel", "Runtime", "TooLarge"]
 
 PROBE_TIMEOUT_S = 60.0
 """A dry run takes milliseconds, a first import from a cold disk seconds, a hung driver for ever."""
+_NOTHING_SET = Settings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +61,13 @@ class ResidentModel:
     """A model in memory: what was asked, what was estimated, what was really allocated."""
 
     model: InstalledModel
-    settings: LoadSettings
     fit: Fit
     loaded: Loaded
+
+    @property
+    def settings(self) -> LoadSettings:
+        """The settings it was loaded with."""
+        return self.fit.settings
 
     @property
     def comparison(self) -> Comparison:
@@ -88,7 +93,7 @@ class _Slot:
 
     @property
     def resident(self) -> ResidentModel:
-        return dataclasses.replace(self.first, loaded=self.supervised.loaded)
+        return replace(self.first, loaded=self.supervised.loaded)
 
     @property
     def engine(self) -> Engine:
@@ -104,15 +109,16 @@ class Runtime:
         store: Store,
         detect: Callable[[EngineBuild | None], HardwareInfo],
         start_engine: Callable[[], Engine],
-        reserve_bytes: int = 0,
+        settings: Settings = _NOTHING_SET,
         probe_timeout_s: float = PROBE_TIMEOUT_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`reserve_bytes` of free memory are never planned for a model."""
+        """`settings` are the user's: how a model is loaded when nothing is said, and what of the
+        memory is never planned for one."""
         self._store = store
         self._detect = detect
         self._start_engine = start_engine
-        self._reserve_bytes = reserve_bytes
+        self._settings = settings
         self._probe_timeout_s = probe_timeout_s
         self._clock = clock
         self._loading = asyncio.Lock()
@@ -129,7 +135,7 @@ class Runtime:
             store=Store.default(),
             detect=machine.detect,
             start_engine=lambda: ProcessEngine(log_dir=paths.log_dir()),
-            reserve_bytes=load_settings().reserve_bytes,
+            settings=load_settings(),
         )
 
     # --- the machine and the library ---
@@ -137,7 +143,7 @@ class Runtime:
     async def hardware(self, *, fresh: bool = False) -> HardwareInfo:
         """This machine, engine build included; cached after the first call, unless `fresh`."""
         if fresh or self._hardware is None:
-            self._hardware = await self._look()
+            self._hardware = await self._detect_now()
         return self._hardware
 
     def installed(self) -> tuple[InstalledModel, ...]:
@@ -155,29 +161,34 @@ class Runtime:
         """
         return await asyncio.to_thread(self._store.adopt, path)
 
-    async def fit(self, model: InstalledModel, settings: LoadSettings) -> Fit:
-        """Compare what this load needs with what is free now, adapters and encoder included.
+    async def plan(self, model: InstalledModel, choice: LoadChoice) -> LoadPlan:
+        """Read what a load needs and decide how it is done. Raises as `plan_load` does."""
+        return await asyncio.to_thread(
+            plan_load, model, choice, settings=self._settings, resolve=self.resolve
+        )
 
-        Raises GgufError, also for one of these that does not fit the model, NotFound, and
-        UsageError for a model that cannot do what it is loaded for.
+    async def fit(self, plan: LoadPlan) -> Fit:
+        """Compare what this load needs with what is free now, its companions included.
+
+        It is the fit of the first candidate that fits, else of the last.
         """
-        spec = await asyncio.to_thread(read_spec, model.path)
-        settings = await asyncio.to_thread(
-            with_loras, with_embedding_defaults(spec, settings), spec
-        )
-        settings = await asyncio.to_thread(with_mmproj, settings, spec)
-        draft = settings.active_draft
-        beside = await asyncio.to_thread(read_spec, Path(draft)) if draft is not None else None
-        back = self._returned(model.name)
-        return fit_on(
-            spec,
-            settings,
-            await self._look(),
-            draft=beside,
-            reserve_bytes=self._reserve_bytes,
-            returned_bytes=back.pop(HOST, 0),
-            returned_gpu_bytes=back,
-        )
+        hardware = await self._detect_now()
+        returned = self._returned(plan.model.name)
+        host_bytes = returned.pop(HOST, 0)
+        threads = usable_cores(hardware.cpu)
+        for candidate in plan.candidates:
+            fit = fit_on(
+                plan.spec,
+                replace(candidate, threads=candidate.threads or threads),
+                hardware,
+                draft=plan.draft,
+                reserve_bytes=self._settings.reserve_bytes,
+                returned_bytes=host_bytes,
+                returned_gpu_bytes=returned,
+            )
+            if fit.fits:
+                break
+        return fit
 
     async def probe(self, model: InstalledModel, fit: Fit) -> Fit:
         """Ask llama.cpp itself what this load would allocate, in a process of its own that has
@@ -205,7 +216,7 @@ class Runtime:
     # --- models in memory ---
 
     async def load(
-        self, model: InstalledModel, settings: LoadSettings, *, force: bool = False
+        self, plan: LoadPlan, *, force: bool = False
     ) -> AsyncGenerator[LoadProgress | ResidentModel, None]:
         """Load a model in an engine of its own; the last value is the ResidentModel.
 
@@ -215,26 +226,24 @@ class Runtime:
         Raises TooLarge (a DoesNotFit, unless `force`), UsageError for settings that llama.cpp
         refuses, GgufError, LoadFailed, EngineCrashed.
         """
+        model = plan.model
         async with self._loading:
-            fit = await self.fit(model, settings)
+            fit = await self.fit(plan.forced if force else plan)
             if fit.wants_probe and not force:
                 fit = await self.probe(model, fit)
             if not fit.fits and not force:
                 raise TooLarge(model.name, fit)
             await self.unload(model.name)
-            settings = await self._with_threads(fit.settings)
             engine = self._start_engine()
             self._starting.add(engine)
             try:
-                async with aclosing(engine.load(_load_request(model, settings))) as events:
+                async with aclosing(engine.load(_load_request(model, fit.settings))) as events:
                     async for event in events:
                         if isinstance(event, LoadProgress):
                             yield event
                             continue
-                        resident = ResidentModel(
-                            model=model, settings=settings, fit=fit, loaded=event
-                        )
-                        self._slots[model.name] = self._lasting(resident, engine)
+                        resident = ResidentModel(model=model, fit=fit, loaded=event)
+                        self._slots[model.name] = self._supervise(resident, engine)
                         yield resident
             finally:
                 self._starting.discard(engine)
@@ -324,7 +333,7 @@ class Runtime:
             raise NotFound(f"{name} is not loaded.")
         return slot
 
-    def _lasting(self, resident: ResidentModel, engine: Engine) -> _Slot:
+    def _supervise(self, resident: ResidentModel, engine: Engine) -> _Slot:
         supervised = SupervisedEngine(
             engine,
             resident.loaded,
@@ -346,7 +355,7 @@ class Runtime:
             self._starting.discard(engine)
             await engine.close()
 
-    async def _look(self) -> HardwareInfo:
+    async def _detect_now(self) -> HardwareInfo:
         """The machine as it is now; the engine's build does not change and is asked for once."""
         if self._build is None:
             try:
@@ -355,13 +364,6 @@ class Runtime:
             except (EngineUnavailable, EngineCrashed, TimeoutError):
                 self._build = None  # detect() warns that no engine answers
         return await asyncio.to_thread(self._detect, self._build)
-
-    async def _with_threads(self, settings: LoadSettings) -> LoadSettings:
-        if settings.threads is not None:
-            return settings
-        cpu = (await self.hardware()).cpu
-        threads = min(cpu.cores_usable, cpu.cores_physical or cpu.cores_usable)
-        return dataclasses.replace(settings, threads=max(1, threads))
 
     def _returned(self, name: str) -> dict[str, int]:
         """What unloading `name` gives back, by the engine's name of the device; the mapped weights
@@ -377,14 +379,6 @@ class Runtime:
         if draft is not None and not gpus:  # otherwise nobody knows which device has it
             back[HOST] = draft.total_bytes - (draft.weights_bytes if mapped else 0)
         return back | {HOST: back.get(HOST, 0) + host.total_bytes - mapped}
-
-
-def read_spec(path: Path) -> ModelSpec:
-    """Pass a model's files (all parts of a split one) through the gatekeeper.
-
-    Raises GgufError, NotFound, StoreError.
-    """
-    return inspect_model(path).spec
 
 
 def _load_request(model: InstalledModel, settings: LoadSettings) -> LoadRequest:

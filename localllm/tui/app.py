@@ -1,4 +1,4 @@
-"""The terminal app: it holds the runtime and the fetcher, starts on the home screen, and ends
+"""The terminal app: it owns the runtime and the downloads, starts on the home screen, and ends
 everything with itself. What can be seen and done is in `screens/`."""
 
 import asyncio
@@ -12,16 +12,16 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from localllm.runtime.local_machine import suggestions
 from localllm.runtime.runtime import Runtime
-from localllm.tui.downloads import Fetcher, HubSource, Source
+from localllm.runtime.suggest import suggestions
+from localllm.tui.downloads import Downloads, DownloadSource, HubSource
 from localllm.tui.screens.home import HomeScreen, Suggest
 from localllm.tui.theme import DARK, THEMES
 
 
 class LocalLLMApp(App[None]):
-    """`clock` gives seconds, monotonic; `suggest` what else fits; `source` fetches it, and is the
-    only one that asks the network. A test passes its own."""
+    """The app. `clock` gives seconds, monotonic; `suggest` plans what else fits; `source` downloads
+    it, and is the only one that asks the network. A test passes its own."""
 
     TITLE = "localllm"
     CSS_PATH = "app.tcss"
@@ -44,10 +44,10 @@ class LocalLLMApp(App[None]):
         *,
         clock: Callable[[], float] = time.monotonic,
         suggest: Suggest = suggestions,
-        source: Source | None = None,
+        source: DownloadSource | None = None,
     ) -> None:
         super().__init__()
-        self.fetcher = Fetcher(HubSource() if source is None else source)
+        self.downloads = Downloads(HubSource() if source is None else source)
         self.runtime = runtime
         self.clock = clock
         self.suggest = suggest
@@ -58,12 +58,12 @@ class LocalLLMApp(App[None]):
 
     def on_mount(self) -> None:
         home = HomeScreen(
-            self.runtime, clock=self.clock, suggest=self.suggest, fetcher=self.fetcher
+            self.runtime, clock=self.clock, suggest=self.suggest, downloads=self.downloads
         )
         self.push_screen(home)
 
     async def on_unmount(self) -> None:
-        await asyncio.gather(self.fetcher.close(), self.runtime.close())
+        await asyncio.gather(self.downloads.close(), self.runtime.close())
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Every key of the screen is a command of the palette too."""

@@ -1,16 +1,19 @@
 """Downloads of the app: what the Hub offers, and the transfers, in threads beside the app.
 
-The app is given a `Source` and never asks the network by itself; a test gives it another one.
-The threads do not keep the program from ending.
+The app is given a `DownloadSource` and never asks the network by itself; a test gives it another
+one. The threads are daemons: they do not keep the program from ending.
 """
 
+import asyncio
 import shutil
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from types import TracebackType
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from localllm.core.recommend import Candidate, FitPlan, Preferences
@@ -22,21 +25,18 @@ from localllm.library.store.store import Store
 if TYPE_CHECKING:  # what asks the network is loaded when somebody looks at a download
     from localllm.library.download.progress import Progress
     from localllm.library.http.client import Access
-    from localllm.runtime.pull import Choice, Pulled
+    from localllm.runtime.pull import Pulled, PullPlan
 
-import asyncio
-from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Generic, TypeVar
+T = TypeVar("T")
 
-if TYPE_CHECKING:
-    from localllm.library.download.progress import Progress
-    from localllm.runtime.pull import Choice, Pulled
+STOP_S = 5.0
+"""How long the end of the program waits for a transfer to write down what it has. One that is cut
+off harder leaves something to go on from as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
-    """What can be said of a download before anybody is asked.
+class DownloadPreview:
+    """The facts of a download that are known before anybody is asked.
 
     `refusal` says why it cannot even be tried (the network is switched off), or None.
     """
@@ -49,20 +49,23 @@ class Offer:
 
 
 def repository(candidate: Candidate) -> str:
-    """ORG/REPO of a candidate that the catalogue knows."""
+    """Give the ORG/REPO of a candidate that the catalogue knows."""
     return candidate.file.removesuffix(f":{candidate.quant}")
 
 
-class Source(Protocol):
-    """All three block, and raise LocalLLMError. `offer` reads this disk only; `pull` ends soon
-    after `stop` is set, with an error, and what came is kept."""
+class DownloadSource(Protocol):
+    """Where downloads come from. All three block, and raise LocalLLMError.
 
-    def offer(self, plan: FitPlan) -> Offer: ...
+    `preview` reads this disk only; `pull` ends soon after `stop` is set, with an error, and what
+    came stays on the disk.
+    """
 
-    def choose(self, plan: FitPlan) -> "Choice": ...
+    def preview(self, plan: FitPlan) -> DownloadPreview: ...
+
+    def plan_pull(self, plan: FitPlan) -> "PullPlan": ...
 
     def pull(
-        self, choice: "Choice", *, on_progress: "Callable[[Progress], None]", stop: threading.Event
+        self, plan: "PullPlan", *, on_progress: "Callable[[Progress], None]", stop: threading.Event
     ) -> "Pulled": ...
 
 
@@ -70,7 +73,7 @@ class HubSource:
     """The Hub as this user's settings and environment name it, read anew for each call: what was
     switched off may be switched on meanwhile."""
 
-    def offer(self, plan: FitPlan) -> Offer:
+    def preview(self, plan: FitPlan) -> DownloadPreview:
         from localllm.library.http import client as network
 
         access, refusal = _access(), None
@@ -80,7 +83,7 @@ class HubSource:
             refusal = str(error)
         entries = (each for each in read_catalogue() if each.name == plan.candidate.model)
         directory = paths.hub_dir(paths.data_dir())
-        return Offer(
+        return DownloadPreview(
             host=" or ".join(urlsplit(each).netloc for each in access.endpoints),
             directory=directory,
             free_bytes=_free_bytes(directory),
@@ -88,28 +91,25 @@ class HubSource:
             refusal=refusal,
         )
 
-    def choose(self, plan: FitPlan) -> "Choice":
+    def plan_pull(self, plan: FitPlan) -> "PullPlan":
         from localllm.library.hub.hub import Hub
-        from localllm.runtime.pull import choose
+        from localllm.runtime.find_model import OnHub
+        from localllm.runtime.pull import plan_pull
 
         # Not by the catalogue's name, which stands for several repositories: it comes from the one
         # that was shown.
-        return choose(
-            repository(plan.candidate),
-            quant=plan.candidate.quant,
-            revision=None,
-            hub=Hub(_access()),
-            machine=None,
-            preferences=Preferences(),
+        shown = OnHub(repository=repository(plan.candidate), quant=plan.candidate.quant)
+        return plan_pull(
+            shown, revision=None, hub=Hub(_access()), machine=None, preferences=Preferences()
         )
 
     def pull(
-        self, choice: "Choice", *, on_progress: "Callable[[Progress], None]", stop: threading.Event
+        self, plan: "PullPlan", *, on_progress: "Callable[[Progress], None]", stop: threading.Event
     ) -> "Pulled":
         from localllm.runtime.pull import pull
 
         store = Store.default()
-        return pull(choice, access=_access(), store=store, on_progress=on_progress, stop=stop)
+        return pull(plan, access=_access(), store=store, on_progress=on_progress, stop=stop)
 
 
 def _access() -> "Access":
@@ -119,43 +119,38 @@ def _access() -> "Access":
 
 
 def _free_bytes(directory: Path) -> int | None:
-    """What is free where a directory is or will be."""
+    """Measure what is free where a directory is or will be."""
     for each in (directory, *directory.parents):
         with suppress(OSError):
             return shutil.disk_usage(each).free
     return None
 
 
-T = TypeVar("T")
+class Downloads:
+    """Every transfer of the app, so that its end can stop them all."""
 
-STOP_S = 5.0
-"""How long the end of the program waits for a transfer to write down what it has. One that is cut
-off harder leaves something to go on from as well."""
-
-
-class Fetcher:
-    """The one that the whole app shares: it knows every transfer that runs."""
-
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: DownloadSource) -> None:
         self._source = source
         self._pulling: dict[asyncio.Future[Pulled], threading.Event] = {}
 
-    async def offer(self, plan: FitPlan) -> Offer:
-        """What can be said before the network is asked. Raises UsageError."""
-        return await asyncio.to_thread(self._source.offer, plan)
+    async def preview(self, plan: FitPlan) -> DownloadPreview:
+        """Look up what is known before the network is asked. Raises UsageError."""
+        return await asyncio.to_thread(self._source.preview, plan)
 
-    async def choose(self, plan: FitPlan) -> "Choice":
+    async def plan_pull(self, plan: FitPlan) -> "PullPlan":
         """Ask the Hub for the files of a plan. Raises HubError, NotFound, UsageError."""
-        return await _beside(partial(self._source.choose, plan))
+        return await _in_daemon_thread(partial(self._source.plan_pull, plan))
 
     async def pull(
-        self, choice: "Choice", *, on_progress: "Callable[[Progress], None]", stop: threading.Event
+        self, plan: "PullPlan", *, on_progress: "Callable[[Progress], None]", stop: threading.Event
     ) -> "Pulled":
-        """Download; whoever gives this up stops the transfer. Raises HubError, StoreError.
+        """Download; cancelling this stops the transfer. Raises HubError, StoreError.
 
         `on_progress` is called in the transfer's thread.
         """
-        pulling = _beside(partial(self._source.pull, choice, on_progress=on_progress, stop=stop))
+        pulling = _in_daemon_thread(
+            partial(self._source.pull, plan, on_progress=on_progress, stop=stop)
+        )
         self._pulling[pulling] = stop
         pulling.add_done_callback(self._ended)
         try:
@@ -176,16 +171,16 @@ class Fetcher:
             await asyncio.wait(self._pulling, timeout=STOP_S)
 
 
-def _beside(call: Callable[[], T]) -> asyncio.Future[T]:
+def _in_daemon_thread(call: Callable[[], T]) -> asyncio.Future[T]:
     """Run a blocking call in a daemon thread. The loop waits for its own threads at the end of the
     program, and this call may be waiting for a server that says nothing."""
-    running = _Call(call)
+    running = _ThreadCall(call)
     threading.Thread(target=running.run, name="localllm-hub", daemon=True).start()
     return running.future
 
 
-class _Call(Generic[T]):
-    """Whatever comes of a call, a result or an error, is given to the loop that waits for it."""
+class _ThreadCall(Generic[T]):
+    """A call in another thread, whose result or error is given to the loop that waits for it."""
 
     def __init__(self, call: Callable[[], T]) -> None:
         self._call = call
@@ -211,7 +206,7 @@ class _Call(Generic[T]):
         return True
 
     def _settle(self, error: BaseException | None) -> None:
-        if self.future.done():  # given up
+        if self.future.done():  # cancelled
             return
         if error is None:
             self.future.set_result(self._results[0])

@@ -7,27 +7,31 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import pytest
 
-from localllm.cli.commands.bench import Plan, document, measure, parse_parallel, warn_if_unsteady
-from localllm.core.hardware import Cpu, EngineBuild, HardwareInfo, Memory
+from localllm.cli.commands.bench import (
+    BenchPlan,
+    document,
+    measure,
+    parse_parallel,
+    warn_if_unsteady,
+)
 from localllm.core.speed.measured import Measurement
-from localllm.engine.fake import FakeEngine, Script
+from localllm.engine.fake import Script
 from localllm.errors import DoesNotFit, LoadFailed
 from localllm.library.files import measurements, paths
-from localllm.library.store.store import Store
-from localllm.runtime.runtime import Runtime
 from tests.core.forge import write
 from tests.core.forge_recurrent import ENCODER
 from tests.library.test_measurements import DECODE
+from tests.runtime.fake_machine import FakeMachine
 
 LOCALLLM = [sys.executable, "-m", "localllm"]
 SMALL = ["--prompt-tokens", "32", "--gen-tokens", "4", "--repetitions", "2"]
-PLAN = Plan(prompt_tokens=32, gen_tokens=8, parallel=(1, 4), repetitions=2)
+PLAN = BenchPlan(prompt_tokens=32, gen_tokens=8, parallel=(1, 4), repetitions=2)
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[bytes]:
@@ -151,84 +155,73 @@ def started(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
 # --- what it loads and reports, on a scripted engine ---
 
 
-@dataclass
-class House:
-    """A runtime on a made-up machine, and every engine it has started."""
-
-    data: Path
-    available_bytes: int = 8 * 2**30
-    script: Script = field(default_factory=lambda: Script(tokens=("x",) * 100))
-    engines: list[FakeEngine] = field(default_factory=list)
-
-    def start(self) -> FakeEngine:
-        self.engines.append(FakeEngine(self.script))
-        return self.engines[-1]
-
-    def detect(self, build: EngineBuild | None) -> HardwareInfo:
-        return HardwareInfo(
-            cpu=Cpu(name="Made up", cores_physical=6, cores_usable=4),
-            ram=Memory(total_bytes=16 * 2**30, available_bytes=self.available_bytes),
-            engine=build,
-        )
-
-    async def measure(self, plan: Plan = PLAN, *, force: bool = False) -> tuple[Measurement, ...]:
-        runtime = Runtime(store=Store(self.data), detect=self.detect, start_engine=self.start)
-        model = runtime.resolve("starter")
-        return await measure(runtime, model, plan, force=force, quiet=True)
-
-
 @pytest.fixture
-def house(tmp_path: Path) -> House:
-    return House(tmp_path)
+def machine(tmp_path: Path) -> FakeMachine:
+    """All its engines play one script."""
+    script = Script(tokens=("x",) * 100)
+    return FakeMachine(tmp_path, script=lambda: script)
 
 
-async def test_each_number_of_conversations_is_a_load_of_its_own(house: House) -> None:
-    results = await house.measure()
-    assert [load.settings.parallel for load in house.script.loads] == [1, 4]
+async def measured(
+    machine: FakeMachine, plan: BenchPlan = PLAN, *, force: bool = False
+) -> tuple[Measurement, ...]:
+    runtime = machine.runtime()
+    return await measure(runtime, runtime.resolve("starter"), plan, force=force, quiet=True)
+
+
+async def test_each_number_of_conversations_is_a_load_of_its_own(machine: FakeMachine) -> None:
+    results = await measured(machine)
+    assert [load.settings.parallel for load in machine.script().loads] == [1, 4]
     assert [(one.test, one.parallel) for one in results] == [("pp32", 1), ("tg8", 1), ("tg8", 4)]
-    assert not any(engine.alive for engine in house.engines)
+    assert not any(engine.alive for engine in machine.engines)
 
 
-async def test_prompts_are_read_by_one_alone_even_when_it_was_not_asked_for(house: House) -> None:
-    plan = Plan(prompt_tokens=32, gen_tokens=8, parallel=(4,), repetitions=2)
-    results = await house.measure(plan)
+async def test_prompts_are_read_by_one_alone_even_when_it_was_not_asked_for(
+    machine: FakeMachine,
+) -> None:
+    plan = BenchPlan(prompt_tokens=32, gen_tokens=8, parallel=(4,), repetitions=2)
+    results = await measured(machine, plan)
     assert [(one.test, one.parallel) for one in results] == [("pp32", 1), ("tg8", 4)]
 
 
-async def test_a_result_says_on_what_it_was_measured(house: House) -> None:
-    prompt, answer, _ = await house.measure()
-    machine = prompt.machine
-    assert (machine.cpu, machine.threads, machine.devices) == ("Made up", 4, ())
-    assert (machine.engine_version, machine.engine_commit) == ("0.3.36", "0123abc")
+async def test_a_result_says_on_what_it_was_measured(machine: FakeMachine) -> None:
+    prompt, answer, _ = await measured(machine)
+    here = prompt.machine
+    assert (here.cpu, here.threads, here.devices) == ("Made up", 4, ())
+    assert (here.engine_version, here.engine_commit) == ("0.3.36", "0123abc")
     assert (prompt.model.name, prompt.model.architecture) == ("starter", "llama")
     assert (prompt.tps_mean, answer.tps_mean) == (200.0, 40.0)  # the script's rates
     assert prompt.tps_stdev == answer.tps_stdev == 0.0
     assert answer.repetitions == 2
 
 
-async def test_the_context_is_what_the_tests_need_or_what_was_asked_for(house: House) -> None:
-    await house.measure()
-    plan = Plan(prompt_tokens=32, gen_tokens=8, parallel=(1,), repetitions=1, context=1000)
-    await house.measure(plan)
-    assert [load.settings.context for load in house.script.loads] == [96, 96, 1000]
+async def test_the_context_is_what_the_tests_need_or_what_was_asked_for(
+    machine: FakeMachine,
+) -> None:
+    await measured(machine)
+    plan = BenchPlan(prompt_tokens=32, gen_tokens=8, parallel=(1,), repetitions=1, context=1000)
+    await measured(machine, plan)
+    assert [load.settings.context for load in machine.script().loads] == [96, 96, 1000]
 
 
-async def test_the_memory_is_measured_again_and_the_best_is_kept(house: House) -> None:
+async def test_the_memory_is_measured_again_and_the_best_is_kept(machine: FakeMachine) -> None:
     slow = {"bytes_per_s": 1.0, "taken_at": time.time(), "tried_at": time.time(), "busy": False}
     paths.bandwidth_file().write_text(json.dumps({"Made up, 4 threads": slow}))
-    await house.measure()
+    await measured(machine)
     kept = json.loads(paths.bandwidth_file().read_text())
     assert kept["Made up, 4 threads"]["bytes_per_s"] > 1.0
 
 
-async def test_a_largest_load_that_does_not_fit_is_refused_before_any_load(house: House) -> None:
-    house.available_bytes = 300 * 2**20
-    plan = Plan(prompt_tokens=512, gen_tokens=8, parallel=(1, 256), repetitions=1)
+async def test_a_largest_load_that_does_not_fit_is_refused_before_any_load(
+    machine: FakeMachine,
+) -> None:
+    machine.available_bytes = 300 * 2**20
+    plan = BenchPlan(prompt_tokens=512, gen_tokens=8, parallel=(1, 256), repetitions=1)
     with pytest.raises(DoesNotFit, match="256 conversations"):
-        await house.measure(plan)
-    assert house.script.loads == []
-    await house.measure(replace(plan, parallel=(1, 2)), force=True)
-    assert len(house.script.loads) == 2
+        await measured(machine, plan)
+    assert machine.script().loads == []
+    await measured(machine, replace(plan, parallel=(1, 2)), force=True)
+    assert len(machine.script().loads) == 2
 
 
 def test_a_model_that_only_embeds_has_no_rates(tmp_path: Path) -> None:
@@ -240,15 +233,15 @@ def test_a_model_that_only_embeds_has_no_rates(tmp_path: Path) -> None:
     assert stored() == ()
 
 
-async def test_a_load_that_fails_is_said_and_measures_nothing(house: House) -> None:
-    house.script.load_error = LoadFailed("refused")
+async def test_a_load_that_fails_is_said_and_measures_nothing(machine: FakeMachine) -> None:
+    machine.script().load_error = LoadFailed("refused")
     with pytest.raises(LoadFailed):
-        await house.measure()
+        await measured(machine)
 
 
-async def test_the_document_holds_unknown_as_null(house: House) -> None:
-    plan = Plan(prompt_tokens=32, gen_tokens=8, parallel=(1,), repetitions=1)
-    report = document(await house.measure(plan))
+async def test_the_document_holds_unknown_as_null(machine: FakeMachine) -> None:
+    plan = BenchPlan(prompt_tokens=32, gen_tokens=8, parallel=(1,), repetitions=1)
+    report = document(await measured(machine, plan))
     assert isinstance(report["results"], list)
     assert [one["tps_stdev"] for one in report["results"]] == [None, None]
 

@@ -12,7 +12,7 @@ import pytest
 from localllm.core.catalogue.catalogue import Entry
 from localllm.core.gguf.writer import header_bytes
 from localllm.library.files.catalogue_file import read_catalogue
-from tests.cli.at_hub import document, localllm, renamed, rows, split_model, start
+from tests.cli.hub_processes import document, localllm, renamed, rows, split_model, start
 from tests.hub import FakeHub, Flip, Portal, Refuse, SparseFile, Stall
 
 REPO = "acme/Testllm-GGUF"

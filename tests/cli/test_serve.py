@@ -76,12 +76,14 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(home: Path, *arguments: str) -> Iterator[Served]:
+def serving(home: Path, *arguments: str, port: int | None = 0) -> Iterator[Served]:
+    """Serve in a process; `port` None: the settings say where."""
+    at = () if port is None else ("--port", str(port))
     environment = os.environ | {
         f"LOCALLLM_{name}_DIR": str(home / name.lower()) for name in ("DATA", "CONFIG", "CACHE")
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", "localllm", "serve", "--port", "0", "--json", *arguments],
+        [sys.executable, "-m", "localllm", "serve", *at, "--json", *arguments],
         stdout=subprocess.PIPE,
         stderr=(home / "stderr").open("wb"),
         env=environment,
@@ -304,6 +306,49 @@ def invoke(*arguments: str) -> None:
     CliRunner().invoke(serve.command, arguments, standalone_mode=False, catch_exceptions=False)
 
 
+def write_settings(config: Path, text: str) -> None:
+    config.mkdir(exist_ok=True)
+    (config / "settings.toml").write_text(text)
+
+
+def test_host_and_port_of_the_settings_are_listened_on(tmp_path: Path) -> None:
+    with open_socket(Address(ip="127.0.0.1", port=0)) as free:
+        port = bound_address(free).port
+    text = f'context = 512\n[serve]\nhost = "localhost"\nport = {port}\n'
+    write_settings(tmp_path / "config", text)
+    with serving(tmp_path, "starter", "--parallel", "1", port=None) as served:
+        assert served.url == f"http://127.0.0.1:{port}"
+        health = served.health()
+    assert health == {"status": "ok", "models": [{"id": "starter", "status": "ready"}]}
+    assert "512 tokens of context" in (tmp_path / "stderr").read_text()
+
+
+@pytest.mark.parametrize(
+    ("of_settings", "arguments", "error", "match"),
+    [
+        ('host = "0.0.0.0"', ["--no-auth"], UsageError, "every machine"),
+        ('host = "no.such.host.invalid"', [], ServeError, "no.such.host"),
+        ('host = "no.such.host.invalid"', ["--host", "127.0.0.1", "none"], NotFound, "none"),
+        ("port = 65536", [], UsageError, "65535"),
+        ("port = 1", ["--port", "0", "none"], NotFound, "none"),
+    ],
+)
+def test_options_win_over_the_settings_and_both_are_checked_alike(
+    home: Path, of_settings: str, arguments: list[str], error: type[Exception], match: str
+) -> None:
+    write_settings(home / "config", f"[serve]\n{of_settings}\n")
+    with pytest.raises(error, match=match):
+        invoke(*arguments)
+
+
+def test_a_port_of_the_settings_that_is_taken_is_said(home: Path) -> None:
+    with open_socket(Address(ip="127.0.0.1", port=0)) as taken:
+        port = bound_address(taken).port
+        write_settings(home / "config", f"[serve]\nport = {port}\n")
+        with pytest.raises(ServeError, match=f"port {port}"):
+            invoke()
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [
@@ -441,13 +486,13 @@ def test_a_short_key_does_not_guard_an_address_that_others_reach(
 def test_what_is_less_safe_is_said_loudly(capsys: pytest.CaptureFixture[str]) -> None:
     key = serve.choose_key(LOOPBACK, None, no_auth=False)
     assert key is not None
-    serve.warn(LOOPBACK, key)
+    serve.warn_unsafe(LOOPBACK, key)
     assert capsys.readouterr().err == ""
-    serve.warn(EVERYWHERE, key)
+    serve.warn_unsafe(EVERYWHERE, key)
     loud = capsys.readouterr().err
     assert loud.startswith("WARNING: listening on 0.0.0.0")
     assert key.text not in loud
-    serve.warn(LOOPBACK, None)
+    serve.warn_unsafe(LOOPBACK, None)
     assert capsys.readouterr().err.startswith("WARNING: no API key")
 
 

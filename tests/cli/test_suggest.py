@@ -3,8 +3,12 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from localllm.library.store.store import Store
+from tests.engine import tiny_encoder
 
 
 def suggest(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -37,6 +41,16 @@ def test_json_has_the_promised_keys() -> None:
 def test_the_installed_starter_is_among_the_candidates_of_this_machine() -> None:
     done = suggest("--json", "--limit", "100", "--goal", "speed")
     assert any(plan["installed"] for plan in json.loads(done.stdout)["plans"])
+
+
+def test_an_installed_model_that_does_not_answer_is_not_suggested_to_run(
+    home: Path, tmp_path: Path
+) -> None:
+    Store(home / "data").adopt(tiny_encoder.encoder(tmp_path / "embedder.gguf"), name="embedder")
+    done = suggest("--json", "--limit", "100", "--goal", "speed")
+    names = [plan["model"] for plan in json.loads(done.stdout)["plans"]]
+    assert "starter" in names
+    assert "embedder" not in names
 
 
 def test_a_gpu_that_is_not_here_is_planned_with() -> None:

@@ -23,7 +23,7 @@ from localllm.core.recommend import (
 from localllm.core.sizing.placement import Budget, GpuBudget
 from localllm.core.speed import DeviceSpeed
 from localllm.core.speed.gpus import Generation
-from localllm.runtime.local_machine import candidates
+from localllm.runtime.suggest import candidates
 
 GIB = 2**30
 LAPTOP_CPU = DeviceSpeed(bandwidth_bytes_per_s=60e9, cores=8)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import ExitCode
-from tests.cli.at_hub import renamed
+from tests.cli.hub_processes import renamed
 from tests.hub import FakeHub, Request
 from tests.offline.watched import Ended, Guard
 

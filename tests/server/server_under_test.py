@@ -11,11 +11,11 @@ from openai import AsyncOpenAI
 from starlette.types import ASGIApp
 
 from localllm.core.hardware import Cpu, EngineBuild, HardwareInfo, Memory
-from localllm.core.sizing.load import LoadSettings
 from localllm.engine.client.client import Engine
 from localllm.engine.fake import FakeEngine, Script
 from localllm.library.store.installed import InstalledModel
 from localllm.library.store.store import Store
+from localllm.runtime.load_policy import LoadChoice
 from localllm.runtime.runtime import Runtime
 from localllm.server.app import DIALECTS, create_app
 from localllm.server.dialects.protocol import Dialect
@@ -51,7 +51,8 @@ async def make_runtime(
         start_engine=start_engine or (lambda: FakeEngine(script)),
     )
     installed = InstalledModel(name=MODEL, quant=None, path=model, size_bytes=98_362_432)
-    async for _ in runtime.load(installed, LoadSettings(parallel=4, threads=1)):
+    plan = await runtime.plan(installed, LoadChoice(parallel=4, threads=1))
+    async for _ in runtime.load(plan):
         pass
     return runtime
 

@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 
 from localllm.library.store.installed import InstalledModel
-from tests.tui.made_up import Stage
+from tests.tui.fixtures import AppFixture
 
 
 @pytest.fixture
-def stage(tmp_path: Path, smollm2: Path) -> Stage:
+def app_fixture(tmp_path: Path, smollm2: Path) -> AppFixture:
     """A library with the starter model alone, on a machine where it fits."""
     starter = InstalledModel(
         name="starter",
@@ -16,4 +16,4 @@ def stage(tmp_path: Path, smollm2: Path) -> Stage:
         size_bytes=smollm2.stat().st_size,
         source="starter",
     )
-    return Stage(data_dir=tmp_path / "library", starter=starter)
+    return AppFixture(data_dir=tmp_path / "library", starter=starter)

@@ -5,87 +5,91 @@ from localllm.tui.screens.chat import ChatScreen
 from localllm.tui.screens.dialog import Dialog
 from localllm.tui.screens.home import HomeScreen
 from localllm.tui.widgets.prompt import Prompt
-from tests.tui.acts import (
-    ask,
-    ask_until_it_crashes,
+from tests.tui.actions import (
+    ask_and_crash,
     begin_answer,
-    chat,
+    chat_screen,
     open_chat,
-    reaches,
-    sees,
-    shown,
-    until,
+    screen_text,
+    send_question,
+    wait_for_screen,
+    wait_for_text,
+    wait_until,
 )
-from tests.tui.made_up import Stage
+from tests.tui.fixtures import AppFixture
 
 
-async def test_a_crash_shows_the_reason_and_the_log_and_a_restart_goes_on(stage: Stage) -> None:
-    app = stage.app()
+async def test_a_crash_shows_the_reason_and_the_log_and_a_restart_goes_on(
+    app_fixture: AppFixture,
+) -> None:
+    app = app_fixture.app()
     async with app.run_test() as pilot:
-        await ask_until_it_crashes(stage, pilot, after=2)
-        first = stage.engine
-        await sees(pilot, "Restart the engine")
-        assert "SIGKILL" in shown(app)
-        assert "fake: killed" in shown(app)
-        stage.script.crash_after = None
+        await ask_and_crash(app_fixture, pilot, after=2)
+        first = app_fixture.engine
+        await wait_for_text(pilot, "Restart the engine")
+        assert "SIGKILL" in screen_text(app)
+        assert "fake: killed" in screen_text(app)
+        app_fixture.script.crash_after = None
         await pilot.press("enter")
-        await reaches(pilot, ChatScreen)
-        assert stage.engine is not first
-        assert "Hello," in shown(app)  # what was written before the crash stays
-        assert "the engine stopped here (SIGKILL)" in shown(app)
-        await ask(pilot, "and now")
-        await sees(pilot, "Hello, world.")
-        messages = stage.script.requests[-1].messages
+        await wait_for_screen(pilot, ChatScreen)
+        assert app_fixture.engine is not first
+        assert "Hello," in screen_text(app)  # what was written before the crash stays
+        assert "the engine stopped here (SIGKILL)" in screen_text(app)
+        await send_question(pilot, "and now")
+        await wait_for_text(pilot, "Hello, world.")
+        messages = app_fixture.script.requests[-1].messages
         assert messages is not None
         assert [message.content for message in messages] == ["hi", "Hello, ", "and now"]
 
 
-async def test_a_question_without_any_answer_is_back_in_the_prompt(stage: Stage) -> None:
-    app = stage.app()
+async def test_a_question_without_any_answer_is_back_in_the_prompt(app_fixture: AppFixture) -> None:
+    app = app_fixture.app()
     async with app.run_test() as pilot:
-        await ask_until_it_crashes(stage, pilot, after=0)
-        assert chat(app).query_one(Prompt).text == "hi"
+        await ask_and_crash(app_fixture, pilot, after=0)
+        assert chat_screen(app).query_one(Prompt).text == "hi"
 
 
-async def test_after_a_crash_the_way_back_to_the_models_is_open(stage: Stage) -> None:
-    app = stage.app()
+async def test_after_a_crash_the_way_back_to_the_models_is_open(app_fixture: AppFixture) -> None:
+    app = app_fixture.app()
     async with app.run_test() as pilot:
-        await ask_until_it_crashes(stage, pilot, after=1)
+        await ask_and_crash(app_fixture, pilot, after=1)
         await pilot.press("right", "enter")
-        await reaches(pilot, HomeScreen)
+        await wait_for_screen(pilot, HomeScreen)
 
 
-async def test_a_crash_between_two_questions_is_noticed(stage: Stage) -> None:
-    app = stage.app()
+async def test_a_crash_between_two_questions_is_noticed(app_fixture: AppFixture) -> None:
+    app = app_fixture.app()
     async with app.run_test() as pilot:
         await open_chat(pilot)
-        stage.engine.kill()
-        await reaches(pilot, Dialog)
-        await sees(pilot, "Restart the engine")
-        assert "SIGKILL" in shown(app)
-        assert "fake: killed" in shown(app)
+        app_fixture.engine.kill()
+        await wait_for_screen(pilot, Dialog)
+        await wait_for_text(pilot, "Restart the engine")
+        assert "SIGKILL" in screen_text(app)
+        assert "fake: killed" in screen_text(app)
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, ChatScreen) and stage.engine.alive)
+        await wait_until(
+            pilot, lambda: isinstance(app.screen, ChatScreen) and app_fixture.engine.alive
+        )
 
 
-async def test_one_crash_asks_once(stage: Stage) -> None:
-    app = stage.app()
+async def test_one_crash_asks_once(app_fixture: AppFixture) -> None:
+    app = app_fixture.app()
     async with app.run_test() as pilot:
-        await begin_answer(stage, pilot, "hi")
-        stage.engine.kill()
-        chat(app).watch_engine()
-        await reaches(pilot, Dialog)
-        chat(app).watch_engine()
+        await begin_answer(app_fixture, pilot, "hi")
+        app_fixture.engine.kill()
+        chat_screen(app).watch_engine()
+        await wait_for_screen(pilot, Dialog)
+        chat_screen(app).watch_engine()
         await pilot.pause()
         assert sum(isinstance(screen, Dialog) for screen in app.screen_stack) == 1
 
 
-async def test_a_restart_that_fails_leads_back_to_the_models(stage: Stage) -> None:
-    app = stage.app()
+async def test_a_restart_that_fails_leads_back_to_the_models(app_fixture: AppFixture) -> None:
+    app = app_fixture.app()
     async with app.run_test() as pilot:
-        await ask_until_it_crashes(stage, pilot, after=1)
-        stage.script.load_error = LoadFailed("no memory left")
+        await ask_and_crash(app_fixture, pilot, after=1)
+        app_fixture.script.load_error = LoadFailed("no memory left")
         await pilot.press("enter")
-        await sees(pilot, "no memory left")
+        await wait_for_text(pilot, "no memory left")
         await pilot.press("enter")
-        await reaches(pilot, HomeScreen)
+        await wait_for_screen(pilot, HomeScreen)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from localllm.cli.app import run_app
+from localllm.cli.main import run_app
 from localllm.errors import UsageError
 
 

@@ -8,69 +8,84 @@ from localllm.errors import LocalLLMError, UsageError
 from localllm.tui.screens.chat import ChatScreen
 from localllm.tui.screens.download import DownloadScreen
 from localllm.tui.screens.import_file import ImportScreen
-from localllm.tui.widgets.models import Rows
+from localllm.tui.widgets.models import ModelRows
 from localllm.tui.widgets.suggestions import SuggestionRows
-from tests.tui.acts import holds, reaches, sees, shown, until, weighs
-from tests.tui.made_up import Stage
-from tests.tui.made_up_plans import MODELS, Orchard, made_up_plans
+from tests.tui.actions import (
+    screen_text,
+    wait_for_fit,
+    wait_for_screen,
+    wait_for_text,
+    wait_for_widget,
+    wait_until,
+)
+from tests.tui.fake_suggestions import MODELS, FakeSuggestions, fake_plans
+from tests.tui.fixtures import AppFixture
 
 
 @pytest.fixture
-def orchard(stage: Stage, smollm2: Path) -> Orchard:
-    stage.suggest = orchard = Orchard(plans=made_up_plans(smollm2))
-    return orchard
+def suggestions(app_fixture: AppFixture, smollm2: Path) -> FakeSuggestions:
+    app_fixture.suggest = suggestions = FakeSuggestions(plans=fake_plans(smollm2))
+    return suggestions
 
 
-async def test_each_says_its_need_its_speed_and_its_size(stage: Stage, orchard: Orchard) -> None:
-    app = stage.app()
+async def test_each_says_its_need_its_speed_and_its_size(
+    app_fixture: AppFixture, suggestions: FakeSuggestions
+) -> None:
+    app = app_fixture.app()
     async with app.run_test(size=(120, 40)) as pilot:
-        await sees(pilot, "rowan-0.6b")
-        text = shown(app)
+        await wait_for_text(pilot, "rowan-0.6b")
+        text = screen_text(app)
     assert "Also fits here" in text
     row = next(line for line in text.splitlines() if "quince-30b-a3b" in line)
     assert row.split()[-6:] == ["Q4_K_M", "8.7", "GiB", "8-18", "7.8", "GiB"]
     assert "to spare" not in text  # the reasons wait for the cursor
-    assert [model.name for model in orchard.asked[0]] == ["starter"]
+    assert [model.name for model in suggestions.calls[0]] == ["starter"]
 
 
 async def test_the_keyboard_reaches_them_below_the_models_and_comes_back(
-    stage: Stage, orchard: Orchard
+    app_fixture: AppFixture, suggestions: FakeSuggestions
 ) -> None:
-    app = stage.app()
+    app = app_fixture.app()
     async with app.run_test() as pilot:
-        await until(pilot, lambda: "● fits" in shown(app) and "rowan-0.6b" in shown(app))
-        assert isinstance(app.focused, Rows)
+        await wait_until(
+            pilot, lambda: "● fits" in screen_text(app) and "rowan-0.6b" in screen_text(app)
+        )
+        assert isinstance(app.focused, ModelRows)
         await pilot.press("down")
-        await sees(pilot, "Fits with 1.3 GiB to spare.")
+        await wait_for_text(pilot, "Fits with 1.3 GiB to spare.")
         assert isinstance(app.focused, SuggestionRows)
         await pilot.press("down")
-        await sees(pilot, "Fits with 4.8 GiB to spare.")
-        assert "Fits with 1.3 GiB" not in shown(app)
+        await wait_for_text(pilot, "Fits with 4.8 GiB to spare.")
+        assert "Fits with 1.3 GiB" not in screen_text(app)
         await pilot.press("up", "up")
-        await until(pilot, lambda: isinstance(app.focused, Rows))
+        await wait_until(pilot, lambda: isinstance(app.focused, ModelRows))
 
 
 async def test_the_last_row_stays_in_sight_and_the_cursor_stays_on_it(
-    stage: Stage, orchard: Orchard
+    app_fixture: AppFixture, suggestions: FakeSuggestions
 ) -> None:
-    app = stage.app()
+    app = app_fixture.app()
     async with app.run_test(size=(80, 16)) as pilot:
-        await holds(pilot, "ModelRow.-fits")
-        await holds(pilot, "SuggestionRow")
+        await wait_for_widget(pilot, "ModelRow.-fits")
+        await wait_for_widget(pilot, "SuggestionRow")
         await pilot.press(*["down"] * (len(MODELS) + 3))
-        await sees(pilot, "Fits with 9.1 GiB to spare.")
+        await wait_for_text(pilot, "Fits with 9.1 GiB to spare.")
         assert isinstance(app.focused, SuggestionRows)
         assert app.focused.index == len(MODELS) - 1
 
 
-async def test_its_window_leads_to_the_import(stage: Stage, orchard: Orchard) -> None:
-    app = stage.app()
+async def test_its_window_leads_to_the_import(
+    app_fixture: AppFixture, suggestions: FakeSuggestions
+) -> None:
+    app = app_fixture.app()
     async with app.run_test() as pilot:
-        await until(pilot, lambda: "● fits" in shown(app) and "rowan-0.6b" in shown(app))
+        await wait_until(
+            pilot, lambda: "● fits" in screen_text(app) and "rowan-0.6b" in screen_text(app)
+        )
         await pilot.press("down", "enter")
-        await reaches(pilot, DownloadScreen)
+        await wait_for_screen(pilot, DownloadScreen)
         await pilot.press("right", "enter")
-        await reaches(pilot, ImportScreen)
+        await wait_for_screen(pilot, ImportScreen)
 
 
 @pytest.mark.parametrize(
@@ -81,38 +96,42 @@ async def test_its_window_leads_to_the_import(stage: Stage, orchard: Orchard) ->
     ],
 )
 async def test_a_catalogue_that_fails_does_not_hurt_the_screen(
-    stage: Stage, orchard: Orchard, error: LocalLLMError
+    app_fixture: AppFixture, suggestions: FakeSuggestions, error: LocalLLMError
 ) -> None:
-    orchard.error = error
-    app = stage.app()
+    suggestions.error = error
+    app = app_fixture.app()
     async with app.run_test(size=(120, 40)) as pilot:
-        await until(pilot, lambda: str(error) in " ".join(shown(app).split()))
-        await weighs(pilot)
+        await wait_until(pilot, lambda: str(error) in " ".join(screen_text(app).split()))
+        await wait_for_fit(pilot)
         await pilot.press("down", "enter")  # there is nothing below to go to
-        await reaches(pilot, ChatScreen)
+        await wait_for_screen(pilot, ChatScreen)
 
 
-async def test_refresh_asks_the_catalogue_again(stage: Stage, orchard: Orchard) -> None:
-    orchard.error = UsageError("The catalogue is gone.")
-    app = stage.app()
+async def test_refresh_asks_the_catalogue_again(
+    app_fixture: AppFixture, suggestions: FakeSuggestions
+) -> None:
+    suggestions.error = UsageError("The catalogue is gone.")
+    app = app_fixture.app()
     async with app.run_test() as pilot:
-        await sees(pilot, "The catalogue is gone.")
-        orchard.error = None
+        await wait_for_text(pilot, "The catalogue is gone.")
+        suggestions.error = None
         await pilot.press("r", "r", "r")
-        await sees(pilot, "rowan-0.6b")
-        assert "The catalogue is gone." not in shown(app)
+        await wait_for_text(pilot, "rowan-0.6b")
+        assert "The catalogue is gone." not in screen_text(app)
 
 
-async def test_nothing_that_fits_is_said(stage: Stage) -> None:
-    app = stage.app()
+async def test_nothing_that_fits_is_said(app_fixture: AppFixture) -> None:
+    app = app_fixture.app()
     async with app.run_test() as pilot:
-        await sees(pilot, "Nothing else of the catalogue fits")
+        await wait_for_text(pilot, "Nothing else of the catalogue fits")
 
 
-async def test_without_any_model_the_cursor_is_on_the_first(stage: Stage, orchard: Orchard) -> None:
-    stage.starter = None
-    app = stage.app()
+async def test_without_any_model_the_cursor_is_on_the_first(
+    app_fixture: AppFixture, suggestions: FakeSuggestions
+) -> None:
+    app_fixture.starter = None
+    app = app_fixture.app()
     async with app.run_test() as pilot:
-        await until(pilot, lambda: isinstance(app.focused, SuggestionRows))
+        await wait_until(pilot, lambda: isinstance(app.focused, SuggestionRows))
         await pilot.press("enter")
-        await reaches(pilot, DownloadScreen)
+        await wait_for_screen(pilot, DownloadScreen)

@@ -1,7 +1,7 @@
-"""`localllm bench`: prompt and decode rates, alone and together, kept for later estimates.
+"""`localllm bench`: prompt and decode rates, alone and together, stored for later estimates.
 
 Each number of conversations is a load of its own, as `serve --parallel` would make it: in one
-load for all of them the cells that idle conversations remember would slow down the others.
+load for all of them the cells of idle conversations would slow down the others.
 """
 
 import asyncio
@@ -16,9 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from localllm.cli import options
-from localllm.cli.library_output import warn
-from localllm.cli.loading import load_with_progress, require_answers
-from localllm.cli.output import literal, print_json, stderr, stdout
+from localllm.cli.output import info, literal, print_json, stderr, stdout, warn
+from localllm.cli.progress import load_with_progress
 from localllm.cli.stopwatch import (
     MIN_PROMPT_TOKENS,
     Stopwatch,
@@ -27,23 +26,23 @@ from localllm.cli.stopwatch import (
     cpu_time,
     crowded,
 )
-from localllm.core.hardware import HardwareInfo
 from localllm.core.model.spec import ModelSpec
-from localllm.core.sizing.load import LoadSettings
+from localllm.core.sizing.load import Speculate
 from localllm.core.speed.measured import MeasuredMachine, MeasuredModel, Measurement
 from localllm.core.units import format_bytes, format_rate
 from localllm.errors import ExitCode, LocalLLMError, UsageError
 from localllm.library.files import measurements, paths
 from localllm.library.store.installed import InstalledModel
-from localllm.runtime.local_machine import host_speed
-from localllm.runtime.runtime import ResidentModel, Runtime, TooLarge, read_spec
+from localllm.runtime.load_policy import CHAT, LoadChoice
+from localllm.runtime.local_machine import host_speed, measured_machine
+from localllm.runtime.runtime import ResidentModel, Runtime, TooLarge
 
 MAX_TOKENS = 2**20
 MAX_PARALLEL = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class BenchPlan:
     """What is measured. `parallel` is in rising order."""
 
     prompt_tokens: int
@@ -58,24 +57,26 @@ class Plan:
         """Conversations of each load; prompts are always read by one alone."""
         return tuple(sorted({1, *self.parallel}))
 
-    def settings(self, spec: ModelSpec, parallel: int) -> LoadSettings:
-        """How the model is loaded for so many conversations. Raises UsageError."""
+    def choice(self, parallel: int) -> LoadChoice:
+        """Choose how the model is loaded for so many conversations: without speculation, whose
+        gain depends on the text. Raises UsageError."""
         needed = context_for(prompt_tokens=self.prompt_tokens, gen_tokens=self.gen_tokens)
         if self.context is not None and self.context < needed:
             raise UsageError(
                 f"--ctx {self.context} is too small for {self.prompt_tokens} prompt tokens and "
                 f"{self.gen_tokens} generated ones. Give at least {needed}, or fewer tokens."
             )
-        return options.settings_for(
-            spec,
+        return replace(
+            CHAT,
             context=self.context or needed,
             parallel=parallel,
             gpu_layers=self.gpu_layers,
+            speculate=Speculate.OFF,
         )
 
 
 def parse_parallel(value: str) -> tuple[int, ...]:
-    """ "1,2,4,8" as rising numbers, each once. Raises click.BadParameter."""
+    """Read "1,2,4,8" as rising numbers, each once. Raises click.BadParameter."""
     counts = set()
     for part in value.split(","):
         text = part.strip()
@@ -130,7 +131,7 @@ def command(
 
     The results are stored; Ctrl+C ends it and stores nothing.
     """
-    plan = Plan(
+    plan = BenchPlan(
         prompt_tokens=prompt_tokens,
         gen_tokens=gen_tokens,
         parallel=parallel,
@@ -144,7 +145,7 @@ def command(
             installed = runtime.resolve(model)
             results = runner.run(measure(runtime, installed, plan, force=force, quiet=quiet))
         except KeyboardInterrupt:
-            click.echo("Interrupted: nothing is stored.", err=True)
+            info("Interrupted: nothing is stored.")
             return ExitCode.INTERRUPTED
         finally:
             runner.run(runtime.close())
@@ -156,49 +157,49 @@ def command(
     store = paths.measurements_file(paths.data_dir())
     measurements.add(store, *results, warn=warn)
     if not quiet:
-        click.echo(f"Stored in {store}.", err=True)
+        info(f"Stored in {store}.")
     return ExitCode.OK
 
 
 async def measure(
-    runtime: Runtime, installed: InstalledModel, plan: Plan, *, force: bool, quiet: bool
+    runtime: Runtime, model: InstalledModel, plan: BenchPlan, *, force: bool, quiet: bool
 ) -> tuple[Measurement, ...]:
     """Load the model once for each number of conversations and time it.
 
     Raises DoesNotFit before anything is measured when the largest load does not fit, UsageError
     for a model that does not continue text.
     """
-    spec = await asyncio.to_thread(read_spec, installed.path)
-    require_answers(spec, installed.name)
-    largest = await runtime.fit(installed, plan.settings(spec, plan.loads[-1]))
+    largest = await runtime.fit(await runtime.plan(model, plan.choice(plan.loads[-1])))
     if not largest.fits and not force:
-        raise TooLarge(installed.name, largest)
+        raise TooLarge(model.name, largest)
     hardware = await runtime.hardware()
     with suppress(LocalLLMError):  # the figure that there is stays; `hardware` says what is wrong
         await asyncio.to_thread(host_speed, hardware, measure_again=True)
+    machine = measured_machine(hardware)
     results: list[Measurement] = []
     for parallel in plan.loads:
-        settings = plan.settings(spec, parallel)
-        resident = await load_with_progress(runtime, installed, settings, force=force, quiet=quiet)
-        machine = _machine(hardware, resident)
-        tests = Tests(plan=plan, spec=spec, resident=resident, machine=machine, quiet=quiet)
+        load = await runtime.plan(model, plan.choice(parallel))
+        resident = await load_with_progress(runtime, load, force=force, quiet=quiet)
+        tests = LoadTests(
+            plan=plan, spec=load.spec, resident=resident, machine=machine, quiet=quiet
+        )
         results += await tests.run(runtime)
-        await runtime.unload(installed.name)
+        await runtime.unload(model.name)
     return tuple(results)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tests:
-    """What is measured in one load."""
+class LoadTests:
+    """The tests of one load."""
 
-    plan: Plan
+    plan: BenchPlan
     spec: ModelSpec
     resident: ResidentModel
     machine: MeasuredMachine
     quiet: bool
 
     async def run(self, runtime: Runtime) -> list[Measurement]:
-        """One after the other, each with a bar on stderr."""
+        """Run one test after the other, each with a bar on stderr."""
         name, parallel = self.resident.model.name, self.resident.settings.parallel
         plan, results, before = self.plan, [], cpu_time()
         if parallel == 1:
@@ -213,17 +214,17 @@ class Tests:
                     plan.gen_tokens, parallel=parallel, repetitions=plan.repetitions
                 )
             results.append(self._measurement(timed, n_prompt=0, n_gen=timed.tokens))
-        spoilt = crowded(
+        contended = crowded(
             before, cpu_time(), threads=self.machine.threads, processors=psutil.cpu_count()
         )
-        return [replace(result, crowded=spoilt) for result in results]
+        return [replace(result, crowded=contended) for result in results]
 
     @contextmanager
     def _bar(self, label: str) -> Iterator[Callable[[], None]]:
-        """A bar that one call moves on by a run; where there is no terminal, a line."""
+        """Draw a bar that one call moves on by a run; where there is no terminal, a line."""
         console = stderr()
         if not self.quiet and not console.is_terminal:
-            console.print(f"{label} ...")
+            info(f"{label} ...")
         progress = Progress(
             TextColumn(label, markup=False),
             BarColumn(),
@@ -259,7 +260,7 @@ class Tests:
 
 
 def document(results: tuple[Measurement, ...]) -> dict[str, object]:
-    """What `bench --json` prints (docs/bench.md says what each key means)."""
+    """Give what `bench --json` prints (docs/bench.md says what each key means)."""
     first = results[0]
     return {
         "model": first.model.name,
@@ -314,26 +315,14 @@ def _print(results: tuple[Measurement, ...]) -> None:
 
 
 def warn_if_unsteady(results: tuple[Measurement, ...]) -> None:
-    """Say on stderr when other programs have spoilt the results."""
+    """Warn on stderr when other programs have spoilt the results."""
     worst = max(results, key=lambda one: (one.crowded, one.spread))
     if worst.steady:
         return
-    named = f"{worst.test} with {worst.parallel} at a time"
+    test = f"{worst.test} with {worst.parallel} at a time"
     reason = (
-        f"Other programs kept processors busy that {named} needed, so it is too slow."
+        f"Other programs kept processors busy that {test} needed, so it is too slow."
         if worst.crowded
-        else f"The runs of {named} differ by {worst.spread:.0%}: other programs use this machine."
+        else f"The runs of {test} differ by {worst.spread:.0%}: other programs use this machine."
     )
     warn(f"{reason} Measure again when it is quiet; the new results take the place of these.")
-
-
-def _machine(hardware: HardwareInfo, resident: ResidentModel) -> MeasuredMachine:
-    build = hardware.engine
-    return MeasuredMachine(
-        cpu=hardware.cpu.name,
-        threads=resident.settings.threads or hardware.cpu.cores_usable,
-        devices=tuple(device.name for device in hardware.devices),
-        engine_version=build.version if build is not None else None,
-        engine_commit=build.commit if build is not None else None,
-        backends=build.backends if build is not None else (),
-    )

@@ -1,80 +1,58 @@
 """`localllm hardware`: what this machine has and what the installed engine can use of it."""
 
-import asyncio
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import click
 from rich.table import Table
 from rich.text import Text
 
 from localllm.cli import options
-from localllm.cli.output import literal, print_json, stderr, stdout
+from localllm.cli.output import info, literal, print_json, stdout, warn
 from localllm.core.hardware import Cpu, Device, EngineBuild, HardwareInfo, Memory
 from localllm.core.units import format_bandwidth, format_bytes
-from localllm.engine.client.client import ENGINE_TIMEOUT_S, engine_build
-from localllm.errors import EngineError
-from localllm.machine import detect
+from localllm.runtime.local_machine import machine_and_engine
 
 
 @click.command(name="hardware")
 @options.JSON
 def command(as_json: bool) -> None:
     """What this machine has and what the engine can use."""
-    info = _look()
+    machine = machine_and_engine()
     if as_json:
-        print_json(document(info))
-    else:
-        _print(info)
+        print_json(document(machine))
+        return
+    stdout().print(table(machine))
+    for warning in machine.warnings:
+        info()
+        warn(warning)
 
 
-def document(info: HardwareInfo) -> dict[str, object]:
-    """Give the document of `--json` (docs/hardware.md says what each key means)."""
+def document(machine: HardwareInfo) -> dict[str, object]:
+    """Give what `hardware --json` prints (docs/hardware.md says what each key means)."""
     return {
-        "cpu": asdict(info.cpu),
-        "ram": asdict(info.ram),
-        "devices": [asdict(device) for device in info.devices],
-        "engine": asdict(info.engine) if info.engine else None,
-        "warnings": list(info.warnings),
+        "cpu": asdict(machine.cpu),
+        "ram": asdict(machine.ram),
+        "devices": [asdict(device) for device in machine.devices],
+        "engine": asdict(machine.engine) if machine.engine else None,
+        "warnings": list(machine.warnings),
     }
 
 
-def table(info: HardwareInfo) -> Table:
+def table(machine: HardwareInfo) -> Table:
     """Draw the machine as labels and facts."""
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
-    facts.add_row("Processor", literal(_cpu(info.cpu)))
-    facts.add_row("", literal(", ".join(info.cpu.features) or "features unknown", "dim"))
-    facts.add_row("Memory", literal(_memory(info.ram)))
-    for device in info.devices:
+    facts.add_row("Processor", literal(_cpu(machine.cpu)))
+    facts.add_row("", literal(", ".join(machine.cpu.features) or "features unknown", "dim"))
+    facts.add_row("Memory", literal(_memory(machine.ram)))
+    for device in machine.devices:
         facts.add_row("GPU", literal(_device(device)))
         facts.add_row("", literal(_driver(device), "dim"))
-    if not info.devices:
+    if not machine.devices:
         facts.add_row("GPU", Text("none found"))
-    facts.add_row("Engine", literal(_engine(info.engine)))
+    facts.add_row("Engine", literal(_engine(machine.engine)))
     return facts
-
-
-def _look() -> HardwareInfo:
-    try:
-        return detect(asyncio.run(engine_build()))
-    except EngineError as error:
-        reason = str(error)
-    except TimeoutError:
-        reason = f"The engine did not say what it is within {ENGINE_TIMEOUT_S:.0f} s."
-    except OSError as error:
-        reason = f"The engine's process cannot be started: {error}."
-    info = detect(None)
-    return replace(info, warnings=(reason, *info.warnings))
-
-
-def _print(info: HardwareInfo) -> None:
-    stdout().print(table(info))
-    talk = stderr()
-    for warning in info.warnings:
-        # Not wrapped by us: a command in it can then be copied in one piece.
-        text = Text.assemble(("\nWarning: ", "bold yellow"), literal(warning))
-        talk.print(text, soft_wrap=True)
 
 
 def _cpu(cpu: Cpu) -> str:

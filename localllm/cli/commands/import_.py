@@ -9,10 +9,10 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from localllm.cli import library_output, options, progress
-from localllm.cli.commands import import_
-from localllm.cli.commands.ls import table
-from localllm.cli.output import literal, print_json, stderr, stdout
+from localllm.cli import options
+from localllm.cli.library_output import model_document, model_table, open_library
+from localllm.cli.output import info, literal, print_json, stderr, stdout, warn
+from localllm.cli.progress import hashing_bar
 from localllm.core.units import format_bytes
 from localllm.errors import LocalLLMError, UsageError
 from localllm.library.files.checksum import sha256_of
@@ -54,7 +54,7 @@ def command(
     if scanned:
         if paths or name is not None or hashed:
             raise UsageError("--scan finds the files itself: give no PATH, --name or --hash.")
-        import_.run(link=link, dry_run=dry_run, as_json=as_json, quiet=quiet)
+        _scan(link=link, dry_run=dry_run, as_json=as_json, quiet=quiet)
         return
     if not paths or dry_run:
         raise UsageError(
@@ -77,17 +77,17 @@ def _import(
             f"--name names one model and {len(paths)} files were given. Import them one by one; of"
             " a split model any one part is enough."
         )
-    store = library_output.library()
+    store = open_library()
     digest = (lambda path: _hash(path, quiet=quiet)) if hashed else None
     models, errors = _adopt_all(
         paths, lambda path: store.adopt(path, name=name, link=link, digest=digest)
     )
     if as_json:
-        print_json({"models": [library_output.row(model) for model in models]})
+        print_json({"models": [model_document(model) for model in models]})
     elif models:
-        stdout().print(table(models))
+        stdout().print(model_table(models))
     for error in errors[:-1]:
-        library_output.warn(str(error))
+        warn(str(error))
     if errors:
         raise errors[-1]
 
@@ -112,21 +112,21 @@ def _adopt_all(
 
 
 def _hash(path: Path, *, quiet: bool) -> str:
-    with progress.progress(path.name, path.stat().st_size, quiet=quiet) as read:
+    with hashing_bar(path.name, path.stat().st_size, quiet=quiet) as read:
         return sha256_of(path, on_read=read)
 
 
 _RUNNERS = "the Hugging Face cache, LM Studio, Ollama and llama.cpp"
 
 
-def run(*, link: bool, dry_run: bool, as_json: bool, quiet: bool) -> None:
-    """Scan, and say what was found, adopted, there already, and skipped with the reason."""
+def _scan(*, link: bool, dry_run: bool, as_json: bool, quiet: bool) -> None:
+    """Scan, and print what was adopted, what was there already, and what was skipped and why."""
     there = places(os.environ, Path.home())
     outcomes: list[ScanResult] = []
-    talk = stderr()
-    talk.quiet = quiet
-    with talk.status("Looking ...") as status:
-        for outcome in sweep(library_output.library(), there, link=link, dry_run=dry_run):
+    console = stderr()
+    console.quiet = quiet
+    with console.status("Looking ...") as status:
+        for outcome in sweep(open_library(), there, link=link, dry_run=dry_run):
             outcomes.append(outcome)
             status.update(literal(f"{outcome.place.runner}: {outcome.path.name}"))
     if as_json:
@@ -136,8 +136,9 @@ def run(*, link: bool, dry_run: bool, as_json: bool, quiet: bool) -> None:
         stdout().print(_table(found, dry_run=dry_run))
     for outcome in outcomes:
         if outcome.reason is not None:
-            library_output.warn(f"{outcome.place.runner}: {outcome.path}: {outcome.reason}.")
-    talk.print(literal(_summary(there, outcomes, dry_run=dry_run)), soft_wrap=True)
+            warn(f"{outcome.place.runner}: {outcome.path}: {outcome.reason}.")
+    if not quiet:
+        info(_summary(there, outcomes, dry_run=dry_run))
 
 
 def _summary(there: Sequence[Place], outcomes: Sequence[ScanResult], *, dry_run: bool) -> str:
@@ -158,7 +159,7 @@ def _document(
     models: dict[ScanStatus, list[object]] = {status: [] for status in ScanStatus}
     for each in outcomes:
         if each.model is not None:
-            row = library_output.row(each.model) | {
+            row = model_document(each.model) | {
                 "runner": each.place.runner,
                 "note": each.reason,
             }

@@ -5,15 +5,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
-from rich.text import Text
 
-from localllm.cli import library_output, options
-from localllm.cli.commands.ls import table
-from localllm.cli.hub_client import asked
-from localllm.cli.output import literal, print_json, stderr, stdout
-from localllm.cli.progress import Interrupted, drawn, interruptible
+from localllm.cli import options
+from localllm.cli.hub_client import open_hub
+from localllm.cli.library_output import model_table, open_library
+from localllm.cli.output import info, literal, print_json, stdout, warn
+from localllm.cli.progress import Interrupted, download_bar, interruptible
 from localllm.core.recommend import Goal, Preferences
-from localllm.core.reference import read_reference
 from localllm.core.units import format_bytes
 from localllm.errors import ExitCode, UsageError
 from localllm.library.download.journal import bytes_on_disk
@@ -23,10 +21,17 @@ from localllm.library.files.names import checked, printable
 from localllm.library.http.client import Access
 from localllm.library.store import starter
 from localllm.library.store.store import Store
-from localllm.runtime.hub_models import repositories
+from localllm.runtime.find_model import ModelQuery, find_published
+from localllm.runtime.load_policy import context_or_default
 from localllm.runtime.local_machine import this_machine
-from localllm.runtime.pull import Choice, Pulled, already_installed, pull, wanted
-from localllm.runtime.pull import choose as choose_file
+from localllm.runtime.pull import (
+    Pulled,
+    PullPlan,
+    already_installed,
+    download_targets,
+    plan_pull,
+    pull,
+)
 
 
 @click.command(name="pull")
@@ -66,67 +71,57 @@ def command(
     """
     if name is not None:
         checked(name)
-    repositories(
-        read_reference(model, quant)
-    )  # a name that cannot be one is said before anybody is asked
-    chosen = settings.load()
-    with asked(offline=offline, quiet=quiet) as hub:
-        choice = choose_file(
-            model,
-            quant=quant,
+    published = find_published(ModelQuery(model=model, quant=quant))
+    user = settings.load()
+    with open_hub(offline=offline, quiet=quiet) as hub:
+        plan = plan_pull(
+            published,
             revision=revision,
             hub=hub,
-            machine=this_machine(chosen.reserve_bytes)[0],
-            preferences=Preferences(
-                goal=Goal(goal), context=context or chosen.context or options.DEFAULT_CONTEXT
-            ),
+            machine=this_machine(user.reserve_bytes)[0],
+            preferences=Preferences(goal=Goal(goal), context=context_or_default(context, user)),
         )
-    store = library_output.library()
+    store = open_library()
     if not quiet:
-        _tell(choice)
+        _print_choice(plan)
     if dry_run:
-        _print_plan(_planned(choice, store, dest), choice, as_json=as_json)
+        _print_dry_run(_dry_run(plan, store, dest), plan, as_json=as_json)
         return ExitCode.OK
-    _require_free(name, choice, store, dest)
+    _require_free_name(name, plan, store, dest)
     try:
-        pulled = _fetch(choice, hub.access, store, dest, name, connections=connections, quiet=quiet)
+        pulled = _fetch(plan, hub.access, store, dest, name, connections=connections, quiet=quiet)
     except (Interrupted, KeyboardInterrupt):
-        stderr().print("Stopped. What came is kept: the same command goes on from there.")
+        info("Stopped. What came is kept: the same command goes on from there.")
         return ExitCode.INTERRUPTED
-    _print_pulled(pulled, choice, as_json=as_json, quiet=quiet)
+    _print_pulled(pulled, plan, as_json=as_json, quiet=quiet)
     return ExitCode.OK
 
 
-def _require_free(name: str | None, choice: Choice, store: Store, dest: Path | None) -> None:
+def _require_free_name(name: str | None, plan: PullPlan, store: Store, dest: Path | None) -> None:
     """Raise UsageError for a name that another model has, before anything is fetched for it."""
     holder = next((model for model in store.installed() if model.name == name), None)
     if holder is None and name != starter.NAME:
         return
-    ours = {file.path for file in wanted(choice, store, dest)}
+    ours = {target.path for target in download_targets(plan, store, dest)}
     if holder is None or (holder.path not in ours and not holder.missing):
         raise UsageError(
             f"The name {name} is taken. Choose another --name; `localllm ls` lists all."
         )
 
 
-def _tell(choice: Choice) -> None:
-    """Say what is taken and why."""
-    console = stderr()
-    console.print(
-        literal(f"{choice.name}, {format_bytes(choice.size_bytes)}", style="bold"), soft_wrap=True
-    )
-    said = [*choice.reasons]
-    if choice.mmproj is not None:
-        size = format_bytes(choice.mmproj.size_bytes)
-        said.append(f"With {choice.mmproj.name} ({size}), its encoder.")
-    for sentence in said:
-        console.print(Text.assemble("  ", literal(sentence)), soft_wrap=True)
-    if choice.warning is not None:
-        library_output.warn(choice.warning)
+def _print_choice(plan: PullPlan) -> None:
+    """Say on stderr which files are taken and why."""
+    info(f"{plan.name}, {format_bytes(plan.size_bytes)}", bold=True)
+    for reason in plan.reasons:
+        info(f"  {reason}")
+    if plan.mmproj is not None:
+        info(f"  With {plan.mmproj.name} ({format_bytes(plan.mmproj.size_bytes)}), its encoder.")
+    if plan.warning is not None:
+        warn(plan.warning)
 
 
 def _fetch(
-    choice: Choice,
+    plan: PullPlan,
     access: Access,
     store: Store,
     dest: Path | None,
@@ -135,10 +130,10 @@ def _fetch(
     connections: int,
     quiet: bool,
 ) -> Pulled:
-    with drawn(choice.size_bytes, quiet=quiet) as show:
+    with download_bar(plan.size_bytes, quiet=quiet) as show:
         return interruptible(
             lambda stop: pull(
-                choice,
+                plan,
                 access=access,
                 store=store,
                 dest=dest,
@@ -150,21 +145,21 @@ def _fetch(
         )
 
 
-def _print_pulled(pulled: Pulled, choice: Choice, *, as_json: bool, quiet: bool) -> None:
+def _print_pulled(pulled: Pulled, plan: PullPlan, *, as_json: bool, quiet: bool) -> None:
     if as_json:
-        print_json(document(pulled, choice))
+        print_json(document(pulled, plan))
         return
     model = pulled.model
     if pulled.already and not quiet:
-        said = f"{choice.name} is installed already, as {model.name} ({printable(model.path)})."
-        stderr().print(literal(said), soft_wrap=True)
-    stdout().print(table((model,)))
+        info(f"{plan.name} is installed already, as {model.name} ({printable(model.path)}).")
+    stdout().print(model_table((model,)))
     if not quiet:
-        stderr().print(literal(f"Run it: localllm run {model.name}", style="dim"), soft_wrap=True)
+        info(f"Run it: localllm run {model.name}", dim=True)
 
 
-def document(pulled: Pulled, choice: Choice) -> dict[str, object]:
-    """What `pull --json` prints. Of a split model `sha256` is null: its files have one each."""
+def document(pulled: Pulled, plan: PullPlan) -> dict[str, object]:
+    """Give what `pull --json` prints; `sha256` is null for a split model, whose files have each
+    its own."""
     model = pulled.model
     return {
         "file": str(model.path),
@@ -175,20 +170,21 @@ def document(pulled: Pulled, choice: Choice) -> dict[str, object]:
         "transferred_bytes": pulled.transferred_bytes,
         "already_installed": pulled.already,
         "name": model.name,
-        "quant": choice.quant,
-        "repo": choice.repo.name,
-        "reasons": list(choice.reasons),
-        "warning": choice.warning,
+        "quant": plan.quant,
+        "repo": plan.repo.name,
+        "reasons": list(plan.reasons),
+        "warning": plan.warning,
         "mmproj": str(model.mmproj.path) if model.mmproj else None,
         "files": [asdict(part) for part in model.all_files],
     }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    """What a dry run found: bytes still to come, and the room where they would go."""
+class _DryRun:
+    """The files of a plan with their places, the bytes still to come, and what the disk has free
+    for them; `installed` is the name of the model where it is here already."""
 
-    files: tuple[DownloadTarget, ...]
+    targets: tuple[DownloadTarget, ...]
     missing_bytes: int
     free_bytes: int
     installed: str | None
@@ -198,47 +194,50 @@ class _Plan:
         return self.missing_bytes <= self.free_bytes
 
 
-def _planned(choice: Choice, store: Store, dest: Path | None) -> _Plan:
-    files = wanted(choice, store, dest)
-    model = already_installed(choice, store)
-    there = next(each for each in files[0].path.parents if each.is_dir())
-    return _Plan(
-        files=files,
-        missing_bytes=0 if model else sum(each.size_bytes - bytes_on_disk(each) for each in files),
-        free_bytes=shutil.disk_usage(there).free,
+def _dry_run(plan: PullPlan, store: Store, dest: Path | None) -> _DryRun:
+    targets = download_targets(plan, store, dest)
+    model = already_installed(plan, store)
+    directory = next(each for each in targets[0].path.parents if each.is_dir())
+    missing = sum(each.size_bytes - bytes_on_disk(each) for each in targets)
+    return _DryRun(
+        targets=targets,
+        missing_bytes=0 if model else missing,
+        free_bytes=shutil.disk_usage(directory).free,
         installed=model.name if model else None,
     )
 
 
-def _print_plan(plan: _Plan, choice: Choice, *, as_json: bool) -> None:
+def _print_dry_run(dry_run: _DryRun, plan: PullPlan, *, as_json: bool) -> None:
     if as_json:
         print_json(
             {
                 "dry_run": True,
-                "repo": choice.repo.name,
-                "commit": choice.repo.commit,
-                "quant": choice.quant,
-                "bytes": choice.size_bytes,
-                "missing_bytes": plan.missing_bytes,
-                "free_bytes": plan.free_bytes,
-                "has_room": plan.has_room,
-                "installed": plan.installed,
-                "reasons": list(choice.reasons),
-                "warning": choice.warning,
-                "files": [asdict(each) for each in plan.files],
+                "repo": plan.repo.name,
+                "commit": plan.repo.commit,
+                "quant": plan.quant,
+                "bytes": plan.size_bytes,
+                "missing_bytes": dry_run.missing_bytes,
+                "free_bytes": dry_run.free_bytes,
+                "has_room": dry_run.has_room,
+                "installed": dry_run.installed,
+                "reasons": list(plan.reasons),
+                "warning": plan.warning,
+                "files": [asdict(each) for each in dry_run.targets],
             }
         )
         return
     console = stdout()
-    for each in plan.files:
+    for each in dry_run.targets:
         text = f"{each.name} ({format_bytes(each.size_bytes)}) -> {printable(each.path)}"
         console.print(literal(text), soft_wrap=True)
-    if plan.installed is not None:
-        console.print(literal(f"Nothing to fetch: it is installed already, as {plan.installed}."))
+    if dry_run.installed is not None:
+        console.print(
+            literal(f"Nothing to fetch: it is installed already, as {dry_run.installed}.")
+        )
         return
-    verdict = "there is room" if plan.has_room else "there is no room"
+    verdict = "there is room" if dry_run.has_room else "there is no room"
     console.print(
-        f"To fetch: {format_bytes(plan.missing_bytes)}; {format_bytes(plan.free_bytes)} is free on"
-        f" that disk: {verdict}.",
+        f"To fetch: {format_bytes(dry_run.missing_bytes)}; {format_bytes(dry_run.free_bytes)} is"
+        f" free on that disk: {verdict}.",
         soft_wrap=True,
     )

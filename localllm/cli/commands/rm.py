@@ -4,8 +4,9 @@ import sys
 
 import click
 
-from localllm.cli import library_output, options
-from localllm.cli.output import print_json, stderr
+from localllm.cli import options
+from localllm.cli.library_output import model_document, open_library
+from localllm.cli.output import info, print_json
 from localllm.core.units import format_bytes
 from localllm.errors import UsageError
 from localllm.library.files.names import printable
@@ -23,25 +24,25 @@ def command(model: str, yes: bool, as_json: bool) -> None:
     MODEL is its whole name. Files that were imported where they are stay there; downloads and
     hard links of the library are deleted unless another model uses them.
     """
-    store = library_output.library()
+    store = open_library()
     if not yes:
-        _ask(store.named(model))
+        _confirm(store.named(model))
     removed = store.remove(model)
     if as_json:
         print_json(
             {
-                "models": [library_output.row(removed.model)],
+                "models": [model_document(removed.model)],
                 "freed_bytes": removed.freed_bytes,
                 "deleted": [str(path) for path in removed.deleted],
                 "kept": [{"path": str(path), "used_by": name} for path, name in removed.still_used],
             }
         )
     else:
-        stderr().print(_told(removed), soft_wrap=True)
+        info(_summary(removed))
 
 
-def _ask(model: InstalledModel) -> None:
-    """Raises UsageError where nobody can answer, click.Abort when the answer is no."""
+def _confirm(model: InstalledModel) -> None:
+    """Ask on the terminal. Raises UsageError where there is none, click.Abort for a no."""
     if not sys.stdin.isatty():
         raise UsageError(f"Nobody can be asked here. To remove {model.name}: add --yes.")
     what = "and leave its file where it is"
@@ -51,19 +52,19 @@ def _ask(model: InstalledModel) -> None:
     click.confirm(f"Remove {model.name} {what} ({printable(model.path)})?", abort=True, err=True)
 
 
-def _told(removed: Removal) -> str:
+def _summary(removed: Removal) -> str:
     model = removed.model
     if not model.owned:
         left = "is gone already" if model.missing else "was left where it is"
         return f"Removed {model.name}. {printable(model.path)} {left}; nothing was deleted."
-    said = f"Removed {model.name}"
+    what = f"Removed {model.name}"
     if removed.deleted:
         files = "file" if len(removed.deleted) == 1 else "files"
-        said += f" and {len(removed.deleted)} {files} of the library"
+        what += f" and {len(removed.deleted)} {files} of the library"
     stays = "".join(
         f" {printable(path)} stays: {name} uses it." for path, name in removed.still_used
     )
     if removed.freed_bytes:
-        return f"{said}. This freed {format_bytes(removed.freed_bytes)}.{stays}"
+        return f"{what}. This freed {format_bytes(removed.freed_bytes)}.{stays}"
     because = " its file has another name elsewhere on the disk." if removed.deleted else ""
-    return f"{said}. This freed nothing{':' if because else '.'}{because}{stays}"
+    return f"{what}. This freed nothing{':' if because else '.'}{because}{stays}"

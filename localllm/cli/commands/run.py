@@ -6,19 +6,17 @@ import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import click
 
 from localllm.cli import options
-from localllm.cli.answer import Answer, Writer, print_stats, read_answer
-from localllm.cli.chat_session import Session, opened
-from localllm.cli.loading import load_with_progress, require_answers, require_vision
-from localllm.cli.output import print_json
-from localllm.core.sizing.load import KvType, LoadSettings, Lora, Speculate
-from localllm.core.text import single_line, strip_controls
+from localllm.cli.answer import Answer, AnswerWriter, print_stats, read_answer
+from localllm.cli.chat_session import ChatSession, open_session
+from localllm.cli.options import Command
+from localllm.cli.output import error, info, print_json
+from localllm.cli.progress import load_with_progress
+from localllm.core.text import strip_controls
 from localllm.core.units import format_bytes
 from localllm.engine.messages import (
     GenerateRequest,
@@ -34,50 +32,15 @@ from localllm.engine.messages.limits import MAX_GRAMMAR_CHARS, MAX_IMAGE_BYTES, 
 from localllm.engine.messages.validation import check_images
 from localllm.errors import BadRequest, ExitCode, GenerationFailed, NotFound, StoreError, UsageError
 from localllm.library.files.names import printable
-from localllm.runtime.runtime import ResidentModel, Runtime, read_spec
-
-
-def read_images(paths: tuple[Path, ...]) -> tuple[Image, ...]:
-    """Read picture files, before anything is loaded for them.
-
-    Raises NotFound, and UsageError for one that cannot be read or that the engine would refuse.
-    """
-    images = tuple(Image(data=_read(path)) for path in paths)
-    for path, image in zip(paths, images, strict=True):
-        try:
-            check_images((Message(role=Role.USER, content="", images=(image,)),))
-        except BadRequest as error:
-            raise UsageError(f"--image {printable(path)}: {error}") from None
-    try:
-        check_images((Message(role=Role.USER, content="", images=images),))
-    except BadRequest as error:
-        raise UsageError(str(error)) from None
-    return images
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_IMAGE_BYTES + 1)
-    except FileNotFoundError:
-        raise NotFound(f"There is no file {printable(path)} for --image.") from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f"--image {printable(path)} cannot be read: {reason}.") from None
-    if len(data) > MAX_IMAGE_BYTES:
-        raise UsageError(
-            f"--image {printable(path)} is larger than {format_bytes(MAX_IMAGE_BYTES)}. "
-            "Scale it down, or save it as JPEG."
-        )
-    return data
-
+from localllm.runtime.load_policy import CHAT, LoadChoice
+from localllm.runtime.runtime import ResidentModel, Runtime
 
 MAX_PROMPT_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """How every answer of this invocation is asked for."""
+class RequestOptions:
+    """What every request of this invocation has; `images` stand before the first turn."""
 
     system: str | None
     sampling: Sampling
@@ -86,10 +49,10 @@ class Question:
     grammar: Grammar | None
     overflow: Overflow
     images: tuple[Image, ...] = ()
-    """They stand before the first turn."""
 
     def request(self, turns: tuple[Message, ...], *, chat: bool) -> GenerateRequest:
-        """A request for the next turn; a base model gets the last turn's text to continue."""
+        """Make the request for the next turn; a base model gets the last turn's text to
+        continue."""
         turns = (replace(turns[0], images=self.images), *turns[1:])
         system = (Message(role=Role.SYSTEM, content=self.system),) if self.system else ()
         return GenerateRequest(
@@ -102,9 +65,6 @@ class Question:
             grammar=self.grammar,
             overflow=self.overflow if chat else Overflow.ERROR,
         )
-
-
-Command = TypeVar("Command", bound=Callable[..., object])
 
 
 def _sampling_option(field: str, help_text: str) -> Callable[[Command], Command]:
@@ -136,14 +96,17 @@ def _sampling_option(field: str, help_text: str) -> Callable[[Command], Command]
               help="Answer in JSON that follows this JSON Schema.")  # fmt: skip
 @click.option("--image", "images", multiple=True, metavar="FILE", type=click.Path(path_type=Path),
               help="Show the model this picture before PROMPT; repeatable.")  # fmt: skip
-@options.LORA
-@options.CONTEXT
-@options.KV_TYPE
-@options.GPU_LAYERS
-@options.CPU_MOE
-@options.NO_KV_OFFLOAD
-@options.SPECULATE
-@options.DRAFT
+@options.load_options(
+    options.LORA,
+    options.CONTEXT,
+    options.KV_TYPE,
+    options.GPU_LAYERS,
+    options.CPU_MOE,
+    options.NO_KV_OFFLOAD,
+    options.SPECULATE,
+    options.DRAFT,
+    base=CHAT,
+)
 @options.FORCE
 @click.option("--session", "session_file", metavar="FILE", type=click.Path(path_type=Path),
               help="Go on with the conversation in FILE, and keep it there.")  # fmt: skip
@@ -166,14 +129,7 @@ def command(
     stop: tuple[str, ...],
     json_schema: Path | None,
     images: tuple[Path, ...],
-    loras: tuple[Lora, ...],
-    context: int | None,
-    kv_type: str,
-    gpu_layers: int | None,
-    cpu_moe: int,
-    no_kv_offload: bool,
-    speculate: str,
-    draft: str | None,
+    choice: LoadChoice,
     force: bool,
     session_file: Path | None,
     no_session_cache: bool,
@@ -185,100 +141,162 @@ def command(
 
     Ctrl+C stops the answer, a second one leaves.
     """
-    converses = prompt is None and sys.stdin.isatty() and not as_json
-    question = Question(
+    interactive = prompt is None and sys.stdin.isatty() and not as_json
+    request_options = RequestOptions(
         system=system, max_tokens=max_tokens, stop=stop, images=read_images(images),
         sampling=Sampling(
             temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
             repeat_penalty=repeat_penalty, seed=seed,
         ),
-        grammar=None if json_schema is None else _grammar(json_schema),
-        overflow=Overflow.ROLL if converses or session_file else Overflow.ERROR,
+        grammar=None if json_schema is None else read_grammar(json_schema),
+        overflow=Overflow.ROLL if interactive or session_file else Overflow.ERROR,
     )  # fmt: skip
-    if question.images and session_file is not None:
+    if images and session_file is not None:
         raise UsageError("--session keeps text alone: it cannot go with --image.")
-    text = None if converses else _prompt_text(prompt)
-    load = Load(
-        model=model, draft=draft, sees=bool(images), force=force, quiet=quiet,
-        settings=partial(
-            options.settings_for, context=context, gpu_layers=gpu_layers, kv_type=KvType(kv_type),
-            cpu_moe=cpu_moe, kv_offload=not no_kv_offload, loras=loras,
-            speculate=Speculate(speculate),
-        ),
-    )  # fmt: skip
-    with opened(session_file, system=system, cached=not no_session_cache) as session:
-        return _run(load, session, question, text, stats=stats, as_json=as_json)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
-    """What is loaded, and how; `settings` is `options.settings_for` but for what the model says."""
-
-    model: str
-    draft: str | None
-    sees: bool
-    force: bool
-    quiet: bool
-    settings: Callable[..., LoadSettings]
-
-
-def _run(
-    load: Load,
-    session: Session,
-    question: Question,
-    text: str | None,
-    *,
-    stats: bool,
-    as_json: bool,
-) -> int:
-    """Load the model and answer `text`, or converse when it is None."""
-    question = replace(question, system=session.talk.system)
+    text = None if interactive else read_prompt(prompt)
+    if images:
+        choice = replace(choice, vision=True)
     runtime = Runtime.of_this_machine()
-    with asyncio.Runner() as runner:
+    with (
+        open_session(session_file, system=system, cached=not no_session_cache) as session,
+        asyncio.Runner() as runner,
+    ):
         try:
-            installed = runtime.resolve(load.model)
-            spec = read_spec(installed.path)
-            require_answers(spec, installed.name)
-            settings = load.settings(
-                spec,
-                mmproj=require_vision(installed) if load.sees else None,
-                draft=None if load.draft is None else runtime.resolve(load.draft).path,
-            )
-            resident = runner.run(
-                load_with_progress(runtime, installed, settings, force=load.force, quiet=load.quiet)
-            )
-            if stats:  # of the load, so once and not after each answer
-                click.echo(resident.comparison.sentence(), err=True)
-            speaker = Speaker(runner, runtime, resident, stats=stats)
-            speaker.say(runner.run(session.restore(runtime, resident)))
-            if text is None:
-                _converse(speaker, session, question)
-                return ExitCode.OK
-            answer = _only(speaker, session, question, text, as_json=as_json)
-            return ExitCode.INTERRUPTED if answer.stopped else ExitCode.OK
+            resident = runner.run(_load(runtime, model, choice, force=force, quiet=quiet))
+            if stats:
+                info(resident.comparison.sentence())
+            request_options = replace(request_options, system=session.conversation.system)
+            client = ChatClient(runner, runtime, resident, session, request_options, stats=stats)
+            return _chat(client, text, as_json=as_json)
         finally:
             runner.run(runtime.close())
 
 
-def _grammar(path: Path) -> Grammar:
-    """Raises NotFound and UsageError for a file that holds no JSON; what the schema says is the
-    engine's to judge."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_GRAMMAR_CHARS + 1).decode("utf-8")
-    except FileNotFoundError:
-        raise NotFound(f"There is no file {printable(path)} for --json-schema.") from None
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UsageError(f"--json-schema {printable(path)} cannot be read: {reason}.") from None
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"--json-schema {printable(path)} is not valid JSON: {error}.") from None
-    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=text)
+async def _load(
+    runtime: Runtime, model: str, choice: LoadChoice, *, force: bool, quiet: bool
+) -> ResidentModel:
+    plan = await runtime.plan(runtime.resolve(model), choice)
+    return await load_with_progress(runtime, plan, force=force, quiet=quiet)
 
 
-def _prompt_text(argument: str | None) -> str:
+class ChatClient:
+    """Ask a loaded model for the turns of one session; `stats` are printed on stderr."""
+
+    def __init__(
+        self,
+        runner: asyncio.Runner,
+        runtime: Runtime,
+        resident: ResidentModel,
+        session: ChatSession,
+        request_options: RequestOptions,
+        *,
+        stats: bool,
+    ) -> None:
+        self._runner = runner
+        self._runtime = runtime
+        self._options = request_options
+        self._stats = stats
+        self.resident = resident
+        self.session = session
+
+    def ask(self, text: str, writer: AnswerWriter) -> Answer:
+        """Get the answer to the next turn of the session, of which it is then part."""
+        chat = self.resident.loaded.has_chat_template
+        given = {
+            "--system": self._options.system, "--image": self._options.images,
+            "--session": self.session.path,
+        }  # fmt: skip
+        if not chat and (misplaced := next((name for name in given if given[name]), None)):
+            raise UsageError(
+                f"{self.resident.model.name} is a base model without a chat template: it continues "
+                f"text and has no place for {misplaced}."
+            )
+        if self._options.images and self.resident.vision_unavailable is not None:
+            raise UsageError(self.resident.vision_unavailable)
+        question = Message(role=Role.USER, content=text)
+        turns = self.session.conversation.sent_messages(question)
+        request = self._options.request(turns, chat=chat)
+        events = self._runtime.generate(self.resident.model.name, request)
+        answer = self._runner.run(read_answer(events, writer))
+        self.session.add_turn(question, answer)
+        return answer
+
+    def print_stats(self, answer: Answer) -> None:
+        if self._stats:
+            name = self.resident.model.name
+            print_stats(answer, self.resident, self._runtime.memory_bytes(name))
+
+    def restore_state(self) -> None:
+        """Bring back what was computed of the session last time."""
+        self._print(self._runner.run(self.session.restore_state(self._runtime, self.resident)))
+
+    def save_state(self) -> None:
+        """Save what was computed of the session for next time."""
+        self._print(self._runner.run(self.session.save_state(self._runtime, self.resident)))
+
+    def _print(self, outcome: str) -> None:
+        if self._stats and outcome:
+            info(outcome)
+
+
+def _chat(client: ChatClient, text: str | None, *, as_json: bool) -> ExitCode:
+    """Answer `text`, or converse when it is None."""
+    client.restore_state()
+    if text is None:
+        _converse(client)
+        return ExitCode.OK
+    answer = _answer_once(client, text, as_json=as_json)
+    return ExitCode.INTERRUPTED if answer.stopped else ExitCode.OK
+
+
+def _answer_once(client: ChatClient, text: str, *, as_json: bool) -> Answer:
+    """Print one answer; alone, or the next of its session."""
+    answer = client.ask(text, AnswerWriter(silent=as_json))
+    if as_json:
+        print_json(answer.document(client.resident) | client.session.document(answer))
+    client.print_stats(answer)
+    client.save_state()
+    return answer
+
+
+def _converse(client: ChatClient) -> None:
+    """Answer turn after turn until Ctrl+D, or a Ctrl+C while nothing is being answered."""
+    _enable_line_editing()
+    name = strip_controls(client.resident.model.name)
+    info(f"{name}. Ctrl+C stops an answer, Ctrl+D leaves, /new starts over.")
+    client.session.announce()
+    while True:
+        try:
+            text = input("> ").encode("utf-8", "replace").decode("utf-8")
+        except (EOFError, KeyboardInterrupt):
+            info()
+            client.save_state()
+            return
+        if not text.strip():
+            continue
+        try:
+            if text.strip() == "/new":
+                client.session.clear()
+            else:
+                client.print_stats(client.ask(text, AnswerWriter()))
+        except (GenerationFailed, StoreError) as failure:
+            error(str(failure))
+
+
+def _enable_line_editing() -> None:
+    """Arrow keys and history of this session in input(); nothing is written to disk."""
+    try:
+        import readline  # noqa: F401 - importing it is what enables it
+    except ImportError:
+        return
+
+
+# --- what is read before anything is loaded ---
+
+
+def read_prompt(argument: str | None) -> str:
+    """Take the prompt from the command line, else from stdin. Raises UsageError when there is
+    none, or too much."""
     if argument is None:
         raw = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
         if len(raw) > MAX_PROMPT_BYTES:
@@ -292,91 +310,54 @@ def _prompt_text(argument: str | None) -> str:
     return argument
 
 
-class Speaker:
-    """A model that answers, and what is said of that."""
-
-    def __init__(
-        self, runner: asyncio.Runner, runtime: Runtime, resident: ResidentModel, *, stats: bool
-    ) -> None:
-        self._runner = runner
-        self._runtime = runtime
-        self._stats = stats
-        self.resident = resident
-
-    def say(self, text: str) -> None:
-        """On stderr, for who wants to know."""
-        if self._stats and text:
-            click.echo(single_line(text), err=True)
-
-    def ask(self, session: Session, question: Question, text: str, writer: Writer) -> Answer:
-        """The answer to the next turn of this session, of which it is then part."""
-        chat = self.resident.loaded.has_chat_template
-        given = {
-            "--system": question.system, "--image": question.images, "--session": session.path,
-        }  # fmt: skip
-        if not chat and (misplaced := next((name for name in given if given[name]), None)):
-            raise UsageError(
-                f"{self.resident.model.name} is a base model without a chat template: it continues "
-                f"text and has no place for {misplaced}."
-            )
-        if question.images and self.resident.vision_unavailable is not None:
-            raise UsageError(self.resident.vision_unavailable)
-        asked = Message(role=Role.USER, content=text)
-        request = question.request(session.talk.told(asked), chat=chat)
-        events = self._runtime.generate(self.resident.model.name, request)
-        answer = self._runner.run(read_answer(events, writer))
-        session.answered(asked, answer)
-        return answer
-
-    def report(self, answer: Answer) -> None:
-        if self._stats:
-            name = self.resident.model.name
-            print_stats(answer, self.resident, self._runtime.memory_bytes(name))
-
-    def leave(self, session: Session) -> None:
-        """Keep what was computed, for next time."""
-        self.say(self._runner.run(session.keep(self._runtime, self.resident)))
-
-
-def _only(
-    speaker: Speaker, session: Session, question: Question, text: str, *, as_json: bool
-) -> Answer:
-    """One answer; alone, or the next of its session."""
-    answer = speaker.ask(session, question, text, Writer(silent=as_json))
-    if as_json:
-        print_json(answer.document(speaker.resident) | session.document(answer))
-    speaker.report(answer)
-    speaker.leave(session)
-    return answer
-
-
-def _converse(speaker: Speaker, session: Session, question: Question) -> None:
-    """Turn after turn until Ctrl+D, or a Ctrl+C while nothing is being answered."""
-    _enable_line_editing()
-    name = strip_controls(speaker.resident.model.name)
-    click.echo(f"{name}. Ctrl+C stops an answer, Ctrl+D leaves, /new starts over.", err=True)
-    session.greet()
-    while True:
-        try:
-            text = input("> ").encode("utf-8", "replace").decode("utf-8")
-        except (EOFError, KeyboardInterrupt):
-            click.echo(err=True)
-            speaker.leave(session)
-            return
-        if not text.strip():
-            continue
-        try:
-            if text.strip() == "/new":
-                session.start_over()
-            else:
-                speaker.report(speaker.ask(session, question, text, Writer()))
-        except (GenerationFailed, StoreError) as error:
-            click.echo(f"localllm: {error}", err=True)
-
-
-def _enable_line_editing() -> None:
-    """Arrow keys and history of this session in input(); nothing is written to disk."""
+def read_grammar(path: Path) -> Grammar:
+    """Read a JSON Schema. Raises NotFound and UsageError for a file that holds no JSON; what the
+    schema says is the engine's to judge."""
     try:
-        import readline  # noqa: F401 - importing it is what enables it
-    except ImportError:
-        return
+        with path.open("rb") as file:
+            text = file.read(MAX_GRAMMAR_CHARS + 1).decode("utf-8")
+    except FileNotFoundError:
+        raise NotFound(f"There is no file {printable(path)} for --json-schema.") from None
+    except (OSError, UnicodeDecodeError, ValueError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else "it is not UTF-8 text"
+        raise UsageError(f"--json-schema {printable(path)} cannot be read: {reason}.") from None
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise UsageError(f"--json-schema {printable(path)} is not valid JSON: {problem}.") from None
+    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=text)
+
+
+def read_images(paths: tuple[Path, ...]) -> tuple[Image, ...]:
+    """Read picture files, before anything is loaded for them.
+
+    Raises NotFound, and UsageError for one that cannot be read or that the engine would refuse.
+    """
+    images = tuple(Image(data=_read_image(path)) for path in paths)
+    for path, image in zip(paths, images, strict=True):
+        try:
+            check_images((Message(role=Role.USER, content="", images=(image,)),))
+        except BadRequest as problem:
+            raise UsageError(f"--image {printable(path)}: {problem}") from None
+    try:
+        check_images((Message(role=Role.USER, content="", images=images),))
+    except BadRequest as problem:
+        raise UsageError(str(problem)) from None
+    return images
+
+
+def _read_image(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_IMAGE_BYTES + 1)
+    except FileNotFoundError:
+        raise NotFound(f"There is no file {printable(path)} for --image.") from None
+    except (OSError, ValueError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else str(problem)
+        raise UsageError(f"--image {printable(path)} cannot be read: {reason}.") from None
+    if len(data) > MAX_IMAGE_BYTES:
+        raise UsageError(
+            f"--image {printable(path)} is larger than {format_bytes(MAX_IMAGE_BYTES)}. "
+            "Scale it down, or save it as JPEG."
+        )
+    return data

@@ -4,8 +4,8 @@ import click
 from rich.table import Table
 
 from localllm.cli import options
-from localllm.cli.hub_client import asked
-from localllm.cli.output import literal, print_json, stderr, stdout
+from localllm.cli.hub_client import open_hub
+from localllm.cli.output import info, literal, print_json, stdout
 from localllm.errors import ExitCode, UsageError
 from localllm.library.hub.hub import SearchHit
 
@@ -27,14 +27,14 @@ def command(text: tuple[str, ...], limit: int, offline: bool, as_json: bool, qui
     words = " ".join(text).strip()
     if not words or len(words) > _LONGEST:
         raise UsageError(f"Search for 1 to {_LONGEST} characters; {len(words)} were given.")
-    with asked(offline=offline, quiet=quiet) as hub:
+    with open_hub(offline=offline, quiet=quiet) as hub:
         found = hub.search(words, limit=limit)
     if as_json:
         print_json({"repositories": list(found)})
     elif found:
         stdout().print(table(found))
     else:
-        stderr().print(literal(f"No GGUF repository matches {words!r}. Try fewer or other words."))
+        info(f"No GGUF repository matches {words!r}. Try fewer or other words.")
     return ExitCode.OK
 
 

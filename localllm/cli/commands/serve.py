@@ -1,4 +1,4 @@
-"""`localllm serve`: load models and answer over HTTP until told to stop."""
+"""`localllm serve`: load models and answer over HTTP until a signal."""
 
 import asyncio
 import json
@@ -13,94 +13,77 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from localllm.cli import options
-from localllm.cli.loading import load_with_progress, mmproj_if_any
-from localllm.core.model.purpose import is_embedding_model
-from localllm.core.sizing.load import KvType, LoadSettings, Lora, Pooling, Speculate
+from localllm.cli.output import info
+from localllm.cli.progress import load_with_progress
+from localllm.core.sizing.load import Pooling
 from localllm.core.text import single_line
 from localllm.core.units import format_duration
 from localllm.errors import ExitCode, NotFound, UsageError
-from localllm.library.files import paths
+from localllm.library.files import paths, settings
 from localllm.library.store.installed import InstalledModel
-from localllm.runtime.runtime import ResidentModel, Runtime, read_spec
+from localllm.runtime.load_policy import LoadChoice
+from localllm.runtime.runtime import ResidentModel, Runtime
 
 if TYPE_CHECKING:  # the HTTP server is loaded when it is used
     from localllm.server.key import ApiKey
     from localllm.server.listen import Address, StopSignals
 
-DEFAULT_PORT = 11711
-AUTO_PARALLEL = (4, 2, 1)
-"""`--parallel auto` takes the first of these that fits."""
-
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """What the command line asked for. `parallel` None: as many of AUTO_PARALLEL as fit."""
+class Serving:
+    """How the models are loaded, served and announced. `host` is the name to listen on, as it was
+    given; a request ends after `request_timeout_s`, None: never."""
 
-    models: tuple[str, ...]
-    context: int | None
-    parallel: int | None
-    gpu_layers: int | None
-    kv_type: KvType
-    cpu_moe: int
-    kv_offload: bool
-    loras: tuple[Lora, ...]
-    embeddings: bool
-    pooling: Pooling | None
-    speculate: Speculate
-    draft: str | None
-    force: bool
-    as_json: bool
-    quiet: bool
-
-
-def parse_parallel(
-    context: click.Context, parameter: click.Parameter, value: str | None
-) -> int | None:
-    """ "auto" or nothing -> None; 1 to 256 otherwise. Raises click.BadParameter."""
-    if value is None or value == "auto":
-        return None
-    if value.isascii() and value.isdecimal() and len(value) <= 3 and 1 <= int(value) <= 256:
-        return int(value)
-    raise click.BadParameter("give 1 to 256, or auto.")
+    host: str
+    choice: LoadChoice
+    request_timeout_s: int | None = None
+    force: bool = False
+    as_json: bool = False
+    quiet: bool = False
 
 
 @click.command()
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--host", help="Address to listen on (default: that of the settings, else 127.0.0.1)."
+)
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
-    default=DEFAULT_PORT,
-    show_default=True,
-    help="Port; 0 takes any free one.",
+    help="Port; 0 takes any free one (default: that of the settings, else 11711).",
 )
-@options.CONTEXT
-@click.option(
-    "--parallel",
-    metavar="N|auto",
-    callback=parse_parallel,
-    help="Answers at the same time, in one batch (default auto: 4, or fewer when that does not "
-    "fit). Each has the whole --ctx.",
-)
-@options.KV_TYPE
-@options.GPU_LAYERS
-@options.CPU_MOE
-@options.NO_KV_OFFLOAD
-@options.LORA
-@options.SPECULATE
-@options.DRAFT
-@click.option(
-    "--embeddings",
-    is_flag=True,
-    help="Load models that answer for embeddings instead. Embedding models and rerankers are "
-    "loaded so in any case.",
-)
-@click.option(
-    "--pooling",
-    type=click.Choice([each.value for each in Pooling if each is not Pooling.NONE]),
-    help="How a text's embedding is made of its tokens' (default: the model's own).",
+@options.load_options(
+    options.CONTEXT,
+    click.option(
+        "--parallel",
+        metavar="N|auto",
+        callback=lambda _context, _parameter, value: options.parse_parallel(value),
+        help="Answers at the same time, in one batch (default auto: 4, or fewer when that does not "
+        "fit). Each has the whole --ctx.",
+    ),
+    options.KV_TYPE,
+    options.GPU_LAYERS,
+    options.CPU_MOE,
+    options.NO_KV_OFFLOAD,
+    options.LORA,
+    options.SPECULATE,
+    options.DRAFT,
+    click.option(
+        "--embeddings",
+        is_flag=True,
+        callback=options.true_or_none,
+        help="Load models that answer for embeddings instead. Embedding models and rerankers are "
+        "loaded so in any case.",
+    ),
+    click.option(
+        "--pooling",
+        type=options.one_of(Pooling, without=(Pooling.NONE,)),
+        callback=options.member_of(Pooling),
+        help="How a text's embedding is made of its tokens' (default: the model's own).",
+    ),
+    base=LoadChoice(),
 )
 @click.option(
     "--api-key-file",
@@ -126,19 +109,9 @@ def parse_parallel(
 @options.QUIET
 def command(
     models: tuple[str, ...],
-    host: str,
-    port: int,
-    context: int | None,
-    parallel: int | None,
-    kv_type: str,
-    gpu_layers: int | None,
-    cpu_moe: int,
-    no_kv_offload: bool,
-    loras: tuple[Lora, ...],
-    embeddings: bool,
-    pooling: str | None,
-    speculate: str,
-    draft: str | None,
+    host: str | None,
+    port: int | None,
+    choice: LoadChoice,
     api_key_file: Path | None,
     no_auth: bool,
     force: bool,
@@ -152,24 +125,26 @@ def command(
     """
     from localllm.server.listen import bound_address, find_address, open_socket
 
-    wish = Wish(
-        models=models, context=context, parallel=parallel, gpu_layers=gpu_layers,
-        kv_type=KvType(kv_type), cpu_moe=cpu_moe, kv_offload=not no_kv_offload,
-        loras=loras, embeddings=embeddings,
-        pooling=None if pooling is None else Pooling(pooling),
-        speculate=Speculate(speculate), draft=draft, force=force, as_json=as_json, quiet=quiet,
-    )  # fmt: skip
-    if draft is not None and len(models) > 1:
+    if choice.draft is not None and len(models) > 1:
         raise UsageError("--draft belongs to one model: serve it alone.")
-    if loras and len(models) > 1:
+    if choice.loras and len(models) > 1:
         raise UsageError("--lora belongs to one model: serve it alone.")
-    address = find_address(host, port)
+    user = settings.load()
+    serving = Serving(
+        host=user.host if host is None else host,
+        choice=choice,
+        request_timeout_s=user.request_timeout_s,
+        force=force,
+        as_json=as_json,
+        quiet=quiet,
+    )
+    address = find_address(serving.host, user.port if port is None else port)
     key = choose_key(address, api_key_file, no_auth=no_auth)
     runtime = Runtime.of_this_machine()
     chosen = choose_models(runtime, models)
     with open_socket(address) as sock:
-        warn(bound_address(sock), key)
-        return asyncio.run(serve_models(runtime, chosen, sock, key, wish, host=host))
+        warn_unsafe(bound_address(sock), key)
+        return asyncio.run(serve_models(runtime, chosen, sock, key, serving))
 
 
 def choose_key(address: "Address", file: Path | None, *, no_auth: bool) -> "ApiKey | None":
@@ -224,19 +199,16 @@ def choose_models(runtime: Runtime, names: tuple[str, ...]) -> tuple[InstalledMo
     return installed if len(installed) == 1 else starters
 
 
-def warn(address: "Address", key: "ApiKey | None") -> None:
-    """Say on stderr what is less safe than the defaults."""
+def warn_unsafe(address: "Address", key: "ApiKey | None") -> None:
+    """Name on stderr what is less safe than the defaults."""
     if key is None:
-        click.echo(
-            "WARNING: no API key: every program and user of this machine can use the API.", err=True
-        )
+        info("WARNING: no API key: every program and user of this machine can use the API.")
     elif key.warning is not None:
-        click.echo(f"WARNING: {key.warning}", err=True)
+        info(f"WARNING: {key.warning}")
     if not address.loopback:
-        click.echo(
+        info(
             f"WARNING: listening on {address.ip}, not only on this machine: whoever reaches port "
-            f"{address.port} and has the API key can use it, and what is sent is not encrypted.",
-            err=True,
+            f"{address.port} and has the API key can use it, and what is sent is not encrypted."
         )
 
 
@@ -245,22 +217,19 @@ async def serve_models(
     models: tuple[InstalledModel, ...],
     sock: socket.socket,
     key: "ApiKey | None",
-    wish: Wish,
-    *,
-    host: str,
+    serving: Serving,
 ) -> ExitCode:
     """Load, serve until a signal, free everything. Raises what loading raises."""
-    from localllm.library.files.settings import load as load_settings
     from localllm.server.app import create_app
     from localllm.server.listen import StopSignals, bound_address, serve
     from localllm.server.security import HostPolicy
 
     address = bound_address(sock)
-    policy = HostPolicy.bound_to(address.ip, names=(host, socket.gethostname()))
+    policy = HostPolicy.bound_to(address.ip, names=(serving.host, socket.gethostname()))
     stop = StopSignals()
     with stop.handled():
         try:
-            resident = await _unless_stopped(_load_all(runtime, models, wish), stop)
+            resident = await _unless_stopped(_load_all(runtime, models, serving), stop)
             if resident is not None:
                 names = tuple(one.model.name for one in resident)
                 app = create_app(
@@ -268,9 +237,10 @@ async def serve_models(
                     names,
                     hosts=policy,
                     key=key.text if key else None,
-                    deadline_s=load_settings().request_timeout_s,
+                    deadline_s=serving.request_timeout_s,
                 )
-                _say_ready(address, resident, key, wish)  # the socket takes connections already
+                # The socket takes connections already.
+                _print_ready(address, resident, key, serving)
                 await serve(app, sock, stop, abort_requests=runtime.close)
         finally:
             await runtime.close()
@@ -280,9 +250,9 @@ async def serve_models(
 async def _unless_stopped(work: Coroutine[None, None, T], stop: "StopSignals") -> T | None:
     """Do `work`; None when a signal came first."""
     task = asyncio.ensure_future(work)
-    asked = asyncio.ensure_future(stop.should_exit.wait())
-    await asyncio.wait((task, asked), return_when=asyncio.FIRST_COMPLETED)
-    asked.cancel()
+    stopped = asyncio.ensure_future(stop.should_exit.wait())
+    await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
     if not task.done():
         task.cancel()
         await asyncio.wait((task,))
@@ -290,54 +260,19 @@ async def _unless_stopped(work: Coroutine[None, None, T], stop: "StopSignals") -
 
 
 async def _load_all(
-    runtime: Runtime, models: tuple[InstalledModel, ...], wish: Wish
+    runtime: Runtime, models: tuple[InstalledModel, ...], serving: Serving
 ) -> tuple[ResidentModel, ...]:
     loaded = []
     for model in models:
-        settings = await _settings(runtime, model, wish)
-        resident = await load_with_progress(
-            runtime, model, settings, force=wish.force, quiet=wish.quiet
-        )
-        if not wish.quiet:
-            click.echo(f"Loaded {_summary(resident)}", err=True)
-            click.echo(f"  {resident.comparison.sentence()}", err=True)
+        plan = await runtime.plan(model, serving.choice)
+        for warning in plan.warnings:
+            info(warning)
+        resident = await load_with_progress(runtime, plan, force=serving.force, quiet=serving.quiet)
+        if not serving.quiet:
+            info(f"Loaded {_summary(resident)}")
+            info(f"  {resident.comparison.sentence()}")
         loaded.append(resident)
     return tuple(loaded)
-
-
-async def _settings(runtime: Runtime, model: InstalledModel, wish: Wish) -> LoadSettings:
-    spec = await asyncio.to_thread(read_spec, model.path)
-    embeddings = wish.embeddings or is_embedding_model(spec)
-    if wish.pooling is not None and not embeddings:
-        raise UsageError(
-            f"{single_line(model.name)} answers, so nothing of it is pooled: --pooling belongs to "
-            "--embeddings."
-        )
-    mmproj = None if embeddings else await asyncio.to_thread(mmproj_if_any, model, spec)
-    candidates = [
-        options.settings_for(
-            spec,
-            context=wish.context,
-            parallel=parallel,
-            gpu_layers=wish.gpu_layers,
-            kv_type=wish.kv_type,
-            cpu_moe=wish.cpu_moe,
-            kv_offload=wish.kv_offload,
-            loras=wish.loras,
-            embeddings=embeddings,
-            pooling=wish.pooling,
-            mmproj=mmproj,
-            speculate=wish.speculate,
-            draft=None if wish.draft is None else runtime.resolve(wish.draft).path,
-        )
-        for parallel in ((wish.parallel,) if wish.parallel else AUTO_PARALLEL)
-    ]
-    if wish.force:
-        return candidates[0]
-    for settings in candidates[:-1]:
-        if (await runtime.fit(model, settings)).fits:
-            return settings
-    return candidates[-1]  # the load itself says what is missing
 
 
 def _summary(resident: ResidentModel) -> str:
@@ -356,12 +291,12 @@ def _summary(resident: ResidentModel) -> str:
     )
 
 
-def _say_ready(
-    address: "Address", resident: tuple[ResidentModel, ...], key: "ApiKey | None", wish: Wish
+def _print_ready(
+    address: "Address", resident: tuple[ResidentModel, ...], key: "ApiKey | None", serving: Serving
 ) -> None:
     names = [one.model.name for one in resident]
     file = str(key.file.absolute()) if key is not None and key.file is not None else None
-    if wish.as_json:
+    if serving.as_json:
         click.echo(json.dumps({"url": address.url, "models": names, "key_file": file}))
         return
     click.echo(f"Serving {single_line(', '.join(names))} at {address.url}/v1")

@@ -9,14 +9,20 @@ from typing import TypeVar
 import click
 from rich.table import Table
 
-from localllm.cli import library_output, options
-from localllm.cli.output import literal, print_json, stdout
-from localllm.cli.target import on_hub
+from localllm.cli import options
+from localllm.cli.library_output import (
+    model_document,
+    open_library,
+    source_label,
+    warn_of_problems,
+)
+from localllm.cli.output import literal, print_json, stdout, warn
 from localllm.core.model.spec import ModelSpec
 from localllm.core.units import format_bytes
 from localllm.errors import GgufError, LocalLLMError
 from localllm.library.store.inspect import inspect_model
 from localllm.library.store.installed import InstalledModel
+from localllm.runtime.find_model import names_repository
 
 T = TypeVar("T")
 
@@ -32,7 +38,7 @@ class TensorGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What a file's header says; None for what it does not say, or says wrongly."""
+    """The facts of a file's header; None for one that it does not state, or states wrongly."""
 
     title: str | None = None
     architecture: str | None = None
@@ -56,27 +62,27 @@ def command(model: str, revision: str | None, offline: bool, as_json: bool) -> N
     MODEL is a path, an installed name or the beginning of one, or ORG/REPO. What the library
     recorded is shown also when the file was moved or replaced since.
     """
-    if on_hub(model):
+    if names_repository(model):
         # Only here: everything that asks the network takes a moment to import.
         from localllm.cli.repository_report import show_repository
 
         show_repository(model, revision, offline=offline, as_json=as_json)
         return
-    found = library_output.library().find(model)
+    found = open_library().find(model)
     header, unreadable = Header(), None
     try:
         header = header_of(inspect_model(found.path).spec)
     except LocalLLMError as error:
         unreadable = str(error)
     if as_json:
-        document = library_output.row(found) | asdict(header)
+        document = model_document(found) | asdict(header)
         document["problem"] = found.problem or unreadable
         print_json({"models": [document]})
         return
     stdout().print(_table(found, header))
-    library_output.warn_of_problems((found,))
+    warn_of_problems((found,))
     if unreadable is not None and found.problem is None:
-        library_output.warn(unreadable)
+        warn(unreadable)
 
 
 def header_of(spec: ModelSpec) -> Header:
@@ -143,7 +149,7 @@ def _facts(model: InstalledModel, header: Header) -> Iterator[tuple[str, str | N
     yield "Size", f"{format_bytes(model.size_bytes)} ({model.size_bytes:,} bytes)"
     yield "SHA-256", model.sha256 or "not computed"
     yield "Verified", model.verified_at or "never"
-    yield "Source", library_output.source(model)
+    yield "Source", source_label(model)
     yield "State", model.state.value
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import tempfile
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -10,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from localllm.cli import options
-from localllm.cli.output import literal, print_json, stderr, stdout
+from localllm.cli.hub_client import open_hub
+from localllm.cli.output import info, literal, print_json, stdout
 from localllm.cli.size_report import (
     Limits,
     Training,
@@ -20,25 +22,14 @@ from localllm.cli.size_report import (
     print_training,
     rules_for,
 )
-from localllm.cli.target import Sought, Target, find_draft, find_target
 from localllm.core.gguf.writer import header_bytes
-from localllm.core.model.purpose import is_embedding_model
 from localllm.core.model.spec import ModelSpec
 from localllm.core.quality.published import CacheQuality
 from localllm.core.quality.quality import cache_loss, cache_quality
-from localllm.core.sizing.embedding import with_embedding_defaults
 from localllm.core.sizing.finetune import Method
 from localllm.core.sizing.fit import Fit, fit_in
 from localllm.core.sizing.footprint import PARTS, Footprint
-from localllm.core.sizing.load import (
-    Allocation,
-    BufferKind,
-    FlashAttention,
-    KvType,
-    LoadSettings,
-    Lora,
-    Speculate,
-)
+from localllm.core.sizing.load import Allocation, BufferKind, LoadSettings
 from localllm.core.sizing.placement import DeviceShare, budget_of
 from localllm.core.units import format_bytes
 from localllm.engine.client.client import ProcessEngine
@@ -46,8 +37,10 @@ from localllm.engine.messages import ProbeRequest
 from localllm.errors import ExitCode, UsageError
 from localllm.library.files import paths
 from localllm.library.files import settings as user_settings
-from localllm.library.store.companions import with_loras
 from localllm.library.store.store import Store
+from localllm.runtime.find_model import ModelQuery, SizedModel, find_model, read_model
+from localllm.runtime.load_plan import read_companions
+from localllm.runtime.load_policy import LoadChoice, load_settings
 from localllm.runtime.local_machine import machine_now
 
 
@@ -56,21 +49,26 @@ from localllm.runtime.local_machine import machine_now
 @click.option("--quant", metavar="QUANT",
               help="Quant of a model that is not here (default Q4_K_M).")  # fmt: skip
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a repository.")
-@options.CONTEXT
-@options.PARALLEL
-@options.KV_TYPE
-@options.BATCH
-@options.UBATCH
-@options.GPU_LAYERS
-@options.CPU_MOE
-@options.NO_KV_OFFLOAD
-@options.FLASH_ATTENTION
-@options.SWA_FULL
-@options.SPECULATE
-@options.DRAFT
-@options.LORA
-@click.option("--embeddings", is_flag=True,
-              help="Of a load for embeddings, as an embedding model's is in any case.")  # fmt: skip
+@options.load_options(
+    options.CONTEXT,
+    options.PARALLEL,
+    options.KV_TYPE,
+    options.BATCH,
+    options.UBATCH,
+    options.GPU_LAYERS,
+    options.CPU_MOE,
+    options.NO_KV_OFFLOAD,
+    options.FLASH_ATTENTION,
+    options.SWA_FULL,
+    options.SPECULATE,
+    options.DRAFT,
+    options.LORA,
+    click.option(
+        "--embeddings", is_flag=True, callback=options.true_or_none,
+        help="Of a load for embeddings, as an embedding model's is in any case.",
+    ),
+    base=LoadChoice(vision=False),
+)  # fmt: skip
 @click.option("--finetune", type=click.Choice([method.value for method in Method]),
               help="Also say what fine-tuning would need.")  # fmt: skip
 @click.option("--rank", type=click.IntRange(1, 65_536), metavar="R",
@@ -86,20 +84,7 @@ def command(
     model: str,
     quant: str | None,
     revision: str | None,
-    context: int | None,
-    parallel: int,
-    kv_type: str,
-    batch: int,
-    ubatch: int,
-    gpu_layers: int | None,
-    cpu_moe: int,
-    no_kv_offload: bool,
-    flash_attn: str,
-    swa_full: bool,
-    speculate: str,
-    draft: str | None,
-    loras: tuple[Lora, ...],
-    embeddings: bool,
+    choice: LoadChoice,
     finetune: str | None,
     rank: int | None,
     train_batch: int | None,
@@ -111,30 +96,12 @@ def command(
     """The memory MODEL needs: a GGUF file, an installed model, a catalogue name[:QUANT], or a
     repository of the Hub, ORG/REPO[:QUANT], of which only the header is read."""
     training = _training(finetune, rank, train_batch, seq)
-    sought = Sought(model=model, quant=quant, revision=revision, offline=offline)
+    query = ModelQuery(model=model, quant=quant, revision=revision)
     store = Store.default()
-    target = find_target(store, sought)
-    draft_path, draft_spec = find_draft(store, draft)
-    embeds, kv = embeddings or is_embedding_model(target.spec), KvType(kv_type)
-    settings = LoadSettings(
-        context=context or options.default_context(target.spec),
-        parallel=parallel,
-        kv_type_k=kv,
-        kv_type_v=kv,
-        batch=batch,
-        ubatch=min(ubatch, batch),
-        gpu_layers=gpu_layers,
-        cpu_moe=cpu_moe,
-        flash_attention=FlashAttention(flash_attn),
-        swa_full=swa_full,
-        kv_offload=not no_kv_offload,
-        loras=loras,
-        embeddings=embeds,
-        speculate=Speculate.OFF if embeds else Speculate(speculate),
-        draft=draft_path,
-    )
-    settings = with_loras(with_embedding_defaults(target.spec, settings), target.spec)
-    report = _report(target, settings, training, draft=draft_spec, exact=exact)
+    sized = read_model(find_model(query, store), query, partial(open_hub, offline=offline))
+    companions = read_companions(choice, sized.spec, resolve=store.resolve)
+    settings = load_settings(choice, sized.spec, user_settings.load(), companions)
+    report = _report(sized, settings, training, draft=companions.draft, exact=exact)
     print_json(document(report)) if as_json else _print(report)
     return ExitCode.OK
 
@@ -158,7 +125,7 @@ def _training(
 class Report:
     """Everything that `size` says of one model."""
 
-    target: Target
+    model: SizedModel
     fit: Fit
     limits: Limits
     training: Training | None = None
@@ -166,7 +133,7 @@ class Report:
 
 
 def _report(
-    target: Target,
+    model: SizedModel,
     settings: LoadSettings,
     training: Training | None,
     *,
@@ -175,23 +142,23 @@ def _report(
 ) -> Report:
     """Weigh the load on this machine as it is now; `exact`: and ask llama.cpp."""
     room = budget_of(machine_now(), reserve_bytes=user_settings.load().reserve_bytes)
-    fit = fit_in(target.spec, settings, room, draft)
+    fit = fit_in(model.spec, settings, room, draft)
     return Report(
-        target=target,
+        model=model,
         fit=fit,
-        limits=limits_of(target, settings, room, draft),
+        limits=limits_of(model, settings, room, draft),
         training=training,
-        exact=asyncio.run(_probe(target, fit)) if exact else None,
+        exact=asyncio.run(_probe(model, fit)) if exact else None,
     )
 
 
 def document(report: Report) -> dict[str, object]:
     """What `size --json` prints."""
-    spec, fit, exact = report.target.spec, report.fit, report.exact
+    spec, fit, exact = report.model.spec, report.fit, report.exact
     found: dict[str, object] = {
-        "name": report.target.name,
-        "quant": report.target.quant,
-        "note": report.target.note,
+        "name": report.model.name,
+        "quant": report.model.quant,
+        "note": report.model.note,
         "context": fit.settings.context,
         "parallel": fit.settings.parallel,
         "model": {
@@ -225,7 +192,7 @@ def document(report: Report) -> dict[str, object]:
 def _cache_quality(report: Report) -> tuple[CacheQuality, ...]:
     """What was published of this cache type on models of this family."""
     settings = report.fit.settings
-    family, keys, values = report.target.spec.architecture, settings.kv_type_k, settings.kv_type_v
+    family, keys, values = report.model.spec.architecture, settings.kv_type_k, settings.kv_type_v
     return cache_quality(family, keys, values) if cache_loss(family, keys, values) else ()
 
 
@@ -248,15 +215,15 @@ def error_percent(fit: Fit, exact: Footprint) -> float:
     return (fit.footprint.total_bytes / exact.total_bytes - 1) * 100
 
 
-async def _probe(target: Target, fit: Fit) -> Footprint:
+async def _probe(model: SizedModel, fit: Fit) -> Footprint:
     """Ask llama.cpp; of a model that is not on this disk it gets the header that the catalogue
     describes."""
     engine = ProcessEngine(log_dir=paths.log_dir())
     with tempfile.TemporaryDirectory(prefix="localllm-size-") as directory:
-        path = target.path
+        path = model.path
         if path is None:
             path = Path(directory) / "header.gguf"
-            path.write_bytes(header_bytes(target.spec))
+            path.write_bytes(header_bytes(model.spec))
         try:
             answer = await engine.probe(ProbeRequest(path=str(path), settings=fit.settings))
         finally:
@@ -274,7 +241,7 @@ def exact_of(fit: Fit, allocations: tuple[Allocation, ...]) -> Footprint:
 
 
 def _print(report: Report) -> None:
-    console, spec, fit = stdout(), report.target.spec, report.fit
+    console, spec, fit = stdout(), report.model.spec, report.fit
     _print_model(console, report)
     console.print(_table(fit, report.exact))
     if report.exact is not None:
@@ -295,16 +262,16 @@ def _print(report: Report) -> None:
     if report.training is not None:
         print_training(console, report.training, spec)
     print_rules(console, spec, fit)
-    if report.target.note is not None:
-        stderr().print(literal(f"Note: {report.target.note}", style="yellow"), soft_wrap=True)
+    if report.model.note is not None:
+        info(f"Note: {report.model.note}", fg="yellow")
     if report.exact is None:
         for doubt in fit.footprint.needs_probe:
-            stderr().print(f"Note: {doubt}. --exact asks llama.cpp.", style="yellow")
+            info(f"Note: {doubt}. --exact asks llama.cpp.", fg="yellow")
 
 
 def _print_cache_loss(console: Console, report: Report) -> None:
     settings = report.fit.settings
-    loss = cache_loss(report.target.spec.architecture, settings.kv_type_k, settings.kv_type_v)
+    loss = cache_loss(report.model.spec.architecture, settings.kv_type_k, settings.kv_type_v)
     if loss is None:
         return
     console.print(literal(loss))
@@ -313,8 +280,8 @@ def _print_cache_loss(console: Console, report: Report) -> None:
 
 
 def _print_model(console: Console, report: Report) -> None:
-    target, fit, spec = report.target, report.fit, report.target.spec
-    title = f"{target.name} {target.quant or ''}".strip()
+    model, fit, spec = report.model, report.fit, report.model.spec
+    title = f"{model.name} {model.quant or ''}".strip()
     console.print(literal(title, style="bold"))
     active = f" ({spec.active_parameters / 1e9:.2f} B active)" if spec.experts else ""
     console.print(

@@ -5,8 +5,10 @@ from dataclasses import asdict
 import click
 
 from localllm.cli import options
-from localllm.cli.output import columns, print_json, say
+from localllm.cli.hub_client import open_hub
+from localllm.cli.output import columns, info, print_json, print_line
 from localllm.core.catalogue.catalogue import Entry, Task
+from localllm.core.model.purpose import why_not_generative
 from localllm.core.recommend import (
     Advice,
     Candidate,
@@ -24,12 +26,9 @@ from localllm.core.units import format_bytes, format_duration, parse_bytes
 from localllm.errors import ExitCode, UsageError
 from localllm.library.files import settings
 from localllm.library.files.catalogue_file import read_catalogue
-from localllm.runtime.local_machine import (
-    candidates,
-    described_machine,
-    installed_candidates,
-    this_machine,
-)
+from localllm.runtime.load_policy import context_or_default
+from localllm.runtime.local_machine import described_machine, this_machine
+from localllm.runtime.suggest import candidates, installed_candidates
 
 BUSINESS = "business"
 """The word for "any licence that lets a business use it"."""
@@ -83,11 +82,13 @@ def command(
         if here and task in (None, Task.CHAT) and licenses is None:
             from localllm.library.store.store import Store
 
-            known += installed_candidates(Store.default().installed(), entries)
-    machine = this_machine(settings.load().reserve_bytes)[0] if here else _described(ram, vram, gpu)
+            installed = installed_candidates(Store.default().installed(), entries)
+            known += (each for each in installed if why_not_generative(each.spec()) is None)
+    user = settings.load()
+    machine = this_machine(user.reserve_bytes)[0] if here else _described(ram, vram, gpu)
     preferences = Preferences(
         goal=Goal(goal),
-        context=context or settings.load().context or options.DEFAULT_CONTEXT,
+        context=context_or_default(context, user),
         parallel=parallel,
         min_tps=min_tps,
     )
@@ -112,10 +113,9 @@ def _published(
         if not is_repository(repo):
             raise UsageError(f"{single_line(repo)[:200]!r} is no repository: write ORG/REPO.")
     # Only here: everything that asks the network takes a moment to import.
-    from localllm.cli.hub_client import asked
     from localllm.runtime.hub_models import read_repository
 
-    with asked(offline=offline) as hub:
+    with open_hub(offline=offline) as hub:
         return [each for repo in repos for each in read_repository(hub, repo).listing.candidates]
 
 
@@ -190,28 +190,28 @@ def _placement(placement: Placement) -> dict[str, object]:
 def _print(advice: Advice, preferences: Preferences, machine: Machine, *, what: str) -> None:
     if not advice.plans:
         room = format_bytes(max(0, machine.budget.host_bytes))
-        say(
+        print_line(
             f"Nothing of {what} fits into {room} with {preferences.context} tokens of context. "
             "Try a smaller --ctx, or close other programs."
         )
         return
     titles = ("model", "quant", "need", "tok/s", "first token", "quality", "verdict")
     title, *lines = columns([titles, *map(_row, advice.plans)], left=2)
-    say(title, bold=True)
+    print_line(title, bold=True)
     for plan, line in zip(advice.plans, lines, strict=True):
-        say(line, dim=plan.verdict is not Verdict.GOOD)
+        print_line(line, dim=plan.verdict is not Verdict.GOOD)
     best = advice.plans[0]
-    say("")
-    say(f"{best.candidate.model} {best.candidate.quant}", bold=True)
+    print_line()
+    print_line(f"{best.candidate.model} {best.candidate.quant}", bold=True)
     for reason in best.reasons:
-        say(f"  {reason}")
+        print_line(f"  {reason}")
     if best.candidate.installed:
-        say(f"  Run it: localllm run {best.candidate.model}")
+        print_line(f"  Run it: localllm run {best.candidate.model}")
     else:
-        say(f"  Published in {best.candidate.file}")
-        say(f"  Fetch it: localllm pull {best.candidate.model}:{best.candidate.quant}")
+        print_line(f"  Published in {best.candidate.file}")
+        print_line(f"  Fetch it: localllm pull {best.candidate.model}:{best.candidate.quant}")
     if advice.next_better is not None:
-        say(advice.next_better, dim=True, err=True)
+        info(advice.next_better, dim=True, wrap=True)
 
 
 def _row(plan: FitPlan) -> tuple[str, ...]:

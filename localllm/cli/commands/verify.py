@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import click
 from rich.table import Table
 
-from localllm.cli import library_output, options, progress
-from localllm.cli.output import literal, print_json, stdout
+from localllm.cli import options
+from localllm.cli.library_output import model_document, open_library
+from localllm.cli.output import literal, print_json, stdout, warn
+from localllm.cli.progress import hashing_bar
 from localllm.core.units import format_bytes
 from localllm.errors import ExitCode, UsageError
 from localllm.library.store.installed import InstalledModel
@@ -26,7 +28,7 @@ def command(models: Sequence[str], everything: bool, as_json: bool, quiet: bool)
     for a download the recorded SHA-256 is the one that the Hub published. Where none was recorded
     the first is. Exit status 1 when a file is not what it was.
     """
-    store = library_output.library()
+    store = open_library()
     results = [_verify(model, store, quiet=quiet) for model in _chosen(store, models, everything)]
     if as_json:
         print_json({"models": [_row(result) for result in results]})
@@ -34,10 +36,10 @@ def command(models: Sequence[str], everything: bool, as_json: bool, quiet: bool)
         stdout().print(_table(results))
         for result in results:
             if result.ok is False:
-                library_output.warn(f"{result.model.name}: {result.detail}")
+                warn(f"{result.model.name}: {result.detail}")
     reasons = dict.fromkeys(each.unrecorded for each in results if each.unrecorded)
     for reason in reasons:
-        library_output.warn(f"The result was not recorded. {reason}")
+        warn(f"The result was not recorded. {reason}")
     return ExitCode.FAILED if any(result.ok is False for result in results) else ExitCode.OK
 
 
@@ -57,12 +59,12 @@ def _chosen(store: Store, models: Sequence[str], everything: bool) -> tuple[Inst
 
 def _verify(model: InstalledModel, store: Store, *, quiet: bool) -> Verification:
     total_bytes = sum(part.size_bytes for part in model.all_files)
-    with progress.progress(model.name, total_bytes, quiet=quiet) as read:
+    with hashing_bar(model.name, total_bytes, quiet=quiet) as read:
         return verify(model, store, on_read=lambda _, count: read(count))
 
 
 def _row(result: Verification) -> dict[str, object]:
-    return library_output.row(result.model) | {"ok": result.ok, "detail": result.detail}
+    return model_document(result.model) | {"ok": result.ok, "detail": result.detail}
 
 
 def _table(results: Sequence[Verification]) -> Table:

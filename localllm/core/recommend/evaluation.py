@@ -8,7 +8,7 @@ from localllm.core.quality import quality
 from localllm.core.recommend.plan import Candidate, FitPlan, Machine, Preferences, Verdict
 from localllm.core.recommend.reasons import reasons
 from localllm.core.sizing import footprint
-from localllm.core.sizing.load import LoadSettings, Speculate
+from localllm.core.sizing.load import LoadSettings, Speculate, capped_context
 from localllm.core.sizing.placement import Placement, place
 from localllm.core.speed import DeviceWork, Estimate, calibrated, decode_tps, ttft_s, workload_of
 
@@ -19,7 +19,7 @@ PROMPT_TOKENS = 512
 def evaluate(candidate: Candidate, preferences: Preferences, machine: Machine) -> FitPlan:
     """Place and time one candidate, and give the verdict."""
     spec = candidate.spec()
-    context = min(preferences.context, spec.context_train or preferences.context)
+    context = capped_context(preferences.context, spec)
     settings = LoadSettings(
         context=context, parallel=preferences.parallel, speculate=Speculate.AUTO
     )

@@ -8,7 +8,7 @@ from enum import StrEnum
 from localllm.core.model.spec import ModelSpec
 from localllm.core.quality.quality import Quality
 from localllm.core.sizing.footprint import Footprint
-from localllm.core.sizing.load import LoadSettings
+from localllm.core.sizing.load import DEFAULT_CONTEXT, LoadSettings
 from localllm.core.sizing.placement import Budget, Placement
 from localllm.core.speed import DeviceSpeed, Estimate, Workload
 
@@ -65,7 +65,7 @@ class Preferences:
     """The user's wishes for a suggestion. `min_tps` None: READING_TPS."""
 
     goal: Goal = Goal.BALANCED
-    context: int = 4096
+    context: int = DEFAULT_CONTEXT
     parallel: int = 1
     min_tps: float | None = None
 

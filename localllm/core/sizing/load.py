@@ -7,6 +7,11 @@ the bindings), so each one is chosen here, and both sides read it from here.
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from localllm.core.model.spec import ModelSpec
+
+DEFAULT_CONTEXT = 4096
+"""Tokens of one sequence when nobody says otherwise; less for a model trained with less."""
+
 CONTEXT_PADDING = 256
 """llama.cpp pads a cache to this many cells (`llama-context.cpp`, GGML_PAD(n_ctx, 256))."""
 
@@ -116,7 +121,7 @@ class LoadSettings:
     model's own); RANK scores pairs of texts.
     """
 
-    context: int = 4096
+    context: int = DEFAULT_CONTEXT
     parallel: int = 1
     kv_type_k: KvType = KvType.F16
     kv_type_v: KvType = KvType.F16
@@ -170,6 +175,11 @@ class LoadSettings:
     def cells(self) -> int:
         """The cells of the cache: context x parallel, padded as llama.cpp pads."""
         return -(-self.context * self.parallel // CONTEXT_PADDING) * CONTEXT_PADDING
+
+
+def capped_context(context: int, spec: ModelSpec) -> int:
+    """Cap a context that nobody asked for by the one that the model was trained with, if known."""
+    return min(context, spec.context_train) if spec.context_train > 0 else context
 
 
 class BufferKind(StrEnum):

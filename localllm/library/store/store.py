@@ -66,26 +66,34 @@ class Store:
             entries[starter.NAME] = starter.with_verification(bundled, checked)
         return tuple(sorted(entries.values(), key=lambda model: model.name))
 
-    def find(self, name: str) -> InstalledModel:
-        """Find a model by what a user typed, whatever became of its files.
+    def look_up(self, name: str) -> InstalledModel | None:
+        """Find a model by what a user typed, whatever became of its files; None for no single one.
 
         `name` is a path to a GGUF file, what a model was pulled as, an installed name, or a unique
-        prefix of one. Raises NotFound, with the nearest names.
+        prefix of one. Raises NotFound only for a file that is there and cannot be used.
         """
         models = {model.name: model for model in self.installed()}
         lowered = name.lower()
         is_file = os.path.isfile(name)  # noqa: PTH113  # any text
         if not is_file and (published := pulled_as(name, tuple(models.values()))):
-            if len(published) == 1:
-                return published[0]
-            raise NotFound(ambiguous_message(name, published))
+            return published[0] if len(published) == 1 else None
         if is_path(name) or (lowered not in models and is_file):
-            return model_at_path(name, tuple(models.values()))
+            return model_at_path(name, tuple(models.values())) if is_file else None
         if lowered in models:
             return models[lowered]
-        starting = tuple(each for each in models if lowered and each.startswith(lowered))
-        if len(starting) == 1:
-            return models[starting[0]]
+        starting = [each for each in models if lowered and each.startswith(lowered)]
+        return models[starting[0]] if len(starting) == 1 else None
+
+    def find(self, name: str) -> InstalledModel:
+        """Find a model as `look_up` does. Raises NotFound, with the nearest names."""
+        if (model := self.look_up(name)) is not None:
+            return model
+        models = {model.name: model for model in self.installed()}
+        if published := pulled_as(name, tuple(models.values())):
+            raise NotFound(ambiguous_message(name, published))
+        if is_path(name):
+            return model_at_path(name, tuple(models.values()))  # raises: it says why
+        starting = tuple(each for each in models if name and each.startswith(name.lower()))
         raise NotFound(not_found_message(name, tuple(models), starting))
 
     def named(self, name: str) -> InstalledModel:

@@ -1,4 +1,4 @@
-"""What all screens share: work that fails in an unforeseen way is said, never swallowed."""
+"""The base of all screens: work that fails in an unforeseen way is shown, never swallowed."""
 
 from typing import TypeVar
 
@@ -6,7 +6,7 @@ from textual.screen import Screen
 from textual.worker import Worker, WorkerState
 
 from localllm.runtime.runtime import Runtime
-from localllm.tui.screens.dialog import Choice, Dialog
+from localllm.tui.screens.dialog import CLOSE, Dialog
 
 Result = TypeVar("Result")
 
@@ -31,6 +31,6 @@ class WorkScreen(Screen[Result]):
                 Dialog(
                     title="This is a bug in localllm",
                     message=f"Unexpected {type(error).__name__}: {error}",
-                    choices=(Choice(id="close", label="Close"),),
+                    buttons=(CLOSE,),
                 )
             )

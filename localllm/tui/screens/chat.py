@@ -232,9 +232,7 @@ class ChatScreen(WorkScreen[Conversation]):
         if choice != "restart":
             self.leave(self.conversation)
             return
-        resident = await self.app.push_screen_wait(
-            LoadScreen(self.runtime, self._resident.model, self._resident.settings)
-        )
+        resident = await self.app.push_screen_wait(LoadScreen(self.runtime, self._resident.model))
         if resident is None:
             self.leave(self.conversation)
             return

@@ -16,23 +16,27 @@ from localllm.core.sizing.footprint import PARTS, Footprint
 from localllm.core.units import format_bytes
 from localllm.errors import EngineCrashed, LocalLLMError, NotFound
 from localllm.library.store.installed import InstalledModel
+from localllm.runtime.load_policy import NoAnswers
 from localllm.runtime.runtime import Fit
 from localllm.tui import literal
 from localllm.tui.widgets.labels import Fact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """One button: `id` is the dialog's answer."""
+class DialogButton:
+    """One button: `id` is the dialog's result."""
 
     id: str
     label: str
 
 
-class Dialog(ModalScreen[str | None]):
-    """Ask; the result is the id of the choice, None after escape.
+CLOSE = DialogButton(id="close", label="Close")
 
-    `message`, `remark` and `log` are outside text. The first choice is the one that enter takes.
+
+class Dialog(ModalScreen[str | None]):
+    """Ask; the result is the id of the button, None after escape.
+
+    `message`, `remark` and `log` are outside text. The first button is the one that enter takes.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -60,7 +64,7 @@ class Dialog(ModalScreen[str | None]):
         *,
         title: str,
         message: str,
-        choices: Sequence[Choice],
+        buttons: Sequence[DialogButton],
         facts: Sequence[tuple[str, str]] = (),
         remark: str = "",
         log: Sequence[str] = (),
@@ -68,7 +72,7 @@ class Dialog(ModalScreen[str | None]):
         super().__init__()
         self._title = title
         self._message = message
-        self._choices = tuple(choices)
+        self._buttons = tuple(buttons)
         self._facts = tuple(facts)
         self._remark = remark
         self._log = tuple(log)
@@ -86,8 +90,8 @@ class Dialog(ModalScreen[str | None]):
                 with VerticalScroll(id="dialog-log", can_focus=False):
                     yield Static(literal.lines("\n".join(self._log)))
             with Horizontal(id="dialog-choices"):
-                for choice in self._choices:
-                    yield Button(Content(choice.label), id=choice.id, compact=True)
+                for button in self._buttons:
+                    yield Button(Content(button.label), id=button.id, compact=True)
 
     def on_mount(self) -> None:
         self.query(Button).first().focus()
@@ -105,7 +109,7 @@ class Dialog(ModalScreen[str | None]):
 
 
 def crash_dialog(error: EngineCrashed | NotFound) -> Dialog:
-    """The engine is gone: "restart" or back. NotFound: it ended while nobody waited for it."""
+    """Say that the engine is gone: "restart" or back. NotFound: it ended while it was idle."""
     facts: tuple[tuple[str, str], ...] = ()
     log: tuple[str, ...] = ()
     if isinstance(error, EngineCrashed):
@@ -115,23 +119,25 @@ def crash_dialog(error: EngineCrashed | NotFound) -> Dialog:
         message=str(error),
         facts=facts,
         log=log,
-        choices=(
-            Choice(id="restart", label="Restart the engine"),
-            Choice(id="models", label="Back to the models"),
+        buttons=(
+            DialogButton(id="restart", label="Restart the engine"),
+            DialogButton(id="models", label="Back to the models"),
         ),
     )
 
 
 def too_big_dialog(model: InstalledModel, fit: Fit | None, message: str) -> Dialog:
-    """The model does not fit: `message` has the sum and the advice, the facts say what it is made
-    of. "anyway" or back; back is what enter takes."""
+    """Say that the model does not fit: `message` has the sum and the advice, the facts its parts.
+
+    "anyway" or back; back is what enter takes.
+    """
     return Dialog(
         title=f"{model.name} does not fit",
         message=message,
         facts=() if fit is None else _parts(fit.footprint),
-        choices=(
-            Choice(id="models", label="Back to the models"),
-            Choice(id="anyway", label="Load anyway"),
+        buttons=(
+            DialogButton(id="models", label="Back to the models"),
+            DialogButton(id="anyway", label="Load anyway"),
         ),
     )
 
@@ -142,5 +148,15 @@ def _parts(need: Footprint) -> tuple[tuple[str, str], ...]:
 
 
 def failure_dialog(title: str, error: LocalLLMError) -> Dialog:
-    """Something else failed; there is nothing to choose."""
-    return Dialog(title=title, message=str(error), choices=(Choice(id="close", label="Close"),))
+    """Say that something else failed; there is nothing to choose."""
+    return Dialog(title=title, message=str(error), buttons=(CLOSE,))
+
+
+def no_chat_dialog(model: InstalledModel, error: NoAnswers) -> Dialog:
+    """Say what the model is instead of one that answers, and how it can be used."""
+    return Dialog(
+        title=f"{model.name} does not chat",
+        message=f"It is {error.reason}.",
+        remark=f"The API serves it: localllm serve {model.name}" if error.embeds else "",
+        buttons=(CLOSE,),
+    )

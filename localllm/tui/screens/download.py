@@ -1,6 +1,6 @@
-"""A model that is not on this disk: what it is, whom it costs asking, and the download itself.
+"""A model that is not on this disk: its facts, whom a download asks, and the download itself.
 
-Nothing is sent before somebody says so here.
+Nothing is sent before a person presses the button here.
 """
 
 import threading
@@ -17,13 +17,14 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
+from localllm.core.model.purpose import why_not_generative
 from localllm.core.recommend import FitPlan
 from localllm.core.units import format_bytes, format_rate
 from localllm.errors import DownloadStopped, LocalLLMError
 from localllm.library.store.installed import InstalledModel
 from localllm.runtime.runtime import Runtime
 from localllm.tui import literal
-from localllm.tui.downloads import Fetcher, Offer, repository
+from localllm.tui.downloads import DownloadPreview, Downloads, repository
 from localllm.tui.screens.base import WorkScreen
 from localllm.tui.widgets.labels import Fact
 from localllm.tui.widgets.suggestions import need_bytes, rate_range
@@ -31,7 +32,7 @@ from localllm.tui.widgets.transfer import Transfer
 
 if TYPE_CHECKING:
     from localllm.library.download.progress import Progress
-    from localllm.runtime.pull import Choice
+    from localllm.runtime.pull import PullPlan
 
 REFRESHES_PER_S = 10
 MUCH_LARGER = 1.05
@@ -72,16 +73,16 @@ BUTTONS: Final[Mapping[Phase, tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """How the window was left: with a model that is installed now, to `run` it or not, or with
-    the wish to import a file."""
+class DownloadResult:
+    """The way in which the window was left: with a model that is installed now, to `run` it or not,
+    or to import a file instead."""
 
     model: InstalledModel | None = None
     run: bool = False
     wants_import: bool = False
 
 
-class DownloadScreen(WorkScreen[Answer], ModalScreen[Answer]):
+class DownloadScreen(WorkScreen[DownloadResult], ModalScreen[DownloadResult]):
     """Offer to download the model of a plan, and do it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -110,13 +111,13 @@ class DownloadScreen(WorkScreen[Answer], ModalScreen[Answer]):
         ),
     ]
 
-    def __init__(self, runtime: Runtime, fetcher: Fetcher, plan: FitPlan) -> None:
+    def __init__(self, runtime: Runtime, downloads: Downloads, plan: FitPlan) -> None:
         super().__init__(runtime)
         self.phase = Phase.LOOKING
-        self._fetcher = fetcher
+        self._downloads = downloads
         self._plan = plan
-        self._offer: Offer | None = None
-        self._choice: Choice | None = None
+        self._preview: DownloadPreview | None = None
+        self._pull_plan: PullPlan | None = None
         self._progress: Progress | None = None
         self._stop = threading.Event()
         self._model: InstalledModel | None = None
@@ -146,30 +147,32 @@ class DownloadScreen(WorkScreen[Answer], ModalScreen[Answer]):
 
     @work(exclusive=True, group="download", exit_on_error=False)
     async def look(self) -> None:
-        """Say what can be said without the network."""
+        """Show what is known without the network."""
         try:
-            offer = self._offer = await self._fetcher.offer(self._plan)
+            preview = self._preview = await self._downloads.preview(self._plan)
         except LocalLLMError as error:
             self._go(Phase.FAILED, str(error))
             return
         await self._show_facts()
-        if offer.refusal is not None:
-            self._go(Phase.FAILED, offer.refusal)
+        if preview.refusal is not None:
+            self._go(Phase.FAILED, preview.refusal)
         else:
-            self._go(Phase.OFFERED, _before(offer, self._plan.candidate.size_bytes))
+            self._go(Phase.OFFERED, _before(preview, self._plan.candidate.size_bytes))
 
     @work(exclusive=True, group="download", exit_on_error=False)
-    async def fetch(self, offer: Offer) -> None:
+    async def fetch(self, preview: DownloadPreview) -> None:
         """Ask, if nobody was asked yet, and download."""
         stop = self._stop = threading.Event()
         try:
-            if self._choice is None and not await self._ask(offer):
+            if self._pull_plan is None and not await self._look_up(preview):
                 return
-            assert self._choice is not None
+            assert self._pull_plan is not None
             self._go(Phase.RUNNING)
-            pulled = await self._fetcher.pull(self._choice, on_progress=self._heard, stop=stop)
+            pulled = await self._downloads.pull(
+                self._pull_plan, on_progress=self._on_progress, stop=stop
+            )
         except DownloadStopped:
-            self._go(Phase.STOPPED, KEPT)
+            self._go(Phase.STOPPED, STOPPED_TEXT)
         except LocalLLMError as error:
             self._go(Phase.FAILED, str(error))
         else:
@@ -177,20 +180,21 @@ class DownloadScreen(WorkScreen[Answer], ModalScreen[Answer]):
             checked = "The sha256 is that of the Hub. " if pulled.sha256 else ""
             self._go(Phase.DONE, f"{checked}It is installed as {pulled.model.name}.")
 
-    async def _ask(self, offer: Offer) -> bool:
-        """Ask the Hub which files these are; whether to go on without another word."""
-        self._go(Phase.ASKING, f"Asking {offer.host} for the files of {self._repository}…")
-        choice = self._choice = await self._fetcher.choose(self._plan)
+    async def _look_up(self, preview: DownloadPreview) -> bool:
+        """Ask the Hub which files these are; False: they are much larger than expected, so that
+        the person is asked again."""
+        self._go(Phase.ASKING, f"Asking {preview.host} for the files of {self._repository}…")
+        pull_plan = self._pull_plan = await self._downloads.plan_pull(self._plan)
         await self._show_facts()
-        said = self._plan.candidate.size_bytes
-        if choice.size_bytes <= said * MUCH_LARGER:
+        expected = self._plan.candidate.size_bytes
+        if pull_plan.size_bytes <= expected * MUCH_LARGER:
             return True
-        sizes = f"{format_bytes(choice.size_bytes)} and not {format_bytes(said)}"
-        self._go(Phase.OFFERED, f"{offer.host} says that it is {sizes}. Download it?")
+        sizes = f"{format_bytes(pull_plan.size_bytes)} and not {format_bytes(expected)}"
+        self._go(Phase.OFFERED, f"{preview.host} says that it is {sizes}. Download it?")
         return False
 
-    def _heard(self, progress: "Progress") -> None:
-        """Called in the thread of the transfer: only keep it; `draw` looks at it."""
+    def _on_progress(self, progress: "Progress") -> None:
+        """Store the progress for `draw`: this is called in the thread of the transfer."""
         self._progress = progress
 
     def draw(self) -> None:
@@ -214,8 +218,8 @@ class DownloadScreen(WorkScreen[Answer], ModalScreen[Answer]):
         # A button that is hidden while it has the focus takes it away later, from its successor.
         self.set_focus(None)
         for button in self.query(Button):
-            button.display = button.id in BUTTONS[phase]
-        first = self.query_one(f"#{BUTTONS[phase][0]}", Button)
+            button.display = button.id in self._buttons
+        first = self.query_one(f"#{self._buttons[0]}", Button)
         self.set_focus(first)
         self.call_after_refresh(first.scroll_visible, animate=False)
 
@@ -228,23 +232,31 @@ class DownloadScreen(WorkScreen[Answer], ModalScreen[Answer]):
             )
 
     def _facts(self) -> Iterator[tuple[str, str]]:
-        plan, offer, choice = self._plan, self._offer, self._choice
-        assert offer is not None
-        yield "from", f"{self._repository} on {offer.host}"
-        if choice is None:
+        plan, preview, pull_plan = self._plan, self._preview, self._pull_plan
+        assert preview is not None
+        yield "from", f"{self._repository} on {preview.host}"
+        if pull_plan is None:
             yield "size", f"about {format_bytes(plan.candidate.size_bytes)}"
         else:
-            yield "size", _exact_size(choice)
-        if offer.free_bytes is not None:
-            yield "disk", f"{format_bytes(offer.free_bytes)} free in {offer.directory}"
+            yield "size", _exact_size(pull_plan)
+        if preview.free_bytes is not None:
+            yield "disk", f"{format_bytes(preview.free_bytes)} free in {preview.directory}"
         context = plan.settings.context
         yield "memory", f"{format_bytes(need_bytes(plan))} with {context} tokens of context"
         likely = format_rate(plan.decode.likely)
         yield "speed", f"{rate_range(plan.decode)} tok/s, likely {likely}"
-        if (named := (choice and choice.repo.license) or offer.license) is not None:
+        if (named := (pull_plan and pull_plan.repo.license) or preview.license) is not None:
             yield "licence", named
-        if choice is not None and choice.repo.gated:
+        if pull_plan is not None and pull_plan.repo.gated:
             yield "gated", "its owner wants you to accept terms first, and a token"
+
+    @property
+    def _buttons(self) -> tuple[str, ...]:
+        """The buttons of this phase; a model that does not answer is not run."""
+        buttons = BUTTONS[self.phase]
+        if why_not_generative(self._plan.spec) is None:
+            return buttons
+        return tuple(each for each in buttons if each != "run")
 
     @property
     def _repository(self) -> str:
@@ -254,37 +266,38 @@ class DownloadScreen(WorkScreen[Answer], ModalScreen[Answer]):
 
     @on(Button.Pressed)
     def _pressed(self, event: Button.Pressed) -> None:
-        if not self.is_current or event.button.id not in BUTTONS[self.phase]:
+        if not self.is_current or event.button.id not in self._buttons:
             return  # a second key while the window closes or the buttons change
         match event.button.id:
-            case "download" | "resume" if self._offer is not None:
-                self.fetch(self._offer)
+            case "download" | "resume" if self._preview is not None:
+                self.fetch(self._preview)
             case "again":
                 self._try_again()
             case "stop":
                 self._give_up()
             case "run":
-                self.leave(Answer(model=self._model, run=True))
+                self.leave(DownloadResult(model=self._model, run=True))
             case "import":
-                self.leave(Answer(wants_import=True))
+                self.leave(DownloadResult(wants_import=True))
             case _:
-                self.leave(Answer(model=self._model))
+                self.leave(DownloadResult(model=self._model))
 
     def action_back(self) -> None:
         if self.phase in (Phase.ASKING, Phase.RUNNING):
             self._give_up()
         elif self.is_current:
-            self.leave(Answer(model=self._model))
+            self.leave(DownloadResult(model=self._model))
 
     def _try_again(self) -> None:
-        """What was refused before anybody was asked is looked at anew."""
-        if self._offer is None or self._offer.refusal is not None:
+        """Look again at what was refused before anybody was asked; else fetch again."""
+        if self._preview is None or self._preview.refusal is not None:
             self.look()
         else:
-            self.fetch(self._offer)
+            self.fetch(self._preview)
 
     def _give_up(self) -> None:
-        """Stop. A transfer ends by itself, and says so; a question is left to end unheard."""
+        """Stop. A transfer ends by itself, and says so; a request to the Hub is left to end, and
+        its answer is dropped."""
         self._stop.set()
         if self.phase is Phase.ASKING:
             self.workers.cancel_group(self, "download")
@@ -293,19 +306,18 @@ class DownloadScreen(WorkScreen[Answer], ModalScreen[Answer]):
             self._go(Phase.RUNNING, "Stopping…")
 
 
-KEPT: Final = "Stopped. What came is kept, and the download goes on from there."
+STOPPED_TEXT: Final = "Stopped. What came is kept, and the download goes on from there."
 
 
-def _before(offer: Offer, size_bytes: int) -> str:
-    if offer.free_bytes is not None and offer.free_bytes < size_bytes:
+def _before(preview: DownloadPreview, size_bytes: int) -> str:
+    if preview.free_bytes is not None and preview.free_bytes < size_bytes:
         return (
-            f"There is room for {format_bytes(offer.free_bytes)} only: free"
-            f" {format_bytes(size_bytes - offer.free_bytes)} first."
+            f"There is room for {format_bytes(preview.free_bytes)} only: free"
+            f" {format_bytes(size_bytes - preview.free_bytes)} first."
         )
-    return f"Nothing was sent yet. A download asks {offer.host} and its servers for the file."
+    return f"Nothing was sent yet. A download asks {preview.host} and its servers for the file."
 
 
-def _exact_size(choice: "Choice") -> str:
-    files = [*choice.files, *((choice.mmproj,) if choice.mmproj is not None else ())]
-    size = format_bytes(choice.size_bytes)
-    return size if len(files) == 1 else f"{size} in {len(files)} files"
+def _exact_size(plan: "PullPlan") -> str:
+    size, count = format_bytes(plan.size_bytes), len(plan.all_files)
+    return size if count == 1 else f"{size} in {count} files"

@@ -13,29 +13,26 @@ from textual.widgets import Footer
 
 from localllm.core.hardware import HardwareInfo
 from localllm.core.recommend import FitPlan
-from localllm.core.sizing.load import LoadSettings, Speculate
 from localllm.errors import LocalLLMError
 from localllm.library.store.installed import FileState, InstalledModel
+from localllm.runtime.load_policy import CHAT, NoAnswers
 from localllm.runtime.runtime import Runtime
 from localllm.tui.conversation import Conversation
-from localllm.tui.downloads import Fetcher
+from localllm.tui.downloads import Downloads
 from localllm.tui.messages import ListEndPassed, ModelChosen, SuggestionChosen
 from localllm.tui.screens.base import WorkScreen
 from localllm.tui.screens.chat import ChatScreen
 from localllm.tui.screens.dialog import failure_dialog
-from localllm.tui.screens.download import Answer, DownloadScreen
+from localllm.tui.screens.download import DownloadResult, DownloadScreen
 from localllm.tui.screens.import_file import ImportScreen
 from localllm.tui.screens.loading import LoadScreen
 from localllm.tui.widgets.labels import Brand
 from localllm.tui.widgets.machine import MachinePanel
-from localllm.tui.widgets.models import ModelList, ModelRow, Rows, Standing, Verdict
+from localllm.tui.widgets.models import ModelList, ModelRow, ModelRows, ModelStatus, StatusKind
 from localllm.tui.widgets.suggestions import SuggestionRows, Suggestions
 
-_SETTINGS = LoadSettings(speculate=Speculate.AUTO)
-"""As `run` and `serve` load a model when nothing else is said."""
-
 Suggest = Callable[[HardwareInfo, tuple[InstalledModel, ...]], Sequence[FitPlan]]
-"""What else fits a machine on which these models are installed. Blocks; raises LocalLLMError."""
+"""Plan what else fits a machine that has these models. Blocks; raises LocalLLMError."""
 
 
 class HomeScreen(WorkScreen[None]):
@@ -67,15 +64,15 @@ class HomeScreen(WorkScreen[None]):
         *,
         clock: Callable[[], float],
         suggest: Suggest,
-        fetcher: Fetcher,
+        downloads: Downloads,
     ) -> None:
         super().__init__(runtime)
         self._clock = clock
-        self._fetcher = fetcher
+        self._downloads = downloads
         self._suggest = suggest
         self._suggesting = False
         self._stale = False
-        self._arrived = ""
+        self._added = ""
         self._opening = False
         self._conversations: dict[str, Conversation] = {}
 
@@ -107,23 +104,25 @@ class HomeScreen(WorkScreen[None]):
         except LocalLLMError as error:
             self.app.push_screen(failure_dialog("The library cannot be read", error))
             return
-        arrived, self._arrived = self._arrived, ""
-        await self.query_one(ModelList).show(models, at=arrived or None)
+        added, self._added = self._added, ""
+        await self.query_one(ModelList).show(models, at=added or None)
         for row in self.query(ModelRow):
-            row.show(await self._standing(row.model))
+            row.show(await self._status(row.model))
 
-    async def _standing(self, model: InstalledModel) -> Standing:
+    async def _status(self, model: InstalledModel) -> ModelStatus:
         if (problem := model.problem) is not None:
-            gone = model.state is FileState.MISSING
-            verdict = Verdict.MISSING if gone else Verdict.CHANGED
-            return Standing(verdict=verdict, remark=f"{problem}.")
+            missing = model.state is FileState.MISSING
+            kind = StatusKind.MISSING if missing else StatusKind.CHANGED
+            return ModelStatus(kind=kind, remark=f"{problem}.")
         try:
-            fit = await self.runtime.fit(model, _SETTINGS)
+            fit = await self.runtime.fit(await self.runtime.plan(model, CHAT))
+        except NoAnswers as error:
+            return ModelStatus(kind=StatusKind.NO_CHAT, remark=f"It is {error.reason}.")
         except LocalLLMError as error:
-            return Standing(verdict=Verdict.UNREADABLE, remark=str(error))
+            return ModelStatus(kind=StatusKind.UNREADABLE, remark=str(error))
         if fit.fits:
-            return Standing(verdict=Verdict.FITS, fit=fit)
-        return Standing(verdict=Verdict.TOO_BIG, fit=fit, remark=fit.advice or "")
+            return ModelStatus(kind=StatusKind.FITS, fit=fit)
+        return ModelStatus(kind=StatusKind.TOO_BIG, fit=fit, remark=fit.advice or "")
 
     @on(ModelChosen)
     def _model_chosen(self, event: ModelChosen) -> None:
@@ -142,7 +141,7 @@ class HomeScreen(WorkScreen[None]):
 
     async def _open(self, model: InstalledModel) -> None:
         name = model.name
-        resident = await self.app.push_screen_wait(LoadScreen(self.runtime, model, _SETTINGS))
+        resident = await self.app.push_screen_wait(LoadScreen(self.runtime, model))
         if resident is None:
             return
         earlier = self._conversations.get(name, Conversation())
@@ -177,7 +176,7 @@ class HomeScreen(WorkScreen[None]):
             models = self.runtime.installed()
             plans = await asyncio.to_thread(self._suggest, hardware, models)
         except LocalLLMError as error:
-            suggestions.say(str(error))
+            suggestions.show_message(str(error))
             return
         await suggestions.show(plans)
         if self.focused is None and self.is_current:
@@ -186,21 +185,21 @@ class HomeScreen(WorkScreen[None]):
     @on(SuggestionChosen)
     def _suggestion_chosen(self, event: SuggestionChosen) -> None:
         if self.is_current:  # not for a second key while the window opens
-            screen = DownloadScreen(self.runtime, self._fetcher, event.plan)
+            screen = DownloadScreen(self.runtime, self._downloads, event.plan)
             self.app.push_screen(screen, self._download_ended)
 
-    def _download_ended(self, answer: Answer | None) -> None:
-        if answer is None:
+    def _download_ended(self, result: DownloadResult | None) -> None:
+        if result is None:
             return
-        self._arrive(answer.model)
-        if answer.wants_import:
+        self._show_added(result.model)
+        if result.wants_import:
             self.action_import()
-        elif answer.run and answer.model is not None:
-            self.post_message(ModelChosen(answer.model))
+        elif result.run and result.model is not None:
+            self.post_message(ModelChosen(result.model))
 
     @on(ListEndPassed)
     def _list_end_passed(self, event: ListEndPassed) -> None:
-        if event.down and self.focused is self.query_one(Rows):
+        if event.down and self.focused is self.query_one(ModelRows):
             self.query_one(Suggestions).enter()
         elif not event.down and self.focused is self.query_one(SuggestionRows):
             self.query_one(ModelList).enter()
@@ -213,11 +212,11 @@ class HomeScreen(WorkScreen[None]):
         self._renew_suggestions()
 
     def action_import(self) -> None:
-        self.app.push_screen(ImportScreen(self.runtime), self._arrive)
+        self.app.push_screen(ImportScreen(self.runtime), self._show_added)
 
-    def _arrive(self, model: InstalledModel | None) -> None:
+    def _show_added(self, model: InstalledModel | None) -> None:
         """Show a model that was not there before, if there is one, with the cursor on it."""
         if model is not None:
-            self._arrived = model.name
+            self._added = model.name
             self.read_library()
             self._renew_suggestions()

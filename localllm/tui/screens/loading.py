@@ -10,32 +10,38 @@ from textual.containers import Center, Vertical
 from textual.content import Content
 from textual.widgets import Footer, ProgressBar, Static
 
-from localllm.core.sizing.load import LoadSettings
 from localllm.core.units import format_bytes
 from localllm.engine.messages import LoadProgress
 from localllm.errors import DoesNotFit, EngineCrashed, LocalLLMError
 from localllm.library.store.installed import InstalledModel
+from localllm.runtime.load_plan import LoadPlan
+from localllm.runtime.load_policy import CHAT, NoAnswers
 from localllm.runtime.runtime import Fit, ResidentModel, Runtime
 from localllm.tui import literal
 from localllm.tui.screens.base import WorkScreen
-from localllm.tui.screens.dialog import Dialog, crash_dialog, failure_dialog, too_big_dialog
+from localllm.tui.screens.dialog import (
+    Dialog,
+    crash_dialog,
+    failure_dialog,
+    no_chat_dialog,
+    too_big_dialog,
+)
 from localllm.tui.widgets.labels import Brand
 
 
 class LoadScreen(WorkScreen[ResidentModel | None]):
-    """Loads as soon as it is shown; the result is the resident model, or None when given up.
+    """Load as soon as it is shown; the result is the resident model, or None when given up.
 
-    The errors of a load are answered here: a retry, a load in spite of the numbers, or None.
+    The errors of a load are handled here: by a retry, a load in spite of the numbers, or None.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "cancel", "Cancel", id="load.cancel", tooltip="Stop loading; go back")
     ]
 
-    def __init__(self, runtime: Runtime, model: InstalledModel, settings: LoadSettings) -> None:
+    def __init__(self, runtime: Runtime, model: InstalledModel) -> None:
         super().__init__(runtime)
         self._model = model
-        self._settings = settings
 
     def compose(self) -> ComposeResult:
         yield Brand()
@@ -55,9 +61,12 @@ class LoadScreen(WorkScreen[ResidentModel | None]):
         fit: Fit | None = None
         try:
             self._model = self.runtime.resolve(self._model.name)  # is the file still the one?
-            fit = await self.runtime.fit(self._model, self._settings)
-            self._say_need(fit)
-            resident = await self._load(force=force)
+            plan = await self.runtime.plan(self._model, CHAT)
+            fit = await self.runtime.fit(plan)
+            self._show_need(fit)
+            resident = await self._load(plan, force=force)
+        except NoAnswers as error:
+            await self._ask(no_chat_dialog(self._model, error))
         except DoesNotFit as error:
             await self._ask(too_big_dialog(self._model, fit, str(error)))
         except EngineCrashed as error:
@@ -67,10 +76,10 @@ class LoadScreen(WorkScreen[ResidentModel | None]):
         else:
             self.leave(resident)
 
-    async def _load(self, *, force: bool) -> ResidentModel | None:
+    async def _load(self, plan: LoadPlan, *, force: bool) -> ResidentModel | None:
         bar = self.query_one(ProgressBar)
         resident = None
-        async with aclosing(self.runtime.load(self._model, self._settings, force=force)) as events:
+        async with aclosing(self.runtime.load(plan, force=force)) as events:
             async for event in events:
                 match event:
                     case LoadProgress():
@@ -88,10 +97,10 @@ class LoadScreen(WorkScreen[ResidentModel | None]):
             case _:
                 self.leave(None)
 
-    def _say_need(self, fit: Fit) -> None:
+    def _show_need(self, fit: Fit) -> None:
         need, free = format_bytes(fit.total_bytes), format_bytes(fit.free_bytes)
         self.query_one("#loading-need", Static).update(
-            Content(f"needs {need} · {free} free · {self._settings.context} tokens of context")
+            Content(f"needs {need} · {free} free · {fit.settings.context} tokens of context")
         )
 
     def action_cancel(self) -> None:

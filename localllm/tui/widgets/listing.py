@@ -6,7 +6,7 @@ from textual.widgets import ListView
 from localllm.tui.messages import ListEndPassed
 
 
-class Listing(ListView):
+class StackedList(ListView):
     """Keeps its cursor in sight and posts ListEndPassed when it cannot move further."""
 
     def action_cursor_down(self) -> None:

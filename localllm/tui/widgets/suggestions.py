@@ -15,10 +15,10 @@ from localllm.core.speed import Estimate
 from localllm.core.units import format_bytes
 from localllm.tui import literal
 from localllm.tui.messages import SuggestionChosen
-from localllm.tui.widgets.listing import Listing
+from localllm.tui.widgets.listing import StackedList
 
 
-class SuggestionRows(Listing):
+class SuggestionRows(StackedList):
     """The list itself, with its key in the footer."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -64,7 +64,7 @@ class Suggestions(Vertical):
     async def show(self, plans: Sequence[FitPlan]) -> None:
         """Replace the list, keeping the place in it."""
         if not plans:
-            self.say("Nothing else of the catalogue fits into what is free.")
+            self.show_message("Nothing else of the catalogue fits into what is free.")
             return
         listing = self.query_one(SuggestionRows)
         index = listing.index or 0
@@ -74,7 +74,7 @@ class Suggestions(Vertical):
         listing.index = min(index, len(plans) - 1)
         self._reveal(rows=True)
 
-    def say(self, remark: str) -> None:
+    def show_message(self, remark: str) -> None:
         """Show a sentence in place of the list."""
         self.query_one("#suggestions-remark", Static).update(literal.line(remark))
         self._reveal(rows=False)

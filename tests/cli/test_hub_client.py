@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import ExitCode
-from tests.cli.at_hub import localllm
+from tests.cli.hub_processes import localllm
 from tests.hub import FakeHub
 from tests.hub.certificate import loopback_certificate
 

@@ -1,4 +1,4 @@
-"""A Hub in a test's hands: it says and sends what it is told to, when it is told to."""
+"""A Hub that a test controls: what it answers and sends, and when."""
 
 import threading
 from collections.abc import Callable
@@ -11,23 +11,27 @@ from localllm.library.download.progress import Progress
 from localllm.library.hub.file_list import HubFile
 from localllm.library.hub.hub import HubRepo
 from localllm.library.store.installed import InstalledModel
-from localllm.runtime.pull import Choice, Pulled
-from localllm.tui.downloads import Offer, repository
+from localllm.runtime.pull import Pulled, PullPlan
+from localllm.tui.downloads import DownloadPreview, repository
 
 GIB = 2**30
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SHA256 = "5e" * 32
 HOST = "hub.example"
-OFFER = Offer(host=HOST, directory=Path("/made/up/hub"), free_bytes=120 * GIB, license="Apache-2.0")
+PREVIEW = DownloadPreview(
+    host=HOST, directory=Path("/made/up/hub"), free_bytes=120 * GIB, license="Apache-2.0"
+)
 
 
-def made_up_choice(plan: FitPlan, *, size_bytes: int | None = None, gated: bool = False) -> Choice:
+def fake_pull_plan(
+    plan: FitPlan, *, size_bytes: int | None = None, gated: bool = False
+) -> PullPlan:
     """The one file of a plan, in its repository."""
     candidate = plan.candidate
     name = f"{candidate.model}-{candidate.quant}.gguf"
     size = candidate.size_bytes if size_bytes is None else size_bytes
     file = HubFile(name=name, size_bytes=size, sha256=SHA256)
-    return Choice(
+    return PullPlan(
         repo=HubRepo(
             name=repository(candidate),
             commit=COMMIT,
@@ -65,49 +69,50 @@ def progress(
 
 
 @dataclass
-class Nursery:
-    """A `Source`. `pull` tells `told`, then goes on when `gate` is set or ends when it is stopped;
-    what it gives is `install`ed by the test."""
+class FakeHubSource:
+    """A `DownloadSource` that answers at once. `pull` reports `reported`, goes on when `gate` is
+    set, or ends when it is stopped; its model is `install`ed by the test. When `silent`, the Hub
+    answers only when `answer_gate` is set."""
 
-    made: Offer = OFFER
-    offer_error: LocalLLMError | None = None
-    choose_error: LocalLLMError | None = None
+    facts: DownloadPreview = PREVIEW
+    preview_error: LocalLLMError | None = None
+    plan_error: LocalLLMError | None = None
     pull_error: LocalLLMError | None = None
     size_bytes: int | None = None
     gated: bool = False
-    told: tuple[Progress, ...] = ()
+    reported: tuple[Progress, ...] = ()
     install: Callable[[], InstalledModel] | None = None
     gate: threading.Event = field(default_factory=threading.Event)
-    choosing: threading.Event = field(default_factory=threading.Event)
+    answer_gate: threading.Event = field(default_factory=threading.Event)
     silent: bool = False
-    offered: list[FitPlan] = field(default_factory=list)
-    asked: list[FitPlan] = field(default_factory=list)
-    pulled: list[Choice] = field(default_factory=list)
-    stopped: list[Choice] = field(default_factory=list)
+    previewed: list[FitPlan] = field(default_factory=list)
+    planned: list[FitPlan] = field(default_factory=list)
+    pulled: list[PullPlan] = field(default_factory=list)
+    stopped: list[PullPlan] = field(default_factory=list)
 
-    def offer(self, plan: FitPlan) -> Offer:
-        self.offered.append(plan)
-        if self.offer_error is not None:
-            raise self.offer_error
-        return self.made
+    def preview(self, plan: FitPlan) -> DownloadPreview:
+        self.previewed.append(plan)
+        if self.preview_error is not None:
+            raise self.preview_error
+        return self.facts
 
-    def choose(self, plan: FitPlan) -> Choice:
-        self.asked.append(plan)
+    def plan_pull(self, plan: FitPlan) -> PullPlan:
+        self.planned.append(plan)
         if self.silent:  # a server that takes the connection and says nothing
-            self.choosing.wait()
-        if self.choose_error is not None:
-            raise self.choose_error
-        return made_up_choice(plan, size_bytes=self.size_bytes, gated=self.gated)
+            self.answer_gate.wait()
+        if self.plan_error is not None:
+            raise self.plan_error
+        return fake_pull_plan(plan, size_bytes=self.size_bytes, gated=self.gated)
 
     def pull(
-        self, choice: Choice, *, on_progress: Callable[[Progress], None], stop: threading.Event
+        self, plan: PullPlan, *, on_progress: Callable[[Progress], None], stop: threading.Event
     ) -> Pulled:
-        self.pulled.append(choice)
-        for each in self.told:
+        self.pulled.append(plan)
+        for each in self.reported:
             on_progress(each)
         while not self.gate.wait(0.01):
             if stop.is_set():
-                self.stopped.append(choice)
+                self.stopped.append(plan)
                 raise DownloadStopped("The download was stopped. What came is kept.")
         if self.pull_error is not None:
             raise self.pull_error
@@ -115,7 +120,7 @@ class Nursery:
         return Pulled(
             model=self.install(),
             resumed_from=0,
-            transferred_bytes=choice.size_bytes,
+            transferred_bytes=plan.size_bytes,
             sha256=SHA256,
-            commit=choice.repo.commit,
+            commit=plan.repo.commit,
         )

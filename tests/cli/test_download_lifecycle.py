@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import ExitCode
-from tests.cli.at_hub import document, localllm, rows, split_model
+from tests.cli.hub_processes import document, localllm, rows, split_model
 from tests.hub import FakeHub
 from tests.library import tiny
 

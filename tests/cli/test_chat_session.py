@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from localllm.cli.answer import Answer
-from localllm.cli.chat_session import Session, Talk, opened
+from localllm.cli.chat_session import ChatSession, Conversation, open_session
 from localllm.engine.messages import Finished, FinishReason, Message, Role, Timings
 from localllm.errors import StoreError, UsageError
 from tests.cli.test_run import GREEDY, LOCALLLM, run, terminal
@@ -159,7 +159,7 @@ def test_a_session_in_no_directory_is_refused_before_anything_is_loaded(tmp_path
 
 def test_a_session_that_is_open_elsewhere_is_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "chat.json"
-    with opened(file, system=None, cached=True):
+    with open_session(file, system=None, cached=True):
         done = run("starter", "Hello", *KEPT, "--session", str(file))
     assert done.returncode == 1
     assert b"is open in another localllm" in done.stderr
@@ -189,48 +189,49 @@ def user(text: str) -> Message:
 
 
 def test_what_was_left_out_once_is_not_told_again(capsys: pytest.CaptureFixture[str]) -> None:
-    session = Session(Talk(system="brief"))
+    session = ChatSession(Conversation(system="brief"))
     for number in range(4):
-        session.answered(user(str(number)), answer("yes", dropped=4 if number == 3 else 0))
-    assert [message.content for message in session.talk.told()] == ["2", "yes", "3", "yes"]
-    assert len(session.talk.messages) == 8
+        session.add_turn(user(str(number)), answer("yes", dropped=4 if number == 3 else 0))
+    sent = session.conversation.sent_messages()
+    assert [message.content for message in sent] == ["2", "yes", "3", "yes"]
+    assert len(session.conversation.messages) == 8
     assert "2 earlier turns were left out" in capsys.readouterr().err
 
 
 def test_a_question_without_an_answer_is_not_part_of_it() -> None:
-    session = Session(Talk())
-    session.answered(user("one"), answer(""))
-    session.answered(user("two"), Answer(text="", finished=None))
-    session.answered(user("three"), Answer(text="so f", finished=None))
-    assert [message.content for message in session.talk.messages] == ["three", "so f"]
+    session = ChatSession(Conversation())
+    session.add_turn(user("one"), answer(""))
+    session.add_turn(user("two"), Answer(text="", finished=None))
+    session.add_turn(user("three"), Answer(text="so f", finished=None))
+    assert [message.content for message in session.conversation.messages] == ["three", "so f"]
 
 
 def test_a_session_is_read_as_it_was_written(tmp_path: Path) -> None:
     file = tmp_path / "chat.json"
-    with opened(file, system="s", cached=False) as session:
-        session.answered(user('"\n\x00é\u2028'), answer("ja"))
-        written = session.talk
-    with opened(file, system=None, cached=False) as session:
-        assert session.talk == written
-    with opened(file, system="another", cached=False) as session:
-        assert session.talk.system == "another"
-        session.write()
+    with open_session(file, system="s", cached=False) as session:
+        session.add_turn(user('"\n\x00é\u2028'), answer("ja"))
+        written = session.conversation
+    with open_session(file, system=None, cached=False) as session:
+        assert session.conversation == written
+    with open_session(file, system="another", cached=False) as session:
+        assert session.conversation.system == "another"
+        session.save()
     assert json.loads(file.read_bytes())["system"] == "another"
 
 
 def test_a_session_that_cannot_be_written_is_an_error_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "place").mkdir()
-    with opened(tmp_path / "place" / "chat.json", system=None, cached=False) as session:
+    with open_session(tmp_path / "place" / "chat.json", system=None, cached=False) as session:
         os.rmdir(tmp_path / "place")  # noqa: PTH106
         with pytest.raises(StoreError, match="cannot be written"):
-            session.answered(user("a"), answer("b"))
-        assert len(session.talk.messages) == 2
+            session.add_turn(user("a"), answer("b"))
+        assert len(session.conversation.messages) == 2
 
 
 def test_a_named_pipe_is_no_session(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with (
         pytest.raises(UsageError, match="not a session"),
-        opened(tmp_path / "pipe", system=None, cached=False),
+        open_session(tmp_path / "pipe", system=None, cached=False),
     ):
         pass

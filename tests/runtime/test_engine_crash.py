@@ -4,22 +4,24 @@ import asyncio
 import os
 import signal
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from localllm import machine
-from localllm.core.sizing.load import LoadSettings
+from localllm.core.sizing.load import Speculate
 from localllm.engine.client.client import ProcessEngine
 from localllm.engine.client.watchdog import WatchdogTimeouts
 from localllm.engine.messages import GenerateRequest, Sampling, Token
 from localllm.errors import EngineCrashed
 from localllm.library.store.store import Store
+from localllm.runtime.load_policy import CHAT
 from localllm.runtime.runtime import ResidentModel, Runtime
 from tests.engine import tiny
 
-SETTINGS = LoadSettings(context=2048, parallel=8, threads=1)
+CHOICE = replace(CHAT, context=2048, parallel=8, threads=1, speculate=Speculate.OFF)
 TIMEOUTS = WatchdogTimeouts(silent_s=2.5, interval_s=0.05)
 
 
@@ -42,7 +44,8 @@ async def test_eight_streams_get_the_reason_and_the_next_request_its_answer(
 
     runtime = Runtime(store=Store(tmp_path), detect=machine.detect, start_engine=start)
     model = await runtime.adopt(tiny.plain(tmp_path / "plain.gguf"))
-    loads = [event async for event in runtime.load(model, SETTINGS)]
+    plan = await runtime.plan(model, CHOICE)
+    loads = [event async for event in runtime.load(plan)]
     assert isinstance(loads[-1], ResidentModel)
     running = asyncio.Barrier(9)
 

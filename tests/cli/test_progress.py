@@ -9,10 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from localllm.cli.progress import LINE_EVERY_S, Interrupted, Lines, interruptible, line
+from localllm.cli.progress import (
+    LINE_EVERY_S,
+    Interrupted,
+    ProgressLines,
+    interruptible,
+    progress_line,
+)
 from localllm.errors import DownloadFailed
 from localllm.library.download.progress import Progress
-from tests.cli.at_hub import LOCALLLM, environment, renamed
+from tests.cli.hub_processes import LOCALLLM, environment, renamed
 from tests.hub import FakeHub
 
 GIB = 2**30
@@ -26,18 +32,18 @@ def at(done_bytes: int, message: str | None = None) -> Progress:
 
 
 def test_a_line_says_bytes_rate_and_time_left() -> None:
-    assert line(at(GIB)) == "1.0 GiB of 4.0 GiB (25 %), 85.0 MB/s, 41.0 s left"
+    assert progress_line(at(GIB)) == "1.0 GiB of 4.0 GiB (25 %), 85.0 MB/s, 41.0 s left"
     unknown = Progress(
         file="m.gguf", done_bytes=0, total_bytes=0, rate_bytes_per_s=None, remaining_s=None,
         message="checking what is here",
     )  # fmt: skip
-    assert line(unknown) == "0 B of 0 B (0 %), checking what is here"
+    assert progress_line(unknown) == "0 B of 0 B (0 %), checking what is here"
 
 
 def test_lines_come_now_and_then_and_each_note_at_once() -> None:
     written: list[str] = []
     now_s = 0.0
-    lines = Lines(written.append, clock=lambda: now_s)
+    lines = ProgressLines(written.append, clock=lambda: now_s)
     for step in range(25):
         now_s = float(step)
         lines.show(at(step, message="stalled, reconnecting" if step in (3, 4) else None))

@@ -11,7 +11,7 @@ from localllm.core.sizing.placement import DeviceShare, Placement
 from localllm.core.speed import Estimate
 from localllm.errors import LocalLLMError
 from localllm.library.store.installed import InstalledModel
-from localllm.runtime.runtime import read_spec
+from localllm.runtime.load_plan import read_spec
 
 GIB = 2**30
 MODELS = (
@@ -23,7 +23,7 @@ MODELS = (
 )
 
 
-def made_up_plans(model_file: Path) -> tuple[FitPlan, ...]:
+def fake_plans(model_file: Path) -> tuple[FitPlan, ...]:
     """Five plans; the header of `model_file` stands for all of theirs."""
     return tuple(_plan(model_file, *each) for each in MODELS)
 
@@ -68,17 +68,17 @@ def _plan(model_file: Path, model: str, quant: str, need_gib: float, likely: flo
 
 
 @dataclass
-class Orchard:
-    """A catalogue in a test's hands: what it answers, and what it was asked about."""
+class FakeSuggestions:
+    """Suggestions that a test controls; `calls` are the installed models of each call."""
 
     plans: tuple[FitPlan, ...] = ()
     error: LocalLLMError | None = None
-    asked: list[tuple[InstalledModel, ...]] = field(default_factory=list)
+    calls: list[tuple[InstalledModel, ...]] = field(default_factory=list)
 
     def __call__(
         self, hardware: HardwareInfo, models: tuple[InstalledModel, ...]
     ) -> Sequence[FitPlan]:
-        self.asked.append(models)
+        self.calls.append(models)
         if self.error is not None:
             raise self.error
         return self.plans

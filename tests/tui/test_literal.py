@@ -15,24 +15,33 @@ from textual.widgets import Markdown
 import localllm.tui.app
 from localllm.core.hardware import Backend, Cpu, Device, DeviceKind, HardwareInfo, Memory
 from localllm.core.recommend import FitPlan
-from localllm.core.sizing.load import LoadSettings
 from localllm.errors import EngineCrashed, HubError, LoadFailed
 from localllm.library.store.installed import InstalledModel
+from localllm.runtime.load_policy import CHAT
 from localllm.runtime.runtime import Fit
 from localllm.tui import literal
 from localllm.tui.conversation import Ending, Turn
-from localllm.tui.downloads import Offer
+from localllm.tui.downloads import DownloadPreview
 from localllm.tui.screens.dialog import Dialog, crash_dialog, failure_dialog, too_big_dialog
 from localllm.tui.screens.download import DownloadScreen
 from localllm.tui.widgets.labels import Brand
 from localllm.tui.widgets.machine import MachinePanel
-from localllm.tui.widgets.models import ModelRow, Standing, Verdict
+from localllm.tui.widgets.models import ModelRow, ModelStatus, StatusKind
 from localllm.tui.widgets.suggestions import SuggestionRow
 from localllm.tui.widgets.transcript import TurnView
-from tests.tui.acts import ask, chat, open_chat, reaches, sees, shown, until, weighs
-from tests.tui.made_up import GIB, Stage, made_up_fit
-from tests.tui.made_up_hub import Nursery, progress
-from tests.tui.made_up_plans import Orchard, made_up_plans
+from tests.tui.actions import (
+    chat_screen,
+    open_chat,
+    screen_text,
+    send_question,
+    wait_for_fit,
+    wait_for_screen,
+    wait_for_text,
+    wait_until,
+)
+from tests.tui.fake_hub_source import FakeHubSource, progress
+from tests.tui.fake_suggestions import FakeSuggestions, fake_plans
+from tests.tui.fixtures import GIB, AppFixture, fake_fit
 
 HOSTILE = "[/INST] [Q4_K_M] [bold]"
 ESCAPES = "\x1b]0;owned\x07\x1b[31m\x9b2J"
@@ -67,7 +76,7 @@ async def text_of(widget: Widget, act: Callable[[], object] | None = None) -> st
             assert hasattr(waiting, "__await__")
             await waiting
         await pilot.pause()
-        return shown(app)
+        return screen_text(app)
 
 
 async def test_the_header() -> None:
@@ -81,17 +90,18 @@ async def test_the_machine() -> None:
 
 
 @pytest.fixture
-async def fit(stage: Stage) -> Fit:
-    """The verdict on a model that does not fit, with advice from outside."""
-    assert stage.starter is not None
-    real = await stage.app().runtime.fit(stage.starter, LoadSettings())
-    return made_up_fit(real, need_bytes=2 * GIB, free_bytes=GIB, advice=RAW)
+async def fit(app_fixture: AppFixture) -> Fit:
+    """The fit of a model that does not fit, with advice from outside."""
+    assert app_fixture.starter is not None
+    runtime = app_fixture.app().runtime
+    real = await runtime.fit(await runtime.plan(app_fixture.starter, CHAT))
+    return fake_fit(real, need_bytes=2 * GIB, free_bytes=GIB, advice=RAW)
 
 
-@pytest.mark.parametrize("verdict", Verdict)
-async def test_a_row_of_the_models(verdict: Verdict, fit: Fit) -> None:
+@pytest.mark.parametrize("kind", StatusKind)
+async def test_a_row_of_the_models(kind: StatusKind, fit: Fit) -> None:
     row = ModelRow(MODEL)
-    text = await text_of(row, lambda: row.show(Standing(verdict=verdict, fit=fit, remark=RAW)))
+    text = await text_of(row, lambda: row.show(ModelStatus(kind=kind, fit=fit, remark=RAW)))
     assert text.count(HOSTILE) == 3  # the name, the quant, the remark
 
 
@@ -109,7 +119,7 @@ async def test_a_failure() -> None:
 
 @pytest.fixture
 def hostile_plan(smollm2: Path) -> FitPlan:
-    plan = made_up_plans(smollm2)[0]
+    plan = fake_plans(smollm2)[0]
     named = replace(plan.candidate, model=RAW, quant="Q4", file=f"{RAW}:Q4")
     return replace(plan, candidate=named, reasons=(RAW,))
 
@@ -118,29 +128,31 @@ async def test_a_suggestion(hostile_plan: FitPlan) -> None:
     assert (await text_of(SuggestionRow(hostile_plan))).count(HOSTILE) == 1  # the reasons wait
 
 
-async def test_a_download(stage: Stage, hostile_plan: FitPlan) -> None:
-    nursery = Nursery(
-        made=Offer(host=RAW, directory=Path(RAW), free_bytes=1 << 40, license=RAW),
-        told=(progress(1.0, note=RAW),),
+async def test_a_download(app_fixture: AppFixture, hostile_plan: FitPlan) -> None:
+    hub_source = FakeHubSource(
+        facts=DownloadPreview(host=RAW, directory=Path(RAW), free_bytes=1 << 40, license=RAW),
+        reported=(progress(1.0, note=RAW),),
     )
-    stage.suggest, stage.source = Orchard(plans=(hostile_plan,)), nursery
-    app = stage.app()
+    app_fixture.suggest, app_fixture.source = FakeSuggestions(plans=(hostile_plan,)), hub_source
+    app = app_fixture.app()
     async with app.run_test(size=(120, 40)) as pilot:
-        await weighs(pilot)
+        await wait_for_fit(pilot)
         await pilot.press("down", "enter")
-        await reaches(pilot, DownloadScreen)
-        await sees(pilot, "Nothing was sent yet.")
+        await wait_for_screen(pilot, DownloadScreen)
+        await wait_for_text(pilot, "Nothing was sent yet.")
         # the title, the reason, from (twice), the disk, the licence, the last line
-        assert shown(app).count(HOSTILE) == 7
-        nursery.choose_error = HubError(RAW)
+        assert screen_text(app).count(HOSTILE) == 7
+        hub_source.plan_error = HubError(RAW)
         await pilot.press("enter")
-        await sees(pilot, "Try again")
-        assert shown(app).count(HOSTILE) == 7
-        nursery.choose_error = None
+        await wait_for_text(pilot, "Try again")
+        assert screen_text(app).count(HOSTILE) == 7
+        hub_source.plan_error = None
         await pilot.press("enter")
-        await sees(pilot, "1.0 GiB of 8.0 GiB")
-        await until(pilot, lambda: shown(app).count(HOSTILE) == 6)  # its note; the licence is known
-        assert "owned" not in shown(app)
+        await wait_for_text(pilot, "1.0 GiB of 8.0 GiB")
+        await wait_until(
+            pilot, lambda: screen_text(app).count(HOSTILE) == 6
+        )  # its note; the licence is known
+        assert "owned" not in screen_text(app)
 
 
 async def check_dialog(dialog: Dialog, times: int) -> None:
@@ -148,8 +160,8 @@ async def check_dialog(dialog: Dialog, times: int) -> None:
     async with app.run_test(size=(100, 40)) as pilot:
         app.push_screen(dialog)
         await pilot.pause()
-        assert shown(app).count(HOSTILE) == times
-        assert "owned" not in shown(app)
+        assert screen_text(app).count(HOSTILE) == times
+        assert "owned" not in screen_text(app)
 
 
 async def test_a_question_and_the_reason_why_it_broke_off() -> None:
@@ -158,18 +170,18 @@ async def test_a_question_and_the_reason_why_it_broke_off() -> None:
     assert (await text_of(view, lambda: view.end(turn))).count(HOSTILE) == 2
 
 
-async def test_an_answer_streamed_and_finished(stage: Stage) -> None:
-    stage.script.tokens = (*RAW, "\n\n<think>aloud</think>")
-    app = stage.app()
+async def test_an_answer_streamed_and_finished(app_fixture: AppFixture) -> None:
+    app_fixture.script.tokens = (*RAW, "\n\n<think>aloud</think>")
+    app = app_fixture.app()
     async with app.run_test(size=(100, 40)) as pilot:
         await open_chat(pilot)
-        await ask(pilot, "hi")
-        await until(pilot, lambda: len(chat(app).conversation.turns) == 1)
+        await send_question(pilot, "hi")
+        await wait_until(pilot, lambda: len(chat_screen(app).conversation.turns) == 1)
         await pilot.pause()
-        assert HOSTILE in shown(app)
-        assert "<think>aloud</think>" in shown(app)  # HTML is text, never dropped
-        assert "owned" not in shown(app)
-        assert chat(app).query(Markdown).last().source.startswith(HOSTILE)
+        assert HOSTILE in screen_text(app)
+        assert "<think>aloud</think>" in screen_text(app)  # HTML is text, never dropped
+        assert "owned" not in screen_text(app)
+        assert chat_screen(app).query(Markdown).last().source.startswith(HOSTILE)
 
 
 async def test_an_answer_that_was_cut_says_so() -> None:

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from localllm.cli.answer import Writer, read_answer
+from localllm.cli.answer import AnswerWriter, read_answer
 from localllm.engine.fake import FakeEngine, Script
 from localllm.engine.messages import GenerateEvent
 from tests.engine.answers import ask
@@ -18,7 +18,7 @@ def thoughtful() -> AsyncGenerator[GenerateEvent, None]:
 async def test_reasoning_is_kept_apart_and_not_printed_into_a_pipe(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    answer = await read_answer(thoughtful(), Writer())
+    answer = await read_answer(thoughtful(), AnswerWriter())
     assert (answer.text, answer.reasoning) == ("Yes.", "Rain?")
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("Yes.\n", "")
@@ -28,7 +28,7 @@ async def test_reasoning_is_dimmed_talk_on_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    await read_answer(thoughtful(), Writer())
+    await read_answer(thoughtful(), AnswerWriter())
     printed = capsys.readouterr()
     assert printed.out == "Yes.\n"
     assert printed.err.replace("\x1b[2m", "").replace("\x1b[0m", "") == "Rain?\n"

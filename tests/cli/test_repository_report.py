@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.at_hub import document, localllm, renamed, rows, sparse, with_vocabulary
+from tests.cli.hub_processes import document, localllm, renamed, rows, sparse, with_vocabulary
 from tests.core.forge_published import EVERY_ATTENTION
 from tests.hub import BrokenJson, FakeHub, SparseFile
 

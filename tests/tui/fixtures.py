@@ -1,24 +1,25 @@
-"""A machine, a clock and a library that the tests make up; the runtime on them is the real one."""
+"""A fake machine, clock and library for the app; the runtime on them is the real one."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from localllm.core.hardware import Cpu, EngineBuild, HardwareInfo, Memory
 from localllm.engine.fake import FakeEngine, Script
+from localllm.library.files.settings import Settings
 from localllm.library.store.installed import InstalledModel
 from localllm.library.store.store import Store
 from localllm.runtime.runtime import Fit, Runtime
 from localllm.tui.app import LocalLLMApp
-from localllm.tui.downloads import Source
+from localllm.tui.downloads import DownloadSource
 from localllm.tui.screens.home import Suggest
-from tests.tui.made_up_hub import Nursery
-from tests.tui.made_up_plans import Orchard
+from tests.tui.fake_hub_source import FakeHubSource
+from tests.tui.fake_suggestions import FakeSuggestions
 
 MIB, GIB = 2**20, 2**30
 
 
 @dataclass
-class Clock:
+class FakeClock:
     """Stands still until a test moves it."""
 
     now_s: float = 100.0
@@ -28,19 +29,20 @@ class Clock:
 
 
 @dataclass
-class Stage:
-    """Everything an app is given, in the test's hands."""
+class AppFixture:
+    """Everything that an app is given, for a test to change."""
 
     data_dir: Path
     starter: InstalledModel | None
     script: Script = field(default_factory=Script)
-    clock: Clock = field(default_factory=Clock)
+    clock: FakeClock = field(default_factory=FakeClock)
     engines: list[FakeEngine] = field(default_factory=list)
     available_bytes: int = 10 * GIB
     warnings: tuple[str, ...] = ()
     cpu_name: str = "Made-up 9000"
-    suggest: Suggest = field(default_factory=Orchard)
-    source: Source = field(default_factory=Nursery)
+    suggest: Suggest = field(default_factory=FakeSuggestions)
+    source: DownloadSource = field(default_factory=FakeHubSource)
+    settings: Settings = field(default_factory=Settings)
 
     @property
     def engine(self) -> FakeEngine:
@@ -64,14 +66,19 @@ class Stage:
         return self.engine
 
     def app(self, runtime: type[Runtime] = Runtime) -> LocalLLMApp:
-        made = runtime(store=self.store, detect=self.detect, start_engine=self.start_engine)
-        app = LocalLLMApp(made, clock=self.clock, suggest=self.suggest, source=self.source)
+        running = runtime(
+            store=self.store,
+            detect=self.detect,
+            start_engine=self.start_engine,
+            settings=self.settings,
+        )
+        app = LocalLLMApp(running, clock=self.clock, suggest=self.suggest, source=self.source)
         app.animation_level = "none"
         return app
 
 
-def made_up_fit(real: Fit, *, need_bytes: int, free_bytes: int, advice: str | None = None) -> Fit:
-    """A real verdict with the numbers that a test wants."""
+def fake_fit(real: Fit, *, need_bytes: int, free_bytes: int, advice: str | None = None) -> Fit:
+    """Give a real fit the numbers that a test wants."""
     weights_bytes = need_bytes // 2
     kv_bytes = need_bytes - weights_bytes
     share = replace(

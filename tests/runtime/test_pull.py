@@ -1,4 +1,4 @@
-"""Which file is taken on which machine, from made-up shelves with published models on them."""
+"""The file that is taken on a machine, from fake repositories of published models."""
 
 from functools import cache
 
@@ -13,8 +13,8 @@ from localllm.errors import DoesNotFit, NotFound, UsageError
 from localllm.library.files import paths
 from localllm.library.hub.file_list import HubFile
 from localllm.library.hub.hub import HubRepo
-from localllm.runtime.hub_models import HubModels, NoSuchQuant, listed, offer_of
-from localllm.runtime.pull import Choice, choose_from
+from localllm.runtime.hub_models import HubModels, NoSuchQuant, offer_of, repo_files
+from localllm.runtime.pull import PullPlan, plan_from
 
 GIB = 2**30
 QUANTS = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q2_K")
@@ -38,7 +38,8 @@ def hub_models(*quants: str, model: str = "qwen3-8b", more: tuple[HubFile, ...] 
         license="apache-2.0", tags=(), downloads=None, updated=None, endpoint="http://hub",
     )  # fmt: skip
     header = known.spec(quants[0])
-    return HubModels(repo=repo, header=header, listing=offers_of(repo.name, header, listed(repo)))
+    offers = offers_of(repo.name, header, repo_files(repo))
+    return HubModels(repo=repo, header=header, listing=offers)
 
 
 def machine(gib: float, *, bandwidth: float = 200e9) -> Machine:
@@ -47,46 +48,46 @@ def machine(gib: float, *, bandwidth: float = 200e9) -> Machine:
 
 
 def chosen(
-    held: HubModels, gib: float, quant: str | None = None, goal: Goal = Goal.BALANCED
-) -> Choice:
-    return choose_from(held, quant, machine(gib), Preferences(goal=goal))
+    found: HubModels, gib: float, quant: str | None = None, goal: Goal = Goal.BALANCED
+) -> PullPlan:
+    return plan_from(found, quant, machine(gib), Preferences(goal=goal))
 
 
 @pytest.mark.parametrize("gib", [5.6, 6, 7, 9, 16])
 @pytest.mark.parametrize("goal", Goal)
 def test_without_a_quant_it_is_the_one_that_suggest_takes(gib: float, goal: Goal) -> None:
-    held = hub_models(*QUANTS)
-    suggested = plans(held.listing.candidates, Preferences(goal=goal), machine(gib), limit=8).plans
-    choice = chosen(held, gib, goal=goal)
+    found = hub_models(*QUANTS)
+    suggested = plans(found.listing.candidates, Preferences(goal=goal), machine(gib), limit=8).plans
+    choice = chosen(found, gib, goal=goal)
     assert choice.quant == suggested[0].candidate.quant
     assert choice.reasons == suggested[0].reasons
     assert choice.warning is None
 
 
 def test_more_memory_never_gets_a_smaller_file_when_quality_is_the_goal() -> None:
-    held = hub_models(*QUANTS)
-    sizes = [chosen(held, gib, goal=Goal.QUALITY).size_bytes for gib in (5.6, 6.5, 7, 8, 12)]
+    found = hub_models(*QUANTS)
+    sizes = [chosen(found, gib, goal=Goal.QUALITY).size_bytes for gib in (5.6, 6.5, 7, 8, 12)]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1]
 
 
 def test_when_nothing_fits_the_smallest_change_is_named() -> None:
-    held = hub_models("Q8_0", "Q4_K_M")
+    found = hub_models("Q8_0", "Q4_K_M")
     with pytest.raises(DoesNotFit) as caught:
-        chosen(held, 5.1)
-    said = str(caught.value)
-    assert "acme/M-GGUF Q4_K_M" in said
-    assert "Try --ctx" in said
-    assert "acme/M-GGUF:Q4_K_M" in said  # how to fetch it all the same
+        chosen(found, 5.1)
+    message = str(caught.value)
+    assert "acme/M-GGUF Q4_K_M" in message
+    assert "Try --ctx" in message
+    assert "acme/M-GGUF:Q4_K_M" in message  # how to fetch it all the same
     with pytest.raises(DoesNotFit, match="take a smaller model"):
-        chosen(held, 1)
+        chosen(found, 1)
 
 
 def test_a_quant_that_costs_too_much_is_not_taken_unasked() -> None:
-    held = hub_models("Q2_K", model="qwen3-0.6b")
+    found = hub_models("Q2_K", model="qwen3-0.6b")
     with pytest.raises(DoesNotFit, match="perplexity"):
-        chosen(held, 16)
-    asked = chosen(held, 16, "Q2_K")
+        chosen(found, 16)
+    asked = chosen(found, 16, "Q2_K")
     assert asked.quant == "Q2_K"
     assert "perplexity" in (asked.warning or "")
 
@@ -99,9 +100,9 @@ def test_a_quant_that_was_named_is_taken_with_a_warning_when_it_does_not_fit() -
 
 
 def test_without_a_machine_the_usual_quant_is_taken() -> None:
-    assert choose_from(hub_models(*QUANTS), None, None, Preferences()).quant == "Q4_K_M"
-    assert choose_from(hub_models("Q8_0", "Q6_K"), None, None, Preferences()).quant == "Q6_K"
-    assert choose_from(hub_models(*QUANTS), "Q8_0", None, Preferences()).quant == "Q8_0"
+    assert plan_from(hub_models(*QUANTS), None, None, Preferences()).quant == "Q4_K_M"
+    assert plan_from(hub_models("Q8_0", "Q6_K"), None, None, Preferences()).quant == "Q6_K"
+    assert plan_from(hub_models(*QUANTS), "Q8_0", None, Preferences()).quant == "Q8_0"
 
 
 def test_a_quant_that_is_not_there_lists_those_that_are() -> None:
@@ -115,10 +116,10 @@ def test_two_files_of_a_quant_are_told_apart_by_their_names() -> None:
     twin = HubFile(
         name="old/M-Q8_0.gguf", size_bytes=entry("qwen3-8b").file_bytes("Q8_0"), sha256=None
     )
-    held = hub_models("Q8_0", "Q4_K_M", more=(twin,))
+    found = hub_models("Q8_0", "Q4_K_M", more=(twin,))
     with pytest.raises(UsageError, match=r"old/M-Q8_0\.gguf"):
-        offer_of(held, "Q8_0")
-    assert offer_of(held, "old/M-Q8_0.gguf").files == ("old/M-Q8_0.gguf",)
+        offer_of(found, "Q8_0")
+    assert offer_of(found, "old/M-Q8_0.gguf").files == ("old/M-Q8_0.gguf",)
 
 
 def test_a_file_that_cannot_be_what_it_is_called_says_why() -> None:
@@ -128,10 +129,10 @@ def test_a_file_that_cannot_be_what_it_is_called_says_why() -> None:
 
 
 def test_a_repository_of_encoders_alone_holds_no_model() -> None:
-    held = hub_models("Q8_0")
+    found = hub_models("Q8_0")
     empty = HubModels(
-        repo=held.repo, header=held.header,
-        listing=offers_of("acme/M-GGUF", held.header, []),
+        repo=found.repo, header=found.header,
+        listing=offers_of("acme/M-GGUF", found.header, []),
     )  # fmt: skip
     with pytest.raises(NotFound, match="no model"):
         chosen(empty, 16)

@@ -1,0 +1,178 @@
+"""How a model is loaded when a person leaves something open: one policy for every front end.
+
+`run`, `serve`, `size`, `bench` and the app say what they were given as a `LoadChoice`; the model's
+header and the user's settings decide the rest, here. A front end with defaults of its own would
+load the same model another way than the others do.
+
+Nothing is read or asked here: `load_plan.py` reads the files that a load needs.
+"""
+
+from dataclasses import dataclass, replace
+
+from localllm.core.model.purpose import is_embedding_model, why_not_generative
+from localllm.core.model.spec import ModelSpec
+from localllm.core.sizing.embedding import with_embedding_defaults
+from localllm.core.sizing.load import (
+    DEFAULT_CONTEXT,
+    FlashAttention,
+    KvType,
+    LoadSettings,
+    Lora,
+    Mmproj,
+    Pooling,
+    Speculate,
+    capped_context,
+)
+from localllm.core.text import single_line
+from localllm.errors import UsageError
+from localllm.library.files.settings import Settings
+
+AUTO_PARALLEL = (4, 2, 1)
+"""Sequences of a load that leaves `parallel` open: the first of these that fits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadChoice:
+    """What was said of a load. None leaves a value to the policy.
+
+    - `context`: tokens of one sequence. None: the settings' own, at most the training context.
+    - `parallel`: sequences at once. None: as many of AUTO_PARALLEL as fit.
+    - `gpu_layers`: None: as many as fit.
+    - `threads`: None: the physical cores that this process may use.
+    - `draft`: name or path of the draft model.
+    - `embeddings`: False requires a model that answers. None: a load for embeddings where the
+      model does nothing else.
+    - `vision`: True requires an mmproj, False loads none. None: the model's own, if it has a
+      usable one here.
+
+    The other fields are those of `LoadSettings`; `kv_type` is of keys and values.
+    """
+
+    context: int | None = None
+    parallel: int | None = None
+    gpu_layers: int | None = None
+    kv_type: KvType = KvType.F16
+    cpu_moe: int = 0
+    kv_offload: bool = True
+    batch: int = 2048
+    ubatch: int = 512
+    flash_attention: FlashAttention = FlashAttention.AUTO
+    swa_full: bool = False
+    threads: int | None = None
+    speculate: Speculate = Speculate.AUTO
+    draft: str | None = None
+    loras: tuple[Lora, ...] = ()
+    embeddings: bool | None = None
+    pooling: Pooling | None = None
+    vision: bool | None = None
+
+
+CHAT = LoadChoice(parallel=1, embeddings=False, vision=False)
+"""One conversation of text with a model that answers, as `run` and the app hold it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Companions:
+    """The files that are loaded beside a model, each passed by the gatekeeper.
+
+    `draft_path` is the file whose header is `draft`; `warnings` say which companions of the model
+    cannot be used and what it does without them.
+    """
+
+    loras: tuple[Lora, ...] = ()
+    mmproj: Mmproj | None = None
+    draft_path: str | None = None
+    draft: ModelSpec | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class NoAnswers(UsageError):
+    """A model that does not continue text was to answer.
+
+    `reason` says what it is instead; `embeds`: it can be loaded for embeddings or ranking.
+    """
+
+    def __init__(self, spec: ModelSpec, name: str, reason: str) -> None:
+        super().__init__(
+            f"{single_line(name)} ({spec.architecture}) is {reason}. "
+            "This verb needs a model that answers; `localllm ls` lists what is installed."
+        )
+        self.reason = reason
+        self.embeds = is_embedding_model(spec)
+
+
+def require_answers(spec: ModelSpec, name: str) -> None:
+    """Raise NoAnswers for a model that does not continue text (an embedding model, a reranker)."""
+    if (reason := why_not_generative(spec)) is not None:
+        raise NoAnswers(spec, name, reason)
+
+
+def context_or_default(context: int | None, settings: Settings) -> int:
+    """Give the context to ask of any model: what was said, else the settings', else the default."""
+    return context or settings.context or DEFAULT_CONTEXT
+
+
+def loads_for_embeddings(choice: LoadChoice, spec: ModelSpec) -> bool:
+    """Decide whether the model is loaded for embeddings instead of answers."""
+    return is_embedding_model(spec) if choice.embeddings is None else choice.embeddings
+
+
+def check_purpose(choice: LoadChoice, spec: ModelSpec, name: str) -> None:
+    """Raise UsageError (NoAnswers) when the model is not made for what it is loaded for."""
+    if choice.embeddings is False:
+        require_answers(spec, name)
+    if choice.pooling is not None and not loads_for_embeddings(choice, spec):
+        raise UsageError(
+            f"{single_line(name)} answers, so nothing of it is pooled: --pooling belongs to "
+            "--embeddings."
+        )
+
+
+def load_candidates(
+    choice: LoadChoice, spec: ModelSpec, settings: Settings, companions: Companions
+) -> tuple[LoadSettings, ...]:
+    """The loads that would do, the best first: the first that fits is to be taken.
+
+    There are several only where `parallel` was left open. Raises UsageError as `load_settings`.
+    """
+    counts = AUTO_PARALLEL if choice.parallel is None else (choice.parallel,)
+    return tuple(
+        load_settings(replace(choice, parallel=parallel), spec, settings, companions)
+        for parallel in counts
+    )
+
+
+def load_settings(
+    choice: LoadChoice, spec: ModelSpec, settings: Settings, companions: Companions
+) -> LoadSettings:
+    """Decide what `choice` leaves open; `parallel` is then the first of AUTO_PARALLEL.
+
+    A context that was said is taken as it is; one that was not is capped by the training context.
+    Raises UsageError for a model that has no embeddings, or no score to rank by, when it is to be
+    loaded for them.
+    """
+    embeddings = loads_for_embeddings(choice, spec)
+    context = choice.context
+    if context is None:
+        context = capped_context(context_or_default(None, settings), spec)
+    load = LoadSettings(
+        context=context,
+        parallel=choice.parallel or AUTO_PARALLEL[0],
+        kv_type_k=choice.kv_type,
+        kv_type_v=choice.kv_type,
+        batch=choice.batch,
+        ubatch=min(choice.ubatch, choice.batch),
+        gpu_layers=choice.gpu_layers,
+        cpu_moe=choice.cpu_moe,
+        flash_attention=choice.flash_attention,
+        swa_full=choice.swa_full,
+        threads=choice.threads,
+        kv_offload=choice.kv_offload,
+        speculate=Speculate.OFF if embeddings else choice.speculate,
+        draft=companions.draft_path,
+        loras=companions.loras,
+        embeddings=embeddings,
+        pooling=choice.pooling,
+        mmproj=companions.mmproj,
+    )
+    return with_embedding_defaults(spec, load)

@@ -1,0 +1,97 @@
+"""Candidates for this machine: every published quant of the catalogue, and what is installed.
+
+`localllm suggest` answers from here in a third of a second, so what reads installed models is
+imported where there is one.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+from localllm.core.catalogue.catalogue import Entry, Task
+from localllm.core.hardware import HardwareInfo
+from localllm.core.model.spec import ModelSpec
+from localllm.core.recommend import Candidate, FitPlan, Preferences, Verdict, plans
+from localllm.errors import LocalLLMError
+from localllm.library.files import settings
+from localllm.library.files.catalogue_file import read_catalogue
+from localllm.library.store.installed import InstalledModel
+from localllm.runtime.load_policy import context_or_default
+from localllm.runtime.local_machine import machine_of
+
+
+def suggestions(
+    found: HardwareInfo, installed: tuple[InstalledModel, ...], *, limit: int = 5
+) -> tuple[FitPlan, ...]:
+    """Choose the best chat models of the catalogue that fit this machine and are not installed.
+
+    Reads the library's files and may measure the machine: call it in a thread.
+    Raises LocalLLMError when the catalogue or the settings cannot be read.
+    """
+    user = settings.load()
+    entries = tuple(entry for entry in read_catalogue() if Task.CHAT in entry.tasks)
+    have = tuple(each.spec() for each in installed_candidates(installed, entries))
+    entries = tuple(entry for entry in entries if not any(_same(entry, spec) for spec in have))
+    preferences = Preferences(context=context_or_default(None, user))
+    advice = plans(
+        candidates(entries), preferences, machine_of(found, user.reserve_bytes), limit=limit
+    )
+    return tuple(plan for plan in advice.plans if plan.verdict is not Verdict.DOES_NOT_FIT)
+
+
+def candidates(entries: tuple[Entry, ...]) -> Iterator[Candidate]:
+    """Give every published quant of the catalogue's entries."""
+    for entry in entries:
+        for quant in entry.quants:
+            yield Candidate(
+                model=entry.name,
+                quant=quant,
+                file=f"{entry.repos[0]}:{quant}",
+                size_bytes=entry.file_bytes(quant),
+                parameters=entry.parameters,
+                active_parameters=entry.active_parameters,
+                architecture=entry.hparams.architecture,
+                released=entry.released,
+                installed=False,
+                spec=partial(entry.spec, quant),
+                context=entry.context,
+                weight_reads=partial(entry.weight_reads, quant),
+                cache_reads=entry.cache_reads,
+            )
+
+
+def installed_candidates(
+    models: tuple[InstalledModel, ...], entries: tuple[Entry, ...]
+) -> Iterator[Candidate]:
+    """Give every installed model whose file is there and passes the gatekeeper."""
+    from localllm.library.store.header_cache import cached_spec
+
+    for model in models:
+        if model.missing:
+            continue
+        try:
+            spec = cached_spec(model)
+        except LocalLLMError:
+            continue  # `ls` and `show` say what is wrong with it
+        yield _installed(model, spec, entries)
+
+
+def _installed(model: InstalledModel, spec: ModelSpec, entries: tuple[Entry, ...]) -> Candidate:
+    """Make an installed file a candidate. Its release date is that of the catalogue's entry with
+    the same architecture and the same number of parameters, if there is one."""
+    entry = next((entry for entry in entries if _same(entry, spec)), None)
+    return Candidate(
+        model=model.name,
+        quant=model.quant or "?",
+        file=str(model.path),
+        size_bytes=model.size_bytes,
+        parameters=spec.parameters,
+        active_parameters=spec.active_parameters,
+        architecture=spec.architecture,
+        released=entry.released if entry else None,
+        installed=True,
+        spec=lambda: spec,
+    )
+
+
+def _same(entry: Entry, spec: ModelSpec) -> bool:
+    return entry.parameters == spec.parameters and entry.hparams.architecture == spec.architecture

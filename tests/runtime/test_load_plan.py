@@ -1,0 +1,129 @@
+"""The files of a load are read once, and a load that cannot be is refused before it starts."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from localllm.core.sizing.load import Lora, Speculate
+from localllm.errors import GgufError, NotFound, UsageError
+from localllm.library.files.settings import Settings
+from localllm.library.store.store import Store
+from localllm.runtime.load_plan import LoadPlan, plan_load
+from localllm.runtime.load_policy import AUTO_PARALLEL, CHAT, LoadChoice, NoAnswers
+from localllm.runtime.runtime import ResidentModel
+from tests.core import forge
+from tests.core.forge_recurrent import ENCODER
+from tests.engine.fake_vision import llava
+from tests.runtime.fake_machine import FakeMachine
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "library")
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> FakeMachine:
+    return FakeMachine(tmp_path / "library")
+
+
+@pytest.fixture
+def seeing(tmp_path: Path, smollm2: Path) -> Path:
+    """A model with an mmproj beside it."""
+    (tmp_path / "model.gguf").symlink_to(smollm2)
+    llava(tmp_path / "mmproj-model.gguf", embedding=576)
+    return tmp_path / "model.gguf"
+
+
+def planned(store: Store, name: Path | str, choice: LoadChoice) -> LoadPlan:
+    return plan_load(store.resolve(str(name)), choice, settings=Settings(), resolve=store.resolve)
+
+
+@pytest.fixture
+def file(tmp_path: Path, smollm2: Path) -> Path:
+    return Path(shutil.copyfile(smollm2, tmp_path / "model.gguf"))
+
+
+def damage(file: Path) -> None:
+    file.write_bytes(b"no header any more")
+
+
+async def test_a_header_is_read_once_for_sizing_and_loading(
+    machine: FakeMachine, file: Path
+) -> None:
+    runtime = machine.runtime()
+    plan = await runtime.plan(runtime.resolve(str(file)), LoadChoice(context=512))
+    damage(file)
+    assert (await runtime.fit(plan)).fits
+    events = [event async for event in runtime.load(plan)]
+    assert isinstance(events[-1], ResidentModel)
+    await runtime.close()
+    with pytest.raises(GgufError):
+        await runtime.plan(runtime.resolve(str(file)), LoadChoice())
+
+
+@pytest.mark.parametrize(("available_mib", "parallel"), [(1000, 4), (420, 2), (300, 1), (200, 1)])
+async def test_as_many_sequences_as_fit_are_loaded(
+    machine: FakeMachine, available_mib: int, parallel: int
+) -> None:
+    machine.available_bytes = available_mib * 2**20
+    runtime = machine.runtime()
+    plan = await runtime.plan(runtime.resolve("starter"), LoadChoice(context=4096))
+    assert len(plan.candidates) == len(AUTO_PARALLEL)
+    fit = await runtime.fit(plan)
+    assert fit.settings.parallel == parallel
+    assert fit.fits == (available_mib > 200)
+    assert (await runtime.fit(plan.forced)).settings.parallel == AUTO_PARALLEL[0]
+
+
+def test_an_mmproj_is_loaded_where_it_may_be_and_there_is_one(
+    store: Store, seeing: Path, smollm2: Path
+) -> None:
+    for vision in (None, True):
+        (settings,) = planned(store, seeing, replace(CHAT, vision=vision)).candidates
+        assert settings.mmproj is not None
+        assert settings.mmproj.weights_bytes > 0  # it passed the gatekeeper
+    assert planned(store, seeing, CHAT).candidates[0].mmproj is None
+    assert planned(store, smollm2, LoadChoice()).candidates[0].mmproj is None
+    with pytest.raises(UsageError, match="has no image encoder here"):
+        planned(store, smollm2, replace(CHAT, vision=True))
+
+
+def test_an_mmproj_that_cannot_be_used_is_a_warning_unless_it_is_needed(
+    store: Store, seeing: Path
+) -> None:
+    llava(seeing.with_name("mmproj-model.gguf"), embedding=64)
+    plan = planned(store, seeing, LoadChoice())
+    assert plan.candidates[0].mmproj is None
+    assert len(plan.warnings) == 1
+    assert "answers, but sees no images" in plan.warnings[0]
+    with pytest.raises(GgufError):
+        planned(store, seeing, replace(CHAT, vision=True))
+
+
+def test_a_draft_model_is_read_and_must_answer(store: Store, tmp_path: Path) -> None:
+    plan = planned(store, "starter", replace(CHAT, draft="starter"))
+    assert plan.draft == plan.spec
+    assert plan.candidates[0].active_draft == str(plan.model.path)
+    off = planned(store, "starter", replace(CHAT, draft="starter", speculate=Speculate.OFF))
+    assert off.candidates[0].active_draft is None
+    forge.write(ENCODER, tmp_path / "encoder.gguf")
+    with pytest.raises(NoAnswers, match="encoder"):
+        planned(store, "starter", replace(CHAT, draft=str(tmp_path / "encoder.gguf")))
+    with pytest.raises(NotFound):
+        planned(store, "starter", replace(CHAT, draft="nonsense"))
+
+
+def test_an_adapter_is_read_before_anything_is_loaded(store: Store, smollm2: Path) -> None:
+    with pytest.raises(GgufError, match="not an adapter"):
+        planned(store, "starter", replace(CHAT, loras=(Lora(path=str(smollm2)),)))
+
+
+def test_a_model_that_does_not_answer_is_no_chat(store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "encoder.gguf"
+    forge.write(ENCODER, file)
+    assert planned(store, file, LoadChoice()).candidates[0].embeddings
+    with pytest.raises(NoAnswers, match="an embedding model"):
+        planned(store, file, CHAT)
