@@ -212,19 +212,19 @@ def _read(path: Path) -> Conversation:
         reason = getattr(error, "strerror", None) or error
         raise StoreError(f"{printable(path)} cannot be read: {reason}.") from error
     try:
-        found = msgspec.json.decode(content, type=_StoredSession)
+        stored = msgspec.json.decode(content, type=_StoredSession)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(
             f"{printable(path)} is not a session of localllm, and stays as it is: {error}."
         ) from error
-    if found.localllm_session != _VERSION or not 0 <= found.left_out <= len(found.messages):
+    if stored.localllm_session != _VERSION or not 0 <= stored.left_out <= len(stored.messages):
         raise UsageError(
             f"{printable(path)} is a session of another version, or was changed by hand: its"
-            f" version is {found.localllm_session}, and {found.left_out} of its"
-            f" {len(found.messages)} messages are left out."
+            f" version is {stored.localllm_session}, and {stored.left_out} of its"
+            f" {len(stored.messages)} messages are left out."
         )
     messages = tuple(
         Message(role=each.role, content=each.content, reasoning=each.reasoning)
-        for each in found.messages
+        for each in stored.messages
     )
-    return Conversation(system=found.system, messages=messages, left_out=found.left_out)
+    return Conversation(system=stored.system, messages=messages, left_out=stored.left_out)

@@ -145,14 +145,14 @@ def _repo_table(rows: tuple[Row, ...]) -> Table:
     drawn.add_column("FILE", overflow="fold")
     for row in rows:
         parts = f" and {len(row.files) - 1} more parts" if len(row.files) > 1 else ""
-        beside = f" with {row.mmproj}" if row.mmproj else ""
+        mmproj = f" with {row.mmproj}" if row.mmproj else ""
         good = row.verdict == "good"
         drawn.add_row(
             literal(row.quant or "unknown"),
             format_bytes(row.size_bytes),
             literal((row.verdict or "unknown") + (" (pull takes it)" if row.pick else "")),
             "-" if row.decode_tps is None else f"{row.decode_tps:.0f}",
-            literal(f"{row.files[0]}{parts}{beside}"),
+            literal(f"{row.files[0]}{parts}{mmproj}"),
             style="bold" if row.pick else "" if good else "dim",
         )
     return drawn

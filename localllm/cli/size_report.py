@@ -1,4 +1,4 @@
-"""What `size` says besides the memory of one load: limits here, rules of thumb, fine-tuning."""
+"""The parts of `size` beside the memory of one load: capacity, rules of thumb, fine-tuning."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -16,41 +16,41 @@ from localllm.runtime.find_model import SizedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """The largest of each that fits here with the rest as it was asked for; None when nothing
-    does, and `quant` also for a model of which only one file is at hand."""
+class Capacity:
+    """The largest of each that fits here with the rest as it was given; None when nothing does,
+    and `quant` also for a model of which only one file is at hand."""
 
     context: int | None
     parallel: int | None
     quant: str | None
 
 
-def limits_of(
-    model: SizedModel, settings: LoadSettings, room: Budget, draft: ModelSpec | None = None
-) -> Limits:
+def capacity_of(
+    model: SizedModel, settings: LoadSettings, budget: Budget, draft: ModelSpec | None = None
+) -> Capacity:
     """Find the largest of each that this machine has room for."""
     quants = model.quants
-    return Limits(
-        context=capacity.largest_context(model.spec, settings, room, draft=draft),
-        parallel=capacity.most_parallel(model.spec, settings, room, draft=draft),
-        quant=capacity.largest_quant(quants, settings, room, draft=draft) if quants else None,
+    return Capacity(
+        context=capacity.largest_context(model.spec, settings, budget, draft=draft),
+        parallel=capacity.most_parallel(model.spec, settings, budget, draft=draft),
+        quant=capacity.largest_quant(quants, settings, budget, draft=draft) if quants else None,
     )
 
 
-def print_limits(console: Console, limits: Limits, settings: LoadSettings) -> None:
-    if limits.context is None:
+def print_capacity(console: Console, largest: Capacity, settings: LoadSettings) -> None:
+    if largest.context is None:
         console.print("No context fits here.")
     else:
         users = f" for each of {settings.parallel}" if settings.parallel > 1 else ""
-        console.print(f"Largest context here{users}: {limits.context} tokens")
-    console.print(f"Conversations of {settings.context} tokens at once: {limits.parallel or 0}")
-    if limits.quant is not None:
-        console.print(f"Largest quant here: {limits.quant}")
+        console.print(f"Largest context here{users}: {largest.context} tokens")
+    console.print(f"Conversations of {settings.context} tokens at once: {largest.parallel or 0}")
+    if largest.quant is not None:
+        console.print(f"Largest quant here: {largest.quant}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleOfThumb:
-    """A rule that people bring along beside our number for the same thing, in bytes."""
+    """A common rule of thumb beside our number for the same thing, in bytes."""
 
     rule: str
     bytes: int
@@ -59,7 +59,7 @@ class RuleOfThumb:
 
 
 def rules_for(spec: ModelSpec, fit: Fit) -> Iterator[RuleOfThumb]:
-    """The rules of `core/sizing/rules_of_thumb.py` that speak of this model and this load."""
+    """Apply the rules of `core/sizing/rules_of_thumb.py` to this model and this load."""
     needed, count = fit.footprint, spec.parameters
     width = needed.weights_bytes / max(1, count)
     yield RuleOfThumb(
@@ -111,7 +111,7 @@ def print_rules(console: Console, spec: ModelSpec, fit: Fit) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """A fine-tune that was asked for. `batch` sequences of `sequence` tokens at once."""
+    """The options of a fine-tune: `batch` sequences of `sequence` tokens at once."""
 
     method: Method
     rank: int
@@ -119,7 +119,7 @@ class Training:
     sequence: int
 
     def memory(self, spec: ModelSpec) -> TrainingMemory:
-        """What it needs on one device. Raises GgufError for a header that lacks counts."""
+        """Estimate its memory on one device. Raises GgufError for a header that lacks counts."""
         return finetune.training_memory(
             finetune.shape_of(spec),
             self.method,

@@ -56,7 +56,8 @@ class Timed:
 
 
 def context_for(*, prompt_tokens: int, gen_tokens: int) -> int:
-    """Tokens of context that the tests need, with room for a first prompt that comes out long."""
+    """Tokens of context that the tests need, with a margin for a first prompt that comes out
+    long."""
     return max(prompt_tokens + max(64, prompt_tokens // 8), gen_tokens + 64)
 
 
@@ -108,17 +109,19 @@ class Stopwatch:
         return Timed(tokens=tokens, tps=tuple(rates))
 
     async def _words(self, tokens: int) -> list[str]:
-        """Words whose text is `tokens` long, or the next length below that can be had. They are
-        counted by the engine; each try begins like the one before, so its cache has most of it."""
+        """Choose words whose text is `tokens` long, or the next length below that can be had.
+
+        The engine counts them; each try begins like the one before, so its cache has most of it.
+        """
         pool = [self._random.choice(_WORDS) for _ in range(2 * tokens)]
         count, best = max(1, tokens // 8), 1
         for _ in range(_TRIES):
-            found = (await self._read(pool[:count])).prompt_tokens
-            if found <= tokens:
+            counted = (await self._read(pool[:count])).prompt_tokens
+            if counted <= tokens:
                 best = max(best, count)
-            if found == tokens:
+            if counted == tokens:
                 break
-            missing = (tokens - found) / max(1.0, found / count)
+            missing = (tokens - counted) / max(1.0, counted / count)
             step = round(missing) or (1 if missing > 0 else -1)
             count = min(max(1, count + step), len(pool))
         return pool[:best]
@@ -153,7 +156,7 @@ class Stopwatch:
         return rate_together([times for _, times in answers])
 
     async def _follow(self, request: GenerateRequest) -> tuple[Finished, list[float]]:
-        """An answer's end, and when each of its tokens came."""
+        """Wait for an answer's end, and note when each of its tokens came."""
         times: list[float] = []
         async with aclosing(self._generate(request)) as events:
             async for event in events:
@@ -165,7 +168,7 @@ class Stopwatch:
 
 
 def rate_together(times: Sequence[Sequence[float]]) -> float:
-    """The rate of several answers at once, from when each of their tokens came (seconds).
+    """Compute the rate of several answers at once from the times of their tokens (seconds).
 
     Counted from the moment when the last of them has its first token, so that no prompt is being
     read any more, to the last token of all. Raises GenerationFailed when no time passed.
@@ -207,7 +210,7 @@ class CpuTime:
 
 
 def cpu_time() -> CpuTime | None:
-    """Look at the clocks; None where the system does not tell."""
+    """Read the clocks; None where the system has none."""
     try:
         times = psutil.cpu_times()
         process = psutil.Process()
@@ -226,8 +229,10 @@ def cpu_time() -> CpuTime | None:
 def crowded(
     before: CpuTime | None, after: CpuTime | None, *, threads: int, processors: int | None
 ) -> bool:
-    """Whether others used so much that `threads` did not have a processor each. False when it
-    cannot be known."""
+    """Detect that other programs used so much that `threads` did not have a processor each.
+
+    False when it cannot be known.
+    """
     if before is None or after is None or processors is None or after.at_s <= before.at_s:
         return False
     others_s = (after.all_s - before.all_s) - (after.own_s - before.own_s)

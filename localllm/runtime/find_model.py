@@ -40,7 +40,7 @@ _MAX_SHOWN = 80
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelQuery:
-    """What a person asks for: MODEL[:QUANT], and what --quant and --revision say of it."""
+    """A model as a person names it: MODEL[:QUANT], --quant and --revision."""
 
     model: str
     quant: str | None = None
@@ -116,7 +116,8 @@ def find_published(query: ModelQuery) -> Published:
 
 
 def names_repository(model: str) -> bool:
-    """Tell whether MODEL is written as a repository of the Hub and nothing of this name is here."""
+    """Recognize MODEL as a repository of the Hub: so written, and no file or folder of that name
+    is here."""
     return is_repository(model.partition(":")[0]) and not os.path.lexists(model)
 
 
@@ -191,17 +192,17 @@ def _read_installed(model: InstalledModel, quant: str | None) -> SizedModel:
 
 def _read_entry(entry: Entry, quant: str | None) -> SizedModel:
     """Draw the header of an entry's quant; the usual one unless one is named."""
-    wanted = (quant or usual_quant(entry)).upper()
+    quant = (quant or usual_quant(entry)).upper()
     try:
-        spec = entry.spec(wanted)
+        spec = entry.spec(quant)
     except KeyError:
         raise UsageError(
-            f"{single_line(wanted)} is not a quant. {entry.name} is published as: "
+            f"{single_line(quant)} is not a quant. {entry.name} is published as: "
             f"{', '.join(entry.quants)}."
         ) from None
     largest_first = sorted(entry.quants, key=entry.file_bytes, reverse=True)
     quants = tuple((each, partial(entry.spec, each)) for each in largest_first)
-    return SizedModel(name=entry.name, quant=wanted, spec=spec, quants=quants)
+    return SizedModel(name=entry.name, quant=quant, spec=spec, quants=quants)
 
 
 def usual_quant(entry: Entry) -> str:

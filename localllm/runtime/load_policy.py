@@ -1,4 +1,4 @@
-"""How a model is loaded when a person leaves something open: one policy for every front end.
+"""The load policy: one answer for every front end to what a person leaves open.
 
 `run`, `serve`, `size`, `bench` and the app say what they were given as a `LoadChoice`; the model's
 header and the user's settings decide the rest, here. A front end with defaults of its own would
@@ -33,7 +33,7 @@ AUTO_PARALLEL = (4, 2, 1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadChoice:
-    """What was said of a load. None leaves a value to the policy.
+    """The options of a load as they were given. None leaves a value to the policy.
 
     - `context`: tokens of one sequence. None: the settings' own, at most the training context.
     - `parallel`: sequences at once. None: as many of AUTO_PARALLEL as fit.

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from localllm.core.speed.measured import MeasuredMachine
 
 _SLOWEST_KNOWN_BYTES_PER_S = 50e9
-"""A GPU whose bandwidth nobody knows is planned with this: a low value, and said to be one."""
+"""The bandwidth of a GPU that is in no table: a low value, so that no plan promises too much."""
 
 
-# --- what it has ---
+# --- hardware and engine ---
 
 
 def machine_now() -> HardwareInfo:
@@ -69,7 +69,7 @@ def usable_cores(cpu: Cpu) -> int:
     return max(1, min(cpu.cores_usable, cpu.cores_physical or cpu.cores_usable))
 
 
-# --- its room and speed ---
+# --- its memory and speed ---
 
 
 def this_machine(reserve_bytes: int = 0) -> tuple[Machine, HardwareInfo]:
@@ -79,16 +79,16 @@ def this_machine(reserve_bytes: int = 0) -> tuple[Machine, HardwareInfo]:
 
 
 def machine_of(found: HardwareInfo, reserve_bytes: int = 0) -> Machine:
-    """Work out the room and the speed of a machine that was detected.
+    """Work out the free memory and the speed of a machine that was detected.
 
     Raises LocalLLMError when the bandwidth of its memory cannot be measured.
     """
-    room = budget_of(found, reserve_bytes=reserve_bytes)
+    free = budget_of(found, reserve_bytes=reserve_bytes)
     devices = {device.name: device for device in found.devices}
     machine = Machine(
-        budget=room,
+        budget=free,
         host=host_speed(found),
-        gpus=tuple(_device_speed(devices[gpu.name]) for gpu in room.gpus),
+        gpus=tuple(_device_speed(devices[gpu.name]) for gpu in free.gpus),
     )
     return replace(machine, calibration=tuple(_calibration(found, machine)))
 
@@ -115,7 +115,7 @@ def described_machine(
     if known is not None and known.generation is not None:
         backend = known.generation.backend
     name = known.name if known is not None else "GPU"
-    rooms = tuple(
+    gpu_budgets = tuple(
         GpuBudget(
             name=name if len(sizes) == 1 else f"{name} {i}",
             backend=backend,
@@ -131,9 +131,9 @@ def described_machine(
     )
     host = found.ram.available_bytes if ram_bytes is None else ram_bytes
     return Machine(
-        budget=Budget(host_bytes=host, gpus=rooms),
+        budget=Budget(host_bytes=host, gpus=gpu_budgets),
         host=host_speed(found),
-        gpus=(speed,) * len(rooms),
+        gpus=(speed,) * len(gpu_budgets),
     )
 
 
@@ -166,7 +166,7 @@ def _device_speed(device: Device) -> DeviceSpeed:
     )
 
 
-# --- what `bench` measured on it ---
+# --- measurements of `bench` ---
 
 
 def measured_machine(found: HardwareInfo) -> "MeasuredMachine":

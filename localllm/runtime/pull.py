@@ -168,30 +168,32 @@ def _plan(hub_models: HubModels, offer: Offer, reasons: tuple[str, ...]) -> Pull
 # --- what does not fit ---
 
 
-def nothing_fits(hub_models: HubModels, room: Budget, preferences: Preferences) -> str:
+def nothing_fits(hub_models: HubModels, budget: Budget, preferences: Preferences) -> str:
     """Say why nothing of a repository is suggested here, and the smallest change that would
     help."""
     smallest = min(hub_models.listing.candidates, key=lambda each: each.size_bytes)
-    fitting = [each for each in hub_models.listing.candidates if _fit(each, room, preferences).fits]
+    fitting = [
+        each for each in hub_models.listing.candidates if _fit(each, budget, preferences).fits
+    ]
     name = printable(hub_models.repo.name)
     if fitting:
         best = max(fitting, key=lambda each: each.size_bytes)
         larger = f"A larger quant of {name} does not fit here."
         return f"{_loss_sentence(best)} {larger} {_fetch_anyway(best)}"
-    fit = _fit(smallest, room, preferences)
+    fit = _fit(smallest, budget, preferences)
     if not (fit.advice or "").startswith("Try --ctx"):
         fit = replace(fit, advice="It is the smallest file there is: take a smaller model.")
     return f"{fit.message(_title(smallest))} {_fetch_anyway(smallest)}"
 
 
-def _fit(candidate: Candidate, room: Budget, preferences: Preferences) -> Fit:
+def _fit(candidate: Candidate, budget: Budget, preferences: Preferences) -> Fit:
     spec = candidate.spec()
     settings = LoadSettings(
         context=capped_context(preferences.context, spec),
         parallel=preferences.parallel,
         speculate=Speculate.AUTO,
     )
-    return fit_in(spec, settings, room)
+    return fit_in(spec, settings, budget)
 
 
 def _loss_sentence(candidate: Candidate) -> str:

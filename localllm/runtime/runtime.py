@@ -1,8 +1,8 @@
-"""Models in memory: what both front ends hold.
+"""The models in memory, for every front end.
 
-A `Runtime` joins the three rooms below it (machine, library, engine) and adds the decisions that
-none of them can take alone: does this model fit now, what was really allocated, what happens
-after a crash.
+A `Runtime` joins the three rooms below it (machine, library, engine) and takes the decisions that
+none of them can take alone: whether a load fits now, what to load again after a crash. No front
+end starts an engine to generate with by itself.
 """
 
 import asyncio
@@ -53,12 +53,13 @@ __all__ = ["Fit", "ResidentModel", "Runtime", "TooLarge"]
 
 PROBE_TIMEOUT_S = 60.0
 """A dry run takes milliseconds, a first import from a cold disk seconds, a hung driver for ever."""
-_NOTHING_SET = Settings()
+_DEFAULT_SETTINGS = Settings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResidentModel:
-    """A model in memory: what was asked, what was estimated, what was really allocated."""
+    """A model in memory: its settings and estimate (`fit`), and what was really allocated
+    (`loaded`)."""
 
     model: InstalledModel
     fit: Fit
@@ -66,42 +67,41 @@ class ResidentModel:
 
     @property
     def settings(self) -> LoadSettings:
-        """The settings it was loaded with."""
+        """The settings that it was loaded with."""
         return self.fit.settings
 
     @property
     def comparison(self) -> Comparison:
-        """Estimate, dry run and read-back of this load."""
+        """Estimate, dry run and read-back of this load, side by side."""
         return self.fit.compared(self.loaded.allocations, self.loaded.draft)
 
     @property
     def vision_unavailable(self) -> str | None:
-        """Why it cannot see images, and what to do; None when it can."""
-        return (
-            None
-            if self.loaded.vision
-            else self.loaded.vision_unavailable or why_no_vision(self.model)
-        )
+        """The reason why it has no vision, and what to do about it; None when it has."""
+        if self.loaded.vision:
+            return None
+        return self.loaded.vision_unavailable or why_no_vision(self.model)
 
 
 @dataclass(frozen=True, slots=True)
-class _Slot:
-    """A resident model as it was loaded first, and what holds it."""
+class _LoadedModel:
+    """A resident model as it was loaded first, and the supervisor of its engine."""
 
     first: ResidentModel
-    supervised: SupervisedEngine
+    supervisor: SupervisedEngine
 
     @property
     def resident(self) -> ResidentModel:
-        return replace(self.first, loaded=self.supervised.loaded)
+        return replace(self.first, loaded=self.supervisor.loaded)
 
     @property
     def engine(self) -> Engine:
-        return self.supervised.engine
+        return self.supervisor.engine
 
 
 class Runtime:
-    """Everything below is passed in: a test gives a FakeEngine and a made-up machine."""
+    """The models in memory, on a machine, a library and engines that are passed in: a test passes
+    a FakeEngine and a fake machine."""
 
     def __init__(
         self,
@@ -109,12 +109,12 @@ class Runtime:
         store: Store,
         detect: Callable[[EngineBuild | None], HardwareInfo],
         start_engine: Callable[[], Engine],
-        settings: Settings = _NOTHING_SET,
+        settings: Settings = _DEFAULT_SETTINGS,
         probe_timeout_s: float = PROBE_TIMEOUT_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`settings` are the user's: how a model is loaded when nothing is said, and what of the
-        memory is never planned for one."""
+        """Take `settings` as the user's: they fill in loads, and reserve memory that no load is
+        planned into."""
         self._store = store
         self._detect = detect
         self._start_engine = start_engine
@@ -126,11 +126,11 @@ class Runtime:
         """Engines that hold no resident model (yet): dry runs, and loads on their way."""
         self._build: EngineBuild | None = None
         self._hardware: HardwareInfo | None = None
-        self._slots: dict[str, _Slot] = {}
+        self._models: dict[str, _LoadedModel] = {}
 
     @classmethod
     def of_this_machine(cls) -> "Runtime":
-        """The runtime of the real machine, the real library and real engines."""
+        """Make the runtime of the real machine, the user's library and real engines."""
         return cls(
             store=Store.default(),
             detect=machine.detect,
@@ -141,13 +141,14 @@ class Runtime:
     # --- the machine and the library ---
 
     async def hardware(self, *, fresh: bool = False) -> HardwareInfo:
-        """This machine, engine build included; cached after the first call, unless `fresh`."""
+        """Detect this machine and its engine's build; cached after the first call, unless
+        `fresh`."""
         if fresh or self._hardware is None:
             self._hardware = await self._detect_now()
         return self._hardware
 
     def installed(self) -> tuple[InstalledModel, ...]:
-        """Every installed model, by name."""
+        """List every installed model, by name."""
         return self._store.installed()
 
     def resolve(self, name: str) -> InstalledModel:
@@ -162,7 +163,7 @@ class Runtime:
         return await asyncio.to_thread(self._store.adopt, path)
 
     async def plan(self, model: InstalledModel, choice: LoadChoice) -> LoadPlan:
-        """Read what a load needs and decide how it is done. Raises as `plan_load` does."""
+        """Read the files of a load and decide its settings. Raises as `plan_load` does."""
         return await asyncio.to_thread(
             plan_load, model, choice, settings=self._settings, resolve=self.resolve
         )
@@ -170,10 +171,10 @@ class Runtime:
     async def fit(self, plan: LoadPlan) -> Fit:
         """Compare what this load needs with what is free now, its companions included.
 
-        It is the fit of the first candidate that fits, else of the last.
+        The result is the fit of the first candidate that fits, else of the last.
         """
         hardware = await self._detect_now()
-        returned = self._returned(plan.model.name)
+        returned = self._returned_bytes(plan.model.name)
         host_bytes = returned.pop(HOST, 0)
         threads = usable_cores(hardware.cpu)
         for candidate in plan.candidates:
@@ -191,8 +192,8 @@ class Runtime:
         return fit
 
     async def probe(self, model: InstalledModel, fit: Fit) -> Fit:
-        """Ask llama.cpp itself what this load would allocate, in a process of its own that has
-        ended when this returns. Raises LoadFailed (also when no answer comes), EngineCrashed."""
+        """Let llama.cpp itself size this load (a dry run), in a process that has ended when this
+        returns. Raises LoadFailed (also when no answer comes), EngineCrashed."""
         request = ProbeRequest(path=str(model.path), settings=fit.settings)
         async with self._engine() as engine:
             try:
@@ -222,7 +223,7 @@ class Runtime:
 
         One load at a time: the next one sees what this one has left. A model of the same name that
         is already resident is unloaded first. A load that would take most of what is free, or that
-        the estimate is unsure of, is asked of llama.cpp first, unless `force`.
+        the estimate is unsure of, is probed first, unless `force`.
         Raises TooLarge (a DoesNotFit, unless `force`), UsageError for settings that llama.cpp
         refuses, GgufError, LoadFailed, EngineCrashed.
         """
@@ -243,98 +244,99 @@ class Runtime:
                             yield event
                             continue
                         resident = ResidentModel(model=model, fit=fit, loaded=event)
-                        self._slots[model.name] = self._supervise(resident, engine)
+                        self._models[model.name] = self._loaded_in(resident, engine)
                         yield resident
             finally:
                 self._starting.discard(engine)
-                slot = self._slots.get(model.name)
-                if slot is None or slot.engine is not engine:
+                loaded = self._models.get(model.name)
+                if loaded is None or loaded.engine is not engine:
                     await engine.close()
 
     def resident(self) -> tuple[ResidentModel, ...]:
-        """The models in memory, crashed ones left out."""
-        return tuple(slot.resident for slot in self._slots.values() if slot.engine.alive)
+        """List the models in memory, without those whose engine has ended."""
+        return tuple(each.resident for each in self._models.values() if each.engine.alive)
 
     async def generate(
         self, name: str, request: GenerateRequest
     ) -> AsyncGenerator[GenerateEvent, None]:
-        """Answer with the resident model `name`. Closing the iterator cancels.
+        """Generate with the resident model `name`. Closing the iterator cancels.
 
         A model whose engine has crashed is loaded again first (engine/client/supervisor.py says
         when).
         Raises NotFound when no such model is resident, GenerationFailed classes, EngineCrashed.
         """
-        slot = self._slot(name)
-        check_vision(request, slot.resident.vision_unavailable)
-        engine = await slot.supervised.ready()
+        loaded = self._loaded_model(name)
+        check_vision(request, loaded.resident.vision_unavailable)
+        engine = await loaded.supervisor.ready()
         async with aclosing(engine.generate(request)) as events:
             async for event in events:
                 if isinstance(event, Finished):
-                    slot.supervised.record_success()
+                    loaded.supervisor.record_success()
                 yield event
 
     async def embed(self, name: str, request: EmbedRequest) -> Embedded:
-        """Turn texts into vectors with the resident model `name`. Being cancelled cancels.
+        """Embed texts with the resident model `name`. Cancelling the call cancels the request.
 
         Raises as `generate` does; BadRequest for a model that was not loaded for it.
         """
-        slot = self._slot(name)
-        answer = await (await slot.supervised.ready()).embed(request)
-        slot.supervised.record_success()
-        return answer
+        loaded = self._loaded_model(name)
+        embedded = await (await loaded.supervisor.ready()).embed(request)
+        loaded.supervisor.record_success()
+        return embedded
 
     async def rerank(self, name: str, request: RerankRequest) -> Reranked:
         """Score documents against a query. Raises as `embed` does."""
-        slot = self._slot(name)
-        answer = await (await slot.supervised.ready()).rerank(request)
-        slot.supervised.record_success()
-        return answer
+        loaded = self._loaded_model(name)
+        reranked = await (await loaded.supervisor.ready()).rerank(request)
+        loaded.supervisor.record_success()
+        return reranked
 
     async def save_state(self, name: str, request: SaveState) -> StateSaved:
-        """Keep what the resident model `name` has computed of a conversation in a file.
+        """Save the KV cache of a conversation with the resident model `name` in a file.
 
         Raises NotFound when no such model is resident, StateFailed, EngineCrashed.
         """
-        return await self._slot(name).engine.save_state(request)
+        return await self._loaded_model(name).engine.save_state(request)
 
     async def restore_state(self, name: str, request: RestoreState) -> StateRestored:
-        """Bring it back. Raises as `save_state` does."""
-        return await self._slot(name).engine.restore_state(request)
+        """Load the KV cache of a conversation from a file. Raises as `save_state` does."""
+        return await self._loaded_model(name).engine.restore_state(request)
 
     async def cancel(self, name: str, request_id: str) -> None:
         """End a request; its stream ends with reason CANCELLED."""
-        if (slot := self._slots.get(name)) is not None:
-            await slot.engine.cancel(request_id)
+        if (loaded := self._models.get(name)) is not None:
+            await loaded.engine.cancel(request_id)
 
     def memory_bytes(self, name: str) -> int | None:
-        """Resident memory of the engine that holds `name`."""
-        slot = self._slots.get(name)
-        return slot.engine.memory_bytes() if slot is not None else None
+        """Measure the resident memory of the engine that holds `name`; None when there is none."""
+        loaded = self._models.get(name)
+        return loaded.engine.memory_bytes() if loaded is not None else None
 
     async def crash(self, name: str) -> EngineCrashed | None:
-        """Why the engine that holds `name` is gone; None while it lives or nothing is known."""
-        slot = self._slots.get(name)
-        return await slot.supervised.crash() if slot is not None else None
+        """Give the crash that ended the engine of `name`; None while it runs, or when nothing is
+        known."""
+        loaded = self._models.get(name)
+        return await loaded.supervisor.crash() if loaded is not None else None
 
     async def unload(self, name: str) -> None:
         """Free a model; unknown names are ignored."""
-        if (slot := self._slots.pop(name, None)) is not None:
-            await slot.supervised.close()
+        if (loaded := self._models.pop(name, None)) is not None:
+            await loaded.supervisor.close()
 
     async def close(self) -> None:
         """Free every model and end every engine, those of loads and dry runs too."""
         await asyncio.gather(*(engine.close() for engine in tuple(self._starting)))
-        await asyncio.gather(*(self.unload(name) for name in tuple(self._slots)))
+        await asyncio.gather(*(self.unload(name) for name in tuple(self._models)))
 
     # --- inside ---
 
-    def _slot(self, name: str) -> _Slot:
-        if (slot := self._slots.get(name)) is None:
+    def _loaded_model(self, name: str) -> _LoadedModel:
+        if (loaded := self._models.get(name)) is None:
             raise NotFound(f"{name} is not loaded.")
-        return slot
+        return loaded
 
-    def _supervise(self, resident: ResidentModel, engine: Engine) -> _Slot:
-        supervised = SupervisedEngine(
+    def _loaded_in(self, resident: ResidentModel, engine: Engine) -> _LoadedModel:
+        supervisor = SupervisedEngine(
             engine,
             resident.loaded,
             name=resident.model.name,
@@ -342,11 +344,11 @@ class Runtime:
             start=self._start_engine,
             clock=self._clock,
         )
-        return _Slot(resident, supervised)
+        return _LoadedModel(resident, supervisor)
 
     @asynccontextmanager
     async def _engine(self) -> AsyncGenerator[Engine, None]:
-        """An engine for one question, ended afterwards."""
+        """Start an engine for one request; it has ended afterwards."""
         engine = self._start_engine()
         self._starting.add(engine)
         try:
@@ -356,7 +358,8 @@ class Runtime:
             await engine.close()
 
     async def _detect_now(self) -> HardwareInfo:
-        """The machine as it is now; the engine's build does not change and is asked for once."""
+        """Detect the machine as it is now. The engine's build does not change: it is described by
+        the first engine that answers."""
         if self._build is None:
             try:
                 async with self._engine() as engine, asyncio.timeout(self._probe_timeout_s):
@@ -365,20 +368,20 @@ class Runtime:
                 self._build = None  # detect() warns that no engine answers
         return await asyncio.to_thread(self._detect, self._build)
 
-    def _returned(self, name: str) -> dict[str, int]:
-        """What unloading `name` gives back, by the engine's name of the device; the mapped weights
-        on the host are page cache, free already."""
-        slot = self._slots.get(name)
-        if slot is None or not slot.engine.alive:
+    def _returned_bytes(self, name: str) -> dict[str, int]:
+        """Count the bytes that unloading `name` frees, by the engine's name of the device. Mapped
+        weights on the host are page cache, which is free already."""
+        loaded = self._models.get(name)
+        if loaded is None or not loaded.engine.alive:
             return {}
-        resident = slot.resident
+        resident = loaded.resident
         *gpus, host = resident.fit.placement.devices
-        back = {gpu.engine_name: gpu.total_bytes for gpu in gpus if gpu.engine_name is not None}
+        freed = {gpu.engine_name: gpu.total_bytes for gpu in gpus if gpu.engine_name is not None}
         mapped = host.weights_bytes if resident.settings.mmap else 0
         draft = resident.fit.draft
         if draft is not None and not gpus:  # otherwise nobody knows which device has it
-            back[HOST] = draft.total_bytes - (draft.weights_bytes if mapped else 0)
-        return back | {HOST: back.get(HOST, 0) + host.total_bytes - mapped}
+            freed[HOST] = draft.total_bytes - (draft.weights_bytes if mapped else 0)
+        return freed | {HOST: freed.get(HOST, 0) + host.total_bytes - mapped}
 
 
 def _load_request(model: InstalledModel, settings: LoadSettings) -> LoadRequest:

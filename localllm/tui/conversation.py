@@ -1,4 +1,4 @@
-"""What was said: turns of question and answer, and what of them the model is told again."""
+"""The conversation of the chat screen: turns of question and answer, and what of them is sent."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -6,11 +6,11 @@ from enum import StrEnum
 
 from localllm.engine.messages import Message, Role
 
-MESSAGES_OF_A_TURN = 2  # what the model is told of it: the question and the answer
+MESSAGES_OF_A_TURN = 2  # the question and the answer
 
 
 class Ending(StrEnum):
-    """How an answer ended."""
+    """The end of an answer."""
 
     COMPLETE = "complete"
     STOPPED = "stopped"  # by the person
@@ -20,10 +20,10 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """One question and what came of it.
+    """One question and its answer.
 
-    `answer` is the model's text, unchanged; `remark` says why it broke off, when it did. So many
-    earlier turns were `left_out` when it was asked, for want of room.
+    `answer` is the model's text, unchanged; `remark` says why it broke off, when it did.
+    `left_out` counts the earlier turns that did not fit into the context with it.
     """
 
     question: str
@@ -46,14 +46,14 @@ class Conversation:
         return replace(self, turns=self.turns[:-1])
 
     def messages(self, question: str) -> tuple[Message, ...]:
-        """What the model is asked.
+        """Give what the model is sent for the next question.
 
         A turn without an answer is left out: two questions in a row are refused by the chat
         templates that insist on taking turns.
         """
-        return (*self._told(), Message(role=Role.USER, content=question))
+        return (*self._sent(), Message(role=Role.USER, content=question))
 
-    def _told(self) -> Iterator[Message]:
+    def _sent(self) -> Iterator[Message]:
         for turn in self.turns:
             if turn.answer:
                 yield Message(role=Role.USER, content=turn.question)

@@ -10,10 +10,10 @@ from localllm.core.text import single_line, strip_controls
 
 
 def lines(text: str) -> Content:
-    """Outside text with its line ends."""
+    """Make content of outside text with its line ends."""
     return Content(strip_controls(text))
 
 
 def line(text: str) -> Content:
-    """Outside text on one line."""
+    """Make content of outside text on one line."""
     return Content(single_line(text))

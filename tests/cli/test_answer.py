@@ -1,4 +1,4 @@
-"""What a model thinks is no part of its answer on the command line."""
+"""The reasoning of a model is no part of its answer on the command line."""
 
 from collections.abc import AsyncGenerator
 

@@ -17,7 +17,7 @@ from tests.cli.test_run import GREEDY, LOCALLLM, run, terminal
 KEPT = ["--max-tokens", "12", *GREEDY]
 
 
-def say(session: Path, question: str, *more: str) -> subprocess.CompletedProcess[bytes]:
+def run_turn(session: Path, question: str, *more: str) -> subprocess.CompletedProcess[bytes]:
     return run("starter", question, *KEPT, "--stats", "--session", str(session), *more)
 
 
@@ -28,31 +28,31 @@ def cells(home: Path) -> list[Path]:
 def test_a_conversation_goes_on_in_another_process(home: Path, tmp_path: Path) -> None:
     file = tmp_path / "chat.json"
     story = "My name is Ada and I live in a house by the sea. " * 4
-    first = say(file, story + "Say hello.")
+    first = run_turn(file, story + "Say hello.")
     assert first.returncode == 0, first.stderr
     assert b"restored" not in first.stderr
     assert b"kept " in first.stderr
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    (kept,) = cells(home)
-    second = say(file, "What is my name?", "--json")
+    (stored_state,) = cells(home)
+    second = run_turn(file, "What is my name?", "--json")
     document = json.loads(second.stdout)
     restored = document["session"]["restored_tokens"]
     assert restored > 50
     assert f"restored {restored:,} tokens".encode() in second.stderr
     assert document["usage"]["cached_tokens"] == restored
     assert json.loads(file.read_bytes())["messages"][2]["content"] == "What is my name?"
-    kept.unlink()
-    without = say(file, "And where do I live?")
+    stored_state.unlink()
+    without = run_turn(file, "And where do I live?")
     assert b"nothing restored" in without.stderr
     assert without.returncode == 0
 
 
 def test_the_answer_is_the_same_with_and_without_the_cells(home: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one.json", tmp_path / "two.json"
-    assert say(one, "Tell me about the sea.").returncode == 0
+    assert run_turn(one, "Tell me about the sea.").returncode == 0
     two.write_bytes(one.read_bytes())
-    with_cells = say(one, "And the sky?")
-    off = say(two, "And the sky?", "--no-session-cache")
+    with_cells = run_turn(one, "And the sky?")
+    off = run_turn(two, "And the sky?", "--no-session-cache")
     assert b"restored" in with_cells.stderr
     assert b"the session cache is off" in off.stderr
     assert with_cells.stdout == off.stdout
@@ -62,12 +62,12 @@ def test_the_answer_is_the_same_with_and_without_the_cells(home: Path, tmp_path:
 
 def test_damaged_cells_are_no_obstacle(home: Path, tmp_path: Path) -> None:
     file = tmp_path / "chat.json"
-    say(file, "Tell me about the sea.")
-    (kept,) = cells(home)
-    content = bytearray(kept.read_bytes())
+    run_turn(file, "Tell me about the sea.")
+    (stored_state,) = cells(home)
+    content = bytearray(stored_state.read_bytes())
     content[len(content) // 2] ^= 1
-    kept.write_bytes(content)
-    done = say(file, "And the sky?")
+    stored_state.write_bytes(content)
+    done = run_turn(file, "And the sky?")
     assert done.returncode == 0
     assert b"nothing restored: The file of cells is damaged" in done.stderr
     assert b"kept" in done.stderr
@@ -75,13 +75,13 @@ def test_damaged_cells_are_no_obstacle(home: Path, tmp_path: Path) -> None:
 
 def test_the_cache_can_be_switched_off_in_the_settings(home: Path, tmp_path: Path) -> None:
     (home / "config" / "settings.toml").write_text("session_cache_bytes = 0\n")
-    assert say(tmp_path / "chat.json", "Hello.").returncode == 0
+    assert run_turn(tmp_path / "chat.json", "Hello.").returncode == 0
     assert not (home / "cache" / "states").exists()
 
 
 def test_more_than_the_cache_may_hold_is_not_kept(home: Path, tmp_path: Path) -> None:
     (home / "config" / "settings.toml").write_text("session_cache_bytes = 1000\n")
-    done = say(tmp_path / "chat.json", "Hello.")
+    done = run_turn(tmp_path / "chat.json", "Hello.")
     assert done.returncode == 0
     assert b"at most 1000 B are kept" in done.stderr
     assert cells(home) == []
@@ -114,17 +114,17 @@ def test_a_conversation_on_a_terminal_is_gone_on_with(home: Path, tmp_path: Path
 def test_a_session_outgrows_the_context_and_says_so(tmp_path: Path) -> None:
     file = tmp_path / "chat.json"
     long = "The cat sat on the mat and looked at the moon. " * 12
-    outputs = [say(file, f"{i}: {long}", "--system", "You are brief.") for i in range(5)]
+    outputs = [run_turn(file, f"{i}: {long}", "--system", "You are brief.") for i in range(5)]
     assert [done.returncode for done in outputs] == [0] * 5
     assert any(b"left out: the context has no more room" in done.stderr for done in outputs)
-    kept = json.loads(file.read_bytes())
-    assert len(kept["messages"]) == 10
-    assert 0 < kept["left_out"] < 10
-    assert kept["system"] == "You are brief."
+    stored_state = json.loads(file.read_bytes())
+    assert len(stored_state["messages"]) == 10
+    assert 0 < stored_state["left_out"] < 10
+    assert stored_state["system"] == "You are brief."
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", b"not a session"),
         (b"# my notes\n", b"not a session"),
@@ -137,13 +137,13 @@ def test_a_session_outgrows_the_context_and_says_so(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_is_no_session_is_refused_and_stays(
-    tmp_path: Path, content: bytes, said: bytes
+    tmp_path: Path, content: bytes, message: bytes
 ) -> None:
     file = tmp_path / "notes.txt"
     file.write_bytes(content)
     done = run("starter", "Hello", *KEPT, "--session", str(file))
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert b"Traceback" not in done.stderr
     assert file.read_bytes() == content
 

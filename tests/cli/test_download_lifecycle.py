@@ -35,10 +35,10 @@ def tiny_row(hub: FakeHub) -> dict[str, object]:
 def test_what_the_hub_published_is_what_verify_compares_with(
     stocked: FakeHub, folder: Path
 ) -> None:
-    asked = len(stocked.requests)
+    requests_before = len(stocked.requests)
     (row,) = rows(document(localllm(stocked, "verify", "tiny", "--json")), "models")
     assert (row["ok"], row["detail"]) == (True, "matches the recorded SHA-256")
-    assert len(stocked.requests) == asked  # nothing was asked of the network
+    assert len(stocked.requests) == requests_before  # nothing was asked of the network
 
 
 @pytest.mark.parametrize("name", list(FILES))

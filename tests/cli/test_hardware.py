@@ -206,7 +206,7 @@ def test_a_stdout_that_cannot_write_a_name_is_no_crash() -> None:
 
 
 @pytest.mark.parametrize(
-    ("does", "said"),
+    ("does", "message"),
     [
         ("raise ImportError('libcudart.so.12: cannot open')", "libcudart.so.12"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "SIGILL"),
@@ -214,14 +214,14 @@ def test_a_stdout_that_cannot_write_a_name_is_no_crash() -> None:
     ],
 )
 def test_an_engine_that_does_not_start_is_a_warning_with_a_command(
-    does: str, said: str, tmp_path: Path
+    does: str, message: str, tmp_path: Path
 ) -> None:
     done = localllm("hardware", "--json", PYTHONPATH=llama_cpp_that(does, tmp_path))
     assert done.returncode == 0, done.stderr
     written = json.loads(done.stdout)
     assert written["engine"] is None
     assert written["ram"]["total_bytes"] > 0
-    assert said in written["warnings"][0]
+    assert message in written["warnings"][0]
     assert "pip install --force-reinstall" in written["warnings"][1]
 
 

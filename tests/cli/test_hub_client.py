@@ -1,4 +1,4 @@
-"""How a user says where the Hub is and how to get there, and what is said of nonsense."""
+"""The user's endpoint, proxy, certificate and token for the Hub, and messages about bad ones."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def test_an_endpoint_that_is_none_is_a_usage_error(hub: FakeHub, verb: tuple[str
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "said"),
+    ("variable", "value", "message"),
     [
         ("HF_TOKEN", f"{SECRET} {SECRET}", "token in HF_TOKEN cannot be one"),
         ("HF_HUB_ETAG_TIMEOUT", "soon", "begins with HF_ cannot be used"),
@@ -37,11 +37,11 @@ def test_an_endpoint_that_is_none_is_a_usage_error(hub: FakeHub, verb: tuple[str
     ],
 )
 def test_a_variable_that_cannot_be_used_is_a_usage_error(
-    hub: FakeHub, variable: str, value: str, said: str
+    hub: FakeHub, variable: str, value: str, message: str
 ) -> None:
     done = localllm(hub, "search", "x", COLUMNS="1000", **{variable: value})
     assert done.returncode == ExitCode.USAGE, done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert SECRET not in done.stderr and "Traceback" not in done.stderr
     assert hub.requests == ()
 

@@ -1,4 +1,4 @@
-"""What a verb does not load: `suggest` answers at once because it imports only what it asks."""
+"""A verb imports only what it uses: `suggest` answers at once because of that."""
 
 import gc
 import subprocess

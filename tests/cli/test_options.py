@@ -49,7 +49,10 @@ def test_an_adapter_of_another_model_is_one_message_before_anything_is_loaded(
     tmp_path: Path,
 ) -> None:
     adapter = forged_lora.forge(tmp_path / "small.gguf", tiny.plain(tmp_path / "plain.gguf"))
-    for file, said in ((adapter, b"another model's"), (tmp_path / "plain.gguf", b"not an adapter")):
+    for file, message in (
+        (adapter, b"another model's"),
+        (tmp_path / "plain.gguf", b"not an adapter"),
+    ):
         done = subprocess.run(
             [sys.executable, "-m", "localllm", "run", "starter", "Hi", "--lora", str(file)],
             capture_output=True,
@@ -57,7 +60,7 @@ def test_an_adapter_of_another_model_is_one_message_before_anything_is_loaded(
             check=False,
         )
         assert done.returncode == 1
-        assert said in done.stderr
+        assert message in done.stderr
         assert done.stderr.count(b"\n") == 1
         assert not done.stdout
 

@@ -1,4 +1,4 @@
-"""How a download is told: plain lines, a bar on a terminal, and Ctrl+C."""
+"""The progress of a download: plain lines, a bar on a terminal, and Ctrl+C."""
 
 import os
 import pty

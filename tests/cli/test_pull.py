@@ -102,9 +102,9 @@ def test_a_dry_run_fetches_no_byte_of_the_file(stocked: FakeHub, data: Path) -> 
     assert found["has_room"] is True
     assert not (data / "hub").exists()
     assert stocked.bytes_sent < 4 << 20  # the header
-    said = localllm(stocked, "pull", REPO, "--dry-run").stdout
-    assert FILE in said
-    assert "there is room" in said
+    message = localllm(stocked, "pull", REPO, "--dry-run").stdout
+    assert FILE in message
+    assert "there is room" in message
 
 
 def test_a_directory_of_ones_own_gets_the_file_and_keeps_it(
@@ -130,8 +130,8 @@ def test_the_parts_of_a_model_and_its_encoder_come_together(hub: FakeHub, data: 
     done = localllm(hub, "pull", "acme/Tiny-GGUF:Q4_K_M", "--json", "--connections", "2")
     found = document(done)
     folder = data / "hub/acme/Tiny-GGUF"
-    held = {each.name for each in folder.iterdir() if not each.name.endswith(".lock")}
-    assert held == {*parts, "mmproj-F16.gguf"}
+    files = {each.name for each in folder.iterdir() if not each.name.endswith(".lock")}
+    assert files == {*parts, "mmproj-F16.gguf"}
     assert found["mmproj"] == str(folder / "mmproj-F16.gguf")
     assert len(rows(found, "files")) == 4
     assert "not known" in done.stderr  # such a model is fetched all the same when it is named
@@ -307,11 +307,11 @@ def test_ctrl_c_is_one_message_and_keeps_what_came(stocked: FakeHub) -> None:
     process = start(stocked, "pull", REPO)
     assert stall.reached.wait(60)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, message = process.communicate(timeout=60)
     stall.until.set()
     assert process.returncode == 130
-    assert said.count("Stopped") == 1
-    assert "Traceback" not in said
+    assert message.count("Stopped") == 1
+    assert "Traceback" not in message
     found = document(localllm(stocked, "pull", REPO, "--json"))
     assert number(found, "resumed_from") > 0
 
@@ -326,8 +326,8 @@ def test_two_at_once_fetch_the_file_once(stocked: FakeHub) -> None:
     until_line(second, "waiting")
     stall.until.set()
     for process in (first, second):
-        out, said = process.communicate(timeout=60)
-        assert process.returncode == 0, said
+        out, message = process.communicate(timeout=60)
+        assert process.returncode == 0, message
         assert json.loads(out)["bytes"]
     published = stocked.file(REPO, stocked.repos[REPO].head, FILE)
     assert published is not None

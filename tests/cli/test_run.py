@@ -77,9 +77,11 @@ def test_json_is_one_document_with_the_promised_keys() -> None:
 
 def test_the_memory_of_a_draft_model_is_estimated_and_read_back() -> None:
     done = run("starter", "Hello", *GREEDY, "--max-tokens", "2", "--stats", "--draft", "starter")
-    said = re.search(rb"draft model: estimated ([0-9.]+) MiB, allocated ([0-9.]+) MiB", done.stderr)
-    assert said is not None, done.stderr
-    estimated, allocated = map(float, said.groups())
+    sizes = re.search(
+        rb"draft model: estimated ([0-9.]+) MiB, allocated ([0-9.]+) MiB", done.stderr
+    )
+    assert sizes is not None, done.stderr
+    estimated, allocated = map(float, sizes.groups())
     assert estimated == pytest.approx(allocated, rel=0.005)
     assert allocated > 20
 
@@ -269,10 +271,10 @@ def test_ctrl_c_in_a_conversation_stops_the_answer_and_a_second_one_leaves() -> 
         screen.until(b" the ")
         screen.type(b"\x03")
         screen.until(b"\n> ")
-        assert press_until_gone(screen, process, b"\x03") == 0
+        assert press_until_exit(screen, process, b"\x03") == 0
 
 
-def press_until_gone(screen: "Screen", process: subprocess.Popen[bytes], key: bytes) -> int:
+def press_until_exit(screen: "Screen", process: subprocess.Popen[bytes], key: bytes) -> int:
     """Press again as a person would: a Ctrl+C that comes between the moment when input() has
     shown its prompt and the moment when it waits is not noticed by CPython until the next key."""
     for _ in range(20):
@@ -328,7 +330,7 @@ _CONTROLLING = (
 
 
 class Screen:
-    """What a program draws on its terminal, read piece by piece."""
+    """The terminal of a program, read piece by piece."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -337,37 +339,39 @@ class Screen:
     def type(self, keys: bytes) -> None:
         os.write(self._descriptor, keys)
 
-    def until(self, wanted: bytes) -> bytes:
-        """Everything that is drawn up to and with `wanted`."""
-        while wanted not in self._ahead:
+    def until(self, expected: bytes) -> bytes:
+        """Everything that is drawn up to and with `expected`."""
+        while expected not in self._ahead:
             ready, _, _ = select.select([self._descriptor], [], [], SILENCE_S)
-            assert ready, f"silence before {wanted!r}: {self._ahead.decode(errors='replace')}"
+            assert ready, f"silence before {expected!r}: {self._ahead.decode(errors='replace')}"
             try:
                 piece = os.read(self._descriptor, 4096)
             except OSError:
                 piece = b""
-            assert piece, f"the end before {wanted!r}: {self._ahead.decode(errors='replace')}"
+            assert piece, f"the end before {expected!r}: {self._ahead.decode(errors='replace')}"
             self._ahead += piece
-        shown, _, self._ahead = self._ahead.partition(wanted)
-        return shown + wanted
+        shown, _, self._ahead = self._ahead.partition(expected)
+        return shown + expected
 
 
 def test_a_picture_is_part_of_the_question(tmp_path: Path, smollm2: Path) -> None:
     model = tmp_path / "model.gguf"
     model.symlink_to(smollm2)
     llava(tmp_path / "mmproj-model.gguf", embedding=576)
-    asked = ["Describe this.", *GREEDY, "--max-tokens", "8"]
-    said = []
+    arguments = ["Describe this.", *GREEDY, "--max-tokens", "8"]
+    runs = []
     for seed in (1, 2):
         (tmp_path / f"{seed}.png").write_bytes(png(seed))
-        said.append(run(str(model), "--image", str(tmp_path / f"{seed}.png"), *asked, "--stats"))
-    assert [done.returncode for done in said] == [0, 0], said
-    assert said[0].stdout != said[1].stdout
-    assert b"image encoder: estimated" in said[0].stderr
+        runs.append(
+            run(str(model), "--image", str(tmp_path / f"{seed}.png"), *arguments, "--stats")
+        )
+    assert [done.returncode for done in runs] == [0, 0], runs
+    assert runs[0].stdout != runs[1].stdout
+    assert b"image encoder: estimated" in runs[0].stderr
 
 
 @pytest.mark.parametrize(
-    ("image", "status", "said"),
+    ("image", "status", "message"),
     [
         (None, 5, b"There is no file"),
         (b"RIFF\x10\0\0\0WEBPVP8 ", 2, b"WebP"),
@@ -376,13 +380,13 @@ def test_a_picture_is_part_of_the_question(tmp_path: Path, smollm2: Path) -> Non
     ],
 )
 def test_a_picture_that_cannot_be_shown_is_refused_before_a_load(
-    image: bytes | None, status: int, said: bytes, tmp_path: Path
+    image: bytes | None, status: int, message: bytes, tmp_path: Path
 ) -> None:
     file = tmp_path / "picture"
     if image is not None:
         file.write_bytes(image)
     done = run("starter", "Describe this.", "--image", str(file))
     assert done.returncode == status
-    assert said in done.stderr
+    assert message in done.stderr
     assert b"localllm: " in done.stderr
     assert b"Traceback" not in done.stderr

@@ -105,11 +105,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield served
 
 
-def say(text: str) -> list[ChatCompletionMessageParam]:
+def user(text: str) -> list[ChatCompletionMessageParam]:
     return [{"role": "user", "content": text}]
 
 
-STORY = say("Tell a very long story about a fox.")
+STORY = user("Tell a very long story about a fox.")
 
 
 async def read_story(
@@ -142,10 +142,14 @@ def test_the_line_for_programs_has_the_promised_keys(server: Served) -> None:
 def test_greedy_answers_are_the_same_streamed_or_not(server: Served) -> None:
     client = server.client()
     plain = client.chat.completions.create(
-        model="starter", messages=say("Name a colour."), temperature=0, max_tokens=8
+        model="starter", messages=user("Name a colour."), temperature=0, max_tokens=8
     )
     stream = client.chat.completions.create(
-        model="starter", messages=say("Name a colour."), temperature=0, max_tokens=8, stream=True
+        model="starter",
+        messages=user("Name a colour."),
+        temperature=0,
+        max_tokens=8,
+        stream=True,
     )
     chunks: list[ChatCompletionChunk] = list(stream)
     text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
@@ -180,7 +184,7 @@ def test_a_stop_string_ends_the_answer_before_it(server: Served) -> None:
 
 def test_a_prompt_that_is_too_long_is_told_both_numbers(server: Served) -> None:
     with pytest.raises(openai.BadRequestError) as raised:
-        server.client().chat.completions.create(model="starter", messages=say("word " * 2000))
+        server.client().chat.completions.create(model="starter", messages=user("word " * 2000))
     assert raised.value.code == "context_length_exceeded"
     assert "1024" in raised.value.message
     assert "20" in raised.value.message
@@ -203,7 +207,7 @@ async def test_after_clients_have_left_the_next_is_answered(server: Served) -> N
         await anext(stream)
         await stream.close()
     done = await client.chat.completions.create(
-        model="starter", messages=say("Hello"), max_tokens=2
+        model="starter", messages=user("Hello"), max_tokens=2
     )
     assert done.usage is not None
     assert done.usage.completion_tokens == 2
@@ -254,10 +258,10 @@ def test_a_load_with_a_smaller_cache_says_what_it_costs_and_takes(tmp_path: Path
     options = ("--kv-type", "q8_0", "--cpu-moe", "1", "--no-kv-offload")
     with serving(tmp_path, "--ctx", "512", "--parallel", "1", *options):
         pass
-    said = (tmp_path / "stderr").read_text()
-    assert "A q8_0 KV cache can change answers" in said
-    assert "cache and computing: estimated" in said
-    assert "allocated" in said
+    message = (tmp_path / "stderr").read_text()
+    assert "A q8_0 KV cache can change answers" in message
+    assert "cache and computing: estimated" in message
+    assert "allocated" in message
 
 
 def test_a_second_signal_ends_the_answers_that_are_being_written(tmp_path: Path) -> None:
@@ -377,7 +381,7 @@ def test_an_embedding_model_serves_vectors_and_no_answers(tmp_path: Path) -> Non
     with serving(tmp_path, str(path), "--ctx", "512") as served, served.client() as client:
         answer = client.embeddings.create(model="bert", input=["the fox runs", "sea"])
         with pytest.raises(openai.BadRequestError, match="writes no answers"):
-            client.chat.completions.create(model="bert", messages=say("Hi"))
+            client.chat.completions.create(model="bert", messages=user("Hi"))
         with pytest.raises(openai.BadRequestError, match=r"input\[0\] has 62 tokens") as refused:
             client.embeddings.create(model="bert", input="fox " * 60)
         assert refused.value.param == "input"
@@ -428,7 +432,7 @@ def test_adapters_are_chosen_by_each_request(tmp_path: Path, smollm2: Path) -> N
         client = served.client()
         texts = [
             client.chat.completions.create(
-                model="starter", messages=say("Name a colour."), temperature=0, max_tokens=8,
+                model="starter", messages=user("Name a colour."), temperature=0, max_tokens=8,
                 extra_body={"lora": lora} if lora is not None else {},
             ).choices[0].message.content
             for lora in (None, [], [{"id": 0, "scale": 1}])
@@ -436,7 +440,9 @@ def test_adapters_are_chosen_by_each_request(tmp_path: Path, smollm2: Path) -> N
         listed = client.get("/../lora-adapters", cast_to=object)
         with pytest.raises(openai.BadRequestError, match="no LoRA adapter 1"):
             client.chat.completions.create(
-                model="starter", messages=say("Hi"), extra_body={"lora": [{"id": 1, "scale": 1}]}
+                model="starter",
+                messages=user("Hi"),
+                extra_body={"lora": [{"id": 1, "scale": 1}]},
             )
     assert texts[0] == texts[1] != texts[2]
     assert listed == [{"id": 0, "path": "bent.gguf", "scale": 0.0, "model": "starter"}]

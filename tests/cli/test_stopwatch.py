@@ -1,4 +1,4 @@
-"""How a loaded model is timed: on scripted answers, and that real prompts are what they claim."""
+"""A loaded model is timed: on scripted answers, and with prompts of exact length on real ones."""
 
 import itertools
 from collections.abc import AsyncGenerator, Callable
@@ -31,22 +31,22 @@ from localllm.errors import GenerationFailed
 
 
 @dataclass
-class Answers:
-    """Answers every request at once, with rates that rise by one from run to run."""
+class FakeModel:
+    """FakeModel every request at once, with rates that rise by one from run to run."""
 
     per_word: Callable[[str], int] = lambda _: 1
     first: int = 1
     cached: int = 1
     ends_after: int | None = None
-    asked: list[GenerateRequest] = field(default_factory=list)
+    requests: list[GenerateRequest] = field(default_factory=list)
 
     async def __call__(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
-        self.asked.append(request)
+        self.requests.append(request)
         assert request.prompt is not None and request.max_tokens is not None
         tokens = min(request.max_tokens, self.ends_after or request.max_tokens)
         for _ in range(tokens):
             yield Token(request_id=request.request_id, text="x")
-        rate = float(len(self.asked))
+        rate = float(len(self.requests))
         yield Finished(
             request_id=request.request_id,
             reason=FinishReason.LENGTH,
@@ -59,11 +59,11 @@ class Answers:
         )
 
     def prompts(self) -> list[list[str]]:
-        return [(request.prompt or "").split() for request in self.asked]
+        return [(request.prompt or "").split() for request in self.requests]
 
 
 async def test_a_prompt_has_exactly_the_tokens_that_were_asked_for() -> None:
-    answers = Answers()
+    answers = FakeModel()
     timed = await Stopwatch(answers).prompt(512, repetitions=3)
     assert timed.tokens == 512
     assert [len(words) for words in answers.prompts()[-4:]] == [511] * 4
@@ -74,57 +74,57 @@ async def test_a_prompt_has_exactly_the_tokens_that_were_asked_for() -> None:
 async def test_a_length_that_the_vocabulary_cannot_make_is_the_next_below(
     tokens: int, per_word: int
 ) -> None:
-    timed = await Stopwatch(Answers(per_word=lambda _: per_word)).prompt(tokens, repetitions=1)
+    timed = await Stopwatch(FakeModel(per_word=lambda _: per_word)).prompt(tokens, repetitions=1)
     assert tokens - per_word < timed.tokens <= tokens
 
 
 async def test_words_of_many_lengths_come_close_and_never_above() -> None:
-    timed = await Stopwatch(Answers(per_word=len)).prompt(512, repetitions=1)
+    timed = await Stopwatch(FakeModel(per_word=len)).prompt(512, repetitions=1)
     assert 500 < timed.tokens <= 512
 
 
 async def test_no_prompt_begins_like_another() -> None:
-    answers = Answers()
+    answers = FakeModel()
     await Stopwatch(answers).prompt(64, repetitions=20)
     for one, other in itertools.combinations(answers.prompts()[-21:], 2):
         assert one[:6] != other[:6]
 
 
 async def test_the_first_run_warms_up_and_does_not_count() -> None:
-    answers, runs = Answers(), []
-    watch = Stopwatch(answers, ran=lambda: runs.append(len(answers.asked)))
+    answers, runs = FakeModel(), []
+    watch = Stopwatch(answers, ran=lambda: runs.append(len(answers.requests)))
     timed = await watch.prompt(64, repetitions=3)
-    asked = len(answers.asked)
-    assert timed.tps == (100.0 + asked - 2, 100.0 + asked - 1, 100.0 + asked)
-    assert runs == [asked - 3, asked - 2, asked - 1, asked]
+    requests = len(answers.requests)
+    assert timed.tps == (100.0 + requests - 2, 100.0 + requests - 1, 100.0 + requests)
+    assert runs == [requests - 3, requests - 2, requests - 1, requests]
 
 
 async def test_a_prompt_that_a_cache_answered_is_no_measurement() -> None:
     with pytest.raises(GenerationFailed, match="30 of 64 prompt tokens came from the cache"):
-        await Stopwatch(Answers(cached=30)).prompt(64, repetitions=1)
+        await Stopwatch(FakeModel(cached=30)).prompt(64, repetitions=1)
 
 
 async def test_one_answer_is_timed_by_the_engine_and_ignores_the_end_token() -> None:
-    answers = Answers()
+    answers = FakeModel()
     timed = await Stopwatch(answers).decode(5, parallel=1, repetitions=2)
     assert timed == Timed(tokens=5, tps=(12.0, 13.0))
-    assert all(request.ignore_eos for request in answers.asked)
+    assert all(request.ignore_eos for request in answers.requests)
     # The first token of an answer comes out of its prompt.
-    assert [request.max_tokens for request in answers.asked] == [6, 6, 6]
+    assert [request.max_tokens for request in answers.requests] == [6, 6, 6]
 
 
 async def test_several_answers_are_timed_together_as_their_tokens_come() -> None:
-    answers, clock = Answers(), itertools.count()
+    answers, clock = FakeModel(), itertools.count()
     watch = Stopwatch(answers, clock=lambda: float(next(clock)))
     timed = await watch.decode(5, parallel=4, repetitions=3)
     assert timed.tps == (1.0, 1.0, 1.0)  # the clock ticks once a token
-    assert len(answers.asked) == 16
-    assert len({request.prompt for request in answers.asked}) == 16
+    assert len(answers.requests) == 16
+    assert len({request.prompt for request in answers.requests}) == 16
 
 
 async def test_an_answer_that_ends_early_is_no_measurement() -> None:
     with pytest.raises(GenerationFailed, match="ended after 3 of 6 tokens"):
-        await Stopwatch(Answers(ends_after=3)).decode(5, parallel=1, repetitions=1)
+        await Stopwatch(FakeModel(ends_after=3)).decode(5, parallel=1, repetitions=1)
 
 
 def test_the_rate_together_starts_when_all_of_them_answer() -> None:

@@ -44,13 +44,13 @@ def test_a_spoiled_file_fails_and_the_others_are_still_checked(tmp_path: Path, m
     before = hashlib.sha256(model.read_bytes()).hexdigest()
     tiny.spoil(model)
     done = localllm("verify", "my-model", "other", "--json")
-    said = failed(done, ExitCode.FAILED)
+    message = failed(done, ExitCode.FAILED)
     assert [row["ok"] for row in json.loads(done.stdout)["models"]] == [False, True]
-    assert "Hashing my-model" in said
-    told = failed(localllm("verify", "my-m", "--quiet"), ExitCode.FAILED)
+    assert "Hashing my-model" in message
+    warning = failed(localllm("verify", "my-m", "--quiet"), ExitCode.FAILED)
     for fact in (str(model), before, hashlib.sha256(model.read_bytes()).hexdigest()):
-        assert fact in told
-    assert "Hashing" not in told
+        assert fact in warning
+    assert "Hashing" not in warning
     assert "failed" in localllm("verify", "my-model").stdout
 
 
@@ -61,7 +61,7 @@ def test_verify_takes_a_path_and_changes_nothing(home: Path, model: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         ((), ExitCode.USAGE, "give --all to read all 93.8 MiB"),
         (("starter", "--all"), ExitCode.USAGE, "not both"),
@@ -70,9 +70,9 @@ def test_verify_takes_a_path_and_changes_nothing(home: Path, model: Path) -> Non
     ],
 )
 def test_verify_says_what_it_does_not_understand(
-    arguments: tuple[str, ...], code: ExitCode, said: str
+    arguments: tuple[str, ...], code: ExitCode, message: str
 ) -> None:
-    assert said in failed(localllm("verify", *arguments), code)
+    assert message in failed(localllm("verify", *arguments), code)
 
 
 def test_a_name_that_is_given_twice_is_read_once(model: Path) -> None:

@@ -25,7 +25,7 @@ CHOICE = replace(CHAT, context=2048, parallel=8, threads=1, speculate=Speculate.
 TIMEOUTS = WatchdogTimeouts(silent_s=2.5, interval_s=0.05)
 
 
-def ask(request_id: str, max_tokens: int) -> GenerateRequest:
+def request(request_id: str, max_tokens: int) -> GenerateRequest:
     sampling = Sampling(temperature=0)
     return GenerateRequest(
         request_id=request_id, prompt="hello", sampling=sampling, max_tokens=max_tokens
@@ -51,7 +51,7 @@ async def test_eight_streams_get_the_reason_and_the_next_request_its_answer(
 
     async def stream(request_id: str) -> EngineCrashed:
         with pytest.raises(EngineCrashed) as caught:
-            async with aclosing(runtime.generate(model.name, ask(request_id, 2000))) as events:
+            async with aclosing(runtime.generate(model.name, request(request_id, 2000))) as events:
                 await anext(events)
                 await running.wait()
                 async for _ in events:
@@ -81,5 +81,9 @@ async def test_eight_streams_get_the_reason_and_the_next_request_its_answer(
 
 async def text(runtime: Runtime, name: str, request_id: str) -> str:
     return "".join(
-        [e.text async for e in runtime.generate(name, ask(request_id, 8)) if isinstance(e, Token)]
+        [
+            e.text
+            async for e in runtime.generate(name, request(request_id, 8))
+            if isinstance(e, Token)
+        ]
     )

@@ -1,4 +1,4 @@
-"""What corrects the plans: measurements of this machine, this engine and models that are here."""
+"""Measurements of this machine, this engine and installed models correct the plans."""
 
 import json
 import time
@@ -43,8 +43,8 @@ def decode() -> Measurement:
     )
 
 
-def store(*kept: Measurement) -> None:
-    measurements.add(paths.measurements_file(paths.data_dir()), *kept)
+def store(*measured: Measurement) -> None:
+    measurements.add(paths.measurements_file(paths.data_dir()), *measured)
 
 
 def test_a_measurement_of_this_machine_corrects_its_plans(decode: Measurement) -> None:
@@ -56,11 +56,11 @@ def test_a_measurement_of_this_machine_corrects_its_plans(decode: Measurement) -
 
 
 def test_other_threads_another_engine_or_an_old_one_correct_nothing(decode: Measurement) -> None:
-    here = decode.machine
+    machine = decode.machine
     old = (datetime.now(UTC) - timedelta(days=400)).isoformat()
     store(
-        replace(decode, machine=replace(here, threads=here.threads + 1)),
-        replace(decode, machine=replace(here, engine_version="0.0.1")),
+        replace(decode, machine=replace(machine, threads=machine.threads + 1)),
+        replace(decode, machine=replace(machine, engine_version="0.0.1")),
         replace(decode, n_gen=65, measured_at=old),
         replace(decode, model=replace(decode.model, size_bytes=1)),
     )
@@ -77,7 +77,7 @@ def test_the_memory_is_measured_again_when_asked_and_not_before() -> None:
     found = machine_now()
     cores = host_speed(found).cores
     slow = {"bytes_per_s": 1.0, "taken_at": time.time(), "tried_at": time.time(), "busy": False}
-    kept = {f"{found.cpu.name}, {cores} threads": slow}
-    paths.bandwidth_file().write_text(json.dumps(kept))
+    measured = {f"{found.cpu.name}, {cores} threads": slow}
+    paths.bandwidth_file().write_text(json.dumps(measured))
     assert host_speed(found).bandwidth_bytes_per_s == 1.0
     assert host_speed(found, measure_again=True).bandwidth_bytes_per_s > 1.0

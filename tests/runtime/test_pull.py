@@ -87,9 +87,9 @@ def test_a_quant_that_costs_too_much_is_not_taken_unasked() -> None:
     found = hub_models("Q2_K", model="qwen3-0.6b")
     with pytest.raises(DoesNotFit, match="perplexity"):
         chosen(found, 16)
-    asked = chosen(found, 16, "Q2_K")
-    assert asked.quant == "Q2_K"
-    assert "perplexity" in (asked.warning or "")
+    named = chosen(found, 16, "Q2_K")
+    assert named.quant == "Q2_K"
+    assert "perplexity" in (named.warning or "")
 
 
 def test_a_quant_that_was_named_is_taken_with_a_warning_when_it_does_not_fit() -> None:

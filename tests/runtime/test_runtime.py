@@ -60,10 +60,10 @@ async def answer(runtime: Runtime, request_id: str = "r") -> str:
 async def test_a_model_is_loaded_with_what_was_sized(machine: FakeMachine) -> None:
     runtime = machine.runtime()
     resident = await load(runtime)
-    asked = machine.engines[-1].script.loads[0].settings
-    assert asked == resident.settings
-    assert (asked.context, asked.parallel, asked.gpu_layers) == (1024, 2, 0)
-    assert asked.threads == 4  # the cores that this process may use, not those that exist
+    expected = machine.engines[-1].script.loads[0].settings
+    assert expected == resident.settings
+    assert (expected.context, expected.parallel, expected.gpu_layers) == (1024, 2, 0)
+    assert expected.threads == 4  # the cores that this process may use, not those that exist
     assert resident.fit.fits
     assert runtime.resident() == (resident,)
     assert await answer(runtime) == "Hello, world."
@@ -321,10 +321,10 @@ async def test_a_load_with_room_to_spare_is_not_probed(machine: FakeMachine) -> 
 async def test_a_tight_load_is_probed_in_an_engine_of_its_own(machine: FakeMachine) -> None:
     runtime = tight(machine, kv_mib=91)
     resident = await load(runtime, replace(SINGLE, context=4096))
-    (asked,) = probes(machine)
-    assert not asked.alive
-    assert not asked.script.loads
-    assert asked.script.probes[0].settings == resident.fit.settings
+    (expected,) = probes(machine)
+    assert not expected.alive
+    assert not expected.script.loads
+    assert expected.script.probes[0].settings == resident.fit.settings
     assert resident.fit.probed == dry_run(91)
     assert resident.fit.placement.host.kv_bytes == 91 * 2**20
     assert resident.loaded.allocations  # estimate, dry run and read-back are all at hand
@@ -368,7 +368,8 @@ async def test_estimate_dry_run_and_read_back_are_compared(machine: FakeMachine)
 
 async def test_two_loads_of_one_model_at_once_leave_one_engine(machine: FakeMachine) -> None:
     runtime = machine.runtime()
-    first, second = await asyncio.gather(load(runtime), load(runtime))
+    plan = await planned(runtime)
+    first, second = await asyncio.gather(started(runtime, plan), started(runtime, plan))
     assert runtime.resident() == (second,)
     assert first is not second
     assert [engine.alive for engine in machine.engines] == [False, False, True]

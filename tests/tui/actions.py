@@ -1,4 +1,4 @@
-"""What a person does in the app and waits for: every test of the screens is told in these."""
+"""The actions of a person in the app, and what they wait for, for the tests of all screens."""
 
 import asyncio
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def chat_screen(app: App[None]) -> ChatScreen:
 
 
 def answer_ends_with(screen: ChatScreen, token: str) -> bool:
-    """Whether an answer on the screen ends with this token."""
+    """Look for an answer on the screen that ends with this token."""
     return any(view.answer.endswith(token) for view in screen.query(TurnView))
 
 
@@ -88,7 +88,7 @@ async def send_question(pilot: Pilot[None], question: str) -> None:
     await pilot.press("enter")
 
 
-async def ask_and_wait(pilot: Pilot[None], question: str) -> None:
+async def send_and_wait(pilot: Pilot[None], question: str) -> None:
     """Ask, and wait until the turn is kept."""
     screen = chat_screen(pilot.app)
     turns = len(screen.conversation.turns)
@@ -110,7 +110,7 @@ async def begin_answer(
     return gate
 
 
-async def ask_and_crash(app_fixture: AppFixture, pilot: Pilot[None], *, after: int) -> None:
+async def send_and_crash(app_fixture: AppFixture, pilot: Pilot[None], *, after: int) -> None:
     """Open the chat and ask; the engine dies after so many tokens, and the app says so."""
     app_fixture.script.crash_after = after
     await open_chat(pilot)

@@ -9,19 +9,18 @@ from textual.widgets import Digits, Markdown
 from localllm.engine.messages import Message, Overflow, Role
 from localllm.errors import ContextOverflow, GenerationFailed
 from localllm.tui.conversation import Ending
-from localllm.tui.messages import QuestionSent
 from localllm.tui.screens.chat import ChatScreen
 from localllm.tui.screens.home import HomeScreen
 from localllm.tui.widgets.labels import Bar
-from localllm.tui.widgets.prompt import Prompt
+from localllm.tui.widgets.prompt import Prompt, QuestionSent
 from localllm.tui.widgets.transcript import TurnView
 from tests.tui.actions import (
     answer_ends_with,
-    ask_and_wait,
     begin_answer,
     chat_screen,
     open_chat,
     screen_text,
+    send_and_wait,
     send_question,
     wait_for_screen,
     wait_for_text,
@@ -51,7 +50,7 @@ async def test_the_model_is_told_the_whole_conversation(app_fixture: AppFixture)
     async with app.run_test() as pilot:
         await open_chat(pilot)
         for question in ("one", "two"):
-            await ask_and_wait(pilot, question)
+            await send_and_wait(pilot, question)
     assert app_fixture.script.requests[1].messages == (
         Message(role=Role.USER, content="one"),
         Message(role=Role.ASSISTANT, content="Hello, world."),
@@ -110,9 +109,9 @@ async def test_an_answer_without_a_letter_ends_like_any_other(app_fixture: AppFi
     app = app_fixture.app()
     async with app.run_test() as pilot:
         await open_chat(pilot)
-        await ask_and_wait(pilot, "hi")
+        await send_and_wait(pilot, "hi")
         assert not chat_screen(app).answering
-        await ask_and_wait(pilot, "again")
+        await send_and_wait(pilot, "again")
 
 
 async def test_ctrl_j_adds_a_line_and_enter_sends_them_all(app_fixture: AppFixture) -> None:
@@ -158,7 +157,7 @@ async def test_the_conversation_is_there_again_after_a_look_at_the_models(
     app = app_fixture.app()
     async with app.run_test() as pilot:
         await open_chat(pilot)
-        await ask_and_wait(pilot, "remember me")
+        await send_and_wait(pilot, "remember me")
         await pilot.press("ctrl+o")
         await wait_for_screen(pilot, HomeScreen)
         await open_chat(pilot)
@@ -183,7 +182,7 @@ async def test_ask_again_replaces_the_last_answer(app_fixture: AppFixture) -> No
     app = app_fixture.app()
     async with app.run_test() as pilot:
         await open_chat(pilot)
-        await ask_and_wait(pilot, "hi")
+        await send_and_wait(pilot, "hi")
         await pilot.press("ctrl+r")
         await wait_until(pilot, lambda: len(app_fixture.script.requests) == 2)
         await wait_until(pilot, lambda: not chat_screen(app).answering)
@@ -196,7 +195,7 @@ async def test_ask_again_twice_asks_once(app_fixture: AppFixture) -> None:
     app = app_fixture.app()
     async with app.run_test() as pilot:
         await open_chat(pilot)
-        await ask_and_wait(pilot, "hi")
+        await send_and_wait(pilot, "hi")
         await wait_until(pilot, lambda: not chat_screen(app).answering)
         await asyncio.gather(chat_screen(app).action_again(), chat_screen(app).action_again())
         await wait_until(pilot, lambda: len(chat_screen(app).conversation.turns) == 1)
@@ -224,7 +223,7 @@ async def test_a_new_chat_in_the_moment_of_asking_leaves_nothing_behind(
         await wait_until(
             pilot, lambda: not chat_screen(app).answering and not chat_screen(app).query(TurnView)
         )
-        await ask_and_wait(pilot, "two")
+        await send_and_wait(pilot, "two")
         assert chat_screen(app).conversation.turns[0].question == "two"
 
 
@@ -318,7 +317,7 @@ async def test_links_in_an_answer_are_shown_and_not_opened(app_fixture: AppFixtu
     app.open_url = lambda url, *, new_tab=True: opened.append(url)  # type: ignore[method-assign]
     async with app.run_test(notifications=True) as pilot:
         await open_chat(pilot)
-        await ask_and_wait(pilot, "hi")
+        await send_and_wait(pilot, "hi")
         markdown = chat_screen(app).query(Markdown).last()
         markdown.post_message(Markdown.LinkClicked(markdown, "http://127.0.0.1/[/x]"))
         await wait_for_text(pilot, "Links are not opened")
@@ -345,10 +344,10 @@ async def test_what_was_left_out_of_a_long_conversation_is_said_under_the_answer
     app = app_fixture.app()
     async with app.run_test() as pilot:
         await open_chat(pilot)
-        await ask_and_wait(pilot, "one")
+        await send_and_wait(pilot, "one")
         assert app_fixture.script.requests[0].overflow is Overflow.ROLL
         app_fixture.script.dropped_messages = 4
-        await ask_and_wait(pilot, "two")
+        await send_and_wait(pilot, "two")
         await wait_for_text(pilot, "2 earlier turns were left out")
         assert chat_screen(app).conversation.turns[1].left_out == 2
         assert len(chat_screen(app).conversation.turns) == 2

@@ -6,11 +6,11 @@ from localllm.tui.screens.dialog import Dialog
 from localllm.tui.screens.home import HomeScreen
 from localllm.tui.widgets.prompt import Prompt
 from tests.tui.actions import (
-    ask_and_crash,
     begin_answer,
     chat_screen,
     open_chat,
     screen_text,
+    send_and_crash,
     send_question,
     wait_for_screen,
     wait_for_text,
@@ -24,7 +24,7 @@ async def test_a_crash_shows_the_reason_and_the_log_and_a_restart_goes_on(
 ) -> None:
     app = app_fixture.app()
     async with app.run_test() as pilot:
-        await ask_and_crash(app_fixture, pilot, after=2)
+        await send_and_crash(app_fixture, pilot, after=2)
         first = app_fixture.engine
         await wait_for_text(pilot, "Restart the engine")
         assert "SIGKILL" in screen_text(app)
@@ -45,14 +45,14 @@ async def test_a_crash_shows_the_reason_and_the_log_and_a_restart_goes_on(
 async def test_a_question_without_any_answer_is_back_in_the_prompt(app_fixture: AppFixture) -> None:
     app = app_fixture.app()
     async with app.run_test() as pilot:
-        await ask_and_crash(app_fixture, pilot, after=0)
+        await send_and_crash(app_fixture, pilot, after=0)
         assert chat_screen(app).query_one(Prompt).text == "hi"
 
 
 async def test_after_a_crash_the_way_back_to_the_models_is_open(app_fixture: AppFixture) -> None:
     app = app_fixture.app()
     async with app.run_test() as pilot:
-        await ask_and_crash(app_fixture, pilot, after=1)
+        await send_and_crash(app_fixture, pilot, after=1)
         await pilot.press("right", "enter")
         await wait_for_screen(pilot, HomeScreen)
 
@@ -87,7 +87,7 @@ async def test_one_crash_asks_once(app_fixture: AppFixture) -> None:
 async def test_a_restart_that_fails_leads_back_to_the_models(app_fixture: AppFixture) -> None:
     app = app_fixture.app()
     async with app.run_test() as pilot:
-        await ask_and_crash(app_fixture, pilot, after=1)
+        await send_and_crash(app_fixture, pilot, after=1)
         app_fixture.script.load_error = LoadFailed("no memory left")
         await pilot.press("enter")
         await wait_for_text(pilot, "no memory left")

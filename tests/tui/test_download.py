@@ -82,12 +82,12 @@ def phase(app: App[None]) -> Phase | None:
     return screen.phase if isinstance(screen, DownloadScreen) else None
 
 
-async def comes_to(pilot: Pilot[None], wanted: Phase) -> None:
+async def wait_for_phase(pilot: Pilot[None], wanted: Phase) -> None:
     await wait_until(pilot, lambda: phase(pilot.app) is wanted)
 
 
 def status(app: App[None]) -> str:
-    """What the window says last, whole: on the screen it is wrapped."""
+    """The last message of the window, whole: on the screen it is wrapped."""
     return str(app.screen.query_one("#download-status", Static).content)
 
 
@@ -120,7 +120,7 @@ async def test_the_host_is_named_before_it_is_asked(
         await begin(pilot)
         await wait_for_text(pilot, f"Asking {HOST} for the files of orchard/quince-30b-a3b-GGUF")
         hub_source.answer_gate.set()
-        await comes_to(pilot, Phase.RUNNING)
+        await wait_for_phase(pilot, Phase.RUNNING)
 
 
 async def test_it_shows_bytes_rate_time_left_and_what_is_going_on(
@@ -132,7 +132,7 @@ async def test_it_shows_bytes_rate_time_left_and_what_is_going_on(
         await begin(pilot)
         await wait_for_text(pilot, "2.0 GiB of 8.0 GiB · 40.0 MiB/s · 2m 44s left")
         await wait_for_text(pilot, "resumed at 2.0 GiB")
-        assert app.screen.query_one("Transfer Bar", Bar).fraction == 0.25
+        assert app.screen.query_one("TransferProgress Bar", Bar).fraction == 0.25
 
 
 async def test_a_transfer_that_says_nothing_of_its_rate_shows_what_there_is(
@@ -156,7 +156,7 @@ async def test_what_was_downloaded_is_in_the_list_and_enter_runs_it(
     async with app.run_test() as pilot:
         await begin(pilot)
         hub_source.gate.set()
-        await comes_to(pilot, Phase.DONE)
+        await wait_for_phase(pilot, Phase.DONE)
         await wait_for_text(pilot, "The sha256 is that of the Hub.")
         await accept(pilot)
         await wait_for_screen(pilot, ChatScreen)
@@ -172,7 +172,7 @@ async def test_without_running_it_the_cursor_is_on_it(
     async with app.run_test() as pilot:
         await begin(pilot)
         hub_source.gate.set()
-        await comes_to(pilot, Phase.DONE)
+        await wait_for_phase(pilot, Phase.DONE)
         await pilot.press("escape")
         await wait_for_screen(pilot, HomeScreen)
         await wait_until(pilot, lambda: len(app.screen.query("ModelRow")) == 2)
@@ -193,14 +193,14 @@ async def test_a_stopped_download_is_kept_and_goes_on_when_told(
         await begin(pilot)
         await wait_for_text(pilot, "3.0 GiB of 8.0 GiB")
         await pilot.press(key)
-        await comes_to(pilot, Phase.STOPPED)
+        await wait_for_phase(pilot, Phase.STOPPED)
         await wait_for_text(pilot, "What came is kept")
         assert "left" not in screen_text(app)
         assert len(hub_source.stopped) == 1
         await accept(pilot)
-        await comes_to(pilot, Phase.RUNNING)
+        await wait_for_phase(pilot, Phase.RUNNING)
         hub_source.gate.set()
-        await comes_to(pilot, Phase.DONE)
+        await wait_for_phase(pilot, Phase.DONE)
     assert len(hub_source.planned) == 1  # the files are known
     assert len(hub_source.pulled) == 2
 
@@ -211,9 +211,9 @@ async def test_escape_twice_stops_and_leaves(
     app = app_fixture.app()
     async with app.run_test() as pilot:
         await begin(pilot)
-        await comes_to(pilot, Phase.RUNNING)
+        await wait_for_phase(pilot, Phase.RUNNING)
         await pilot.press("escape")
-        await comes_to(pilot, Phase.STOPPED)
+        await wait_for_phase(pilot, Phase.STOPPED)
         await pilot.press("escape")
         await wait_for_screen(pilot, HomeScreen)
     assert len(hub_source.stopped) == 1
@@ -226,15 +226,15 @@ async def test_a_question_to_a_silent_hub_can_be_given_up(
     app = app_fixture.app()
     async with app.run_test() as pilot:
         await begin(pilot)
-        await comes_to(pilot, Phase.ASKING)
+        await wait_for_phase(pilot, Phase.ASKING)
         await wait_until(pilot, lambda: bool(hub_source.planned))
         await pilot.press("escape")
-        await comes_to(pilot, Phase.STOPPED)
+        await wait_for_phase(pilot, Phase.STOPPED)
         await wait_for_text(pilot, "Nothing was downloaded.")
         hub_source.silent = False
         hub_source.answer_gate.set()
         await accept(pilot)
-        await comes_to(pilot, Phase.RUNNING)
+        await wait_for_phase(pilot, Phase.RUNNING)
     assert len(hub_source.pulled) == 1  # the answer that came late started nothing
 
 
@@ -283,11 +283,11 @@ async def test_a_hub_that_refuses_is_said_in_place_and_can_be_asked_again(
     app = app_fixture.app()
     async with app.run_test() as pilot:
         await begin(pilot)
-        await comes_to(pilot, Phase.FAILED)
+        await wait_for_phase(pilot, Phase.FAILED)
         assert status(app) == str(error)
         hub_source.plan_error = None
         await accept(pilot)
-        await comes_to(pilot, Phase.RUNNING)
+        await wait_for_phase(pilot, Phase.RUNNING)
 
 
 async def test_a_transfer_that_fails_is_said_in_place_and_goes_on_when_told(
@@ -299,11 +299,11 @@ async def test_a_transfer_that_fails_is_said_in_place_and_goes_on_when_told(
     app = app_fixture.app()
     async with app.run_test() as pilot:
         await begin(pilot)
-        await comes_to(pilot, Phase.FAILED)
+        await wait_for_phase(pilot, Phase.FAILED)
         assert status(app) == str(error)
         hub_source.pull_error = None
         await accept(pilot)
-        await comes_to(pilot, Phase.DONE)
+        await wait_for_phase(pilot, Phase.DONE)
 
 
 async def test_a_model_that_does_not_chat_is_not_offered_to_run(
@@ -317,7 +317,7 @@ async def test_a_model_that_does_not_chat_is_not_offered_to_run(
     async with app.run_test() as pilot:
         await open_offer_of(pilot, first.candidate.model)
         await accept(pilot)
-        await comes_to(pilot, Phase.DONE)
+        await wait_for_phase(pilot, Phase.DONE)
         assert not app.screen.query_one("#run").display
         assert app.screen.query_one("#close").display
         await pilot.press("enter")
@@ -334,11 +334,11 @@ async def test_offline_is_said_at_once_and_a_file_can_be_imported(
     app = app_fixture.app()
     async with app.run_test() as pilot:
         await open_offer(pilot)
-        await comes_to(pilot, Phase.FAILED)
+        await wait_for_phase(pilot, Phase.FAILED)
         assert status(app) == OFFLINE
         await accept(pilot)  # try again: still off
         await wait_until(pilot, lambda: len(hub_source.previewed) == 2)
-        await comes_to(pilot, Phase.FAILED)
+        await wait_for_phase(pilot, Phase.FAILED)
         await pilot.press("right", "enter")
         await wait_for_screen(pilot, ImportScreen)
     assert (hub_source.planned, hub_source.pulled) == ([], [])
@@ -354,7 +354,7 @@ async def test_settings_that_cannot_be_read_are_said_in_place(
         assert status(app) == str(hub_source.preview_error)
         hub_source.preview_error = None
         await accept(pilot)
-        await comes_to(pilot, Phase.OFFERED)
+        await wait_for_phase(pilot, Phase.OFFERED)
 
 
 async def test_a_file_much_larger_than_was_said_is_asked_for_again(
@@ -367,7 +367,7 @@ async def test_a_file_much_larger_than_was_said_is_asked_for_again(
         await wait_until(pilot, lambda: "12.0 GiB and not 7.8 GiB" in status(app))
         assert hub_source.pulled == []
         await accept(pilot)
-        await comes_to(pilot, Phase.RUNNING)
+        await wait_for_phase(pilot, Phase.RUNNING)
     assert len(hub_source.planned) == 1
 
 
@@ -391,7 +391,7 @@ async def test_a_gated_repository_is_said_to_be_one(
     app = app_fixture.app()
     async with app.run_test(size=(120, 40)) as pilot:
         await begin(pilot)
-        await comes_to(pilot, Phase.RUNNING)
+        await wait_for_phase(pilot, Phase.RUNNING)
         await wait_for_text(pilot, "accept terms first")
 
 
@@ -404,7 +404,7 @@ async def test_two_keys_in_the_same_moment_download_once(
         button = app.screen.query_one("#download")
         button.press()  # type: ignore[attr-defined]
         button.press()  # type: ignore[attr-defined]
-        await comes_to(pilot, Phase.RUNNING)
+        await wait_for_phase(pilot, Phase.RUNNING)
         await pilot.pause()
     assert len(hub_source.pulled) == 1
 

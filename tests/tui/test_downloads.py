@@ -17,7 +17,7 @@ from tests.hub import Drop, FakeHub, Stall
 from tests.tui.actions import wait_for_screen, wait_for_text, wait_until
 from tests.tui.fake_suggestions import FakeSuggestions, fake_plans
 from tests.tui.fixtures import AppFixture
-from tests.tui.test_download import accept, begin, comes_to, open_offer, phase, status
+from tests.tui.test_download import accept, begin, open_offer, phase, status, wait_for_phase
 
 REPO = "unsloth/Qwen3-0.6B-GGUF"
 FILE = "Qwen3-0.6B-Q4_1.gguf"
@@ -58,7 +58,7 @@ async def test_from_a_suggestion_to_a_conversation(app_fixture: AppFixture, hub:
         await wait_for_text(pilot, "Apache-2.0")  # of the catalogue
         assert hub.requests == ()
         await accept(pilot)
-        await comes_to(pilot, Phase.DONE)
+        await wait_for_phase(pilot, Phase.DONE)
         await wait_for_text(pilot, "The sha256 is that of the Hub.")
         await accept(pilot)
         await wait_for_screen(pilot, ChatScreen)
@@ -78,13 +78,13 @@ async def test_a_download_that_was_stopped_goes_on_where_it_was(
         hub.faults.add(stall)
         await accept(pilot)
         await wait_until(pilot, stall.reached.is_set)
-        await comes_to(pilot, Phase.RUNNING)
+        await wait_for_phase(pilot, Phase.RUNNING)
         await pilot.press("escape")
-        await comes_to(pilot, Phase.STOPPED)
+        await wait_for_phase(pilot, Phase.STOPPED)
         stall.until.set()
         fetched_before = len(hub.cdn_requests)
         await accept(pilot)
-        await comes_to(pilot, Phase.DONE)
+        await wait_for_phase(pilot, Phase.DONE)
         (rest,) = hub.cdn_requests[fetched_before:]
         first = int((rest.range or "").removeprefix("bytes=").partition("-")[0])
         assert first > 0
@@ -99,7 +99,7 @@ async def test_a_connection_that_breaks_is_nothing_to_worry_about(
         await open_offer(pilot)
         hub.faults.add(Drop(HALF))
         await accept(pilot)
-        await comes_to(pilot, Phase.DONE)
+        await wait_for_phase(pilot, Phase.DONE)
     assert len(fetched(app_fixture)) == 1
 
 
@@ -128,7 +128,7 @@ async def test_a_gated_repository_says_which_page_to_open(
     app = app_fixture.app()
     async with app.run_test() as pilot:
         await begin(pilot)
-        await comes_to(pilot, Phase.FAILED)
+        await wait_for_phase(pilot, Phase.FAILED)
         assert f"{hub.endpoint}/{REPO}" in status(app)  # the page to open
         assert "token" in status(app)
         await pilot.press("escape")
@@ -143,7 +143,7 @@ async def test_switched_off_while_the_app_runs_it_is_off(
         await open_offer(pilot)
         monkeypatch.setenv("LOCALLLM_OFFLINE", "1")
         await accept(pilot)
-        await comes_to(pilot, Phase.FAILED)
+        await wait_for_phase(pilot, Phase.FAILED)
         assert "LOCALLLM_OFFLINE" in status(app)
         monkeypatch.delenv("LOCALLLM_OFFLINE")
         await accept(pilot)
@@ -157,6 +157,6 @@ async def test_a_hub_that_is_not_there_is_said(app_fixture: AppFixture, hub: Fak
     hub.__exit__(None, None, None)
     async with app.run_test() as pilot:
         await begin(pilot)
-        await comes_to(pilot, Phase.FAILED)
+        await wait_for_phase(pilot, Phase.FAILED)
         assert hub.endpoint.removeprefix("http://") in status(app)
         assert "Traceback" not in status(app)

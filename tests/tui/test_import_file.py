@@ -27,7 +27,7 @@ async def enter_path(pilot: Pilot[None], text: str) -> None:
 
 
 def remark(pilot: Pilot[None]) -> str:
-    """What the window says of the path, whole: on the screen it is wrapped."""
+    """The message about the path, whole: on the screen it is wrapped."""
     return str(pilot.app.screen.query_one("#import-remark", Static).content)
 
 

@@ -1,4 +1,4 @@
-"""What the screens look like, at the two sizes they are made for.
+"""Pictures of the screens, at the two sizes that they are made for.
 
 After a change that is meant: `pytest tests/tui/test_looks.py --snapshot-update`, then look at the
 SVG files. The machine, the clock and the verdicts are made up, so that nothing here depends on
@@ -88,7 +88,7 @@ def snapshot_app(app_fixture: AppFixture, smollm2: Path) -> AppFixture:
 
 
 async def wait_for_home(pilot: Pilot[None], row: str) -> None:
-    """What is computed behind the first screen has come, such a row of the models too."""
+    """Wait for all that is computed behind the first screen, such a row of the models too."""
     screen = pilot.app.screen
     await wait_for_widget(pilot, row)
     await wait_until(pilot, lambda: bool(screen.query("MachinePanel .warning")))

@@ -1,4 +1,4 @@
-"""What else fits: below the installed models, never in their way."""
+"""Suggestions stand below the installed models, never in their way."""
 
 from pathlib import Path
 

@@ -43,7 +43,7 @@ MAX_PARALLEL = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchPlan:
-    """What is measured. `parallel` is in rising order."""
+    """The tests to run. `parallel` is in rising order."""
 
     prompt_tokens: int
     gen_tokens: int

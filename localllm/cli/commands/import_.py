@@ -120,32 +120,32 @@ _RUNNERS = "the Hugging Face cache, LM Studio, Ollama and llama.cpp"
 
 
 def _scan(*, link: bool, dry_run: bool, as_json: bool, quiet: bool) -> None:
-    """Scan, and print what was adopted, what was there already, and what was skipped and why."""
-    there = places(os.environ, Path.home())
+    """Scan, and print what was adopted, what was known already, and what was skipped and why."""
+    scanned = places(os.environ, Path.home())
     outcomes: list[ScanResult] = []
     console = stderr()
     console.quiet = quiet
     with console.status("Looking ...") as status:
-        for outcome in sweep(open_library(), there, link=link, dry_run=dry_run):
+        for outcome in sweep(open_library(), scanned, link=link, dry_run=dry_run):
             outcomes.append(outcome)
             status.update(literal(f"{outcome.place.runner}: {outcome.path.name}"))
     if as_json:
-        print_json(_document(there, outcomes, dry_run=dry_run))
+        print_json(_document(scanned, outcomes, dry_run=dry_run))
         return
-    if found := [each for each in outcomes if each.model is not None]:
-        stdout().print(_table(found, dry_run=dry_run))
+    if models := [each for each in outcomes if each.model is not None]:
+        stdout().print(_table(models, dry_run=dry_run))
     for outcome in outcomes:
         if outcome.reason is not None:
             warn(f"{outcome.place.runner}: {outcome.path}: {outcome.reason}.")
     if not quiet:
-        info(_summary(there, outcomes, dry_run=dry_run))
+        info(_summary(scanned, outcomes, dry_run=dry_run))
 
 
-def _summary(there: Sequence[Place], outcomes: Sequence[ScanResult], *, dry_run: bool) -> str:
-    if not there:
+def _summary(scanned: Sequence[Place], outcomes: Sequence[ScanResult], *, dry_run: bool) -> str:
+    if not scanned:
         return f"None of {_RUNNERS} has a folder here."
     count = Counter(outcome.status for outcome in outcomes)
-    looked = ", ".join(f"{place.runner} ({place.path})" for place in there)
+    looked = ", ".join(f"{place.runner} ({place.path})" for place in scanned)
     adopted = "would be adopted" if dry_run else "adopted, none copied"
     return (
         f"Looked at {looked}: {count[ScanStatus.ADOPTED]} {adopted};"
@@ -154,7 +154,7 @@ def _summary(there: Sequence[Place], outcomes: Sequence[ScanResult], *, dry_run:
 
 
 def _document(
-    there: Sequence[Place], outcomes: Sequence[ScanResult], *, dry_run: bool
+    scanned: Sequence[Place], outcomes: Sequence[ScanResult], *, dry_run: bool
 ) -> dict[str, object]:
     models: dict[ScanStatus, list[object]] = {status: [] for status in ScanStatus}
     for each in outcomes:
@@ -166,7 +166,7 @@ def _document(
             models[each.status].append(row)
     return {
         "dry_run": dry_run,
-        "places": [{"runner": place.runner, "path": place.path} for place in there],
+        "places": [{"runner": place.runner, "path": place.path} for place in scanned],
         "models": models[ScanStatus.ADOPTED],
         "known": models[ScanStatus.KNOWN],
         "skipped": [

@@ -40,7 +40,7 @@ MAX_PROMPT_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestOptions:
-    """What every request of this invocation has; `images` stand before the first turn."""
+    """The options of every request of this invocation; `images` stand before the first turn."""
 
     system: str | None
     sampling: Sampling

@@ -33,8 +33,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """How the models are loaded, served and announced. `host` is the name to listen on, as it was
-    given; a request ends after `request_timeout_s`, None: never."""
+    """The options that hold while models are loaded and served. `host` is the name to listen on,
+    as it was given; a request ends after `request_timeout_s`, None: never."""
 
     host: str
     choice: LoadChoice

@@ -14,10 +14,10 @@ from localllm.cli import options
 from localllm.cli.hub_client import open_hub
 from localllm.cli.output import info, literal, print_json, stdout
 from localllm.cli.size_report import (
-    Limits,
+    Capacity,
     Training,
-    limits_of,
-    print_limits,
+    capacity_of,
+    print_capacity,
     print_rules,
     print_training,
     rules_for,
@@ -109,7 +109,7 @@ def command(
 def _training(
     method: str | None, rank: int | None, batch: int | None, sequence: int | None
 ) -> Training | None:
-    """Raises UsageError for the details of a fine-tune that was not asked for."""
+    """Fill in the options of a fine-tune. Raises UsageError for one without --finetune."""
     given = {"--rank": rank, "--train-batch": batch, "--seq": sequence}
     if method is None:
         stray = [name for name, value in given.items() if value is not None]
@@ -122,12 +122,12 @@ def _training(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """Everything that `size` says of one model."""
+class SizeReport:
+    """Everything that `size` prints of one model."""
 
     model: SizedModel
     fit: Fit
-    limits: Limits
+    capacity: Capacity
     training: Training | None = None
     exact: Footprint | None = None
 
@@ -139,23 +139,23 @@ def _report(
     *,
     draft: ModelSpec | None,
     exact: bool,
-) -> Report:
-    """Weigh the load on this machine as it is now; `exact`: and ask llama.cpp."""
-    room = budget_of(machine_now(), reserve_bytes=user_settings.load().reserve_bytes)
-    fit = fit_in(model.spec, settings, room, draft)
-    return Report(
+) -> SizeReport:
+    """Size the load on this machine as it is now; `exact`: by llama.cpp's dry run too."""
+    free = budget_of(machine_now(), reserve_bytes=user_settings.load().reserve_bytes)
+    fit = fit_in(model.spec, settings, free, draft)
+    return SizeReport(
         model=model,
         fit=fit,
-        limits=limits_of(model, settings, room, draft),
+        capacity=capacity_of(model, settings, free, draft),
         training=training,
         exact=asyncio.run(_probe(model, fit)) if exact else None,
     )
 
 
-def document(report: Report) -> dict[str, object]:
-    """What `size --json` prints."""
+def document(report: SizeReport) -> dict[str, object]:
+    """Give what `size --json` prints."""
     spec, fit, exact = report.model.spec, report.fit, report.exact
-    found: dict[str, object] = {
+    printed: dict[str, object] = {
         "name": report.model.name,
         "quant": report.model.quant,
         "note": report.model.note,
@@ -174,23 +174,23 @@ def document(report: Report) -> dict[str, object]:
         "devices": [_device(share) for share in fit.placement.devices],
         "fits": fit.fits,
         "advice": fit.advice,
-        "limits": asdict(report.limits),
+        "limits": asdict(report.capacity),
         "cache_quality": [asdict(row) for row in _cache_quality(report)],
         "rules_of_thumb": [asdict(each) for each in rules_for(spec, fit)],
     }
     if fit.draft is not None:
-        found["draft"] = asdict(fit.draft) | {"total_bytes": fit.draft.total_bytes}
+        printed["draft"] = asdict(fit.draft) | {"total_bytes": fit.draft.total_bytes}
     if report.training is not None:
-        found["finetune"] = report.training.document(spec)
+        printed["finetune"] = report.training.document(spec)
     if exact is not None:
         parts = {part.field: part.bytes_in(exact) for part in PARTS}
-        found["exact"] = parts | {"total_bytes": exact.total_bytes}
-        found["error_percent"] = error_percent(fit, exact)
-    return found
+        printed["exact"] = parts | {"total_bytes": exact.total_bytes}
+        printed["error_percent"] = error_percent(fit, exact)
+    return printed
 
 
-def _cache_quality(report: Report) -> tuple[CacheQuality, ...]:
-    """What was published of this cache type on models of this family."""
+def _cache_quality(report: SizeReport) -> tuple[CacheQuality, ...]:
+    """Look up what was published of this cache type on models of this family."""
     settings = report.fit.settings
     family, keys, values = report.model.spec.architecture, settings.kv_type_k, settings.kv_type_v
     return cache_quality(family, keys, values) if cache_loss(family, keys, values) else ()
@@ -211,13 +211,13 @@ def _device(share: DeviceShare) -> dict[str, object]:
 
 
 def error_percent(fit: Fit, exact: Footprint) -> float:
-    """How far the estimate is from the dry run, of the total, in percent; positive: too much."""
+    """Compare the estimate's total with the dry run's, in percent; positive: too much."""
     return (fit.footprint.total_bytes / exact.total_bytes - 1) * 100
 
 
 async def _probe(model: SizedModel, fit: Fit) -> Footprint:
-    """Ask llama.cpp; of a model that is not on this disk it gets the header that the catalogue
-    describes."""
+    """Let llama.cpp size the load. A model that is not on this disk is written as a header without
+    data, which a dry run opens like the real file."""
     engine = ProcessEngine(log_dir=paths.log_dir())
     with tempfile.TemporaryDirectory(prefix="localllm-size-") as directory:
         path = model.path
@@ -228,11 +228,11 @@ async def _probe(model: SizedModel, fit: Fit) -> Footprint:
             answer = await engine.probe(ProbeRequest(path=str(path), settings=fit.settings))
         finally:
             await engine.close()
-    return exact_of(fit, answer.allocations)
+    return dry_run_of(fit, answer.allocations)
 
 
-def exact_of(fit: Fit, allocations: tuple[Allocation, ...]) -> Footprint:
-    """The dry run's buffers as a footprint. What is not part of a dry run is the estimate's."""
+def dry_run_of(fit: Fit, allocations: tuple[Allocation, ...]) -> Footprint:
+    """Sum the dry run's buffers as a footprint; parts that it has not are the estimate's."""
     sums = dict.fromkeys(BufferKind, 0)
     for buffer in allocations:
         sums[buffer.kind] += buffer.size_bytes
@@ -240,7 +240,7 @@ def exact_of(fit: Fit, allocations: tuple[Allocation, ...]) -> Footprint:
     return replace(fit.footprint, needs_probe=(), **counted)
 
 
-def _print(report: Report) -> None:
+def _print(report: SizeReport) -> None:
     console, spec, fit = stdout(), report.model.spec, report.fit
     _print_model(console, report)
     console.print(_table(fit, report.exact))
@@ -258,7 +258,7 @@ def _print(report: Report) -> None:
     if fit.advice is not None:
         console.print(fit.advice)
     _print_cache_loss(console, report)
-    print_limits(console, report.limits, fit.settings)
+    print_capacity(console, report.capacity, fit.settings)
     if report.training is not None:
         print_training(console, report.training, spec)
     print_rules(console, spec, fit)
@@ -269,7 +269,7 @@ def _print(report: Report) -> None:
             info(f"Note: {doubt}. --exact asks llama.cpp.", fg="yellow")
 
 
-def _print_cache_loss(console: Console, report: Report) -> None:
+def _print_cache_loss(console: Console, report: SizeReport) -> None:
     settings = report.fit.settings
     loss = cache_loss(report.model.spec.architecture, settings.kv_type_k, settings.kv_type_v)
     if loss is None:
@@ -279,7 +279,7 @@ def _print_cache_loss(console: Console, report: Report) -> None:
         console.print(literal(f"source: {source}", style="dim"))
 
 
-def _print_model(console: Console, report: Report) -> None:
+def _print_model(console: Console, report: SizeReport) -> None:
     model, fit, spec = report.model, report.fit, report.model.spec
     title = f"{model.name} {model.quant or ''}".strip()
     console.print(literal(title, style="bold"))

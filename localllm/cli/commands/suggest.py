@@ -73,19 +73,19 @@ def command(
     With --ram, --vram or --gpu: for a machine that has these; system memory and GPU memory are
     what may be used of them.
     """
-    here = not (ram or vram or gpu)
+    this_one = not (ram or vram or gpu)
     if repos:
         known = _published(repos, task, licenses, offline=offline)
     else:
-        entries = _wanted(read_catalogue(), Task(task or Task.CHAT), licenses)
+        entries = _filtered(read_catalogue(), Task(task or Task.CHAT), licenses)
         known = [*candidates(entries)]
-        if here and task in (None, Task.CHAT) and licenses is None:
+        if this_one and task in (None, Task.CHAT) and licenses is None:
             from localllm.library.store.store import Store
 
             installed = installed_candidates(Store.default().installed(), entries)
             known += (each for each in installed if why_not_generative(each.spec()) is None)
     user = settings.load()
-    machine = this_machine(user.reserve_bytes)[0] if here else _described(ram, vram, gpu)
+    machine = this_machine(user.reserve_bytes)[0] if this_one else _described(ram, vram, gpu)
     preferences = Preferences(
         goal=Goal(goal),
         context=context_or_default(context, user),
@@ -105,7 +105,8 @@ def command(
 def _published(
     repos: tuple[str, ...], task: str | None, licenses: str | None, *, offline: bool
 ) -> list[Candidate]:
-    """The files of repositories. Raises UsageError for what chooses among the catalogue."""
+    """Read the files of repositories. Raises UsageError for an option that filters the
+    catalogue."""
     for option, value in (("--task", task), ("--license", licenses)):
         if value is not None:
             raise UsageError(f"{option} chooses among the catalogue: it does not go with --repo.")
@@ -119,15 +120,15 @@ def _published(
         return [each for repo in repos for each in read_repository(hub, repo).listing.candidates]
 
 
-def _wanted(entries: tuple[Entry, ...], task: Task, licenses: str | None) -> tuple[Entry, ...]:
-    """The entries of a task under certain licences. Raises UsageError for a licence that no
-    entry has."""
+def _filtered(entries: tuple[Entry, ...], task: Task, licenses: str | None) -> tuple[Entry, ...]:
+    """Filter the catalogue by task and licence. Raises UsageError for a licence that no entry
+    has."""
     chosen = tuple(entry for entry in entries if task in entry.tasks)
     if licenses is None:
         return chosen
-    wanted = {word.strip().lower() for word in licenses.split(",") if word.strip()}
+    allowed = {word.strip().lower() for word in licenses.split(",") if word.strip()}
     known = {entry.license.lower() for entry in entries} | {BUSINESS}
-    if unknown := sorted(wanted - known):
+    if unknown := sorted(allowed - known):
         raise UsageError(
             f"No model of the catalogue has the licence {', '.join(unknown)}. "
             f"There are: {BUSINESS}, {', '.join(sorted({entry.license for entry in entries}))}."
@@ -135,7 +136,7 @@ def _wanted(entries: tuple[Entry, ...], task: Task, licenses: str | None) -> tup
     return tuple(
         entry
         for entry in chosen
-        if entry.license.lower() in wanted or (BUSINESS in wanted and entry.business)
+        if entry.license.lower() in allowed or (BUSINESS in allowed and entry.business)
     )
 
 
@@ -145,7 +146,7 @@ def _described(ram: str | None, vram: str | None, gpu: str | None) -> Machine:
 
 
 def document(advice: Advice) -> dict[str, object]:
-    """What `suggest --json` prints."""
+    """Give what `suggest --json` prints."""
     return {
         "plans": [_plan(plan) for plan in advice.plans],
         "next_better": advice.next_better,
@@ -189,9 +190,9 @@ def _placement(placement: Placement) -> dict[str, object]:
 
 def _print(advice: Advice, preferences: Preferences, machine: Machine, *, what: str) -> None:
     if not advice.plans:
-        room = format_bytes(max(0, machine.budget.host_bytes))
+        free = format_bytes(max(0, machine.budget.host_bytes))
         print_line(
-            f"Nothing of {what} fits into {room} with {preferences.context} tokens of context. "
+            f"Nothing of {what} fits into {free} with {preferences.context} tokens of context. "
             "Try a smaller --ctx, or close other programs."
         )
         return

@@ -1,4 +1,4 @@
-"""The conversation with one model, and how it goes on when something breaks."""
+"""The conversation with one model, and the way on when its engine ends."""
 
 from collections.abc import Callable
 from contextlib import aclosing, suppress
@@ -28,14 +28,13 @@ from localllm.errors import EngineCrashed, LocalLLMError, NotFound
 from localllm.runtime.runtime import ResidentModel, Runtime
 from localllm.tui import literal
 from localllm.tui.conversation import MESSAGES_OF_A_TURN, Conversation, Ending, Turn
-from localllm.tui.messages import PageTurned, QuestionSent
 from localllm.tui.screens.base import WorkScreen
 from localllm.tui.screens.dialog import crash_dialog
 from localllm.tui.screens.loading import LoadScreen
 from localllm.tui.screens.memory import MemoryScreen
 from localllm.tui.widgets.labels import Brand
 from localllm.tui.widgets.meter import MeterPanel
-from localllm.tui.widgets.prompt import Prompt
+from localllm.tui.widgets.prompt import PageTurned, Prompt, QuestionSent
 from localllm.tui.widgets.transcript import Transcript, TurnView
 
 ENDINGS = {
@@ -87,7 +86,7 @@ class ChatScreen(WorkScreen[Conversation]):
         self._resident = resident
         self._clock = clock
         self._request_id = ""
-        self._engine_gone = False
+        self._engine_ended = False
 
     def compose(self) -> ComposeResult:
         model = self._resident.model
@@ -134,9 +133,9 @@ class ChatScreen(WorkScreen[Conversation]):
             self._prompt.put_back(event.text)
             self.notify("The answer is still coming. Escape stops it.")
         else:
-            self._ask(event.text)
+            self._start_answer(event.text)
 
-    def _ask(self, question: str) -> None:
+    def _start_answer(self, question: str) -> None:
         self.answering = True  # from now on, not from when the worker starts: no second question
         self.answer(question)
 
@@ -151,7 +150,7 @@ class ChatScreen(WorkScreen[Conversation]):
             turn = await self._stream(question, view)
         except LocalLLMError as error:
             turn, failure = replace(turn, ending=Ending.BROKEN), error
-            self._engine_gone = isinstance(error, EngineCrashed | NotFound)
+            self._engine_ended = isinstance(error, EngineCrashed | NotFound)
         finally:  # also when this worker is cancelled: a new chat, another model, quit
             self.answering = False
             await self._close_turn(turn, view, failure)
@@ -165,7 +164,7 @@ class ChatScreen(WorkScreen[Conversation]):
             overflow=Overflow.ROLL,
         )
         self._request_id = request.request_id
-        self._meter.asked()
+        self._meter.started()
         finished: Finished | None = None
         events = self.runtime.generate(self._resident.model.name, request)
         try:
@@ -173,12 +172,12 @@ class ChatScreen(WorkScreen[Conversation]):
                 async for event in events:
                     match event:
                         case PromptProgress():
-                            self._meter.read(event)
+                            self._meter.prompt_read(event)
                             view.note(f"reading… {event.processed} of {event.total} tokens")
                         case Reasoning():
-                            view.think(event.text)
+                            view.write_reasoning(event.text)
                         case Token():
-                            self._meter.wrote()
+                            self._meter.token_written()
                             await view.write(event.text)
                         case Finished():
                             finished = event
@@ -202,7 +201,7 @@ class ChatScreen(WorkScreen[Conversation]):
         self.refresh_bindings()
 
     async def _drop_unanswered(self) -> None:
-        """A question that broke off without an answer makes room for the next one."""
+        """Remove a question that broke off without an answer, before the next one."""
         turns = self.conversation.turns
         if turns and turns[-1].ending is Ending.BROKEN and not turns[-1].answer:
             await self._drop_last()
@@ -217,8 +216,8 @@ class ChatScreen(WorkScreen[Conversation]):
         """Notice an engine that ended between two questions."""
         name = self._resident.model.name
         alive = any(resident.model.name == name for resident in self.runtime.resident())
-        if self.is_current and not (alive or self.answering or self._engine_gone):
-            self._engine_gone = True
+        if self.is_current and not (alive or self.answering or self._engine_ended):
+            self._engine_ended = True
             self.recover()
 
     @work(exclusive=True, group="recover", exit_on_error=False)
@@ -237,7 +236,7 @@ class ChatScreen(WorkScreen[Conversation]):
             self.leave(self.conversation)
             return
         self._resident = resident
-        self._engine_gone = False
+        self._engine_ended = False
         await self._meter.loaded(resident)
 
     # --- keys ---
@@ -261,7 +260,7 @@ class ChatScreen(WorkScreen[Conversation]):
         self.leave(self.conversation)
 
     async def _end_answer(self) -> None:
-        """Close the answer that is being written, and wait until its text is kept."""
+        """Close the answer that is being written, and wait until the conversation has its text."""
         for worker in self.workers.cancel_group(self, "answer"):
             with suppress(WorkerError):  # it was cancelled, as it should be
                 await worker.wait()
@@ -275,7 +274,7 @@ class ChatScreen(WorkScreen[Conversation]):
             self._prompt.clear()
         self.answering = True
         await self._drop_last()
-        self._ask(question)
+        self._start_answer(question)
 
     def action_memory(self) -> None:
         self.app.push_screen(MemoryScreen(self._resident))
@@ -289,7 +288,7 @@ class ChatScreen(WorkScreen[Conversation]):
 
 
 def _remark(failure: LocalLLMError | None) -> str:
-    """What the turn itself says of a failure; that of an engine is told in full by its window."""
+    """Write the failure under the turn, shortly for an engine's: its dialog says the rest."""
     match failure:
         case None:
             return ""

@@ -3,6 +3,20 @@
 Nothing is sent before a person presses the button here.
 """
 
+from typing import TYPE_CHECKING
+
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.content import Content
+from textual.widgets import Static
+
+from localllm.core.units import format_bytes, format_duration
+from localllm.tui import literal
+from localllm.tui.widgets.labels import Bar
+
+if TYPE_CHECKING:
+    from localllm.library.download.progress import Progress
+
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,25 +24,21 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from textual import on, work
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.content import Content
+from textual.containers import Horizontal, VerticalScroll
 from textual.screen import ModalScreen
-from textual.widgets import Button, Static
+from textual.widgets import Button
 
 from localllm.core.model.purpose import why_not_generative
 from localllm.core.recommend import FitPlan
-from localllm.core.units import format_bytes, format_rate
+from localllm.core.units import format_rate
 from localllm.errors import DownloadStopped, LocalLLMError
 from localllm.library.store.installed import InstalledModel
 from localllm.runtime.runtime import Runtime
-from localllm.tui import literal
 from localllm.tui.downloads import DownloadPreview, Downloads, repository
 from localllm.tui.screens.base import WorkScreen
 from localllm.tui.widgets.labels import Fact
 from localllm.tui.widgets.suggestions import need_bytes, rate_range
-from localllm.tui.widgets.transfer import Transfer
 
 if TYPE_CHECKING:
     from localllm.library.download.progress import Progress
@@ -40,7 +50,7 @@ MUCH_LARGER = 1.05
 
 
 class Phase(StrEnum):
-    """Where a download stands; the value is the style class too."""
+    """The phase of a download; the value is the style class too."""
 
     LOOKING = "looking"  # at this disk, not at the network
     OFFERED = "offered"
@@ -129,7 +139,7 @@ class DownloadScreen(WorkScreen[DownloadResult], ModalScreen[DownloadResult]):
             with VerticalScroll(id="download-text", can_focus=False):
                 yield Vertical(id="download-facts")
                 yield Static(literal.line(" ".join(self._plan.reasons)), id="download-reasons")
-            yield Transfer()
+            yield TransferProgress()
             yield Static(Content(), id="download-status")
             with Horizontal(id="dialog-choices"):
                 for name, label in LABELS.items():
@@ -199,7 +209,7 @@ class DownloadScreen(WorkScreen[DownloadResult], ModalScreen[DownloadResult]):
 
     def draw(self) -> None:
         """Show how far the transfer is, until it is there."""
-        transfer = self.query_one(Transfer)
+        transfer = self.query_one(TransferProgress)
         if self._progress is None or self.phase is Phase.DONE:
             transfer.display = False
         else:
@@ -321,3 +331,35 @@ def _before(preview: DownloadPreview, size_bytes: int) -> str:
 def _exact_size(plan: "PullPlan") -> str:
     size, count = format_bytes(plan.size_bytes), len(plan.all_files)
     return size if count == 1 else f"{size} in {count} files"
+
+
+class TransferProgress(Vertical):
+    """The progress of a download: a bar, the numbers, and a note when it does not just run.
+
+    Hidden until something is known.
+    """
+
+    def compose(self) -> ComposeResult:
+        yield Bar(id="transfer-bar")
+        yield Static(Content(), id="transfer-numbers")
+        yield Static(Content(), id="transfer-note")
+
+    def show(self, progress: "Progress", *, running: bool) -> None:
+        """Draw the state of a transfer; one that is over has no rate."""
+        total = progress.total_bytes
+        self.query_one(Bar).fraction = progress.done_bytes / total if total else None
+        self.query_one("#transfer-numbers", Static).update(Content(_numbers(progress, running)))
+        note = self.query_one("#transfer-note", Static)
+        note.update(literal.line(progress.message or ""))
+        note.display = running and bool(progress.message)
+        self.display = True
+
+
+def _numbers(progress: "Progress", running: bool) -> str:
+    """Write "1.2 GiB of 7.8 GiB · 41.3 MiB/s · 2m 44s left"."""
+    parts = [f"{format_bytes(progress.done_bytes)} of {format_bytes(progress.total_bytes)}"]
+    if running and progress.rate_bytes_per_s is not None:
+        parts.append(f"{format_bytes(int(progress.rate_bytes_per_s))}/s")
+    if running and progress.remaining_s is not None:
+        parts.append(f"{format_duration(progress.remaining_s)} left")
+    return " · ".join(parts)

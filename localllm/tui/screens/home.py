@@ -1,4 +1,4 @@
-"""The first screen: what this machine has, which installed model fits it, and what else would."""
+"""The first screen: this machine, the installed models that fit it, and others that would."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -19,7 +19,6 @@ from localllm.runtime.load_policy import CHAT, NoAnswers
 from localllm.runtime.runtime import Runtime
 from localllm.tui.conversation import Conversation
 from localllm.tui.downloads import Downloads
-from localllm.tui.messages import ListEndPassed, ModelChosen, SuggestionChosen
 from localllm.tui.screens.base import WorkScreen
 from localllm.tui.screens.chat import ChatScreen
 from localllm.tui.screens.dialog import failure_dialog
@@ -27,18 +26,26 @@ from localllm.tui.screens.download import DownloadResult, DownloadScreen
 from localllm.tui.screens.import_file import ImportScreen
 from localllm.tui.screens.loading import LoadScreen
 from localllm.tui.widgets.labels import Brand
+from localllm.tui.widgets.listing import ListEndPassed
 from localllm.tui.widgets.machine import MachinePanel
-from localllm.tui.widgets.models import ModelList, ModelRow, ModelRows, ModelStatus, StatusKind
-from localllm.tui.widgets.suggestions import SuggestionRows, Suggestions
+from localllm.tui.widgets.models import (
+    ModelChosen,
+    ModelList,
+    ModelRow,
+    ModelRows,
+    ModelStatus,
+    StatusKind,
+)
+from localllm.tui.widgets.suggestions import SuggestionChosen, SuggestionRows, Suggestions
 
 Suggest = Callable[[HardwareInfo, tuple[InstalledModel, ...]], Sequence[FitPlan]]
 """Plan what else fits a machine that has these models. Blocks; raises LocalLLMError."""
 
 
 class HomeScreen(WorkScreen[None]):
-    """What this machine has and what fits it; enter opens a model.
+    """This machine, its models and suggestions; enter opens a model.
 
-    Conversations are kept by model while the program runs, in memory only.
+    Each model's conversation stays while the program runs, in memory only.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -153,7 +160,7 @@ class HomeScreen(WorkScreen[None]):
     # --- what else would fit ---
 
     def _renew_suggestions(self) -> None:
-        """Compute them again. What is being computed in a thread cannot be stopped: it is left to
+        """Compute the suggestions again. A computation in a thread cannot be stopped: it is left to
         end, and is followed by one more."""
         self._stale = True
         if not self._suggesting:

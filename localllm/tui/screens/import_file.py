@@ -1,4 +1,4 @@
-"""A GGUF file of this disk becomes part of the library."""
+"""Make a GGUF file of this disk part of the library."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -39,26 +39,26 @@ class ImportScreen(WorkScreen[InstalledModel | None], ModalScreen[InstalledModel
 
     @on(Input.Changed)
     def _changed(self) -> None:
-        self._say("")
+        self._show_remark("")
 
     @on(Input.Submitted)
     def _submitted(self, event: Input.Submitted) -> None:
         if text := _unquoted(event.value.strip()):
-            self._say("reading the file…")
+            self._show_remark("reading the file…")
             self.adopt(Path(text))
         else:
-            self._say("Write the path of a GGUF file first.", failed=True)
+            self._show_remark("Write the path of a GGUF file first.", failed=True)
 
     @work(exclusive=True, group="adopt", exit_on_error=False)
     async def adopt(self, path: Path) -> None:
         try:
             model = await self.runtime.adopt(path)
         except LocalLLMError as error:
-            self._say(str(error), failed=True)
+            self._show_remark(str(error), failed=True)
         else:
             self.leave(model)
 
-    def _say(self, remark: str, *, failed: bool = False) -> None:
+    def _show_remark(self, remark: str, *, failed: bool = False) -> None:
         line = self.query_one("#import-remark", Static)
         line.update(literal.line(remark))
         line.display = bool(remark)
@@ -69,7 +69,7 @@ class ImportScreen(WorkScreen[InstalledModel | None], ModalScreen[InstalledModel
 
 
 def _unquoted(text: str) -> str:
-    """A terminal that a file is dropped on writes its path in quotes."""
+    """Remove the quotes in which a terminal writes the path of a file that is dropped on it."""
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         return text[1:-1]
     return text

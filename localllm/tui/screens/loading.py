@@ -66,13 +66,13 @@ class LoadScreen(WorkScreen[ResidentModel | None]):
             self._show_need(fit)
             resident = await self._load(plan, force=force)
         except NoAnswers as error:
-            await self._ask(no_chat_dialog(self._model, error))
+            await self._show_dialog(no_chat_dialog(self._model, error))
         except DoesNotFit as error:
-            await self._ask(too_big_dialog(self._model, fit, str(error)))
+            await self._show_dialog(too_big_dialog(self._model, fit, str(error)))
         except EngineCrashed as error:
-            await self._ask(crash_dialog(error))
+            await self._show_dialog(crash_dialog(error))
         except LocalLLMError as error:
-            await self._ask(failure_dialog(f"{self._model.name} cannot be loaded", error))
+            await self._show_dialog(failure_dialog(f"{self._model.name} cannot be loaded", error))
         else:
             self.leave(resident)
 
@@ -88,7 +88,7 @@ class LoadScreen(WorkScreen[ResidentModel | None]):
                         resident = event
         return resident
 
-    async def _ask(self, dialog: Dialog) -> None:
+    async def _show_dialog(self, dialog: Dialog) -> None:
         match await self.app.push_screen_wait(dialog):
             case "anyway":
                 self.load_model(force=True)

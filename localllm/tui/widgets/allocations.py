@@ -1,4 +1,4 @@
-"""What was expected of a load beside what llama.cpp really allocated, part by part."""
+"""The estimate of a load beside llama.cpp's dry run and real allocations, part by part."""
 
 from collections.abc import Iterator
 

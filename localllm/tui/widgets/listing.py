@@ -1,13 +1,20 @@
-"""A list on a page that has more than one and scrolls as a whole."""
+"""A list on a page with several that scrolls as a whole: the cursor goes from one to the next."""
 
 from textual import on
+from textual.message import Message
 from textual.widgets import ListView
 
-from localllm.tui.messages import ListEndPassed
+
+class ListEndPassed(Message):
+    """The cursor was moved on at the first or the last row of a list."""
+
+    def __init__(self, *, down: bool) -> None:
+        super().__init__()
+        self.down = down
 
 
 class StackedList(ListView):
-    """Keeps its cursor in sight and posts ListEndPassed when it cannot move further."""
+    """A list that keeps its cursor in sight and posts ListEndPassed when it cannot move further."""
 
     def action_cursor_down(self) -> None:
         before = self.index

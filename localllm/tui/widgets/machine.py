@@ -1,4 +1,4 @@
-"""What this machine has, as a short list of facts."""
+"""This machine as a short list of facts."""
 
 from collections.abc import Iterator
 

@@ -1,7 +1,7 @@
 """The live numbers: rate, time to first token, context, memory of the engine.
 
-The screen tells this widget what happened (`asked`, `read`, `wrote`, `finished`); ten times a
-second, and not once per token, it looks at them and at the clock and draws what changed.
+The screen reports what happens (`started`, `prompt_read`, `token_written`, `ended`). Ten times a
+second, and not once per token, the widget looks at that and at the clock and draws what changed.
 """
 
 from collections.abc import Callable
@@ -62,37 +62,37 @@ class MeterPanel(Vertical):
         self.draw()
 
     async def loaded(self, resident: ResidentModel) -> None:
-        """A model was loaded: another context, other buffers, and nothing measured yet."""
+        """Start over for a model that was loaded: another context, other buffers."""
         self._context_tokens = resident.loaded.context
         self.cleared()
         await self.query_one(Allocations).show(resident)
 
     def cleared(self) -> None:
-        """Nothing is in the context and nothing was measured."""
+        """Forget what was measured: nothing is in the context."""
         self._meter = None
         self._timings = None
         self._prompt_tokens = self._answer_tokens = 0
         self.draw()
 
-    def asked(self) -> None:
-        """A question went to the engine."""
+    def started(self) -> None:
+        """Note that a question went to the engine."""
         self._meter = Meter(started_s=self._clock())
         self._ended_s = None
         self._timings = None
 
-    def read(self, progress: PromptProgress) -> None:
-        """The engine reads the prompt."""
+    def prompt_read(self, progress: PromptProgress) -> None:
+        """Note how much of the prompt the engine has read."""
         self._prompt_tokens = progress.processed
         self._answer_tokens = 0
 
-    def wrote(self) -> None:
-        """The engine wrote one token."""
+    def token_written(self) -> None:
+        """Note that the engine wrote one token."""
         if self._meter is not None:
             self._meter.add(self._clock())
         self._answer_tokens += 1
 
     def ended(self, finished: Finished | None) -> None:
-        """The answer is over; `finished` holds the engine's own measurements, if it lived."""
+        """Note the end of the answer; `finished` has the engine's own timings, if it lived."""
         self._ended_s = self._clock()
         if finished is not None:
             self._timings = finished.timings

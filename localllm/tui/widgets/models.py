@@ -9,15 +9,23 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
+from textual.message import Message
 from textual.widgets import ListItem, ListView, Static
 
 from localllm.core.units import format_bytes
 from localllm.library.store.installed import InstalledModel
 from localllm.runtime.runtime import Fit
 from localllm.tui import literal
-from localllm.tui.messages import ModelChosen
 from localllm.tui.widgets.labels import Bar
 from localllm.tui.widgets.listing import StackedList
+
+
+class ModelChosen(Message):
+    """A model of the list was chosen."""
+
+    def __init__(self, model: InstalledModel) -> None:
+        super().__init__()
+        self.model = model
 
 
 class StatusKind(StrEnum):
@@ -45,7 +53,7 @@ STATUS_TEXTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelStatus:
-    """Whether a model can be opened on this machine now; `remark` is a sentence or empty."""
+    """The status of a model on this machine now; `remark` is a sentence or empty."""
 
     kind: StatusKind
     fit: Fit | None = None

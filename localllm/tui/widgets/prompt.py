@@ -1,12 +1,27 @@
-"""Where the question is typed: it grows with the text; enter sends."""
+"""The text area in which a question is typed: it grows with the text; enter sends."""
 
 from typing import ClassVar
 
 from textual import events
 from textual.binding import Binding, BindingType
+from textual.message import Message
 from textual.widgets import TextArea
 
-from localllm.tui.messages import PageTurned, QuestionSent
+
+class QuestionSent(Message):
+    """The prompt was sent; it is empty again."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+
+class PageTurned(Message):
+    """Page up or page down was pressed in the prompt: the conversation is meant."""
+
+    def __init__(self, *, up: bool) -> None:
+        super().__init__()
+        self.up = up
 
 
 class Prompt(TextArea):

@@ -8,14 +8,22 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
+from textual.message import Message
 from textual.widgets import ListItem, ListView, Static
 
 from localllm.core.recommend import FitPlan
 from localllm.core.speed import Estimate
 from localllm.core.units import format_bytes
 from localllm.tui import literal
-from localllm.tui.messages import SuggestionChosen
 from localllm.tui.widgets.listing import StackedList
+
+
+class SuggestionChosen(Message):
+    """A model that is not installed was chosen."""
+
+    def __init__(self, plan: FitPlan) -> None:
+        super().__init__()
+        self.plan = plan
 
 
 class SuggestionRows(StackedList):
@@ -101,11 +109,11 @@ class Suggestions(Vertical):
 
 
 def need_bytes(plan: FitPlan) -> int:
-    """What the plan takes on all devices together."""
+    """Sum the memory of a plan over all devices."""
     return sum(share.total_bytes for share in plan.placement.devices)
 
 
 def rate_range(decode: Estimate) -> str:
-    """Tokens/s from low to high: "3.8-9.8", "12-31"."""
+    """Write tokens/s from low to high: "3.8-9.8", "12-31"."""
     digits = 0 if decode.high >= 10 else 1
     return f"{decode.low:.{digits}f}-{decode.high:.{digits}f}"

@@ -18,14 +18,14 @@ ENDING_NOTES = {
     Ending.CUT: "the context is full: the answer ends here",
     Ending.BROKEN: "the answer broke off here",
 }
-THOUGHT_CHARS = 60
-"""Of what the model thinks before it answers: that much is shown."""
+REASONING_CHARS = 60
+"""Characters of the reasoning that are shown, the last ones."""
 NO_ANSWER = "the model said nothing"
 
 
 def _parser() -> MarkdownIt:
-    """Markdown whose HTML is text: Textual drops HTML, and with it whatever a model says in
-    tags such as `<think>`."""
+    """Make a Markdown parser that takes HTML as text: Textual drops HTML, and with it whatever a
+    model writes in tags such as `<think>`."""
     return MarkdownIt("gfm-like", {"html": False})
 
 
@@ -37,7 +37,7 @@ class TurnView(Vertical):
         self._question = question
         self._filter = ControlFilter()
         self._stream: MarkdownStream | None = None
-        self._thought = ""
+        self._reasoning = ""
         self.answer = ""
         """The model's text so far, unchanged."""
 
@@ -48,16 +48,16 @@ class TurnView(Vertical):
         yield Static(Content(), classes="note")
 
     def note(self, text: str) -> None:
-        """Say something small under the answer."""
+        """Show a small line under the answer."""
         note = self.query_one(".note", Static)
         note.update(literal.line(text))
         note.display = bool(text)
 
-    def think(self, text: str) -> None:
-        """Show the end of what the model thinks, small, until it answers."""
-        self._thought = (self._thought + text)[-THOUGHT_CHARS:]
+    def write_reasoning(self, text: str) -> None:
+        """Show the end of the reasoning, small, until the answer begins."""
+        self._reasoning = (self._reasoning + text)[-REASONING_CHARS:]
         if not self.answer:
-            self.note(f"thinking… {self._thought}")
+            self.note(f"thinking… {self._reasoning}")
 
     async def write(self, text: str) -> None:
         """Show the next piece of the answer."""
@@ -88,13 +88,13 @@ class TurnView(Vertical):
 
 
 def _note(turn: Turn) -> str:
-    """What is said under a turn that is over."""
+    """Write the line under a turn that is over."""
     ending = turn.remark or ENDING_NOTES[turn.ending] or ("" if turn.answer else NO_ANSWER)
     return " · ".join(note for note in (ending, truncation_notice(turn.left_out)) if note)
 
 
 class Transcript(VerticalScroll):
-    """All turns, oldest first; stays at the end unless somebody scrolls up."""
+    """All turns, oldest first; the view stays at the end unless somebody scrolls up."""
 
     def compose(self) -> ComposeResult:
         with Vertical(id="welcome"):
