@@ -27,7 +27,7 @@ class Answer:
         return self.finished is None
 
     def document(self, resident: ResidentModel) -> dict[str, object]:
-        """Give what `run --json` prints."""
+        """Return what `run --json` prints."""
         comparison = resident.comparison
         done = self.finished
         timings = done.timings if done is not None else None

@@ -38,7 +38,7 @@ class Conversation:
     left_out: int = 0
 
     def sent_messages(self, *more: Message) -> tuple[Message, ...]:
-        """Give what the model is sent, without the system message."""
+        """Return what the model is sent, without the system message."""
         return (*self.messages[self.left_out :], *more)
 
     def with_turn(self, question: Message, answer: Answer) -> "Conversation":
@@ -76,7 +76,7 @@ class ChatSession:
             info(f"Going on with {printable(self.path)}: {messages} messages.")
 
     def document(self, answer: Answer) -> dict[str, object]:
-        """Give what `run --json` prints of a session that has a file."""
+        """Return what `run --json` prints of a session that has a file."""
         if self.path is None:
             return {}
         done = answer.finished

@@ -60,12 +60,12 @@ def source_label(model: InstalledModel) -> str:
 
 
 def _verified(model: InstalledModel) -> str:
-    """The day (UTC) on which all bytes were last found as recorded."""
+    """Write the day (UTC) on which all bytes were last as recorded."""
     return model.verified_at[:10] if model.verified_at else "no"
 
 
 def model_document(model: InstalledModel) -> dict[str, object]:
-    """Give one entry of `models` in the JSON of every verb of the library (docs/library.md)."""
+    """Return one entry of `models` in the JSON of every verb of the library (docs/library.md)."""
     return {
         "name": model.name,
         "quant": model.quant,

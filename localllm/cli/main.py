@@ -1,4 +1,4 @@
-"""The command line: which verbs exist, and how an error becomes a message and an exit status.
+"""The command line: its verbs, and the way from an error to a message and an exit status.
 
 One file per verb; a verb's module is imported only when it runs, so `localllm --version` loads
 none of the engine, the server or the terminal app.

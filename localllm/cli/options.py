@@ -1,8 +1,7 @@
 """Options that several verbs share, and the values they become.
 
-An option of a load is called like its field of `LoadChoice`: `load_options` gives a verb those it
-has, and the verb gets what was said of them as one value. A new one is a field there and a line
-here.
+An option of a load is called like its field of `LoadChoice`: `load_options` gives a verb those that
+it has, and the verb gets them as one value. A new option is a field there and a line here.
 """
 
 import functools
@@ -48,7 +47,7 @@ def member_of(
 
 
 def true_or_none(_context: click.Context, _parameter: click.Parameter, value: bool) -> bool | None:
-    """Make a flag that is not given None, as `LoadChoice` calls what was left open."""
+    """Turn a flag that is not given into None: it leaves the value to the load policy."""
     return value or None
 
 
@@ -114,7 +113,7 @@ SWA_FULL = click.option(
 
 
 def parse_gpu_layers(value: str | None) -> int | None:
-    """ "auto" or nothing -> None; a number of layers otherwise. Raises click.BadParameter."""
+    """Read a number of layers; None for "auto" or nothing. Raises click.BadParameter."""
     if value is None or value == "auto":
         return None
     if value.isdecimal() and int(value) <= 10_000:
@@ -123,8 +122,10 @@ def parse_gpu_layers(value: str | None) -> int | None:
 
 
 def parse_lora(value: str) -> Lora:
-    """FILE or FILE:SCALE; a name with a colon in it is a file's when there is one of that name.
-    Raises click.BadParameter for a scale out of range."""
+    """Read FILE or FILE:SCALE; a name with a colon is a file's when there is one of that name.
+
+    Raises click.BadParameter for a scale out of range.
+    """
     name, colon, number = value.rpartition(":")
     if not colon or not name or Path(value).exists():
         return Lora(path=os.path.abspath(value))  # noqa: PTH100  # Path.absolute keeps ".."
@@ -138,7 +139,7 @@ def parse_lora(value: str) -> Lora:
 
 
 def parse_parallel(value: str | None) -> int | None:
-    """ "auto" or nothing -> None; a number of sequences otherwise. Raises click.BadParameter."""
+    """Read a number of sequences; None for "auto" or nothing. Raises click.BadParameter."""
     if value is None or value == "auto":
         return None
     if value.isascii() and value.isdecimal() and len(value) <= 3 and int(value) in _PARALLEL:
@@ -154,7 +155,7 @@ def load_options(
 ) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """Give a verb these options of a load, in this order in its --help.
 
-    The verb gets what was said as one argument, `choice`: `base` with the options' values.
+    The verb gets them as one argument, `choice`: `base` with the options' values.
     """
 
     def decorate(command: Callable[..., Result]) -> Callable[..., Result]:
@@ -171,5 +172,5 @@ def load_options(
 
 
 def _replaced(base: LoadChoice, given: Mapping[str, Any]) -> LoadChoice:
-    """The options' callbacks have made each value what its field is."""
+    """Replace fields by values of options, whose callbacks have made them what the fields are."""
     return replace(base, **given)

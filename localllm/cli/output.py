@@ -28,13 +28,13 @@ _PIPE_WIDTH = 200
 """Columns of a table that goes to a file or a pipe, which has no width of its own."""
 
 
-def print_json(document: Mapping[str, object]) -> None:
+def print_json(document: Mapping[str, object], *, indent: int | None = 2) -> None:
     """Print one JSON document on stdout, in ASCII, so that any pipe and terminal carries it.
 
-    Dataclasses and paths may be in it. Raises ValueError for a number that JSON does not have
-    (NaN, infinity): unknown is None.
+    Dataclasses and paths may be in it; without an indent it is one line. Raises ValueError for a
+    number that JSON does not have (NaN, infinity): unknown is None.
     """
-    text = json.dumps(document, indent=2, allow_nan=False, default=_plain)
+    text = json.dumps(document, indent=indent, allow_nan=False, default=_plain)
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
@@ -56,10 +56,11 @@ def literal(text: str, style: str = "") -> "Text":
     return Text(single_line(text), style=style)
 
 
-def print_line(text: str = "", *, bold: bool = False, dim: bool = False) -> None:
+def print_line(text: str = "", *, bold: bool = False, dim: bool = False, wrap: bool = True) -> None:
     """Print a line of data without Rich, whose import takes a tenth of `suggest`; wrapped on a
-    terminal at its width."""
-    _echo(_wrapped(_one_line(text), sys.stdout), bold=bold, dim=dim)
+    terminal at its width, unless a command in it is to be copied in one piece."""
+    text = _one_line(text)
+    _echo(_wrapped(text, sys.stdout) if wrap else text, bold=bold, dim=dim)
 
 
 def info(
@@ -144,7 +145,7 @@ def _console(stream: TextIO) -> "Console":
 
 
 def _plain(value: object) -> object:
-    """Give json a form of what it does not know by itself."""
+    """Return json a form of what it does not know by itself."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     if isinstance(value, PurePath):

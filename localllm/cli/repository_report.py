@@ -102,7 +102,7 @@ def _bare_rows(repo: HubRepo) -> Iterator[Row]:
 def document(
     repo: HubRepo, hub_models: HubModels | None, rows: tuple[Row, ...]
 ) -> dict[str, object]:
-    """Give what `show ORG/REPO --json` prints."""
+    """Return what `show ORG/REPO --json` prints."""
     return {
         "repository": repo.name,
         "commit": repo.commit,

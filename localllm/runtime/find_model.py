@@ -1,7 +1,7 @@
 """From what a person types to a model: on this disk, in the catalogue, or on the Hub.
 
-Looking is apart from reading, so that each verb sees where a model is before anything is read or
-anybody is asked. Who asks the network is passed in: `cli` knows how to tell the person first.
+Finding is apart from reading, so that each verb sees where a model is before a header is read or
+the Hub is asked. Access to the Hub is passed in: `cli` opens it and says first whom it asks.
 """
 
 import difflib
@@ -83,7 +83,7 @@ Published = InCatalogue | OnHub
 """Where a model can be fetched from; nobody has been asked whether it is there."""
 
 
-# --- looking ---
+# --- finding ---
 
 
 def find_model(query: ModelQuery, store: Store) -> OnDisk | Published:
@@ -116,7 +116,7 @@ def find_published(query: ModelQuery) -> Published:
 
 
 def names_repository(model: str) -> bool:
-    """Recognize MODEL as a repository of the Hub: so written, and no file or folder of that name
+    """Tell whether MODEL is written as a repository of the Hub and no file or folder of that name
     is here."""
     return is_repository(model.partition(":")[0]) and not os.path.lexists(model)
 
@@ -143,7 +143,7 @@ def _not_in_catalogue(name: str) -> str:
     )
 
 
-# --- reading what is needed to size it ---
+# --- reading its header ---
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +206,7 @@ def _read_entry(entry: Entry, quant: str | None) -> SizedModel:
 
 
 def usual_quant(entry: Entry) -> str:
-    """Give the usual quant where the entry is published so, else the smallest that it is
+    """Return the usual quant where the entry is published so, else the smallest that it is
     published as (gpt-oss is MXFP4 and nothing else)."""
     if USUAL_QUANT in entry.quants:
         return USUAL_QUANT

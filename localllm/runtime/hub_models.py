@@ -79,7 +79,7 @@ def hub_models_of(hub: Hub, repo: HubRepo, *, quant: str | None = None) -> HubMo
 
 
 def repo_files(repo: HubRepo) -> tuple[RepoFile, ...]:
-    """Give a repository's files as the core knows them."""
+    """Return a repository's files as the core knows them."""
     return tuple(RepoFile(name=file.name, size_bytes=file.size_bytes) for file in repo.files)
 
 

@@ -46,14 +46,14 @@ class LoadPlan:
 
     @property
     def forced(self) -> "LoadPlan":
-        """The plan without the candidates that are there because the first might not fit."""
+        """The plan with its first candidate alone, which is then loaded whether it fits or not."""
         return replace(self, candidates=self.candidates[:1])
 
 
 def plan_load(
     model: InstalledModel, choice: LoadChoice, *, settings: Settings, resolve: Resolve
 ) -> LoadPlan:
-    """Read the files of a load and decide how it is done. Blocks: call it in a thread.
+    """Read the files of a load and decide its settings. Blocks: call it in a thread.
 
     Raises GgufError, also for a companion that does not fit the model, NotFound, StoreError, and
     UsageError for a model that cannot do what it is to be loaded for.
@@ -99,8 +99,8 @@ def read_companions(choice: LoadChoice, spec: ModelSpec, *, resolve: Resolve) ->
 def _vision(
     choice: LoadChoice, model: InstalledModel, spec: ModelSpec
 ) -> tuple[Mmproj | None, tuple[str, ...]]:
-    """The model's mmproj, and what is wrong with it. Raises UsageError, GgufError and what reading
-    raises only when an mmproj was asked for: otherwise the model answers text without it."""
+    """Inspect the model's mmproj; one that cannot be used is a warning, and the model answers text
+    without it. Only where vision is required does this raise: UsageError, GgufError, NotFound."""
     mmproj = default_mmproj(model)
     if mmproj is None:
         if choice.vision:

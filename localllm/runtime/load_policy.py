@@ -108,7 +108,7 @@ def require_answers(spec: ModelSpec, name: str) -> None:
 
 
 def context_or_default(context: int | None, settings: Settings) -> int:
-    """Give the context to ask of any model: what was said, else the settings', else the default."""
+    """Return the context to ask of any model: the given one, the settings', or the default."""
     return context or settings.context or DEFAULT_CONTEXT
 
 
@@ -131,9 +131,10 @@ def check_purpose(choice: LoadChoice, spec: ModelSpec, name: str) -> None:
 def load_candidates(
     choice: LoadChoice, spec: ModelSpec, settings: Settings, companions: Companions
 ) -> tuple[LoadSettings, ...]:
-    """The loads that would do, the best first: the first that fits is to be taken.
+    """List the settings to try, the best first; there are several only where `parallel` was left
+    open.
 
-    There are several only where `parallel` was left open. Raises UsageError as `load_settings`.
+    Raises UsageError as `load_settings` does.
     """
     counts = AUTO_PARALLEL if choice.parallel is None else (choice.parallel,)
     return tuple(

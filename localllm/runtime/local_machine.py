@@ -1,8 +1,8 @@
 """The machine that the front ends plan with before anything is loaded: this one, or one described.
 
-What the installed engine can use of the machine and how many cores it computes with is found out
-here alone. `localllm suggest` answers from here in a third of a second, so what only some
-questions need (the engine, the library, the measurements) is imported where it is needed.
+Only here is the installed engine described, and are the cores counted that it computes with.
+`localllm suggest` answers from here in a third of a second, so what only some questions need (the
+engine, the library, the measurements) is imported where it is needed.
 """
 
 import os
@@ -65,7 +65,7 @@ def installed_engine() -> tuple[EngineBuild | None, str | None]:
 
 
 def usable_cores(cpu: Cpu) -> int:
-    """Physical cores that this process may run on: the threads that the engine computes with."""
+    """Count the physical cores that this process may run on: the engine's threads."""
     return max(1, min(cpu.cores_usable, cpu.cores_physical or cpu.cores_usable))
 
 

@@ -146,7 +146,7 @@ def _plan_named(
 def _reasons_and_warning(
     candidate: Candidate, machine: Machine, preferences: Preferences
 ) -> tuple[tuple[str, ...], str | None]:
-    """Give the reasons of a plan, or what speaks against it. Raises GgufError."""
+    """Return the reasons of a plan, or what speaks against it. Raises GgufError."""
     found = plans((candidate,), preferences, machine, limit=1).plans
     if found:
         return found[0].reasons, None
@@ -247,7 +247,7 @@ def pull(
 def download_targets(
     plan: PullPlan, store: Store, dest: Path | None = None
 ) -> tuple[DownloadTarget, ...]:
-    """Give the files to fetch with their places. Raises StoreError for a name that is no place."""
+    """Return the files to fetch with their places. Raises StoreError for a hostile name."""
     repo, commit = plan.repo.name, plan.repo.commit
     return tuple(
         DownloadTarget(

@@ -313,7 +313,7 @@ class Runtime:
         return loaded.engine.memory_bytes() if loaded is not None else None
 
     async def crash(self, name: str) -> EngineCrashed | None:
-        """Give the crash that ended the engine of `name`; None while it runs, or when nothing is
+        """Return the crash that ended the engine of `name`; None while it runs, or when nothing is
         known."""
         loaded = self._models.get(name)
         return await loaded.supervisor.crash() if loaded is not None else None

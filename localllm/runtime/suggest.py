@@ -39,7 +39,7 @@ def suggestions(
 
 
 def candidates(entries: tuple[Entry, ...]) -> Iterator[Candidate]:
-    """Give every published quant of the catalogue's entries."""
+    """Return every published quant of the catalogue's entries."""
     for entry in entries:
         for quant in entry.quants:
             yield Candidate(
@@ -62,7 +62,7 @@ def candidates(entries: tuple[Entry, ...]) -> Iterator[Candidate]:
 def installed_candidates(
     models: tuple[InstalledModel, ...], entries: tuple[Entry, ...]
 ) -> Iterator[Candidate]:
-    """Give every installed model whose file is there and passes the gatekeeper."""
+    """Return every installed model whose file is there and passes the gatekeeper."""
     from localllm.library.store.header_cache import cached_spec
 
     for model in models:

@@ -66,7 +66,7 @@ class LocalLLMApp(App[None]):
         await asyncio.gather(self.downloads.close(), self.runtime.close())
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """Every key of the screen is a command of the palette too."""
+        """Make every key of the screen a command of the palette too."""
         for command in super().get_system_commands(screen):
             if command.title != "Quit":  # ours says what it ends
                 yield command

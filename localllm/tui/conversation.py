@@ -46,7 +46,7 @@ class Conversation:
         return replace(self, turns=self.turns[:-1])
 
     def messages(self, question: str) -> tuple[Message, ...]:
-        """Give what the model is sent for the next question.
+        """Return what the model is sent for the next question.
 
         A turn without an answer is left out: two questions in a row are refused by the chat
         templates that insist on taking turns.

@@ -49,7 +49,7 @@ class DownloadPreview:
 
 
 def repository(candidate: Candidate) -> str:
-    """Give the ORG/REPO of a candidate that the catalogue knows."""
+    """Return the ORG/REPO of a candidate that the catalogue knows."""
     return candidate.file.removesuffix(f":{candidate.quant}")
 
 

@@ -1,8 +1,8 @@
 """Pictures of the screens, at the two sizes that they are made for.
 
-After a change that is meant: `pytest tests/tui/test_looks.py --snapshot-update`, then look at the
-SVG files. The machine, the clock and the verdicts are made up, so that nothing here depends on
-where it runs.
+After an intended change: `pytest tests/tui/test_snapshots.py --snapshot-update`, then look at the
+SVG files. The machine, the clock and the fits are fake, so that nothing here depends on the
+machine that runs it.
 """
 
 import asyncio

@@ -260,7 +260,7 @@ class LoadTests:
 
 
 def document(results: tuple[Measurement, ...]) -> dict[str, object]:
-    """Give what `bench --json` prints (docs/bench.md says what each key means)."""
+    """Return what `bench --json` prints (docs/bench.md says what each key means)."""
     first = results[0]
     return {
         "model": first.model.name,

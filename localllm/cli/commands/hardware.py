@@ -28,7 +28,7 @@ def command(as_json: bool) -> None:
 
 
 def document(machine: HardwareInfo) -> dict[str, object]:
-    """Give what `hardware --json` prints (docs/hardware.md says what each key means)."""
+    """Return what `hardware --json` prints (docs/hardware.md says what each key means)."""
     return {
         "cpu": asdict(machine.cpu),
         "ram": asdict(machine.ram),

@@ -158,7 +158,7 @@ def _print_pulled(pulled: Pulled, plan: PullPlan, *, as_json: bool, quiet: bool)
 
 
 def document(pulled: Pulled, plan: PullPlan) -> dict[str, object]:
-    """Give what `pull --json` prints; `sha256` is null for a split model, whose files have each
+    """Return what `pull --json` prints; `sha256` is null for a split model, whose files have each
     its own."""
     model = pulled.model
     return {

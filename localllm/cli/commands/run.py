@@ -284,7 +284,7 @@ def _converse(client: ChatClient) -> None:
 
 
 def _enable_line_editing() -> None:
-    """Arrow keys and history of this session in input(); nothing is written to disk."""
+    """Turn on arrow keys and the history of this session in input(); nothing goes to the disk."""
     try:
         import readline  # noqa: F401 - importing it is what enables it
     except ImportError:
@@ -311,8 +311,8 @@ def read_prompt(argument: str | None) -> str:
 
 
 def read_grammar(path: Path) -> Grammar:
-    """Read a JSON Schema. Raises NotFound and UsageError for a file that holds no JSON; what the
-    schema says is the engine's to judge."""
+    """Read a JSON Schema. Raises NotFound, and UsageError for a file that holds no JSON; the engine
+    judges the schema itself."""
     try:
         with path.open("rb") as file:
             text = file.read(MAX_GRAMMAR_CHARS + 1).decode("utf-8")

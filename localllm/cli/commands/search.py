@@ -57,5 +57,5 @@ def table(found: tuple[SearchHit, ...]) -> Table:
 
 
 def count(number: int | None) -> str:
-    """A number with its thousands apart; "unknown" when it is not known."""
+    """Write a number with its thousands apart; "unknown" for None."""
     return "unknown" if number is None else f"{number:,}"

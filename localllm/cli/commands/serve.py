@@ -1,7 +1,6 @@
 """`localllm serve`: load models and answer over HTTP until a signal."""
 
 import asyncio
-import json
 import os
 import signal
 import socket
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from localllm.cli import options
-from localllm.cli.output import info
+from localllm.cli.output import info, print_json, print_line
 from localllm.cli.progress import load_with_progress
 from localllm.core.sizing.load import Pooling
 from localllm.core.text import single_line
@@ -297,13 +296,14 @@ def _print_ready(
     names = [one.model.name for one in resident]
     file = str(key.file.absolute()) if key is not None and key.file is not None else None
     if serving.as_json:
-        click.echo(json.dumps({"url": address.url, "models": names, "key_file": file}))
+        print_json({"url": address.url, "models": names, "key_file": file}, indent=None)
         return
-    click.echo(f"Serving {single_line(', '.join(names))} at {address.url}/v1")
+    print_line(f"Serving {', '.join(names)} at {address.url}/v1", wrap=False)
     if file is not None:
-        click.echo(f"API key: in {single_line(file)}")
+        print_line(f"API key: in {file}", wrap=False)
         name = single_line(file).replace('"', '\\"')
-        click.echo(f'  curl -H "Authorization: Bearer $(cat "{name}")" {address.url}/v1/models')
+        curl = f'curl -H "Authorization: Bearer $(cat "{name}")" {address.url}/v1/models'
+        print_line(f"  {curl}", wrap=False)
     elif key is not None:
-        click.echo("API key: LOCALLLM_API_KEY")
-    click.echo("Ctrl+C stops.")
+        print_line("API key: LOCALLLM_API_KEY")
+    print_line("Ctrl+C stops.")

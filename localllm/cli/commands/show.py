@@ -86,7 +86,7 @@ def command(model: str, revision: str | None, offline: bool, as_json: bool) -> N
 
 
 def header_of(spec: ModelSpec) -> Header:
-    """Take from a header what a person asks for."""
+    """Collect the facts of a header that `show` prints."""
     template = spec.chat_template
     return Header(
         title=spec.name,
@@ -102,7 +102,7 @@ def header_of(spec: ModelSpec) -> Header:
 
 
 def _groups(spec: ModelSpec) -> Iterator[TensorGroup]:
-    """The tensors by type, most bytes first."""
+    """Group the tensors by type, most bytes first."""
     by_type = groupby(sorted(spec.tensors, key=lambda each: each.type), lambda each: each.type)
     groups = []
     for kind, members in by_type:
@@ -154,7 +154,7 @@ def _facts(model: InstalledModel, header: Header) -> Iterator[tuple[str, str | N
 
 
 def _labels(first: str) -> Iterator[str]:
-    """A label for the first row of a list, none for the others."""
+    """Yield a label for the first row of a list, none for the others."""
     yield first
     while True:
         yield ""

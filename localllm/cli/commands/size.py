@@ -1,4 +1,4 @@
-"""`localllm size`: the memory one model needs, estimated from its header, or asked of llama.cpp."""
+"""`localllm size`: the memory one model needs, by our estimate and by llama.cpp's dry run."""
 
 import asyncio
 import tempfile
@@ -153,7 +153,7 @@ def _report(
 
 
 def document(report: SizeReport) -> dict[str, object]:
-    """Give what `size --json` prints."""
+    """Return what `size --json` prints."""
     spec, fit, exact = report.model.spec, report.fit, report.exact
     printed: dict[str, object] = {
         "name": report.model.name,

@@ -146,7 +146,7 @@ def _described(ram: str | None, vram: str | None, gpu: str | None) -> Machine:
 
 
 def document(advice: Advice) -> dict[str, object]:
-    """Give what `suggest --json` prints."""
+    """Return what `suggest --json` prints."""
     return {
         "plans": [_plan(plan) for plan in advice.plans],
         "next_better": advice.next_better,

@@ -44,7 +44,7 @@ def command(models: Sequence[str], everything: bool, as_json: bool, quiet: bool)
 
 
 def _chosen(store: Store, models: Sequence[str], everything: bool) -> tuple[InstalledModel, ...]:
-    """Raises UsageError when it is not said which, NotFound for an unknown name."""
+    """Choose the models to verify. Raises UsageError when none is named, NotFound."""
     if everything:
         if models:
             raise UsageError("Name models or give --all, not both.")

@@ -70,6 +70,6 @@ def _three(texts: tuple[str, str, str, str], classes: str = "") -> Iterator[Stat
 
 
 def _two(texts: tuple[str, str, str, str], classes: str = "") -> Iterator[Static]:
-    """Without the dry run."""
+    """Draw a row without the dry run."""
     cells = tuple(_three(texts, classes))
     yield from (*cells[:2], cells[3])
