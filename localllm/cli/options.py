@@ -6,7 +6,7 @@ it has, and the verb gets them as one value. A new option is a field there and a
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -161,16 +161,12 @@ def load_options(
     def decorate(command: Callable[..., Result]) -> Callable[..., Result]:
         @functools.wraps(command)
         def with_choice(**values: object) -> Result:
-            given = {name: values.pop(name) for name in _LOAD_FIELDS & values.keys()}
-            return command(choice=_replaced(base, given), **values)
+            # The options' callbacks have made each value what its field is.
+            given: dict[str, Any] = {n: values.pop(n) for n in _LOAD_FIELDS & values.keys()}
+            return command(choice=replace(base, **given), **values)
 
         for option in reversed(options):
             with_choice = option(with_choice)
         return with_choice
 
     return decorate
-
-
-def _replaced(base: LoadChoice, given: Mapping[str, Any]) -> LoadChoice:
-    """Replace fields by values of options, whose callbacks have made them what the fields are."""
-    return replace(base, **given)

@@ -38,7 +38,6 @@ from localllm.runtime.local_machine import host_speed, measured_machine
 from localllm.runtime.runtime import ResidentModel, Runtime, TooLarge
 
 MAX_TOKENS = 2**20
-MAX_PARALLEL = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +82,8 @@ def parse_parallel(value: str) -> tuple[int, ...]:
         if not (text.isascii() and text.isdecimal() and len(text) <= 4):
             raise click.BadParameter(f"{value[:40]!r} is not a list of numbers such as 1,2,4,8.")
         counts.add(int(text))
-    if not 1 <= min(counts) <= max(counts) <= MAX_PARALLEL:
-        raise click.BadParameter(f"numbers of conversations go from 1 to {MAX_PARALLEL}.")
+    if not 1 <= min(counts) <= max(counts) <= options.MAX_PARALLEL:
+        raise click.BadParameter(f"numbers of conversations go from 1 to {options.MAX_PARALLEL}.")
     return tuple(sorted(counts))
 
 
