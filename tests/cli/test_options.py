@@ -1,17 +1,21 @@
-"""`--lora`: what it means, and that it changes the answer."""
+"""The shared options: what each becomes, and `--lora` as a user gives it."""
 
 import json
 import os
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 
 import click
 import gguf
 import pytest
 
+from localllm.cli import options
+from localllm.cli.commands import run, serve, size
 from localllm.cli.options import parse_lora
-from localllm.core.sizing.load import Lora
+from localllm.core.sizing.load import FlashAttention, KvType, Lora, Speculate
+from localllm.runtime.load_policy import CHAT, LoadChoice
 from tests.engine import forged_lora, tiny
 
 
@@ -76,3 +80,76 @@ def test_size_counts_adapters(tmp_path: Path, smollm2: Path) -> None:
     footprint = json.loads(done.stdout)["footprint"]
     tensors = gguf.GGUFReader(adapter).tensors
     assert footprint["adapter_bytes"] == sum(int(tensor.n_bytes) for tensor in tensors)
+
+
+# --- the options of a load ---
+
+
+def parsed(*arguments: str) -> LoadChoice:
+    """The choice that a verb with every shared option of a load gets."""
+    choices: list[LoadChoice] = []
+
+    @click.command()
+    @options.load_options(
+        options.CONTEXT,
+        options.PARALLEL,
+        options.KV_TYPE,
+        options.BATCH,
+        options.UBATCH,
+        options.GPU_LAYERS,
+        options.CPU_MOE,
+        options.NO_KV_OFFLOAD,
+        options.FLASH_ATTENTION,
+        options.SWA_FULL,
+        options.SPECULATE,
+        options.DRAFT,
+        options.LORA,
+        base=CHAT,
+    )
+    def command(choice: LoadChoice) -> None:
+        choices.append(choice)
+
+    command.main(arguments, standalone_mode=False)
+    return choices[0]
+
+
+def test_without_an_option_a_load_is_as_the_verb_has_it() -> None:
+    assert parsed() == CHAT
+
+
+def test_every_option_of_a_load_is_its_field() -> None:
+    given = (
+        *("--ctx", "2048", "--parallel", "3", "--kv-type", "q8_0", "--batch", "1024"),
+        *("--ubatch", "256", "--gpu-layers", "7", "--cpu-moe", "2", "--no-kv-offload"),
+        *("--flash-attn", "on", "--swa-full", "--speculate", "ngram", "--draft", "small"),
+        *("--lora", "a.gguf:0.5"),
+    )
+    assert parsed(*given) == replace(
+        CHAT, context=2048, parallel=3, kv_type=KvType.Q8_0, batch=1024, ubatch=256, gpu_layers=7,
+        cpu_moe=2, kv_offload=False, flash_attention=FlashAttention.ON, swa_full=True,
+        speculate=Speculate.NGRAM, draft="small", loras=(parse_lora("a.gguf:0.5"),),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("verb", "base"),
+    [
+        (run.command, CHAT),
+        (serve.command, LoadChoice()),
+        (size.command, LoadChoice(parallel=1, vision=False)),
+    ],
+)
+def test_a_verb_without_options_leaves_the_load_to_the_policy(
+    verb: click.Command, base: LoadChoice
+) -> None:
+    parameters = verb.make_context("verb", ["starter"]).params
+    for field in fields(base):
+        expected = getattr(base, field.name)
+        assert parameters.get(field.name, expected) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "parallel"), [(None, None), ("auto", None), ("1", 1), ("256", 256)]
+)
+def test_parallel_is_a_number_or_left_open(text: str | None, parallel: int | None) -> None:
+    assert options.parse_parallel(text) == parallel
