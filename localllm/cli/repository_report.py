@@ -56,7 +56,7 @@ def show_repository(model: str, revision: str | None, *, offline: bool, as_json:
     else:
         stdout().print(_repo_facts(repo))
         stdout().print(_repo_table(rows))
-        for left in hub_models.listing.left_out if hub_models else ():
+        for left in hub_models.contents.left_out if hub_models else ():
             stdout().print(literal(f"Left out: {left.name}: {left.reason}", style="dim"))
     if closed is not None:
         warn(f"No header could be read, so nothing is known of what fits here. {closed}")
@@ -70,12 +70,12 @@ def _rows(hub_models: HubModels) -> Iterator[Row]:
     try:
         pick = best_plan(hub_models, machine, preferences)
         plans: list[FitPlan | None] = [
-            evaluate(offer.candidate, preferences, machine) for offer in hub_models.listing.offers
+            evaluate(offer.candidate, preferences, machine) for offer in hub_models.contents.offers
         ]
     except GgufError as error:  # a kind of model whose memory nobody can work out yet
         warn(f"What fits here is not known: {error}.")
-        pick, plans = None, [None for _ in hub_models.listing.offers]
-    for offer, plan in zip(hub_models.listing.offers, plans, strict=True):
+        pick, plans = None, [None for _ in hub_models.contents.offers]
+    for offer, plan in zip(hub_models.contents.offers, plans, strict=True):
         yield _row(hub_models, offer, plan, pick)
 
 
@@ -115,7 +115,7 @@ def document(
         "parameters": hub_models.header.parameters if hub_models else None,
         "architecture": hub_models.header.architecture if hub_models else None,
         "offers": list(rows),
-        "left_out": list(hub_models.listing.left_out) if hub_models else [],
+        "left_out": list(hub_models.contents.left_out) if hub_models else [],
     }
 
 

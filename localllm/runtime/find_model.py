@@ -221,7 +221,7 @@ def _read_repository(
 
     with open_hub() as hub:
         hub_models = read_repository(hub, repository, revision, quant=quant)
-    offers = hub_models.listing.offers
+    offers = hub_models.contents.offers
     offer = usual_offer(hub_models) if quant is None else offer_of(hub_models, quant)
     return SizedModel(
         name=single_line(hub_models.repo.name),

@@ -34,7 +34,7 @@ class HubModels:
 
     repo: HubRepo
     header: ModelSpec
-    listing: RepoOffers
+    contents: RepoOffers
 
     @property
     def files(self) -> tuple[RepoFile, ...]:
@@ -74,7 +74,7 @@ def hub_models_of(hub: Hub, repo: HubRepo, *, quant: str | None = None) -> HubMo
         )
     header = hub.header(repo, first.names[0])
     return HubModels(
-        repo=repo, header=header, listing=offers_of(repo.name, header, repo_files(repo))
+        repo=repo, header=header, contents=offers_of(repo.name, header, repo_files(repo))
     )
 
 
@@ -88,12 +88,12 @@ def usual_offer(hub_models: HubModels) -> Offer:
 
     Raises NotFound when nothing of the repository can be used.
     """
-    if not hub_models.listing.offers:
-        first = next(iter(hub_models.listing.left_out), None)
+    if not hub_models.contents.offers:
+        first = next(iter(hub_models.contents.left_out), None)
         why = f" {first.name}: {first.reason}." if first else ""
         raise NotFound(f"{printable(hub_models.repo.name)} holds no model that can be used.{why}")
     return min(
-        hub_models.listing.offers,
+        hub_models.contents.offers,
         key=lambda o: (o.candidate.quant != USUAL_QUANT, o.candidate.size_bytes),
     )
 
@@ -104,12 +104,12 @@ class NoSuchQuant(UsageError):
 
 def offer_of(hub_models: HubModels, quant: str) -> Offer:
     """Take the offer that a quant's or a file's name means. Raises UsageError, which lists all."""
-    offers, repo = hub_models.listing.offers, hub_models.repo
+    offers, repo = hub_models.contents.offers, hub_models.repo
     named = _file_called(repo, model_files(hub_models.files), quant)
     for offer in offers:
         if offer.files == named.names if named else offer.candidate.quant == quant.upper():
             return offer
-    for left in hub_models.listing.left_out:
+    for left in hub_models.contents.left_out:
         if named and single_line(named.names[0]).startswith(left.name.removesuffix("…")):
             raise UsageError(f"{printable(repo.name)}: {left.name} cannot be used: {left.reason}.")
     have = ", ".join(

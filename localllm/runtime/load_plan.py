@@ -22,7 +22,7 @@ from localllm.runtime.load_policy import (
     check_purpose,
     load_candidates,
     loads_for_embeddings,
-    require_answers,
+    require_generative,
 )
 
 Resolve = Callable[[str], InstalledModel]
@@ -92,7 +92,7 @@ def read_companions(choice: LoadChoice, spec: ModelSpec, *, resolve: Resolve) ->
         return Companions(loras=loras)
     found = resolve(choice.draft)
     draft = read_spec(found.path)
-    require_answers(draft, found.name)
+    require_generative(draft, found.name)
     return Companions(loras=loras, draft_path=str(found.path), draft=draft)
 
 

@@ -86,7 +86,7 @@ class Companions:
     warnings: tuple[str, ...] = ()
 
 
-class NoAnswers(UsageError):
+class NotGenerative(UsageError):
     """A model that does not continue text was to answer.
 
     `reason` says what it is instead; `embeds`: it can be loaded for embeddings or ranking.
@@ -101,10 +101,10 @@ class NoAnswers(UsageError):
         self.embeds = is_embedding_model(spec)
 
 
-def require_answers(spec: ModelSpec, name: str) -> None:
-    """Raise NoAnswers for a model that does not continue text (an embedding model, a reranker)."""
+def require_generative(spec: ModelSpec, name: str) -> None:
+    """Raise NotGenerative for a model that does not continue text, such as a reranker."""
     if (reason := why_not_generative(spec)) is not None:
-        raise NoAnswers(spec, name, reason)
+        raise NotGenerative(spec, name, reason)
 
 
 def context_or_default(context: int | None, settings: Settings) -> int:
@@ -118,9 +118,9 @@ def loads_for_embeddings(choice: LoadChoice, spec: ModelSpec) -> bool:
 
 
 def check_purpose(choice: LoadChoice, spec: ModelSpec, name: str) -> None:
-    """Raise UsageError (NoAnswers) when the model is not made for what it is loaded for."""
+    """Raise UsageError (NotGenerative) when the model is not made for what it is loaded for."""
     if choice.embeddings is False:
-        require_answers(spec, name)
+        require_generative(spec, name)
     if choice.pooling is not None and not loads_for_embeddings(choice, spec):
         raise UsageError(
             f"{single_line(name)} answers, so nothing of it is pooled: --pooling belongs to "

@@ -118,13 +118,13 @@ def plan_from(
         raise GgufError(f"{error}. {_fetch_anyway(default.candidate)}") from error
     if best is None:
         raise DoesNotFit(nothing_fits(hub_models, machine.budget, preferences))
-    offer = next(o for o in hub_models.listing.offers if o.candidate.file == best.candidate.file)
+    offer = next(o for o in hub_models.contents.offers if o.candidate.file == best.candidate.file)
     return _plan(hub_models, offer, best.reasons)
 
 
 def best_plan(hub_models: HubModels, machine: Machine, preferences: Preferences) -> FitPlan | None:
     """Take what `suggest` would of a repository; None when nothing is worth suggesting here."""
-    found = plans(hub_models.listing.candidates, preferences, machine, limit=1).plans
+    found = plans(hub_models.contents.candidates, preferences, machine, limit=1).plans
     return found[0] if found else None
 
 
@@ -171,9 +171,9 @@ def _plan(hub_models: HubModels, offer: Offer, reasons: tuple[str, ...]) -> Pull
 def nothing_fits(hub_models: HubModels, budget: Budget, preferences: Preferences) -> str:
     """Say why nothing of a repository is suggested here, and the smallest change that would
     help."""
-    smallest = min(hub_models.listing.candidates, key=lambda each: each.size_bytes)
+    smallest = min(hub_models.contents.candidates, key=lambda each: each.size_bytes)
     fitting = [
-        each for each in hub_models.listing.candidates if _fit(each, budget, preferences).fits
+        each for each in hub_models.contents.candidates if _fit(each, budget, preferences).fits
     ]
     name = printable(hub_models.repo.name)
     if fitting:

@@ -11,7 +11,7 @@ from localllm.errors import GgufError, NotFound, UsageError
 from localllm.library.files.settings import Settings
 from localllm.library.store.store import Store
 from localllm.runtime.load_plan import LoadPlan, plan_load
-from localllm.runtime.load_policy import AUTO_PARALLEL, CHAT, LoadChoice, NoAnswers
+from localllm.runtime.load_policy import AUTO_PARALLEL, CHAT, LoadChoice, NotGenerative
 from localllm.runtime.runtime import ResidentModel
 from tests.core import forge
 from tests.core.forge_recurrent import ENCODER
@@ -110,7 +110,7 @@ def test_a_draft_model_is_read_and_must_answer(store: Store, tmp_path: Path) -> 
     off = planned(store, "starter", replace(CHAT, draft="starter", speculate=Speculate.OFF))
     assert off.candidates[0].active_draft is None
     forge.write(ENCODER, tmp_path / "encoder.gguf")
-    with pytest.raises(NoAnswers, match="encoder"):
+    with pytest.raises(NotGenerative, match="encoder"):
         planned(store, "starter", replace(CHAT, draft=str(tmp_path / "encoder.gguf")))
     with pytest.raises(NotFound):
         planned(store, "starter", replace(CHAT, draft="nonsense"))
@@ -125,5 +125,5 @@ def test_a_model_that_does_not_answer_is_no_chat(store: Store, tmp_path: Path) -
     file = tmp_path / "encoder.gguf"
     forge.write(ENCODER, file)
     assert planned(store, file, LoadChoice()).candidates[0].embeddings
-    with pytest.raises(NoAnswers, match="an embedding model"):
+    with pytest.raises(NotGenerative, match="an embedding model"):
         planned(store, file, CHAT)

@@ -23,7 +23,7 @@ from localllm.runtime.load_policy import (
     CHAT,
     Companions,
     LoadChoice,
-    NoAnswers,
+    NotGenerative,
     check_purpose,
     context_or_default,
     load_candidates,
@@ -115,7 +115,7 @@ def test_an_embedding_model_is_loaded_for_embeddings_unless_it_must_answer() -> 
     assert loaded.embeddings
     assert loaded.pooling is not None
     assert loaded.speculate is Speculate.OFF
-    with pytest.raises(NoAnswers, match="is an embedding model") as caught:
+    with pytest.raises(NotGenerative, match="is an embedding model") as caught:
         check_purpose(CHAT, BERT, "bert")
     assert caught.value.embeds
     check_purpose(LoadChoice(), BERT, "bert")

@@ -39,7 +39,7 @@ def hub_models(*quants: str, model: str = "qwen3-8b", more: tuple[HubFile, ...] 
     )  # fmt: skip
     header = known.spec(quants[0])
     offers = offers_of(repo.name, header, repo_files(repo))
-    return HubModels(repo=repo, header=header, listing=offers)
+    return HubModels(repo=repo, header=header, contents=offers)
 
 
 def machine(gib: float, *, bandwidth: float = 200e9) -> Machine:
@@ -57,7 +57,9 @@ def chosen(
 @pytest.mark.parametrize("goal", Goal)
 def test_without_a_quant_it_is_the_one_that_suggest_takes(gib: float, goal: Goal) -> None:
     found = hub_models(*QUANTS)
-    suggested = plans(found.listing.candidates, Preferences(goal=goal), machine(gib), limit=8).plans
+    suggested = plans(
+        found.contents.candidates, Preferences(goal=goal), machine(gib), limit=8
+    ).plans
     choice = chosen(found, gib, goal=goal)
     assert choice.quant == suggested[0].candidate.quant
     assert choice.reasons == suggested[0].reasons
@@ -132,7 +134,7 @@ def test_a_repository_of_encoders_alone_holds_no_model() -> None:
     found = hub_models("Q8_0")
     empty = HubModels(
         repo=found.repo, header=found.header,
-        listing=offers_of("acme/M-GGUF", found.header, []),
+        contents=offers_of("acme/M-GGUF", found.header, []),
     )  # fmt: skip
     with pytest.raises(NotFound, match="no model"):
         chosen(empty, 16)

@@ -117,7 +117,7 @@ def _published(
     from localllm.runtime.hub_models import read_repository
 
     with open_hub(offline=offline) as hub:
-        return [each for repo in repos for each in read_repository(hub, repo).listing.candidates]
+        return [each for repo in repos for each in read_repository(hub, repo).contents.candidates]
 
 
 def _filtered(entries: tuple[Entry, ...], task: Task, licenses: str | None) -> tuple[Entry, ...]:

@@ -16,7 +16,7 @@ from localllm.core.sizing.footprint import PARTS, Footprint
 from localllm.core.units import format_bytes
 from localllm.errors import EngineCrashed, LocalLLMError, NotFound
 from localllm.library.store.installed import InstalledModel
-from localllm.runtime.load_policy import NoAnswers
+from localllm.runtime.load_policy import NotGenerative
 from localllm.runtime.runtime import Fit
 from localllm.tui import literal
 from localllm.tui.widgets.labels import Fact
@@ -152,7 +152,7 @@ def failure_dialog(title: str, error: LocalLLMError) -> Dialog:
     return Dialog(title=title, message=str(error), buttons=(CLOSE,))
 
 
-def no_chat_dialog(model: InstalledModel, error: NoAnswers) -> Dialog:
+def no_chat_dialog(model: InstalledModel, error: NotGenerative) -> Dialog:
     """Say what the model is instead of one that answers, and how it can be used."""
     return Dialog(
         title=f"{model.name} does not chat",

@@ -15,7 +15,7 @@ from localllm.core.hardware import HardwareInfo
 from localllm.core.recommend import FitPlan
 from localllm.errors import LocalLLMError
 from localllm.library.store.installed import FileState, InstalledModel
-from localllm.runtime.load_policy import CHAT, NoAnswers
+from localllm.runtime.load_policy import CHAT, NotGenerative
 from localllm.runtime.runtime import Runtime
 from localllm.tui.conversation import Conversation
 from localllm.tui.downloads import Downloads
@@ -123,7 +123,7 @@ class HomeScreen(WorkScreen[None]):
             return ModelStatus(kind=kind, remark=f"{problem}.")
         try:
             fit = await self.runtime.fit(await self.runtime.plan(model, CHAT))
-        except NoAnswers as error:
+        except NotGenerative as error:
             return ModelStatus(kind=StatusKind.NO_CHAT, remark=f"It is {error.reason}.")
         except LocalLLMError as error:
             return ModelStatus(kind=StatusKind.UNREADABLE, remark=str(error))

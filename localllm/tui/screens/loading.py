@@ -15,7 +15,7 @@ from localllm.engine.messages import LoadProgress
 from localllm.errors import DoesNotFit, EngineCrashed, LocalLLMError
 from localllm.library.store.installed import InstalledModel
 from localllm.runtime.load_plan import LoadPlan
-from localllm.runtime.load_policy import CHAT, NoAnswers
+from localllm.runtime.load_policy import CHAT, NotGenerative
 from localllm.runtime.runtime import Fit, ResidentModel, Runtime
 from localllm.tui import literal
 from localllm.tui.screens.base import WorkScreen
@@ -65,7 +65,7 @@ class LoadScreen(WorkScreen[ResidentModel | None]):
             fit = await self.runtime.fit(plan)
             self._show_need(fit)
             resident = await self._load(plan, force=force)
-        except NoAnswers as error:
+        except NotGenerative as error:
             await self._show_dialog(no_chat_dialog(self._model, error))
         except DoesNotFit as error:
             await self._show_dialog(too_big_dialog(self._model, fit, str(error)))
