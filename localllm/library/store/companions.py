@@ -3,16 +3,15 @@
 Each is inspected against the model that it is to be loaded with before llama.cpp opens it.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 from localllm.core.model.spec import ModelSpec
-from localllm.core.sizing.load import LoadSettings, Lora, Mmproj
+from localllm.core.sizing.load import Lora, Mmproj
 from localllm.core.sizing.lora import lora_of
 from localllm.core.text import single_line
 from localllm.errors import GgufError
 from localllm.library.files.names import printable
-from localllm.library.store.inspect import lora_header, mmproj_for
+from localllm.library.store.inspect import lora_header
 from localllm.library.store.installed import InstalledModel
 
 _HUB, _PATH = "hub:", "path"
@@ -28,16 +27,6 @@ def default_mmproj(model: InstalledModel) -> Mmproj | None:
         return Mmproj(path=str(model.mmproj.path))
     beside = list(model.path.parent.glob("*mmproj*.gguf")) if model.source == _PATH else []
     return Mmproj(path=str(beside[0])) if len(beside) == 1 else None
-
-
-def with_mmproj(settings: LoadSettings, model: ModelSpec) -> LoadSettings:
-    """Return the settings with their mmproj inspected, if they have one.
-
-    Raises NotFound, StoreError, and GgufError for a file that does not go with the model.
-    """
-    if settings.mmproj is None:
-        return settings
-    return replace(settings, mmproj=mmproj_for(Path(settings.mmproj.path), model))
 
 
 def why_no_vision(model: InstalledModel) -> str:
@@ -66,10 +55,3 @@ def inspected_lora(lora: Lora, model: ModelSpec) -> Lora:
         return lora_of(header, model, path=lora.path, scale=lora.scale)
     except GgufError as error:
         raise GgufError(f"The adapter {printable(path)} cannot be used: {error}.") from error
-
-
-def with_loras(settings: LoadSettings, model: ModelSpec) -> LoadSettings:
-    """Return the settings with every LoRA inspected. Raises as `inspected_lora` does."""
-    if not settings.loras:
-        return settings
-    return replace(settings, loras=tuple(inspected_lora(each, model) for each in settings.loras))
