@@ -76,7 +76,7 @@ def _compare(scratch: Path, size: int, rounds: int, connections: int) -> None:
 def _peer(endpoint: str) -> Callable[[Path], None]:
     os.environ |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
 
@@ -94,7 +94,9 @@ def _listed(endpoint: str) -> tuple[str, str]:
     from huggingface_hub import HfApi
 
     info = HfApi(endpoint=endpoint, token=False).model_info(REPO, files_metadata=True)
-    assert info.sha and info.siblings and info.siblings[0].lfs
+    assert info.sha
+    assert info.siblings
+    assert info.siblings[0].lfs
     return info.sha, info.siblings[0].lfs.sha256
 
 

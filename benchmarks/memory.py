@@ -25,7 +25,7 @@ from localllm.core.sizing.footprint import Footprint
 from localllm.core.sizing.load import KvType, LoadSettings
 from localllm.engine.client.client import ProcessEngine
 from localllm.engine.messages import Finished, GenerateRequest, LoadRequest, Sampling
-from localllm.runtime.runtime import read_spec
+from localllm.runtime.load_plan import read_spec
 
 MIB = 2**20
 TOLERATED_PERCENT = 5.0

@@ -1,7 +1,7 @@
 """Fit the speed model to published and measured rates, and print how far it is off.
 
-    python benchmarks/speed_accuracy.py            # tables; fails when a promise is broken
-    python benchmarks/speed_accuracy.py --fit      # the constants the data gives
+    python -m benchmarks.speed_accuracy            # tables; fails when a promise is broken
+    python -m benchmarks.speed_accuracy --fit      # the constants the data gives
 
 The promises (docs/speed.md): decode within 6 % (median) of the published rates, within 12 % on
 devices that were left out of the fit, 90 % of the table inside the interval and 90 % of what was
@@ -15,8 +15,8 @@ import statistics
 import sys
 from collections.abc import Sequence
 
-from speed_elsewhere import Elsewhere, decode_errors, elsewhere, prompt_errors, spreads
-from speed_fit import (
+from benchmarks.speed_elsewhere import Elsewhere, decode_errors, elsewhere, prompt_errors, spreads
+from benchmarks.speed_fit import (
     TESTED_DEPTH,
     CpuRow,
     Row,
@@ -32,7 +32,6 @@ from speed_fit import (
     published,
     slowdowns,
 )
-
 from localllm.core.hardware import Backend
 from localllm.core.model.quants import GgmlType
 from localllm.core.speed import calibrated, decode_tps, prefill_tps

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from speed_fit import (
+from benchmarks.speed_fit import (
     DATA,
     TESTED_DEPTH,
     BackendFit,
@@ -30,7 +30,6 @@ from speed_fit import (
     left_out,
     prompt_key,
 )
-
 from localllm.core.catalogue.catalogue import Entry
 from localllm.core.hardware import Backend
 from localllm.core.speed import (

@@ -14,13 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
-from localllm.core.sizing.load import (
-    DEFAULT_CONTEXT,
-    FlashAttention,
-    KvType,
-    Lora,
-    Speculate,
-)
+from localllm.core.sizing.load import DEFAULT_CONTEXT, FlashAttention, KvType, Lora, Speculate
 from localllm.core.sizing.lora import MAX_SCALE
 from localllm.runtime.load_policy import LoadChoice
 

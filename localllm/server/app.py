@@ -6,20 +6,23 @@ ones load their scripts from other machines.
 """
 
 from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Literal
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
+from localllm.core.text import single_line
 from localllm.errors import LocalLLMError
 from localllm.runtime.runtime import Runtime
-from localllm.server import status
 from localllm.server.dialects.jina.rerank import JINA
 from localllm.server.dialects.openai.dialect import OPENAI
 from localllm.server.dialects.openai.errors import error_body
 from localllm.server.dialects.protocol import Dialect, ErrorResponses
 from localllm.server.errors import ApiError, api_error, unexpected_error
+from localllm.server.schema import ApiModel
 from localllm.server.security import ErrorMiddleware, HostGuard, HostPolicy, KeyGuard
 from localllm.server.served_models import ServedModels
 
@@ -57,7 +60,7 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         exception_handlers=_exception_handlers(error_response),
     )
-    app.include_router(status.router(models))
+    app.include_router(_status_router(models))
     for dialect in dialects:
         app.include_router(dialect.router(models))
     guarded = HostGuard(KeyGuard(app, key=key), policy=hosts)
@@ -90,3 +93,56 @@ def _exception_handlers(error_response: ErrorResponses) -> dict[int | type[Excep
         ClientDisconnect: disconnected,
         Exception: unexpected,
     }
+
+
+class ModelStatus(ApiModel):
+    id: str
+    status: Literal["ready", "crashed"]
+
+
+class Health(ApiModel):
+    status: Literal["ok", "degraded"]
+    models: list[ModelStatus]
+
+
+class LoraAdapter(ApiModel):
+    """An adapter as llama-server lists it. `path` is the file's name alone: clients need not know
+    the folders of this machine."""
+
+    id: int
+    path: str
+    scale: float
+    model: str
+
+
+def _status_router(models: ServedModels) -> APIRouter:
+    """Make the routes `/health`, which needs no key, and `/lora-adapters`."""
+    routes = APIRouter()
+
+    @routes.api_route("/health", methods=["GET", "HEAD"])
+    async def health() -> Health:
+        """Report which engines run. A crashed one starts again with the next request for it."""
+        running = {resident.model.name for resident in models.resident}
+        return Health(
+            status="ok" if running.issuperset(models.names) else "degraded",
+            models=[
+                ModelStatus(id=name, status="ready" if name in running else "crashed")
+                for name in models.names
+            ],
+        )
+
+    @routes.api_route("/lora-adapters", methods=["GET", "HEAD"])
+    async def lora_adapters() -> list[LoraAdapter]:
+        """List the adapters that requests can name in `lora`."""
+        return [
+            LoraAdapter(
+                id=i,
+                path=single_line(Path(lora.path).name),
+                scale=lora.scale,
+                model=resident.model.name,
+            )
+            for resident in models.resident
+            for i, lora in enumerate(resident.settings.loras)
+        ]
+
+    return routes

@@ -25,7 +25,8 @@ def test_an_endpoint_that_is_none_is_a_usage_error(hub: FakeHub, verb: tuple[str
     done = localllm(hub, *verb, HF_ENDPOINT=f"https://user:{SECRET}@")
     assert done.returncode == ExitCode.USAGE, done.stderr
     assert "HF_ENDPOINT is 'https://'" in done.stderr
-    assert SECRET not in done.stderr and "Traceback" not in done.stderr
+    assert SECRET not in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,8 @@ def test_a_variable_that_cannot_be_used_is_a_usage_error(
     done = localllm(hub, "search", "x", COLUMNS="1000", **{variable: value})
     assert done.returncode == ExitCode.USAGE, done.stderr
     assert message in done.stderr
-    assert SECRET not in done.stderr and "Traceback" not in done.stderr
+    assert SECRET not in done.stderr
+    assert "Traceback" not in done.stderr
     assert hub.requests == ()
 
 
@@ -60,7 +62,8 @@ def test_a_certificate_of_the_settings_is_trusted(home: Path) -> None:
         hub.add_repo(REPO, {})
         refused = localllm(hub, "search", "quince", COLUMNS="1000")
         assert refused.returncode == ExitCode.FAILED
-        assert "not trusted here" in refused.stderr and "ca_cert" in refused.stderr
+        assert "not trusted here" in refused.stderr
+        assert "ca_cert" in refused.stderr
         write_settings(home, f'[hub]\nca_cert = "{loopback_certificate().as_posix()}"\n')
         done = localllm(hub, "search", "quince")
         assert done.returncode == ExitCode.OK, done.stderr

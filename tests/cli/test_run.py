@@ -234,7 +234,8 @@ def test_an_engine_that_dies_is_exit_status_4_with_its_signal() -> None:
 def test_a_reader_that_goes_away_is_no_error() -> None:
     command = [*LOCALLLM, "run", "starter", "Tell a long story.", "--ctx", "4096", "--seed", "3"]
     with started(command) as process:
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         os.read(process.stdout.fileno(), 10)
         process.stdout.close()
         errors = process.stderr.read()

@@ -42,7 +42,8 @@ class FakeModel:
 
     async def __call__(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
         self.requests.append(request)
-        assert request.prompt is not None and request.max_tokens is not None
+        assert request.prompt is not None
+        assert request.max_tokens is not None
         tokens = min(request.max_tokens, self.ends_after or request.max_tokens)
         for _ in range(tokens):
             yield Token(request_id=request.request_id, text="x")
@@ -202,7 +203,8 @@ def test_this_system_tells_and_its_clocks_go_forward() -> None:
     before = cpu_time()
     sum(i * i for i in range(300_000))
     after = cpu_time()
-    assert before is not None and after is not None
+    assert before is not None
+    assert after is not None
     assert after.at_s > before.at_s
     assert after.own_s >= before.own_s > 0
     assert after.all_s >= after.own_s

@@ -125,4 +125,5 @@ def test_where_one_cache_each_is_too_much_several_have_one_for_all() -> None:
     load = LoadSettings(kv_type_k=KvType.Q8_0, kv_type_v=KvType.Q8_0)
     most = most_parallel(phi, load, Budget(host_bytes=64 * GIB))
     assert most == most_parallel(phi, replace(load, kv_unified=True), Budget(host_bytes=64 * GIB))
-    assert most is not None and most > 1
+    assert most is not None
+    assert most > 1

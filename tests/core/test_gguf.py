@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localllm.core import gguf
-from localllm.core.gguf.arrays import Strings
+from localllm.core.gguf.metadata import Strings
 from localllm.core.model.spec import MetadataValue, ModelSpec
 from localllm.errors import GgufError
 from tests.core.forge import Forged, write

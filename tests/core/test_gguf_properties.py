@@ -238,7 +238,8 @@ def outer_header(smollm2: Path) -> tuple[bytes, int]:
 def llama_cpp_takes() -> Callable[[bytes], bool]:
     """llama.cpp's own reader of headers (`gguf_init_from_buffer` in ggml's library)."""
     package = find_spec("llama_cpp")
-    assert package is not None and package.origin is not None
+    assert package is not None
+    assert package.origin is not None
     names = {"darwin": "libggml-base.dylib", "win32": "ggml-base.dll"}
     name = names.get(sys.platform, "libggml-base.so")
     ggml = ctypes.CDLL(str(Path(package.origin).parent / "lib" / name))

@@ -20,8 +20,8 @@ from localllm.core.recommend import (
     evaluate,
     plans,
 )
-from localllm.core.recommend.ceiling import Ceiling
 from localllm.core.recommend.ranking import score, worth_trying
+from localllm.core.recommend.search import Ceiling
 from localllm.core.sizing.placement import Budget, GpuBudget
 from localllm.core.speed import DeviceSpeed, workload_of
 from localllm.core.speed.gpus import Generation

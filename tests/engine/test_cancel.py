@@ -178,4 +178,5 @@ def test_no_thread_of_a_grammar_reads_the_vocabulary_of_a_closed_model(model: Pa
     assert compiler is not None
     threads = [*compiler._compiling._threads, *compiler._masking._threads]
     stepped.close()
-    assert threads and not any(thread.is_alive() for thread in threads)
+    assert threads
+    assert not any(thread.is_alive() for thread in threads)

@@ -46,8 +46,7 @@ def with_draft(main: Path, draft: Path, load: LoadSettings = ALWAYS) -> SteppedS
     stepped = SteppedScheduler(main, load)
     drafter = DraftModel(str(draft), stepped.model, log=log())
     stepped.close()
-    stepped = SteppedScheduler(main, load, drafter=drafter)
-    return stepped
+    return SteppedScheduler(main, load, drafter=drafter)
 
 
 def ask(stepped: SteppedScheduler, request_id: str, prompt: str, sampling: Sampling) -> None:

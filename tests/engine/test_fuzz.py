@@ -160,7 +160,8 @@ class Worker:
             )
             probe = GenerateRequest(request_id="probe", prompt="hello", max_tokens=2)
             await self._one(probe, None)
-        assert self.engine.alive and self.engine.pid == pid
+        assert self.engine.alive
+        assert self.engine.pid == pid
 
     async def _one(self, request: GenerateRequest, cancel_after: int | None) -> None:
         self._sent += 1

@@ -19,7 +19,8 @@ def test_a_batch_shows_each_node_of_its_graph(tmp_path: Path) -> None:
     beats, nodes = stepped.model.heartbeat.progress()
     assert beats > beats_before
     if sys.platform == "linux":
-        assert nodes is not None and nodes_before is not None
+        assert nodes is not None
+        assert nodes_before is not None
         assert nodes - nodes_before > 20  # two layers of more than ten nodes each
     stepped.close()
 

@@ -164,7 +164,8 @@ def test_an_answer_that_is_still_being_written_is_used_by_the_next_prompt(plain:
     stepped.submit("reads", prompt + said + "?", max_tokens=2)
     stepped.run()
     end = stepped.end("reads")
-    assert isinstance(end, Finished) and end.cached_tokens == 60
+    assert isinstance(end, Finished)
+    assert end.cached_tokens == 60
     stepped.close()
 
 

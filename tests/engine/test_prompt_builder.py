@@ -119,8 +119,10 @@ def test_the_answer_format_follows_the_tool_choice() -> None:
         return builder().build(request).answer_format
 
     free, required = answer_format(ToolMode.AUTO), answer_format(ToolMode.REQUIRED)
-    assert free.lazy is not None and free.forced is None
-    assert required.lazy is None and required.forced is not None
+    assert free.lazy is not None
+    assert free.forced is None
+    assert required.lazy is None
+    assert required.forced is not None
     assert answer_format(ToolMode.NONE) == AnswerFormat()
 
 

@@ -190,8 +190,10 @@ class TreeAndModel(RuleBasedStateMachine):
                 self.check_node(child)
 
     def check_node(self, node: _Node) -> None:
-        assert node.symbols and node.slots
-        assert node.parent is not None and node.start == node.parent.end
+        assert node.symbols
+        assert node.slots
+        assert node.parent is not None
+        assert node.start == node.parent.end
         assert node.parent.children[node.symbols[0]] is node
         assert node.slots <= node.parent.slots
         for child in node.children.values():

@@ -165,7 +165,8 @@ def test_a_window_that_has_moved_on_is_not_reused(windowed: Path) -> None:
         stepped.submit(f"cut{cut}", text[:cut] + "!", max_tokens=4)
         stepped.run()
     early, late = stepped.end("cut100"), stepped.end("cut590")
-    assert isinstance(early, Finished) and isinstance(late, Finished)
+    assert isinstance(early, Finished)
+    assert isinstance(late, Finished)
     assert (early.cached_tokens, late.cached_tokens) == (0, 590)
     stepped.close()
 

@@ -201,13 +201,13 @@ def test_an_answer_ends_where_it_would_have_ended(
     plainly: SteppedScheduler, drafting: SteppedScheduler
 ) -> None:
     four = drafting.model.vocab.tokenize("1, 4", special=False, ends=False)[-1]
-    for request in (
+    for limits in (
         GenerateRequest(request_id="a", prompt=REPEATING, max_tokens=7),
         GenerateRequest(request_id="a", prompt=REPEATING, max_tokens=30, stop=("4, 1, 2",)),
         GenerateRequest(request_id="a", prompt=REPEATING, max_tokens=30, stop_tokens=(four,)),
         GenerateRequest(request_id="a", prompt=REPEATING, max_tokens=30, min_tokens=20),
     ):
-        request = replace(request, sampling=GREEDY)
+        request = replace(limits, sampling=GREEDY)
         expected = text(answer(plainly, request))
         end = finished(plainly, "a")
         assert text(answer(drafting, request)) == expected

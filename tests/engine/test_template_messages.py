@@ -4,20 +4,8 @@ import dataclasses
 
 import pytest
 
-from localllm.engine.messages import (
-    Message,
-    Role,
-    Token,
-    Tool,
-    ToolCall,
-    ToolCallArguments,
-)
-from localllm.engine.worker.parsing.formats import (
-    HARMONY,
-    PLAIN,
-    reasoning_tags_of,
-    tool_format_of,
-)
+from localllm.engine.messages import Message, Role, Token, Tool, ToolCall, ToolCallArguments
+from localllm.engine.worker.parsing.formats import HARMONY, PLAIN, reasoning_tags_of, tool_format_of
 from localllm.engine.worker.prompt.chat_template import ChatTemplate
 from localllm.errors import BadRequest
 from tests.engine.tool_formats import EXAMPLES, Example, began, parse, parser_for, source

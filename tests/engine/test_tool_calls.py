@@ -60,11 +60,8 @@ def request(name: str, **fields: object) -> GenerateRequest:
 
 async def events(engine: ProcessEngine, request: GenerateRequest) -> list[GenerateEvent]:
     """Everything up to the last word of all its answers."""
-    found: list[GenerateEvent] = []
     async with aclosing(engine.generate(request)) as stream:
-        async for event in stream:
-            found.append(event)
-    return found
+        return [event async for event in stream]
 
 
 def calls(found: list[GenerateEvent], index: int = 0) -> list[tuple[str, str]]:

@@ -155,7 +155,8 @@ def test_two_images_are_two_prompts_and_the_same_one_is_not_computed_again(
     assert np.abs(logits["one"] - logits["other"]).max() > 10 * NEAR_TIE
     assert np.abs(logits["one"] - logits["again"]).max() < NEAR_TIE
     other, again = stepped.end("other"), stepped.end("again")
-    assert isinstance(other, Finished) and isinstance(again, Finished)
+    assert isinstance(other, Finished)
+    assert isinstance(again, Finished)
     image = only_image(prompt)
     assert other.cached_tokens <= image.start
     assert again.cached_tokens >= image.end or not stepped.memory.can_rewind

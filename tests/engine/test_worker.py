@@ -56,7 +56,8 @@ async def test_a_load_reports_progress_and_what_was_allocated(smollm2: Path) -> 
     assert engine.memory_bytes() > sizes[BufferKind.COMPUTE]  # type: ignore[operator]
     pid = engine.pid
     await engine.close()
-    assert pid is not None and not psutil.pid_exists(pid)
+    assert pid is not None
+    assert not psutil.pid_exists(pid)
 
 
 async def test_a_greedy_answer_is_the_same_every_time(engine: ProcessEngine) -> None:

@@ -66,19 +66,23 @@ def test_an_expanded_search_says_what_was_asked_for(hub: FakeHub) -> None:
     api = HfApi(endpoint=hub.endpoint, token=False)
     (found,) = api.list_models(expand=["gated", "likes", "lastModified"])
     assert (found.gated, found.likes, found.downloads) == ("manual", 3, None)
-    assert found.last_modified is not None and found.last_modified.year == 2026
+    assert found.last_modified is not None
+    assert found.last_modified.year == 2026
 
 
 def test_model_info_has_sizes_and_hashes(hub: FakeHub) -> None:
     commit = hub.add_repo("org/m", FILES, gated="auto", license="mit")
     info = HfApi(endpoint=hub.endpoint, token=False).model_info("org/m", files_metadata=True)
     assert (info.sha, info.gated, info.private) == (commit, "auto", False)
-    assert info.card_data is not None and info.card_data.license == "mit"
+    assert info.card_data is not None
+    assert info.card_data.license == "mit"
     listed = {each.rfilename: each for each in info.siblings or []}
     assert listed.keys() == FILES.keys()
     lfs = listed["model.gguf"].lfs
-    assert lfs is not None and (lfs.size, lfs.sha256) == (len(MODEL), sha256(MODEL))
-    assert listed["README.md"].lfs is None and listed["README.md"].size == 10
+    assert lfs is not None
+    assert (lfs.size, lfs.sha256) == (len(MODEL), sha256(MODEL))
+    assert listed["README.md"].lfs is None
+    assert listed["README.md"].size == 10
 
 
 def test_a_revision_is_a_branch_or_a_commit(hub: FakeHub) -> None:
@@ -208,7 +212,8 @@ def test_a_hole_of_40_gb_is_served_without_being_held(hub: FakeHub) -> None:
     size = 40 * 10**9
     commit = hub.add_repo("org/m", {"big.gguf": SparseFile(b"GGUF", size)})
     info = HfApi(endpoint=hub.endpoint, token=False).model_info("org/m", files_metadata=True)
-    assert info.siblings is not None and info.siblings[0].size == size
+    assert info.siblings is not None
+    assert info.siblings[0].size == size
     with httpx2.Client(trust_env=False) as client:
         link = hub.link("org/m", commit, "big.gguf")
         assert client.get(link, headers={"Range": "bytes=0-5"}).content == b"GGUF\0\0"

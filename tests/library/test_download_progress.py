@@ -22,7 +22,9 @@ def test_a_rate_forgets_old_samples_and_is_unknown_at_first() -> None:
     assert meter.rate() is None
     meter.add(0.0, 0)
     meter.add(0.1, 10**9)
-    assert meter.rate() is None and meter.remaining_s(5) is None and meter.remaining_s(0) == 0
+    assert meter.rate() is None
+    assert meter.remaining_s(5) is None
+    assert meter.remaining_s(0) == 0
     for each in range(100):
         meter.add(1.0 + each, 10**9)
     assert meter.rate() == 0

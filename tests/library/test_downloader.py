@@ -261,7 +261,8 @@ def test_files_of_one_call_share_their_totals(hub: FakeHub, tmp_path: Path) -> N
     total = sum(len(data) for data in files.values())
     assert {each.total_bytes for each in shown} == {total}
     counts = [each.done_bytes for each in shown]
-    assert counts == sorted(counts) and counts[-1] == total
+    assert counts == sorted(counts)
+    assert counts[-1] == total
 
 
 @pytest.mark.parametrize("connections", [0, -1, 9])

@@ -51,7 +51,8 @@ def test_a_hostile_name_condemns_the_listing_and_is_named(hub: FakeHub, name: st
     with pytest.raises(HubError, match=f"^{REPO} lists the file '.*Nothing of it is used") as bad:
         Hub(Access(endpoints=(hub.endpoint,))).repo(REPO)
     message = str(bad.value)
-    assert message.isprintable() and len(message) < 400
+    assert message.isprintable()
+    assert len(message) < 400
     assert "evil" in message.lower() or "e" * 50 in message
 
 
@@ -97,7 +98,8 @@ def test_whatever_is_validated_can_be_a_path(entries: list[tuple[str | None, int
         assert str(error).isprintable()
         return
     for each in found:
-        assert names.path_problem(each.name) is None and len(each.name) <= MAX_NAME
+        assert names.path_problem(each.name) is None
+        assert len(each.name) <= MAX_NAME
         assert 0 <= each.size_bytes <= MAX_BYTES
 
 

@@ -87,4 +87,5 @@ def test_what_was_damaged_is_made_again(
     whole = cached.read_bytes()
     cached.write_bytes(whole[:length])
     assert cached_spec(installed(smollm2)).vocabulary == 49152
-    assert len(inspected) == 2 and cached.read_bytes() == whole
+    assert len(inspected) == 2
+    assert cached.read_bytes() == whole

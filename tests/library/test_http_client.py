@@ -35,7 +35,9 @@ def with_token(hub: FakeHub) -> Access:
 def test_without_settings_the_hub_itself_is_asked() -> None:
     found = access_from(Settings(), environment={})
     assert found.endpoints == (DEFAULT_ENDPOINT,)
-    assert found.offline is None and found.token is None and found.ca_file is None
+    assert found.offline is None
+    assert found.token is None
+    assert found.ca_file is None
 
 
 def test_mirrors_come_from_the_settings_and_one_from_the_environment() -> None:
@@ -183,7 +185,8 @@ def test_the_token_is_asked_for_only_when_an_endpoint_is(hub: FakeHub) -> None:
         client.get(hub.cdn)
         assert lookups == []
         client.get(f"{hub.endpoint}/api/models")
-    assert lookups == ["token"] and hub.requests[0].token == SECRET
+    assert lookups == ["token"]
+    assert hub.requests[0].token == SECRET
 
 
 def test_a_token_shows_up_nowhere(hub: FakeHub, caplog: pytest.LogCaptureFixture) -> None:
@@ -293,7 +296,9 @@ def test_an_encrypted_request_goes_through_the_proxy_which_sees_no_token(
     assert describe_error(refused.value) == "the proxy refused the connection"
     (head,) = seen
     assert head.startswith(b"CONNECT huggingface.co:443 HTTP/1.1\r\n")
-    assert SECRET.encode() not in head and b"search" not in head and b"python" not in head.lower()
+    assert SECRET.encode() not in head
+    assert b"search" not in head
+    assert b"python" not in head.lower()
 
 
 @pytest.mark.parametrize("proxy", ["socks9://x", "socks5://user:hf_secret@x:1", "http://x:y"])

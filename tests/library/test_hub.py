@@ -94,7 +94,8 @@ def test_whatever_is_searched_for_arrives_as_words(hub: FakeHub, text: str) -> N
     assert hub_client(hub).search(text) == ()
     (request,) = hub.requests
     assert request.path == "/api/models"
-    assert request.parameters["filter"] == "gguf" and len(request.query) < 2000
+    assert request.parameters["filter"] == "gguf"
+    assert len(request.query) < 2000
     assert request.parameters.get("search", "").isprintable()
 
 
@@ -187,7 +188,8 @@ def test_a_variable_that_the_library_cannot_read_is_a_usage_error(variable: str)
         [sys.executable, "-c", code],
         capture_output=True, text=True, check=True, env={**os.environ, variable: "soon"},
     )  # fmt: skip
-    assert "begins with HF_ cannot be used" in done.stdout and "soon" in done.stdout
+    assert "begins with HF_ cannot be used" in done.stdout
+    assert "soon" in done.stdout
 
 
 # --- who may see it ---
@@ -212,7 +214,8 @@ def test_a_private_repository_is_listed_for_its_token(hub: FakeHub) -> None:
 def test_a_gated_repository_is_listed_for_all(hub: FakeHub) -> None:
     hub.add_repo(REPO, FILES, gated="manual")
     repo = hub_client(hub).repo(REPO)
-    assert repo.gated and repo.files[0].sha256 is not None
+    assert repo.gated
+    assert repo.files[0].sha256 is not None
 
 
 @pytest.mark.parametrize(
@@ -240,10 +243,12 @@ def test_a_token_that_is_not_known_is_left_away_and_that_is_said(hub: FakeHub) -
     assert client.repo(REPO).name == REPO
     assert [(each.token, each.status) for each in hub.requests] == [("hf_stale", 401), (None, 200)]
     (warning,) = client.warnings
-    assert "does not know your token" in warning and "hf_stale" not in warning
+    assert "does not know your token" in warning
+    assert "hf_stale" not in warning
     assert client.access.bearer() is None
     client.search("quince")
-    assert len(hub.requests) == 3 and len(client.warnings) == 1
+    assert len(hub.requests) == 3
+    assert len(client.warnings) == 1
 
 
 def test_a_missing_repository_and_a_stale_token_are_both_said(hub: FakeHub) -> None:
@@ -283,7 +288,8 @@ def test_the_next_endpoint_is_asked_when_one_does_not_answer(hub: FakeHub) -> No
         busy.faults.add(Refuse(503))
         repo = hub_client(dead_endpoint(), busy, hub).repo(REPO)
         assert repo.endpoint == hub.endpoint
-        assert busy.requests and len(hub.requests) == 1
+        assert busy.requests
+        assert len(hub.requests) == 1
 
 
 def test_a_mirror_that_has_it_not_is_not_the_last_word(hub: FakeHub) -> None:
@@ -294,7 +300,8 @@ def test_a_mirror_that_has_it_not_is_not_the_last_word(hub: FakeHub) -> None:
         assert len(mirror.requests) == 1
         with pytest.raises(NotFound) as missing:
             hub_client(mirror, hub).repo("org/none")
-        assert mirror.endpoint in str(missing.value) and hub.endpoint in str(missing.value)
+        assert mirror.endpoint in str(missing.value)
+        assert hub.endpoint in str(missing.value)
 
 
 def test_endpoints_that_all_fail_are_all_named(hub: FakeHub) -> None:

@@ -100,7 +100,8 @@ def test_a_damaged_file_is_set_aside_with_a_message(path: Path, data: bytes) -> 
     path.write_bytes(data)
     warnings: list[str] = []
     assert measurements.load(path, warn=warnings.append) == ()
-    assert len(warnings) == 1 and "measurements.damaged.json" in warnings[0]
+    assert len(warnings) == 1
+    assert "measurements.damaged.json" in warnings[0]
     assert path.with_suffix(".damaged.json").read_bytes() == data
     measurements.add(path, DECODE, warn=warnings.append)
     assert measurements.load(path, warn=warnings.append) == (DECODE,)
@@ -190,7 +191,8 @@ def test_a_measurement_of_nothing_cannot_be_made(
 
 
 def test_only_a_quiet_machine_s_even_results_are_steady() -> None:
-    assert DECODE.steady and replace(DECODE, tps_stdev=None).steady
+    assert DECODE.steady
+    assert replace(DECODE, tps_stdev=None).steady
     assert not replace(DECODE, crowded=True).steady
     assert not replace(DECODE, tps_stdev=DECODE.tps_mean / 4).steady
 

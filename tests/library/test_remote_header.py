@@ -189,7 +189,8 @@ def test_many_readers_at_once_all_have_it(reader: Reader, gemma_head: bytes) -> 
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert len(read) == 4 and len(set(read)) == 1
+    assert len(read) == 4
+    assert len(set(read)) == 1
 
 
 # --- split models ---
@@ -206,7 +207,8 @@ def test_all_parts_are_read_as_one(reader: Reader, tmp_path: Path, number: int) 
     assert spec == inspect_model(tmp_path / "m-00001-of-00003.gguf").spec
     assert len(reader.hub.cdn_requests) == 3
     again = reader.reading().header(reader.repo(), "m-00002-of-00003.gguf")
-    assert again == spec and len(reader.hub.cdn_requests) == 3
+    assert again == spec
+    assert len(reader.hub.cdn_requests) == 3
 
 
 def test_a_part_that_is_missing_is_named_before_anything_is_moved(
@@ -239,7 +241,8 @@ def test_a_transfer_that_breaks_goes_on_where_it_was(
     repo = reader.publish({"big.gguf": SparseFile(gemma_head, LARGE)})
     reader.hub.faults.add(fault, times=2, on="cdn")
     spec = reader.reading().header(repo, "big.gguf")
-    assert spec.file_bytes == LARGE and reader.moved_bytes < 16 * MB
+    assert spec.file_bytes == LARGE
+    assert reader.moved_bytes < 16 * MB
 
 
 def test_a_login_page_is_known_as_one(reader: Reader) -> None:
@@ -326,7 +329,8 @@ def test_a_gated_model_says_which_page_to_open(reader: Reader, token: str | None
     with pytest.raises(AccessDenied) as denied:
         reader.reading().header(repo, "m.gguf")
     assert f"{reader.hub.endpoint}/{REPO}" in str(denied.value)
-    assert "token" in str(denied.value) and "hf_good" not in str(denied.value)
+    assert "token" in str(denied.value)
+    assert "hf_good" not in str(denied.value)
     assert reader.hub.cdn_requests == ()
 
 
@@ -371,4 +375,5 @@ def test_the_endpoint_that_listed_it_is_asked_first_and_the_next_one_then(
         assert mirror.requests == ()
         other = replace(repo, endpoint=mirror.endpoint, commit=repo.commit)
         spec = Hub(both, cache_dir=reader.cache / "other").header(other, "m.gguf")
-        assert spec.architecture == "llama" and len(mirror.requests) == 1
+        assert spec.architecture == "llama"
+        assert len(mirror.requests) == 1

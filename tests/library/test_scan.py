@@ -152,7 +152,8 @@ def test_a_linked_encoder_is_found_again_without_the_index(
     paths.index_file(tmp_path / "data").write_bytes(b"gone")
     (found,) = store.installed()
     assert found.name == "m-7b"
-    assert found.mmproj is not None and model.mmproj is not None
+    assert found.mmproj is not None
+    assert model.mmproj is not None
     assert found.mmproj.path == model.mmproj.path
 
 

@@ -52,7 +52,8 @@ def test_a_cell_cannot_break_the_table() -> None:
 def test_every_field_has_a_setting_with_a_default_and_a_description() -> None:
     assert {setting.field for setting in settings_table()} == set(Settings.__slots__)
     for setting in settings_table():
-        assert setting.description.endswith(".") and setting.used_by
+        assert setting.description.endswith(".")
+        assert setting.used_by
         assert default(setting), setting.key
 
 

@@ -73,7 +73,8 @@ async def test_eight_streams_get_the_reason_and_the_next_request_its_answer(
 
     started = len(engines)
     answers = await asyncio.gather(*(text(runtime, model.name, f"n{i}") for i in range(8)))
-    assert len(set(answers)) == 1 and answers[0]
+    assert len(set(answers)) == 1
+    assert answers[0]
     assert len(engines) == started + 1  # one restart for all of them
     assert not psutil.pid_exists(pid)
     await runtime.close()

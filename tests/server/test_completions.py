@@ -23,10 +23,7 @@ from localllm.engine.messages import (
 from localllm.errors import ContextOverflow, DeadlineExceeded
 from localllm.server.app import create_app
 from localllm.server.dialects.openai.completions_request import CompletionRequest
-from localllm.server.dialects.openai.completions_response import (
-    CompletionStreamEncoder,
-    completion,
-)
+from localllm.server.dialects.openai.completions_response import CompletionStreamEncoder, completion
 from localllm.server.generation.choices import Choices
 from localllm.server.generation.stream import encode_stream
 from localllm.server.request_body import validate

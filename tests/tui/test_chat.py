@@ -314,7 +314,7 @@ async def test_links_in_an_answer_are_shown_and_not_opened(app_fixture: AppFixtu
     opened: list[str] = []
     app_fixture.script.tokens = ("[click](http://127.0.0.1/[/x])",)
     app = app_fixture.app()
-    app.open_url = lambda url, *, new_tab=True: opened.append(url)  # type: ignore[method-assign]
+    app.open_url = lambda url, *, new_tab=True: opened.append(url)  # type: ignore[method-assign]  # noqa: PLW0108  # it takes new_tab, too
     async with app.run_test(notifications=True) as pilot:
         await open_chat(pilot)
         await send_and_wait(pilot, "hi")

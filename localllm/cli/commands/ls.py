@@ -3,12 +3,7 @@
 import click
 
 from localllm.cli import options
-from localllm.cli.library_output import (
-    model_document,
-    model_table,
-    open_library,
-    warn_of_problems,
-)
+from localllm.cli.library_output import model_document, model_table, open_library, warn_of_problems
 from localllm.cli.output import info, print_json, stdout
 from localllm.library.store import starter
 

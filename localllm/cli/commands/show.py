@@ -10,12 +10,7 @@ import click
 from rich.table import Table
 
 from localllm.cli import options
-from localllm.cli.library_output import (
-    model_document,
-    open_library,
-    source_label,
-    warn_of_problems,
-)
+from localllm.cli.library_output import model_document, open_library, source_label, warn_of_problems
 from localllm.cli.output import literal, print_json, stdout, warn
 from localllm.core.model.spec import ModelSpec
 from localllm.core.units import format_bytes

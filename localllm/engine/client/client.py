@@ -15,12 +15,7 @@ import psutil
 
 from localllm.core.hardware import EngineBuild
 from localllm.engine.client.child_process import WORKER, ChildProcess, launch
-from localllm.engine.client.pending import (
-    ControlEvent,
-    ControlEvents,
-    PendingRequests,
-    SingleEvent,
-)
+from localllm.engine.client.pending import ControlEvent, ControlEvents, PendingRequests, SingleEvent
 from localllm.engine.client.watchdog import Watchdog, WatchdogTimeouts
 from localllm.engine.messages import (
     BuildInfo,
@@ -46,12 +41,7 @@ from localllm.engine.messages import (
     StateRestored,
     StateSaved,
 )
-from localllm.engine.messages.codec import (
-    UNAVAILABLE_STATUS,
-    WireError,
-    decode_event,
-    encode,
-)
+from localllm.engine.messages.codec import UNAVAILABLE_STATUS, WireError, decode_event, encode
 from localllm.engine.messages.validation import check_embed, check_generate, check_rerank
 from localllm.errors import (
     BadRequest,

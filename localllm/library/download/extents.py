@@ -89,8 +89,8 @@ def first_unclaimed(
 ) -> Range | None:
     """Return the first range in neither set, cut to `max_bytes`; None when nothing is left."""
     for gap_start, gap_end in present.gaps(size):
-        for start, end in claimed.gaps(gap_end):
-            start = max(start, gap_start)
+        for free_start, end in claimed.gaps(gap_end):
+            start = max(free_start, gap_start)
             if start < end:
                 return start, end if max_bytes is None else min(end, start + max_bytes)
     return None

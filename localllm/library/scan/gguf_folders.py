@@ -13,13 +13,7 @@ from itertools import groupby
 from pathlib import Path
 
 from localllm.library.files import names
-from localllm.library.scan.found import (
-    FoundModel,
-    SkippedFile,
-    gguf_files,
-    models_among,
-    read_json,
-)
+from localllm.library.scan.found import FoundModel, SkippedFile, gguf_files, models_among, read_json
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _UNFINISHED = ".downloadInProgress"

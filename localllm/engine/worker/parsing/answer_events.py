@@ -37,7 +37,8 @@ class AnswerEvents:
 
     def attach(self, calls: "Constraint") -> None:
         """Constrain each section of calls of this answer, which is free not to call."""
-        assert self._parser is not None and self._tokenize is not None
+        assert self._parser is not None
+        assert self._tokenize is not None
         self._lazy = LazyGrammar(calls, self._parser, self._tokenize)
 
     def marker(self, token: int) -> bytes:

@@ -11,10 +11,7 @@ from localllm.server.dialects.openai.chat_response import (
     chat_completion,
 )
 from localllm.server.dialects.openai.completions_request import CompletionRequest
-from localllm.server.dialects.openai.completions_response import (
-    CompletionStreamEncoder,
-    completion,
-)
+from localllm.server.dialects.openai.completions_response import CompletionStreamEncoder, completion
 from localllm.server.dialects.openai.embeddings import EmbeddingRequest, embedding_response
 from localllm.server.dialects.openai.errors import error_body
 from localllm.server.dialects.protocol import Dialect
