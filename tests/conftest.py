@@ -8,11 +8,13 @@ import ipaddress
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from importlib.metadata import distribution
 from pathlib import Path
 
 import hypothesis
+import psutil
 import pytest
 
 from tests.hub.fixture import hub as hub
@@ -35,6 +37,17 @@ hypothesis.settings.load_profile("localllm")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A suite that runs in the background ignores Ctrl+C, and so would every process it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run files side by side on up to four cores; a single file in this process, where a debugger
+    reaches it. Files stay whole, so that the tests of a module share its engine."""
+    files = {argument.partition("::")[0] for argument in config.args}
+    if len(files) == 1 and Path(*files).is_file():
+        return 0
+    return min(
+        4, len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count() or 1
+    )
 
 
 def _is_loopback(address: object) -> bool:

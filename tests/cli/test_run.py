@@ -51,6 +51,7 @@ def test_the_prompt_may_come_from_stdin() -> None:
     assert piped.stdout == argument.stdout != b""
 
 
+@pytest.mark.smoke
 def test_json_is_one_document_with_the_promised_keys() -> None:
     done = run("starter", "Hello", *GREEDY, "--max-tokens", "5", "--json", "--seed", "1")
     document = json.loads(done.stdout)
@@ -180,6 +181,7 @@ def test_bad_input_is_one_message_and_the_right_status(
     assert done.stdout == b""
 
 
+@pytest.mark.smoke
 def test_a_file_that_is_no_gguf_is_refused_before_llama_cpp_sees_it(tmp_path: Path) -> None:
     bad = tmp_path / "bad.gguf"
     bad.write_bytes(os.urandom(4096))

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from localllm.core.hardware import (
     Backend,
     Cpu,
@@ -65,6 +67,7 @@ def roomy() -> Fit:
     return fit_on(LLAMA, LoadSettings(), machine(64))
 
 
+@pytest.mark.smoke
 def test_the_settings_that_are_loaded_are_those_that_were_sized() -> None:
     requested = LoadSettings(context=2048, parallel=2, kv_type_k=KvType.Q8_0)
     fit = fit_on(LLAMA, requested, machine(64, 24, 12))
@@ -75,6 +78,7 @@ def test_the_settings_that_are_loaded_are_those_that_were_sized() -> None:
     assert fit.advice is None
 
 
+@pytest.mark.smoke
 def test_the_advice_fits() -> None:
     requested = LoadSettings(context=65536, parallel=2)
     fit = fit_on(LLAMA, requested, machine(18))

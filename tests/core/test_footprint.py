@@ -50,6 +50,7 @@ def test_every_part_of_a_footprint_has_a_label() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(names, loads)
+@pytest.mark.smoke
 def test_the_parts_sum_to_the_total(name: str, load: LoadSettings) -> None:
     whole = footprint.of(MODELS[name], load)
     layers = footprint.layers(MODELS[name], load)

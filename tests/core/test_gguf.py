@@ -78,6 +78,7 @@ def _plain(value: MetadataValue) -> object:
     return value
 
 
+@pytest.mark.smoke
 def test_exactly_the_header_is_taken_from_the_stream(gemma3: Path) -> None:
     class Counting(io.RawIOBase):
         consumed = 0
@@ -103,6 +104,7 @@ def test_a_file_whose_data_is_a_hole_passes(smollm2: Path, tmp_path: Path) -> No
         assert gguf.read(stream, size) == gguf.read(original, size)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("forged", [*EVERY_ATTENTION, *EVERY_RECURRENT], ids=lambda f: f.name)
 def test_no_published_architecture_is_refused(forged: Forged, tmp_path: Path) -> None:
     path = tmp_path / "forged.gguf"

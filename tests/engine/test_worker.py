@@ -38,6 +38,7 @@ async def test_the_engine_says_what_it_is(engine: ProcessEngine) -> None:
     assert any(device.kind == "cpu" for device in build.devices)
 
 
+@pytest.mark.smoke
 async def test_a_load_reports_progress_and_what_was_allocated(smollm2: Path) -> None:
     engine = ProcessEngine()
     request = LoadRequest(path=str(smollm2), settings=LoadSettings(context=2048, threads=1))
@@ -60,6 +61,7 @@ async def test_a_load_reports_progress_and_what_was_allocated(smollm2: Path) -> 
     assert not psutil.pid_exists(pid)
 
 
+@pytest.mark.smoke
 async def test_a_greedy_answer_is_the_same_every_time(engine: ProcessEngine) -> None:
     first, done, _ = await collect(engine, ask("g1", "Name three colours."))
     second, again, _ = await collect(engine, ask("g2", "Name three colours."))
@@ -89,6 +91,7 @@ async def test_a_repeat_penalty_changes_a_repetitive_answer(engine: ProcessEngin
     assert plain != penalised
 
 
+@pytest.mark.smoke
 async def test_a_stop_string_ends_the_answer_and_is_not_part_of_it(engine: ProcessEngine) -> None:
     whole, _, _ = await collect(engine, ask("t1", "Count to five.", max_tokens=24))
     stop = whole[len(whole) // 2 : len(whole) // 2 + 3]
@@ -111,6 +114,7 @@ async def test_a_full_context_ends_the_answer(engine: ProcessEngine) -> None:
     assert done.reason is FinishReason.LENGTH
 
 
+@pytest.mark.smoke
 async def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(
     engine: ProcessEngine,
 ) -> None:
@@ -125,6 +129,7 @@ async def test_an_empty_prompt_is_refused(engine: ProcessEngine) -> None:
         await collect(engine, GenerateRequest(request_id="e1", prompt=""))
 
 
+@pytest.mark.smoke
 async def test_several_requests_run_in_one_batch(engine: ProcessEngine) -> None:
     questions = ["What is rain?", "Name a fruit.", "Say hello.", "What is 2+2?"]
     order: list[str] = []
@@ -150,6 +155,7 @@ async def test_more_requests_than_slots_wait_and_are_all_answered(engine: Proces
     assert all(done.completion_tokens for _, done, _ in answers)
 
 
+@pytest.mark.smoke
 async def test_a_conversation_computes_only_its_new_turn(engine: ProcessEngine) -> None:
     turns = [Message(role=Role.USER, content="My name is Ada and I like mathematics a lot.")]
 

@@ -42,6 +42,7 @@ def site(hub: FakeHub, tmp_path: Path) -> Site:
     return site_in(hub, tmp_path / "models", content())
 
 
+@pytest.mark.smoke
 def test_a_file_comes_complete_with_nothing_beside_it(site: Site) -> None:
     done = site.fetch()
     site.assert_complete()
@@ -70,6 +71,7 @@ def test_another_file_in_its_place_stays_until_the_new_one_is_complete(site: Sit
     site.assert_complete()
 
 
+@pytest.mark.smoke
 def test_several_connections_bring_the_same_bytes(site: Site) -> None:
     done = site.fetch(connections=5)
     site.assert_complete()

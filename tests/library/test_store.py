@@ -41,6 +41,7 @@ def other_file_system(tmp_path: Path) -> Iterator[Path]:
 # --- adopting ---
 
 
+@pytest.mark.smoke
 def test_a_file_is_adopted_where_it_is_and_not_touched(
     tmp_path: Path, data: Path, store: Store
 ) -> None:
@@ -267,6 +268,7 @@ def test_a_file_that_is_in_the_way_of_a_link_is_not_replaced(
 # --- removing ---
 
 
+@pytest.mark.smoke
 def test_removing_never_deletes_a_file_that_is_only_referred_to(
     tmp_path: Path, store: Store
 ) -> None:

@@ -57,6 +57,7 @@ async def answer(runtime: Runtime, request_id: str = "r") -> str:
     return text
 
 
+@pytest.mark.smoke
 async def test_a_model_is_loaded_with_what_was_sized(machine: FakeMachine) -> None:
     runtime = machine.runtime()
     resident = await load(runtime)
@@ -179,6 +180,7 @@ async def test_a_load_that_nobody_waits_for_leaves_nothing_behind(machine: FakeM
     assert not any(engine.alive for engine in machine.engines)
 
 
+@pytest.mark.smoke
 async def test_a_crashed_engine_is_started_again_for_the_next_request(machine: FakeMachine) -> None:
     runtime = machine.runtime()
     await load(runtime)

@@ -47,6 +47,7 @@ def text_of(chunks: list[ChatCompletionChunk]) -> str:
     return "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
 
 
+@pytest.mark.smoke
 async def test_an_answer_carries_its_text_usage_and_timings(server: ServerUnderTest) -> None:
     answer = await server.client().chat.completions.create(model=MODEL, messages=HELLO)
     assert answer.choices[0].message.content == "Hello, world."
@@ -68,6 +69,7 @@ async def test_an_answer_carries_its_text_usage_and_timings(server: ServerUnderT
     }  # fmt: skip
 
 
+@pytest.mark.smoke
 async def test_the_last_chunk_of_a_stream_carries_usage_and_timings(
     server: ServerUnderTest,
 ) -> None:
@@ -105,6 +107,7 @@ async def test_a_stream_ends_with_done(server: ServerUnderTest) -> None:
     assert all(line.startswith("data: ") for line in lines)
 
 
+@pytest.mark.smoke
 async def test_every_parameter_reaches_the_engine(server: ServerUnderTest) -> None:
     await server.client().chat.completions.create(
         model=MODEL,
@@ -184,6 +187,7 @@ async def test_four_answers_are_written_at_the_same_time(server: ServerUnderTest
     assert [text_of(await read(stream)) for stream in streams] == ["Hello, world."] * 4
 
 
+@pytest.mark.smoke
 async def test_a_client_that_leaves_a_stream_frees_its_slot(server: ServerUnderTest) -> None:
     server.script.gate = asyncio.Semaphore(0)
     stream = await open_stream(server)
@@ -236,6 +240,7 @@ async def test_an_error_that_names_an_undecodable_file_is_still_an_answer(
     assert "cannot read bad.gguf" in raised.value.message
 
 
+@pytest.mark.smoke
 async def test_a_crash_in_a_stream_ends_it_with_an_error_event(server: ServerUnderTest) -> None:
     server.script.crash_after = 2
     stream = await open_stream(server)

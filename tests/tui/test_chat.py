@@ -33,6 +33,7 @@ def answer(screen: ChatScreen) -> str:
     return screen.query(Markdown).last().source
 
 
+@pytest.mark.smoke
 async def test_the_answer_comes_as_it_is_written(app_fixture: AppFixture) -> None:
     app = app_fixture.app()
     async with app.run_test() as pilot:
@@ -74,6 +75,7 @@ async def test_what_a_model_thinks_is_shown_small_until_it_answers(app_fixture: 
         assert "rain" not in screen_text(app)
 
 
+@pytest.mark.smoke
 async def test_escape_stops_the_answer_and_its_text_stays(app_fixture: AppFixture) -> None:
     app = app_fixture.app()
     async with app.run_test() as pilot:

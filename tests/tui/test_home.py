@@ -15,6 +15,7 @@ from tests.tui.actions import screen_text, wait_for_fit, wait_for_screen, wait_f
 from tests.tui.fixtures import MIB, AppFixture
 
 
+@pytest.mark.smoke
 async def test_it_says_what_the_machine_has(app_fixture: AppFixture) -> None:
     app_fixture.warnings = ("A GPU is here that the engine cannot use.",)
     app = app_fixture.app()
@@ -39,6 +40,7 @@ async def test_a_model_says_its_quant_its_size_and_that_it_fits(app_fixture: App
     assert "of 10.0 GiB free" in text
 
 
+@pytest.mark.smoke
 async def test_a_model_that_does_not_fit_says_what_would_help(app_fixture: AppFixture) -> None:
     app_fixture.available_bytes = 170 * MIB
     app = app_fixture.app()
