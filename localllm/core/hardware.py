@@ -34,6 +34,15 @@ class Cpu:
     cores_usable: int
     features: tuple[str, ...] = ()
 
+    @property
+    def threads(self) -> int:
+        """The engine's threads when nothing else is set: one for each core that may be used.
+
+        Two threads on the halves of one core wait for each other at every step of the graph, so
+        physical cores count, never more than this process may run on.
+        """
+        return max(1, min(self.cores_usable, self.cores_physical or self.cores_usable))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:

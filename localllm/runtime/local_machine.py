@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from localllm.core.hardware import Cpu, Device, EngineBuild, HardwareInfo
+from localllm.core.hardware import Device, EngineBuild, HardwareInfo
 from localllm.core.recommend import CalibrationPoint, Machine, predict
 from localllm.core.sizing.placement import Budget, GpuBudget, budget_of
 from localllm.core.speed import DeviceSpeed, gpus
@@ -62,11 +62,6 @@ def installed_engine() -> tuple[EngineBuild | None, str | None]:
         return None, f"The engine did not say what it is within {ENGINE_TIMEOUT_S:.0f} s."
     except OSError as error:
         return None, f"The engine's process cannot be started: {error}."
-
-
-def usable_cores(cpu: Cpu) -> int:
-    """Count the physical cores that this process may run on: the engine's threads."""
-    return max(1, min(cpu.cores_usable, cpu.cores_physical or cpu.cores_usable))
 
 
 # --- its memory and speed ---
@@ -143,7 +138,7 @@ def host_speed(found: HardwareInfo, *, measure_again: bool = False) -> DeviceSpe
     `bench` measures again, and so does everybody when the machine was busy then and is quiet now.
     Raises LocalLLMError when the memory for the measurement cannot be had.
     """
-    cores = usable_cores(found.cpu)
+    cores = found.cpu.threads
     measure = partial(measure_bandwidth, available_bytes=found.ram.available_bytes)
     path = paths.bandwidth_file()
     try:
@@ -186,7 +181,7 @@ def measured_machine(found: HardwareInfo) -> "MeasuredMachine":
         engine_version = None
     return MeasuredMachine(
         cpu=found.cpu.name,
-        threads=usable_cores(found.cpu),
+        threads=found.cpu.threads,
         devices=tuple(device.name for device in found.devices),
         engine_version=engine_version,
         engine_commit=build.commit if build is not None else None,

@@ -47,7 +47,6 @@ from localllm.library.store.installed import InstalledModel
 from localllm.library.store.store import Store
 from localllm.runtime.load_plan import LoadPlan, plan_load
 from localllm.runtime.load_policy import LoadChoice
-from localllm.runtime.local_machine import usable_cores
 
 __all__ = ["Fit", "ResidentModel", "Runtime", "TooLarge"]
 
@@ -176,7 +175,7 @@ class Runtime:
         hardware = await self._detect_now()
         returned = self._returned_bytes(plan.model.name)
         host_bytes = returned.pop(HOST, 0)
-        threads = usable_cores(hardware.cpu)
+        threads = hardware.cpu.threads
         for candidate in plan.candidates:
             fit = fit_on(
                 plan.spec,

@@ -17,7 +17,7 @@ import llama_cpp.mtmd_cpp as mtmd
 from localllm.core.image import check_packed, read_header
 from localllm.core.sizing.load import Allocation, BufferKind, Mmproj
 from localllm.engine.worker.llama.allocations import allocations
-from localllm.engine.worker.llama.model import Model, raise_for_status, usable_cores
+from localllm.engine.worker.llama.model import Model, default_threads, raise_for_status
 from localllm.engine.worker.llama.native_log import NativeLog
 from localllm.engine.worker.llama.params import device
 from localllm.engine.worker.prompt.prompt import (
@@ -50,7 +50,7 @@ class VisionEncoder:
         params.use_gpu = on is not None
         params.device = device(on) if on is not None else None
         params.print_timings = False
-        params.n_threads = model.settings.threads or usable_cores()
+        params.n_threads = model.settings.threads or default_threads()
         weights = llama.llama_get_model(model.handle)
         with model.heartbeat.long_call():
             self._context = mtmd.mtmd_init_from_file(os.fsencode(path), weights, params)

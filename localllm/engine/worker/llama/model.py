@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import llama_cpp.llama_cpp as llama
 import psutil
 
+from localllm.core.hardware import Cpu
 from localllm.core.sizing.load import Allocation, BufferKind, LoadSettings
 from localllm.engine.worker.llama.abort import abort_flag
 from localllm.engine.worker.llama.allocations import allocations, with_all_outputs
@@ -86,7 +87,7 @@ class Model:
         except LoadFailed:
             llama.llama_model_free(self._model)
             raise
-        params = context_params(settings, settings.threads or usable_cores())
+        params = context_params(settings, settings.threads or default_threads())
         self._context = llama.llama_init_from_model(self._model, params)
         if not self._context:
             llama.llama_model_free(self._model)
@@ -294,10 +295,14 @@ class Model:
         llama.llama_model_free(self._model)
 
 
-def usable_cores() -> int:
-    """Physical cores, at most as many as this process may run on."""
+def default_threads() -> int:
+    """Return the threads of a load that came without a number, which those of the runtime do not.
+
+    The rule is `Cpu.threads`; the parent reads container limits, too.
+    """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(psutil.cpu_count(logical=False) or 1, allowed or 1))
+    physical = psutil.cpu_count(logical=False)
+    return Cpu(name="", cores_physical=physical, cores_usable=allowed or 1).threads
 
 
 def _load_weights(
