@@ -32,7 +32,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What a verb's exit status means."""
+    """The exit statuses of a verb."""
 
     OK = 0
     FAILED = 1

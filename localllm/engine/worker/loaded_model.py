@@ -1,4 +1,4 @@
-"""What an engine's process holds after a load: the model, and all that was made for it."""
+"""The loaded model of an engine's process, and all that was made for it."""
 
 import hashlib
 from collections.abc import Callable

@@ -47,7 +47,7 @@ _TRUE = ("1", "on", "yes", "true")  # as huggingface_hub reads HF_HUB_OFFLINE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """How the network may be used.
+    """The permission to use the network: offline or not, endpoints, proxies, certificates.
 
     `endpoints` are tried in order; none ends in a slash. `offline` names what switched the network
     off ("--offline"), None: it is on. `token` is sent to the endpoints; while it is None

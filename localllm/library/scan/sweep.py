@@ -17,7 +17,7 @@ from localllm.library.store.store import Store, remedy
 
 
 class ScanStatus(StrEnum):
-    """What became of a file that was found: adopted, in the library already, or skipped."""
+    """The fate of a file that was found: adopted, in the library already, or skipped."""
 
     ADOPTED = "adopted"
     KNOWN = "known"

@@ -121,7 +121,7 @@ class InstalledModel:
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with the files, as a sentence without its end; None when they are fine."""
+        """The fault of the files, as a sentence without its end; None when they are fine."""
         return self._check()[1] or None
 
     @property

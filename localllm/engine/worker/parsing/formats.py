@@ -44,7 +44,7 @@ class ArgumentSyntax(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallSyntax:
-    """How models write a section of calls, letter by letter: as a forced call must look, and as an
+    """The letters around a section of calls, one by one: as a forced call must look, and as an
     earlier call looks in a prompt whose template has no place for one.
 
     `before` the arguments stands the function's name, as `{name}`. `many` is False for a format
