@@ -54,7 +54,7 @@ class Script:
     """The behaviour of a FakeEngine, and a record of the calls to it.
 
     Answers: `tokens`, with `reasoning` before and `calls` behind them, which end the answer with
-    TOOL_CALLS; `dropped_messages` of a request that rolls.
+    TOOL_CALLS; `dropped_messages` of a request that rolls; `warnings` of every one.
     Errors: `load_error`, `generate_error` and `probe_error` are raised instead of an answer;
     `crash_after` so many tokens the process ends.
     Gates are acquired before a step, so that a test decides when it happens: `gate` before each
@@ -81,6 +81,7 @@ class Script:
     describe_gate: asyncio.Semaphore | None = None
     states: dict[str, int] = field(default_factory=dict)
     dropped_messages: int = 0
+    warnings: tuple[str, ...] = ()
     requests: list[GenerateRequest] = field(default_factory=list)
     embeds: list[EmbedRequest] = field(default_factory=list)
     reranks: list[RerankRequest] = field(default_factory=list)
@@ -219,6 +220,7 @@ class FakeEngine:
                 queue_s=0.0, ttft_s=0.25, total_s=1.25, prefill_tps=200.0, decode_tps=40.0
             ),
             dropped_messages=script.dropped_messages if request.overflow is Overflow.ROLL else 0,
+            warnings=script.warnings,
             index=index,
             remaining=request.n - 1 - index,
         )

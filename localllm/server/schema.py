@@ -4,6 +4,7 @@ Nothing is ignored: a client that asks for something this server does not do get
 of another answer than it asked for.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, LiteralString
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -23,8 +24,30 @@ class ApiModel(BaseModel):
         return self.model_dump_json(ensure_ascii=True).encode("ascii")
 
 
-def json_response(answer: ApiModel) -> Response:
-    return Response(answer.encode(), media_type="application/json")
+def json_response(answer: ApiModel, *, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(answer.encode(), headers=headers, media_type="application/json")
+
+
+MAX_HEADER_CHARS = 2048
+"""Of one header's value: clients and proxies refuse answers with headers of about 8 KiB."""
+
+
+def warning_headers(warnings: Sequence[str]) -> dict[str, str]:
+    """Make the header `x-localllm-warnings`; without warnings there is none."""
+    return _list_header("x-localllm-warnings", warnings)
+
+
+def _list_header(name: str, items: Sequence[str]) -> dict[str, str]:
+    # A header is ASCII without control characters, and a field's name is the client's own text.
+    text = "; ".join(printable_ascii(item) for item in items)
+    if len(text) > MAX_HEADER_CHARS:
+        text = text[: MAX_HEADER_CHARS - 3] + "..."
+    return {name: text} if text else {}
+
+
+def printable_ascii(text: str) -> str:
+    """Replace each character that a header cannot hold by a question mark."""
+    return "".join(char if " " <= char <= "~" else "?" for char in text)
 
 
 ModelName = Annotated[str, Field(max_length=512)]

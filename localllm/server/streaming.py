@@ -6,7 +6,7 @@ cancels the request in the engine.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import TypeVar
 
@@ -55,7 +55,12 @@ class StreamResponse(Response):
     `pieces` is closed whatever happens.
     """
 
-    def __init__(self, pieces: AsyncGenerator[bytes, None], media_type: str) -> None:
+    def __init__(
+        self,
+        pieces: AsyncGenerator[bytes, None],
+        media_type: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         # Not Response.__init__, which would declare a length. no-transform and
         # X-Accel-Buffering keep proxies from holding pieces back.
         self.status_code = 200
@@ -66,6 +71,7 @@ class StreamResponse(Response):
                 "content-type": media_type,
                 "cache-control": "no-cache, no-transform",
                 "x-accel-buffering": "no",
+                **(headers or {}),
             }
         )
 

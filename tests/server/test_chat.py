@@ -287,6 +287,24 @@ async def test_an_unknown_path_is_a_404_in_the_same_envelope(
     assert raised.value.code == "unknown_url"
 
 
+async def test_warnings_are_in_the_body_and_of_a_whole_answer_in_a_header(
+    server: ServerUnderTest,
+) -> None:
+    server.script.warnings = ("Two system messages were merged.", "Ünlikely.")
+    create = server.client().chat.completions.with_raw_response.create
+    raw = await create(model=MODEL, messages=HELLO, n=2)
+    assert raw.headers["x-localllm-warnings"] == "Two system messages were merged.; ?nlikely."
+    answer = raw.parse()
+    assert answer.model_extra is not None
+    assert answer.model_extra["warnings"] == list(server.script.warnings)
+    stream = await server.client().chat.completions.create(model=MODEL, messages=HELLO, stream=True)
+    first, *_, last = await read(stream)
+    assert first.model_extra is not None
+    assert last.model_extra is not None
+    assert "warnings" not in first.model_extra
+    assert last.model_extra["warnings"] == list(server.script.warnings)
+
+
 async def test_a_conversation_rolls_only_with_context_overflow_roll(
     server: ServerUnderTest,
 ) -> None:

@@ -161,7 +161,8 @@ class Finished:
 
     `prompt_tokens` is the same in all of them: the prompt was computed once. `dropped_messages`:
     that many of the oldest, after the leading system messages, did not fit the context and were
-    left out (with `overflow` ROLL).
+    left out (with `overflow` ROLL). `warnings`: sentences about what was done to the request to
+    answer it, such as messages that had to be merged for the chat template.
     """
 
     request_id: str
@@ -171,6 +172,7 @@ class Finished:
     cached_tokens: int
     timings: Timings
     dropped_messages: int = 0
+    warnings: tuple[str, ...] = ()
     index: int = 0
     remaining: int = 0
 

@@ -92,10 +92,14 @@ class Choice:
 
 
 class Choices:
-    """All choices of a request to the API: `n` for each of its `prompts`."""
+    """All choices of a request to the API: `n` for each of its `prompts`.
 
-    def __init__(self, *, prompts: int = 1, n: int = 1) -> None:
+    `warnings`: what is known about the request before the engine has it.
+    """
+
+    def __init__(self, *, prompts: int = 1, n: int = 1, warnings: Sequence[str] = ()) -> None:
         self._n = n
+        self._warnings = tuple(warnings)
         self._choices = tuple(Choice(index) for index in range(prompts * n))
         self._ended = 0
         self._last: Finished | None = None
@@ -137,6 +141,12 @@ class Choices:
         if self._last is None or not self.complete:
             raise ApiError("The engine's answer ended early.", status=500, code="generation_failed")
         return self._last
+
+    @property
+    def warnings(self) -> list[str]:
+        """The warnings of the request and of the choices that have ended, each once."""
+        ends = (choice.end for choice in self._choices if choice.end is not None)
+        return list(dict.fromkeys((*self._warnings, *(w for end in ends for w in end.warnings))))
 
     @property
     def usage(self) -> Usage:

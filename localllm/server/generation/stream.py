@@ -12,6 +12,7 @@ from localllm.engine.messages import GenerateEvent
 from localllm.errors import LocalLLMError
 from localllm.server.errors import ApiError, api_error
 from localllm.server.generation.choices import Choice, Choices, Events
+from localllm.server.schema import warning_headers
 from localllm.server.streaming import StreamResponse, merge_streams
 
 
@@ -36,7 +37,11 @@ def stream_response(
     encoder: StreamEncoder, choices: Choices, streams: Sequence[Events]
 ) -> StreamResponse:
     """Answer with the events of the prompts' streams while they come."""
-    return StreamResponse(encode_stream(encoder, choices, streams), encoder.media_type)
+    return StreamResponse(
+        encode_stream(encoder, choices, streams),
+        encoder.media_type,
+        warning_headers(choices.warnings),
+    )
 
 
 async def encode_stream(

@@ -93,11 +93,13 @@ class Prompt:
     """A prompt, ready to be computed. Its length is that of `tokens`, one a position.
 
     `dropped_messages`: so many of the conversation were left out, for want of context.
+    `warnings`: sentences about what else was done to the conversation, for `Finished`.
     """
 
     tokens: list[int]
     images: PromptImages | None = None
     dropped_messages: int = 0
+    warnings: tuple[str, ...] = ()
     answer_format: AnswerFormat = field(default_factory=AnswerFormat)
 
     def __len__(self) -> int:

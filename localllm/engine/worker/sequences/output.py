@@ -169,6 +169,7 @@ class OutputProcessor:
                 cached_tokens=prompt.cached_tokens,
                 timings=sequence.timings(self._clock()),
                 dropped_messages=prompt.dropped_messages,
+                warnings=prompt.warnings,
                 index=sequence.index,
                 remaining=remaining,
             )

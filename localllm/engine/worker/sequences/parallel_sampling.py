@@ -56,6 +56,7 @@ def sequences_of(
                 cells=cells,
                 images=prompt.images,
                 dropped_messages=prompt.dropped_messages,
+                warnings=prompt.warnings,
             ),
             output=OutputState(
                 limit=limit,

@@ -71,6 +71,7 @@ class PromptState:
     cells: int
     images: PromptImages | None = None
     dropped_messages: int = 0
+    warnings: tuple[str, ...] = ()
     cached_tokens: int = 0
     shareable: bool = True
     echo: "PromptEcho | None" = None

@@ -157,6 +157,7 @@ class ChatCompletion(ApiModel):
     usage: CompletionUsage
     timings: Timings
     dropped_messages: Annotated[int | None, OMIT_IF_NONE] = None
+    warnings: Annotated[list[str] | None, OMIT_IF_NONE] = None
 
 
 class FunctionDelta(ApiModel):
@@ -198,6 +199,7 @@ class ChatCompletionChunk(ApiModel):
     usage: Annotated[CompletionUsage | None, OMIT_IF_NONE] = None
     timings: Annotated[Timings | None, OMIT_IF_NONE] = None
     dropped_messages: Annotated[int | None, OMIT_IF_NONE] = None
+    warnings: Annotated[list[str] | None, OMIT_IF_NONE] = None
 
 
 def chat_completion(
@@ -213,6 +215,7 @@ def chat_completion(
         usage=CompletionUsage.of(choices.usage),
         timings=last.timings,
         dropped_messages=last.dropped_messages or None,
+        warnings=choices.warnings or None,
     )
 
 
@@ -276,6 +279,7 @@ class ChatStreamEncoder:
             usage=None if end is None else CompletionUsage.of(self._choices.usage),
             timings=None if end is None else end.timings,
             dropped_messages=None if end is None else end.dropped_messages or None,
+            warnings=None if end is None else self._choices.warnings or None,
         )
         return sse_event(chunk.encode())
 

@@ -90,6 +90,7 @@ class Completion(ApiModel):
     choices: list[CompletionChoice]
     usage: Annotated[CompletionUsage | None, OMIT_IF_NONE] = None
     timings: Annotated[Timings | None, OMIT_IF_NONE] = None
+    warnings: Annotated[list[str] | None, OMIT_IF_NONE] = None
 
 
 def completion(request: CompletionRequest, request_id: str, choices: Choices) -> Completion:
@@ -109,6 +110,7 @@ def completion(request: CompletionRequest, request_id: str, choices: Choices) ->
         ],
         usage=CompletionUsage.of(choices.usage),
         timings=choices.finish().timings,
+        warnings=choices.warnings or None,
     )
 
 
@@ -159,5 +161,6 @@ class CompletionStreamEncoder:
             choices=list(choices),
             usage=None if end is None else CompletionUsage.of(self._choices.usage),
             timings=None if end is None else end.timings,
+            warnings=None if end is None else self._choices.warnings or None,
         )
         return sse_event(piece.encode())

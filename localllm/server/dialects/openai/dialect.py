@@ -6,7 +6,6 @@ from fastapi import APIRouter, Request, Response
 
 from localllm.server.dialects.openai.chat_request import ChatCompletionRequest
 from localllm.server.dialects.openai.chat_response import (
-    ChatCompletion,
     ChatStreamEncoder,
     chat_completion,
 )
@@ -18,9 +17,9 @@ from localllm.server.dialects.protocol import Dialect
 from localllm.server.generation.choices import Choices
 from localllm.server.generation.stream import stream_response
 from localllm.server.request_body import read_body
-from localllm.server.schema import ApiModel, json_response
+from localllm.server.schema import ApiModel, json_response, warning_headers
 from localllm.server.served_models import ServedModels
-from localllm.server.streaming import StreamResponse, cancel_on_disconnect
+from localllm.server.streaming import cancel_on_disconnect
 
 
 class Model(ApiModel):
@@ -42,7 +41,7 @@ def _router(models: ServedModels) -> APIRouter:
         ("/v1/models/{name:path}", endpoints.retrieve_model),
     ):
         router.add_api_route(path, read, methods=["GET", "HEAD"])
-    router.post("/v1/chat/completions", response_model=ChatCompletion)(endpoints.chat_completions)
+    router.post("/v1/chat/completions", response_model=None)(endpoints.chat_completions)
     router.post("/v1/completions", response_model=None)(endpoints.completions)
     router.post("/v1/embeddings", response_model=None)(endpoints.embeddings)
     return router
@@ -62,7 +61,7 @@ class _Endpoints:
     def _model(self, name: str) -> Model:
         return Model(id=name, created=self._models.started_at)
 
-    async def chat_completions(self, request: Request) -> ChatCompletion | StreamResponse:
+    async def chat_completions(self, request: Request) -> Response:
         body = await read_body(request, ChatCompletionRequest)
         generate = body.generate_request()
         streams = [self._models.generate(body.model, generate)]
@@ -71,7 +70,8 @@ class _Endpoints:
             encoder = ChatStreamEncoder(body, generate.request_id, choices)
             return stream_response(encoder, choices, streams)
         await cancel_on_disconnect(request.receive, choices.read(streams))
-        return chat_completion(body, generate.request_id, choices)
+        answer = chat_completion(body, generate.request_id, choices)
+        return json_response(answer, headers=warning_headers(choices.warnings))
 
     async def completions(self, request: Request) -> Response:
         body = await read_body(request, CompletionRequest)
@@ -84,7 +84,8 @@ class _Endpoints:
             encoder = CompletionStreamEncoder(body, request_id, choices)
             return stream_response(encoder, choices, streams)
         await cancel_on_disconnect(request.receive, choices.read(streams))
-        return json_response(completion(body, request_id, choices))
+        answer = completion(body, request_id, choices)
+        return json_response(answer, headers=warning_headers(choices.warnings))
 
     async def embeddings(self, request: Request) -> Response:
         body = await read_body(request, EmbeddingRequest)
