@@ -87,7 +87,7 @@ async def test_a_load_that_nobody_waits_for_ends_the_child(smollm2: Path) -> Non
 async def test_a_cache_that_cannot_be_allocated_is_a_refusal_not_a_crash(smollm2: Path) -> None:
     engine = ProcessEngine()
     settings = LoadSettings(context=2**21, parallel=4, threads=1)  # 180 GiB of cache
-    with pytest.raises(LoadFailed, match="could not make a context"):
+    with pytest.raises(LoadFailed, match="refused a context"):
         async for _ in engine.load(LoadRequest(path=str(smollm2), settings=settings)):
             pass
     await engine.close()

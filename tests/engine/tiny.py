@@ -42,15 +42,22 @@ def _head_norms(i: int) -> Shapes:
     return _norms(i, "attn_q", "attn_k", width=WIDTH // HEADS)
 
 
-def plain(path: Path) -> Path:
-    """Attention to everything (llama)."""
+def plain(
+    path: Path,
+    *,
+    edit: Callable[[gguf.GGUFWriter], None] = lambda _: None,
+    tensors: Callable[[Shapes], Shapes] = lambda shapes: shapes,
+) -> Path:
+    """Attention to everything (llama). `edit` changes the keys, `tensors` the shapes by name."""
     writer = _writer(path, "llama", layers=2)
     writer.add_rope_dimension_count(WIDTH // HEADS)
+    edit(writer)
     return _write(
         path,
         writer,
         lambda i: _norms(i, "attn", "ffn") | _attention(i) | _feed_forward(i),
         layers=2,
+        tensors=tensors,
     )
 
 
@@ -174,7 +181,12 @@ def _writer(
 
 
 def _write(
-    path: Path, writer: gguf.GGUFWriter, layer: Callable[[int], Shapes], *, layers: int
+    path: Path,
+    writer: gguf.GGUFWriter,
+    layer: Callable[[int], Shapes],
+    *,
+    layers: int,
+    tensors: Callable[[Shapes], Shapes] = lambda shapes: shapes,
 ) -> Path:
     shapes: Shapes = {
         "token_embd.weight": (END + 1, WIDTH),
@@ -184,7 +196,7 @@ def _write(
     for i in range(layers):
         shapes |= layer(i)
     random = np.random.default_rng(1)
-    for name, shape in shapes.items():
+    for name, shape in tensors(shapes).items():
         writer.add_tensor(name, _values(name, shape, random))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

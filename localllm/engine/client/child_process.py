@@ -8,7 +8,6 @@ inside the kernel).
 
 import asyncio
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -16,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from localllm.engine.client.exit_reason import exit_reason
 from localllm.errors import EngineUnavailable
 
 LOG_TAIL_LINES = 20
@@ -91,7 +91,7 @@ class ChildProcess:
             yield line
 
     async def exit_reason(self, *, grace_s: float | None = None) -> str:
-        """Wait for the end. Returns "exit status 3", or the name of the signal that ended it.
+        """Wait for the end. Returns its reason as `exit_reason.exit_reason` writes it.
 
         A child that still runs after `grace_s` is killed.
         """
@@ -103,11 +103,7 @@ class ChildProcess:
                 status = await asyncio.wait_for(self._process.wait(), _KILL_S)
             except TimeoutError:
                 return _CANNOT_BE_ENDED
-        if status >= 0:
-            return f"exit status {status}"
-        with suppress(ValueError):
-            return signal.Signals(-status).name
-        return f"signal {-status}"
+        return exit_reason(status)
 
     def log_tail(self) -> tuple[str, ...]:
         """Return the last lines of the child's log."""

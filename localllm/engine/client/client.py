@@ -15,6 +15,7 @@ import psutil
 
 from localllm.core.hardware import EngineBuild
 from localllm.engine.client.child_process import WORKER, ChildProcess, launch
+from localllm.engine.client.exit_reason import last_words
 from localllm.engine.client.pending import ControlEvent, ControlEvents, PendingRequests, SingleEvent
 from localllm.engine.client.watchdog import Watchdog, WatchdogTimeouts
 from localllm.engine.messages import (
@@ -340,8 +341,10 @@ def _crashed(reason: str, child: ChildProcess) -> EngineCrashed | EngineUnavaila
         if reason == "SIGKILL"
         else ""
     )
+    words = last_words(tail)
+    why = f": {words}" if words is not None else ""
     return EngineCrashed(
-        f"The engine's process ended ({reason}).{hint} {_log_hint(child)}",
+        f"The engine's process ended ({reason}){why}.{hint} {_log_hint(child)}",
         reason=reason,
         log_tail=tail,
     )

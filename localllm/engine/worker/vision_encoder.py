@@ -55,7 +55,7 @@ class VisionEncoder:
         with model.heartbeat.long_call():
             self._context = mtmd.mtmd_init_from_file(os.fsencode(path), weights, params)
         if not self._context:
-            raise LoadFailed(f"llama.cpp refused the image encoder {path}: {log.last_error()}")
+            raise LoadFailed(log.refusal(f"the image encoder {path}"))
         if not mtmd.mtmd_support_vision(self._context):
             mtmd.mtmd_free(self._context)
             raise LoadFailed(f"{path} is an encoder that does not see images.")

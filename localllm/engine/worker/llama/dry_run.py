@@ -19,6 +19,7 @@ from localllm.core.gguf.writer import header_bytes
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.load import Allocation, BufferKind, LoadSettings
 from localllm.engine.worker.llama.allocations import allocations, with_all_outputs
+from localllm.engine.worker.llama.load_failure import LogLine, refusal
 from localllm.engine.worker.llama.params import context_params, model_params
 from localllm.errors import GgufError, LoadFailed
 
@@ -27,7 +28,6 @@ _LONGEST_FILE = 16 * 2**40
 this size (a sparse file of that length takes no room)."""
 
 _ERROR = 4  # GGML_LOG_LEVEL_ERROR (ggml.h, b11434)
-_ERROR_MARK = "error: "
 
 _CACHE_SIZE = re.compile(r"llama_kv_cache: size =\s*([0-9.]+) MiB")
 _CACHE_LAYER = re.compile(r"llama_kv_cache: layer\s+\d+: dev = (\S+)")
@@ -47,14 +47,14 @@ def probe(path: str, settings: LoadSettings, *, header_only: bool = True) -> tup
         try:
             context = llama.llama_init_from_model(model, context_params(settings, 1))
             if not context:
-                raise LoadFailed(f"llama.cpp would not make this context: {_reason(lines)}")
+                raise LoadFailed(refusal("a context with these settings", lines))
             llama.llama_free(context)
         finally:
             llama.llama_model_free(model)
-    return _sizes(lines, settings)
+    return _sizes([line.text for line in lines], settings)
 
 
-def _load_stripped(path: str, settings: LoadSettings, lines: list[str]) -> int:
+def _load_stripped(path: str, settings: LoadSettings, lines: list[LogLine]) -> int:
     """Load the model of a header without its tokenizer. The file is deleted before a context is
     made: that is where llama.cpp aborts, and it would be left behind then."""
     with tempfile.TemporaryDirectory(prefix="localllm-probe-") as directory:
@@ -63,14 +63,16 @@ def _load_stripped(path: str, settings: LoadSettings, lines: list[str]) -> int:
         return _load(str(target), settings, lines, named=path)
 
 
-def _load(path: str, settings: LoadSettings, lines: list[str], *, named: str | None = None) -> int:
+def _load(
+    path: str, settings: LoadSettings, lines: list[LogLine], *, named: str | None = None
+) -> int:
     """Load the model without its weights. Raises LoadFailed, in which the file is `named`."""
     params = model_params(settings)
     params.no_alloc = True
     params.load_mode = llama.LLAMA_LOAD_MODE_NONE  # with mmap it asserts
     model = llama.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
-        raise LoadFailed(f"llama.cpp refused the header of {named or path}: {_reason(lines)}")
+        raise LoadFailed(refusal(Path(named or path).name, lines))
     return int(model)
 
 
@@ -89,17 +91,15 @@ def _write_stripped(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def _captured_log() -> Iterator[list[str]]:
+def _captured_log() -> Iterator[list[LogLine]]:
     """Collect llama.cpp's lines, debug lines included, and restore its logger afterwards."""
     pieces: list[str] = []
-    lines: list[str] = []
+    lines: list[LogLine] = []
 
     def receive(level: int, text: bytes, _user_data: object) -> None:
-        if level == _ERROR:
-            pieces.insert(0, _ERROR_MARK)
         pieces.append(text.decode("utf-8", "replace"))
         if text.endswith(b"\n"):
-            lines.append("".join(pieces).rstrip("\n"))
+            lines.append(LogLine("".join(pieces).rstrip("\n"), error=level == _ERROR))
             pieces.clear()
 
     before, data = llama.llama_log_callback(), ctypes.c_void_p()
@@ -110,11 +110,6 @@ def _captured_log() -> Iterator[list[str]]:
         yield lines
     finally:
         llama.llama_log_set(before, data)
-
-
-def _reason(lines: Iterable[str]) -> str:
-    errors = [line for line in lines if line.startswith(_ERROR_MARK)]
-    return errors[0].removeprefix(_ERROR_MARK) if errors else "it gave no reason"
 
 
 def _sizes(lines: list[str], settings: LoadSettings) -> tuple[Allocation, ...]:

@@ -114,5 +114,5 @@ def _float32(value: float) -> float:
 def _load(model: int, lora: Lora, log: NativeLog) -> int:
     handle = llama.llama_adapter_lora_init(model, os.fsencode(lora.path))
     if not handle:
-        raise LoadFailed(f"llama.cpp refused the adapter {lora.path}: {log.last_error()}")
+        raise LoadFailed(log.refusal(f"the adapter {lora.path}"))
     return ctypes.cast(handle, ctypes.c_void_p).value or 0

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
 import psutil
@@ -91,7 +92,7 @@ class Model:
         self._context = llama.llama_init_from_model(self._model, params)
         if not self._context:
             llama.llama_model_free(self._model)
-            raise LoadFailed(f"llama.cpp could not make a context: {log.last_error()}")
+            raise LoadFailed(log.refusal("a context with these settings"))
         llama.llama_set_abort_callback(self._context, self.abort.callback, self.abort.address)
         self.vocab = Vocabulary(self._model)
         self._memory = llama.llama_get_memory(self._context)
@@ -321,5 +322,5 @@ def _load_weights(
     params.progress_callback = llama.llama_progress_callback(report)
     model = llama.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
-        raise LoadFailed(f"llama.cpp refused the model: {log.last_error()}")
+        raise LoadFailed(log.refusal(Path(path).name))
     return int(model)

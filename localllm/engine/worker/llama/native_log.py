@@ -11,7 +11,9 @@ from contextlib import suppress
 
 import llama_cpp.llama_cpp as llama
 
-_DEBUG, _CONTINUED = 1, 5
+from localllm.engine.worker.llama.load_failure import LogLine, failure_reason, refusal
+
+_DEBUG, _ERROR, _CONTINUED = 1, 4, 5  # enum ggml_log_level (ggml.h, b11434)
 _MAX_LINES = 2000
 
 
@@ -19,7 +21,7 @@ class NativeLog:
     """Collects llama.cpp's log lines. Must live as long as llama.cpp is used."""
 
     def __init__(self) -> None:
-        self._lines: deque[str] = deque(maxlen=_MAX_LINES)
+        self._lines: deque[LogLine] = deque(maxlen=_MAX_LINES)
         self._partial = ""
         self._level = _DEBUG
         self._callback = llama.llama_log_callback(self._receive)
@@ -31,16 +33,17 @@ class NativeLog:
 
     def take(self) -> tuple[str, ...]:
         """Return the lines since the last call, and clear them."""
-        lines = tuple(self._lines)
+        lines = tuple(line.text for line in self._lines)
         self._lines.clear()
         return lines
 
     def last_error(self) -> str | None:
-        """Return the last line that names an error, without clearing the lines."""
-        for line in reversed(self._lines):
-            if "error" in line.lower() or "failed" in line.lower():
-                return line
-        return None
+        """Return the reason of the last failure, without clearing the lines."""
+        return failure_reason(self._lines)
+
+    def refusal(self, what: str) -> str:
+        """Say that llama.cpp refused `what`, why, and what to try."""
+        return refusal(what, self._lines)
 
     def _receive(self, level: int, text: bytes, _user_data: object) -> None:
         if level != _CONTINUED:
@@ -49,7 +52,7 @@ class NativeLog:
             return
         self._partial += text.decode("utf-8", "replace")
         *whole, self._partial = self._partial.split("\n")
-        self._lines += whole
+        self._lines += (LogLine(line, error=self._level == _ERROR) for line in whole)
         for line in whole:
             note(line)
 
