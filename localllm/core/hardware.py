@@ -49,16 +49,21 @@ class Memory:
     """System memory in bytes. `limit_bytes` is the tightest cgroup or rlimit, if any.
 
     `available_bytes` already respects the limit: it is what a new process can really take.
+    `installed_bytes` is what is built in, with what the firmware keeps for itself and for an
+    integrated GPU; only Windows says it.
     """
 
     total_bytes: int
     available_bytes: int
     limit_bytes: int | None = None
+    installed_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """One accelerator. `unified` memory is the system's own and must be counted once."""
+    """One accelerator. `unified` memory is the system's own and must be counted once, all but
+    `dedicated_bytes` of it (`dedicated_free_bytes` are free): those the firmware took away from the
+    system for an integrated GPU. A card's memory is its own and neither is set."""
 
     kind: DeviceKind
     name: str
@@ -67,6 +72,8 @@ class Device:
     free_bytes: int | None = None
     bandwidth_bytes_per_s: float | None = None
     unified: bool = False
+    dedicated_bytes: int | None = None
+    dedicated_free_bytes: int | None = None
     driver: str | None = None
     compute_capability: str | None = None
 

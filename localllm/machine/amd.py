@@ -51,7 +51,8 @@ def _read_card(root: Path, device: Path, driver: str, ram: Memory) -> DetectedDe
                 "the kernel driver amdgpu.",
             )
         )
-    free = _left(vram, vram_used)
+    carve_out, free = vram, _left(vram, vram_used)
+    carve_out_free = free
     is_apu = _is_apu(device, vram)
     if is_apu and gtt is not None:
         vram += gtt
@@ -65,6 +66,8 @@ def _read_card(root: Path, device: Path, driver: str, ram: Memory) -> DetectedDe
         total_bytes=vram,
         free_bytes=free,
         unified=is_apu,
+        dedicated_bytes=carve_out if is_apu else None,
+        dedicated_free_bytes=carve_out_free if is_apu else None,
         driver=driver,
     )
     return DetectedDevices(devices=(found,))

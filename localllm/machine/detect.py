@@ -46,7 +46,12 @@ def detect(engine: EngineBuild | None, sources: Sources | None = None) -> Hardwa
 
 def _read_ram(sources: Sources) -> tuple[Memory, tuple[str, ...]]:
     try:
-        return read_memory(sources.root, sources.system_memory, sources.address_space_limit)
+        return read_memory(
+            sources.root,
+            sources.system_memory,
+            sources.address_space_limit,
+            sources.installed_bytes,
+        )
     except OSError as error:
         return Memory(total_bytes=0, available_bytes=0), (
             f"The system does not tell how much memory it has ({error}), so nothing is known to "

@@ -35,6 +35,7 @@ class Sources:
     run: RunCommand
     load_nvml: Callable[[], Nvml | None]
     has_nvidia_driver: Callable[[], bool] = lambda: True
+    installed_bytes: Callable[[], int | None] = lambda: None
 
     @classmethod
     def of_this_machine(cls) -> "Sources":
@@ -52,6 +53,7 @@ class Sources:
             run=_run,
             load_nvml=load_nvml,
             has_nvidia_driver=lambda: has_driver(Path("/")),
+            installed_bytes=_installed_bytes,
         )
 
 
@@ -80,6 +82,17 @@ def _system_memory() -> SystemMemory:
             )
         except ValueError as error:  # macOS does not know the names
             raise OSError(str(error)) from error
+
+
+def _installed_bytes() -> int | None:
+    """Return the memory that is built in, by the firmware's tables; None where nobody tells."""
+    if sys.platform == "win32":
+        import ctypes
+
+        kib = ctypes.c_ulonglong()
+        if ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(kib)):
+            return kib.value * 1024
+    return None
 
 
 def _address_space_limit() -> int | None:

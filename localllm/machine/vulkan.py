@@ -119,11 +119,16 @@ def _words(name: str) -> frozenset[str]:
 
 
 def _new_device(listed: EngineDevice, backend: Backend, ram: Memory) -> Device:
-    """An integrated GPU takes the system's memory: no more is free than the system has free."""
+    """An integrated GPU takes the system's memory: no more is free than the system has free, and
+    what the firmware set aside for it."""
     unified = listed.kind == "igpu"
     free = listed.free_bytes
+    dedicated = _set_aside(listed, backend, ram) if unified else None
+    dedicated_free = None
     if unified and free is not None:
-        free = min(free, ram.available_bytes)
+        used = max(0, (listed.total_bytes or free) - free)
+        dedicated_free = max(0, (dedicated or 0) - used)  # what is used fills this first
+        free = dedicated_free + min(max(0, free - dedicated_free), ram.available_bytes)
     return Device(
         kind=DeviceKind.IGPU if unified else DeviceKind.GPU,
         name=listed.description or listed.name,
@@ -131,7 +136,26 @@ def _new_device(listed: EngineDevice, backend: Backend, ram: Memory) -> Device:
         total_bytes=listed.total_bytes,
         free_bytes=free,
         unified=unified,
+        dedicated_bytes=dedicated,
+        dedicated_free_bytes=dedicated_free if dedicated is not None else None,
     )
+
+
+def _set_aside(listed: EngineDevice, backend: Backend, ram: Memory) -> int | None:
+    """Work out how much of an AMD APU's memory the firmware took away from the system, from the
+    engine's sum of both; None where nothing is known of it.
+
+    What it has beyond all of the system's memory is surely not the system's. Windows also says how
+    much is built in, and lends a GPU at most half of the system's memory (Microsoft, "Calculating
+    graphics memory"). Other makers' integrated GPUs have nothing worth counting set aside.
+    """
+    if listed.total_bytes is None or _vendor(listed.description, backend) != "amd":
+        return None
+    surely = max(0, listed.total_bytes - ram.total_bytes)
+    if ram.installed_bytes is None:
+        return surely
+    kept_back = max(0, ram.installed_bytes - ram.total_bytes)
+    return max(surely, min(kept_back, max(0, listed.total_bytes - ram.total_bytes // 2)))
 
 
 def _completed(device: Device, listed: EngineDevice, backend: Backend, ram: Memory) -> Device:
@@ -144,15 +168,19 @@ def _completed(device: Device, listed: EngineDevice, backend: Backend, ram: Memo
     if listed.description and _vendor(device.name, device.backend) in ("amd", "intel"):
         device = replace(device, name=listed.description)  # the bus names a chip, not the product
     total, free = device.total_bytes, device.free_bytes
+    dedicated, dedicated_free = device.dedicated_bytes, device.dedicated_free_bytes
     if backend is Backend.METAL or (shared.unified and not device.unified):
         total, free = shared.total_bytes or total, shared.free_bytes or free
+        dedicated, dedicated_free = shared.dedicated_bytes, shared.dedicated_free_bytes
         if free is not None:
-            free = min(free, ram.available_bytes)
+            free = min(free, (dedicated_free or 0) + ram.available_bytes)
     unified = device.unified or shared.unified
     return replace(
         device,
         kind=DeviceKind.IGPU if unified else device.kind,
         unified=unified,
+        dedicated_bytes=dedicated,
+        dedicated_free_bytes=dedicated_free,
         total_bytes=listed.total_bytes if total is None else total,
         free_bytes=listed.free_bytes if free is None else free,
     )

@@ -102,6 +102,7 @@ def test_the_document_has_the_keys_that_others_rely_on() -> None:
         "total_bytes": 64 * GIB,
         "available_bytes": 20 * GIB,
         "limit_bytes": 24 * GIB,
+        "installed_bytes": None,
     }
     assert written["devices"][0] == {
         "kind": "gpu",
@@ -111,6 +112,8 @@ def test_the_document_has_the_keys_that_others_rely_on() -> None:
         "free_bytes": 23 * GIB,
         "bandwidth_bytes_per_s": 936.1e9,
         "unified": False,
+        "dedicated_bytes": None,
+        "dedicated_free_bytes": None,
         "driver": "550.54",
         "compute_capability": "8.6",
     }

@@ -46,6 +46,7 @@ gpu_budgets = st.builds(
     backend=st.sampled_from([Backend.CUDA, Backend.VULKAN, Backend.METAL]),
     free_bytes=sizes,
     unified=st.booleans(),
+    dedicated_bytes=sizes,
     max_buffer_bytes=st.one_of(st.none(), st.integers(0, 4 * GIB)),
 )
 budgets = st.builds(
@@ -316,11 +317,56 @@ def test_a_tensor_larger_than_the_backends_cap_does_not_fit() -> None:
     assert place(LLAMA, replace(load, flash_attention=FlashAttention.ON), capped).gpu_layers > 0
 
 
-def test_without_mmap_a_model_larger_than_ram_does_not_load_though_the_gpu_has_room() -> None:
-    # FLAN-T5-XL in float32 fits a T4 with 16 GB and not a host with 8 GB.
-    assert place(LLAMA, LoadSettings(), on(4, gpu(24))).fits
-    assert not place(LLAMA, LoadSettings(mmap=False), on(4, gpu(24))).fits
-    assert place(LLAMA, LoadSettings(mmap=False), on(12, gpu(24))).fits
+def test_without_mmap_the_host_needs_room_for_the_largest_tensor_alone() -> None:
+    read = LoadSettings(mmap=False)
+    on_host = place(LLAMA, read, on(4, gpu(24))).host.total_bytes
+    largest = max(t.size_bytes for t in LLAMA.tensors)  # the output matrix
+    assert place(LLAMA, read, on((on_host + largest) / GIB, gpu(24))).fits
+    assert not place(LLAMA, read, on((on_host + largest - 1) / GIB, gpu(24))).fits
+    assert place(LLAMA, LoadSettings(), on(on_host / GIB, gpu(24))).fits
+
+
+def test_memory_set_aside_for_an_integrated_gpu_is_filled_before_the_systems() -> None:
+    apu = replace(gpu(20, backend=Backend.ROCM, unified=True), dedicated_bytes=12 * GIB)
+    needed = place(LLAMA, LoadSettings(), on(64, apu))
+    on_gpu, on_host = needed.devices[0].total_bytes, needed.host.total_bytes
+    assert needed.gpu_layers == 33
+    # it lies in the 12 GiB whole: the system must hold the rest alone
+    assert place(LLAMA, LoadSettings(), on(on_host / GIB, apu)).fits
+    small = replace(apu, dedicated_bytes=on_gpu - GIB)
+    assert place(LLAMA, LoadSettings(), on(on_host / GIB + 1, small)).fits
+    assert not place(LLAMA, LoadSettings(), on(on_host / GIB + 0.99, small)).fits
+
+
+def test_a_model_that_is_unloaded_gives_back_what_was_set_aside_and_what_was_not() -> None:
+    device = Device(
+        kind=DeviceKind.IGPU,
+        name="APU",
+        backend=Backend.ROCM,
+        free_bytes=6 * GIB,
+        unified=True,
+        dedicated_bytes=8 * GIB,
+        dedicated_free_bytes=3 * GIB,
+    )
+    machine = HardwareInfo(
+        cpu=Cpu(name="cpu", cores_physical=8, cores_usable=8),
+        ram=Memory(total_bytes=16 * GIB, available_bytes=3 * GIB),
+        devices=(device,),
+        engine=EngineBuild(
+            version="0",
+            commit=None,
+            backends=("ROCm",),
+            gpu_offload=True,
+            devices=(EngineDevice(name="ROCm0", description="APU", kind="gpu"),),
+        ),
+    )
+    after = budget_of(machine, returned_gpu_bytes={"ROCm0": 7 * GIB})
+    (apu,) = after.gpus
+    assert (apu.free_bytes, apu.dedicated_bytes) == (13 * GIB, 8 * GIB)
+    assert after.host_bytes == 5 * GIB
+    # a reserve stays free on the device too
+    (apu,) = budget_of(machine, reserve_bytes=4 * GIB).gpus
+    assert (apu.free_bytes, apu.dedicated_bytes) == (2 * GIB, 2 * GIB)
 
 
 def test_weights_in_a_gpus_host_buffer_are_not_rearranged() -> None:

@@ -62,6 +62,18 @@ def test_an_apu_has_its_carve_out_and_gtt(tmp_path: Path) -> None:
     assert device.total_bytes == 18 * GIB
     # 3 of the carve-out, and of 12 GTT only what the system really has left
     assert device.free_bytes == 13 * GIB
+    # the carve-out is no part of the system's memory
+    assert (device.dedicated_bytes, device.dedicated_free_bytes) == (4 * GIB, 3 * GIB)
+
+
+def test_a_carve_out_larger_than_the_systems_memory_is_all_there(tmp_path: Path) -> None:
+    ram = Memory(total_bytes=31 * GIB, available_bytes=25 * GIB)
+    files = card(
+        1, vram=96 * GIB, vram_used=GIB, gtt=16 * GIB, metrics=bytes([8, 1, 3, 0]), device="0x1586"
+    )
+    (device,) = read_amd(write_tree(tmp_path, files), ram).devices
+    assert (device.total_bytes, device.free_bytes) == (112 * GIB, 111 * GIB)
+    assert (device.dedicated_bytes, device.dedicated_free_bytes) == (96 * GIB, 95 * GIB)
 
 
 def test_without_metrics_a_small_carve_out_tells_an_apu(tmp_path: Path) -> None:

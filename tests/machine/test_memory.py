@@ -67,10 +67,82 @@ def test_inactive_page_cache_is_not_counted_as_used(tmp_path: Path) -> None:
         {
             "app/memory.max": str(8 * GIB),
             "app/memory.current": str(7 * GIB),
-            "app/memory.stat": f"anon {GIB}\ninactive_file {6 * GIB}\nactive_file 5\n",
+            "app/memory.stat": f"anon {GIB}\ninactive_file {6 * GIB}\nactive_file 0\n",
         },
     )
     assert read(root)[0].available_bytes == 7 * GIB
+
+
+def test_active_page_cache_is_free_as_far_as_nobody_uses_it(tmp_path: Path) -> None:
+    # a container of 8 GiB in which a file of 6 GiB was copied, hashed and read: active, unmapped
+    stat = {
+        "anon": GIB,
+        "inactive_file": GIB,
+        "active_file": 5 * GIB,
+        "file_mapped": 0,
+        "file_dirty": 0,
+        "file_writeback": 0,
+    }
+    v2(tmp_path, "/app", {"app/memory.max": str(8 * GIB), "app/memory.current": str(7 * GIB)})
+
+    def left(**changed: int) -> int:
+        lines = (f"{name} {value}\n" for name, value in (stat | changed).items())
+        (tmp_path / "sys/fs/cgroup/app/memory.stat").write_text("".join(lines))
+        return read(tmp_path)[0].available_bytes
+
+    assert left() == 7 * GIB
+    assert left(file_mapped=3 * GIB) == 4 * GIB  # another server's model
+    assert left(file_dirty=GIB, file_writeback=GIB) == 5 * GIB
+    assert left(file_mapped=9 * GIB) == 2 * GIB  # what is inactive is given back in any case
+
+
+def test_active_page_cache_counts_alike_in_version_1(tmp_path: Path) -> None:
+    files = {
+        "app/memory.limit_in_bytes": str(8 * GIB),
+        "app/memory.usage_in_bytes": str(7 * GIB),
+        "app/memory.stat": f"active_file 1\ntotal_inactive_file {GIB}\n"
+        f"total_active_file {4 * GIB}\ntotal_mapped_file {GIB}\n",
+    }
+    assert read(v1(tmp_path, "/app", files))[0].available_bytes == 5 * GIB
+
+
+def arc(root: Path, size: object, c_min: object) -> Path:
+    text = (
+        "13 1 0x01 147 39984 8128472344 65432109876\n"
+        "name                            type data\n"
+        f"c_min                           4    {c_min}\n"
+        f"c_max                           4    {16 * GIB}\n"
+        f"size                            4    {size}\n"
+    )
+    return write_tree(root, {"proc/spl/kstat/zfs/arcstats": text})
+
+
+def test_the_cache_of_zfs_is_free_above_its_least_size(tmp_path: Path) -> None:
+    root = arc(tmp_path, 6 * GIB, GIB)
+    busy = SystemMemory(available=3 * GIB)
+    assert read(root, system=busy)[0].available_bytes == 8 * GIB
+    # never more than there is, and never beyond a control group's limit
+    assert read(root, system=SystemMemory(available=30 * GIB))[0].available_bytes == 32 * GIB
+    limited = {"app/memory.max": str(4 * GIB), "app/memory.current": str(GIB)}
+    assert read(v2(root, "/app", limited), system=busy)[0].available_bytes == 3 * GIB
+
+
+@pytest.mark.parametrize(("size", "c_min"), [(GIB, 2 * GIB), ("-1", 0), ("x", 0), ("9" * 30, 0)])
+def test_a_cache_of_zfs_that_gives_nothing_back_or_makes_no_sense_counts_nothing(
+    tmp_path: Path, size: object, c_min: object
+) -> None:
+    busy = SystemMemory(available=3 * GIB)
+    assert read(arc(tmp_path, size, c_min), system=busy)[0].available_bytes == 3 * GIB
+
+
+def test_in_a_container_with_a_meminfo_of_its_own_the_hosts_zfs_cache_does_not_count(
+    tmp_path: Path,
+) -> None:
+    root = arc(tmp_path, 6 * GIB, GIB)
+    mount = "36 25 0:31 /proc/meminfo /proc/meminfo rw,nosuid - fuse.lxcfs lxcfs rw\n"
+    write_tree(root, {"proc/self/mountinfo": mount})
+    busy = SystemMemory(available=3 * GIB)
+    assert read(root, system=busy)[0].available_bytes == 3 * GIB
 
 
 def test_the_tightest_ancestor_decides(tmp_path: Path) -> None:

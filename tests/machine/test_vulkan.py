@@ -179,3 +179,45 @@ def test_a_renderer_on_the_processor_is_no_gpu() -> None:
 def test_unknown_devices_with_different_names_stay_apart() -> None:
     engine = build(listed("Vulkan0", "Mali-G610"), listed("GPUOpenCL", "Adreno 740"))
     assert [device.name for device in join((), engine, RAM).devices] == ["Mali-G610", "Adreno 740"]
+
+
+def apu(total_gib: float, free_gib: float, description: str = "AMD Radeon 8060S") -> EngineBuild:
+    device = EngineDevice(
+        name="Vulkan0",
+        description=description,
+        kind="igpu",
+        total_bytes=int(total_gib * GIB),
+        free_bytes=int(free_gib * GIB),
+    )
+    return build(device)
+
+
+def test_an_apu_that_only_the_engine_lists_has_what_no_system_memory_can_be() -> None:
+    ram = Memory(total_bytes=31 * GIB, available_bytes=25 * GIB)
+    (device,) = join((), apu(112, 110), ram).devices
+    assert (device.dedicated_bytes, device.dedicated_free_bytes) == (81 * GIB, 79 * GIB)
+    assert device.free_bytes == (79 + 25) * GIB
+
+
+def test_on_windows_what_is_built_in_says_how_much_was_set_aside() -> None:
+    ram = Memory(
+        total_bytes=32 * GIB,
+        available_bytes=20 * GIB,
+        installed_bytes=128 * GIB,
+    )
+    (device,) = join((), apu(112, 111), ram).devices
+    assert (device.dedicated_bytes, device.dedicated_free_bytes) == (96 * GIB, 95 * GIB)
+    # 4 GiB on a laptop: 16 built in, 11.5 for the system, which lends half of these
+    laptop = Memory(total_bytes=int(11.5 * GIB), available_bytes=6 * GIB, installed_bytes=16 * GIB)
+    (device,) = join((), apu(9.75, 9.75, "AMD Radeon(TM) 780M"), laptop).devices
+    assert device.dedicated_bytes == 4 * GIB
+    assert device.free_bytes == int(9.75 * GIB)
+
+
+def test_other_makers_integrated_gpus_have_nothing_set_aside() -> None:
+    # a container may see less memory than the GPU's driver does (lxcfs)
+    ram = Memory(total_bytes=8 * GIB, available_bytes=6 * GIB, installed_bytes=32 * GIB)
+    for name in ("Intel(R) Arc(TM) 140V GPU (16GB)", "Intel Iris Xe Graphics"):
+        (device,) = join((), apu(18, 18, name), ram).devices
+        assert device.dedicated_bytes is None
+        assert device.free_bytes == 6 * GIB

@@ -74,7 +74,10 @@ def _device(device: Device) -> str:
     if device.total_bytes is not None:
         free = "unknown" if device.free_bytes is None else format_bytes(device.free_bytes)
         parts.append(f"{format_bytes(device.total_bytes)}, {free} free")
-    if device.unified:
+    if device.unified and device.dedicated_bytes:
+        own = format_bytes(device.dedicated_bytes)
+        parts.append(f"{own} of it set aside for it, the rest shared with the system")
+    elif device.unified:
         parts.append("shared with the system")
     if device.bandwidth_bytes_per_s is not None:
         parts.append(format_bandwidth(device.bandwidth_bytes_per_s))

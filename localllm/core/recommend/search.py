@@ -110,7 +110,7 @@ def plans(
     groups: dict[str, list[Candidate]] = {}
     for candidate in candidates:
         groups.setdefault(candidate.model, []).append(candidate)
-    memory_bytes = sum(gpu.free_bytes for gpu in machine.budget.gpus if not gpu.unified)
+    memory_bytes = sum(gpu.own_bytes for gpu in machine.budget.gpus)
     memory_bytes += max(0, machine.budget.host_bytes)
     ceiling = Ceiling(machine, preferences)
     queue = [

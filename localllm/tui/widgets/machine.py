@@ -73,7 +73,7 @@ def _ram(ram: Memory) -> str:
 
 def _device(device: Device) -> str:
     parts = [device.name]
-    if device.unified:
+    if device.unified and not device.dedicated_bytes:
         parts.append("shares the system's memory")
     elif device.total_bytes is not None:
         total = format_bytes(device.total_bytes)

@@ -29,7 +29,8 @@ NO_BYTES: Mapping[str, int] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuBudget:
-    """The free memory of one accelerator. `unified`: the bytes are the host's own.
+    """The free memory of one accelerator. `unified`: the bytes are the host's own, all but
+    `dedicated_bytes`, which are set aside for the device and fill first.
 
     `engine_name` is the engine's name of it ("CUDA0"), None when the engine named none.
     `max_buffer_bytes` is the largest single tensor that its backend takes (about 4 GiB on some
@@ -40,8 +41,18 @@ class GpuBudget:
     backend: Backend
     free_bytes: int
     unified: bool = False
+    dedicated_bytes: int = 0
     engine_name: str | None = None
     max_buffer_bytes: int | None = None
+
+    def host_bytes_of(self, size_bytes: int) -> int:
+        """Return how many of the bytes that a load puts here are taken from the host."""
+        return max(0, size_bytes - self.dedicated_bytes) if self.unified else 0
+
+    @property
+    def own_bytes(self) -> int:
+        """The free bytes that are not the host's."""
+        return self.dedicated_bytes if self.unified else self.free_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +68,12 @@ class Budget:
         return Budget(
             host_bytes=self.host_bytes - size_bytes,
             gpus=tuple(
-                replace(gpu, free_bytes=max(0, gpu.free_bytes - size_bytes)) for gpu in self.gpus
+                replace(
+                    gpu,
+                    free_bytes=max(0, gpu.free_bytes - size_bytes),
+                    dedicated_bytes=max(0, gpu.dedicated_bytes - size_bytes),
+                )
+                for gpu in self.gpus
             ),
         )
 
@@ -79,14 +95,19 @@ def budget_of(
     for device, listed in _used_devices(hardware):
         name = listed.name if listed is not None else None
         back = returned_gpu_bytes.get(name, 0) if name is not None else 0
+        free = max(0, (device.free_bytes or 0) + back - reserve_bytes)
+        dedicated = device.dedicated_free_bytes or 0
         if device.unified:
-            returned_bytes += back
+            into_dedicated = min(back, max(0, (device.dedicated_bytes or 0) - dedicated))
+            dedicated += into_dedicated
+            returned_bytes += back - into_dedicated
         gpus.append(
             GpuBudget(
                 name=device.name,
                 backend=device.backend,
-                free_bytes=max(0, (device.free_bytes or 0) + back - reserve_bytes),
+                free_bytes=free,
                 unified=device.unified,
+                dedicated_bytes=min(dedicated, free),
                 engine_name=name,
                 max_buffer_bytes=listed.max_buffer_bytes if listed is not None else None,
             )

@@ -210,9 +210,11 @@ class _Search:
     def _with_host(
         self, shares: tuple[DeviceShare, ...], first: int, cpu_moe: int
     ) -> tuple[DeviceShare, ...]:
-        """Add the host's share; unified devices draw on the host's bytes.
+        """Add the host's share; unified devices draw on the host's bytes, once those that are set
+        aside for them are used.
 
-        Without mmap the host must be able to hold all weights once.
+        Without mmap the largest tensor passes through the host: llama.cpp copies one after the
+        other (`llama_model_loader::load_all_data`).
         """
         sizes = self.sizes
         host = DeviceShare(
@@ -225,14 +227,16 @@ class _Search:
             + (0 if self._pinned(shares) else sizes.host_repacked(first, cpu_moe)),
             free_bytes=self.budget.host_bytes,
         )
-        unified = [share.total_bytes if gpu.unified else 0
-                   for gpu, share in zip(self.gpus, shares, strict=True)]  # fmt: skip
-        weights = sizes.needed.weights_bytes + sizes.needed.adapter_bytes
-        passing = 0 if sizes.settings.mmap else weights - host.weights_bytes
-        fits = host.total_bytes + max(sum(unified), passing) <= host.free_bytes
-        gpus = (
-            replace(share, fits=share.fits and (fits or not gpu.unified or not share.layers))
+        of_host = [
+            gpu.host_bytes_of(share.total_bytes)
             for gpu, share in zip(self.gpus, shares, strict=True)
+        ]
+        passing = max((share.largest_buffer_bytes for share in shares), default=0)
+        taken = host.total_bytes + max(sum(of_host), 0 if sizes.settings.mmap else passing)
+        fits = taken <= host.free_bytes
+        gpus = (
+            replace(share, fits=share.fits and (fits or not taken_of_host))
+            for share, taken_of_host in zip(shares, of_host, strict=True)
         )
         return (*gpus, replace(host, fits=fits))
 
