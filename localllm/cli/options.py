@@ -16,6 +16,7 @@ import click
 
 from localllm.core.sizing.load import DEFAULT_CONTEXT, FlashAttention, KvType, Lora, Speculate
 from localllm.core.sizing.lora import MAX_SCALE
+from localllm.library.files.settings import MAX_THREADS
 from localllm.runtime.load_policy import LoadChoice
 
 Command = TypeVar("Command", bound=Callable[..., object])
@@ -100,6 +101,20 @@ DRAFT = click.option(
     "--draft", metavar="MODEL",
     help="A smaller model with the same vocabulary, a file or an installed one, that guesses "
     "tokens ahead for MODEL.",
+)  # fmt: skip
+THREADS = click.option(
+    "--threads", type=click.IntRange(1, MAX_THREADS), metavar="N",
+    help="Threads to compute with (default: that of the settings, else one for each fast core that "
+    "may be used).",
+)  # fmt: skip
+NO_MMAP = click.option(
+    "--no-mmap", "mmap", is_flag=True, callback=lambda _c, _p, value: False if value else None,
+    help="Read the model's file into memory instead of mapping it (done without being asked on "
+    "network drives).",
+)  # fmt: skip
+CHAT_TEMPLATE = click.option(
+    "--chat-template", metavar="FILE",
+    help="Use the chat template (Jinja) in FILE instead of the model's own.",
 )  # fmt: skip
 SWA_FULL = click.option(
     "--swa-full", is_flag=True, help="Full-size cache for sliding-window layers."

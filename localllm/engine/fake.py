@@ -68,6 +68,8 @@ class Script:
     tokens: tuple[str, ...] = ("Hello", ", ", "world", ".")
     reasoning: tuple[str, ...] = ()
     calls: tuple[ToolCall, ...] = ()
+    has_chat_template: bool = True
+    chat_template_problem: str | None = None
     load_error: LocalLLMError | None = None
     generate_error: LocalLLMError | None = None
     allocations: tuple[Allocation, ...] = (
@@ -137,8 +139,9 @@ class FakeEngine:
             cells=settings.cells,
             parallel=settings.parallel,
             gpu_layers=0,
-            has_chat_template=True,
+            has_chat_template=self.script.has_chat_template,
             chat_template_sha256="0" * 64,
+            chat_template_problem=self.script.chat_template_problem,
             load_s=0.5,
         )
 

@@ -4,14 +4,18 @@ A `LoadPlan` is what passed the gatekeeper, so sizing and loading need not read 
 vocabularies make a header cost a second, and each reading would be a check of another file.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from localllm.core.model.spec import ModelSpec
-from localllm.core.sizing.load import LoadSettings, Mmproj
+from localllm.core.sizing.load import ChatTemplateFile, LoadSettings, Mmproj
 from localllm.core.text import single_line
-from localllm.errors import LocalLLMError, UsageError
+from localllm.engine.messages.limits import MAX_TEMPLATE_CHARS
+from localllm.errors import LocalLLMError, NotFound, UsageError
+from localllm.library.files import paths
+from localllm.library.files.names import printable
 from localllm.library.files.settings import Settings
 from localllm.library.store.companions import default_mmproj, inspected_lora, why_no_vision
 from localllm.library.store.inspect import inspect_model, mmproj_for
@@ -61,9 +65,15 @@ def plan_load(
     spec = read_spec(model.path)
     check_purpose(choice, spec, model.name)
     companions = read_companions(choice, spec, resolve=resolve)
-    if choice.vision is not False and not loads_for_embeddings(choice, spec):
-        mmproj, warnings = _vision(choice, model, spec)
-        companions = replace(companions, mmproj=mmproj, warnings=warnings)
+    if not loads_for_embeddings(choice, spec):
+        companions = replace(companions, chat_template=_chat_template(choice, model, settings))
+        if choice.vision is not False:
+            mmproj, warnings = _vision(choice, model, spec)
+            companions = replace(companions, mmproj=mmproj, warnings=warnings)
+    elif choice.chat_template is not None:
+        raise UsageError(
+            f"{single_line(model.name)} is loaded for embeddings: --chat-template has no use there."
+        )
     return LoadPlan(
         model=model,
         spec=spec,
@@ -94,6 +104,60 @@ def read_companions(choice: LoadChoice, spec: ModelSpec, *, resolve: Resolve) ->
     draft = read_spec(found.path)
     require_generative(draft, found.name)
     return Companions(loras=loras, draft_path=str(found.path), draft=draft)
+
+
+def _chat_template(
+    choice: LoadChoice, model: InstalledModel, settings: Settings
+) -> ChatTemplateFile | None:
+    """Read the template that was named, or that the settings name for this model.
+
+    Raises NotFound, UsageError; the engine judges the template itself.
+    """
+    if choice.chat_template is not None:
+        return read_chat_template(Path(choice.chat_template))
+    named = dict(settings.chat_templates).get(model.name)
+    if named is None:
+        return None
+    return read_chat_template(paths.settings_file().parent / Path(named).expanduser())
+
+
+def read_chat_template(path: Path) -> ChatTemplateFile:
+    """Read a file that holds a template, or JSON with one in "chat_template" as the Hub has it
+    (tokenizer_config.json, chat_template.json).
+
+    Raises NotFound, and UsageError for a file that is no text, too long or empty.
+    """
+    shown = printable(path)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(4 * MAX_TEMPLATE_CHARS + 1)
+        text = raw.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise NotFound(f"There is no file {shown} for the chat template.") from None
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(f"The chat template {shown} cannot be read: {reason}.") from None
+    source = _template_in(text)
+    if not source.strip():
+        raise UsageError(f"The chat template {shown} is empty.")
+    if len(source) > MAX_TEMPLATE_CHARS:
+        raise UsageError(
+            f"The chat template {shown} has more than {MAX_TEMPLATE_CHARS} characters."
+        )
+    return ChatTemplateFile(path=shown, source=source)
+
+
+def _template_in(text: str) -> str:
+    """Return the template that a JSON document holds, or the text itself when it is none."""
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        found = json.loads(text)["chat_template"]
+        if isinstance(found, list):  # several, by name
+            found = next(each["template"] for each in found if each["name"] == "default")
+    except (ValueError, LookupError, TypeError, StopIteration, RecursionError):
+        return text
+    return found if isinstance(found, str) else text
 
 
 def _vision(

@@ -14,6 +14,7 @@ from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.embedding import with_embedding_defaults
 from localllm.core.sizing.load import (
     DEFAULT_CONTEXT,
+    ChatTemplateFile,
     FlashAttention,
     KvType,
     LoadSettings,
@@ -38,7 +39,9 @@ class LoadChoice:
     - `context`: tokens of one sequence. None: the settings' own, at most the training context.
     - `parallel`: sequences at once. None: as many of AUTO_PARALLEL as fit.
     - `gpu_layers`: None: as many as fit.
-    - `threads`: None: the physical cores that this process may use.
+    - `threads`: None: those of the settings, else one for each fast core that may be used.
+    - `mmap`: None: files are mapped, unless they are where mapping is slow.
+    - `chat_template`: file of a template. None: the settings' for this model, else its own.
     - `draft`: name or path of the draft model.
     - `embeddings`: False requires a model that answers. None: a load for embeddings where the
       model does nothing else.
@@ -59,6 +62,8 @@ class LoadChoice:
     flash_attention: FlashAttention = FlashAttention.AUTO
     swa_full: bool = False
     threads: int | None = None
+    mmap: bool | None = None
+    chat_template: str | None = None
     speculate: Speculate = Speculate.AUTO
     draft: str | None = None
     loras: tuple[Lora, ...] = ()
@@ -75,14 +80,17 @@ CHAT = LoadChoice(parallel=1, embeddings=False, vision=False)
 class Companions:
     """The files that are loaded beside a model, each passed by the gatekeeper.
 
-    `draft_path` is the file whose header is `draft`; `warnings` say which companions of the model
-    cannot be used and what it does without them.
+    `draft_path` is the file whose header is `draft`; `maps_slowly`: the model's file is where
+    mapping it is slow; `warnings` say which companions of the model cannot be used and what it does
+    without them.
     """
 
     loras: tuple[Lora, ...] = ()
     mmproj: Mmproj | None = None
     draft_path: str | None = None
     draft: ModelSpec | None = None
+    chat_template: ChatTemplateFile | None = None
+    maps_slowly: bool = False
     warnings: tuple[str, ...] = ()
 
 
@@ -167,7 +175,8 @@ def load_settings(
         cpu_moe=choice.cpu_moe,
         flash_attention=choice.flash_attention,
         swa_full=choice.swa_full,
-        threads=choice.threads,
+        threads=choice.threads or settings.threads,
+        mmap=not companions.maps_slowly if choice.mmap is None else choice.mmap,
         kv_offload=choice.kv_offload,
         speculate=Speculate.OFF if embeddings else choice.speculate,
         draft=companions.draft_path,
@@ -175,5 +184,6 @@ def load_settings(
         embeddings=embeddings,
         pooling=choice.pooling,
         mmproj=companions.mmproj,
+        chat_template=companions.chat_template,
     )
     return with_embedding_defaults(spec, load)

@@ -18,6 +18,7 @@ from localllm.core.sizing.comparison import Comparison
 from localllm.core.sizing.fit import Fit, TooLarge, fit_on
 from localllm.core.sizing.load import LoadSettings
 from localllm.core.sizing.placement import HOST
+from localllm.core.text import single_line
 from localllm.engine.client.client import Engine, ProcessEngine
 from localllm.engine.client.supervisor import SupervisedEngine
 from localllm.engine.messages import (
@@ -73,6 +74,28 @@ class ResidentModel:
     def comparison(self) -> Comparison:
         """Estimate, dry run and read-back of this load, side by side."""
         return self.fit.compared(self.loaded.allocations, self.loaded.draft)
+
+    @property
+    def chat_template_warning(self) -> str | None:
+        """What a person must know of the chat template before the first answer; None when it is as
+        it should be, or has no part in what the model does."""
+        loaded, name = self.loaded, single_line(self.model.name)
+        if self.settings.embeddings or (
+            loaded.has_chat_template and loaded.chat_template_problem is None
+        ):
+            return None
+        if loaded.has_chat_template:
+            return f"{name}: {loaded.chat_template_problem}"
+        if loaded.chat_template_problem is None:
+            return (
+                f"{name} has no chat template: it continues your text instead of answering it. If "
+                "it is made for chat, give its template with --chat-template FILE."
+            )
+        return (
+            f"{name}: {loaded.chat_template_problem} Your text is continued as it stands, which is "
+            "not how the model was trained to answer. Take another file of the model, or give a "
+            "template with --chat-template FILE."
+        )
 
     @property
     def vision_unavailable(self) -> str | None:

@@ -17,6 +17,7 @@ import pytest
 
 from tests.core.forge import write
 from tests.core.forge_recurrent import ENCODER
+from tests.engine import tiny
 from tests.engine.fake_vision import llava, packed_png, png
 
 LOCALLLM = [sys.executable, "-m", "localllm"]
@@ -393,3 +394,42 @@ def test_a_picture_that_cannot_be_shown_is_refused_before_a_load(
     assert message in done.stderr
     assert b"localllm: " in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def forged(path: Path, template: str | None) -> Path:
+    if template is None:
+        return tiny.plain(path)
+    return tiny.plain(path, edit=lambda w: w.add_string("tokenizer.chat_template", template))
+
+
+def test_a_template_that_is_missing_or_broken_is_named_before_the_answer(tmp_path: Path) -> None:
+    missing = run(str(forged(tmp_path / "a.gguf", None)), "Hello", "--max-tokens", "2")
+    assert missing.returncode == 0, missing.stderr
+    assert b"has no chat template" in missing.stderr
+    assert b"--chat-template FILE" in missing.stderr
+    broken = run(str(forged(tmp_path / "b.gguf", "{{ messages")), "Hello", "--max-tokens", "2")
+    assert broken.returncode == 0, broken.stderr
+    assert b"The chat template is not usable: line 1:" in broken.stderr
+
+
+def test_a_template_of_ones_own_is_used_and_a_broken_one_is_a_usage_error(tmp_path: Path) -> None:
+    model = str(forged(tmp_path / "a.gguf", None))
+    own = tmp_path / "own.jinja"
+    own.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    given = ["--max-tokens", "2", "--chat-template", str(own)]
+    done = run(model, "Hello", *given)
+    assert done.returncode == 0, done.stderr
+    assert b"chat template" not in done.stderr
+    own.write_text("{% for m in messages %}\n{{ m.content }")
+    refused = run(model, "Hello", *given)
+    assert refused.returncode == 2
+    assert b"own.jinja" in refused.stderr
+    assert b"line 2" in refused.stderr
+    assert run(model, "Hello", "--chat-template", str(tmp_path / "none")).returncode == 5
+
+
+def test_threads_and_reading_without_mmap_are_taken() -> None:
+    options = ["--threads", "1", "--no-mmap", "--max-tokens", "2"]
+    done = run("starter", "Hello", *GREEDY, *options)
+    assert done.returncode == 0, done.stderr
+    assert run("starter", "Hello", "--threads", "0").returncode == 2

@@ -10,7 +10,7 @@ from localllm.core.sizing.load import Lora, Speculate
 from localllm.errors import GgufError, NotFound, UsageError
 from localllm.library.files.settings import Settings
 from localllm.library.store.store import Store
-from localllm.runtime.load_plan import LoadPlan, plan_load
+from localllm.runtime.load_plan import LoadPlan, plan_load, read_chat_template
 from localllm.runtime.load_policy import AUTO_PARALLEL, CHAT, LoadChoice, NotGenerative
 from localllm.runtime.runtime import ResidentModel
 from tests.core import forge
@@ -127,3 +127,73 @@ def test_a_model_that_does_not_answer_is_no_chat(store: Store, tmp_path: Path) -
     assert planned(store, file, LoadChoice()).candidates[0].embeddings
     with pytest.raises(NotGenerative, match="an embedding model"):
         planned(store, file, CHAT)
+
+
+def test_a_template_is_the_options_else_the_settings_of_this_model(
+    store: Store, file: Path, tmp_path: Path
+) -> None:
+    own, set_ = tmp_path / "own.jinja", tmp_path / "set.jinja"
+    own.write_text("{{ messages }} own")
+    set_.write_bytes(b"\xef\xbb\xbf{{ messages }} set")
+    model = store.resolve(str(file))
+    user = Settings(chat_templates=((model.name, str(set_)), ("other", "/nowhere")))
+
+    def source(choice: LoadChoice, settings: Settings) -> str | None:
+        plan = plan_load(model, choice, settings=settings, resolve=store.resolve)
+        given = plan.candidates[0].chat_template
+        return given.source if given is not None else None
+
+    assert source(CHAT, Settings()) is None
+    assert source(CHAT, user) == "{{ messages }} set"
+    assert source(replace(CHAT, chat_template=str(own)), user) == "{{ messages }} own"
+
+
+@pytest.mark.parametrize(
+    ("content", "source"),
+    [
+        ('{"chat_template": "{{ messages }}"}', "{{ messages }}"),
+        (
+            '{"chat_template": [{"name": "default", "template": "D"}, {"name": "rag"}]}',
+            "D",
+        ),
+        ("{{ messages }}", "{{ messages }}"),
+        ('{"other": 1}', '{"other": 1}'),
+        ('{"chat_template": 5}', '{"chat_template": 5}'),
+    ],
+)
+def test_a_template_is_found_in_the_hubs_json(content: str, source: str, tmp_path: Path) -> None:
+    (tmp_path / "t").write_text(content)
+    assert read_chat_template(tmp_path / "t").source == source
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "says"),
+    [
+        (None, NotFound, "There is no file"),
+        (b" \n", UsageError, "empty"),
+        (b"\xff\xfe{", UsageError, "not UTF-8"),
+        (b"x" * 600_000, UsageError, "more than 524288"),
+    ],
+)
+def test_a_template_that_cannot_be_one_is_refused(
+    content: bytes | None, error: type[Exception], says: str, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / "t").write_bytes(content)
+    with pytest.raises(error, match=says):
+        read_chat_template(tmp_path / "t")
+
+
+def test_a_load_for_embeddings_takes_no_template(store: Store, file: Path, tmp_path: Path) -> None:
+    (tmp_path / "t").write_text("{{ messages }}")
+    choice = LoadChoice(embeddings=True, chat_template=str(tmp_path / "t"))
+    with pytest.raises(UsageError, match="--chat-template"):
+        planned(store, file, choice)
+
+
+def test_threads_are_the_options_else_the_settings(store: Store, file: Path) -> None:
+    model = store.resolve(str(file))
+    for threads, expected in ((None, 3), (5, 5)):
+        choice = LoadChoice(threads=threads)
+        plan = plan_load(model, choice, settings=Settings(threads=3), resolve=store.resolve)
+        assert plan.candidates[0].threads == expected

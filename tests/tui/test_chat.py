@@ -353,3 +353,15 @@ async def test_what_was_left_out_of_a_long_conversation_is_said_under_the_answer
         await wait_for_text(pilot, "2 earlier turns were left out")
         assert chat_screen(app).conversation.turns[1].left_out == 2
         assert len(chat_screen(app).conversation.turns) == 2
+
+
+async def test_a_template_that_cannot_be_used_is_named_before_the_first_question(
+    app_fixture: AppFixture,
+) -> None:
+    app_fixture.script.has_chat_template = False
+    app_fixture.script.chat_template_problem = "The chat template is not usable: line 7: no."
+    app = app_fixture.app()
+    async with app.run_test() as pilot:
+        await open_chat(pilot)
+        await wait_until(pilot, lambda: "line 7" in screen_text(app))
+        assert not app_fixture.script.requests

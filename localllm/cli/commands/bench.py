@@ -50,6 +50,7 @@ class BenchPlan:
     repetitions: int
     context: int | None = None
     gpu_layers: int | None = None
+    threads: int | None = None
 
     @property
     def loads(self) -> tuple[int, ...]:
@@ -70,6 +71,7 @@ class BenchPlan:
             context=self.context or needed,
             parallel=parallel,
             gpu_layers=self.gpu_layers,
+            threads=self.threads,
             speculate=Speculate.OFF,
         )
 
@@ -111,6 +113,7 @@ def parse_parallel(value: str) -> tuple[int, ...]:
     help="Context of one conversation, in tokens (default: what the tests need).",
 )  # fmt: skip
 @options.GPU_LAYERS
+@options.THREADS
 @options.FORCE
 @options.JSON
 @options.QUIET
@@ -122,6 +125,7 @@ def command(
     repetitions: int,
     context: int | None,
     gpu_layers: int | None,
+    threads: int | None,
     force: bool,
     as_json: bool,
     quiet: bool,
@@ -137,6 +141,7 @@ def command(
         repetitions=repetitions,
         context=context,
         gpu_layers=gpu_layers,
+        threads=threads,
     )
     runtime = Runtime.of_this_machine()
     with asyncio.Runner() as runner:
@@ -180,7 +185,11 @@ async def measure(
         load = await runtime.plan(model, plan.choice(parallel))
         resident = await load_with_progress(runtime, load, force=force, quiet=quiet)
         tests = LoadTests(
-            plan=plan, spec=load.spec, resident=resident, machine=machine, quiet=quiet
+            plan=plan,
+            spec=load.spec,
+            resident=resident,
+            machine=replace(machine, threads=resident.settings.threads or machine.threads),
+            quiet=quiet,
         )
         results += await tests.run(runtime)
         await runtime.unload(model.name)

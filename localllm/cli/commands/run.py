@@ -14,7 +14,7 @@ from localllm.cli import options
 from localllm.cli.answer import Answer, AnswerWriter, print_stats, read_answer
 from localllm.cli.chat_session import ChatSession, open_session
 from localllm.cli.options import Command
-from localllm.cli.output import error, info, print_json
+from localllm.cli.output import error, info, print_json, warn
 from localllm.cli.progress import load_with_progress
 from localllm.core.text import strip_controls
 from localllm.core.units import format_bytes
@@ -105,6 +105,9 @@ def _sampling_option(field: str, help_text: str) -> Callable[[Command], Command]
     options.NO_KV_OFFLOAD,
     options.SPECULATE,
     options.DRAFT,
+    options.THREADS,
+    options.NO_MMAP,
+    options.CHAT_TEMPLATE,
     base=CHAT,
 )
 @options.FORCE
@@ -163,6 +166,8 @@ def command(
     ):
         try:
             resident = runner.run(_load(runtime, model, choice, force=force, quiet=quiet))
+            if (warning := resident.chat_template_warning) is not None:
+                warn(warning)
             if stats:
                 info(resident.comparison.sentence())
             request_options = replace(request_options, system=session.conversation.system)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from localllm.cli import options
-from localllm.cli.output import info, print_json, print_line
+from localllm.cli.output import info, print_json, print_line, warn
 from localllm.cli.progress import load_with_progress
 from localllm.core.sizing.load import Pooling
 from localllm.core.text import single_line
@@ -69,6 +69,9 @@ class Serving:
     options.LORA,
     options.SPECULATE,
     options.DRAFT,
+    options.THREADS,
+    options.NO_MMAP,
+    options.CHAT_TEMPLATE,
     click.option(
         "--embeddings",
         is_flag=True,
@@ -126,6 +129,11 @@ def command(
 
     if choice.draft is not None and len(models) > 1:
         raise UsageError("--draft belongs to one model: serve it alone.")
+    if choice.chat_template is not None and len(models) > 1:
+        raise UsageError(
+            "--chat-template belongs to one model: serve it alone, or name a file for each in the "
+            "settings (chat_templates)."
+        )
     if choice.loras and len(models) > 1:
         raise UsageError("--lora belongs to one model: serve it alone.")
     user = settings.load()
@@ -270,6 +278,8 @@ async def _load_all(
         if not serving.quiet:
             info(f"Loaded {_summary(resident)}")
             info(f"  {resident.comparison.sentence()}")
+        if (problem := resident.chat_template_warning) is not None:
+            warn(problem)
         loaded.append(resident)
     return tuple(loaded)
 

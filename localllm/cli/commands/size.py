@@ -63,6 +63,8 @@ from localllm.runtime.local_machine import machine_now
     options.SPECULATE,
     options.DRAFT,
     options.LORA,
+    options.THREADS,
+    options.NO_MMAP,
     click.option(
         "--embeddings", is_flag=True, callback=options.true_or_none,
         help="Of a load for embeddings, as an embedding model's is in any case.",

@@ -100,6 +100,14 @@ class Mmproj:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChatTemplateFile:
+    """A chat template (Jinja) that is used instead of the model's own; `path` names it."""
+
+    path: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadSettings:
     """One load.
 
@@ -116,9 +124,9 @@ class LoadSettings:
     Speculation: `draft_max` is the number of drafted tokens that one step can verify, over all
     sequences; `draft` the file of a draft model, which drafts besides the n-grams.
 
-    Beside the model: `loras`, and `mmproj` for vision. `embeddings`: the load embeds `parallel`
-    texts at a time and generates nothing. `pooling` is then the default of requests (None: the
-    model's own); RANK scores pairs of texts.
+    Beside the model: `loras`, `mmproj` for vision, and a `chat_template` of the user's.
+    `embeddings`: the load embeds `parallel` texts at a time and generates nothing. `pooling` is
+    then the default of requests (None: the model's own); RANK scores pairs of texts.
     """
 
     context: int = DEFAULT_CONTEXT
@@ -144,6 +152,7 @@ class LoadSettings:
     embeddings: bool = False
     pooling: Pooling | None = None
     mmproj: Mmproj | None = None
+    chat_template: ChatTemplateFile | None = None
 
     @property
     def active_draft(self) -> str | None:
@@ -157,6 +166,7 @@ class LoadSettings:
             draft=None,
             loras=(),
             mmproj=None,
+            chat_template=None,
             tensor_split=(),
             cpu_moe=0,
             speculate=Speculate.OFF,

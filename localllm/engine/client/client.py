@@ -53,6 +53,7 @@ from localllm.errors import (
     LocalLLMError,
     QueueFull,
     StateFailed,
+    UsageError,
 )
 
 _SHUTDOWN_GRACE_S = 3.0
@@ -372,7 +373,7 @@ def _error_of(event: ControlEvent | LocalLLMError, command: ControlCommand) -> L
     if isinstance(event, LocalLLMError):
         return event
     if isinstance(event, LoadError):
-        return LoadFailed(event.message)
+        return UsageError(event.message) if event.usage else LoadFailed(event.message)
     if isinstance(event, StateError):
         return StateFailed(event.message)
     return LoadFailed(f"The engine answered {type(event).__name__} to {type(command).__name__}.")

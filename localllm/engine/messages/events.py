@@ -31,8 +31,9 @@ class Loaded:
     """The model is ready.
 
     `allocations`: the buffers that llama.cpp allocated, as its log reports them; `draft`: those of
-    the draft model. `vision_unavailable`: why messages may not have images although a projector
-    was to be loaded.
+    the draft model. `chat_template_problem`: why a template that is there cannot be used, or what
+    it does to a conversation. `vision_unavailable`: why messages may not have images although a
+    projector was to be loaded.
     """
 
     allocations: tuple[Allocation, ...]
@@ -43,6 +44,7 @@ class Loaded:
     has_chat_template: bool
     chat_template_sha256: str | None
     load_s: float
+    chat_template_problem: str | None = None
     vision: bool = False  # messages may have images
     vision_unavailable: str | None = None
     draft: tuple[Allocation, ...] = ()
@@ -57,9 +59,13 @@ class Probed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadError:
-    """A load or a dry run failed; `message` is the reason. The worker goes on."""
+    """A load or a dry run failed; `message` is the reason. The worker goes on.
+
+    `usage`: not the model is to blame but what was given beside it.
+    """
 
     message: str
+    usage: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

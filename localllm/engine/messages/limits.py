@@ -29,6 +29,7 @@ MAX_STOP_STRINGS = 256
 MAX_STOP_CHARS = 65_536
 """Of all stop strings of a request together."""
 MAX_GRAMMAR_CHARS = 2**20
+MAX_TEMPLATE_CHARS = 512 * 1024
 MAX_JSON_DEPTH = 128
 """Of the schemas of tools and the arguments of calls."""
 

@@ -112,7 +112,7 @@ class WorkerEngine:
                 on_progress=self._report_progress,
             )
         except (LoadFailed, UsageError) as error:
-            self._emit(LoadError(message=str(error)))
+            self._emit(LoadError(message=str(error), usage=isinstance(error, UsageError)))
             return
         self._emit(self._loaded.loaded())
 

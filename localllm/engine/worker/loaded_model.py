@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import llama_cpp.llama_cpp as llama
 
 from localllm.core.sizing.embedding import with_embedding_defaults
+from localllm.core.sizing.load import ChatTemplateFile
 from localllm.engine.messages import Event, Loaded, LoadRequest
 from localllm.engine.messages.validation import check_settings
 from localllm.engine.worker.kv_cache.state_file import ModelFiles, StateFiles
@@ -18,7 +19,7 @@ from localllm.engine.worker.llama.native_log import NativeLog, note
 from localllm.engine.worker.prompt.chat_template import ChatTemplate
 from localllm.engine.worker.prompt.prompt_builder import PromptBuilder
 from localllm.engine.worker.scheduling.scheduler import Scheduler
-from localllm.errors import BadRequest, LoadFailed
+from localllm.errors import BadRequest, LoadFailed, UsageError
 
 if TYPE_CHECKING:  # imported by loads that need them, and numpy or mtmd with them
     from localllm.engine.worker.embedding import Embedder
@@ -44,6 +45,7 @@ class LoadedModel:
     drafter: "DraftModel | None"
     has_chat_template: bool
     chat_template_sha256: str | None
+    chat_template_problem: str | None
 
     @property
     def runner(self) -> "Embedder | Scheduler":
@@ -69,6 +71,7 @@ class LoadedModel:
             gpu_layers=_offloaded_layers(model),
             has_chat_template=self.has_chat_template,
             chat_template_sha256=self.chat_template_sha256,
+            chat_template_problem=self.chat_template_problem,
             load_s=model.load_s,
             vision=encoder is not None,
             vision_unavailable=self.vision_unavailable,
@@ -91,6 +94,9 @@ def load_model(
 ) -> LoadedModel:
     """Load a model and its companions. Raises LoadFailed, UsageError."""
     check_settings(request.settings)
+    own = request.settings.chat_template
+    if own is not None:
+        _check_template(own)
     files = ModelFiles(request.path, request.settings.loras)
     settings, spec = request.settings, None
     if settings.embeddings:
@@ -112,8 +118,8 @@ def load_model(
         from localllm.engine.worker.embedding import Embedder
 
         embedder = Embedder(model, spec, emit)
-    source = model.chat_template
-    template = _compile(source, model) if source is not None else None
+    source = own.source if own is not None else model.chat_template
+    template, problem = _compile(source, model)
     digest = hashlib.sha256(source.encode()).hexdigest() if source is not None else None
     return LoadedModel(
         model=model,
@@ -124,6 +130,7 @@ def load_model(
             context=model.context,
             encoder=encoder,
             vision_unavailable=vision_unavailable,
+            template_problem=problem,
         ),
         states=StateFiles(model, scheduler.kv_cache, files=files, log=log, chat_template=digest),
         embedder=embedder,
@@ -132,6 +139,7 @@ def load_model(
         drafter=drafter,
         has_chat_template=template is not None,
         chat_template_sha256=digest,
+        chat_template_problem=problem,
     )
 
 
@@ -157,13 +165,26 @@ def _load_drafter(model: Model, log: NativeLog) -> "DraftModel | None":
     return DraftModel(path, model, log=log)
 
 
-def _compile(source: str, model: Model) -> ChatTemplate | None:
-    """Compile a chat template; None, and a line in the log, when it is not usable."""
+def _check_template(given: ChatTemplateFile) -> None:
+    """Raise UsageError for a template of the user's that does not compile, before a load of
+    minutes."""
     try:
-        return ChatTemplate(source, bos_token=model.vocab.bos, eos_token=model.vocab.eos)
+        ChatTemplate(given.source)
+    except BadRequest as error:
+        raise UsageError(f"{given.path}: {error}") from error
+
+
+def _compile(source: str | None, model: Model) -> tuple[ChatTemplate | None, str | None]:
+    """Compile a chat template; or return why it is not usable. What it does to the simplest
+    conversation is a problem, too: it can be used all the same."""
+    if source is None:
+        return None, None
+    try:
+        template = ChatTemplate(source, bos_token=model.vocab.bos, eos_token=model.vocab.eos)
     except BadRequest as error:
         note(f"localllm worker: {error}")
-        return None
+        return None, f"{error}."
+    return template, template.problem()
 
 
 def _offloaded_layers(model: Model) -> int:

@@ -31,6 +31,8 @@ class Settings:
     offline: bool = False
     reserve_bytes: int = 0
     context: int | None = None
+    threads: int | None = None
+    chat_templates: tuple[tuple[str, str], ...] = ()
     host: str = "127.0.0.1"
     port: int = 11711
     endpoints: tuple[str, ...] = ()
@@ -39,14 +41,17 @@ class Settings:
     session_cache_bytes: int = 4 * 2**30
 
 
-SettingType = type[bool] | type[int] | type[str] | type[list[str]]
+SettingType = type[bool] | type[int] | type[str] | type[list[str]] | type[dict[str, str]]
 _TYPE_NAMES: Mapping[SettingType, str] = {
     bool: "true or false",
     int: "a whole number",
     str: "a text",
     list: "a list of texts",
+    dict: "a table of texts",
 }
 _MAX_INT = 2**63 - 1  # the largest integer of TOML
+MAX_THREADS = 512
+"""GGML_MAX_N_THREADS (ggml.h, b11434)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +93,8 @@ class Setting:
             return f"must be {_TYPE_NAMES[self.value_type]}"
         if isinstance(value, list) and not all(isinstance(each, str) and each for each in value):
             return f"must be {_TYPE_NAMES[list]}"
+        if isinstance(value, dict) and not all(isinstance(e, str) and e for e in value.values()):
+            return f"must be {_TYPE_NAMES[dict]}"
         if isinstance(value, int) and not self.minimum <= value <= self.maximum:
             return f"is {value} and must be from {self.minimum} to {self.maximum}"
         return None
@@ -119,6 +126,25 @@ _SETTINGS = (
         minimum=16,
         maximum=2**24,
         unset="4096",
+    ),
+    Setting(
+        key="threads",
+        field="threads",
+        value_type=int,
+        description="Threads to compute with when --threads is not given.",
+        used_by="run, serve, size, bench, the app",
+        minimum=1,
+        maximum=MAX_THREADS,
+        unset="one for each fast core that may be used",
+    ),
+    Setting(
+        key="chat_templates",
+        field="chat_templates",
+        value_type=dict,
+        description="File of the chat template (Jinja) for a model, by the model's name, when"
+        " --chat-template is not given; a relative path starts at the directory of settings.toml.",
+        used_by="run, serve, the app",
+        unset="the template in the model's file",
     ),
     Setting(
         key="session_cache_bytes",
@@ -217,8 +243,15 @@ def parse(text: str, *, origin: str = "settings.toml") -> Settings:
             raise UsageError(f"{place}: {_dotted(key)} is not a setting. {_nearest(key)}")
         if (problem := setting.problem(value)) is not None:
             raise UsageError(f"{place}: {_dotted(key)} {problem}.")
-        values[setting.field] = tuple(value) if isinstance(value, list) else value
+        values[setting.field] = _frozen(value)
     return Settings(**values)
+
+
+def _frozen(value: object) -> object:
+    """Return a TOML value as a field of Settings holds it."""
+    if isinstance(value, dict):
+        return tuple(value.items())
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _flatten(document: Mapping[str, object]) -> list[tuple[tuple[str, ...], object]]:

@@ -12,7 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.content import Content
 from textual.reactive import reactive
-from textual.widgets import Footer
+from textual.widgets import Footer, Static
 from textual.worker import WorkerError
 
 from localllm.engine.messages import (
@@ -99,6 +99,8 @@ class ChatScreen(WorkScreen[Conversation]):
             ),
             remark=Content(f"{layers} layers on the GPU" if layers else "on the CPU"),
         )
+        if (warning := self._resident.chat_template_warning) is not None:
+            yield Static(literal.line(warning), id="chat-warning")
         with Container(id="chat"):
             yield Transcript()
             yield MeterPanel(

@@ -24,6 +24,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from localllm.engine.messages import Message, Role, Tool
+from localllm.engine.messages.limits import MAX_TEMPLATE_CHARS
 from localllm.engine.worker.parsing.formats import reasoning_tags_of, tool_format_of
 from localllm.engine.worker.prompt.template_messages import (
     TemplateCaps,
@@ -36,7 +37,6 @@ from localllm.engine.worker.prompt.template_messages import (
 )
 from localllm.errors import BadRequest
 
-MAX_TEMPLATE_CHARS = 512 * 1024
 MAX_RENDERED_CHARS = 16 * 2**20
 TIME_LIMIT_S = 2.0
 MEMORY_LIMIT_BYTES = 512 * 2**20
@@ -75,7 +75,9 @@ class ChatTemplate:
         try:
             self._template = environment.from_string(source)
         except (jinja2.TemplateError, RecursionError, SyntaxError) as error:
-            raise BadRequest(f"The model's chat template is not usable: {error}") from error
+            line = getattr(error, "lineno", None)
+            place = f"line {line}: " if line is not None else ""
+            raise BadRequest(f"The chat template is not usable: {place}{error}") from error
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self.tool_format = tool_format_of(source)
         self.reasoning_tags = reasoning_tags_of(source)
@@ -86,6 +88,15 @@ class ChatTemplate:
         return probe_caps(
             lambda messages, tools: self._render(messages, tools, {}), self.tool_format
         )
+
+    def problem(self) -> str | None:
+        """Say what keeps the simplest conversation, one question, from reaching the model; None
+        when nothing does."""
+        try:
+            text = self.render([Message(role=Role.USER, content=_PROBE)])
+        except BadRequest as error:
+            return f"{error} (tried with one question)"
+        return None if _PROBE in text else "The chat template leaves out what the user writes."
 
     def render(
         self,

@@ -21,6 +21,10 @@ _NO_TEMPLATE = (
     "This model has no usable chat template: it is a base model that continues text. "
     "Send a plain prompt instead of a conversation."
 )
+_UNUSABLE_TEMPLATE = (
+    "Take another file of the model, load it with a template of your own (--chat-template FILE), "
+    "or send a plain prompt instead of a conversation."
+)
 _NO_MMPROJ = "This model was loaded without an image encoder (mmproj): it cannot see images."
 
 _CHARS_PER_TOKEN = 8
@@ -51,12 +55,17 @@ class PromptBuilder:
         context: int,
         encoder: ImageEncoder | None = None,
         vision_unavailable: str | None = None,
+        template_problem: str | None = None,
     ) -> None:
         """`context`: tokens that one conversation can hold. `vision_unavailable`: why there is no
-        `encoder`, though the load has asked for one."""
+        `encoder`, though the load has asked for one; `template_problem`: why there is no
+        `template`, though the model's file has one."""
         self._vocab = vocab
         self._context = context
         self._template = template
+        self._no_template = _NO_TEMPLATE
+        if template is None and template_problem is not None:
+            self._no_template = f"{template_problem} {_UNUSABLE_TEMPLATE}"
         self._encoder = encoder
         self._vision_unavailable = vision_unavailable
         self._window = RollingWindow()
@@ -111,7 +120,7 @@ class PromptBuilder:
     def _conversation(self, request: GenerateRequest, messages: tuple[Message, ...]) -> Prompt:
         """Make the prompt of these of the request's messages."""
         if self._template is None:
-            raise BadRequest(_NO_TEMPLATE)
+            raise BadRequest(self._no_template)
         if not any(message.images for message in messages):
             return Prompt(tokens=self._tokenize(self._render(self._template, request, messages)))
         if self._encoder is None:
