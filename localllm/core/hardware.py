@@ -95,8 +95,22 @@ class EngineDevice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkAccess:
+    """The result of trying to open network sockets in the engine's process.
+
+    `blocked`: none could be opened. `detail` says by what, or why they can.
+    """
+
+    blocked: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineBuild:
-    """The installed llama.cpp build, and the devices that it can use."""
+    """The installed llama.cpp build, and the devices that it can use.
+
+    `network`: what its process can reach; None where that was not tried.
+    """
 
     version: str
     commit: str | None
@@ -104,6 +118,7 @@ class EngineBuild:
     gpu_offload: bool
     devices: tuple[EngineDevice, ...] = ()
     system_info: str = ""
+    network: NetworkAccess | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from localllm.engine.messages.codec import (
     decode_command,
     encode,
 )
+from localllm.engine.worker import seccomp
 from localllm.errors import BadRequest
 
 
@@ -41,6 +42,7 @@ def main() -> int:
         from localllm.engine.worker.llama.heartbeat import HeartbeatState, HeartbeatThread
     except (ImportError, OSError, RuntimeError) as error:
         return _unavailable(f"llama-cpp-python does not import: {error}")
+    seccomp.restrict()  # the libraries are loaded; no prompt has been read
     outbox, heartbeat = Outbox(protocol), HeartbeatState()
     heartbeats = HeartbeatThread(heartbeat, outbox.send)
     engine = WorkerEngine(outbox.put, outbox.flush, heartbeat)

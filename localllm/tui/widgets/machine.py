@@ -88,4 +88,5 @@ def _engine(build: EngineBuild | None) -> str:
     if build is None:
         return "llama.cpp is not usable here"
     where = ", ".join(build.backends) or "CPU"
-    return f"llama.cpp {build.version} · {where}"
+    offline = " · no network" if build.network is not None and build.network.blocked else ""
+    return f"llama.cpp {build.version} · {where}{offline}"

@@ -7,6 +7,7 @@ import llama_cpp.llama_cpp as llama
 from llama_cpp._ggml import libggml
 
 from localllm.core.hardware import EngineBuild, EngineDevice
+from localllm.engine.worker.seccomp import network_access
 
 _KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accel"}
 """enum ggml_backend_dev_type (ggml-backend.h, b11434)."""
@@ -53,6 +54,7 @@ def describe() -> EngineBuild:
         gpu_offload=bool(llama.llama_supports_gpu_offload()),
         devices=tuple(_device(_dev_get(i)) for i in range(_dev_count())),
         system_info=_text(llama.llama_print_system_info()),
+        network=network_access(),
     )
 
 
