@@ -8,7 +8,8 @@ from rich.table import Table
 from localllm.cli.hub_client import open_hub
 from localllm.cli.output import literal, print_json, stdout, warn
 from localllm.core.recommend import FitPlan, Preferences, evaluate
-from localllm.core.recommend.repository import Offer, model_files
+from localllm.core.recommend.repository import Offer
+from localllm.core.recommend.repository_files import model_files
 from localllm.core.reference import read_reference
 from localllm.core.units import format_bytes
 from localllm.errors import AccessDenied, GgufError, UsageError

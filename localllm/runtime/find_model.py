@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from localllm.core.catalogue.catalogue import Entry
 from localllm.core.model.spec import ModelSpec
-from localllm.core.recommend.repository import USUAL_QUANT
+from localllm.core.recommend.repository_files import USUAL_QUANT
 from localllm.core.reference import is_repository, read_reference
 from localllm.core.text import single_line
 from localllm.errors import NotFound, UsageError

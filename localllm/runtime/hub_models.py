@@ -5,24 +5,24 @@ Sizing, suggesting and pulling all start here. Nothing else is read of a reposit
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from localllm.core.model.architecture import Purpose
 from localllm.core.model.spec import ModelSpec
-from localllm.core.recommend.repository import (
+from localllm.core.recommend.repository import Offer, RepoOffers, offers_of
+from localllm.core.recommend.repository_files import (
+    DRAFTER_REASON,
     USUAL_QUANT,
     ModelFile,
-    Offer,
     RepoFile,
-    RepoOffers,
     files_named,
-    header_source,
+    header_sources,
     mmproj_for,
     model_files,
-    offers_of,
+    shown_name,
 )
-from localllm.core.text import single_line
 from localllm.core.units import format_bytes
-from localllm.errors import NotFound, UsageError
+from localllm.errors import GgufError, NotFound, UsageError
 from localllm.library.files.names import printable
 from localllm.library.hub.file_list import HubFile
 from localllm.library.hub.hub import Hub, HubRepo
@@ -52,13 +52,17 @@ class HubModels:
         return tuple(by_name[name] for name in names)
 
 
+_MAX_HEADERS = 5
+"""Headers that are read of a repository until one is a model's: each may be of some megabytes."""
+
+
 def read_repository(
     hub: Hub, name: str, revision: str | None = None, *, quant: str | None = None
 ) -> HubModels:
     """Read a repository's list of files and one header: that of the quant, when it is named.
 
     Raises NotFound for a repository without a model, UsageError for a quant that is several
-    files, and what the Hub raises.
+    files, GgufError when no header can be used, and what the Hub raises.
     """
     return hub_models_of(hub, hub.repo(name, revision), quant=quant)
 
@@ -66,15 +70,50 @@ def read_repository(
 def hub_models_of(hub: Hub, repo: HubRepo, *, quant: str | None = None) -> HubModels:
     """As `read_repository`, for a repository whose list of files is here already."""
     files = model_files(repo_files(repo))
-    first = _file_called(repo, files, quant) or header_source(files)
-    if first is None:
-        raise NotFound(
-            f"{printable(repo.name)} holds no GGUF model among its {len(repo.files)} files. Find"
-            f" one with: localllm search {printable(repo.name.rpartition('/')[2])}"
-        )
-    header = hub.header(repo, first.names[0])
+    named = _file_called(repo, files, quant)
+    if named is not None:
+        found = _FirstHeader(header=hub.header(repo, named.names[0]))
+    else:
+        found = _first_header(hub, repo, files)
     return HubModels(
-        repo=repo, header=header, contents=offers_of(repo.name, header, repo_files(repo))
+        repo=repo,
+        header=found.header,
+        contents=offers_of(repo.name, found.header, repo_files(repo), unusable=found.unusable),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _FirstHeader:
+    """The first header that is a model's, and the files before it with what is wrong with them."""
+
+    header: ModelSpec
+    unusable: dict[str, str] = field(default_factory=dict)
+
+
+def _first_header(hub: Hub, repo: HubRepo, files: Sequence[ModelFile]) -> _FirstHeader:
+    """Read headers until one is a model's: one bad file must not hide the others.
+
+    Raises NotFound when no file is a model, GgufError when none of those read can be used.
+    """
+    unusable: dict[str, str] = {}
+    error: GgufError | None = None
+    for file in header_sources(files)[:_MAX_HEADERS]:
+        try:
+            header = hub.header(repo, file.names[0])
+        except GgufError as bad:
+            error = error or bad
+            # The cause's text is without the names of repository and file.
+            unusable[file.names[0]] = str(bad.__cause__ or bad).rstrip(".")
+            continue
+        if header.arch.purpose is not Purpose.DRAFT:
+            return _FirstHeader(header=header, unusable=unusable)
+        unusable[file.names[0]] = DRAFTER_REASON
+    if error is not None:
+        raise error
+    drafters = " that is no drafter" if unusable else ""
+    raise NotFound(
+        f"{printable(repo.name)} holds no GGUF model{drafters} among its {len(repo.files)} files."
+        f" Find one with: localllm search {printable(repo.name.rpartition('/')[2])}"
     )
 
 
@@ -98,19 +137,23 @@ def usual_offer(hub_models: HubModels) -> Offer:
     )
 
 
-class NoSuchQuant(UsageError):
+class NoSuchQuant(NotFound):
     """The repository is there and does not have the quant that was named."""
 
 
 def offer_of(hub_models: HubModels, quant: str) -> Offer:
-    """Take the offer that a quant's or a file's name means. Raises UsageError, which lists all."""
+    """Take the offer that a quant's or a file's name means.
+
+    Raises NoSuchQuant, which lists all, and UsageError for a file that cannot be used.
+    """
     offers, repo = hub_models.contents.offers, hub_models.repo
     named = _file_called(repo, model_files(hub_models.files), quant)
     for offer in offers:
         if offer.files == named.names if named else offer.candidate.quant == quant.upper():
             return offer
+    shown = shown_name(named.names[0]) if named else _shown_file(hub_models, quant)
     for left in hub_models.contents.left_out:
-        if named and single_line(named.names[0]).startswith(left.name.removesuffix("…")):
+        if left.name == shown:
             raise UsageError(f"{printable(repo.name)}: {left.name} cannot be used: {left.reason}.")
     have = ", ".join(
         f"{printable(o.candidate.quant)} ({format_bytes(o.candidate.size_bytes)})" for o in offers
@@ -119,6 +162,12 @@ def offer_of(hub_models: HubModels, quant: str) -> Offer:
         f"{printable(repo.name)} has no {printable(quant)[:80]}."
         f" It has: {have or 'nothing usable'}."
     )
+
+
+def _shown_file(hub_models: HubModels, name: str) -> str | None:
+    """Find a listed file of this name that holds no model, as it is shown."""
+    listed = (f.name for f in hub_models.files if name in (f.name, f.name.rpartition("/")[2]))
+    return next(map(shown_name, listed), None)
 
 
 def _file_called(repo: HubRepo, files: Sequence[ModelFile], quant: str | None) -> ModelFile | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from localllm.core.quality import quality
 from localllm.core.recommend import Candidate, FitPlan, Machine, Preferences, plans
 from localllm.core.recommend.repository import Offer
+from localllm.core.recommend.repository_files import LeftOut
 from localllm.core.sizing.fit import Fit, fit_in
 from localllm.core.sizing.load import LoadSettings, Speculate, capped_context
 from localllm.core.sizing.placement import Budget
@@ -38,7 +39,8 @@ from localllm.runtime.hub_models import (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullPlan:
     """The files to fetch: `files` are the parts of one model in order, `mmproj` the one that goes
-    with it. `reasons` say why this quant; `warning` what speaks against it here."""
+    with it. `reasons` say why this quant; `warning` what speaks against it here. `left_out` are
+    files of the repository that look like models and cannot be taken."""
 
     repo: HubRepo
     quant: str
@@ -46,6 +48,7 @@ class PullPlan:
     mmproj: HubFile | None
     reasons: tuple[str, ...]
     warning: str | None = None
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def all_files(self) -> tuple[HubFile, ...]:
@@ -162,6 +165,7 @@ def _plan(hub_models: HubModels, offer: Offer, reasons: tuple[str, ...]) -> Pull
         files=hub_models.hub_files(offer.files),
         mmproj=hub_models.mmproj(offer),
         reasons=reasons,
+        left_out=tuple(each for each in hub_models.contents.left_out if not each.companion),
     )
 
 

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from localllm.core.catalogue.catalogue import Entry
+from localllm.core.catalogue.requantize import Requantizer
 from localllm.core.gguf.writer import header_bytes
 from localllm.library.files.catalogue_file import read_catalogue
 from tests.cli.hub_processes import document, localllm, renamed, rows, split_model, start
+from tests.core import forge
+from tests.core.forge import Forged
 from tests.hub import FakeHub, Flip, Portal, Refuse, SparseFile, Stall
 
 REPO = "acme/Testllm-GGUF"
@@ -193,7 +196,7 @@ def test_when_nothing_fits_nothing_is_fetched_unless_a_quant_is_named(
         (["no-such-model"], 5, ["no-such-model", "localllm search"]),
         (["qwen3-0.6bb"], 5, ["qwen3-0.6b"]),
         (["acme/Nothing"], 5, ["acme/Nothing"]),
-        ([f"{REPO}:Q8_0"], 2, ["has no Q8_0", "Q4_1"]),
+        ([f"{REPO}:Q8_0"], 5, ["has no Q8_0", "Q4_1"]),
         ([f"{REPO}:Q4_1", "--quant", "Q8_0"], 2, ["another"]),
         (["../../etc"], 2, ["ORG/REPO"]),
         (["https://huggingface.co/a/b"], 2, ["ORG/REPO"]),
@@ -346,3 +349,102 @@ def until_line(process: subprocess.Popen[str], word: str) -> None:
 def test_a_busy_hub_is_asked_again(stocked: FakeHub) -> None:
     stocked.faults.add(Refuse(503, retry_after="0"), times=2)
     assert localllm(stocked, "pull", REPO, "--quiet").returncode == 0
+
+
+# repositories as they are
+
+
+def forged(name: str, architecture: str = "llama", *, layers: int = 12) -> Forged:
+    """A small decoder (of 12 layers 40 MiB in Q8_0) that llama.cpp knows the architecture of."""
+    width, feed_forward, vocabulary = 512, 1536, 320
+    shapes = {
+        "attn_norm.weight": (width,), "attn_q.weight": (width, width),
+        "attn_k.weight": (width, width), "attn_v.weight": (width, width),
+        "attn_output.weight": (width, width), "ffn_norm.weight": (width,),
+        "ffn_gate.weight": (width, feed_forward), "ffn_up.weight": (width, feed_forward),
+        "ffn_down.weight": (feed_forward, width),
+    }  # fmt: skip
+    inside = [(f"blk.{n}.{key}", shape) for n in range(layers) for key, shape in shapes.items()]
+    ends = {"token_embd.weight": (width, vocabulary), "output_norm.weight": (width,)}
+    return Forged(
+        name=name,
+        architecture=architecture,
+        keys={
+            "block_count": layers, "context_length": 2048, "embedding_length": width,
+            "feed_forward_length": feed_forward, "attention.head_count": 8,
+            "attention.head_count_kv": 8, "attention.layer_norm_rms_epsilon": 1e-5,
+            "rope.dimension_count": 64,
+        },
+        vocabulary=vocabulary,
+        tensors=(*ends.items(), *inside),
+        general={"general.file_type": 7},
+    )  # fmt: skip
+
+
+def with_quants(path: Path) -> dict[str, bytes | SparseFile]:
+    """A model in Q8_0, whose file is written to `path`, and F16."""
+    forge.write(forged("Gemma"), path)
+    own = Requantizer(forge.spec(forged("Gemma")))
+    f16 = own.spec(own.match(("F16",), 0), file_bytes=0)
+    head = header_bytes(f16)
+    length = len(head) + f16.tensors[-1].offset + f16.tensors[-1].size_bytes + 32
+    return {
+        "gemma-4-E2B-it-Q8_0.gguf": path.read_bytes(),
+        "gemma-4-E2B-it-F16.gguf": SparseFile(head=head, size=length),
+    }
+
+
+@pytest.mark.parametrize(
+    ("drafter", "architecture"),
+    [
+        ("MTP/gemma-4-E2B-it-Q8_0-MTP.gguf", "gemma4-assistant"),
+        ("mtp-gemma-4-E2B-it.gguf", "gemma4-assistant"),
+        ("gemma-4-E2B-it-EAGLE3-Q8_0.gguf", "eagle3"),
+        ("tiny-Q4_K_M.gguf", "dflash"),  # only its header tells
+    ],
+)
+@pytest.mark.parametrize("asked", ["acme/Gemma-GGUF", "acme/Gemma-GGUF:Q8_0"])
+def test_a_drafter_is_not_pulled_in_the_models_place(
+    hub: FakeHub, tmp_path: Path, drafter: str, architecture: str, asked: str
+) -> None:
+    forge.write(forged("draft", architecture, layers=1), tmp_path / "draft.gguf")
+    files = with_quants(tmp_path / "model.gguf")
+    hub.add_repo("acme/Gemma-GGUF", {drafter: (tmp_path / "draft.gguf").read_bytes(), **files})
+    done = localllm(hub, "pull", asked, "--dry-run", "--json")
+    assert rows(document(done), "files")[0]["name"] in files
+    shown = document(localllm(hub, "show", "acme/Gemma-GGUF", "--json"))
+    assert len(rows(shown, "offers")) == 2
+    assert [left["name"] for left in rows(shown, "left_out")] == [drafter]
+
+
+def test_a_repository_of_drafters_says_that_it_is_one(hub: FakeHub, tmp_path: Path) -> None:
+    forge.write(forged("draft", "eagle3", layers=1), tmp_path / "draft.gguf")
+    hub.add_repo("acme/EAGLE-GGUF", {"m-EAGLE3-Q8_0.gguf": (tmp_path / "draft.gguf").read_bytes()})
+    done = localllm(hub, "pull", "acme/EAGLE-GGUF")
+    assert done.returncode == 5
+    assert "drafter" in done.stderr
+
+
+def test_one_file_that_cannot_be_read_hides_no_other(hub: FakeHub, tmp_path: Path) -> None:
+    files = with_quants(tmp_path / "model.gguf")
+    # The id of the first tensor's type, after its name and two dimensions.
+    raw = bytearray((tmp_path / "model.gguf").read_bytes())
+    name = b"token_embd.weight"
+    raw[raw.index(name) + len(name) + 20] = 144
+    bad = {"gemma-4-E2B-it-Q4_K_M.gguf": bytes(raw), "gemma-4-E2B-it-smol-IQ4_KSS.gguf": b"GGUF"}
+    hub.add_repo("acme/Gemma-GGUF", {**bad, **files})
+    done = localllm(hub, "pull", "acme/Gemma-GGUF", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert any(name in done.stdout for name in files)
+    for word in ("Left out: gemma-4-E2B-it-Q4_K_M.gguf", "IQ4_KS", "ik_llama.cpp", "IQ4_KSS is"):
+        assert word in done.stderr
+    named = localllm(hub, "pull", "acme/Gemma-GGUF:Q4_K_M")
+    assert named.returncode == 1
+    assert "another quant" in named.stderr
+
+
+def test_a_file_of_another_kind_says_what_it_is(hub: FakeHub, smollm2: Path) -> None:
+    hub.add_repo(REPO, {FILE: renamed(smollm2), "mmproj-F16.gguf": b"eyes"})
+    done = localllm(hub, "pull", f"{REPO}:mmproj-F16.gguf")
+    assert done.returncode == 2
+    assert "encoder" in done.stderr

@@ -61,7 +61,7 @@ def test_suggest_plans_for_a_machine_that_is_described(big: FakeHub) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["size", f"{BIG}:Q2_K"], 2, ["has no Q2_K", "Q8_0"]),
+        (["size", f"{BIG}:Q2_K"], 5, ["has no Q2_K", "Q8_0"]),
         (["size", "big/None"], 5, ["big/None"]),
         (["size", f"{BIG}:"], 2, ["no quant"]),
         (["size", BIG, "--revision", "gone"], 5, ["gone"]),

@@ -33,6 +33,8 @@ from localllm.runtime.pull import (
     pull,
 )
 
+_MAX_LEFT_OUT = 3
+
 
 @click.command(name="pull")
 @click.argument("model", metavar="MODEL[:QUANT]")
@@ -116,6 +118,10 @@ def _print_choice(plan: PullPlan) -> None:
         info(f"  {reason}")
     if plan.mmproj is not None:
         info(f"  With {plan.mmproj.name} ({format_bytes(plan.mmproj.size_bytes)}), its encoder.")
+    for left in plan.left_out[:_MAX_LEFT_OUT]:
+        info(f"  Left out: {left.name}: {left.reason}.", dim=True)
+    if (more := len(plan.left_out) - _MAX_LEFT_OUT) > 0:
+        info(f"  Left out too: {more} more; `localllm show {plan.repo.name}` says why.", dim=True)
     if plan.warning is not None:
         warn(plan.warning)
 

@@ -26,12 +26,13 @@ _FEED_FORWARD = (Category.FFN_UP, Category.FFN_GATE, Category.FFN_DOWN)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppliedMix:
     """A quant mix as a publisher applies it (see `quant_mix.QuantTraits`), and the bytes of the
-    model's tensors in it."""
+    model's tensors in it. `experts_kept`: the experts stay in MXFP4, as they were trained."""
 
     quant: str
     imatrix: bool
     fused_as_value: bool
     weights_bytes: int
+    experts_kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,12 @@ class Requantizer:
         )
         self._tied = all(tensor.name != "output.weight" for tensor in header.tensors)
         self._groups = tuple(_groups(header))
-        self._mixes: dict[tuple[str, bool, bool], AppliedMix] = {}
+        self._mxfp4_experts = frozenset(
+            i
+            for i, tensor in enumerate(header.tensors)
+            if tensor.type is GgmlType.MXFP4 and "_exps." in tensor.name
+        )
+        self._mixes: dict[tuple[str, bool, bool, bool], AppliedMix] = {}
 
     @property
     def own_bytes(self) -> int:
@@ -72,12 +78,16 @@ class Requantizer:
     def match(self, labels: Iterable[str], weights_bytes: int) -> AppliedMix:
         """Find the mix of `labels` (keys of FILE_TYPES) whose weights are nearest to these.
 
-        A label has several: with an importance matrix or without, and with fused attention
-        matrices as llama.cpp treated them before 2026 or since.
+        A label has several: with an importance matrix or without, with fused attention matrices as
+        llama.cpp treated them before 2026 or since, and with experts that stay in MXFP4: those of
+        gpt-oss do, whatever the quant, because that is what they were trained in.
         """
+        kept = (True, False) if self._mxfp4_experts else (False,)
         applied = [
-            self._apply(label, imatrix, fused)
-            for label, imatrix, fused in product(labels, self._imatrix_first, (False, True))
+            self._apply(label, imatrix, fused, experts_kept)
+            for label, imatrix, fused, experts_kept in product(
+                labels, self._imatrix_first, (False, True), kept
+            )
         ]
         return min(applied, key=lambda mix: abs(mix.weights_bytes - weights_bytes))
 
@@ -128,16 +138,23 @@ class Requantizer:
         types = [_fixed_type(tensor, target) for tensor in self.header.tensors]
         traits = self._traits(mix.imatrix, mix.fused_as_value)
         rules = quant_mix(mix.quant, traits)
+        kept = self._mxfp4_experts if mix.experts_kept else frozenset()
         for group in self._groups:
             rule = rules.type_rule(group.kind, group.shape)
             for i, place in zip(group.members, group.places, strict=True):
-                types[i] = rule.at(place, group.total)
+                types[i] = GgmlType.MXFP4 if i in kept else rule.at(place, group.total)
         return types
 
-    def _apply(self, quant: str, imatrix: bool, fused: bool) -> AppliedMix:
-        key = (quant, imatrix, fused)
+    def _apply(self, quant: str, imatrix: bool, fused: bool, experts_kept: bool) -> AppliedMix:
+        key = (quant, imatrix, fused, experts_kept)
         if key not in self._mixes:
-            mix = AppliedMix(quant=quant, imatrix=imatrix, fused_as_value=fused, weights_bytes=0)
+            mix = AppliedMix(
+                quant=quant,
+                imatrix=imatrix,
+                fused_as_value=fused,
+                weights_bytes=0,
+                experts_kept=experts_kept,
+            )
             types = zip(self._types(mix), self.header.tensors, strict=True)
             weight = sum(_bytes(kind, tensor.shape) for kind, tensor in types)
             self._mixes[key] = replace(mix, weights_bytes=weight)

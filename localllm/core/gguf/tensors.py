@@ -5,7 +5,7 @@ from math import prod
 
 from localllm.core.gguf.byte_reader import DAMAGED, ByteReader
 from localllm.core.gguf.metadata import name
-from localllm.core.model.quants import BLOCKS, RETIRED, GgmlType, row_bytes
+from localllm.core.model.quants import BLOCKS, RETIRED, GgmlType, fork_type, row_bytes
 from localllm.core.model.spec import TensorInfo
 from localllm.errors import GgufError
 
@@ -118,6 +118,11 @@ def _type(number: int, what: str) -> GgmlType:
         raise GgufError(
             f"{what} has the type {number} ({RETIRED[number]}), which llama.cpp no longer reads."
             " Get a newer file of this model."
+        )
+    if (fork := fork_type(number)) is not None:
+        raise GgufError(
+            f"{what} has the type {number} ({fork}) of ik_llama.cpp, another program, which"
+            " llama.cpp does not read. Get another quant of this model."
         )
     raise GgufError(
         f"{what} has the unknown type {number}. Is the file newer than this version of localllm?"

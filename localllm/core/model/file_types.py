@@ -70,6 +70,14 @@ QUANT_LABELS: Mapping[int, str] = MappingProxyType(
 ALIASES: Mapping[str, str] = MappingProxyType({"MXFP4_MOE": "MXFP4"})
 """Labels that mean another one: llama.cpp's own word for 38 is not what the files are called."""
 
+FORK = "ik_llama.cpp"
+"""The fork of llama.cpp whose own quants are published most."""
+_FORK_LABEL = re.compile(
+    r"(?:UD-)?(?:IQ[1-6]_K(?:S{1,2}|L|T)?|IQ[12]_BN|I2_S|Q6_0|Q8_KV|.+_R(?:4|8|16))", re.IGNORECASE
+)
+# ik_llama.cpp, `enum llama_ftype` in include/llama.h (2026-05): its types, and every type
+# interleaved by rows (_R4, _R8, _R16). None of these is a label of llama.cpp's.
+
 _LABELS = sorted({*QUANT_LABELS.values(), *ALIASES}, key=len, reverse=True)
 _QUANT = re.compile(rf"(?:^|[-._ ])({'|'.join(_LABELS)})$", re.IGNORECASE)
 _SPLIT = re.compile(
@@ -99,6 +107,11 @@ def label_in(text: str) -> str | None:
     "Qwen3-8B-UD-Q4_K_XL" -> "UD-Q4_K_XL"."""
     found = _LABEL.findall(text)
     return found[-1].upper() if found else None
+
+
+def fork_of(label: str | None) -> str | None:
+    """Return the fork of llama.cpp that alone reads a label's types; None for all others."""
+    return FORK if label is not None and _FORK_LABEL.fullmatch(label) else None
 
 
 def without_quant(stem: str) -> str:

@@ -106,6 +106,39 @@ RETIRED: dict[int, str] = {
 }
 """Type ids that older files hold and llama.cpp no longer reads (`enum ggml_type`, ggml.h)."""
 
+FORK_TYPES: dict[int, str] = {
+    133: "Q6_0",
+    134: "IQ1_BN",
+    135: "IQ2_BN",
+    137: "IQ2_K",
+    138: "IQ3_K",
+    139: "IQ4_K",
+    140: "IQ5_K",
+    141: "IQ6_K",
+    144: "IQ4_KS",
+    145: "IQ2_KS",
+    146: "IQ4_KSS",
+    151: "Q8_KV",
+    152: "IQ5_KS",
+    153: "IQ2_KT",
+    154: "IQ3_KT",
+    155: "IQ4_KT",
+    156: "IQ3_KS",
+    157: "IQ2_KL",
+    158: "IQ1_KT",
+}
+"""Type ids of ik_llama.cpp, a fork (`enum ggml_type` in its ggml.h, 2026-05)."""
+_INTERLEAVED = 200
+"""Added to the id of a type that this fork has interleaved by rows."""
+
+
+def fork_type(number: int) -> str | None:
+    """Return the name of a type that only ik_llama.cpp reads; None for every other id."""
+    base = number - _INTERLEAVED
+    if base in FORK_TYPES or base in set(GgmlType):
+        return f"{FORK_TYPES.get(base) or GgmlType(base).name} in rows"
+    return FORK_TYPES.get(number)
+
 
 def row_bytes(kind: GgmlType, elements: int) -> int:
     """Return the bytes of `elements` contiguous values (`ggml_row_size`).

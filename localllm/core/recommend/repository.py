@@ -3,20 +3,30 @@
 All quants of a model have the same tensors, so the header of one file and the lengths of the
 others are enough to size every one; nothing else is downloaded. The listed lengths are the truth:
 where a publisher does not follow llama.cpp's mixes, the weights are made as large as the file is,
-and the offer's note says so. Which files belong together (a quant's parts, the image encoder of a
-model) is read from their names, which are outside text: nothing raises, whatever they hold.
+and the offer's note says so. Which files belong together is read from their names
+(`repository_files.py`).
 """
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from localllm.core.catalogue.requantize import AppliedMix, Requantizer
-from localllm.core.model.file_types import ALIASES, FILE_TYPES, label_in, split_of
+from localllm.core.model.file_types import ALIASES, FILE_TYPES, fork_of
 from localllm.core.model.quants import RETIRED
 from localllm.core.model.spec import ModelSpec
 from localllm.core.recommend.plan import Candidate
-from localllm.core.text import single_line, strip_controls
+from localllm.core.recommend.repository_files import (
+    DRAFTER_REASON,
+    MAX_NAME,
+    LeftOut,
+    ModelFile,
+    RepoFile,
+    is_split_twin,
+    left_out,
+    sort_files,
+)
+from localllm.core.text import single_line
 from localllm.core.units import format_bytes
 from localllm.errors import GgufError
 
@@ -27,9 +37,8 @@ _MOST_LARGER = 2.5
 _MOST_SMALLER = 1.5
 """A file that is so many times larger or smaller than its label says holds something else. Room
 above is needed: Q4_0 of Gemma 3 270M with its embeddings left in F16 is 2.02 times Q4_0."""
-_LARGEST_FILE = 1 << 50
-_MAX_NAME = 400
-_MAX_SHOWN = 80
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 # Labels as publishers write them -> the mix llama.cpp makes (`QUANT_OPTIONS`, quantize.cpp).
 _ALIASES = {
@@ -40,25 +49,6 @@ _ALIASES = {
     "FP32": "F32",
     **ALIASES,
 }
-_SUFFIX = re.compile(r"\.gguf\Z", re.IGNORECASE)
-
-_WORD = re.compile(r"[a-z0-9]+")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RepoFile:
-    """A file as a repository lists it; `name` is its path in the repository."""
-
-    name: str
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeftOut:
-    """A GGUF file (or the parts of one) that is not offered. `name` is safe to show."""
-
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,15 +65,20 @@ class Offer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepoOffers:
-    """The offers of a repository, the largest first, and the files that were left out."""
+    """The offers of a repository, the largest first, and the files that were left out.
+
+    `twins` are those of the offers whose file is listed whole as well: they can be named, and are
+    not chosen.
+    """
 
     offers: tuple[Offer, ...]
     left_out: tuple[LeftOut, ...]
+    twins: tuple[Offer, ...] = ()
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
-        """The offers as candidates."""
-        return tuple(offer.candidate for offer in self.offers)
+        """The offers to choose from, as candidates."""
+        return tuple(offer.candidate for offer in self.offers if offer not in self.twins)
 
 
 def candidates(
@@ -96,24 +91,41 @@ def candidates(
     return offers_of(repository, header, files).candidates
 
 
-def offers_of(repository: str, header: ModelSpec, files: Sequence[RepoFile]) -> RepoOffers:
+def offers_of(
+    repository: str,
+    header: ModelSpec,
+    files: Sequence[RepoFile],
+    *,
+    unusable: Mapping[str, str] = _NOTHING,
+) -> RepoOffers:
     """Sort a repository's files into offers and those that are left out.
 
-    `header` is that of any one of the models' files (of a split one: all parts' tensors). Raises
+    `header` is that of any one of the models' files (of a split one: all parts' tensors);
+    `unusable` are files whose own header says that they are none, by name, with the reason. Raises
     GgufError for a header without tensors, of a part alone, or with sizes that are no numbers.
     """
     _require_whole(header)
-    reader = _OfferReader(single_line(repository)[:_MAX_NAME], header)
+    reader = _OfferReader(single_line(repository)[:MAX_NAME], header)
     offers: list[Offer] = []
-    left_out: list[LeftOut] = []
-    for file in _whole(files):
-        result = file if isinstance(file, LeftOut) else reader.read(file)
-        if isinstance(result, LeftOut):
-            left_out.append(result)
+    left: list[LeftOut] = []
+    whole = sort_files(files)
+    for file in whole:
+        if isinstance(file, LeftOut):
+            left.append(file)
+        elif (reason := unusable.get(file.names[0])) is not None:
+            left.append(left_out(file.names[0], reason))
+        elif isinstance(result := reader.read(file), LeftOut):
+            left.append(result)
         else:
             offers.append(result)
     offers.sort(key=lambda offer: (-offer.candidate.size_bytes, offer.candidate.file))
-    return RepoOffers(offers=tuple(offers), left_out=tuple(left_out))
+    models = [each for each in whole if isinstance(each, ModelFile)]
+    twins = {each.names for each in models if is_split_twin(each, models)}
+    return RepoOffers(
+        offers=tuple(offers),
+        left_out=tuple(left),
+        twins=tuple(offer for offer in offers if offer.files in twins),
+    )
 
 
 def _require_whole(header: ModelSpec) -> None:
@@ -125,88 +137,6 @@ def _require_whole(header: ModelSpec) -> None:
             f"the header is that of one part, with {len(header.tensors)} of {total} tensors."
             " Read the headers of all parts"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFile:
-    """A whole model file, or all parts of one in order; `stem` is the name they share."""
-
-    stem: str
-    names: tuple[str, ...]
-    size_bytes: int
-
-    @property
-    def label(self) -> str | None:
-        """The quant in the file's name; else that of the folder it lies in."""
-        folder, _, name = self.stem.rpartition("/")
-        return label_in(name) or label_in(folder.rpartition("/")[2])
-
-
-def model_files(files: Sequence[RepoFile]) -> tuple[ModelFile, ...]:
-    """Pick the files that may hold a model, by name and length alone: their headers can be read."""
-    return tuple(each for each in _whole(files) if isinstance(each, ModelFile))
-
-
-def _whole(files: Sequence[RepoFile]) -> Iterator[ModelFile | LeftOut]:
-    """Yield the GGUF files, parts put together, each name once."""
-    splits: dict[tuple[str, int], dict[int, RepoFile]] = {}
-    unique = {file.name: file for file in files if _SUFFIX.search(file.name)}
-    for file in unique.values():
-        reason = why_unusable(file) or _no_model(file.name.rpartition("/")[2])
-        split = split_of(file.name) if reason is None else None
-        if reason is not None:
-            yield _left_out(file.name, reason)
-        elif split is not None:
-            stem, number, count = split
-            splits.setdefault((stem, count), {})[number] = file
-        else:
-            yield ModelFile(_SUFFIX.sub("", file.name), (file.name,), file.size_bytes)
-    for (stem, count), parts in splits.items():
-        yield _joined(stem, count, parts)
-
-
-def _joined(stem: str, count: int, parts: dict[int, RepoFile]) -> ModelFile | LeftOut:
-    present = sum(1 <= number <= count for number in parts)
-    if present < count or present < len(parts):
-        what = f"{present} of its {count} parts" if count else "parts of none"
-        return _left_out(stem, f"the repository lists {what}")
-    ordered = [parts[number] for number in sorted(parts)]
-    size = sum(file.size_bytes for file in ordered)
-    return ModelFile(stem, tuple(file.name for file in ordered), size)
-
-
-def why_unusable(file: RepoFile) -> str | None:
-    """Describe why a listed file cannot be fetched, whatever it holds; None when it can."""
-    name = file.name
-    if len(name) > _MAX_NAME:
-        return f"its name has {len(name)} characters; at most {_MAX_NAME} are taken"
-    if strip_controls(name) != name or "\n" in name or "\t" in name:
-        return "its name holds characters that cannot be shown"
-    steps = name.split("/")
-    if "\\" in name or ":" in name or any(step in ("", ".", "..") for step in steps):
-        return "its name is no path inside the repository"
-    if not 0 < file.size_bytes <= _LARGEST_FILE:
-        return "the repository does not say how large it is"
-    return None
-
-
-def _no_model(file_name: str) -> str | None:
-    """Describe a file that is no model, by its name; None for all others."""
-    words = set(_WORD.findall(file_name.lower()))
-    if any(word.startswith("mmproj") for word in words):
-        return "an image or audio encoder (mmproj), which works beside a model"
-    if words & {"lora", "adapter"}:
-        return "an adapter, which works on top of a model"
-    # Models made with an importance matrix may say so, but they say their quant as well.
-    if "imatrix" in words and label_in(file_name) is None:
-        return "an importance matrix, which only a quantizer reads"
-    return None
-
-
-def _left_out(name: str, reason: str) -> LeftOut:
-    shown = single_line(name)
-    short = shown if len(shown) <= _MAX_SHOWN else shown[: _MAX_SHOWN - 1] + "…"
-    return LeftOut(name=short, reason=reason)
 
 
 class _OfferReader:
@@ -226,14 +156,20 @@ class _OfferReader:
         label = file.label
         mix = _mix(label)
         if label is not None and label.removeprefix("UD-") in RETIRED.values():
-            return _left_out(file.names[0], f"{label} is a type that llama.cpp no longer reads")
+            return left_out(file.names[0], f"{label} is a type that llama.cpp no longer reads")
         if self._is_own(file, mix):
             return self._own(file, label or self._header.quant or "?")
+        if file.drafter:
+            return left_out(file.names[0], DRAFTER_REASON, companion=True)
+        if (fork := fork_of(label)) is not None:
+            return left_out(
+                file.names[0], f"{label} is a type of {fork}, which llama.cpp does not read"
+            )
         weights = max(0, file.size_bytes - self._around_bytes)
         applied = self._requantizer.match(FILE_TYPES if mix is None else (mix,), weights)
         times = weights / applied.weights_bytes
         if not 1 / _MOST_SMALLER <= times <= _MOST_LARGER:
-            return _left_out(file.names[0], self._other_model(file, applied))
+            return left_out(file.names[0], self._other_model(file, applied))
         return self._offer(file, label, mix, applied, weights)
 
     def _is_own(self, file: ModelFile, mix: str | None) -> bool:
@@ -305,75 +241,3 @@ def _weight_words(weights: int, applied: AppliedMix) -> str:
         f"Its weights are {more} than llama.cpp makes {applied.quant}: the publisher chose other"
         " types for some tensors. They are counted as large as the file is."
     )
-
-
-USUAL_QUANT = "Q4_K_M"
-"""The quant that nearly every repository has and most people take."""
-
-_GENERIC = frozenset({"mmproj", "model", "gguf"})
-_ENCODER_TYPES = ("F16", "FP16", "BF16", "Q8_0", "F32", "FP32")
-"""Types of an encoder's file, the one to take first: llama.cpp's own conversions are F16, which
-every backend computes with; F32 is twice as large and BF16 slow where it is emulated."""
-
-
-def header_source(files: Sequence[ModelFile]) -> ModelFile | None:
-    """Pick the file whose header to read: whole, of the usual quant, else the smallest.
-
-    None when there is no model file.
-    """
-    order = sorted(files, key=lambda f: (f.label != USUAL_QUANT, len(f.names) > 1, f.size_bytes))
-    return order[0] if order else None
-
-
-def files_named(files: Sequence[ModelFile], quant: str) -> tuple[ModelFile, ...]:
-    """Find the files that a person means by a quant's name or by a file's own."""
-    label = quant.upper()
-    by_name = tuple(f for f in files if any(_is_file(name, quant) for name in f.names))
-    return by_name or tuple(f for f in files if f.label == label)
-
-
-def mmproj_for(model: ModelFile, files: Sequence[RepoFile]) -> RepoFile | None:
-    """Find the mmproj that a vision or audio model needs; None when the repository has none for it.
-
-    One that names the model is taken first, then one that names none. Of those that name other
-    things only a single kind is taken: which of two would be a guess.
-    """
-    encoders = [f for f in files if why_unusable(f) is None and _is_encoder(f.name)]
-    words = _words(model.stem)
-    named = [f for f in encoders if _subject(f.name) and _subject(f.name) <= words]
-    generic = [f for f in encoders if not _subject(f.name)]
-    fitting = named or generic
-    if not fitting and len({_subject(f.name) for f in encoders}) == 1:
-        fitting = encoders
-    folder = model.stem.rpartition("/")[0]
-    return min(
-        fitting,
-        key=lambda f: (f.name.rpartition("/")[0] != folder, -len(_subject(f.name)), *_type(f)),
-        default=None,
-    )
-
-
-def _is_file(name: str, query: str) -> bool:
-    return query in (name, name.rpartition("/")[2])
-
-
-def _is_encoder(name: str) -> bool:
-    file = name.rpartition("/")[2].lower()
-    return file.endswith(".gguf") and any(w.startswith("mmproj") for w in _WORD.findall(file))
-
-
-def _subject(name: str) -> frozenset[str]:
-    """Return the words of an encoder's file name that name a model."""
-    file = name.rpartition("/")[2].lower()
-    label = label_in(file)
-    return _words(file) - _GENERIC - (_words(label) if label else frozenset())
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(_WORD.findall(text.lower()))
-
-
-def _type(file: RepoFile) -> tuple[int, int, str]:
-    label = label_in(file.name.rpartition("/")[2]) or ""
-    rank = _ENCODER_TYPES.index(label) if label in _ENCODER_TYPES else len(_ENCODER_TYPES)
-    return rank, file.size_bytes, file.name
