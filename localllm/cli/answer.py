@@ -40,6 +40,7 @@ class Answer:
                 "completion_tokens": done.completion_tokens if done is not None else None,
                 "cached_tokens": done.cached_tokens if done is not None else None,
             },
+            "warnings": list(done.warnings) if done is not None else [],
             "timings": {
                 "load_s": resident.loaded.load_s,
                 "ttft_s": timings.ttft_s if timings is not None else None,

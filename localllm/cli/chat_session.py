@@ -68,6 +68,7 @@ class ChatSession:
         self.path = path
         self._states = states
         self._saved = conversation
+        self._warned: set[str] = set()
         self.restored_tokens: int | None = None
 
     def announce(self) -> None:
@@ -88,7 +89,12 @@ class ChatSession:
         }
 
     def add_turn(self, question: Message, answer: Answer) -> None:
-        """Add a turn, say what was left out to make it, and save. Raises StoreError."""
+        """Add a turn, say what was done to the conversation to make it, and save. Raises
+        StoreError."""
+        for warning in answer.finished.warnings if answer.finished is not None else ():
+            if warning not in self._warned:  # the next turn has it again
+                info(warning)
+                self._warned.add(warning)
         before = self.conversation.left_out
         self.conversation = self.conversation.with_turn(question, answer)
         dropped = self.conversation.messages[before : self.conversation.left_out]

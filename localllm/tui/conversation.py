@@ -23,7 +23,8 @@ class Turn:
     """One question and its answer.
 
     `answer` is the model's text, unchanged; `remark` says why it broke off, when it did.
-    `left_out` counts the earlier turns that did not fit into the context with it.
+    `left_out` counts the earlier turns that did not fit into the context with it; `warnings` are
+    sentences about what else was done to the conversation.
     """
 
     question: str
@@ -31,6 +32,7 @@ class Turn:
     answer: str = ""
     remark: str = ""
     left_out: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

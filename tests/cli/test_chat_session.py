@@ -168,7 +168,7 @@ def test_a_session_that_is_open_elsewhere_is_left_alone(tmp_path: Path) -> None:
 # --- without an engine ---
 
 
-def answer(text: str, dropped: int = 0) -> Answer:
+def answer(text: str, dropped: int = 0, warnings: tuple[str, ...] = ()) -> Answer:
     timings = Timings(queue_s=0, ttft_s=None, total_s=0, prefill_tps=None, decode_tps=None)
     return Answer(
         text=text,
@@ -180,6 +180,7 @@ def answer(text: str, dropped: int = 0) -> Answer:
             cached_tokens=0,
             timings=timings,
             dropped_messages=dropped,
+            warnings=warnings,
         ),
     )
 
@@ -196,6 +197,15 @@ def test_what_was_left_out_once_is_not_told_again(capsys: pytest.CaptureFixture[
     assert [message.content for message in sent] == ["2", "yes", "3", "yes"]
     assert len(session.conversation.messages) == 8
     assert "2 earlier turns were left out" in capsys.readouterr().err
+
+
+def test_a_warning_that_comes_with_every_turn_is_printed_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    session = ChatSession(Conversation(system="brief"))
+    for warnings in (("joined",), ("joined",), ("joined", "moved")):
+        session.add_turn(user("q"), answer("yes", warnings=warnings))
+    assert capsys.readouterr().err.splitlines() == ["joined", "moved"]
 
 
 def test_a_question_without_an_answer_is_not_part_of_it() -> None:

@@ -56,8 +56,9 @@ def test_the_prompt_may_come_from_stdin() -> None:
 def test_json_is_one_document_with_the_promised_keys() -> None:
     done = run("starter", "Hello", *GREEDY, "--max-tokens", "5", "--json", "--seed", "1")
     document = json.loads(done.stdout)
-    keys = {"text", "reasoning", "finish_reason", "usage", "timings", "memory"}
+    keys = {"text", "reasoning", "finish_reason", "usage", "timings", "memory", "warnings"}
     assert document.keys() == keys
+    assert document["warnings"] == []
     assert document["reasoning"] is None  # this model does not reason
     memory = document["memory"]
     assert memory["allocated_bytes"] > 2**20

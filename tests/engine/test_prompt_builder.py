@@ -108,6 +108,28 @@ def test_the_prompt_of_an_answer_under_a_grammar_switches_reasoning_off() -> Non
     assert "[no thoughts]" in text(builder().build(request))
 
 
+def test_a_strict_template_is_helped_and_the_prompt_has_the_reason() -> None:
+    strict = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + TEMPLATE
+    )
+    system = Message(role=Role.SYSTEM, content="Be brief.")
+    prompt = builder(template=strict).build(chat(system, QUESTION))
+    assert text(prompt) == "^<user>Be brief.\n\nWell?<assistant>"
+    assert len(prompt.warnings) == 1
+    assert "has no system role" in prompt.warnings[0]
+    image = Image(data=png(1), offset=0)
+    shown = builder(template=strict).build(
+        chat(system, Message(role=Role.USER, content="x", images=(image,)))
+    )
+    assert text(shown) == "^<user>Be brief.\n\n###x<assistant>".replace("^", "")
+    assert shown.warnings == prompt.warnings
+
+
+def test_a_refusal_in_the_words_of_the_template_comes_through() -> None:
+    with pytest.raises(BadRequest, match="never this"):
+        builder(template="{{ raise_exception('never this') }}").build(chat(QUESTION))
+
+
 def test_the_answer_format_follows_the_tool_choice() -> None:
     def answer_format(mode: ToolMode) -> AnswerFormat:
         request = GenerateRequest(

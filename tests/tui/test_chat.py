@@ -340,6 +340,15 @@ async def test_quitting_while_it_answers_ends_the_engine(app_fixture: AppFixture
     assert all(not engine.alive for engine in app_fixture.engines)
 
 
+async def test_a_warning_of_the_engine_is_shown_under_the_answer(app_fixture: AppFixture) -> None:
+    app_fixture.script.warnings = ("Two user messages were joined.",)
+    app = app_fixture.app()
+    async with app.run_test() as pilot:
+        await open_chat(pilot)
+        await send_and_wait(pilot, "one")
+        await wait_for_text(pilot, "Two user messages were joined.")
+
+
 async def test_what_was_left_out_of_a_long_conversation_is_said_under_the_answer(
     app_fixture: AppFixture,
 ) -> None:

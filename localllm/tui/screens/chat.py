@@ -191,6 +191,7 @@ class ChatScreen(WorkScreen[Conversation]):
             question=question,
             ending=ENDINGS[finished.reason],
             left_out=finished.dropped_messages // MESSAGES_OF_A_TURN,
+            warnings=finished.warnings,
         )
 
     async def _close_turn(self, turn: Turn, view: TurnView, failure: LocalLLMError | None) -> None:

@@ -90,7 +90,8 @@ class TurnView(Vertical):
 def _note(turn: Turn) -> str:
     """Write the line under a turn that is over."""
     ending = turn.remark or ENDING_NOTES[turn.ending] or ("" if turn.answer else NO_ANSWER)
-    return " · ".join(note for note in (ending, truncation_notice(turn.left_out)) if note)
+    notes = (ending, truncation_notice(turn.left_out), *turn.warnings)
+    return " · ".join(note for note in notes if note)
 
 
 class Transcript(VerticalScroll):

@@ -27,14 +27,18 @@ from localllm.engine.messages import Message, Role, Tool
 from localllm.engine.messages.limits import MAX_TEMPLATE_CHARS
 from localllm.engine.worker.parsing.formats import reasoning_tags_of, tool_format_of
 from localllm.engine.worker.prompt.template_messages import (
+    PROBE_TOOL,
     TemplateCaps,
     TemplateMessage,
+    TemplateTooSlow,
     messages_with_tools,
     plain_messages,
     probe_caps,
     template_tools,
     with_content_parts,
+    without_roles,
 )
+from localllm.engine.worker.prompt.turns import FittedTurns, StrictestRules, TurnRules, fit_turns
 from localllm.errors import BadRequest
 
 MAX_RENDERED_CHARS = 16 * 2**20
@@ -98,6 +102,37 @@ class ChatTemplate:
             return f"{error} (tried with one question)"
         return None if _PROBE in text else "The chat template leaves out what the user writes."
 
+    @functools.cached_property
+    def rules(self) -> TurnRules:
+        """The orders of turns that it takes in a conversation without tools."""
+        return TurnRules(functools.partial(self._accepts, tools=()))
+
+    @functools.cached_property
+    def rules_with_tools(self) -> TurnRules:
+        """Those of a conversation with tools, which some templates write in another way."""
+        return TurnRules(functools.partial(self._accepts, tools=(PROBE_TOOL,)))
+
+    def _accepts(self, messages: Sequence[Message], tools: Sequence[Tool]) -> bool:
+        try:
+            text = self.render(messages, tools)
+        except TemplateTooSlow:
+            raise
+        except BadRequest:
+            return False
+        return all(message.content in text for message in messages)
+
+    def fit(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, strictly: bool = False
+    ) -> FittedTurns:
+        """Put a conversation into an order that the template takes; `strictly`: into one that every
+        template does."""
+        has_tools = uses_tools(messages, tools)
+        if has_tools:
+            messages = without_roles(messages, self.caps, self.tool_format)
+        if strictly:
+            return fit_turns(messages, StrictestRules())
+        return fit_turns(messages, self.rules_with_tools if has_tools else self.rules)
+
     def render(
         self,
         messages: Sequence[Message],
@@ -112,10 +147,25 @@ class ChatTemplate:
         than MAX_RENDERED_CHARS.
         """
         options = {} if reasoning is None else {"enable_thinking": reasoning}
-        if not tools and not any(m.tool_calls or m.role is Role.TOOL for m in messages):
+        if not uses_tools(messages, tools):
             return self._render(plain_messages(messages), None, options)
         built = messages_with_tools(messages, tools, self.caps, self.tool_format)
         return self._render(built, template_tools(tools, self.caps), options)
+
+    @functools.cached_property
+    def _no_tools(self) -> list[TemplateMessage] | None:
+        """What it is given when there are no tools: None, as `transformers` does, but an empty list
+        for a template that is made for tools and needs one."""
+
+        def renders(tools: list[TemplateMessage] | None) -> bool:
+            try:
+                return bool(self._render_as_is([{"role": "user", "content": _PROBE}], tools, {}))
+            except TemplateTooSlow:
+                raise
+            except BadRequest:
+                return False
+
+        return [] if not renders(None) and renders([]) else None
 
     @functools.cached_property
     def _needs_content_parts(self) -> bool:
@@ -126,6 +176,8 @@ class ChatTemplate:
             message: TemplateMessage = {"role": "user", "content": content}
             try:
                 return _PROBE in self._render_as_is([message], None, {})
+            except TemplateTooSlow:
+                raise
             except BadRequest:
                 return False
 
@@ -139,7 +191,7 @@ class ChatTemplate:
     ) -> str:
         if self._needs_content_parts:
             messages = with_content_parts(messages)
-        return self._render_as_is(messages, tools, options)
+        return self._render_as_is(messages, self._no_tools if tools is None else tools, options)
 
     def _render_as_is(
         self,
@@ -151,7 +203,7 @@ class ChatTemplate:
             with _memory_limit(MEMORY_LIMIT_BYTES), _Deadline(TIME_LIMIT_S):
                 return self._generate(messages, tools, options)
         except TemplateTimeout:
-            raise BadRequest(
+            raise TemplateTooSlow(
                 f"The model's chat template ran for more than {TIME_LIMIT_S:g} s and was stopped."
             ) from None
         except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
@@ -184,6 +236,11 @@ class ChatTemplate:
                 )
             chunks.append(chunk)
         return "".join(chunks)
+
+
+def uses_tools(messages: Sequence[Message], tools: Sequence[Tool]) -> bool:
+    """Tell whether a conversation has tools, or calls of earlier ones."""
+    return bool(tools) or any(m.tool_calls or m.role is Role.TOOL for m in messages)
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):

@@ -122,16 +122,37 @@ class PromptBuilder:
         if self._template is None:
             raise BadRequest(self._no_template)
         if not any(message.images for message in messages):
-            return Prompt(tokens=self._tokenize(self._render(self._template, request, messages)))
+            text, warnings = self._render(self._template, request, messages)
+            return Prompt(tokens=self._tokenize(text), warnings=warnings)
         if self._encoder is None:
             raise BadRequest(self._vision_unavailable or _NO_MMPROJ)
         placeholder = _ImagePlaceholder()
-        text = self._render(self._template, request, placeholder.insert(messages))
+        text, warnings = self._render(self._template, request, placeholder.insert(messages))
         if len(text) > _CHARS_PER_TOKEN * self._context:
             self._tokenize(text)  # the encoder would, without a limit
-        return self._encoder.tokenize(placeholder.split(text))
+        return replace(self._encoder.tokenize(placeholder.split(text)), warnings=warnings)
 
     def _render(
+        self, template: ChatTemplate, request: GenerateRequest, messages: Sequence[Message]
+    ) -> tuple[str, tuple[str, ...]]:
+        """Render the messages, in an order that the template takes; return the text, and what was
+        done to them."""
+        tools = offered_tools(request)
+        fitted = template.fit(messages, tools)
+        try:
+            text = self._render_as_is(template, request, fitted.messages)
+        except BadRequest as refusal:
+            strict = template.fit(messages, tools, strictly=True)
+            if strict.messages == fitted.messages:
+                raise
+            try:
+                text = self._render_as_is(template, request, strict.messages)
+            except BadRequest:
+                raise refusal from None
+            fitted = strict
+        return text, fitted.warnings
+
+    def _render_as_is(
         self, template: ChatTemplate, request: GenerateRequest, messages: Sequence[Message]
     ) -> str:
         # An answer that follows a grammar from its first token on cannot reason before.

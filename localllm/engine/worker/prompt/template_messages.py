@@ -9,7 +9,7 @@ the syntax of the model's tool format.
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from localllm.engine.messages import Message, Role, Tool
 from localllm.engine.worker.parsing.formats import HARMONY, PLAIN, ToolFormat
@@ -17,6 +17,11 @@ from localllm.errors import BadRequest
 
 TemplateMessage = dict[str, object]
 """A message or a tool, as OpenAI's chat API has it."""
+
+
+class TemplateTooSlow(BadRequest):
+    """A rendering that was stopped: of a template like that no further one is tried."""
+
 
 Render = Callable[[list[TemplateMessage], list[TemplateMessage] | None], str]
 """Render messages and tools. Raises BadRequest when the template refuses them."""
@@ -34,7 +39,7 @@ class TemplateCaps:
     null_content: bool = False
 
 
-_PROBE_TOOL = Tool(name="listed_tool")
+PROBE_TOOL = Tool(name="listed_tool")
 _PROBE_NAME = "probed_tool"
 _PROBE_CALL_ID = "probe1234"
 _PROBE_KEY, _PROBE_VALUE = "probed_key", "probed value"
@@ -47,8 +52,8 @@ def probe_caps(render: Render, tool_format: ToolFormat) -> TemplateCaps:
     """Find out what a template can write."""
     # A template of an unknown format may write calls in a syntax that no parser knows.
     known = tool_format is not PLAIN
-    tools = [_tool_message(_PROBE_TOOL)]
-    lists_tools = known and _PROBE_TOOL.name in _try(render, [_PROBE_QUESTION], tools)
+    tools = [_tool_message(PROBE_TOOL)]
+    lists_tools = known and PROBE_TOOL.name in _try(render, [_PROBE_QUESTION], tools)
 
     def rendered(messages: list[TemplateMessage]) -> str:
         # Some templates for tools fail without any.
@@ -81,6 +86,8 @@ def _try(
     """Render; return "" when the template refuses."""
     try:
         return render(messages, tools)
+    except TemplateTooSlow:
+        raise
     except BadRequest:
         return ""
 
@@ -139,24 +146,49 @@ def messages_with_tools(
     messages: Sequence[Message], tools: Sequence[Tool], caps: TemplateCaps, tool_format: ToolFormat
 ) -> list[TemplateMessage]:
     """Return the messages of a conversation with tools, or with earlier calls."""
-    names = {call.id: call.name for message in messages for call in message.tool_calls}
+    messages = without_roles(messages, caps, tool_format)
+    names = _names_of_calls(messages)
     built: list[TemplateMessage] = []
     for message in messages:
         if message.tool_calls:
             built.append(_calling(message, caps, tool_format))
         elif message.role is Role.TOOL:
-            name = message.name or names.get(message.tool_call_id or "") or "unknown"
-            if caps.results:
-                built.append(_result(message, name))
-            else:
-                _add_user_text(built, f"Result of {name}:\n{message.content}")
-        elif message.role is Role.USER and built and built[-1]["role"] == "user":
-            _add_user_text(built, message.content)  # many templates refuse two questions in a row
+            built.append(_result(message, _name_of_result(message, names)))
         else:
             built.append(_plain(message))
     if tools and not caps.tools:
         _add_instructions(built, instructions(tools, tool_format), caps)
     return built
+
+
+def without_roles(
+    messages: Sequence[Message], caps: TemplateCaps, tool_format: ToolFormat
+) -> Sequence[Message]:
+    """Return the messages with calls and results as texts of the assistant and the user, as far as
+    the template has no place for them."""
+    if caps.calls and caps.results:
+        return messages
+    names = _names_of_calls(messages)
+
+    def as_text(message: Message) -> Message:
+        if message.role is Role.TOOL and not caps.results:
+            name = _name_of_result(message, names)
+            return Message(role=Role.USER, content=f"Result of {name}:\n{message.content}")
+        if message.tool_calls and not caps.calls:
+            calls = [(call.name, call.arguments) for call in message.tool_calls]
+            text = f"{message.content}\n{tool_format.call_syntax.section(calls)}".lstrip()
+            return replace(message, content=text, tool_calls=())
+        return message
+
+    return [as_text(message) for message in messages]
+
+
+def _names_of_calls(messages: Sequence[Message]) -> dict[str, str]:
+    return {call.id: call.name for message in messages for call in message.tool_calls}
+
+
+def _name_of_result(message: Message, names: dict[str, str]) -> str:
+    return message.name or names.get(message.tool_call_id or "") or "unknown"
 
 
 def instructions(tools: Sequence[Tool], tool_format: ToolFormat) -> str:
@@ -197,10 +229,6 @@ def _tool_message(tool: Tool) -> TemplateMessage:
 
 
 def _calling(message: Message, caps: TemplateCaps, tool_format: ToolFormat) -> TemplateMessage:
-    if not caps.calls:
-        calls = [(call.name, call.arguments) for call in message.tool_calls]
-        section = tool_format.call_syntax.section(calls)
-        return {"role": "assistant", "content": f"{message.content}\n{section}".lstrip()}
     built = _plain(message)
     built["tool_calls"] = [
         {
@@ -248,11 +276,3 @@ def _add_instructions(built: list[TemplateMessage], text: str, caps: TemplateCap
         built[0] = _user_message(f"{text}\n\n{built[0]['content']}")
     else:
         built.insert(0, _user_message(text))
-
-
-def _add_user_text(built: list[TemplateMessage], text: str) -> None:
-    """Add a user's text: in one message with a question that stands before it."""
-    if built and built[-1]["role"] == "user":
-        built[-1] = _user_message(f"{built[-1]['content']}\n\n{text}")
-    else:
-        built.append(_user_message(text))
