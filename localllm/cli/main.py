@@ -11,6 +11,7 @@ import sys
 from typing import NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from localllm import __version__
 from localllm.errors import ExitCode, LocalLLMError, UsageError
@@ -34,6 +35,11 @@ VERBS: dict[str, tuple[str, str]] = {
     "bench": (
         "localllm.cli.commands.bench",
         "Prompt and decode rates, stored to correct the estimates.",
+    ),
+    "config": ("localllm.cli.commands.config", "The settings that hold, and where from."),
+    "completions": (
+        "localllm.cli.commands.completions",
+        "The script that completes words in a shell.",
     ),
 }
 """Verb -> (module that holds `command`, one line for --help)."""
@@ -67,6 +73,15 @@ class LazyGroup(click.Group):
             gc.enable()
         assert isinstance(command, click.Command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        # click's own would import every verb for its help.
+        verbs = [
+            CompletionItem(name, help=line)
+            for name, (_, line) in VERBS.items()
+            if name.startswith(incomplete)
+        ]
+        return verbs + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -105,6 +120,10 @@ def run_app() -> None:
 def main() -> NoReturn:
     """Run the command line; the only place where an exception becomes an exit status."""
     try:
+        if instruction := os.environ.get("_LOCALLLM_COMPLETE"):
+            from localllm.cli.completion import complete  # nothing else needs it
+
+            sys.exit(complete(cli, instruction))
         # Not cli.main(): it turns a broken pipe into exit status 1.
         with cli.make_context("localllm", sys.argv[1:]) as context:
             status = cli.invoke(context)

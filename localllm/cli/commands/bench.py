@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from localllm.cli import options
+from localllm.cli.completion import model_names
 from localllm.cli.output import info, literal, print_json, stderr, stdout, warn
 from localllm.cli.progress import load_with_progress
 from localllm.cli.stopwatch import (
@@ -90,7 +91,7 @@ def parse_parallel(value: str) -> tuple[int, ...]:
 
 
 @click.command(name="bench")
-@click.argument("model")
+@click.argument("model", shell_complete=model_names)
 @click.option(
     "--prompt-tokens", type=click.IntRange(MIN_PROMPT_TOKENS, MAX_TOKENS), default=512,
     metavar="N", help="Length of the prompt that is read (default 512).",

@@ -5,6 +5,7 @@ import sys
 import click
 
 from localllm.cli import options
+from localllm.cli.completion import model_names
 from localllm.cli.library_output import model_document, open_library
 from localllm.cli.output import info, print_json
 from localllm.core.units import format_bytes
@@ -15,7 +16,7 @@ from localllm.library.store.installed import InstalledModel
 
 
 @click.command(name="rm")
-@click.argument("model", metavar="MODEL")
+@click.argument("model", metavar="MODEL", shell_complete=model_names)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @options.JSON
 def command(model: str, yes: bool, as_json: bool) -> None:

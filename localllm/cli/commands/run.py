@@ -13,6 +13,7 @@ import click
 from localllm.cli import options
 from localllm.cli.answer import Answer, AnswerWriter, print_stats, read_answer
 from localllm.cli.chat_session import ChatSession, open_session
+from localllm.cli.completion import model_names
 from localllm.cli.options import Command
 from localllm.cli.output import error, info, print_json, warn
 from localllm.cli.progress import load_with_progress
@@ -81,7 +82,7 @@ def _sampling_option(field: str, help_text: str) -> Callable[[Command], Command]
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=model_names)
 @click.argument("prompt", required=False)
 @click.option("--system", metavar="TEXT", help="System message.")
 @click.option("--max-tokens", type=click.IntRange(1), metavar="N", help="Longest answer.")

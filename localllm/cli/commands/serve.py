@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from localllm.cli import options
+from localllm.cli.completion import model_names
 from localllm.cli.output import info, print_json, print_line, warn
 from localllm.cli.progress import load_with_progress
 from localllm.core.sizing.load import Pooling
@@ -44,7 +45,7 @@ class Serving:
 
 
 @click.command()
-@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=model_names)
 @click.option(
     "--host", help="Address to listen on (default: that of the settings, else 127.0.0.1)."
 )

@@ -10,6 +10,7 @@ import click
 from rich.table import Table
 
 from localllm.cli import options
+from localllm.cli.completion import model_names
 from localllm.cli.library_output import model_document, open_library, source_label, warn_of_problems
 from localllm.cli.output import literal, print_json, stdout, warn
 from localllm.core.model.spec import ModelSpec
@@ -47,7 +48,7 @@ class Header:
 
 
 @click.command(name="show")
-@click.argument("model", metavar="MODEL")
+@click.argument("model", metavar="MODEL", shell_complete=model_names)
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a repository.")
 @options.OFFLINE
 @options.JSON

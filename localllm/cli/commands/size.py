@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from localllm.cli import options
+from localllm.cli.completion import model_names
 from localllm.cli.hub_client import open_hub
 from localllm.cli.output import info, literal, print_json, stdout
 from localllm.cli.size_report import (
@@ -45,7 +46,7 @@ from localllm.runtime.local_machine import machine_now
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=model_names)
 @click.option("--quant", metavar="QUANT",
               help="Quant of a model that is not here (default Q4_K_M).")  # fmt: skip
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a repository.")

@@ -6,6 +6,7 @@ import click
 from rich.table import Table
 
 from localllm.cli import options
+from localllm.cli.completion import model_names
 from localllm.cli.library_output import model_document, open_library
 from localllm.cli.output import literal, print_json, stdout, warn
 from localllm.cli.progress import hashing_bar
@@ -17,7 +18,7 @@ from localllm.library.store.verify import Verification, verify
 
 
 @click.command(name="verify")
-@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=model_names)
 @click.option("--all", "everything", is_flag=True, help="Every installed model.")
 @options.JSON
 @options.QUIET

@@ -216,27 +216,43 @@ def load(path: Path | None = None, environment: Mapping[str, str] = os.environ) 
     that is not allowed.
     """
     path = path or paths.settings_file()
-    try:
-        text = path.read_text("utf-8")
-    except FileNotFoundError:
-        text = ""
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UsageError(f"{path} cannot be read: {reason}.") from error
-    settings = parse(text, origin=str(path))
+    settings = parse(_read(path), origin=str(path))
     if "LOCALLLM_OFFLINE" in environment:
         settings = replace(settings, offline=_switch(environment["LOCALLLM_OFFLINE"]))
     return settings
 
 
-def parse(text: str, *, origin: str = "settings.toml") -> Settings:
-    """Read the text of settings.toml. Raises UsageError naming `origin` and the line."""
+def lines_of(path: Path) -> Mapping[str, str]:
+    """Map the keys that a file sets to their lines: " line N", or "" where it cannot be said.
+
+    Raises UsageError as `load` does for a file that cannot be read or is not TOML.
+    """
+    text = _read(path)
+    leaves = _flatten(_document(text, str(path)))
+    return {".".join(key): _line_of(text, key) for key, _ in leaves}
+
+
+def _read(path: Path) -> str:
     try:
-        document = tomllib.loads(text)
+        return path.read_text("utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(f"{path} cannot be read: {reason}.") from error
+
+
+def _document(text: str, origin: str) -> Mapping[str, object]:
+    try:
+        return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{origin} is not valid TOML: {error}.") from error
+
+
+def parse(text: str, *, origin: str = "settings.toml") -> Settings:
+    """Read the text of settings.toml. Raises UsageError naming `origin` and the line."""
     values: dict[str, Any] = {}  # each is checked by its Setting, which knows the field's type
-    for key, value in _flatten(document):
+    for key, value in _flatten(_document(text, origin)):
         place = f"{origin}{_line_of(text, key)}"
         setting = _BY_KEY.get(key)
         if setting is None:
@@ -287,6 +303,14 @@ def _parts(dotted: str) -> tuple[str, ...]:
 
 def _dotted(key: tuple[str, ...]) -> str:
     return repr(single_line(".".join(key))[:80])
+
+
+def find_setting(key: str) -> Setting:
+    """Find the setting of a dotted key. Raises UsageError that names the nearest one."""
+    parts = tuple(key.split("."))
+    if (setting := _BY_KEY.get(parts)) is None:
+        raise UsageError(f"{_dotted(parts)} is not a setting. {_nearest(parts)}")
+    return setting
 
 
 def _nearest(key: tuple[str, ...]) -> str:

@@ -1,0 +1,94 @@
+"""`localllm config`: the settings that hold, and where each comes from."""
+
+import json
+
+import click
+
+from localllm.cli import options
+from localllm.cli.output import columns, info, print_json, print_line
+from localllm.library.files import paths
+from localllm.library.files.names import printable
+from localllm.library.files.settings import find_setting
+from localllm.runtime.effective_settings import EffectiveSetting, Origin, effective_settings
+
+
+@click.command(name="config")
+@click.option("--why", "key", metavar="KEY", help="Explain one setting.")
+@options.JSON
+def command(key: str | None, as_json: bool) -> None:
+    """The settings that hold, and where each comes from."""
+    wanted = None if key is None else find_setting(key)
+    shown = [each for each in effective_settings() if wanted in (None, each.setting)]
+    if as_json:
+        print_json({"file": paths.settings_file(), "settings": [_document(each) for each in shown]})
+    elif wanted is not None:
+        _explain(shown[0])
+    else:
+        for line in columns([_row(each) for each in shown], left=3):
+            print_line(line, wrap=False)
+        _say_file()
+
+
+def _document(each: EffectiveSetting) -> dict[str, object]:
+    """Return what `config --json` prints of a setting. `locked`: nobody forbids to change it."""
+    setting = each.setting
+    return {
+        "key": setting.key,
+        "value": _plain(each.value),
+        "origin": each.origin.value,
+        "locked": False,
+        "place": each.place,
+        "default": _plain(setting.default),
+        "allowed": setting.allowed,
+        "description": setting.description,
+        "used_by": setting.used_by,
+        "variable": setting.variable,
+    }
+
+
+def _row(each: EffectiveSetting) -> tuple[str, str, str]:
+    origin = each.origin.value if each.place is None else f"{each.origin.value}: {each.place}"
+    return each.setting.key, _text(each), origin
+
+
+def _explain(each: EffectiveSetting) -> None:
+    setting = each.setting
+    print_line(f"{setting.key} = {_text(each)}", bold=True, wrap=False)
+    print_line(setting.description)
+    match each.origin:
+        case Origin.DEFAULT:
+            print_line("This is the default: neither settings.toml nor the environment sets it.")
+        case Origin.FILE:
+            print_line(f"Set in {each.place}.", wrap=False)
+        case Origin.ENVIRONMENT:
+            print_line(
+                f"Set by the environment variable {each.place}, which comes before the file."
+            )
+    print_line(f"Allowed: {setting.allowed}. Used by: {setting.used_by}.")
+    if setting.variable is not None and each.origin is not Origin.ENVIRONMENT:
+        print_line(f"The environment variable {setting.variable} would override it.")
+    if each.origin is Origin.DEFAULT:
+        _say_file()
+
+
+def _say_file() -> None:
+    path = paths.settings_file()
+    state = "" if path.is_file() else " (there is none yet)"
+    info(f"Settings are read from {printable(path)}{state}; docs/settings.md lists them.")
+
+
+def _text(each: EffectiveSetting) -> str:
+    """Write a value as settings.toml would, or what holds while there is none."""
+    value = _plain(each.value)
+    if value is None or value in ([], {}):
+        return each.setting.unset or "none"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _plain(value: object) -> object:
+    """Return a value of Settings as JSON has it: a table of texts is pairs there."""
+    if isinstance(value, tuple):
+        if value and isinstance(value[0], tuple):
+            return dict(value)
+        return list(value)
+    return value
