@@ -17,10 +17,12 @@ from localllm.core.catalogue.catalogue import Entry
 from localllm.core.model.spec import ModelSpec
 from localllm.core.recommend.repository_files import USUAL_QUANT
 from localllm.core.reference import is_repository, read_reference
+from localllm.core.sizing.load import Mmproj
 from localllm.core.text import single_line
 from localllm.errors import NotFound, UsageError
 from localllm.library.files.catalogue_file import find_entry, read_catalogue
 from localllm.library.files.names import printable
+from localllm.library.store.companions import usable_mmproj
 from localllm.library.store.inspect import inspect_model
 from localllm.library.store.installed import InstalledModel
 from localllm.library.store.store import Store
@@ -151,7 +153,8 @@ class SizedModel:
     """A model that can be sized: `spec` is the header of one quant.
 
     `path` is None for a model that is not in one file on this disk; `quants` are those that one
-    can choose from. `note` says what is not exact about it.
+    can choose from; `mmproj` is the image encoder that is loaded with it. `note` says what is not
+    exact about it.
     """
 
     name: str
@@ -159,6 +162,7 @@ class SizedModel:
     spec: ModelSpec
     path: Path | None = None
     quants: QuantSpecs = ()
+    mmproj: Mmproj | None = None
     note: str | None = None
 
 
@@ -182,11 +186,15 @@ def _read_installed(model: InstalledModel, quant: str | None) -> SizedModel:
             f"{model.name} is a file of {model.quant or 'an unknown quant'}; "
             f"--quant {quant} works with names of the catalogue and repositories of the Hub."
         )
+    spec = inspect_model(model.path).spec
+    mmproj, warnings = usable_mmproj(model, spec)
     return SizedModel(
         name=model.name,
         quant=model.quant,
-        spec=inspect_model(model.path).spec,
+        spec=spec,
         path=model.path if len(model.files) == 1 else None,
+        mmproj=mmproj,
+        note=next(iter(warnings), None),
     )
 
 
@@ -202,7 +210,7 @@ def _read_entry(entry: Entry, quant: str | None) -> SizedModel:
         ) from None
     largest_first = sorted(entry.quants, key=entry.file_bytes, reverse=True)
     quants = tuple((each, partial(entry.spec, each)) for each in largest_first)
-    return SizedModel(name=entry.name, quant=quant, spec=spec, quants=quants)
+    return SizedModel(name=entry.name, quant=quant, spec=spec, quants=quants, mmproj=entry.mmproj)
 
 
 def usual_quant(entry: Entry) -> str:
@@ -228,5 +236,6 @@ def _read_repository(
         quant=offer.candidate.quant,
         spec=offer.candidate.spec(),
         quants=tuple((each.candidate.quant, each.candidate.spec) for each in offers),
+        mmproj=offer.candidate.mmproj,
         note=offer.note,
     )

@@ -5,7 +5,7 @@ Sizing, suggesting and pulling all start here. Nothing else is read of a reposit
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from localllm.core.model.architecture import Purpose
 from localllm.core.model.spec import ModelSpec
@@ -21,8 +21,10 @@ from localllm.core.recommend.repository_files import (
     model_files,
     shown_name,
 )
+from localllm.core.sizing.load import Mmproj
+from localllm.core.sizing.mmproj import mmproj_of
 from localllm.core.units import format_bytes
-from localllm.errors import GgufError, NotFound, UsageError
+from localllm.errors import GgufError, LocalLLMError, NotFound, UsageError
 from localllm.library.files.names import printable
 from localllm.library.hub.file_list import HubFile
 from localllm.library.hub.hub import Hub, HubRepo
@@ -75,11 +77,12 @@ def hub_models_of(hub: Hub, repo: HubRepo, *, quant: str | None = None) -> HubMo
         found = _FirstHeader(header=hub.header(repo, named.names[0]))
     else:
         found = _first_header(hub, repo, files)
-    return HubModels(
+    models = HubModels(
         repo=repo,
         header=found.header,
         contents=offers_of(repo.name, found.header, repo_files(repo), unusable=found.unusable),
     )
+    return _with_encoders(hub, models)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +118,37 @@ def _first_header(hub: Hub, repo: HubRepo, files: Sequence[ModelFile]) -> _First
         f"{printable(repo.name)} holds no GGUF model{drafters} among its {len(repo.files)} files."
         f" Find one with: localllm search {printable(repo.name.rpartition('/')[2])}"
     )
+
+
+def _with_encoders(hub: Hub, hub_models: HubModels) -> HubModels:
+    """Give each offer the image encoder that is fetched with it: a header of each, a few KiB."""
+    sized: dict[str, Mmproj | None] = {}
+
+    def offer_with(offer: Offer) -> Offer:
+        file = hub_models.mmproj(offer)
+        if file is None:
+            return offer
+        if file.name not in sized:
+            sized[file.name] = _encoder(hub, hub_models, file)
+        candidate = replace(offer.candidate, mmproj=sized[file.name])
+        return replace(offer, candidate=candidate)
+
+    contents = hub_models.contents
+    offers = tuple(offer_with(offer) for offer in contents.offers)
+    return replace(hub_models, contents=replace(contents, offers=offers))
+
+
+def _encoder(hub: Hub, hub_models: HubModels, file: HubFile) -> Mmproj | None:
+    """Size an mmproj file: by its header, else as large as the file is; None for one that is
+    loaded with no model, as it has no images or was made for another."""
+    try:
+        header = hub.header(hub_models.repo, file.name)
+    except LocalLLMError:  # what can be fetched is not refused because of what goes with it
+        return Mmproj(path=file.name, weights_bytes=file.size_bytes)
+    try:
+        return mmproj_of(header, hub_models.header, path=file.name)
+    except GgufError:
+        return None
 
 
 def repo_files(repo: HubRepo) -> tuple[RepoFile, ...]:

@@ -13,11 +13,16 @@ from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.load import ChatTemplateFile, LoadSettings, Mmproj
 from localllm.core.text import single_line
 from localllm.engine.messages.limits import MAX_TEMPLATE_CHARS
-from localllm.errors import LocalLLMError, NotFound, UsageError
+from localllm.errors import NotFound, UsageError
 from localllm.library.files import paths
 from localllm.library.files.names import printable
 from localllm.library.files.settings import Settings
-from localllm.library.store.companions import default_mmproj, inspected_lora, why_no_vision
+from localllm.library.store.companions import (
+    default_mmproj,
+    inspected_lora,
+    usable_mmproj,
+    why_no_vision,
+)
 from localllm.library.store.inspect import inspect_model, mmproj_for
 from localllm.library.store.installed import InstalledModel
 from localllm.runtime.load_policy import (
@@ -163,16 +168,11 @@ def _template_in(text: str) -> str:
 def _vision(
     choice: LoadChoice, model: InstalledModel, spec: ModelSpec
 ) -> tuple[Mmproj | None, tuple[str, ...]]:
-    """Inspect the model's mmproj; one that cannot be used is a warning, and the model answers text
-    without it. Only where vision is required does this raise: UsageError, GgufError, NotFound."""
+    """Inspect the model's mmproj. Only where vision is required does this raise: UsageError,
+    GgufError, NotFound."""
+    if not choice.vision:
+        return usable_mmproj(model, spec)
     mmproj = default_mmproj(model)
     if mmproj is None:
-        if choice.vision:
-            raise UsageError(why_no_vision(model))
-        return None, ()
-    try:
-        return mmproj_for(Path(mmproj.path), spec), ()
-    except LocalLLMError as error:
-        if choice.vision:
-            raise
-        return None, (single_line(f"{error} {model.name} answers, but sees no images."),)
+        raise UsageError(why_no_vision(model))
+    return mmproj_for(Path(mmproj.path), spec), ()

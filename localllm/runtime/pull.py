@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from localllm.core.quality import quality
-from localllm.core.recommend import Candidate, FitPlan, Machine, Preferences, plans
+from localllm.core.recommend import Candidate, FitPlan, Machine, Preferences, load_of, plans
 from localllm.core.recommend.repository import Offer
 from localllm.core.recommend.repository_files import LeftOut
 from localllm.core.sizing.fit import Fit, fit_in
-from localllm.core.sizing.load import LoadSettings, Speculate, capped_context
 from localllm.core.sizing.placement import Budget
 from localllm.errors import AccessDenied, DoesNotFit, GgufError, LocalLLMError, NotFound
 from localllm.library.download.downloader import download
@@ -192,12 +191,7 @@ def nothing_fits(hub_models: HubModels, budget: Budget, preferences: Preferences
 
 def _fit(candidate: Candidate, budget: Budget, preferences: Preferences) -> Fit:
     spec = candidate.spec()
-    settings = LoadSettings(
-        context=capped_context(preferences.context, spec),
-        parallel=preferences.parallel,
-        speculate=Speculate.AUTO,
-    )
-    return fit_in(spec, settings, budget)
+    return fit_in(spec, load_of(spec, preferences, candidate.mmproj), budget)
 
 
 def _loss_sentence(candidate: Candidate) -> str:

@@ -53,6 +53,7 @@ def candidates(entries: tuple[Entry, ...]) -> Iterator[Candidate]:
                 released=entry.released,
                 installed=False,
                 spec=partial(entry.spec, quant),
+                mmproj=entry.mmproj,
                 context=entry.context,
                 weight_reads=partial(entry.weight_reads, quant),
                 cache_reads=entry.cache_reads,
@@ -78,6 +79,8 @@ def installed_candidates(
 def _installed(model: InstalledModel, spec: ModelSpec, entries: tuple[Entry, ...]) -> Candidate:
     """Make an installed file a candidate. Its release date is that of the catalogue's entry with
     the same architecture and the same number of parameters, if there is one."""
+    from localllm.library.store.companions import usable_mmproj
+
     entry = next((entry for entry in entries if _same(entry, spec)), None)
     return Candidate(
         model=model.name,
@@ -90,6 +93,7 @@ def _installed(model: InstalledModel, spec: ModelSpec, entries: tuple[Entry, ...
         released=entry.released if entry else None,
         installed=True,
         spec=lambda: spec,
+        mmproj=usable_mmproj(model, spec)[0],
     )
 
 

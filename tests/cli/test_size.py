@@ -12,7 +12,7 @@ from localllm.core.gguf.writer import header_bytes
 from localllm.library.files.catalogue_file import read_catalogue
 from tests.core.forge import write
 from tests.core.forge_recurrent import ENCODER
-from tests.engine import tiny_encoder
+from tests.engine import fake_vision, tiny, tiny_encoder
 
 LOCALLLM = [sys.executable, "-m", "localllm"]
 PARTS = {
@@ -257,3 +257,34 @@ def test_a_load_for_embeddings_reserves_rows_for_every_token() -> None:
     answers, embeds = sized("starter"), sized("starter", "--embeddings")
     for part in ("output_bytes", "compute_bytes"):
         assert embeds["footprint"][part] > answers["footprint"][part]
+
+
+def test_an_encoder_beside_the_model_is_counted_as_it_is_loaded(tmp_path: Path) -> None:
+    path = tiny.plain(tmp_path / "model.gguf")
+    blind = sized(str(path))
+    fake_vision.llava(tmp_path / "mmproj-model-f16.gguf", embedding=tiny.WIDTH)
+    seeing = sized(str(path))
+    encoder = seeing["footprint"]["encoder_bytes"]
+    assert encoder > 0
+    assert blind["footprint"]["encoder_bytes"] == 0
+    assert seeing["footprint"]["total_bytes"] == blind["footprint"]["total_bytes"] + encoder
+    assert "image encoder" in run(str(path)).stdout
+
+
+def test_an_encoder_of_another_model_is_a_note_and_counts_nothing(tmp_path: Path) -> None:
+    path = tiny.plain(tmp_path / "model.gguf")
+    fake_vision.llava(tmp_path / "mmproj-model-f16.gguf", embedding=576)
+    document = sized(str(path))
+    assert document["footprint"]["encoder_bytes"] == 0
+    assert "made for another model" in str(document["note"])
+
+
+def test_suggest_and_size_say_the_same_of_models_that_embed_and_see() -> None:
+    done = subprocess.run(
+        [*LOCALLLM, "suggest", "--task", "embed", "--json", "--limit", "3"],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    for plan in json.loads(done.stdout)["plans"]:
+        alone = sized(f"{plan['model']}:{plan['quant']}")
+        assert alone["footprint"]["total_bytes"] == plan["footprint"]["total_bytes"]
+    assert sized("gemma-3-4b")["footprint"]["encoder_bytes"] > 900 * 2**20

@@ -229,3 +229,45 @@ def test_any_line_may_be_anything(line: int, text: str) -> None:
         parse("\n".join(lines))
     except UsageError as error:
         assert str(error).startswith("models.toml")
+
+
+MIB = 2**20
+
+
+def test_every_model_that_sees_has_its_encoder(entries: tuple[Entry, ...]) -> None:
+    for entry in entries:
+        assert (entry.mmproj is not None) == (Task.VISION in entry.tasks)
+        if entry.mmproj is not None:
+            assert 150 * MIB < entry.mmproj.weights_bytes < 1800 * MIB
+            assert 10 * MIB < entry.mmproj.compute_bytes < 800 * MIB
+
+
+@pytest.mark.parametrize(
+    ("name", "published_mb"),
+    [  # lengths of mmproj files in F16 as their repositories list them
+        ("gemma-3-4b", 851),
+        ("qwen2.5-vl-7b", 1354),
+        ("qwen3.5-4b", 672),
+    ],
+)
+def test_a_published_encoder_is_sized_within_a_percent(
+    named: dict[str, Entry], name: str, published_mb: int
+) -> None:
+    mmproj = named[name].mmproj
+    assert mmproj is not None
+    assert mmproj.weights_bytes / 1e6 == pytest.approx(published_mb, rel=0.01)
+
+
+def test_an_entry_without_an_encoder_does_not_see() -> None:
+    text = (Path(__file__).parents[2] / "models.toml").read_text("utf-8")
+    start = text.index("[model.mmproj]")
+    end = text.index("[model.gguf]", start)
+    with pytest.raises(UsageError, match="mmproj must be there for the task vision"):
+        parse(text[:start] + text[end:])
+    for old, new in (
+        ("patch_size = 14", "patch_size = 0"),
+        ("image_size = 560", 'image_size = "560"'),
+        ("projector_type = ", "projector = "),
+    ):
+        with pytest.raises(UsageError, match=r"line \d+: model 'qwen2.5-vl-3b': mmproj must have"):
+            parse(text.replace(old, new, 1))

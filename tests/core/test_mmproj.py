@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 
 from localllm.core import gguf
+from localllm.core.hardware import Backend
 from localllm.core.model.spec import ModelSpec
-from localllm.core.sizing.load import Mmproj
+from localllm.core.sizing.capacity import largest_context
+from localllm.core.sizing.load import LoadSettings, Mmproj
 from localllm.core.sizing.mmproj import mmproj_of
-from localllm.core.sizing.placement import HOST, DeviceShare, Placement
-from localllm.core.sizing.placement.search import place_mmproj
+from localllm.core.sizing.placement import Budget, GpuBudget, Placement, place
 from localllm.errors import GgufError
+from tests.core.forge import spec
+from tests.core.forge_published import EVERY_ATTENTION
 from tests.engine import fake_vision, tiny
 
 GIB = 2**30
@@ -64,33 +67,61 @@ def test_a_model_is_no_encoder(model: ModelSpec) -> None:
         mmproj_of(model, model, path="x")
 
 
-def placement(*, gpu_free: int, host_free: int = 8 * GIB) -> Placement:
-    gpu = DeviceShare(
-        name="GPU", engine_name="CUDA0", weights_bytes=4 * GIB, layers=9, free_bytes=gpu_free
-    )
-    host = DeviceShare(name=HOST, overhead_bytes=GIB, free_bytes=host_free)
-    return Placement(gpu_layers=9, cpu_moe=0, devices=(gpu, host), layout=(0,))
-
-
 ENCODER = Mmproj(path="x", weights_bytes=GIB, compute_bytes=GIB // 2)
+LLAMA = spec(next(forged for forged in EVERY_ATTENTION if forged.name == "Llama-3.1-8B"))
+
+
+def seated(gpu_gib: float, host_gib: float, **gpu: object) -> tuple[Placement, Mmproj]:
+    card = GpuBudget(
+        name="GPU", engine_name="GPU0", backend=Backend.METAL, free_bytes=int(gpu_gib * GIB)
+    )
+    room = Budget(host_bytes=int(host_gib * GIB), gpus=(replace(card, **gpu),))  # type: ignore[arg-type]
+    settings = LoadSettings(mmproj=ENCODER)
+    placement = place(LLAMA, settings, room)
+    mmproj = placement.applied_to(settings).mmproj
+    assert mmproj is not None
+    return placement, mmproj
+
+
+ALONE = place(LLAMA, LoadSettings(), Budget(host_bytes=64 * GIB, gpus=(
+    GpuBudget(name="GPU", engine_name="GPU0", backend=Backend.METAL, free_bytes=64 * GIB),
+)))  # fmt: skip
+ON_GPU, ON_HOST = (share.total_bytes / GIB for share in ALONE.devices)
 
 
 def test_it_goes_to_the_gpu_that_has_room_for_it() -> None:
-    seated, mmproj = place_mmproj(placement(gpu_free=6 * GIB), ENCODER)
-    assert mmproj is not None
-    assert mmproj.device == "CUDA0"
-    assert seated.devices[0].total_bytes == 4 * GIB + ENCODER.size_bytes
-    assert seated.fits
+    placement, mmproj = seated(ON_GPU + 1.5, 1)
+    assert mmproj.device == "GPU0"
+    assert placement.devices[0].total_bytes == ALONE.devices[0].total_bytes + ENCODER.size_bytes
+    assert placement.fits
 
 
 def test_it_goes_to_the_host_when_the_gpu_is_full() -> None:
-    seated, mmproj = place_mmproj(placement(gpu_free=5 * GIB), ENCODER)
-    assert mmproj is not None
+    placement, mmproj = seated(ON_GPU + 1.4, 8)
     assert mmproj.device is None
-    assert seated.host.encoder_bytes == ENCODER.size_bytes
-    assert seated.fits
+    assert placement.host.encoder_bytes == ENCODER.size_bytes
+    assert placement.fits
 
 
 def test_a_load_does_not_fit_when_its_encoder_does_not() -> None:
-    seated, _ = place_mmproj(placement(gpu_free=5 * GIB, host_free=2 * GIB), ENCODER)
-    assert not seated.fits
+    assert not seated(ON_GPU + 1, ON_HOST + 1)[0].fits
+
+
+def test_on_unified_memory_it_is_taken_from_the_hosts_bytes_too() -> None:
+    both = ON_GPU + ON_HOST + 1.5
+    assert seated(64, both + 0.01, unified=True)[0].fits
+    assert not seated(64, both - 0.01, unified=True)[0].fits
+    # but for what is set aside for the GPU
+    set_aside = {"unified": True, "dedicated_bytes": int((ON_GPU + 1.5) * GIB) + 1}
+    placement, mmproj = seated(64, ON_HOST + 0.01, **set_aside)
+    assert placement.fits
+    assert mmproj.device == "GPU0"
+
+
+def test_the_largest_context_leaves_room_for_it() -> None:
+    room = Budget(host_bytes=12 * GIB)
+    without = largest_context(LLAMA, LoadSettings(), room)
+    with_it = largest_context(LLAMA, LoadSettings(mmproj=ENCODER), room)
+    assert without is not None
+    assert with_it is not None
+    assert with_it < without

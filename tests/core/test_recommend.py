@@ -1,5 +1,6 @@
 """Suggestions on made-up machines, from the real catalogue."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from localllm.core.catalogue import catalogue
 from localllm.core.catalogue.catalogue import Entry, Task
 from localllm.core.hardware import Backend
+from localllm.core.model.purpose import is_embedding_model
 from localllm.core.recommend import (
     MAX_LOSS_PERCENT,
     READING_TPS,
@@ -18,11 +20,15 @@ from localllm.core.recommend import (
     Preferences,
     Verdict,
     capability,
+    load_of,
     plans,
 )
+from localllm.core.sizing import footprint
 from localllm.core.sizing.placement import Budget, GpuBudget
 from localllm.core.speed import DeviceSpeed
 from localllm.core.speed.gpus import Generation
+from localllm.library.files.settings import Settings
+from localllm.runtime.load_policy import Companions, LoadChoice, load_settings
 from localllm.runtime.suggest import candidates
 
 GIB = 2**30
@@ -120,3 +126,59 @@ def test_a_longer_context_needs_more_and_is_never_longer_than_the_training() -> 
     short, long = (advise(laptop(14), context=context).plans[0] for context in (2048, 131072))
     assert long.settings.context <= max(entry.context for entry in entries())
     assert short.settings.context == 2048
+
+
+@pytest.mark.parametrize("context", [512, 4096, 100_000])
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_a_suggestion_is_judged_by_the_load_that_it_will_get(context: int, parallel: int) -> None:
+    preferences = Preferences(context=context, parallel=parallel)
+    for entry in entries():
+        quant = entry.quants[-1]
+        spec = entry.spec(quant)
+        loaded = load_settings(
+            LoadChoice(parallel=parallel),
+            spec,
+            Settings(context=context),
+            Companions(mmproj=None if is_embedding_model(spec) else entry.mmproj),
+        )
+        assert load_of(spec, preferences, entry.mmproj) == loaded, entry.name
+
+
+def test_an_embedding_model_needs_what_its_load_needs() -> None:
+    (bge,) = (entry for entry in entries() if entry.name == "bge-m3")
+    (plan,) = plans(candidates((bge,)), Preferences(), laptop(32), limit=1).plans
+    assert plan.footprint is not None
+    assert plan.footprint.total_bytes > 4 * GIB  # 3.8 GiB of it the output rows of 4096 tokens
+    assert plan.footprint == footprint.of(plan.spec, plan.settings)
+    assert plan.settings.embeddings
+    assert not any("reading speed" in reason for reason in plan.reasons)
+
+
+def test_only_a_model_with_experts_is_called_a_mixture_of_them() -> None:
+    of = {entry.name: entry for entry in entries()}
+    dense, mixture = of["llama-3.1-8b"], of["qwen3-vl-30b-a3b"]
+    spec = dense.spec("Q4_K_M")
+    assert spec.active_parameters < spec.parameters  # its output matrix is its own
+    candidate = replace(
+        next(candidates((dense,))), active_parameters=spec.active_parameters, installed=True
+    )
+    for known, said in ((candidate, False), (next(candidates((mixture,))), True)):
+        (plan,) = plans((known,), Preferences(), laptop(90), limit=1).plans
+        assert any("mixture of experts" in reason for reason in plan.reasons) is said
+
+
+def test_the_image_encoder_is_part_of_what_a_suggestion_needs() -> None:
+    (gemma,) = (entry for entry in entries() if entry.name == "gemma-3-4b")
+    seeing = next(candidates((gemma,)))
+    blind = replace(seeing, mmproj=None)
+    both = [
+        plans((known,), Preferences(), laptop(32), limit=1).plans[0] for known in (seeing, blind)
+    ]
+    assert seeing.mmproj is not None
+    more = both[0].placement.host.total_bytes - both[1].placement.host.total_bytes
+    assert more == seeing.mmproj.size_bytes
+    assert any("for its image encoder" in reason for reason in both[0].reasons)
+    # what is called good with the encoder fits with it
+    tight = both[1].placement.host.total_bytes / GIB + 0.1
+    assert not plans((seeing,), Preferences(), laptop(tight), limit=1).plans
+    assert plans((blind,), Preferences(), laptop(tight), limit=1).plans

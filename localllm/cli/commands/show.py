@@ -88,7 +88,7 @@ def header_of(spec: ModelSpec) -> Header:
         title=spec.name,
         architecture=spec.architecture,
         parameters=spec.parameters,
-        active_parameters=_stated(lambda: spec.active_parameters),
+        active_parameters=_stated(lambda: spec.active_parameters if spec.experts else None),
         layers=_stated(lambda: spec.layers),
         context_train=_stated(lambda: spec.context_train),
         vocabulary=spec.vocabulary or None,
@@ -159,7 +159,7 @@ def _labels(first: str) -> Iterator[str]:
 def _parameters(header: Header) -> str | None:
     if header.parameters is None:
         return None
-    if header.active_parameters is None or header.active_parameters >= header.parameters:
+    if header.active_parameters is None:
         return f"{header.parameters:,}"
     return f"{header.parameters:,}, {header.active_parameters:,} active for a token"
 

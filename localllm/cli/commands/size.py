@@ -41,7 +41,7 @@ from localllm.library.files import settings as user_settings
 from localllm.library.store.store import Store
 from localllm.runtime.find_model import ModelQuery, SizedModel, find_model, read_model
 from localllm.runtime.load_plan import read_companions
-from localllm.runtime.load_policy import LoadChoice, load_settings
+from localllm.runtime.load_policy import LoadChoice, load_settings, loads_for_embeddings
 from localllm.runtime.local_machine import machine_now
 
 
@@ -70,7 +70,7 @@ from localllm.runtime.local_machine import machine_now
         "--embeddings", is_flag=True, callback=options.true_or_none,
         help="Of a load for embeddings, as an embedding model's is in any case.",
     ),
-    base=LoadChoice(vision=False),
+    base=LoadChoice(),
 )  # fmt: skip
 @click.option("--finetune", type=click.Choice([method.value for method in Method]),
               help="Also say what fine-tuning would need.")  # fmt: skip
@@ -103,6 +103,8 @@ def command(
     store = Store.default()
     sized = read_model(find_model(query, store), query, partial(open_hub, offline=offline))
     companions = read_companions(choice, sized.spec, resolve=store.resolve)
+    if not loads_for_embeddings(choice, sized.spec):
+        companions = replace(companions, mmproj=sized.mmproj)
     settings = load_settings(choice, sized.spec, user_settings.load(), companions)
     report = _report(sized, settings, training, draft=companions.draft, exact=exact)
     print_json(document(report)) if as_json else _print(report)
@@ -207,6 +209,7 @@ def _device(share: DeviceShare) -> dict[str, object]:
         "kv_bytes": share.kv_bytes,
         "compute_bytes": share.compute_bytes,
         "overhead_bytes": share.overhead_bytes,
+        "encoder_bytes": share.encoder_bytes,
         "total_bytes": share.total_bytes,
         "free_bytes": share.free_bytes,
         "fits": share.fits,

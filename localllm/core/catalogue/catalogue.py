@@ -18,6 +18,8 @@ from localllm.core.catalogue.blueprint.model import Blueprint, blueprint_of
 from localllm.core.memoize import memoize
 from localllm.core.model.file_types import FILE_TYPES
 from localllm.core.model.spec import ModelSpec
+from localllm.core.sizing.load import Mmproj
+from localllm.core.sizing.mmproj import EncoderShape, PublishedEncoder
 from localllm.core.speed import Workload
 from localllm.errors import UsageError
 
@@ -86,9 +88,9 @@ class Entry:
     """One model of the catalogue.
 
     `source` is the repository of the original weights, `repos` those with GGUF files, the first
-    being the one to take. `parameters` counts the language model alone; a vision model's projector
-    is a file of its own. `line` is where the entry starts in the text. `precomputed` sizes come
-    from a cache; without them they come from the blueprint.
+    being the one to take. `parameters` counts the language model alone; a vision model's `encoder`
+    is a file of its own, None where there is none. `line` is where the entry starts in the text.
+    `precomputed` sizes come from a cache; without them they come from the blueprint.
     """
 
     name: str
@@ -108,6 +110,7 @@ class Entry:
     hparams: HParams
     tokenizer: str
     line: int
+    encoder: PublishedEncoder | None = None
     precomputed: QuantSizes | None = field(default=None, repr=False, compare=False)
     _memo: dict[object, object] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -135,6 +138,14 @@ class Entry:
     def cache_reads(self) -> Workload:
         """Return the cache and states that one token reads."""
         return (self.precomputed or self.blueprint).cache_reads()
+
+    @property
+    def mmproj(self) -> Mmproj | None:
+        """The image encoder that is published with the model, as it is loaded beside it."""
+        if self.encoder is None:
+            return None
+        embedding = self.hparams.gguf["embedding_length"]
+        return self.encoder.mmproj(embedding if isinstance(embedding, int) else 0)
 
     def spec(self, quant: str) -> ModelSpec:
         """Write the header that the file of a quant mix would have, as far as sizing reads it."""
@@ -179,6 +190,7 @@ def parse(text: str, *, name: str = "models.toml") -> tuple[Entry, ...]:
     return entries
 
 
+_TABLE = re.compile(r"\s*\[model\.(gguf|mmproj)\]")
 _FIELD = re.compile(r"\s*([\w.\"-]+?)\s*=")
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*[a-z0-9]")
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -202,8 +214,8 @@ def _line_numbers(text: str) -> list[dict[str, int]]:
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip().startswith("[[model]]"):
             places.append({"": number})
-        elif places and line.strip().startswith("[model.gguf]"):
-            places[-1].setdefault("gguf", number)
+        elif places and (table := _TABLE.match(line)):
+            places[-1].setdefault(table[1], number)
         elif places and (match := _FIELD.match(line)):
             places[-1].setdefault(match[1].replace('"', ""), number)
     return places
@@ -319,12 +331,48 @@ def _entry(fields: _Fields) -> Entry:
         hparams=_hparams(fields, context),
         tokenizer=fields.pop("tokenizer", str, bool, "gpt2, llama, bert or t5"),
         line=fields.line,
+        encoder=_encoder(fields),
     )
     if not entry.tasks or not entry.quants:
         raise fields.error("quants" if entry.tasks else "tasks", "is empty")
+    if (Task.VISION in entry.tasks) is not (entry.encoder is not None):
+        raise fields.error("mmproj", "must be there for the task vision, and for no other")
     fields.end()
     _check_hparams(entry, fields)
     return entry
+
+
+_ENCODER_NUMBERS = (
+    *("parameters", "image_size", "patch_size", "embedding_length", "feed_forward_length"),
+)
+
+
+def _encoder(fields: _Fields) -> PublishedEncoder | None:
+    """Read the table of an image encoder."""
+    table: dict[str, object] = fields.pop("mmproj", dict, lambda v: True, "a table", {})
+    if not table:
+        return None
+    numbers = {name: table.pop(name, None) for name in _ENCODER_NUMBERS}
+    numbers |= {
+        name: table.pop(name, default) for name, default in (("positions", 0), ("merge", 2))
+    }
+    kind = table.pop("projector_type", None)
+    values = {name: value for name, value in numbers.items() if type(value) is int and value >= 0}
+    if table or len(values) < len(numbers) or not isinstance(kind, str) or not values["patch_size"]:
+        must = f"must have projector_type, the numbers {', '.join(_ENCODER_NUMBERS)} and no others"
+        raise fields.error("mmproj", must)
+    return PublishedEncoder(
+        parameters=values["parameters"],
+        positions=values["positions"],
+        shape=EncoderShape(
+            projector=kind,
+            image_size=values["image_size"],
+            patch_size=values["patch_size"],
+            width=values["embedding_length"],
+            feed_forward=values["feed_forward_length"],
+            merge=values["merge"],
+        ),
+    )
 
 
 def _is_repo(value: str) -> bool:

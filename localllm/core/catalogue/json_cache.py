@@ -13,6 +13,7 @@ from typing import TypedDict
 from localllm.core.catalogue.blueprint.hparams import HeaderValue, HParams
 from localllm.core.catalogue.catalogue import Check, Entry, Task
 from localllm.core.model.quants import GgmlType
+from localllm.core.sizing.mmproj import EncoderShape, PublishedEncoder
 from localllm.core.speed import AttentionReads, WeightRead, Workload
 
 _JsonValue = str | int | float | bool | list[int] | list[str]
@@ -22,6 +23,10 @@ _Read = tuple[int, int, int, bool]
 """A WeightRead: type, elements, all elements, whether it is for the last token only."""
 _Recalls = tuple[list[tuple[float, int, int, int | None]], int]
 """The `attention` of a Workload, and its states in bytes."""
+
+
+_Encoder = tuple[int, int, str, int, int, int, int, int]
+"""A PublishedEncoder without the size of pictures, which no catalogue entry has."""
 
 
 class _Document(TypedDict):
@@ -46,6 +51,7 @@ class _Document(TypedDict):
     gguf: dict[str, _JsonValue]
     tokenizer: str
     line: int
+    encoder: _Encoder | None
     layers: int
     files: dict[str, tuple[int, list[_Read]]]
     recalls: _Recalls
@@ -86,6 +92,7 @@ def _document(entry: Entry) -> _Document:
         "gguf": {key: _plain(value) for key, value in hparams.gguf.items()},
         "tokenizer": entry.tokenizer,
         "line": entry.line,
+        "encoder": _encoder(entry.encoder),
         "layers": hparams.layers,
         "files": {
             quant: (entry.file_bytes(quant), _reads(entry.weight_reads(quant)))
@@ -114,6 +121,7 @@ def _entry(document: _Document) -> Entry:
         hparams=_hparams(document),
         tokenizer=document["tokenizer"],
         line=document["line"],
+        encoder=_published(document["encoder"]),
         precomputed=_CachedSizes(document),
     )
 
@@ -152,6 +160,40 @@ class _CachedSizes:
             ),
             state_bytes=states,
         )
+
+
+def _encoder(encoder: PublishedEncoder | None) -> _Encoder | None:
+    if encoder is None:
+        return None
+    shape = encoder.shape
+    return (
+        encoder.parameters,
+        encoder.positions,
+        shape.projector,
+        shape.image_size,
+        shape.patch_size,
+        shape.width,
+        shape.feed_forward,
+        shape.merge,
+    )
+
+
+def _published(encoder: _Encoder | None) -> PublishedEncoder | None:
+    if encoder is None:
+        return None
+    parameters, positions, projector, image, patch, width, forward, merge = encoder
+    return PublishedEncoder(
+        parameters=parameters,
+        positions=positions,
+        shape=EncoderShape(
+            projector=projector,
+            image_size=image,
+            patch_size=patch,
+            width=width,
+            feed_forward=forward,
+            merge=merge,
+        ),
+    )
 
 
 def _reads(work: Workload) -> list[_Read]:

@@ -6,7 +6,7 @@ speed. Capability is a comparison, not a measurement: more parameters are better
 so (see `capability`). What a quant loses is published data (`core/quality/quality.py`).
 """
 
-from localllm.core.recommend.evaluation import PROMPT_TOKENS, evaluate, predict
+from localllm.core.recommend.evaluation import PROMPT_TOKENS, evaluate, load_of, predict
 from localllm.core.recommend.plan import (
     READING_TPS,
     Advice,
@@ -36,6 +36,7 @@ __all__ = [
     "Verdict",
     "capability",
     "evaluate",
+    "load_of",
     "plans",
     "predict",
 ]

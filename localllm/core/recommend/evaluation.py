@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
 
+from localllm.core.model.purpose import is_embedding_model
 from localllm.core.model.spec import ModelSpec
 from localllm.core.quality import quality
 from localllm.core.quality.published import Metric
@@ -17,10 +18,12 @@ from localllm.core.recommend.plan import (
     Verdict,
 )
 from localllm.core.sizing import footprint
-from localllm.core.sizing.load import LoadSettings, Speculate, capped_context
+from localllm.core.sizing.embedding import with_embedding_defaults
+from localllm.core.sizing.load import LoadSettings, Mmproj, Pooling, Speculate, capped_context
 from localllm.core.sizing.placement import Placement, place
 from localllm.core.speed import DeviceWork, Estimate, calibrated, decode_tps, ttft_s, workload_of
-from localllm.core.units import format_bytes, format_rate
+from localllm.core.units import format_bytes, format_duration, format_rate
+from localllm.errors import UsageError
 
 PROMPT_TOKENS = 512
 """The prompt that the time to the first token is estimated for."""
@@ -29,10 +32,8 @@ PROMPT_TOKENS = 512
 def evaluate(candidate: Candidate, preferences: Preferences, machine: Machine) -> FitPlan:
     """Place and time one candidate, and give the verdict."""
     spec = candidate.spec()
-    context = capped_context(preferences.context, spec)
-    settings = LoadSettings(
-        context=context, parallel=preferences.parallel, speculate=Speculate.AUTO
-    )
+    settings = load_of(spec, preferences, candidate.mmproj)
+    context = settings.context
     placement = place(spec, settings, machine.budget)
     shares = _work(spec, settings, placement, machine)
     hops = _hops(placement)
@@ -48,6 +49,23 @@ def evaluate(candidate: Candidate, preferences: Preferences, machine: Machine) -
         ttft=ttft_s(shares, tokens=min(PROMPT_TOKENS, context), hops=hops),
         verdict=verdict if placement.fits else Verdict.DOES_NOT_FIT,
     )
+
+
+def load_of(spec: ModelSpec, preferences: Preferences, mmproj: Mmproj | None) -> LoadSettings:
+    """Return the load that a suggestion is judged by: what `serve` and `size` load when nothing
+    but this is said (`runtime/load_policy.py`; a test compares them)."""
+    embeddings = is_embedding_model(spec)
+    load = LoadSettings(
+        context=capped_context(preferences.context, spec),
+        parallel=preferences.parallel,
+        speculate=Speculate.OFF if embeddings else Speculate.AUTO,
+        embeddings=embeddings,
+        mmproj=None if embeddings else mmproj,
+    )
+    try:
+        return with_embedding_defaults(spec, load)
+    except UsageError:  # a reranker without its classifier: only another pooling loads it
+        return with_embedding_defaults(spec, replace(load, pooling=Pooling.MEAN))
 
 
 def depth_of(context: int) -> int:
@@ -124,9 +142,15 @@ def reasons(plan: FitPlan, preferences: Preferences) -> Iterable[str]:
             plan.placement.devices, key=lambda share: share.free_bytes - share.total_bytes
         )
         yield f"Needs {format_bytes(-spare)} more on {lacking.name}."
-    yield _speed_words(plan.decode, preferences)
     candidate = plan.candidate
-    if candidate.active_parameters < candidate.parameters:
+    if plan.settings.embeddings:
+        yield f"A text of {PROMPT_TOKENS} tokens takes about {format_duration(plan.ttft.likely)}."
+    else:
+        yield _speed_words(plan.decode, preferences)
+    if plan.settings.mmproj is not None:
+        size = format_bytes(plan.settings.mmproj.size_bytes)
+        yield f"{size} of it are for its image encoder."
+    if plan.spec.experts:
         share = candidate.active_parameters / candidate.parameters
         yield f"A mixture of experts: each token uses {share:.0%} of the weights."
     if plan.placement.cpu_moe:

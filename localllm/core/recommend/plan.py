@@ -8,7 +8,7 @@ from enum import StrEnum
 from localllm.core.model.spec import ModelSpec
 from localllm.core.quality.quality import Quality
 from localllm.core.sizing.footprint import Footprint
-from localllm.core.sizing.load import DEFAULT_CONTEXT, LoadSettings
+from localllm.core.sizing.load import DEFAULT_CONTEXT, LoadSettings, Mmproj
 from localllm.core.sizing.placement import Budget, Placement
 from localllm.core.speed import DeviceSpeed, Estimate, Workload
 
@@ -38,7 +38,8 @@ class Candidate:
     """One model as one file.
 
     `spec` is called only for the few that are evaluated exactly. `caveats` are sentences on what
-    is not exact about it, shown among a plan's reasons. `context` is what it was trained for, None
+    is not exact about it, shown among a plan's reasons. `mmproj` is the image encoder that is
+    fetched and loaded with it, None where it has none. `context` is what it was trained for, None
     when only the header says it. `weight_reads` and `cache_reads` are the cost of a token, in
     weights (routed experts apart) and in cache and states: with them a model that cannot be among
     the best is left out without an evaluation.
@@ -55,6 +56,7 @@ class Candidate:
     installed: bool
     spec: Callable[[], ModelSpec]
     caveats: tuple[str, ...] = ()
+    mmproj: Mmproj | None = None
     context: int | None = None
     weight_reads: Callable[[], Workload] | None = None
     cache_reads: Callable[[], Workload] | None = None

@@ -15,7 +15,6 @@ from localllm.core.sizing.footprint import Footprint
 from localllm.core.sizing.load import Allocation, BufferKind, KvType, LoadSettings, Speculate
 from localllm.core.sizing.placement import HOST, Budget, DeviceShare, Placement, budget_of, place
 from localllm.core.sizing.placement.budget import NO_BYTES
-from localllm.core.sizing.placement.search import place_mmproj
 from localllm.core.units import format_bytes
 from localllm.errors import DoesNotFit, UsageError
 
@@ -228,8 +227,8 @@ def fit_in(
     spec: ModelSpec, settings: LoadSettings, budget: Budget, draft: ModelSpec | None = None
 ) -> Fit:
     """Place a load in a budget that was worked out before."""
-    placement, mmproj = place_mmproj(place(spec, settings, budget, draft), settings.mmproj)
-    chosen = dataclasses.replace(placement.applied_to(settings), mmproj=mmproj)
+    placement = place(spec, settings, budget, draft)
+    chosen = placement.applied_to(settings)
     advice, advised = (None, None) if placement.fits else _advice(spec, settings, budget, draft)
     beside = draft if settings.active_draft is not None else None
     return Fit(
@@ -247,7 +246,7 @@ def _advice(
 ) -> tuple[str, LoadSettings | None]:
     for words, changed in _changes(settings):
         try:
-            placement, _ = place_mmproj(place(spec, changed, budget, draft), changed.mmproj)
+            placement = place(spec, changed, budget, draft)
         except UsageError:  # this model's cache cannot be of that type
             continue
         if placement.fits:

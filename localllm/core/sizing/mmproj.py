@@ -6,6 +6,8 @@ number of blocks does not count. Compared with what clip.cpp reserved for encode
 LLaVA 1.5, SigLIP, Gemma 3 and Qwen2-VL (docs/vision.md) it was 0 to 15 % too much.
 """
 
+from dataclasses import dataclass
+
 from localllm.core.model.architecture import Purpose
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.load import Mmproj
@@ -24,6 +26,56 @@ _MOST_TOKENS = {
 }  # fmt: skip
 """Tokens of the largest picture that is not scaled down, by projector (clip.cpp,
 set_limit_image_tokens, b11434); where it is not listed every picture has `image_size`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderShape:
+    """What decides the buffer that an image encoder computes in: the keys `clip.vision.*` of its
+    header. `merge`: patches a side that become one token; `max_pixels` of a picture, where the
+    header says it."""
+
+    projector: str
+    image_size: int
+    patch_size: int
+    width: int
+    feed_forward: int
+    merge: int = 2
+    max_pixels: int | None = None
+
+    def compute_bytes(self, embedding: int) -> int:
+        """Size the compute buffer: of each patch its pixels, and what is alive of it at once in a
+        block or at the projection to the model's `embedding`."""
+        alive = max(self.feed_forward + 3 * self.width, 2 * embedding + self.width)
+        return self.patches * _FLOAT * (3 * self.patch_size**2 + alive)
+
+    @property
+    def patches(self) -> int:
+        """The patches of the largest picture."""
+        usual = (self.image_size // self.patch_size) ** 2
+        if self.max_pixels is not None:
+            return max(usual, self.max_pixels // self.patch_size**2)
+        return max(usual, _MOST_TOKENS.get(self.projector, 0) * self.merge**2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedEncoder:
+    """An image encoder of which no file was read: what its publisher's config.json says.
+
+    llama.cpp's conversion writes matrices as F16, which is what is fetched, and a table of learned
+    `positions` as F32 (`MmprojModel.tensor_force_quant`, convert_hf_to_gguf.py).
+    """
+
+    parameters: int
+    positions: int
+    shape: EncoderShape
+
+    def mmproj(self, embedding: int) -> Mmproj:
+        """Size it beside a model whose embeddings are `embedding` wide."""
+        return Mmproj(
+            path="",
+            weights_bytes=2 * (self.parameters + self.positions * self.shape.width),
+            compute_bytes=self.shape.compute_bytes(embedding),
+        )
 
 
 def mmproj_of(header: ModelSpec, model: ModelSpec, *, path: str) -> Mmproj:
@@ -47,35 +99,30 @@ def mmproj_of(header: ModelSpec, model: ModelSpec, *, path: str) -> Mmproj:
     return Mmproj(
         path=path,
         weights_bytes=sum(tensor.size_bytes for tensor in header.tensors),
-        compute_bytes=_compute_bytes(header, model.embedding),
+        compute_bytes=_shape_of(header).compute_bytes(model.embedding),
     )
 
 
-def _compute_bytes(header: ModelSpec, embedding: int) -> int:
-    """Size the compute buffer: of each patch its pixels, and what is alive of it at once in a block
-    or at the projection."""
-    width, forward = _number(header, "embedding_length"), _number(header, "feed_forward_length")
+def _shape_of(header: ModelSpec) -> EncoderShape:
     patch = _number(header, "patch_size")
-    alive = max(forward + 3 * width, 2 * embedding + width)
-    return _patches(header, patch) * _FLOAT * (3 * patch**2 + alive)
-
-
-def _patches(header: ModelSpec, patch: int) -> int:
-    """Count the patches of the largest picture."""
     if patch < 1:
         raise GgufError("its patches have no size")
     kind = header.metadata.get("clip.projector_type") or header.metadata.get(
         "clip.vision.projector_type"
     )
-    usual = (_number(header, "image_size") // patch) ** 2
     pixels = header.metadata.get("clip.vision.image_max_pixels")
-    if isinstance(pixels, int):
-        return max(usual, pixels // patch**2)
     merged = header.metadata.get(
         "clip.vision.spatial_merge_size", header.metadata.get("clip.vision.projector.scale_factor")
     )
-    side = merged if isinstance(merged, int) and 0 < merged <= 16 else 2
-    return max(usual, _MOST_TOKENS.get(str(kind), 0) * side**2)
+    return EncoderShape(
+        projector=str(kind),
+        image_size=_number(header, "image_size"),
+        patch_size=patch,
+        width=_number(header, "embedding_length"),
+        feed_forward=_number(header, "feed_forward_length"),
+        merge=merged if isinstance(merged, int) and 0 < merged <= 16 else 2,
+        max_pixels=pixels if isinstance(pixels, int) else None,
+    )
 
 
 def _number(header: ModelSpec, name: str) -> int:

@@ -9,9 +9,9 @@ from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.load import Lora, Mmproj
 from localllm.core.sizing.lora import lora_of
 from localllm.core.text import single_line
-from localllm.errors import GgufError
+from localllm.errors import GgufError, LocalLLMError
 from localllm.library.files.names import printable
-from localllm.library.store.inspect import lora_header
+from localllm.library.store.inspect import lora_header, mmproj_for
 from localllm.library.store.installed import InstalledModel
 
 _HUB, _PATH = "hub:", "path"
@@ -27,6 +27,18 @@ def default_mmproj(model: InstalledModel) -> Mmproj | None:
         return Mmproj(path=str(model.mmproj.path))
     beside = list(model.path.parent.glob("*mmproj*.gguf")) if model.source == _PATH else []
     return Mmproj(path=str(beside[0])) if len(beside) == 1 else None
+
+
+def usable_mmproj(model: InstalledModel, spec: ModelSpec) -> tuple[Mmproj | None, tuple[str, ...]]:
+    """Inspect the model's mmproj. One that cannot be used is a warning, and the model answers text
+    without it."""
+    mmproj = default_mmproj(model)
+    if mmproj is None:
+        return None, ()
+    try:
+        return mmproj_for(Path(mmproj.path), spec), ()
+    except LocalLLMError as error:
+        return None, (single_line(f"{error} {model.name} answers, but sees no images."),)
 
 
 def why_no_vision(model: InstalledModel) -> str:

@@ -16,7 +16,7 @@ from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing import footprint
 from localllm.core.sizing.footprint.cache import ubatch
 from localllm.core.sizing.footprint.weights import INTERPRETER_BYTES
-from localllm.core.sizing.load import LoadSettings, Mmproj
+from localllm.core.sizing.load import LoadSettings
 from localllm.core.sizing.placement.budget import Budget, GpuBudget
 from localllm.core.sizing.placement.layer_sizes import LayerSizes
 from localllm.core.sizing.placement.shares import HOST, DeviceShare, Placement
@@ -43,14 +43,19 @@ def place(
     From fast to slow: every layer on the GPUs; the routed experts of as few layers as possible on
     the host; as many layers as possible; none. With `settings.gpu_layers` set, that many layers
     and no others are tried; the experts of the first `settings.cpu_moe` layers stay on the host
-    in any case. When nothing fits it is the fastest that the GPUs have room for. What a draft
-    model needs beside it stays free on each device: llama.cpp chooses where it goes. Raises
-    UsageError and GgufError as `footprint.of` does.
+    any case. When nothing fits it is the fastest that the GPUs have room for. An image encoder
+    goes beside the layers where there is room left. What a draft model needs beside it stays free
+    on each device: llama.cpp chooses where it goes. Raises UsageError and GgufError as
+    `footprint.of` does.
     """
     if draft is not None and settings.active_draft is not None:
         budget = budget.minus(footprint.of_draft(draft, settings).total_bytes)
     search = _Search(LayerSizes(spec, settings), budget)
-    if not budget.gpus or settings.gpu_layers == 0:
+    return search.with_encoder(_fastest(search, settings))
+
+
+def _fastest(search: "_Search", settings: LoadSettings) -> Placement:
+    if not search.gpus or settings.gpu_layers == 0:
         return search.host_only()
     if settings.gpu_layers is not None:
         return search.arrange(settings.gpu_layers, settings.cpu_moe)
@@ -227,18 +232,42 @@ class _Search:
             + (0 if self._pinned(shares) else sizes.host_repacked(first, cpu_moe)),
             free_bytes=self.budget.host_bytes,
         )
-        of_host = [
-            gpu.host_bytes_of(share.total_bytes)
-            for gpu, share in zip(self.gpus, shares, strict=True)
-        ]
-        passing = max((share.largest_buffer_bytes for share in shares), default=0)
-        taken = host.total_bytes + max(sum(of_host), 0 if sizes.settings.mmap else passing)
-        fits = taken <= host.free_bytes
+        fits = self._host_bytes(shares, host) <= host.free_bytes
         gpus = (
-            replace(share, fits=share.fits and (fits or not taken_of_host))
-            for share, taken_of_host in zip(shares, of_host, strict=True)
+            replace(share, fits=share.fits and (fits or not gpu.host_bytes_of(share.total_bytes)))
+            for gpu, share in zip(self.gpus, shares, strict=True)
         )
         return (*gpus, replace(host, fits=fits))
+
+    def _host_bytes(self, shares: Sequence[DeviceShare], host: DeviceShare) -> int:
+        """Sum the host's bytes that a load takes, those of unified devices included."""
+        of_host = sum(
+            gpu.host_bytes_of(share.total_bytes)
+            for gpu, share in zip(self.gpus, shares, strict=True)
+        )
+        passing = 0
+        if not self.sizes.settings.mmap:
+            passing = max((share.largest_buffer_bytes for share in shares), default=0)
+        return host.total_bytes + max(of_host, passing)
+
+    def with_encoder(self, placement: Placement) -> Placement:
+        """Put the image encoder on the first GPU that holds layers and has room for it, else on
+        the host: an image is encoded once, the model's layers are needed for every token."""
+        mmproj = self.sizes.settings.mmproj
+        if mmproj is None:
+            return placement
+        *gpus, host = placement.devices
+        for i, gpu in enumerate(gpus):
+            named = gpu.engine_name is not None and gpu.layers > 0
+            with_it = replace(gpu, encoder_bytes=mmproj.size_bytes)
+            shares = (*gpus[:i], with_it, *gpus[i + 1 :])
+            room = with_it.total_bytes <= gpu.free_bytes
+            if named and room and self._host_bytes(shares, host) <= host.free_bytes:
+                return replace(placement, devices=(*shares, host))
+        with_it = replace(host, encoder_bytes=mmproj.size_bytes)
+        of_gpus = self._host_bytes(gpus, with_it) if gpus else with_it.total_bytes
+        fits = host.fits and of_gpus <= host.free_bytes
+        return replace(placement, devices=(*gpus, replace(with_it, fits=fits)))
 
     def _host_compute(self, first: int, cpu_moe: int) -> int:
         sizes = self.sizes
@@ -267,21 +296,3 @@ def _proportional(gpus: Sequence[GpuBudget], first: int, end: int) -> _Bounds:
     count, last = end - first, len(gpus) - 1
     devices = [min(bisect_right(bounds, i / count), last) for i in range(count)]
     return (*(first + bisect_right(devices, gpu - 1) for gpu in range(len(gpus))), end)
-
-
-def place_mmproj(placement: Placement, mmproj: Mmproj | None) -> tuple[Placement, Mmproj | None]:
-    """Put the encoder on the first GPU that holds layers and has room for it, else on the host:
-    an image is encoded once, the model's layers are needed for every token."""
-    if mmproj is None:
-        return placement, None
-    *gpus, host = placement.devices
-    needed = mmproj.size_bytes
-    for i, gpu in enumerate(gpus):
-        named = gpu.engine_name is not None and gpu.layers > 0
-        if named and gpu.total_bytes + needed <= gpu.free_bytes:
-            gpus[i] = replace(gpu, encoder_bytes=needed)
-            placed = replace(mmproj, device=gpu.engine_name)
-            return replace(placement, devices=(*gpus, host)), placed
-    fits = host.fits and host.total_bytes + needed <= host.free_bytes
-    host = replace(host, encoder_bytes=needed, fits=fits)
-    return replace(placement, devices=(*gpus, host)), replace(mmproj, device=None)

@@ -79,12 +79,16 @@ class Placement:
         return self.layout[layer]
 
     def applied_to(self, settings: LoadSettings) -> LoadSettings:
-        """Set a load's devices and layers for each so that exactly this is loaded."""
+        """Set a load's devices, the layers for each and the encoder's device so that exactly this
+        is loaded."""
         used = [share for share in self.devices[:-1] if share.layers]
         names = tuple(share.engine_name for share in used if share.engine_name is not None)
         named = len(names) == len(used)
+        encoder = next((share.engine_name for share in used if share.encoder_bytes), None)
+        mmproj = settings.mmproj
         return replace(
             settings,
+            mmproj=replace(mmproj, device=encoder) if mmproj is not None else None,
             gpu_layers=self.gpu_layers,
             cpu_moe=self.cpu_moe,
             mmap=settings.mmap and self.mmap,
