@@ -5,7 +5,7 @@ does not load is an exit status and not a failed HTTP server. There is no schema
 ones load their scripts from other machines.
 """
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +23,13 @@ from localllm.server.dialects.openai.errors import error_body
 from localllm.server.dialects.protocol import Dialect, ErrorResponses
 from localllm.server.errors import ApiError, api_error, unexpected_error
 from localllm.server.schema import ApiModel
-from localllm.server.security import ErrorMiddleware, HostGuard, HostPolicy, KeyGuard
+from localllm.server.security import (
+    CorsMiddleware,
+    ErrorMiddleware,
+    HostGuard,
+    HostPolicy,
+    KeyGuard,
+)
 from localllm.server.served_models import ServedModels
 
 Handler = Callable[[Request, Exception], Coroutine[None, None, Response]]
@@ -40,12 +46,14 @@ def create_app(
     *,
     hosts: HostPolicy,
     key: str | None,
+    cors_origins: Collection[str] = frozenset(),
     deadline_s: float | None = None,
     dialects: Sequence[Dialect] = DIALECTS,
 ) -> ASGIApp:
     """Make the API of the models named `served`, which `runtime` has loaded.
 
-    `key` None: none is required, which is only for a server that no other machine reaches.
+    `key` None: none is required, which is only for a server that no other machine reaches. Pages of
+    `cors_origins` (as `cors_origin` writes them) may use it, with the key.
     `deadline_s`: the time limit of every answer, None: no limit.
     """
     models = ServedModels(runtime, served, deadline_s)
@@ -63,8 +71,9 @@ def create_app(
     app.include_router(_status_router(models))
     for dialect in dialects:
         app.include_router(dialect.router(models))
-    guarded = HostGuard(KeyGuard(app, key=key), policy=hosts)
-    return ErrorMiddleware(guarded, error_response=error_response)
+    guarded = HostGuard(KeyGuard(app, key=key), policy=hosts, origins=cors_origins)
+    answering = ErrorMiddleware(guarded, error_response=error_response)
+    return CorsMiddleware(answering, origins=cors_origins)
 
 
 def _exception_handlers(error_response: ErrorResponses) -> dict[int | type[Exception], Handler]:

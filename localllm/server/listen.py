@@ -11,8 +11,8 @@ import ipaddress
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from types import FrameType
 
 import h11
@@ -66,14 +66,61 @@ class Address:
         return f"http://[{ip}]:{self.port}" if ":" in ip else f"http://{ip}:{self.port}"
 
 
-def find_address(host: str, port: int) -> Address:
-    """Resolve `host` to the one address that would be bound. Raises ServeError."""
+LOOPBACK = ("127.0.0.1", "::1")
+"""What `localhost` stands for: clients try one or the other first, whatever a resolver says."""
+
+
+def find_addresses(host: str, port: int) -> tuple[Address, ...]:
+    """Resolve `host` to the addresses to bind: for `localhost` both loopback addresses, for any
+    other name the first that it has. Raises ServeError."""
+    if host.lower().removesuffix(".") == "localhost":
+        return tuple(Address(ip=ip, port=port) for ip in LOOPBACK)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not a host name"
         raise ServeError(f"Cannot listen on {host!r}: {reason}. Try --host 127.0.0.1.") from error
-    return Address(ip=str(found[0][4][0]), port=port)
+    return (Address(ip=str(found[0][4][0]), port=port),)
+
+
+_PORT_TRIES = 16
+"""For a port that is free on all addresses; of the 28,000 that a system hands out few are taken."""
+
+_NO_IPV6 = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT})
+
+
+def open_sockets(
+    addresses: Sequence[Address], open_one: Callable[[Address], socket.socket] | None = None
+) -> tuple[socket.socket, ...]:
+    """Bind and listen on all addresses, port 0 becoming one free port of all. Raises ServeError.
+
+    The first must be there; others that this machine does not have (IPv6 is off) are left out. One
+    whose port another program has is an error: clients of `localhost` would reach that program.
+    """
+    open_one = open_one or open_socket
+    for tries_left in reversed(range(_PORT_TRIES)):
+        sockets = [open_one(addresses[0])]
+        port = bound_address(sockets[0]).port
+        try:
+            for address in addresses[1:]:
+                try:
+                    sockets.append(open_one(replace(address, port=port)))
+                except ServeError as error:
+                    if _errno_of(error) not in _NO_IPV6:
+                        raise
+        except ServeError as error:
+            for sock in sockets:
+                sock.close()
+            if addresses[0].port or not tries_left or _errno_of(error) != errno.EADDRINUSE:
+                raise
+        else:
+            return tuple(sockets)
+    raise AssertionError("the last try returns or raises")
+
+
+def _errno_of(error: ServeError) -> int | None:
+    cause = error.__cause__
+    return cause.errno if isinstance(cause, OSError) else None
 
 
 def open_socket(address: Address) -> socket.socket:
@@ -82,7 +129,10 @@ def open_socket(address: Address) -> socket.socket:
     Clients that come before `serve` wait in the backlog.
     """
     family = socket.AF_INET6 if ":" in address.ip else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:  # a system without IPv6
+        raise _cannot_listen(address, error) from error
     try:
         if os.name == "posix":  # elsewhere the option lets two servers share a port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -138,19 +188,19 @@ class StopSignals:
 
 async def serve(
     app: ASGIApp,
-    sock: socket.socket,
+    sockets: Sequence[socket.socket],
     stop: StopSignals,
     *,
     abort_requests: Callable[[], Awaitable[None]],
     limits: ConnectionLimits = DEFAULT_LIMITS,
 ) -> None:
-    """Serve requests on `sock` until `stop`.
+    """Serve requests on `sockets` until `stop`.
 
     After the first signal answers have `limits.shutdown_grace_s` seconds to end by themselves;
     then, or at the second signal, `abort_requests` ends them.
     """
     server = _Server(_config(app, limits))
-    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    serving = asyncio.create_task(server.serve(sockets=list(sockets)))
     try:
         await _wait_first(serving, stop.should_exit.wait())
         server.should_exit = True
@@ -264,7 +314,7 @@ def _cannot_listen(address: Address, error: OSError) -> ServeError:
             reason = "another program listens there. Try another --port, or 0 for any free one"
         case errno.EACCES:
             reason = "that port needs privileges. Try a --port above 1023"
-        case errno.EADDRNOTAVAIL:
+        case errno.EADDRNOTAVAIL | errno.EAFNOSUPPORT:
             reason = "this machine has no such address. Try --host 127.0.0.1"
         case _:
             reason = error.strerror or str(error)

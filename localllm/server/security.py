@@ -3,8 +3,9 @@
 A web page can make its visitor's browser send requests to this machine. Four things stop it: the
 Host header must name this server (a rebound DNS name does not: CVE-2024-28224), Origin and
 Sec-Fetch-Site must not name another site, no answer has a CORS header, and all paths but `/health`
-require the key. The guards raise; the outermost layer writes the error in the envelope of the
-dialect whose path was requested.
+require the key. Whoever starts the server can add names of hosts, and origins whose pages may use
+it: those alone get CORS headers, and need the key like everybody else. The guards raise; the
+outermost layer writes the error in the envelope of the dialect whose path was requested.
 """
 
 import hmac
@@ -12,12 +13,14 @@ import ipaddress
 import logging
 import re
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from localllm.core.text import single_line
+from localllm.errors import UsageError
 from localllm.server.errors import ApiError, unexpected_error
 
 MAX_HEADER_BYTES = 32 * 1024
@@ -26,6 +29,43 @@ OPEN_PATHS = frozenset({"/health"})
 logger = logging.getLogger("localllm.server")
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::([0-9]{1,5}))?")
+
+
+_ORIGIN = re.compile(
+    r"([a-z][a-z0-9+.-]{0,31})://(\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253})(?::([0-9]{1,5}))?/?"
+)
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+
+def host_name(text: str) -> str:
+    """Check the name of a host that requests may give in their Host header. Raises UsageError."""
+    match = _HOST.fullmatch(text)
+    if match is None or match[2] is not None:
+        raise UsageError(
+            f"{single_line(text)[:80]!r} is not a name of a host that can be allowed. Give the "
+            "name alone, without a port and without *: host.docker.internal"
+        )
+    name = match[1].strip("[]").lower().removesuffix(".")
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        return name
+
+
+def cors_origin(text: str) -> str:
+    """Check an origin whose pages may use the server, and write it as a browser does. Raises
+    UsageError, also for * and null, which stand for pages that nobody has named."""
+    match = _ORIGIN.fullmatch(text.lower())
+    if match is None or int(match[3] or 0) > 65535:
+        raise UsageError(
+            f"{single_line(text)[:80]!r} is not an origin that can be allowed. Give scheme, host "
+            "and port as the browser's address bar has them, without * and without a path: "
+            "http://localhost:3000"
+        )
+    scheme, host, port = match[1], match[2], match[3]
+    return f"{scheme}://{host}" + (
+        f":{port}" if port and port != _DEFAULT_PORTS.get(scheme) else ""
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,17 +104,26 @@ class HostPolicy:
 
 
 class HostGuard:
-    """Refuse what a web page of another site could send: 403 before anything else is checked."""
+    """Refuse what a web page of another site could send: 403 before anything else is checked.
 
-    def __init__(self, app: ASGIApp, *, policy: HostPolicy) -> None:
+    Pages of `origins` are let through, and their preflights, which carry no key, answered here.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, policy: HostPolicy, origins: Collection[str] = frozenset()
+    ) -> None:
         self._app = app
         self._policy = policy
+        self._origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._check(scope)
-        await self._app(scope, receive, send)
+        allowed = self._check(scope)
+        asked = _values(scope, b"access-control-request-method")
+        preflight = allowed and scope["method"] == "OPTIONS" and asked
+        await (_preflight_response(scope) if preflight else self._app)(scope, receive, send)
 
-    def _check(self, scope: Scope) -> None:
+    def _check(self, scope: Scope) -> bool:
+        """Raise ApiError for what is refused. Returns True for a page of an allowed origin."""
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         if sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES:
             raise ApiError(
@@ -84,17 +133,88 @@ class HostGuard:
             )
         hosts = _values(scope, b"host")
         if len(hosts) != 1 or not self._policy.allows(hosts[0]):
-            raise _forbidden(
-                "The Host header does not name this server. Use localhost, 127.0.0.1 or the "
-                "address it listens on.",
-                "host_not_allowed",
-            )
+            raise _forbidden(_unknown_host(hosts), "host_not_allowed")
+        if _allowed_origin(scope, self._origins) is not None:
+            return True
         # Our own address as a browser writes it; every other origin, "null" included, is foreign.
         own = f"{scope['scheme']}://{hosts[0]}".lower()
-        if any(origin.lower() != own for origin in _values(scope, b"origin")):
-            raise _forbidden("Web pages of other origins may not use it.", "origin_not_allowed")
+        origins = _values(scope, b"origin")
+        if any(origin.lower() != own for origin in origins):
+            raise _forbidden(_unknown_origin(origins[0]), "origin_not_allowed")
         if any(site not in ("same-origin", "none") for site in _values(scope, b"sec-fetch-site")):
             raise _forbidden("Web pages of other sites may not use it.", "origin_not_allowed")
+        return False
+
+
+class CorsMiddleware:
+    """Let pages of `origins` read every answer to them, errors included: it is the outermost."""
+
+    def __init__(self, app: ASGIApp, *, origins: Collection[str]) -> None:
+        self._app = app
+        self._origins = origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        origin = _allowed_origin(scope, self._origins) if scope["type"] == "http" else None
+
+        async def readable(message: Message) -> None:
+            if origin is not None and message["type"] == "http.response.start":
+                headers = [
+                    (b"access-control-allow-origin", origin.encode("ascii")),
+                    (b"access-control-expose-headers", _EXPOSED_HEADERS),
+                    (b"vary", b"Origin"),
+                ]
+                message = {**message, "headers": [*message.get("headers", ()), *headers]}
+            await send(message)
+
+        await self._app(scope, receive, send if origin is None else readable)
+
+
+_EXPOSED_HEADERS = b"x-localllm-ignored, x-localllm-warnings, retry-after, www-authenticate"
+_PREFLIGHT_AGE_S = 600
+
+
+def _allowed_origin(scope: Scope, allowed: Collection[str]) -> str | None:
+    """Return the origin of the page that sends this request, if it is one of those allowed."""
+    origins = [origin.lower() for origin in _values(scope, b"origin")]
+    return origins[0] if len(origins) == 1 and origins[0] in allowed else None
+
+
+def _preflight_response(scope: Scope) -> Response:
+    """Allow what the page asks for: which headers it sends decides nothing here."""
+    headers = {
+        "access-control-allow-methods": "GET, HEAD, POST",
+        "access-control-max-age": str(_PREFLIGHT_AGE_S),
+    }
+    if asked := _values(scope, b"access-control-request-headers"):
+        headers["access-control-allow-headers"] = ", ".join(asked)
+    if _values(scope, b"access-control-request-private-network") == ["true"]:
+        headers["access-control-allow-private-network"] = "true"
+    return Response(status_code=204, headers=headers)
+
+
+def _unknown_host(hosts: list[str]) -> str:
+    match = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+    if match is None:
+        return "The Host header does not name this server. Use localhost or 127.0.0.1."
+    name = match[1]
+    return (
+        f"The Host header names {name}, which is not a name of this server: a web page could have "
+        f"sent this. Use localhost or 127.0.0.1; or, if {name} is this machine (as "
+        f"host.docker.internal is inside a container), start the server with --allowed-host {name} "
+        "or add it to `allowed_hosts` in the [serve] table of settings.toml."
+    )
+
+
+def _unknown_origin(origin: str) -> str:
+    message = "Web pages of other origins may not use it."
+    try:
+        own = cors_origin(origin)
+    except UsageError:
+        return message
+    return (
+        f"{message} To allow this one, start the server with --cors-origin {own} or add it to "
+        "`cors_origins` in the [serve] table of settings.toml."
+    )
 
 
 class KeyGuard:

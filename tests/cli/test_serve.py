@@ -335,6 +335,8 @@ def test_host_and_port_of_the_settings_are_listened_on(tmp_path: Path) -> None:
         ('host = "no.such.host.invalid"', ["--host", "127.0.0.1", "none"], NotFound, "none"),
         ("port = 65536", [], UsageError, "65535"),
         ("port = 1", ["--port", "0", "none"], NotFound, "none"),
+        ('allowed_hosts = ["*"]', ["--port", "0"], UsageError, "host.docker.internal"),
+        ('cors_origins = ["*"]', ["--port", "0"], UsageError, "http://localhost:3000"),
     ],
 )
 def test_options_win_over_the_settings_and_both_are_checked_alike(
@@ -367,6 +369,8 @@ def test_a_port_of_the_settings_that_is_taken_is_said(home: Path) -> None:
         (["--parallel", "257"], BadParameter, "1 to 256"),
         (["--parallel", "²"], BadParameter, "1 to 256"),
         (["--port", "65536"], BadParameter, "65535"),
+        (["--allowed-host", "a:80"], UsageError, "without a port"),
+        (["--cors-origin", "null"], UsageError, "is not an origin"),
     ],
 )
 def test_what_cannot_be_served_is_said_at_once(

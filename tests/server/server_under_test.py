@@ -58,10 +58,20 @@ async def make_runtime(
 
 
 def make_app(
-    runtime: Runtime, key: str | None = KEY, dialects: Sequence[Dialect] = DIALECTS
+    runtime: Runtime,
+    key: str | None = KEY,
+    dialects: Sequence[Dialect] = DIALECTS,
+    hosts: HostPolicy | None = None,
+    cors_origins: frozenset[str] = frozenset(),
 ) -> ASGIApp:
-    hosts = HostPolicy.bound_to("127.0.0.1")
-    return create_app(runtime, (MODEL,), hosts=hosts, key=key, dialects=dialects)
+    return create_app(
+        runtime,
+        (MODEL,),
+        hosts=hosts or HostPolicy.bound_to("127.0.0.1"),
+        key=key,
+        cors_origins=cors_origins,
+        dialects=dialects,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +151,8 @@ async def start_server(
     key: str | None = KEY,
     start_engine: Callable[[], Engine] | None = None,
     dialects: Sequence[Dialect] = DIALECTS,
+    hosts: HostPolicy | None = None,
+    cors_origins: frozenset[str] = frozenset(),
 ) -> AsyncIterator[ServerUnderTest]:
     """Run a server whose engine plays `script`, unless `start_engine` makes another one."""
     runtime = await make_runtime(script, model, data, start_engine=start_engine)
@@ -148,8 +160,8 @@ async def start_server(
     address, stop = bound_address(sock), StopSignals()
     serving = asyncio.create_task(
         serve(
-            make_app(runtime, key, dialects),
-            sock,
+            make_app(runtime, key, dialects, hosts, cors_origins),
+            (sock,),
             stop,
             abort_requests=runtime.close,
             limits=limits or ConnectionLimits(shutdown_grace_s=0.0),

@@ -2,14 +2,18 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import signal
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import openai
 import pytest
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from localllm.engine.fake import Script
 from localllm.errors import ServeError
@@ -18,8 +22,10 @@ from localllm.server.listen import (
     ConnectionLimits,
     StopSignals,
     bound_address,
-    find_address,
+    find_addresses,
     open_socket,
+    open_sockets,
+    serve,
 )
 from localllm.server.request_body import MAX_BODY_BYTES
 from tests.server.server_under_test import KEY, MODEL, ServerUnderTest, start_server
@@ -203,7 +209,7 @@ def test_a_port_in_use_is_an_error_that_names_it() -> None:
 )
 def test_an_unknown_host_is_an_error(host: str) -> None:
     with pytest.raises(ServeError, match="Cannot listen"):
-        find_address(host, 0)
+        find_addresses(host, 0)
 
 
 def test_an_address_of_another_machine_is_an_error() -> None:
@@ -231,11 +237,93 @@ def test_an_address_knows_its_url_and_if_it_is_loopback(ip: str, loopback: bool,
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
 def test_a_server_can_listen_on_the_loopback_address_of_ipv6() -> None:
     try:
-        sock = open_socket(find_address("::1", 0))
+        sock = open_socket(find_addresses("::1", 0)[0])
     except ServeError:
         pytest.skip("IPv6 is off on this machine")
     with sock:
         assert bound_address(sock).ip == "::1"
+
+
+def listener(address: Address) -> socket.socket:
+    """A socket that is bound to 127.0.0.1, whatever the address."""
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0 if ":" in address.ip else address.port))
+    return sock
+
+
+def test_localhost_is_both_loopback_addresses_and_any_other_name_one() -> None:
+    for name in ("localhost", "LOCALHOST."):
+        assert [address.ip for address in find_addresses(name, 7)] == ["127.0.0.1", "::1"]
+    assert [address.ip for address in find_addresses("127.0.0.1", 7)] == ["127.0.0.1"]
+    assert {address.port for address in find_addresses("localhost", 7)} == {7}
+
+
+def test_any_free_port_is_one_that_is_free_on_both_addresses() -> None:
+    tried: list[Address] = []
+
+    def open_one(address: Address) -> socket.socket:
+        tried.append(address)
+        if ":" in address.ip and len(tried) < 5:
+            raise ServeError("taken") from OSError(errno.EADDRINUSE, "taken")
+        return listener(address)
+
+    first, second = open_sockets(find_addresses("localhost", 0), open_one)
+    with first, second:
+        assert [address.ip for address in tried] == ["127.0.0.1", "::1"] * 3
+        assert tried[-1].port == bound_address(first).port
+
+
+@pytest.mark.parametrize(
+    ("number", "port", "left_out"),
+    [
+        (errno.EADDRNOTAVAIL, 0, True),
+        (errno.EAFNOSUPPORT, 0, True),
+        (errno.EADDRINUSE, 0, False),
+        (errno.EACCES, 0, False),
+        (errno.EADDRINUSE, 7, False),
+    ],
+)
+def test_an_address_that_is_not_there_is_left_out_and_one_in_use_is_an_error(
+    number: int, port: int, left_out: bool
+) -> None:
+    def open_one(address: Address) -> socket.socket:
+        if ":" in address.ip:
+            raise ServeError("refused") from OSError(number, "refused")
+        return listener(replace(address, port=0))
+
+    addresses = find_addresses("localhost", port)
+    if left_out:
+        (only,) = open_sockets(addresses, open_one)
+        only.close()
+    else:
+        with pytest.raises(ServeError, match="refused"):
+            open_sockets(addresses, open_one)
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
+async def test_a_server_on_localhost_answers_on_both_addresses() -> None:
+    sockets = open_sockets(find_addresses("localhost", 0))
+    if len(sockets) == 1:
+        sockets[0].close()
+        pytest.skip("IPv6 is off on this machine")
+    ports = {bound_address(sock).port for sock in sockets}
+    assert len(ports) == 1
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(scope["server"][0])(scope, receive, send)
+
+    async def no_requests() -> None:
+        pass
+
+    stop = StopSignals()
+    serving = asyncio.create_task(serve(app, sockets, stop, abort_requests=no_requests))
+    for ip in ("127.0.0.1", "::1"):
+        reader, writer = await asyncio.open_connection(ip, *ports)
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert (await reader.read()).endswith(b"\r\n\r\n" + ip.encode())
+        writer.close()
+    stop.should_exit.set()
+    await serving
 
 
 async def test_the_first_signal_is_graceful_and_the_second_forces() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import openai
@@ -10,9 +11,10 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from localllm.engine.fake import Script
+from localllm.errors import UsageError
 from localllm.server.dialects.openai.errors import error_body
 from localllm.server.dialects.protocol import ErrorResponses
-from localllm.server.security import ErrorMiddleware, HostPolicy
+from localllm.server.security import ErrorMiddleware, HostPolicy, cors_origin, host_name
 from tests.server.server_under_test import KEY, MODEL, ServerUnderTest, start_server
 
 
@@ -148,6 +150,156 @@ async def test_a_preflight_is_refused_and_no_answer_allows_an_origin(
     assert status(refused) == 403
     for answer in (refused, await server.raw(get("/v1/models", BEARER))):
         assert b"access-control" not in answer.lower()
+
+
+CONTAINER = "host.docker.internal"
+PAGE = "http://localhost:3000"
+
+
+@pytest.fixture
+async def open_server(
+    script: Script, smollm2: Path, tmp_path: Path
+) -> AsyncIterator[ServerUnderTest]:
+    """A server that is also called CONTAINER, and that pages of PAGE may use."""
+    hosts = HostPolicy.bound_to("127.0.0.1", [host_name(CONTAINER)])
+    async with start_server(
+        script, smollm2, tmp_path / "data", hosts=hosts, cors_origins=frozenset({PAGE})
+    ) as server:
+        yield server
+
+
+@pytest.mark.parametrize("host", [CONTAINER, f"{CONTAINER}:11711", "HOST.docker.internal."])
+async def test_an_allowed_name_of_the_host_passes(open_server: ServerUnderTest, host: str) -> None:
+    assert status(await open_server.raw(get("/v1/models", BEARER, host=host))) == 200
+    assert status(await open_server.raw(get("/v1/models", host=host))) == 401
+
+
+@pytest.mark.parametrize("host", [f"evil.{CONTAINER}", f"{CONTAINER}.evil.example", "docker"])
+async def test_a_name_beside_the_allowed_one_is_refused(
+    open_server: ServerUnderTest, host: str
+) -> None:
+    assert status(await open_server.raw(get("/v1/models", BEARER, host=host))) == 403
+
+
+async def test_the_refusal_of_a_name_says_how_it_is_allowed(server: ServerUnderTest) -> None:
+    answer = await server.raw(get("/v1/models", BEARER, host=f"{CONTAINER}:11711"))
+    message = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["message"]
+    assert f"--allowed-host {CONTAINER} " in message
+    assert "`allowed_hosts`" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (CONTAINER, CONTAINER),
+        ("My-Laptop.", "my-laptop"),
+        ("172.17.0.1", "172.17.0.1"),
+        ("[FE80::1]", "fe80::1"),
+    ],
+)
+def test_a_name_is_written_as_it_is_compared(text: str, name: str) -> None:
+    assert host_name(text) == name
+    assert HostPolicy.bound_to("127.0.0.1", [name]).allows(f"{text}:80")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "*", "*.internal", "a:80", "http://a", "a b", "a/b", "a" * 300]
+)
+def test_what_names_no_single_host_cannot_be_allowed(text: str) -> None:
+    with pytest.raises(UsageError, match="without a port"):
+        host_name(text)
+
+
+def headers(answer: bytes) -> dict[str, str]:
+    """The CORS headers of an answer."""
+    lines = answer.partition(b"\r\n\r\n")[0].decode().split("\r\n")[1:]
+    pairs = (line.lower().split(": ", 1) for line in lines)
+    return {name: value for name, value in pairs if name.startswith("access-control")}
+
+
+async def test_a_preflight_of_an_allowed_page_is_answered_without_a_key(
+    open_server: ServerUnderTest,
+) -> None:
+    preflight = get(
+        "/v1/chat/completions",
+        f"Origin: {PAGE}",
+        "Sec-Fetch-Site: cross-site",
+        "Access-Control-Request-Method: POST",
+        "Access-Control-Request-Headers: authorization,content-type,x-stainless-os",
+        "Access-Control-Request-Private-Network: true",
+    ).replace(b"GET", b"OPTIONS")
+    answer = await open_server.raw(preflight)
+    assert status(answer) == 204
+    found = headers(answer)
+    assert found["access-control-allow-origin"] == PAGE
+    assert found["access-control-allow-headers"] == "authorization,content-type,x-stainless-os"
+    assert "post" in found["access-control-allow-methods"]
+    assert found["access-control-allow-private-network"] == "true"
+    assert "access-control-allow-credentials" not in found
+
+
+@pytest.mark.parametrize(("line", "expected"), [(BEARER, 200), ("X-Nothing: 1", 401)])
+async def test_an_allowed_page_reads_answers_and_errors_and_needs_the_key(
+    open_server: ServerUnderTest, line: str, expected: int
+) -> None:
+    page = (f"Origin: {PAGE}", "Sec-Fetch-Site: cross-site")
+    answer = await open_server.raw(get("/v1/models", line, *page))
+    assert status(answer) == expected
+    assert headers(answer)["access-control-allow-origin"] == PAGE
+    assert b"vary: origin" in answer.lower()
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("Origin: http://localhost:3001",),
+        ("Origin: https://localhost:3000",),
+        ("Origin: null",),
+        (f"Origin: {PAGE}.evil.example",),
+        (f"Origin: {PAGE}", "Origin: http://evil.example"),
+        ("Sec-Fetch-Site: cross-site",),
+    ],
+)
+@pytest.mark.parametrize("method", [b"GET", b"OPTIONS"])
+async def test_a_page_beside_the_allowed_one_is_refused_without_a_header(
+    open_server: ServerUnderTest, lines: tuple[str, ...], method: bytes
+) -> None:
+    asked = get("/v1/models", BEARER, "Access-Control-Request-Method: POST", *lines)
+    answer = await open_server.raw(asked.replace(b"GET", method))
+    assert (status(answer), code(answer)) == (403, "origin_not_allowed")
+    assert headers(answer) == {}
+
+
+async def test_an_allowed_page_does_not_open_the_server_to_a_rebound_name(
+    open_server: ServerUnderTest,
+) -> None:
+    page = (f"Origin: {PAGE}", "Access-Control-Request-Method: POST")
+    for method in (b"GET", b"OPTIONS"):
+        asked = get("/v1/models", BEARER, *page, host="evil.example").replace(b"GET", method)
+        answer = await open_server.raw(asked)
+        assert (status(answer), code(answer)) == (403, "host_not_allowed")
+
+
+@pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        ("HTTP://LocalHost:3000/", PAGE),
+        ("https://app.example:443", "https://app.example"),
+        ("http://[::1]:80", "http://[::1]"),
+        ("app://obsidian.md", "app://obsidian.md"),
+        ("chrome-extension://abcdefgh", "chrome-extension://abcdefgh"),
+    ],
+)
+def test_an_origin_is_written_as_a_browser_does(text: str, origin: str) -> None:
+    assert cors_origin(text) == origin
+
+
+@pytest.mark.parametrize(
+    "text", ["*", "null", "", "localhost:3000", "http://*.example", "http://a/b", "http://a:99999"]
+)
+def test_what_names_no_single_origin_cannot_be_allowed(text: str) -> None:
+    with pytest.raises(UsageError, match="http://localhost:3000"):
+        cors_origin(text)
 
 
 @pytest.mark.parametrize(

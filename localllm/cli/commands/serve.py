@@ -1,6 +1,7 @@
 """`localllm serve`: load models and answer over HTTP until a signal."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -34,10 +35,13 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
     """The options that hold while models are loaded and served. `host` is the name to listen on,
-    as it was given; a request ends after `request_timeout_s`, None: never."""
+    as it was given, `allowed_hosts` are more names of this machine; pages of `cors_origins` may use
+    the server; a request ends after `request_timeout_s`, None: never."""
 
     host: str
     choice: LoadChoice
+    allowed_hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
     request_timeout_s: int | None = None
     force: bool = False
     as_json: bool = False
@@ -47,12 +51,31 @@ class Serving:
 @click.command()
 @click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=model_names)
 @click.option(
-    "--host", help="Address to listen on (default: that of the settings, else 127.0.0.1)."
+    "--host",
+    help="Address to listen on (default: that of the settings, else localhost: 127.0.0.1 and ::1).",
 )
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     help="Port; 0 takes any free one (default: that of the settings, else 11711).",
+)
+@click.option(
+    "--allowed-host",
+    "--allowed-hosts",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Another name of this machine that clients use, such as host.docker.internal in a "
+    "container; repeatable, beside those of the settings.",
+)
+@click.option(
+    "--cors-origin",
+    "--cors-origins",
+    "cors_origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="An origin whose web pages may use the server, with the key, such as "
+    "http://localhost:3000; repeatable, beside those of the settings.",
 )
 @options.load_options(
     options.CONTEXT,
@@ -114,6 +137,8 @@ def command(
     models: tuple[str, ...],
     host: str | None,
     port: int | None,
+    allowed_hosts: tuple[str, ...],
+    cors_origins: tuple[str, ...],
     choice: LoadChoice,
     api_key_file: Path | None,
     no_auth: bool,
@@ -126,7 +151,8 @@ def command(
     Without MODEL: the only installed one, or `starter`. Ctrl+C stops (status 130), SIGTERM too
     (status 0); answers that are being written get 5 seconds to end, a second signal ends them.
     """
-    from localllm.server.listen import bound_address, find_address, open_socket
+    from localllm.server.listen import bound_address, find_addresses, open_sockets
+    from localllm.server.security import cors_origin, host_name
 
     if choice.draft is not None and len(models) > 1:
         raise UsageError("--draft belongs to one model: serve it alone.")
@@ -141,18 +167,26 @@ def command(
     serving = Serving(
         host=user.host if host is None else host,
         choice=choice,
+        allowed_hosts=tuple(map(host_name, (*user.allowed_hosts, *split_commas(allowed_hosts)))),
+        cors_origins=tuple(map(cors_origin, (*user.cors_origins, *split_commas(cors_origins)))),
         request_timeout_s=user.request_timeout_s,
         force=force,
         as_json=as_json,
         quiet=quiet,
     )
-    address = find_address(serving.host, user.port if port is None else port)
-    key = choose_key(address, api_key_file, no_auth=no_auth)
+    addresses = find_addresses(serving.host, user.port if port is None else port)
+    key = choose_key(addresses[0], api_key_file, no_auth=no_auth)
     runtime = Runtime.of_this_machine()
     chosen = choose_models(runtime, models)
-    with open_socket(address) as sock:
-        warn_unsafe(bound_address(sock), key)
-        return asyncio.run(serve_models(runtime, chosen, sock, key, serving))
+    with contextlib.ExitStack() as stack:
+        sockets = tuple(stack.enter_context(sock) for sock in open_sockets(addresses))
+        warn_unsafe(bound_address(sockets[0]), key)
+        return asyncio.run(serve_models(runtime, chosen, sockets, key, serving))
+
+
+def split_commas(values: tuple[str, ...]) -> list[str]:
+    """Return the values of an option that may be repeated, or hold several."""
+    return [each.strip() for value in values for each in value.split(",") if each.strip()]
 
 
 def choose_key(address: "Address", file: Path | None, *, no_auth: bool) -> "ApiKey | None":
@@ -223,7 +257,7 @@ def warn_unsafe(address: "Address", key: "ApiKey | None") -> None:
 async def serve_models(
     runtime: Runtime,
     models: tuple[InstalledModel, ...],
-    sock: socket.socket,
+    sockets: tuple[socket.socket, ...],
     key: "ApiKey | None",
     serving: Serving,
 ) -> ExitCode:
@@ -232,24 +266,25 @@ async def serve_models(
     from localllm.server.listen import StopSignals, bound_address, serve
     from localllm.server.security import HostPolicy
 
-    address = bound_address(sock)
-    policy = HostPolicy.bound_to(address.ip, names=(serving.host, socket.gethostname()))
+    address = bound_address(sockets[0])
+    names = (serving.host, socket.gethostname(), *serving.allowed_hosts)
+    policy = HostPolicy.bound_to(address.ip, names=names)
     stop = StopSignals()
     with stop.handled():
         try:
             resident = await _unless_stopped(_load_all(runtime, models, serving), stop)
             if resident is not None:
-                names = tuple(one.model.name for one in resident)
                 app = create_app(
                     runtime,
-                    names,
+                    tuple(one.model.name for one in resident),
                     hosts=policy,
                     key=key.text if key else None,
+                    cors_origins=frozenset(serving.cors_origins),
                     deadline_s=serving.request_timeout_s,
                 )
-                # The socket takes connections already.
+                # The sockets take connections already.
                 _print_ready(address, resident, key, serving)
-                await serve(app, sock, stop, abort_requests=runtime.close)
+                await serve(app, sockets, stop, abort_requests=runtime.close)
         finally:
             await runtime.close()
     return ExitCode.INTERRUPTED if stop.signal is signal.SIGINT else ExitCode.OK

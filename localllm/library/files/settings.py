@@ -33,8 +33,10 @@ class Settings:
     context: int | None = None
     threads: int | None = None
     chat_templates: tuple[tuple[str, str], ...] = ()
-    host: str = "127.0.0.1"
+    host: str = "localhost"
     port: int = 11711
+    allowed_hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
     endpoints: tuple[str, ...] = ()
     ca_cert: str | None = None
     request_timeout_s: int | None = None
@@ -158,7 +160,8 @@ _SETTINGS = (
         key="serve.host",
         field="host",
         value_type=str,
-        description="Address to listen on when --host is not given.",
+        description="Address to listen on when --host is not given; `localhost` is 127.0.0.1 and"
+        " ::1.",
         used_by="serve",
     ),
     Setting(
@@ -168,6 +171,24 @@ _SETTINGS = (
         description="Port to listen on when --port is not given; 0 takes any free one.",
         used_by="serve",
         maximum=65535,
+    ),
+    Setting(
+        key="serve.allowed_hosts",
+        field="allowed_hosts",
+        value_type=list,
+        description="More names under which clients may reach the server, such as"
+        " host.docker.internal.",
+        used_by="serve",
+        unset="none",
+    ),
+    Setting(
+        key="serve.cors_origins",
+        field="cors_origins",
+        value_type=list,
+        description="Origins whose web pages may use the server, with the key, such as"
+        " http://localhost:3000.",
+        used_by="serve",
+        unset="none",
     ),
     Setting(
         key="serve.request_timeout_s",
