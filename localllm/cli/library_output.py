@@ -1,6 +1,6 @@
 """Open the library for a verb, and print its models: as rows, as JSON, with their problems."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from localllm.cli.output import literal, warn
@@ -25,8 +25,21 @@ def warn_of_problems(models: Iterable[InstalledModel]) -> None:
             warn(f"{model.name}: {problem}. {remedy(model)}")
 
 
-def model_table(models: Iterable[InstalledModel]) -> "Table":
-    """Draw models as rows."""
+def unsupported_here(models: Iterable[InstalledModel]) -> dict[str, str]:
+    """Find the models that the installed llama.cpp cannot run, by name; each with the reason."""
+    from localllm.runtime.engine_support import unsupported_models
+
+    return unsupported_models(model for model in models if model.problem is None)
+
+
+def warn_of_unsupported(reasons: Mapping[str, str]) -> None:
+    """Name each model that cannot run here, and what would help."""
+    for name, reason in reasons.items():
+        warn(f"{name} cannot run here: {reason}")
+
+
+def model_table(models: Iterable[InstalledModel], unsupported: Container[str] = ()) -> "Table":
+    """Draw models as rows; those named in `unsupported` cannot run here."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -39,13 +52,16 @@ def model_table(models: Iterable[InstalledModel]) -> "Table":
     table.add_column("VERIFIED", no_wrap=True)
     for model in models:
         good = model.state is FileState.OK
+        runs = model.name not in unsupported
         table.add_row(
             literal(model.name),
             literal(model.quant or "unknown"),
             format_bytes(model.size_bytes),
             literal(model.license or "unknown"),
             literal(source_label(model)),
-            literal(model.state.value, "" if good else "bold yellow"),
+            literal(
+                model.state.value if runs else "cannot run", "" if good and runs else "bold yellow"
+            ),
             literal(_verified(model) if good else "no"),
         )
     return table
@@ -64,8 +80,11 @@ def _verified(model: InstalledModel) -> str:
     return model.verified_at[:10] if model.verified_at else "no"
 
 
-def model_document(model: InstalledModel) -> dict[str, object]:
-    """Return one entry of `models` in the JSON of every verb of the library (docs/library.md)."""
+def model_document(model: InstalledModel, unsupported: str | None = None) -> dict[str, object]:
+    """Return one entry of `models` in the JSON of every verb of the library (docs/library.md).
+
+    `unsupported`: why the installed llama.cpp cannot run it.
+    """
     return {
         "name": model.name,
         "quant": model.quant,
@@ -76,7 +95,7 @@ def model_document(model: InstalledModel) -> dict[str, object]:
         "source": model.source,
         "verified_at": model.verified_at,
         "state": model.state.value,
-        "problem": model.problem,
+        "problem": model.problem or unsupported,
         "owned": model.owned,
         "mmproj": str(model.mmproj.path) if model.mmproj else None,
         "files": [

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from localllm.core.hardware import EngineBuild, EngineDevice
 from localllm.core.sizing.load import Allocation, BufferKind
 from localllm.engine.messages import (
+    Architectures,
     Embedded,
     EmbedRequest,
     Finished,
@@ -69,6 +70,7 @@ class Script:
     reasoning: tuple[str, ...] = ()
     calls: tuple[ToolCall, ...] = ()
     has_chat_template: bool = True
+    unknown_architectures: tuple[str, ...] = ()
     chat_template_problem: str | None = None
     load_error: LocalLLMError | None = None
     generate_error: LocalLLMError | None = None
@@ -154,6 +156,13 @@ class FakeEngine:
         if self.script.probe_error is not None:
             raise self.script.probe_error
         return Probed(allocations=self.script.allocations)
+
+    async def architectures(self, names: tuple[str, ...]) -> Architectures:
+        self._check_alive()
+        return Architectures(
+            runnable=tuple(each for each in names if each not in self.script.unknown_architectures),
+            version=FAKE_BUILD.version,
+        )
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
         done = False

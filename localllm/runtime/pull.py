@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from localllm.core.model.foreign import is_image_model, remedy_for
 from localllm.core.quality import quality
 from localllm.core.recommend import Candidate, FitPlan, Machine, Preferences, load_of, plans
 from localllm.core.recommend.repository import Offer
@@ -48,6 +49,7 @@ class PullPlan:
     reasons: tuple[str, ...]
     warning: str | None = None
     left_out: tuple[LeftOut, ...] = ()
+    architecture: str | None = None
 
     @property
     def all_files(self) -> tuple[HubFile, ...]:
@@ -108,6 +110,12 @@ def plan_from(
     hub_models: HubModels, quant: str | None, machine: Machine | None, preferences: Preferences
 ) -> PullPlan:
     """Decide among the offers of one repository; see `plan_pull`."""
+    architecture = hub_models.header.architecture
+    if is_image_model(architecture):
+        raise GgufError(
+            f"{printable(hub_models.repo.name)} holds no language model ({architecture}). "
+            f"{remedy_for(architecture)}"
+        )
     if quant is not None:
         offer = offer_of(hub_models, quant)
         return _plan_named(hub_models, offer, machine, preferences)
@@ -165,6 +173,7 @@ def _plan(hub_models: HubModels, offer: Offer, reasons: tuple[str, ...]) -> Pull
         mmproj=hub_models.mmproj(offer),
         reasons=reasons,
         left_out=tuple(each for each in hub_models.contents.left_out if not each.companion),
+        architecture=hub_models.header.architecture,
     )
 
 

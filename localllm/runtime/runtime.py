@@ -14,6 +14,7 @@ from pathlib import Path
 
 from localllm import machine
 from localllm.core.hardware import EngineBuild, HardwareInfo
+from localllm.core.model.foreign import is_image_model
 from localllm.core.sizing.comparison import Comparison
 from localllm.core.sizing.fit import Fit, TooLarge, fit_on
 from localllm.core.sizing.load import LoadSettings
@@ -22,6 +23,7 @@ from localllm.core.text import single_line
 from localllm.engine.client.client import Engine, ProcessEngine
 from localllm.engine.client.supervisor import SupervisedEngine
 from localllm.engine.messages import (
+    Architectures,
     Embedded,
     EmbedRequest,
     Finished,
@@ -39,13 +41,20 @@ from localllm.engine.messages import (
     StateSaved,
 )
 from localllm.engine.messages.validation import check_vision
-from localllm.errors import EngineCrashed, EngineUnavailable, LoadFailed, NotFound
+from localllm.errors import (
+    EngineCrashed,
+    EngineUnavailable,
+    GgufError,
+    LoadFailed,
+    NotFound,
+)
 from localllm.library.files import paths
 from localllm.library.files.settings import Settings
 from localllm.library.files.settings import load as load_settings
 from localllm.library.store.companions import why_no_vision
 from localllm.library.store.installed import InstalledModel
 from localllm.library.store.store import Store
+from localllm.runtime.engine_support import architecture_of, find_unsupported
 from localllm.runtime.load_plan import LoadPlan, plan_load
 from localllm.runtime.load_policy import LoadChoice
 
@@ -184,11 +193,32 @@ class Runtime:
         """
         return await asyncio.to_thread(self._store.adopt, path)
 
+    async def unsupported(self, model: InstalledModel) -> str | None:
+        """Return why the installed llama.cpp cannot run this model at all, with what would help;
+        None when it can, or nothing is known."""
+        architecture = await asyncio.to_thread(architecture_of, model.path)
+        if architecture is None:
+            return None
+
+        async def ask(names: tuple[str, ...]) -> Architectures:
+            async with self._engine() as engine, asyncio.timeout(self._probe_timeout_s):
+                return await engine.architectures(names)
+
+        return (await find_unsupported((architecture,), ask=ask)).get(architecture)
+
     async def plan(self, model: InstalledModel, choice: LoadChoice) -> LoadPlan:
-        """Read the files of a load and decide its settings. Raises as `plan_load` does."""
-        return await asyncio.to_thread(
-            plan_load, model, choice, settings=self._settings, resolve=self.resolve
-        )
+        """Read the files of a load and decide its settings.
+
+        Raises as `plan_load` does, and LoadFailed where a header cannot be used because llama.cpp
+        does not know its architecture.
+        """
+        try:
+            return await asyncio.to_thread(
+                plan_load, model, choice, settings=self._settings, resolve=self.resolve
+            )
+        except GgufError as error:
+            await self._require_runnable(model, error)
+            raise
 
     async def fit(self, plan: LoadPlan) -> Fit:
         """Compare what this load needs with what is free now, its companions included.
@@ -199,18 +229,22 @@ class Runtime:
         returned = self._returned_bytes(plan.model.name)
         host_bytes = returned.pop(HOST, 0)
         threads = hardware.cpu.threads
-        for candidate in plan.candidates:
-            fit = fit_on(
-                plan.spec,
-                replace(candidate, threads=candidate.threads or threads),
-                hardware,
-                draft=plan.draft,
-                reserve_bytes=self._settings.reserve_bytes,
-                returned_bytes=host_bytes,
-                returned_gpu_bytes=returned,
-            )
-            if fit.fits:
-                break
+        try:
+            for candidate in plan.candidates:
+                fit = fit_on(
+                    plan.spec,
+                    replace(candidate, threads=candidate.threads or threads),
+                    hardware,
+                    draft=plan.draft,
+                    reserve_bytes=self._settings.reserve_bytes,
+                    returned_bytes=host_bytes,
+                    returned_gpu_bytes=returned,
+                )
+                if fit.fits:
+                    break
+        except GgufError as error:  # a kind of model whose memory nobody can work out
+            await self._require_runnable(plan.model, error)
+            raise
         return fit
 
     async def probe(self, model: InstalledModel, fit: Fit) -> Fit:
@@ -378,6 +412,15 @@ class Runtime:
         finally:
             self._starting.discard(engine)
             await engine.close()
+
+    async def _require_runnable(self, model: InstalledModel, error: GgufError) -> None:
+        """Raise LoadFailed when this llama.cpp does not run the model's architecture at all: that
+        says more than a key that is missing."""
+        architecture = await asyncio.to_thread(architecture_of, model.path)
+        if architecture is None or is_image_model(architecture):  # the error says that already
+            return
+        if (reason := await self.unsupported(model)) is not None:
+            raise LoadFailed(f"{single_line(model.name)} cannot run here: {reason}") from error
 
     async def _detect_now(self) -> HardwareInfo:
         """Detect the machine as it is now. The engine's build does not change: it is described by

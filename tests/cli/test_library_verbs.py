@@ -260,3 +260,38 @@ def test_rm_does_what_was_answered(model: Path, answer: bytes, code: ExitCode) -
 
 def test_rm_of_an_unknown_name_is_not_found() -> None:
     failed(localllm("rm", "nothing", "--yes"), ExitCode.NOT_FOUND)
+
+
+# --- what this llama.cpp cannot run ---
+
+
+def test_an_architecture_that_llama_cpp_does_not_know_is_named_at_import_and_in_lists(
+    tmp_path: Path,
+) -> None:
+    path = tiny.write(tmp_path / "new.gguf", architecture="superllm9", name="New")
+    done = localllm("import", path)
+    assert done.returncode == 0, done.stderr
+    assert "new cannot run here: the installed llama.cpp (llama-cpp-python" in done.stderr
+    assert "'superllm9'" in done.stderr
+    assert "pip install --upgrade llama-cpp-python" in done.stderr
+    assert "cannot run" in done.stdout
+    listed = localllm("ls")
+    assert "cannot run" in listed.stdout
+    assert "superllm9" in listed.stderr
+    (row,) = [row for row in rows(localllm("ls", "--json")) if row["name"] == "new"]
+    assert row["state"] == "ok"  # of its files
+    assert "superllm9" in str(row["problem"])
+    assert "superllm9" in localllm("show", "new").stderr
+
+
+def test_an_image_model_is_refused_as_what_it_is(tmp_path: Path) -> None:
+    path = tiny.write(tmp_path / "flux.gguf", architecture="flux")
+    for verb in (("import", path), ("run", path, "hi")):
+        message = failed(localllm(*verb), ExitCode.FAILED)
+        assert "flux is no language model" in message
+        assert "stable-diffusion.cpp" in message
+
+
+def test_what_runs_is_not_warned_of(model: Path) -> None:
+    done = localllm("import", model)
+    assert "cannot run" not in done.stderr + done.stdout

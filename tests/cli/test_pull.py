@@ -394,6 +394,21 @@ def with_quants(path: Path) -> dict[str, bytes | SparseFile]:
     }
 
 
+def test_a_model_that_llama_cpp_does_not_know_is_named_before_it_is_fetched(
+    hub: FakeHub, tmp_path: Path
+) -> None:
+    for architecture in ("superllm9", "flux"):
+        forge.write(forged(architecture, architecture, layers=1), tmp_path / "m.gguf")
+        files = {f"{architecture}-Q8_0.gguf": (tmp_path / "m.gguf").read_bytes()}
+        hub.add_repo(f"acme/{architecture}", files)
+    new = localllm(hub, "pull", "acme/superllm9:Q8_0", "--dry-run")
+    assert new.returncode == 0, new.stderr
+    assert "does not know the architecture 'superllm9'" in new.stderr
+    image = localllm(hub, "pull", "acme/flux:Q8_0")
+    assert image.returncode == 1
+    assert "holds no language model (flux)" in image.stderr
+
+
 @pytest.mark.parametrize(
     ("drafter", "architecture"),
     [

@@ -10,11 +10,12 @@ import pytest
 from localllm.core.sizing.load import Allocation, BufferKind, Speculate
 from localllm.engine.fake import FAKE_BUILD, FakeEngine, Script
 from localllm.engine.messages import Finished, GenerateRequest, LoadProgress, Token
-from localllm.errors import DoesNotFit, EngineCrashed, LoadFailed, NotFound
+from localllm.errors import DoesNotFit, EngineCrashed, GgufError, LoadFailed, NotFound
 from localllm.library.files.settings import Settings
 from localllm.runtime.load_plan import LoadPlan
 from localllm.runtime.load_policy import CHAT, LoadChoice
 from localllm.runtime.runtime import PROBE_TIMEOUT_S, ResidentModel, Runtime, TooLarge
+from tests.library import tiny as library_tiny
 from tests.runtime.fake_machine import GIB, FakeMachine
 
 CHOICE = replace(CHAT, context=1024, parallel=2, speculate=Speculate.OFF)
@@ -492,3 +493,16 @@ async def test_closing_ends_a_load_and_a_dry_run(machine: FakeMachine) -> None:
     with pytest.raises(EngineCrashed):
         await task
     assert runtime.resident() == ()
+
+
+async def test_a_header_that_cannot_be_used_is_blamed_on_its_architecture_if_that_is_unknown(
+    machine: FakeMachine, tmp_path: Path
+) -> None:
+    path = library_tiny.write(tmp_path / "new.gguf", architecture="superllm9")
+    machine.script = lambda: Script(unknown_architectures=("superllm9",))
+    runtime = machine.runtime()
+    with pytest.raises(LoadFailed, match="does not know the architecture 'superllm9'"):
+        await runtime.plan(runtime.resolve(str(path)), CHAT)
+    machine.script = Script
+    with pytest.raises(GgufError):
+        await runtime.plan(runtime.resolve(str(library_tiny.write(tmp_path / "l.gguf"))), CHAT)

@@ -9,7 +9,14 @@ from textual.widgets import Input, Static
 from localllm.tui.screens.home import HomeScreen
 from localllm.tui.screens.import_file import ImportScreen
 from localllm.tui.widgets.models import ModelRows
-from tests.tui.actions import wait_for_fit, wait_for_screen, wait_for_widget, wait_until
+from tests.library import tiny
+from tests.tui.actions import (
+    screen_text,
+    wait_for_fit,
+    wait_for_screen,
+    wait_for_widget,
+    wait_until,
+)
 from tests.tui.fixtures import AppFixture
 
 
@@ -113,3 +120,16 @@ async def test_it_is_a_command_of_the_palette(app_fixture: AppFixture) -> None:
         commands = {command.title: command for command in app.get_system_commands(app.screen)}
         await commands["Import a GGUF file"].callback()
         await wait_for_screen(pilot, ImportScreen)
+
+
+async def test_a_model_that_cannot_run_here_is_imported_with_a_warning(
+    app_fixture: AppFixture, tmp_path: Path
+) -> None:
+    app_fixture.script.unknown_architectures = ("superllm9",)
+    path = tiny.write(tmp_path / "new.gguf", architecture="superllm9")
+    app = app_fixture.app()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await open_import(pilot)
+        await enter_path(pilot, str(path))
+        await wait_for_screen(pilot, HomeScreen)
+        await wait_until(pilot, lambda: "superllm9" in screen_text(app))

@@ -3,14 +3,20 @@ other programs."""
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import click
 from rich.table import Table
 
 from localllm.cli import options
-from localllm.cli.library_output import model_document, model_table, open_library
+from localllm.cli.library_output import (
+    model_document,
+    model_table,
+    open_library,
+    unsupported_here,
+    warn_of_unsupported,
+)
 from localllm.cli.output import info, literal, print_json, stderr, stdout, warn
 from localllm.cli.progress import hashing_bar
 from localllm.core.units import format_bytes
@@ -82,10 +88,14 @@ def _import(
     models, errors = _adopt_all(
         paths, lambda path: store.adopt(path, name=name, link=link, digest=digest)
     )
+    unsupported = unsupported_here(models)
     if as_json:
-        print_json({"models": [model_document(model) for model in models]})
+        print_json(
+            {"models": [model_document(each, unsupported.get(each.name)) for each in models]}
+        )
     elif models:
-        stdout().print(model_table(models))
+        stdout().print(model_table(models, unsupported))
+    warn_of_unsupported(unsupported)
     for error in errors[:-1]:
         warn(str(error))
     if errors:
@@ -129,14 +139,16 @@ def _scan(*, link: bool, dry_run: bool, as_json: bool, quiet: bool) -> None:
         for outcome in sweep(open_library(), scanned, link=link, dry_run=dry_run):
             outcomes.append(outcome)
             status.update(literal(f"{outcome.place.runner}: {outcome.path.name}"))
+    unsupported = unsupported_here(each.model for each in outcomes if each.model is not None)
     if as_json:
-        print_json(_document(scanned, outcomes, dry_run=dry_run))
+        print_json(_document(scanned, outcomes, unsupported, dry_run=dry_run))
         return
     if models := [each for each in outcomes if each.model is not None]:
         stdout().print(_table(models, dry_run=dry_run))
     for outcome in outcomes:
         if outcome.reason is not None:
             warn(f"{outcome.place.runner}: {outcome.path}: {outcome.reason}.")
+    warn_of_unsupported(unsupported)
     if not quiet:
         info(_summary(scanned, outcomes, dry_run=dry_run))
 
@@ -154,12 +166,16 @@ def _summary(scanned: Sequence[Place], outcomes: Sequence[ScanResult], *, dry_ru
 
 
 def _document(
-    scanned: Sequence[Place], outcomes: Sequence[ScanResult], *, dry_run: bool
+    scanned: Sequence[Place],
+    outcomes: Sequence[ScanResult],
+    unsupported: Mapping[str, str],
+    *,
+    dry_run: bool,
 ) -> dict[str, object]:
     models: dict[ScanStatus, list[object]] = {status: [] for status in ScanStatus}
     for each in outcomes:
         if each.model is not None:
-            row = model_document(each.model) | {
+            row = model_document(each.model, unsupported.get(each.model.name)) | {
                 "runner": each.place.runner,
                 "note": each.reason,
             }

@@ -86,6 +86,7 @@ def command(
     store = open_library()
     if not quiet:
         _print_choice(plan)
+    _warn_of_unsupported(plan)
     if dry_run:
         _print_dry_run(_dry_run(plan, store, dest), plan, as_json=as_json)
         return ExitCode.OK
@@ -97,6 +98,15 @@ def command(
         return ExitCode.INTERRUPTED
     _print_pulled(pulled, plan, as_json=as_json, quiet=quiet)
     return ExitCode.OK
+
+
+def _warn_of_unsupported(plan: PullPlan) -> None:
+    """Say before anything is fetched that the installed llama.cpp does not run this model: a newer
+    one may."""
+    from localllm.runtime.engine_support import unsupported
+
+    for reason in unsupported((plan.architecture or "",)).values():
+        warn(f"{plan.name} cannot run here: {reason}")
 
 
 def _require_free_name(name: str | None, plan: PullPlan, store: Store, dest: Path | None) -> None:

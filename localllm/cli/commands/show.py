@@ -11,7 +11,14 @@ from rich.table import Table
 
 from localllm.cli import options
 from localllm.cli.completion import model_names
-from localllm.cli.library_output import model_document, open_library, source_label, warn_of_problems
+from localllm.cli.library_output import (
+    model_document,
+    open_library,
+    source_label,
+    unsupported_here,
+    warn_of_problems,
+    warn_of_unsupported,
+)
 from localllm.cli.output import literal, print_json, stdout, warn
 from localllm.core.model.spec import ModelSpec
 from localllm.core.units import format_bytes
@@ -70,13 +77,15 @@ def command(model: str, revision: str | None, offline: bool, as_json: bool) -> N
         header = header_of(inspect_model(found.path).spec)
     except LocalLLMError as error:
         unreadable = str(error)
+    unsupported = unsupported_here((found,)) if unreadable is None else {}
     if as_json:
         document = model_document(found) | asdict(header)
-        document["problem"] = found.problem or unreadable
+        document["problem"] = found.problem or unreadable or unsupported.get(found.name)
         print_json({"models": [document]})
         return
     stdout().print(_table(found, header))
     warn_of_problems((found,))
+    warn_of_unsupported(unsupported)
     if unreadable is not None and found.problem is None:
         warn(unreadable)
 

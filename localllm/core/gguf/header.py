@@ -155,7 +155,8 @@ def _architecture(metadata: Mapping[str, MetadataValue]) -> str:
             return UNKNOWN_ARCHITECTURE
         raise GgufError(
             "the header has no general.architecture, so nobody can tell what model this is."
-            " Is it a GGUF of a language model? Download it again."
+            " Image models of stable-diffusion.cpp are such files; they are no language models."
+            " Is it meant to be one? Then download it again."
         )
     if not isinstance(value, str) or not _ARCHITECTURE.fullmatch(value):
         raise GgufError(f"general.architecture is {value!a:.60}, not a plain name. {DAMAGED}")

@@ -19,6 +19,8 @@ from localllm.engine.client.exit_reason import last_words
 from localllm.engine.client.pending import ControlEvent, ControlEvents, PendingRequests, SingleEvent
 from localllm.engine.client.watchdog import Watchdog, WatchdogTimeouts
 from localllm.engine.messages import (
+    Architectures,
+    ArchitecturesRequest,
     BuildInfo,
     BuildInfoRequest,
     Cancel,
@@ -66,7 +68,9 @@ MAX_REQUEST_BYTES = 64 * 2**20
 
 _MAX_UNREAD_BYTES = 64 * 2**20
 
-ControlCommand = BuildInfoRequest | LoadRequest | ProbeRequest | SaveState | RestoreState
+ControlCommand = (
+    BuildInfoRequest | LoadRequest | ProbeRequest | ArchitecturesRequest | SaveState | RestoreState
+)
 """Commands that are answered in their order; other requests are answered at the same time."""
 
 C = TypeVar("C", bound=ControlEvent)
@@ -101,6 +105,9 @@ class Engine(Protocol):
 
         Closing the iterator (`aclose`) cancels the request. Raises GenerationFailed classes.
         """
+
+    async def architectures(self, names: tuple[str, ...]) -> Architectures:
+        """Ask llama.cpp which of these it runs. Raises LoadFailed, EngineUnavailable."""
 
     async def save_state(self, request: SaveState) -> StateSaved:
         """Save a conversation's cells to a file. Raises StateFailed."""
@@ -190,6 +197,9 @@ class ProcessEngine:
 
     async def probe(self, request: ProbeRequest) -> Probed:
         return await self._control(request, Probed)
+
+    async def architectures(self, names: tuple[str, ...]) -> Architectures:
+        return await self._control(ArchitecturesRequest(names=names), Architectures)
 
     async def save_state(self, request: SaveState) -> StateSaved:
         return await self._control(request, StateSaved)
@@ -408,5 +418,18 @@ async def engine_build() -> EngineBuild:
     try:
         async with asyncio.timeout(ENGINE_TIMEOUT_S):
             return await engine.describe()
+    finally:
+        await engine.close()
+
+
+async def runnable_architectures(names: tuple[str, ...]) -> Architectures:
+    """Ask the installed engine which of these architectures it runs.
+
+    Raises EngineError classes and TimeoutError.
+    """
+    engine = ProcessEngine()
+    try:
+        async with asyncio.timeout(ENGINE_TIMEOUT_S):
+            return await engine.architectures(names)
     finally:
         await engine.close()

@@ -24,6 +24,7 @@ import asyncio
 from collections import deque
 
 from localllm.engine.messages import (
+    Architectures,
     BuildInfo,
     Embedded,
     Event,
@@ -64,7 +65,15 @@ MAX_UNREAD_EVENTS = 10_000
 cannot wait for one consumer; and events that nobody reads must not fill the memory."""
 
 ControlEvent = (
-    BuildInfo | LoadProgress | Loaded | Probed | LoadError | StateSaved | StateRestored | StateError
+    BuildInfo
+    | LoadProgress
+    | Loaded
+    | Probed
+    | Architectures
+    | LoadError
+    | StateSaved
+    | StateRestored
+    | StateError
 )
 SingleEvent = Embedded | Reranked
 ControlEvents = asyncio.Queue[ControlEvent | LocalLLMError]

@@ -6,6 +6,7 @@ else of each other.
 """
 
 from localllm.engine.messages.commands import (
+    ArchitecturesRequest,
     BuildInfoRequest,
     Cancel,
     Command,
@@ -19,6 +20,7 @@ from localllm.engine.messages.commands import (
     Shutdown,
 )
 from localllm.engine.messages.events import (
+    Architectures,
     BuildInfo,
     Embedded,
     Event,
@@ -59,6 +61,8 @@ from localllm.engine.messages.types import (
 )
 
 __all__ = [
+    "Architectures",
+    "ArchitecturesRequest",
     "BuildInfo",
     "BuildInfoRequest",
     "Cancel",

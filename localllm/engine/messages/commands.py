@@ -41,6 +41,14 @@ class LoadRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ArchitecturesRequest:
+    """Ask which of these architectures llama.cpp runs. Answered by `Architectures` or
+    `LoadError`."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeRequest:
     """Measure what llama.cpp would allocate for this load, without allocating it (a dry run).
 
@@ -176,6 +184,7 @@ class Shutdown:
 Command = (
     BuildInfoRequest
     | LoadRequest
+    | ArchitecturesRequest
     | ProbeRequest
     | GenerateRequest
     | SaveState

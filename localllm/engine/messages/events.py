@@ -58,6 +58,14 @@ class Probed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Architectures:
+    """The architectures of the request that llama.cpp runs, and the version of its package."""
+
+    runnable: tuple[str, ...]
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadError:
     """A load or a dry run failed; `message` is the reason. The worker goes on.
 
@@ -260,6 +268,7 @@ Event = (
     | LoadProgress
     | Loaded
     | Probed
+    | Architectures
     | LoadError
     | PromptProgress
     | Token

@@ -11,6 +11,8 @@ from pathlib import Path
 import llama_cpp.llama_cpp as llama
 
 from localllm.engine.messages import (
+    Architectures,
+    ArchitecturesRequest,
     BuildInfo,
     BuildInfoRequest,
     Cancel,
@@ -66,6 +68,8 @@ class WorkerEngine:
                 self._load(command)
             case ProbeRequest():
                 self._probe(command)
+            case ArchitecturesRequest():
+                self._architectures(command)
             case GenerateRequest():
                 self._generate(command, arrived)
             case EmbedRequest() | RerankRequest():
@@ -127,6 +131,15 @@ class WorkerEngine:
         try:
             check_settings(request.settings)
             self._emit(Probed(allocations=probe(request.path, request.settings)))
+        except LoadFailed as error:
+            self._emit(LoadError(message=str(error)))
+
+    def _architectures(self, request: ArchitecturesRequest) -> None:
+        from localllm.engine.worker.llama.architectures import runnable
+
+        try:
+            known = runnable(request.names)
+            self._emit(Architectures(runnable=known, version=describe().version))
         except LoadFailed as error:
             self._emit(LoadError(message=str(error)))
 

@@ -75,6 +75,12 @@ def header_cache_file(cache: Path, number: int) -> Path:
     return cache / "sized" / f"{number:08x}.json"
 
 
+def architectures_file(cache: Path) -> Path:
+    """Return the file of the architectures that the installed engine runs, in the cache
+    directory."""
+    return cache / "architectures.json"
+
+
 def hf_token_file(environment: Mapping[str, str] = os.environ) -> Path:
     """Return the file to which `hf auth login` writes the token (its `constants.py`)."""
     if chosen := environment.get("HF_TOKEN_PATH"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from localllm.core import gguf
 from localllm.core.model.architecture import Purpose
 from localllm.core.model.file_types import quant_in, split_name, split_of
+from localllm.core.model.foreign import is_image_model, remedy_for
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.load import Mmproj
 from localllm.core.sizing.mmproj import mmproj_of
@@ -178,6 +179,11 @@ def _require_model(spec: ModelSpec, path: Path) -> None:
         what = "a LoRA adapter, which works on top of a model"
     elif kind != "model":
         what = f"of type {single_line(str(kind))[:40]!r}"
+    elif is_image_model(spec.architecture):
+        raise GgufError(
+            f"{printable(path)} cannot be used: {spec.architecture} is no language model. "
+            f"{remedy_for(spec.architecture)}"
+        )
     elif not spec.tensors:
         what = "a vocabulary without weights"
     else:

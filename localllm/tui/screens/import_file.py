@@ -53,9 +53,17 @@ class ImportScreen(WorkScreen[InstalledModel | None], ModalScreen[InstalledModel
     async def adopt(self, path: Path) -> None:
         try:
             model = await self.runtime.adopt(path)
+            reason = await self.runtime.unsupported(model)
         except LocalLLMError as error:
             self._show_remark(str(error), failed=True)
         else:
+            if reason is not None:
+                self.app.notify(
+                    literal.line(f"{model.name} cannot run here: {reason}").plain,
+                    severity="warning",
+                    timeout=30,
+                    markup=False,
+                )
             self.leave(model)
 
     def _show_remark(self, remark: str, *, failed: bool = False) -> None:

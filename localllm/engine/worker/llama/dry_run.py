@@ -40,7 +40,7 @@ def probe(path: str, settings: LoadSettings, *, header_only: bool = True) -> tup
     rewritten without its tokenizer into a sparse temporary file: the same sizes in a twentieth of
     the time. Raises LoadFailed with llama.cpp's reason.
     """
-    with _captured_log() as lines:
+    with captured_log() as lines:
         model = (
             _load_stripped(path, settings, lines) if header_only else _load(path, settings, lines)
         )
@@ -91,7 +91,7 @@ def _write_stripped(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def _captured_log() -> Iterator[list[LogLine]]:
+def captured_log() -> Iterator[list[LogLine]]:
     """Collect llama.cpp's lines, debug lines included, and restore its logger afterwards."""
     pieces: list[str] = []
     lines: list[LogLine] = []

@@ -60,7 +60,7 @@ _ADVICE = (
     ),
     (_MEMORY, "Free memory, or try a smaller --ctx or another quant."),
 )
-_UNKNOWN_ARCHITECTURE = re.compile(r"^unknown model architecture: '(.*)'")
+_UNKNOWN_ARCHITECTURE = re.compile(r"^(?:unknown|unsupported) model architecture: '(.*)'")
 
 
 @dataclass(frozen=True, slots=True)
