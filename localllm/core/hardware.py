@@ -25,23 +25,38 @@ class DeviceKind(StrEnum):
     IGPU = "igpu"
 
 
+FEWEST_THREADS = 4
+"""Threads below which slow cores help: two fast cores of a laptop beside eight slow ones are less
+than four of any kind, even if each of the four is only as fast as the slowest."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cpu:
-    """The processor: cores that exist and cores this process may run on."""
+    """The processor: cores that exist and cores this process may run on.
+
+    `cores_fast`: those of `cores_usable` that are fast, where a processor has two kinds (Intel's
+    performance cores, Arm's big ones); None where all are of one kind or nothing is known.
+    """
 
     name: str
     cores_physical: int | None
     cores_usable: int
     features: tuple[str, ...] = ()
+    cores_fast: int | None = None
 
     @property
     def threads(self) -> int:
-        """The engine's threads when nothing else is set: one for each core that may be used.
+        """The engine's threads when nothing else is set: one for each fast core that may be used.
 
         Two threads on the halves of one core wait for each other at every step of the graph, so
-        physical cores count, never more than this process may run on.
+        cores count, never more than this process may run on. All threads wait for the slowest one
+        as well, so slow cores are left out, as llama.cpp itself does (`cpu_get_num_math`), but for
+        a processor with fewer than FEWEST_THREADS fast ones.
         """
-        return max(1, min(self.cores_usable, self.cores_physical or self.cores_usable))
+        cores = max(1, min(self.cores_usable, self.cores_physical or self.cores_usable))
+        if self.cores_fast is None:
+            return cores
+        return min(cores, max(self.cores_fast, FEWEST_THREADS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

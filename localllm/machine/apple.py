@@ -14,7 +14,14 @@ RunCommand = Callable[[Sequence[str]], str | None]
 """Runs a program and gives its standard output, whatever its status; None when it cannot run."""
 
 SYSCTL_NAMES = (
-    *("hw.memsize", "hw.physicalcpu", "hw.optional", "iogpu.wired_limit_mb"),
+    *(
+        "hw.memsize",
+        "hw.physicalcpu",
+        "hw.nperflevels",
+        "hw.perflevel0.physicalcpu",
+        "hw.optional",
+        "iogpu.wired_limit_mb",
+    ),
     *("machdep.cpu.brand_string", "machdep.cpu.features", "machdep.cpu.leaf7_features"),
 )
 

@@ -6,6 +6,7 @@ The cores that may be used are fewer than those that exist when the process is p
 """
 
 import re
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -79,6 +80,9 @@ WINDOWS_FEATURES: Mapping[int, str] = {
 }
 
 
+_RELATION_PROCESSOR_CORE = 0  # LOGICAL_PROCESSOR_RELATIONSHIP (winnt.h)
+
+
 def read_linux_cpu(
     root: Path,
     machine: str,
@@ -96,11 +100,13 @@ def read_linux_cpu(
     physical = len(cores) or physical_cores()
     usable = _usable(cores, allowed, physical)
     quota = _quota_cores(root)
+    usable = min(usable, quota or usable)
     return Cpu(
         name=_linux_name(info, machine),
         cores_physical=physical or None,
-        cores_usable=min(usable, quota or usable),
+        cores_usable=usable,
         features=_linux_features(info),
+        cores_fast=_fast(cores, allowed, _fast_cpus(root), usable),
     )
 
 
@@ -115,6 +121,9 @@ def read_apple_cpu(sysctl: Mapping[str, str], physical_cores: Callable[[], int |
         name=sysctl.get("machdep.cpu.brand_string") or "Apple processor",
         cores_physical=physical,
         cores_usable=physical or 1,
+        cores_fast=_number(sysctl.get("hw.perflevel0.physicalcpu"))
+        if (_number(sysctl.get("hw.nperflevels")) or 1) > 1
+        else None,
         features=_ordered(APPLE_FEATURES[flag] for flag in APPLE_FEATURES if flag in present),
     )
 
@@ -124,15 +133,47 @@ def read_windows_cpu(
     has_feature: Callable[[int], bool],
     allowed_cpus: Callable[[], frozenset[int] | None],
     physical_cores: Callable[[], int | None],
+    core_information: bytes = b"",
 ) -> Cpu:
-    """Describe the processor as Windows does; `has_feature` is IsProcessorFeaturePresent."""
-    physical = physical_cores()
+    """Describe the processor as Windows does; `has_feature` is IsProcessorFeaturePresent.
+
+    `core_information` is what GetLogicalProcessorInformationEx(RelationProcessorCore) writes.
+    """
+    classes = parse_windows_cores(core_information)
+    cores, allowed = tuple(classes), allowed_cpus()
+    physical = len(cores) or physical_cores()
+    usable = _usable(cores, allowed, physical)
+    best = max(classes.values(), default=0)
+    fast = frozenset().union(*(core for core, kind in classes.items() if kind == best))
+    alike = len(set(classes.values())) < 2
     return Cpu(
         name=name,
         cores_physical=physical,
-        cores_usable=_usable((), allowed_cpus(), physical),
+        cores_usable=usable,
+        cores_fast=_fast(cores, allowed, None if alike else fast, usable),
         features=_ordered(name for code, name in WINDOWS_FEATURES.items() if has_feature(code)),
     )
+
+
+def parse_windows_cores(raw: bytes) -> dict[frozenset[int], int]:
+    """Read the records of GetLogicalProcessorInformationEx (winnt.h, PROCESSOR_RELATIONSHIP, 64
+    bits): the processor threads of each core, and its efficiency class, which is higher for faster
+    cores. A thread is numbered by its bit in the first group, as affinity masks are; a machine of
+    several groups (more than 64 threads) has none here, nor has what is no such record.
+    """
+    cores: dict[frozenset[int], int] = {}
+    position = 0
+    while position + 48 <= len(raw):
+        relationship, size = struct.unpack_from("<II", raw, position)
+        if relationship != _RELATION_PROCESSOR_CORE or size < 48:
+            return {}
+        efficiency, groups = raw[position + 9], struct.unpack_from("<H", raw, position + 30)[0]
+        mask, group = struct.unpack_from("<QH", raw, position + 32)
+        if groups != 1 or group != 0:
+            return {}
+        cores[frozenset(bit for bit in range(64) if mask >> bit & 1)] = efficiency
+        position += size
+    return cores
 
 
 def parse_sysctl(text: str) -> dict[str, str]:
@@ -189,6 +230,49 @@ def _usable(
     if allowed and (reached := sum(bool(core & allowed) for core in cores)):
         return reached
     return min((count for count in (len(allowed or ()), physical) if count), default=1)
+
+
+def _fast(
+    cores: tuple[frozenset[int], ...],
+    allowed: frozenset[int] | None,
+    fast: frozenset[int] | None,
+    usable: int,
+) -> int | None:
+    """Count the usable cores that are fast; None when no kinds are known, or only one may be
+    used."""
+    if fast is None or not cores:
+        return None
+    reached = [core for core in cores if allowed is None or core & allowed]
+    count = sum(bool(core & fast) for core in reached)
+    return min(count, usable) if 0 < count < len(reached) else None
+
+
+def _fast_cpus(root: Path) -> frozenset[int] | None:
+    """Find the processor threads of the fast cores, where the kernel knows two kinds.
+
+    Intel's kinds are devices of perf (`cpu_core`, `cpu_atom`). Elsewhere the kernel has a capacity
+    for each thread, 1024 for the fastest (its docs: sched-capacity):
+    half of the largest is taken for fast, which parts Arm's big and middle cores (350 to 1024)
+    from its little ones, and calls the two kinds of AMD's, which differ in clock alone, one.
+    """
+    devices = root / "sys/devices"
+    core, atom = (_read_cpu_list(devices / name / "cpus") for name in ("cpu_core", "cpu_atom"))
+    if core and atom:
+        return core
+    capacities: dict[int, int] = {}
+    for file in (devices / "system/cpu").glob("cpu[0-9]*/cpu_capacity"):
+        if (capacity := read_number(file)) is not None:
+            capacities[int(file.parent.name.removeprefix("cpu"))] = capacity
+    largest = max(capacities.values(), default=0)
+    fast = frozenset(cpu for cpu, capacity in capacities.items() if 2 * capacity >= largest)
+    return fast if len(fast) < len(capacities) else None
+
+
+def _read_cpu_list(file: Path) -> frozenset[int]:
+    try:
+        return _cpu_list(file.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return frozenset()
 
 
 def _cpu_list(text: str) -> frozenset[int]:

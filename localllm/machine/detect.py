@@ -68,6 +68,7 @@ def _read_cpu(sources: Sources, sysctl: Mapping[str, str]) -> Cpu:
             sources.has_processor_feature,
             sources.allowed_cpus,
             sources.physical_cores,
+            sources.core_information(),
         )
     return read_linux_cpu(
         sources.root, sources.machine, sources.allowed_cpus, sources.physical_cores

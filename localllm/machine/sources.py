@@ -20,7 +20,8 @@ _COMMAND_TIMEOUT_S = 5.0  # sysctl answers in milliseconds; a hanging one must n
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
     """`system` is "Linux", "Darwin" or "Windows", `machine` "x86_64" or "arm64", `root` where /proc
-    and /sys are. `processor_name` and `has_processor_feature` are asked on Windows only."""
+    and /sys are. `processor_name`, `has_processor_feature` and `core_information` are asked on
+    Windows only."""
 
     system: str
     machine: str
@@ -35,6 +36,7 @@ class Sources:
     run: RunCommand
     load_nvml: Callable[[], Nvml | None]
     has_nvidia_driver: Callable[[], bool] = lambda: True
+    core_information: Callable[[], bytes] = bytes
     installed_bytes: Callable[[], int | None] = lambda: None
 
     @classmethod
@@ -52,6 +54,7 @@ class Sources:
             has_processor_feature=_has_processor_feature,
             run=_run,
             load_nvml=load_nvml,
+            core_information=_core_information,
             has_nvidia_driver=lambda: has_driver(Path("/")),
             installed_bytes=_installed_bytes,
         )
@@ -144,6 +147,18 @@ def _has_processor_feature(code: int) -> bool:
 
         return bool(ctypes.windll.kernel32.IsProcessorFeaturePresent(code))
     return False
+
+
+def _core_information() -> bytes:
+    """Return what GetLogicalProcessorInformationEx says of the cores; nothing elsewhere."""
+    if sys.platform != "win32":
+        return b""
+    import ctypes
+
+    ask, size = ctypes.windll.kernel32.GetLogicalProcessorInformationEx, ctypes.c_ulong(0)
+    ask(0, None, ctypes.byref(size))  # RelationProcessorCore; the first call says how long it is
+    buffer = ctypes.create_string_buffer(size.value)
+    return buffer.raw[: size.value] if ask(0, buffer, ctypes.byref(size)) else b""
 
 
 def _run(command: Sequence[str]) -> str | None:

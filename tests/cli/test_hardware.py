@@ -96,6 +96,7 @@ def test_the_document_has_the_keys_that_others_rely_on() -> None:
         "name": "AMD Ryzen 9",
         "cores_physical": 16,
         "cores_usable": 8,
+        "cores_fast": None,
         "features": ["AVX2", "FMA"],
     }
     assert written["ram"] == {

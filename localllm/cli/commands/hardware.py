@@ -59,7 +59,8 @@ def table(machine: HardwareInfo) -> Table:
 
 def _cpu(cpu: Cpu) -> str:
     cores = "unknown number of" if cpu.cores_physical is None else str(cpu.cores_physical)
-    return f"{cpu.name}: {cores} cores, {cpu.cores_usable} usable"
+    fast = f", {cpu.cores_fast} of them fast" if cpu.cores_fast is not None else ""
+    return f"{cpu.name}: {cores} cores, {cpu.cores_usable} usable{fast}"
 
 
 def _memory(ram: Memory) -> str:
