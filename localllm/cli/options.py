@@ -14,7 +14,14 @@ from typing import Any, TypeVar
 
 import click
 
-from localllm.core.sizing.load import DEFAULT_CONTEXT, FlashAttention, KvType, Lora, Speculate
+from localllm.core.sizing.load import (
+    DEFAULT_CONTEXT,
+    FlashAttention,
+    KvType,
+    Lora,
+    RopeScaling,
+    Speculate,
+)
 from localllm.core.sizing.lora import MAX_SCALE
 from localllm.library.files.settings import MAX_THREADS
 from localllm.runtime.load_policy import LoadChoice
@@ -101,6 +108,29 @@ DRAFT = click.option(
     "--draft", metavar="MODEL",
     help="A smaller model with the same vocabulary, a file or an installed one, that guesses "
     "tokens ahead for MODEL.",
+)  # fmt: skip
+ROPE = (
+    click.option(
+        "--rope-scaling", type=one_of(RopeScaling), callback=member_of(RopeScaling),
+        help="Stretch positions for a --ctx beyond what the model was trained for (default: as the "
+        "model's file says).",
+    ),
+    click.option(
+        "--rope-scale", type=click.FloatRange(1, 1000), metavar="N",
+        help="Factor by which contexts get longer (default: what --ctx needs).",
+    ),
+    click.option(
+        "--rope-freq-base", type=click.FloatRange(0, 1e15, min_open=True), metavar="X",
+        help="Base frequency of the rotation (default: the model's).",
+    ),
+    click.option(
+        "--rope-freq-scale", type=click.FloatRange(0.001, 1000), metavar="X",
+        help="1 / --rope-scale.",
+    ),
+    click.option(
+        "--yarn-orig-ctx", type=click.IntRange(1, MAX_CONTEXT), metavar="N",
+        help="Context that the model was trained for before YaRN (default: as its file says).",
+    ),
 )  # fmt: skip
 THREADS = click.option(
     "--threads", type=click.IntRange(1, MAX_THREADS), metavar="N",

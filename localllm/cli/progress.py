@@ -21,7 +21,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-from localllm.cli.output import info, literal, stderr
+from localllm.cli.output import info, literal, stderr, warn
 from localllm.core.quality.quality import cache_loss
 from localllm.core.text import single_line
 from localllm.core.units import format_bandwidth, format_bytes, format_duration
@@ -68,10 +68,13 @@ async def load_with_progress(
 ) -> "ResidentModel":
     """Load behind a bar, which is gone when it is done and not drawn where there is no terminal.
 
-    A cache type that can change answers is named first, with its published cost.
+    What speaks against the load is said first, and a cache type that can change answers is named
+    with its published cost.
     """
     from localllm.engine.messages import LoadProgress
 
+    for warning in plan.warnings:
+        warn(warning)
     settings = plan.candidates[0]
     loss = cache_loss(plan.spec.architecture, settings.kv_type_k, settings.kv_type_v)
     if loss is not None and not quiet:

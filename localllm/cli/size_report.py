@@ -11,6 +11,7 @@ from localllm.core.sizing.finetune import Method, TrainingMemory
 from localllm.core.sizing.fit import Fit
 from localllm.core.sizing.load import LoadSettings
 from localllm.core.sizing.placement import Budget
+from localllm.core.sizing.rope import trained_context
 from localllm.core.units import format_bytes
 from localllm.runtime.find_model import SizedModel
 
@@ -30,19 +31,32 @@ def capacity_of(
 ) -> Capacity:
     """Find the largest of each that this machine has room for."""
     quants = model.quants
+    trained = trained_context(model.spec, settings.rope)
     return Capacity(
-        context=capacity.largest_context(model.spec, settings, budget, draft=draft),
+        context=capacity.largest_context(
+            model.spec,
+            settings,
+            budget,
+            draft=draft,
+            # who asks for more than it was trained for gets an answer that agrees with that
+            beyond_training=trained is not None and settings.context > trained,
+        ),
         parallel=capacity.most_parallel(model.spec, settings, budget, draft=draft),
         quant=capacity.largest_quant(quants, settings, budget, draft=draft) if quants else None,
     )
 
 
-def print_capacity(console: Console, largest: Capacity, settings: LoadSettings) -> None:
+def print_capacity(
+    console: Console, largest: Capacity, settings: LoadSettings, spec: ModelSpec
+) -> None:
     if largest.context is None:
         console.print("No context fits here.")
     else:
         users = f" for each of {settings.parallel}" if settings.parallel > 1 else ""
-        console.print(f"Largest context here{users}: {largest.context} tokens")
+        trained = trained_context(spec, settings.rope)
+        beyond = trained is not None and largest.context > trained
+        of_training = f" (it was trained for {spec.context_train})" if beyond else ""
+        console.print(f"Largest context here{users}: {largest.context} tokens{of_training}")
     console.print(f"Conversations of {settings.context} tokens at once: {largest.parallel or 0}")
     if largest.quant is not None:
         console.print(f"Largest quant here: {largest.quant}")

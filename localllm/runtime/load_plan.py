@@ -29,6 +29,8 @@ from localllm.runtime.load_policy import (
     Companions,
     LoadChoice,
     check_purpose,
+    choice_for_model,
+    context_warnings,
     load_candidates,
     loads_for_embeddings,
     require_generative,
@@ -44,7 +46,8 @@ class LoadPlan:
     draft model.
 
     The first of `candidates` that fits is loaded; when none does, the last says what is missing.
-    `warnings` name companions of the model that are left out because they cannot be used.
+    `warnings` name companions of the model that are left out because they cannot be used, and a
+    context that is too long for it.
     """
 
     model: InstalledModel
@@ -68,6 +71,7 @@ def plan_load(
     UsageError for a model that cannot do what it is to be loaded for.
     """
     spec = read_spec(model.path)
+    choice = choice_for_model(choice, model.name, settings)
     check_purpose(choice, spec, model.name)
     companions = read_companions(choice, spec, resolve=resolve)
     if not loads_for_embeddings(choice, spec):
@@ -79,12 +83,16 @@ def plan_load(
         raise UsageError(
             f"{single_line(model.name)} is loaded for embeddings: --chat-template has no use there."
         )
+    candidates = load_candidates(choice, spec, settings, companions)
     return LoadPlan(
         model=model,
         spec=spec,
-        candidates=load_candidates(choice, spec, settings, companions),
+        candidates=candidates,
         draft=companions.draft,
-        warnings=companions.warnings,
+        warnings=(
+            *companions.warnings,
+            *context_warnings(choice, spec, candidates[0], model.name),
+        ),
     )
 
 

@@ -14,6 +14,7 @@ from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.embedding import with_embedding_defaults
 from localllm.core.sizing.load import (
     DEFAULT_CONTEXT,
+    ROPE_OF_HEADER,
     ChatTemplateFile,
     FlashAttention,
     KvType,
@@ -21,9 +22,12 @@ from localllm.core.sizing.load import (
     Lora,
     Mmproj,
     Pooling,
+    RopeScaling,
+    RopeSettings,
     Speculate,
     capped_context,
 )
+from localllm.core.sizing.rope import context_warning, with_rope_scaling
 from localllm.core.text import single_line
 from localllm.errors import UsageError
 from localllm.library.files.settings import Settings
@@ -42,6 +46,8 @@ class LoadChoice:
     - `threads`: None: those of the settings, else one for each fast core that may be used.
     - `mmap`: None: files are mapped, unless they are where mapping is slow.
     - `chat_template`: file of a template. None: the settings' for this model, else its own.
+    - `rope_scaling`: None: the settings' for this model, else the header's. `rope_scale`: the
+      factor by which contexts get longer, as `1 / rope_freq_scale`. None: what the context needs.
     - `draft`: name or path of the draft model.
     - `embeddings`: False requires a model that answers. None: a load for embeddings where the
       model does nothing else.
@@ -64,6 +70,11 @@ class LoadChoice:
     threads: int | None = None
     mmap: bool | None = None
     chat_template: str | None = None
+    rope_scaling: RopeScaling | None = None
+    rope_scale: float | None = None
+    rope_freq_base: float | None = None
+    rope_freq_scale: float | None = None
+    yarn_orig_ctx: int | None = None
     speculate: Speculate = Speculate.AUTO
     draft: str | None = None
     loras: tuple[Lora, ...] = ()
@@ -156,14 +167,18 @@ def load_settings(
 ) -> LoadSettings:
     """Decide what `choice` leaves open; `parallel` is then the first of AUTO_PARALLEL.
 
-    A context that was said is taken as it is; one that was not is capped by the training context.
+    A context that was said is taken as it is; one that was not is capped by the training context,
+    unless positions are scaled.
     Raises UsageError for a model that has no embeddings, or no score to rank by, when it is to be
     loaded for them.
     """
     embeddings = loads_for_embeddings(choice, spec)
     context = choice.context
+    rope = _rope_settings(choice)
     if context is None:
-        context = capped_context(context_or_default(None, settings), spec)
+        context = context_or_default(None, settings)
+        if rope == ROPE_OF_HEADER:
+            context = capped_context(context, spec)
     load = LoadSettings(
         context=context,
         parallel=choice.parallel or AUTO_PARALLEL[0],
@@ -185,5 +200,38 @@ def load_settings(
         pooling=choice.pooling,
         mmproj=companions.mmproj,
         chat_template=companions.chat_template,
+        rope=rope,
     )
-    return with_embedding_defaults(spec, load)
+    return with_embedding_defaults(spec, with_rope_scaling(spec, load))
+
+
+def choice_for_model(choice: LoadChoice, name: str, settings: Settings) -> LoadChoice:
+    """Fill in what the settings say of a model by its name."""
+    scaling = dict(settings.rope_scaling).get(name)
+    if choice.rope_scaling is not None or scaling is None:
+        return choice
+    return replace(choice, rope_scaling=RopeScaling(scaling))
+
+
+def context_warnings(
+    choice: LoadChoice, spec: ModelSpec, load: LoadSettings, name: str
+) -> tuple[str, ...]:
+    """Say what is wrong with the context of a load, in at most one sentence."""
+    warning = context_warning(spec, load, name, asked=choice.context)
+    return () if warning is None else (warning,)
+
+
+def _rope_settings(choice: LoadChoice) -> RopeSettings:
+    freq_scale = choice.rope_freq_scale
+    if choice.rope_scale is not None:
+        if freq_scale is not None:
+            raise UsageError(
+                "--rope-scale N and --rope-freq-scale 1/N are the same: leave one of them out."
+            )
+        freq_scale = 1 / choice.rope_scale
+    return RopeSettings(
+        scaling=choice.rope_scaling,
+        freq_base=choice.rope_freq_base,
+        freq_scale=freq_scale,
+        yarn_orig_ctx=choice.yarn_orig_ctx,
+    )

@@ -14,7 +14,7 @@ import pytest
 from localllm.cli import options
 from localllm.cli.commands import run, serve, size
 from localllm.cli.options import parse_lora
-from localllm.core.sizing.load import FlashAttention, KvType, Lora, Speculate
+from localllm.core.sizing.load import FlashAttention, KvType, Lora, RopeScaling, Speculate
 from localllm.runtime.load_policy import CHAT, LoadChoice
 from tests.engine import forged_lora, tiny
 
@@ -104,6 +104,7 @@ def parsed(*arguments: str) -> LoadChoice:
         options.SPECULATE,
         options.DRAFT,
         options.LORA,
+        *options.ROPE,
         base=CHAT,
     )
     def command(choice: LoadChoice) -> None:
@@ -122,12 +123,15 @@ def test_every_option_of_a_load_is_its_field() -> None:
         *("--ctx", "2048", "--parallel", "3", "--kv-type", "q8_0", "--batch", "1024"),
         *("--ubatch", "256", "--gpu-layers", "7", "--cpu-moe", "2", "--no-kv-offload"),
         *("--flash-attn", "on", "--swa-full", "--speculate", "ngram", "--draft", "small"),
-        *("--lora", "a.gguf:0.5"),
+        *("--lora", "a.gguf:0.5", "--rope-scaling", "yarn", "--rope-scale", "4"),
+        *("--rope-freq-base", "1e6", "--rope-freq-scale", "0.25", "--yarn-orig-ctx", "8192"),
     )
     assert parsed(*given) == replace(
         CHAT, context=2048, parallel=3, kv_type=KvType.Q8_0, batch=1024, ubatch=256, gpu_layers=7,
         cpu_moe=2, kv_offload=False, flash_attention=FlashAttention.ON, swa_full=True,
         speculate=Speculate.NGRAM, draft="small", loras=(parse_lora("a.gguf:0.5"),),
+        rope_scaling=RopeScaling.YARN, rope_scale=4.0, rope_freq_base=1e6, rope_freq_scale=0.25,
+        yarn_orig_ctx=8192,
     )  # fmt: skip
 
 

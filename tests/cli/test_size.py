@@ -288,3 +288,22 @@ def test_suggest_and_size_say_the_same_of_models_that_embed_and_see() -> None:
         alone = sized(f"{plan['model']}:{plan['quant']}")
         assert alone["footprint"]["total_bytes"] == plan["footprint"]["total_bytes"]
     assert sized("gemma-3-4b")["footprint"]["encoder_bytes"] > 900 * 2**20
+
+
+@pytest.mark.parametrize("extra", [(), ("--rope-scaling", "yarn"), ("--rope-scale", "2")])
+def test_what_is_said_of_contexts_agrees_with_itself(extra: tuple[str, ...]) -> None:
+    for context in (4096, 8192, 8193, 100_000):
+        document = sized("starter", "--ctx", str(context), *extra)
+        limits = document["limits"]
+        assert document["context"] == context  # type: ignore[comparison-overlap]
+        assert (limits["parallel"] >= 1) == (limits["context"] >= context)
+        stretched = 16384 if "--rope-scale" in extra else 100_000 if extra else 8192
+        assert bool(document["warnings"]) == (context > stretched)
+
+
+def test_a_context_beyond_training_is_said_on_stderr() -> None:
+    done = run("starter", "--ctx", "100000")
+    assert done.returncode == 0
+    assert "was trained for 8192 tokens of context and gets 100000" in done.stderr
+    assert "Largest context here" in done.stdout
+    assert "(it was trained for 8192)" in done.stdout

@@ -13,17 +13,15 @@ from localllm.core.sizing.load import BufferKind, LoadSettings
 
 _CHILD = """
 import json, sys
-from localllm.core.sizing.load import FlashAttention, KvType, LoadSettings
+import msgspec
+from localllm.core.sizing.load import LoadSettings
 from localllm.engine.worker.llama.dry_run import probe
 from localllm.errors import LoadFailed
 for line in sys.stdin:
-    path, fields = json.loads(line)
-    for name, kind in (("kv_type_k", KvType), ("kv_type_v", KvType),
-                       ("flash_attention", FlashAttention)):
-        fields[name] = kind(fields[name])
+    path, load = msgspec.json.decode(line, type=tuple[str, LoadSettings])
     try:
         sizes = {}
-        for part in probe(path, LoadSettings(**fields)):
+        for part in probe(path, load):
             sizes[part.kind] = sizes.get(part.kind, 0) + part.size_bytes
         print(json.dumps(sizes), flush=True)
     except LoadFailed as error:

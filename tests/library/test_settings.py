@@ -72,6 +72,10 @@ def test_a_misspelt_switch_in_the_environment_is_an_error(home: Path) -> None:
         ('[hub]\nendpoints = "https://x"', "line 2: 'hub.endpoints' must be a list of texts"),
         ("[hub]\nendpoints = [1]", "line 2: 'hub.endpoints' must be a list of texts"),
         ('[hub]\nendpoints = [""]', "line 2: 'hub.endpoints' must be a list of texts"),
+        (
+            '[rope_scaling]\n"m" = "yarm"',
+            "'rope_scaling' must be a table of texts: none, linear, yarn",
+        ),
         ("[hub]\nca_cert = true", "line 2: 'hub.ca_cert' must be a text"),
         ("a = ", "is not valid TOML: Invalid value (at"),
         ('"\\u001b[2Jx" = 1', ": 'x' is not a setting"),

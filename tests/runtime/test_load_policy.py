@@ -14,6 +14,8 @@ from localllm.core.sizing.load import (
     Lora,
     Mmproj,
     Pooling,
+    RopeScaling,
+    RopeSettings,
     Speculate,
 )
 from localllm.errors import UsageError
@@ -25,7 +27,9 @@ from localllm.runtime.load_policy import (
     LoadChoice,
     NotGenerative,
     check_purpose,
+    choice_for_model,
     context_or_default,
+    context_warnings,
     load_candidates,
     load_settings,
 )
@@ -85,6 +89,40 @@ def test_everything_that_was_said_is_loaded() -> None:
         cpu_moe=2, kv_offload=False, batch=1024, ubatch=256, flash_attention=FlashAttention.ON,
         swa_full=True, threads=5, speculate=Speculate.NGRAM,
     )  # fmt: skip
+
+
+def test_a_scaling_of_positions_is_loaded_with_the_factor_that_the_context_needs() -> None:
+    trained = LLAMA.context_train
+    stretched = LoadChoice(context=4 * trained, rope_scaling=RopeScaling.YARN)
+    assert settled(stretched).rope == RopeSettings(scaling=RopeScaling.YARN, freq_scale=0.25)
+    by_hand = replace(stretched, rope_scale=8.0, rope_freq_base=2e6, yarn_orig_ctx=2048)
+    assert settled(by_hand).rope == RopeSettings(
+        scaling=RopeScaling.YARN, freq_base=2e6, freq_scale=1 / 8, yarn_orig_ctx=2048
+    )
+    with pytest.raises(UsageError, match="--rope-freq-scale"):
+        settled(replace(by_hand, rope_freq_scale=0.5))
+
+
+def test_the_settings_scale_a_model_by_its_name_and_do_not_cap_its_context() -> None:
+    longer = 2 * LLAMA.context_train
+    user = Settings(context=longer, rope_scaling=(("mine", "yarn"),))
+    mine = choice_for_model(LoadChoice(), "mine", user)
+    assert settled(mine, settings=user).context == longer
+    assert settled(mine, settings=user).rope.freq_scale == 0.5
+    other = choice_for_model(LoadChoice(), "other", user)
+    assert settled(other, settings=user).context == LLAMA.context_train
+    said = LoadChoice(rope_scaling=RopeScaling.NONE)
+    assert choice_for_model(said, "mine", user) == said
+
+
+def test_a_context_beyond_training_is_a_warning_of_the_load() -> None:
+    choice = LoadChoice(context=2 * LLAMA.context_train)
+    (warning,) = context_warnings(choice, LLAMA, settled(choice), "m")
+    assert str(LLAMA.context_train) in warning
+    assert context_warnings(LoadChoice(), LLAMA, settled(LoadChoice()), "m") == ()
+    long_text = LoadChoice(context=100_000)
+    (warning,) = context_warnings(long_text, BERT, settled(long_text, BERT), "m")
+    assert f"positions for {BERT.context_train} tokens and none beyond" in warning
 
 
 def test_companions_are_loaded_as_they_passed_the_gatekeeper() -> None:

@@ -109,6 +109,7 @@ def _sampling_option(field: str, help_text: str) -> Callable[[Command], Command]
     options.THREADS,
     options.NO_MMAP,
     options.CHAT_TEMPLATE,
+    *options.ROPE,
     base=CHAT,
 )
 @options.FORCE

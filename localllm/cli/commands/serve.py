@@ -90,6 +90,7 @@ class Serving:
     options.GPU_LAYERS,
     options.CPU_MOE,
     options.NO_KV_OFFLOAD,
+    *options.ROPE,
     options.LORA,
     options.SPECULATE,
     options.DRAFT,
@@ -308,8 +309,6 @@ async def _load_all(
     loaded = []
     for model in models:
         plan = await runtime.plan(model, serving.choice)
-        for warning in plan.warnings:
-            info(warning)
         resident = await load_with_progress(runtime, plan, force=serving.force, quiet=serving.quiet)
         if not serving.quiet:
             info(f"Loaded {_summary(resident)}")

@@ -13,7 +13,7 @@ from rich.table import Table
 from localllm.cli import options
 from localllm.cli.completion import model_names
 from localllm.cli.hub_client import open_hub
-from localllm.cli.output import info, literal, print_json, stdout
+from localllm.cli.output import info, literal, print_json, stdout, warn
 from localllm.cli.size_report import (
     Capacity,
     Training,
@@ -41,7 +41,13 @@ from localllm.library.files import settings as user_settings
 from localllm.library.store.store import Store
 from localllm.runtime.find_model import ModelQuery, SizedModel, find_model, read_model
 from localllm.runtime.load_plan import read_companions
-from localllm.runtime.load_policy import LoadChoice, load_settings, loads_for_embeddings
+from localllm.runtime.load_policy import (
+    LoadChoice,
+    choice_for_model,
+    context_warnings,
+    load_settings,
+    loads_for_embeddings,
+)
 from localllm.runtime.local_machine import machine_now
 
 
@@ -64,6 +70,7 @@ from localllm.runtime.local_machine import machine_now
     options.SPECULATE,
     options.DRAFT,
     options.LORA,
+    *options.ROPE,
     options.THREADS,
     options.NO_MMAP,
     click.option(
@@ -105,8 +112,11 @@ def command(
     companions = read_companions(choice, sized.spec, resolve=store.resolve)
     if not loads_for_embeddings(choice, sized.spec):
         companions = replace(companions, mmproj=sized.mmproj)
-    settings = load_settings(choice, sized.spec, user_settings.load(), companions)
+    user = user_settings.load()
+    choice = choice_for_model(choice, sized.name, user)
+    settings = load_settings(choice, sized.spec, user, companions)
     report = _report(sized, settings, training, draft=companions.draft, exact=exact)
+    report = replace(report, warnings=context_warnings(choice, sized.spec, settings, sized.name))
     print_json(document(report)) if as_json else _print(report)
     return ExitCode.OK
 
@@ -135,6 +145,7 @@ class SizeReport:
     capacity: Capacity
     training: Training | None = None
     exact: Footprint | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def _report(
@@ -164,6 +175,7 @@ def document(report: SizeReport) -> dict[str, object]:
         "name": report.model.name,
         "quant": report.model.quant,
         "note": report.model.note,
+        "warnings": list(report.warnings),
         "context": fit.settings.context,
         "parallel": fit.settings.parallel,
         "model": {
@@ -264,12 +276,14 @@ def _print(report: SizeReport) -> None:
     if fit.advice is not None:
         console.print(fit.advice)
     _print_cache_loss(console, report)
-    print_capacity(console, report.capacity, fit.settings)
+    print_capacity(console, report.capacity, fit.settings, spec)
     if report.training is not None:
         print_training(console, report.training, spec)
     print_rules(console, spec, fit)
     if report.model.note is not None:
         info(f"Note: {report.model.note}", fg="yellow")
+    for warning in report.warnings:
+        warn(warning)
     if report.exact is None:
         for doubt in fit.footprint.needs_probe:
             info(f"Note: {doubt}. --exact asks llama.cpp.", fg="yellow")

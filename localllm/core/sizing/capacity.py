@@ -12,6 +12,7 @@ from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.footprint.cache import MAX_SEQUENCES, unified_if_needed
 from localllm.core.sizing.load import CONTEXT_PADDING, LoadSettings
 from localllm.core.sizing.placement import Budget, place
+from localllm.core.sizing.rope import learned_positions, trained_context
 
 MAX_CONTEXT = 2**24
 """No context beyond this is tried."""
@@ -28,9 +29,13 @@ def largest_context(
     """Find the most tokens of context that each of `settings.parallel` sequences can have.
 
     llama.cpp pads the cache to 256 cells: the result uses all of them. At most the training
-    context unless `beyond_training`; None when nothing fits. `settings.context` is ignored.
+    context, as `settings.rope` stretches it, unless `beyond_training`; never beyond a table of
+    positions. None when nothing fits. `settings.context` is ignored.
     """
-    most = MAX_CONTEXT if beyond_training or not spec.context_train else spec.context_train
+    most = trained_context(spec, settings.rope)
+    if beyond_training or most is None:
+        most = MAX_CONTEXT
+    most = min(most, learned_positions(spec) or MAX_CONTEXT, MAX_CONTEXT)
 
     def fits(blocks: int) -> bool:
         changed = dataclasses.replace(settings, context=_context(blocks, settings, most))

@@ -10,7 +10,8 @@ from localllm.core.model.architecture import Memory
 from localllm.core.model.purpose import is_bidirectional, why_unsupported
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.footprint.cache import unified_if_needed
-from localllm.core.sizing.load import LoadSettings, Pooling, Speculate, capped_context
+from localllm.core.sizing.load import LoadSettings, Pooling, Speculate
+from localllm.core.sizing.rope import trained_context
 from localllm.errors import UsageError
 
 _POOLINGS = (Pooling.NONE, Pooling.MEAN, Pooling.CLS, Pooling.LAST, Pooling.RANK)
@@ -40,7 +41,8 @@ def with_embedding_defaults(spec: ModelSpec, settings: LoadSettings) -> LoadSett
         )
     context, batch = settings.context, settings.ubatch
     if spec.arch.memory is Memory.NONE:
-        context = capped_context(context, spec)  # an encoder has no positions beyond
+        # an encoder has no positions beyond
+        context = min(context, trained_context(spec, settings.rope) or context)
     if is_bidirectional(spec):
         batch = max(context, settings.parallel)
     return replace(

@@ -99,6 +99,32 @@ class Mmproj:
         return self.weights_bytes + self.compute_bytes
 
 
+class RopeScaling(StrEnum):
+    """The scaling of rotated positions (`enum llama_rope_scaling_type`, llama.h)."""
+
+    NONE = "none"
+    LINEAR = "linear"
+    YARN = "yarn"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RopeSettings:
+    """The rotation of positions (RoPE); None leaves each to the model's header.
+
+    `freq_scale` is 1 / the factor by which contexts get longer; `yarn_orig_ctx` the context that
+    the model was trained for before YaRN.
+    """
+
+    scaling: RopeScaling | None = None
+    freq_base: float | None = None
+    freq_scale: float | None = None
+    yarn_orig_ctx: int | None = None
+
+
+ROPE_OF_HEADER = RopeSettings()
+"""Positions as the model's header says."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatTemplateFile:
     """A chat template (Jinja) that is used instead of the model's own; `path` names it."""
@@ -113,7 +139,8 @@ class LoadSettings:
 
     Cache: `context` is the tokens of one sequence, `parallel` the number of sequences.
     `kv_unified`: one cache for all of them instead of one each. Shared prefixes are then free,
-    and attention scans every cell. `swa_full`: sliding layers cache the whole context.
+    and attention scans every cell. `swa_full`: sliding layers cache the whole context. `rope`:
+    how its positions are rotated.
 
     Devices: `gpu_layers` None offloads as many layers as fit; the routed experts of the first
     `cpu_moe` layers stay in system memory. `devices` are those the engine may use, by its names
@@ -153,6 +180,7 @@ class LoadSettings:
     pooling: Pooling | None = None
     mmproj: Mmproj | None = None
     chat_template: ChatTemplateFile | None = None
+    rope: RopeSettings = ROPE_OF_HEADER
 
     @property
     def active_draft(self) -> str | None:
@@ -160,13 +188,15 @@ class LoadSettings:
         return None if self.speculate == Speculate.OFF else self.draft
 
     def for_draft(self) -> "LoadSettings":
-        """Derive the settings of the draft model: for as many and as long sequences."""
+        """Derive the settings of the draft model: for as many and as long sequences. Its positions
+        are its own."""
         return replace(
             self,
             draft=None,
             loras=(),
             mmproj=None,
             chat_template=None,
+            rope=ROPE_OF_HEADER,
             tensor_split=(),
             cpu_moe=0,
             speculate=Speculate.OFF,

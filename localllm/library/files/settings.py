@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from localllm.core.sizing.load import RopeScaling
 from localllm.core.text import single_line
 from localllm.errors import UsageError
 from localllm.library.files import paths
@@ -33,6 +34,7 @@ class Settings:
     context: int | None = None
     threads: int | None = None
     chat_templates: tuple[tuple[str, str], ...] = ()
+    rope_scaling: tuple[tuple[str, str], ...] = ()
     host: str = "localhost"
     port: int = 11711
     allowed_hosts: tuple[str, ...] = ()
@@ -60,7 +62,8 @@ MAX_THREADS = 512
 class Setting:
     """One setting: its key in settings.toml, its field of Settings, and its allowed values.
 
-    `minimum` and `maximum` bound a number; a list holds strings. `unset` says what holds while the
+    `minimum` and `maximum` bound a number; a list holds strings, a table values of which each is
+    one of `words`, if there are any. `unset` says what holds while the
     value is None or empty. `variable` is the environment variable that overrides it, `used_by` the
     verbs that obey it.
     """
@@ -72,6 +75,7 @@ class Setting:
     used_by: str
     minimum: int = 0
     maximum: int = _MAX_INT
+    words: tuple[str, ...] = ()
     unset: str = ""
     variable: str | None = None
 
@@ -84,6 +88,8 @@ class Setting:
     def allowed(self) -> str:
         """The allowed values, in words."""
         name = _TYPE_NAMES[self.value_type]
+        if self.words:
+            return f"{name}: {', '.join(self.words)}"
         if self.value_type is not int:
             return name
         end = "" if self.maximum == _MAX_INT else f" to {self.maximum}"
@@ -97,6 +103,8 @@ class Setting:
             return f"must be {_TYPE_NAMES[list]}"
         if isinstance(value, dict) and not all(isinstance(e, str) and e for e in value.values()):
             return f"must be {_TYPE_NAMES[dict]}"
+        if isinstance(value, dict) and self.words and not {*value.values()} <= {*self.words}:
+            return f"must be {self.allowed}"
         if isinstance(value, int) and not self.minimum <= value <= self.maximum:
             return f"is {value} and must be from {self.minimum} to {self.maximum}"
         return None
@@ -147,6 +155,16 @@ _SETTINGS = (
         " --chat-template is not given; a relative path starts at the directory of settings.toml.",
         used_by="run, serve, the app",
         unset="the template in the model's file",
+    ),
+    Setting(
+        key="rope_scaling",
+        field="rope_scaling",
+        value_type=dict,
+        description="How positions are stretched for a model, by the model's name, when"
+        " --rope-scaling is not given; `context` is then not capped by what it was trained for.",
+        used_by="run, serve, size, bench, the app",
+        words=tuple(RopeScaling),
+        unset="as the model's file says",
     ),
     Setting(
         key="session_cache_bytes",

@@ -30,7 +30,7 @@ import llama_cpp.llama_cpp as llama
 import msgspec
 import psutil
 
-from localllm.core.sizing.load import Lora
+from localllm.core.sizing.load import ROPE_OF_HEADER, Lora, RopeSettings
 from localllm.core.units import format_bytes
 from localllm.engine.worker.kv_cache.kv_cache import KvCache
 from localllm.engine.worker.llama.build_info import describe
@@ -76,6 +76,7 @@ class Fingerprint:
     long_rope: bool
     chat_template: str | None
     adapters: tuple[tuple[int, float], ...]
+    rope: RopeSettings = ROPE_OF_HEADER
 
 
 class ModelFiles:
@@ -258,6 +259,7 @@ class StateFiles:
             long_rope=trained.isdecimal() and model.cells_per_sequence > int(trained),
             chat_template=self._chat_template,
             adapters=self._lora_key,
+            rope=settings.rope,
         )
 
 

@@ -11,7 +11,7 @@ import llama_cpp.llama_cpp as llama
 from llama_cpp._ggml import libggml
 
 from localllm.core.model.quants import GgmlType
-from localllm.core.sizing.load import FlashAttention, LoadSettings, Pooling
+from localllm.core.sizing.load import FlashAttention, LoadSettings, Pooling, RopeScaling
 from localllm.errors import LoadFailed
 
 ALL_LAYERS = -1
@@ -21,6 +21,14 @@ _FLASH_ATTENTION = {
     FlashAttention.AUTO: llama.LLAMA_FLASH_ATTN_TYPE_AUTO,
     FlashAttention.ON: llama.LLAMA_FLASH_ATTN_TYPE_ENABLED,
     FlashAttention.OFF: llama.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+
+
+_ROPE_SCALING = {
+    None: llama.LLAMA_ROPE_SCALING_TYPE_UNSPECIFIED,
+    RopeScaling.NONE: llama.LLAMA_ROPE_SCALING_TYPE_NONE,
+    RopeScaling.LINEAR: llama.LLAMA_ROPE_SCALING_TYPE_LINEAR,
+    RopeScaling.YARN: llama.LLAMA_ROPE_SCALING_TYPE_YARN,
 }
 
 
@@ -110,6 +118,11 @@ def context_params(settings: LoadSettings, threads: int) -> llama.llama_context_
     params.flash_attn_type = _FLASH_ATTENTION[settings.flash_attention]
     params.swa_full = settings.swa_full
     params.offload_kqv = settings.kv_offload
+    # 0: the header's own
+    params.rope_scaling_type = _ROPE_SCALING[settings.rope.scaling]
+    params.rope_freq_base = settings.rope.freq_base or 0.0
+    params.rope_freq_scale = settings.rope.freq_scale or 0.0
+    params.yarn_orig_ctx = settings.rope.yarn_orig_ctx or 0
     params.n_threads = threads
     params.n_threads_batch = threads
     params.no_perf = True
