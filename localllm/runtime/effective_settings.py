@@ -1,7 +1,7 @@
 """The settings that hold, and where each comes from: the default, the file, or the environment.
 
-What is reported is what the verbs use: the network's values are asked of `access_from`, which
-combines file and environment for them, and are not worked out a second time.
+The rules by which a variable overrides the file are those of `settings.load`, `offline_switch` and
+`access_from`.
 """
 
 import os
@@ -12,7 +12,6 @@ from pathlib import Path
 
 from localllm.library.files import paths, settings
 from localllm.library.files.settings import Setting, settings_table
-from localllm.library.http.client import access_from
 
 
 class Origin(StrEnum):
@@ -49,31 +48,25 @@ def effective_settings(
     path = path or paths.settings_file()
     in_file = settings.lines_of(path)
     loaded = settings.load(path, environment)
-    access = access_from(loaded, environment=environment)
-    # `access.offline` names what switched the network off: a variable, or the file.
-    by_variable = access.offline if access.offline and access.offline in environment else None
-    variables = {
-        "offline": by_variable or _present("LOCALLLM_OFFLINE", environment),
-        "hub.endpoints": _present("HF_ENDPOINT", environment),
-    }
-    values: dict[str, object] = {
-        "offline": access.offline is not None,
-        "hub.endpoints": access.endpoints,
-    }
+    switch = settings.offline_switch(loaded, environment)
+    variable = "HF_HUB_OFFLINE" if switch == "HF_HUB_OFFLINE" else "LOCALLLM_OFFLINE"
+    endpoint = environment.get("HF_ENDPOINT", "").strip()
+    overridden: dict[str, tuple[str, object]] = {}
+    if variable in environment:
+        overridden["offline"] = (variable, switch is not None)
+    if endpoint:
+        overridden["hub.endpoints"] = ("HF_ENDPOINT", (endpoint,))
 
     def effective(setting: Setting) -> EffectiveSetting:
-        value = values.get(setting.key, getattr(loaded, setting.field))
-        if (variable := variables.get(setting.key)) is not None:
+        if setting.key in overridden:
+            place, value = overridden[setting.key]
             return EffectiveSetting(
-                setting=setting, value=value, origin=Origin.ENVIRONMENT, place=variable
+                setting=setting, value=value, origin=Origin.ENVIRONMENT, place=place
             )
+        value = getattr(loaded, setting.field)
         if setting.key in in_file:
             place = f"{path}{in_file[setting.key]}"
             return EffectiveSetting(setting=setting, value=value, origin=Origin.FILE, place=place)
         return EffectiveSetting(setting=setting, value=value, origin=Origin.DEFAULT)
 
     return tuple(effective(setting) for setting in settings_table())
-
-
-def _present(variable: str, environment: Mapping[str, str]) -> str | None:
-    return variable if environment.get(variable, "").strip() else None

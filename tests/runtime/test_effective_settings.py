@@ -37,7 +37,7 @@ def test_a_missing_file_leaves_every_default(tmp_path: Path) -> None:
     assert {each.origin for each in found.values()} == {Origin.DEFAULT}
     assert {each.place for each in found.values()} == {None}
     assert found["serve.port"].value == 11711
-    assert found["hub.endpoints"].value == ("https://huggingface.co",)
+    assert found["hub.endpoints"].value == ()  # `unset` says what holds
 
 
 def test_a_value_of_the_file_names_its_line(file: Path) -> None:

@@ -261,6 +261,16 @@ def load(path: Path | None = None, environment: Mapping[str, str] = os.environ) 
     return settings
 
 
+def offline_switch(settings: Settings, environment: Mapping[str, str] = os.environ) -> str | None:
+    """Name what switches the network off: the environment's variable or the file. None: it is on.
+
+    HF_HUB_OFFLINE is obeyed, too, read as huggingface_hub does.
+    """
+    if settings.offline:
+        return "LOCALLLM_OFFLINE" if "LOCALLLM_OFFLINE" in environment else "offline in settings"
+    return "HF_HUB_OFFLINE" if environment.get("HF_HUB_OFFLINE", "").lower() in _ON else None
+
+
 def lines_of(path: Path) -> Mapping[str, str]:
     """Map the keys that a file sets to their lines: " line N", or "" where it cannot be said.
 

@@ -20,7 +20,7 @@ import httpx2
 from localllm.core.text import single_line
 from localllm.errors import HubError, Offline, UsageError
 from localllm.library.files import paths
-from localllm.library.files.settings import Settings
+from localllm.library.files.settings import Settings, offline_switch
 from localllm.library.http import token
 from localllm.library.http.urls import (
     DEFAULT_ENDPOINT,
@@ -42,7 +42,6 @@ _PASSED_HEADERS = ("host", "accept", "connection", "range", "if-range")
 """Headers that pass unchanged; the outbound transport writes all others itself."""
 _VERBOSE_LOGGERS = ("httpx2", "httpcore2")
 """Below WARNING they log URLs with signatures and whole headers."""
-_TRUE = ("1", "on", "yes", "true")  # as huggingface_hub reads HF_HUB_OFFLINE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +133,7 @@ def access_from(
     origin = "HF_ENDPOINT" if chosen else "[hub] endpoints"
     return Access(
         endpoints=tuple(checked_endpoint(each, origin) for each in listed),
-        offline=_switched_off_by(settings, offline, environment),
+        offline="--offline" if offline else offline_switch(settings, environment),
         ca_file=paths.absolute(Path(settings.ca_cert)) if settings.ca_cert else None,
         find_token=lambda: token.find(environment),
     )
@@ -295,16 +294,6 @@ def _ssl_context(ca_file: Path | None) -> ssl.SSLContext:
             f"{origin} cannot be used: {reason}. Name a file in PEM format."
         ) from error
     return context
-
-
-def _switched_off_by(
-    settings: Settings, offline: bool, environment: Mapping[str, str]
-) -> str | None:
-    if offline:
-        return "--offline"
-    if settings.offline:
-        return "LOCALLLM_OFFLINE" if "LOCALLLM_OFFLINE" in environment else "offline in settings"
-    return "HF_HUB_OFFLINE" if environment.get("HF_HUB_OFFLINE", "").lower() in _TRUE else None
 
 
 def _system_reason(error: httpx2.HTTPError) -> str:
