@@ -36,10 +36,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "localllm.cli.commands.bench",
         "Prompt and decode rates, stored to correct the estimates.",
     ),
-    "doctor": ("localllm.cli.commands.doctor", "Check this installation, to a real answer."),
-    "config": ("localllm.cli.commands.config", "The settings that hold, and where from."),
+    "doctor": ("localllm.cli.commands.setup.doctor", "Check this installation, to a real answer."),
+    "config": ("localllm.cli.commands.setup.config", "The settings that hold, and where from."),
     "completions": (
-        "localllm.cli.commands.completions",
+        "localllm.cli.commands.setup.completions",
         "The script that completes words in a shell.",
     ),
 }

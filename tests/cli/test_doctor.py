@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from localllm.cli import checks
-from localllm.cli.commands.doctor import answer, candidates
+from localllm.cli.commands.setup import checks
+from localllm.cli.commands.setup.doctor import answer, candidates
 from localllm.core.hardware import (
     Backend,
     Cpu,

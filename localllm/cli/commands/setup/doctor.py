@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 
 import click
 
-from localllm.cli import checks, options
-from localllm.cli.checks import Check
+from localllm.cli import options
+from localllm.cli.commands.setup import checks
+from localllm.cli.commands.setup.checks import Check
 from localllm.cli.library_output import open_library
 from localllm.cli.output import print_json, print_line
 from localllm.core.model.purpose import why_not_generative
