@@ -1,5 +1,6 @@
 """The downloader against a real server that does everything wrong, a thing at a time."""
 
+import itertools
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +116,38 @@ def test_a_server_that_never_recovers_is_given_up(site: Site) -> None:
     site.assert_only_kept()
     site.hub.faults.clear()
     assert site.fetch().resumed_from == 1_000_000
+    site.assert_complete()
+
+
+@pytest.mark.parametrize(
+    ("fault", "connections"),
+    [(Drop(2000), 1), (Truncate(20_000), 1), (Drop(60_000), 1), (Drop(2000), 4), (Drop(20_000), 4)],
+)
+def test_a_server_that_always_cuts_the_answer_is_given_up(
+    site: Site, fault: Drop | Truncate, connections: int
+) -> None:
+    site.hub.faults.add(fault)
+    with pytest.raises(DownloadFailed, match=r"in a row brought nothing, or less than 64.0 KiB"):
+        site.fetch(connections=connections)
+    assert len(site.hub.cdn_requests) <= 6 * connections
+    site.assert_only_kept()
+    site.hub.faults.clear()
+    assert site.fetch().resumed_from > 0
+    site.assert_complete()
+
+
+def test_a_server_that_cuts_but_brings_much_each_time_is_gone_on_with(site: Site) -> None:
+    site.hub.faults.add(Drop(100_000))
+    site.fetch()
+    site.assert_complete()
+    assert len(site.hub.cdn_requests) == -(-SIZE // 100_000)
+
+
+def test_a_slow_link_that_breaks_is_gone_on_with(site: Site) -> None:
+    site.hub.faults.add(Drop(40_000), times=20)
+    ticks = itertools.count()
+    slow = replace(FAST_OPTIONS, clock=lambda: next(ticks) * 30.0, stall_bytes=1)
+    site.fetch(options=slow)
     site.assert_complete()
 
 

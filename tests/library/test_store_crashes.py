@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import StoreError
-from localllm.library.files import atomic_write, paths
+from localllm.library.files import paths
+from localllm.library.files.file_lock import locked
 from localllm.library.store.installed import FileState, InstalledModel
 from localllm.library.store.store import Store
 from tests.library import tiny
@@ -254,12 +255,12 @@ def test_two_processes_that_want_one_name_get_two(tmp_path: Path) -> None:
 def test_a_lock_that_is_held_too_long_is_an_error_and_not_a_hang(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     with (
-        atomic_write.locked(lock),
+        locked(lock),
         pytest.raises(TimeoutError, match="another process has held"),
-        atomic_write.locked(lock, wait_s=0.0),
+        locked(lock, wait_s=0.0),
     ):
         raise AssertionError("two held one lock")
-    with atomic_write.locked(lock, wait_s=0.0):
+    with locked(lock, wait_s=0.0):
         pass
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import NotFound, StoreError
-from localllm.library.files import atomic_write, paths
+from localllm.library.files import paths
 from localllm.library.files.catalogue_file import read_catalogue
+from localllm.library.files.file_lock import locked
 from localllm.library.store.installed import InstalledModel
 from localllm.library.store.store import Store
 from tests.library import tiny
@@ -185,7 +186,7 @@ def test_a_download_that_runs_now_is_left_alone(store: Store) -> None:
     add(store, file)
     part = file.with_name("big.gguf.part")
     part.write_bytes(b"coming")
-    with atomic_write.locked(file.with_name("big.gguf.part.lock")):
+    with locked(file.with_name("big.gguf.part.lock")):
         store.remove("big")
     assert part.read_bytes() == b"coming"
 

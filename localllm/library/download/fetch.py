@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import httpx2
 
-from localllm.core.units import format_duration
+from localllm.core.units import format_bytes, format_duration
 from localllm.errors import DownloadFailed
 from localllm.library.download.http_source import (
     AttemptFailed,
@@ -54,6 +54,19 @@ class StallWatch:
         return now_s - self._since_s >= self._within_s
 
 
+_MIN_PROGRESS, _MAX_PROGRESS = 64 * 2**10, 8 * 2**20
+
+
+def progress_bytes(size: int, wanted: int) -> int:
+    """Return how much an attempt must bring of a range of `wanted` bytes to count as progress.
+
+    A thousandth of the file of `size` bytes, at least 64 KiB and at most 8 MiB, so that a server or
+    a proxy that always cuts the answer is not asked a hundred thousand times for one file; of a
+    short range a sixteenth.
+    """
+    return max(_MIN_PROGRESS, min(_MAX_PROGRESS, size // 1000, wanted // 16))
+
+
 class RangeFetcher:
     """Fetches ranges of a file with retries. Used by one thread.
 
@@ -74,6 +87,7 @@ class RangeFetcher:
         self._options = options
         self._closed = closed
         self._position = 0
+        self._worth = _MIN_PROGRESS
 
     def fetch(self, start: int, end: int, write: Write) -> None:
         """Give `write` the bytes from `start` to `end`.
@@ -82,13 +96,17 @@ class RangeFetcher:
         RangesUnsupported, TransferClosed, and what `write` raises.
         """
         self._position = start
-        failures = 0
+        self._worth = progress_bytes(self._source.size, end - start)
+        failures, clock = 0, self._options.clock
         while self._position < end:
-            index, before = self._source.endpoint_index, self._position
+            index, before, began_s = self._source.endpoint_index, self._position, clock()
             failed = self._attempt(index, end, write)
             if failed is not None and self._position < end:
-                # Bytes that came, or another endpoint, begin the backoff anew.
-                progressed = self._position > before or index != self._source.endpoint_index
+                # Enough bytes, or another endpoint, begin the backoff anew. A slow link may bring
+                # few: the attempt that lasts takes few requests.
+                came = self._position - before
+                lasted = came > 0 and clock() - began_s >= self._options.stall_s
+                progressed = came >= self._worth or lasted or index != self._source.endpoint_index
                 failures = 1 if progressed else failures + 1
                 failures = self._back_off(failed, failures, index)
 
@@ -162,6 +180,6 @@ class RangeFetcher:
                 " most. Try again after that."
             )
         return DownloadFailed(
-            f"{where}: {failed.reason} ({failures} attempts in a row brought nothing). Look at"
-            " the connection, or try again later."
+            f"{where}: {failed.reason} ({failures} attempts in a row brought nothing, or less than"
+            f" {format_bytes(self._worth)} each). Look at the connection, or try again later."
         )

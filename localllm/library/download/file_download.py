@@ -16,6 +16,7 @@ nothing.
 """
 
 import contextlib
+import os
 import threading
 
 from localllm.core.units import format_bytes
@@ -38,10 +39,14 @@ from localllm.library.download.target import (
 from localllm.library.download.transfer import Transfer, running
 from localllm.library.files import atomic_write
 from localllm.library.files.checksum import sha256_of
+from localllm.library.files.file_lock import LockHeld, locked
 from localllm.library.files.names import printable
 
 _MAX_RESTARTS = 3
 _LOCK_POLL_S = 0.3
+_SIZE_POLL_S = 0.2
+_SIZE_POLLS = 25
+"""NFS clients remember attributes for 3 s at first (acregmin)."""
 
 
 class FileDownload:
@@ -67,17 +72,30 @@ class FileDownload:
             while True:
                 with contextlib.ExitStack() as stack:
                     try:
-                        stack.enter_context(
-                            atomic_write.locked(lock_path(self._target.path), wait_s=0)
-                        )
-                    except TimeoutError:
-                        self._await_other_process()
+                        stack.enter_context(locked(lock_path(self._target.path), wait_s=0))
+                    except LockHeld as held:
+                        self._await_other_process(held)
                         continue
                     return self._run_locked()
 
     def _run_locked(self) -> DownloadedFile:
+        try:
+            return self._bring()
+        except FileNotFoundError as error:
+            # Only where the file system's locks keep nobody out: whoever came first is done.
+            if self._is_present():
+                self._context.meter.set_message("another localllm has brought it")
+                return self._result(self._target.sha256 or "", 0)
+            raise StoreError(
+                f"Another program took {printable(self._part_path.name)} away while it was being"
+                f" written, and {printable(self._target.path)} is not complete. Let one process"
+                " download at a time, then give the same command again."
+            ) from error
+
+    def _bring(self) -> DownloadedFile:
         with contextlib.ExitStack() as stack:
             stack.callback(self._delete_if_empty)
+            self._look_afresh()
             if self._is_present():  # the process that had the lock has finished it
                 self._delete_leftovers()
                 return self._result(self._target.sha256 or "", 0)
@@ -87,10 +105,37 @@ class FileDownload:
             sha256 = self._complete_part(source)
         # In this order a power cut leaves either the part file or the whole file under its name.
         journal.sync_file(self._part_path)
-        self._part_path.replace(self._target.path)
+        atomic_write.rename(
+            self._part_path, self._target.path, lambda: journal.has_final_size(self._target)
+        )
         atomic_write.sync_directory(self._target.path.parent)
+        self._await_final_size()
         self._delete_leftovers()
         return self._result(sha256, source.received_bytes)
+
+    def _look_afresh(self) -> None:
+        """Make a network file system ask its server which names there are.
+
+        It remembers for a while that a file was not there; opening its directory ends that.
+        """
+        with contextlib.suppress(OSError):
+            os.listdir(self._target.path.parent)  # noqa: PTH208
+
+    def _await_final_size(self) -> None:
+        """Wait until the file is seen with its size: a network file system may show it late.
+
+        Raises StoreError when it is not by then.
+        """
+        for _ in range(_SIZE_POLLS):
+            if journal.has_final_size(self._target):
+                return
+            self._look_afresh()
+            self._context.options.wait(threading.Event(), _SIZE_POLL_S)
+        raise StoreError(
+            f"{printable(self._target.path)} was written and renamed, and its file system does not"
+            f" show it with its {self._target.size_bytes} bytes. If it is a network drive, give the"
+            " same command again later, or set LOCALLLM_DATA_DIR to a local disk."
+        )
 
     def _result(self, sha256: str, received: int) -> DownloadedFile:
         self._context.meter.finish(self._target.size_bytes, received)
@@ -102,11 +147,12 @@ class FileDownload:
             transferred_bytes=received,
         )
 
-    def _await_other_process(self) -> None:
+    def _await_other_process(self, held: LockHeld) -> None:
         """Show the progress of the process that has the lock, and wait a moment."""
         self._context.check_stop()
         self._context.meter.update(journal.resumable_bytes(self._target), 0)
-        self._context.meter.set_message("waiting for another localllm")
+        who = f" ({held.holder})" if held.holder else ""
+        self._context.meter.set_message(f"waiting for another localllm{who}")
         self._context.options.wait(threading.Event(), _LOCK_POLL_S)
 
     def _is_present(self) -> bool:

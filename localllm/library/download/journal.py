@@ -313,6 +313,6 @@ def sync_file(path: Path) -> None:
     """Force a file's bytes to the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
     try:
-        os.fsync(descriptor)
+        atomic_write.sync(descriptor)
     finally:
         os.close(descriptor)

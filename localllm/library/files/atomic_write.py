@@ -1,41 +1,22 @@
-"""Write and lock files so that a crash, a full disk or a second process loses nothing."""
+"""Write files so that a crash, a full disk or a second process loses nothing.
+
+As far as the file system goes along: network and FUSE file systems refuse to force a directory to
+the disk, and repeat a rename that was done. `file_lock.py` locks.
+"""
 
 import contextlib
+import errno
 import glob
 import itertools
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
-
-LOCK_WAIT_S = 10.0
 _POLL_S = 0.01
 _REPLACE_TRIES = 50
-
-
-@contextlib.contextmanager
-def locked(path: Path, *, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
-    """Lock the file `path` against all other processes and threads while the block runs.
-
-    The system releases the lock when the process ends, however it ends. Raises TimeoutError when
-    another one has it for `wait_s`, OSError when the file cannot be made.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
-    try:
-        deadline = time.monotonic() + wait_s
-        while not _try_lock(descriptor):
-            if time.monotonic() >= deadline:
-                raise TimeoutError(f"another process has held {path} for {wait_s:g} s")
-            time.sleep(_POLL_S)
-        yield
-    finally:
-        os.close(descriptor)  # releases the lock; the file stays, for whoever waits has it open
+_CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 
 
 def write_atomically(target: Path, data: bytes, *, private: bool = False) -> None:
@@ -52,8 +33,8 @@ def write_atomically(target: Path, data: bytes, *, private: bool = False) -> Non
         with open(temporary, "xb", opener=opener) as out:
             out.write(data)
             out.flush()
-            os.fsync(out.fileno())
-        _replace(temporary, target)
+            sync(out.fileno())
+        rename(temporary, target, lambda: target.read_bytes() == data)
     except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -71,34 +52,46 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def sync_directory(path: Path) -> None:
-    """Force a directory's names to the disk, so that a rename in it survives a power cut."""
-    if sys.platform == "win32":
-        return  # a directory cannot be opened there; NTFS journals its names
-    descriptor = os.open(path, os.O_RDONLY)
+def sync(descriptor: int) -> None:
+    """Force an open file's bytes to the disk, where its file system can. Raises OSError."""
     try:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
 
 
-def _try_lock(descriptor: int) -> bool:
-    try:
-        if sys.platform == "win32":
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # the second one on Windows
-        return False
-    return True
+def sync_directory(path: Path) -> None:
+    """Force a directory's names to the disk, so that a rename in it survives a power cut.
+
+    Where that cannot be done (EINVAL, EIO: older SMB, shared folders of virtual machines, some
+    FUSE) nothing is raised: the names are changed by then, and more cannot be promised there.
+    """
+    if sys.platform == "win32":
+        return  # a directory cannot be opened there; NTFS journals its names
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
-def _replace(source: Path, target: Path) -> None:
-    """Rename over `target`; on Windows retry while a reader has it open."""
+def rename(source: Path, target: Path, is_done: Callable[[], bool]) -> None:
+    """Rename over `target`; `is_done` tells whether `target` is what `source` was.
+
+    NFS sends a rename again when its answer was lost, and then finds no source. On Windows it is
+    tried again while a reader has the target open. Raises OSError.
+    """
     for left in reversed(range(_REPLACE_TRIES)):
         try:
             source.replace(target)
             return
+        except FileNotFoundError:
+            with contextlib.suppress(OSError):
+                if is_done():
+                    return
+            raise
         except PermissionError:
             if sys.platform != "win32" or left == 0:
                 raise

@@ -15,6 +15,7 @@ import msgspec
 from localllm.core.speed.measured import Measurement
 from localllm.errors import StoreError
 from localllm.library.files import atomic_write
+from localllm.library.files.file_lock import locked
 
 SCHEMA = 1
 MAX_FILE_BYTES = 16 * 2**20
@@ -78,7 +79,7 @@ def _locked(path: Path) -> Iterator[None]:
     """Lock the file against other processes; turn what fails in the block into StoreError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write.locked(path.with_suffix(".lock")):
+        with locked(path.with_suffix(".lock")):
             yield
     except TimeoutError as error:
         raise StoreError(f"The measurements are in use: {error}. Try again.") from error

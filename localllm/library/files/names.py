@@ -31,9 +31,9 @@ _HUB_PART = re.compile(r"[\w(\[][\w .,+=@#~!&'%()\[\]-]*")
 _MAX_PART_BYTES = 240  # file systems take 255; a download in progress adds ".part.json"
 _MAX_FILE = 1000
 _MAX_FOLDERS = 8
-_RESERVED_SUFFIXES = (".part", ".part.json", ".part.lock", ".lock", ".tmp")
+_RESERVED_SUFFIXES = (".part", ".part.json", ".part.lock", ".lock", ".lock.held", ".tmp")
 """Endings of the files that downloads and locks make beside a model."""
-_DOWNLOAD_SUFFIX = re.compile(r"\.part(?:\.json|\.lock)?$")
+_DOWNLOAD_SUFFIX = re.compile(r"\.part(?:\.json|\.lock(?:\.held)?)?$")
 
 
 def slug(text: str) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from localllm.errors import StoreError
 from localllm.library.files import atomic_write, paths
+from localllm.library.files.file_lock import locked
 from localllm.library.files.names import printable
 
 _KEY_BYTES = 32
@@ -68,7 +69,7 @@ class SessionCache:
         path = self._directory / _KEY_NAME
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with atomic_write.locked(self._directory / _LOCK_NAME):
+            with locked(self._directory / _LOCK_NAME):
                 if (key := _read_key(path)) is None:
                     key = secrets.token_hex(_KEY_BYTES)
                     atomic_write.write_atomically(path, key.encode(), private=True)
@@ -83,7 +84,7 @@ class SessionCache:
             try:
                 self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 lock = self.file(session, session).with_suffix(".lock")
-                stack.enter_context(atomic_write.locked(lock, wait_s=0))
+                stack.enter_context(locked(lock, wait_s=0))
             except TimeoutError:
                 raise StoreError(
                     f"{printable(session)} is open in another localllm. Close it there first."

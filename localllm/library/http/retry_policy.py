@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """A backoff schedule for attempts in a row that brought nothing.
+    """A backoff schedule for attempts in a row that brought nothing, or next to nothing.
 
     `backoff_s` holds the delay after the first, second, ... such attempt; after the last delay the
     endpoint is given up. While the endpoint has never responded only the first

@@ -22,6 +22,7 @@ from localllm.library.download.http_source import HttpSource
 from localllm.library.download.part_file import RestartRequired
 from localllm.library.download.target import DownloadOptions, DownloadTarget
 from localllm.library.files import atomic_write
+from localllm.library.files.file_lock import locked
 from localllm.library.http.client import READ_S, Access
 from localllm.library.http.retry_policy import INTERACTIVE
 from localllm.library.hub.file_list import HubFile
@@ -183,7 +184,7 @@ def _to_cache(path: Path, header: bytes) -> None:
     """Cache a header. A cache that cannot be written is no failure."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write.locked(path.parent / "lock"):
+        with locked(path.parent / "lock"):
             atomic_write.write_atomically(path, hashlib.sha256(header).digest() + header)
             _evict_oldest(path.parent)
 

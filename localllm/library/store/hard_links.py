@@ -18,6 +18,7 @@ from localllm.core.model.file_types import split_name
 from localllm.errors import StoreError
 from localllm.library.download.target import journal_path, lock_path, part_path
 from localllm.library.files import atomic_write, names, paths
+from localllm.library.files.file_lock import locked
 from localllm.library.files.names import printable
 from localllm.library.store.installed import InstalledFile, InstalledModel
 
@@ -165,7 +166,7 @@ def _delete_leftovers(path: Path) -> int:
     # Before the lock, which would create its file.
     if not any(each.exists() for each in leftovers):
         return 0
-    with contextlib.suppress(OSError), atomic_write.locked(lock, wait_s=0.0):
+    with contextlib.suppress(OSError), locked(lock, wait_s=0.0):
         for each in leftovers:
             with contextlib.suppress(FileNotFoundError):
                 freed_bytes += _on_disk_bytes(each)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from localllm.errors import LocalLLMError, StoreError
 from localllm.library.files import atomic_write, names, paths
+from localllm.library.files.file_lock import locked
 from localllm.library.store.installed import InstalledFile, InstalledModel
 from localllm.library.store.recovery import with_unlisted_files
 
@@ -189,7 +190,7 @@ class IndexFile:
         """
         try:
             self._data.mkdir(parents=True, exist_ok=True)
-            with atomic_write.locked(paths.lock_file(self._data)):
+            with locked(paths.lock_file(self._data)):
                 # Read under the lock: another process may have changed it since it was read last.
                 models = {model.name: model for model in self._read_or_repair()}
                 before = dict(models)

@@ -354,11 +354,13 @@ def _read_tokens(file: BinaryIO, native: int) -> list[int]:
 def _sync_directory(path: Path) -> None:
     if sys.platform == "win32":
         return  # a directory cannot be opened there; NTFS journals its names
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    # Some network and FUSE file systems cannot: the file has its name all the same.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 # --- the model's files ---
