@@ -150,3 +150,46 @@ def test_reasoning_is_switched_off_where_the_template_can() -> None:
     (qwen3,) = (e for e in EXAMPLES if e.template == "Qwen-Qwen3-0.6B")
     text = template(qwen3).render((QUESTION,), reasoning=False)
     assert text.endswith("<think>\n\n</think>\n\n")
+
+
+BROKEN = (
+    '{"city": "Kö',
+    "not json",
+    "[1]",
+    "null",
+    "",
+    '{"a": ' * 2000 + "1" + "}" * 2000,
+    '"',
+    "{",
+)
+
+
+@pytest.mark.parametrize("arguments", BROKEN)
+@every_template
+def test_a_broken_call_is_shown_to_the_model_as_it_wrote_it(
+    example: Example, arguments: str
+) -> None:
+    calls = (ToolCall(id="a", name="get_weather", arguments=arguments),)
+    calling = dataclasses.replace(CALLING, tool_calls=calls)
+    result = dataclasses.replace(RESULT, content="no such city", tool_call_id="a")
+    text = template(example).render((QUESTION, calling, result, QUESTION), TOOLS)
+    between = text[text.index("Weather in Köln?") : text.rindex("no such city")]
+    assert "get_weather" in between
+    assert arguments in between
+
+
+@every_template
+def test_half_a_call_beside_a_whole_one_is_no_reason_to_refuse(example: Example) -> None:
+    calls = (*CALLING.tool_calls, ToolCall(id="b", name="", arguments='{"city": "Bo'))
+    calling = dataclasses.replace(CALLING, tool_calls=calls)
+    second = dataclasses.replace(RESULT, content="not JSON", tool_call_id="b")
+    text = template(example).render((QUESTION, calling, RESULT, second, QUESTION), TOOLS)
+    for fragment in ("Köln", '{"city": "Bo', "12 degrees", "not JSON"):
+        assert fragment in text
+
+
+@every_template
+def test_a_result_that_nobody_asked_for_is_shown(example: Example) -> None:
+    result = dataclasses.replace(RESULT, tool_call_id=None)
+    assert "12 degrees" in template(example).render((QUESTION, result, QUESTION), TOOLS)
+    assert "12 degrees" in template(example).render((QUESTION, result, QUESTION))

@@ -31,7 +31,7 @@ MAX_STOP_CHARS = 65_536
 MAX_GRAMMAR_CHARS = 2**20
 MAX_TEMPLATE_CHARS = 512 * 1024
 MAX_JSON_DEPTH = 128
-"""Of the schemas of tools and the arguments of calls."""
+"""Of the schemas of tools. Deeper arguments of earlier calls are not read as JSON."""
 
 MAX_LOGIT_BIASES = 4096
 MAX_DRY_BREAKERS = 16

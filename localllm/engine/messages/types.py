@@ -27,7 +27,11 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
-    """A tool call of an earlier assistant turn. `arguments` is the text of a JSON object."""
+    """A tool call of an earlier assistant turn.
+
+    `arguments` is the text of a JSON object, or what the model has written instead: a call that
+    `max_tokens` has cut is no JSON.
+    """
 
     id: str
     name: str

@@ -87,13 +87,6 @@ def check_generate(request: GenerateRequest) -> None:
     if request.grammar is not None:
         _check_grammar(request, request.grammar)
     _check_tools(request)
-    for message in request.messages or ():
-        for call in message.tool_calls:
-            if not isinstance(_parse_json(call.arguments), dict):
-                raise BadRequest(
-                    f"The arguments of an earlier call of {call.name[:80]!r} are not the text of a "
-                    "JSON object."
-                )
     for lora in request.loras or ():
         _check_ranges(lora, "adapters: ")
 
@@ -338,10 +331,10 @@ def _parse_json(text: str) -> object:
         value: object = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return None if _is_deeper(value, MAX_JSON_DEPTH) else value
+    return None if is_deeper(value, MAX_JSON_DEPTH) else value
 
 
-def _is_deeper(value: object, depth: int) -> bool:
+def is_deeper(value: object, depth: int) -> bool:
     """Return True when containers are nested more than `depth` deep."""
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return any(depth == 0 or _is_deeper(each, depth - 1) for each in inside)
+    return any(depth == 0 or is_deeper(each, depth - 1) for each in inside)

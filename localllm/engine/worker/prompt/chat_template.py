@@ -28,6 +28,7 @@ from localllm.engine.messages.limits import MAX_TEMPLATE_CHARS
 from localllm.engine.worker.parsing.formats import reasoning_tags_of, tool_format_of
 from localllm.engine.worker.prompt.template_messages import (
     PROBE_TOOL,
+    RawArguments,
     TemplateCaps,
     TemplateMessage,
     TemplateTooSlow,
@@ -35,6 +36,8 @@ from localllm.engine.worker.prompt.template_messages import (
     plain_messages,
     probe_caps,
     template_tools,
+    unpaired_as_text,
+    unpaired_texts,
     with_content_parts,
     without_roles,
 )
@@ -149,6 +152,38 @@ class ChatTemplate:
         options = {} if reasoning is None else {"enable_thinking": reasoning}
         if not uses_tools(messages, tools):
             return self._render(plain_messages(messages), None, options)
+        return self._render_calls(messages, tools, options)
+
+    def _render_calls(
+        self, messages: Sequence[Message], tools: Sequence[Tool], options: dict[str, bool]
+    ) -> str:
+        """Render a conversation with tools.
+
+        A broken call, or a result without its call, is shown as it is, so that the model can mend
+        it: by the template where it can, else as text.
+        """
+        unpaired = unpaired_texts(messages)
+        text = None
+        try:
+            text = self._render_tools(messages, tools, options)
+            if all(each in text for each in unpaired):
+                return text
+        except TemplateTooSlow:
+            raise
+        except BadRequest:
+            if not unpaired:
+                raise
+        try:
+            messages = unpaired_as_text(messages, self.tool_format)
+            return self._render_tools(messages, tools, options)
+        except BadRequest:
+            if text is None:
+                raise
+            return text
+
+    def _render_tools(
+        self, messages: Sequence[Message], tools: Sequence[Tool], options: dict[str, bool]
+    ) -> str:
         built = messages_with_tools(messages, tools, self.caps, self.tool_format)
         return self._render(built, template_tools(tools, self.caps), options)
 
@@ -339,6 +374,8 @@ def _tojson(
     value: object, ensure_ascii: bool = False, indent: int | None = None, sort_keys: bool = False
 ) -> str:
     """Write JSON as `transformers` does: not escaped for HTML, unlike Jinja's own filter."""
+    if isinstance(value, RawArguments):
+        return str(value)
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=min(indent or 0, 16) or None, sort_keys=sort_keys
     )

@@ -11,7 +11,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from localllm.engine.messages import Message, Role, Tool
+from localllm.engine.messages import Message, Role, Tool, ToolCall
+from localllm.engine.messages.limits import MAX_JSON_DEPTH
+from localllm.engine.messages.validation import is_deeper
 from localllm.engine.worker.parsing.formats import HARMONY, PLAIN, ToolFormat
 from localllm.errors import BadRequest
 
@@ -175,12 +177,16 @@ def without_roles(
             name = _name_of_result(message, names)
             return Message(role=Role.USER, content=f"Result of {name}:\n{message.content}")
         if message.tool_calls and not caps.calls:
-            calls = [(call.name, call.arguments) for call in message.tool_calls]
-            text = f"{message.content}\n{tool_format.call_syntax.section(calls)}".lstrip()
-            return replace(message, content=text, tool_calls=())
+            return _calls_as_text(message, tool_format)
         return message
 
     return [as_text(message) for message in messages]
+
+
+def _calls_as_text(message: Message, tool_format: ToolFormat) -> Message:
+    calls = [(call.name, call.arguments) for call in message.tool_calls]
+    text = f"{message.content}\n{tool_format.call_syntax.section(calls)}".lstrip()
+    return replace(message, content=text, tool_calls=())
 
 
 def _names_of_calls(messages: Sequence[Message]) -> dict[str, str]:
@@ -236,9 +242,7 @@ def _calling(message: Message, caps: TemplateCaps, tool_format: ToolFormat) -> T
             "type": "function",
             "function": {
                 "name": call.name,
-                "arguments": json.loads(call.arguments)
-                if caps.object_arguments
-                else call.arguments,
+                "arguments": _arguments(call) if caps.object_arguments else call.arguments,
             },
         }
         for call in message.tool_calls
@@ -248,6 +252,77 @@ def _calling(message: Message, caps: TemplateCaps, tool_format: ToolFormat) -> T
     if message.reasoning and not message.content and tool_format is HARMONY:
         built["thinking"] = message.reasoning  # its template's key, refused beside a content
     return built
+
+
+class RawArguments(str):
+    """Arguments of a call that are no JSON object, which `tojson` writes as they are."""
+
+
+def _arguments(call: ToolCall) -> object:
+    value = _json_object(call.arguments)
+    return RawArguments(call.arguments) if value is None else value
+
+
+def _json_object(text: str) -> dict[str, object] | None:
+    """Parse the text of a JSON object; None for any other, and for one that is nested too deeply
+    to be written again."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) and not is_deeper(value, MAX_JSON_DEPTH) else None
+
+
+def unpaired_texts(messages: Sequence[Message]) -> tuple[str, ...]:
+    """Return what a template may refuse or leave out: the arguments of earlier calls that are no
+    JSON objects, because the model did not write their end or wrote something else, and the results
+    of calls that are not in the conversation."""
+    known = {call.id for message in messages for call in message.tool_calls}
+    return (
+        *(
+            call.arguments
+            for message in messages
+            for call in message.tool_calls
+            if _is_broken(call)
+        ),
+        *(
+            message.content
+            for message in messages
+            if message.role is Role.TOOL and message.tool_call_id not in known
+        ),
+    )
+
+
+def unpaired_as_text(messages: Sequence[Message], tool_format: ToolFormat) -> tuple[Message, ...]:
+    """Return the messages with broken calls as text in the syntax of the model's format, and with
+    the results of calls that are not there, or no longer, as texts of the user."""
+    names = _names_of_calls(messages)
+    known: set[str] = set()
+    built: list[Message] = []
+    for message in messages:
+        if any(map(_is_broken, message.tool_calls)):
+            built.append(_calls_as_text(message, tool_format))
+        elif message.role is Role.TOOL and message.tool_call_id not in known:
+            name = _name_of_result(message, names)
+            _add_user_message(built, f"Result of {name}:\n{message.content}")
+        elif message.role is Role.USER and not message.images:
+            _add_user_message(built, message.content)
+        else:
+            known.update(call.id for call in message.tool_calls)
+            built.append(message)
+    return tuple(built)
+
+
+def _add_user_message(built: list[Message], text: str) -> None:
+    """Add a user's text: in one message with the one before it, for many templates refuse two."""
+    if built and built[-1].role is Role.USER:
+        built[-1] = replace(built[-1], content=f"{built[-1].content}\n\n{text}")
+    else:
+        built.append(Message(role=Role.USER, content=text))
+
+
+def _is_broken(call: ToolCall) -> bool:
+    return _json_object(call.arguments) is None
 
 
 def _result(message: Message, name: str) -> TemplateMessage:
