@@ -5,14 +5,15 @@ does not load is an exit status and not a failed HTTP server. There is no schema
 ones load their scripts from other machines.
 """
 
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from localllm.core.text import single_line
 from localllm.errors import LocalLLMError
@@ -31,6 +32,7 @@ from localllm.server.security import (
     KeyGuard,
 )
 from localllm.server.served_models import ServedModels
+from localllm.server.unknown_fields import UnknownFields
 
 Handler = Callable[[Request, Exception], Coroutine[None, None, Response]]
 
@@ -38,6 +40,15 @@ DIALECTS: tuple[Dialect, ...] = (
     OPENAI,
     JINA,
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRules:
+    """What requests may have. `aliases`: further names of the models. `strict`: a field that is not
+    known is an error."""
+
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    strict: bool = False
 
 
 def create_app(
@@ -48,6 +59,7 @@ def create_app(
     key: str | None,
     cors_origins: Collection[str] = frozenset(),
     deadline_s: float | None = None,
+    rules: RequestRules | None = None,
     dialects: Sequence[Dialect] = DIALECTS,
 ) -> ASGIApp:
     """Make the API of the models named `served`, which `runtime` has loaded.
@@ -56,13 +68,14 @@ def create_app(
     `cors_origins` (as `cors_origin` writes them) may use it, with the key.
     `deadline_s`: the time limit of every answer, None: no limit.
     """
-    models = ServedModels(runtime, served, deadline_s)
+    rules = rules or RequestRules()
+    models = ServedModels(runtime, served, deadline_s, rules.aliases)
     error_response = ErrorResponses(dialects, default=error_body)
     app = FastAPI(
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
-        # A path with a slash too many is a 404, not a redirect built from the Host header.
+        # A slash too many is taken off (`PlainPaths`): a redirect is built from the Host header.
         redirect_slashes=False,
         # FastAPI can export what it sees, on a word in the environment: nothing leaves here.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
@@ -71,9 +84,23 @@ def create_app(
     app.include_router(_status_router(models))
     for dialect in dialects:
         app.include_router(dialect.router(models))
-    guarded = HostGuard(KeyGuard(app, key=key), policy=hosts, origins=cors_origins)
+    # The guards see the path as it was sent: only /health itself needs no key.
+    guarded = HostGuard(KeyGuard(PlainPaths(app), key=key), policy=hosts, origins=cors_origins)
     answering = ErrorMiddleware(guarded, error_response=error_response)
-    return CorsMiddleware(answering, origins=cors_origins)
+    named = UnknownFields(answering, strict=rules.strict)
+    return CorsMiddleware(named, origins=cors_origins)
+
+
+class PlainPaths:
+    """The middleware that takes stray slashes out of a path: `//v1/models/` is `/v1/models`.
+    Clients join addresses so."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["path"] = "/" + "/".join(step for step in scope["path"].split("/") if step)
+        await self._app(scope, receive, send)
 
 
 def _exception_handlers(error_response: ErrorResponses) -> dict[int | type[Exception], Handler]:
@@ -86,7 +113,10 @@ def _exception_handlers(error_response: ErrorResponses) -> dict[int | type[Excep
     async def no_route(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
-        message = f"{error.detail}: {request.method} on this path is not part of this API."
+        message = (
+            f"{request.method} on this path is not part of this API. It has, among others, "
+            "GET /v1/models and POST /v1/chat/completions."
+        )
         refused = ApiError(message, status=error.status_code, code=code, headers=error.headers)
         return error_response(refused, request.scope["path"])
 

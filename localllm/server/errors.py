@@ -3,7 +3,9 @@
 How they are written is a dialect's (`dialects/protocol.py`): each vendor has its own envelope.
 """
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Mapping, Sequence
 
 from pydantic import ValidationError
 
@@ -89,25 +91,41 @@ def api_error(error: LocalLLMError, *, prompt_field: str = "messages") -> ApiErr
 def request_validation_error(error: ValidationError) -> ApiError:
     """Name the first field that a request's model refuses, and why, without its value."""
     first = error.errors(include_url=False)[0]
-    path = _path(first["loc"])
-    if first["type"] not in _REASONS:  # a `field_error`
+    path = field_path(first["loc"])
+    if first["type"] in FIELD_ERRORS:  # a `field_error`
         code, reason = first["type"], first["msg"]
-    elif first["input"] is None and first["type"] != "extra_forbidden":
+    elif first["input"] is None:
         code, reason = _REASONS["missing"]  # null is the same as nothing
     else:
-        code, reason = _REASONS[first["type"]]
-    return ApiError(f"`{path}` {reason.format(**first.get('ctx', {}))}.", code=code, param=path)
+        # pydantic's own words are those of a programmer who sees this code.
+        code, reason = _REASONS.get(first["type"], ("invalid_value", "is not valid"))
+        reason = reason.format(**{k: _number(v) for k, v in first.get("ctx", {}).items()})
+    subject = f"`{path}`" if path else "The body"
+    return ApiError(f"{subject} {reason}.", code=code, param=path or None)
 
+
+FIELD_ERRORS = frozenset(
+    {
+        "image_too_large",
+        "invalid_type",
+        "invalid_value",
+        "missing_required_parameter",
+        "unknown_parameter",
+        "unsupported_parameter",
+        "unsupported_url",
+    }
+)
+"""The codes of errors that name a field."""
 
 _REASONS = {
     "missing": ("missing_required_parameter", "is required"),
-    "extra_forbidden": ("unknown_parameter", "is not known to this server"),
     "bool_type": ("invalid_type", "must be true or false"),
     "float_type": ("invalid_type", "must be a number"),
-    "int_type": ("invalid_type", "must be an integer"),
+    "int_type": ("invalid_type", "must be a whole number"),
     "list_type": ("invalid_type", "must be an array"),
     "dict_type": ("invalid_type", "must be an object"),
     "model_type": ("invalid_type", "must be an object"),
+    "model_attributes_type": ("invalid_type", "must be an object"),
     "string_type": ("invalid_type", "must be a string"),
     "greater_than": ("invalid_value", "must be above {gt}"),
     "greater_than_equal": ("invalid_value", "must be at least {ge}"),
@@ -120,13 +138,27 @@ _REASONS = {
 }
 """The code and the words of each of pydantic's error types."""
 
+_MAX_STEP_CHARS = 64
 
-def _path(steps: tuple[int | str, ...]) -> str:
-    """Write the location of a field as messages show it: `messages[0].content`."""
+
+def _number(value: object) -> object:
+    """Write a limit as JSON does: 5, not 5.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def field_path(steps: Sequence[int | str]) -> str:
+    """Write the location of a field as messages show it: `messages[0].content`.
+
+    A name that is empty, or that could be mistaken for a path, is quoted: `metadata[""]`.
+    """
     path = ""
     for step in steps:
         if isinstance(step, int):
             path += f"[{step}]"
-        else:
-            path += f".{step}" if len(step) <= 64 else f".{step[:64]}..."
+            continue
+        name = step if len(step) <= _MAX_STEP_CHARS else f"{step[:_MAX_STEP_CHARS]}..."
+        path += f".{name}" if _PLAIN_NAME.fullmatch(name) else f"[{json.dumps(name)}]"
     return path.removeprefix(".")
+
+
+_PLAIN_NAME = re.compile(r"[^\s\[\]\"\\\x00-\x1f\x7f]+")

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from localllm.server.errors import ApiError, request_validation_error
-from localllm.server.schema import ApiModel
+from localllm.server.schema import RequestModel
+from localllm.server.unknown_fields import note_unknown, unknown_fields
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 """About two million tokens of text: more than any context that is served, far below memory."""
@@ -24,18 +25,20 @@ BODY_TIMEOUT_S = 60.0
 MAX_NUMBER_LENGTH = 64
 """Characters. A double needs 24; Python refuses integers over 4300 digits anyway."""
 
-MAX_FIELDS = 256
-"""Of one object, known or not: pydantic keeps an error for each that it does not know."""
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""What some Windows programs begin every text with; RFC 8259 lets a parser ignore it."""
 
-M = TypeVar("M", bound=ApiModel)
+M = TypeVar("M", bound=RequestModel)
 
 
 async def read_body(request: Request, model: type[M]) -> M:
-    """Read the body of a request as `model`.
+    """Read the body of a request as `model`; its unknown fields are named in the answer's header.
 
     Raises what `read_json` raises, and ApiError that names the field at fault.
     """
-    return validate(model, await read_json(request))
+    body = validate(model, await read_json(request))
+    note_unknown(request.scope, unknown_fields(body))
+    return body
 
 
 def validate(model: type[M], document: object) -> M:
@@ -73,7 +76,7 @@ def parse(body: bytes) -> object:
     """Parse JSON strictly. Raises ApiError; the message quotes nothing of the body."""
     try:
         value: object = json.loads(
-            body.decode("utf-8"),
+            body.removeprefix(_BYTE_ORDER_MARK).decode("utf-8"),
             parse_constant=_refuse_constant,
             parse_int=_parse_int,
             parse_float=_parse_float,
@@ -81,8 +84,14 @@ def parse(body: bytes) -> object:
         )
         _refuse_lone_surrogates(value, body)
     except json.JSONDecodeError as error:
+        if not body.strip():
+            raise _invalid("it is empty") from None
+        reason = next(
+            (ours for theirs, ours in _SYNTAX_ERRORS if error.msg.startswith(theirs)),
+            "is malformed",
+        )
         where = f"line {error.lineno}, column {error.colno}"
-        raise _invalid(f"{error.msg} ({where})") from None
+        raise _invalid(f"what stands at {where} {reason}") from None
     except UnicodeDecodeError as error:
         raise _invalid(f"byte {error.start} is not UTF-8") from None
     except UnicodeEncodeError:
@@ -90,6 +99,20 @@ def parse(body: bytes) -> object:
     except RecursionError:
         raise _invalid("it is nested too deeply") from None
     return value
+
+
+_SYNTAX_ERRORS = (
+    ("Expecting value", "is no value"),
+    ("Expecting property name", "is no name in quotation marks"),
+    ("Expecting ':'", "is no colon after a name"),
+    ("Expecting ','", "is no comma between two values"),
+    ("Illegal trailing comma", "is a comma with nothing behind it"),
+    ("Extra data", "comes after the end of the value"),
+    ("Unterminated string", "is a string without an end"),
+    ("Invalid control character", "is a control character in a string"),
+    ("Invalid \\", "is no escape sequence of JSON"),
+)
+"""Of Python's `json` (3.11 to 3.14), in our words."""
 
 
 def _check_declared(request: Request) -> None:
@@ -158,8 +181,6 @@ def _parse_float(digits: str) -> float:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    if len(pairs) > MAX_FIELDS:
-        raise _invalid(f"an object has more than {MAX_FIELDS} fields")
     fields = dict(pairs)
     if len(fields) != len(pairs):
         raise _invalid("an object names a field twice")

@@ -6,7 +6,7 @@ deadline and the report of a crash are the same for all of them.
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TypeVar
@@ -33,13 +33,19 @@ class ServedModels:
     """The models called `names`, which `runtime` has loaded.
 
     One request does not wait for another: the engine batches them. `deadline_s`: seconds after
-    which an answer that is not complete ends with an error, None: never.
+    which an answer that is not complete ends with an error, None: never. `aliases`: other names,
+    each of one of them.
     """
 
     def __init__(
-        self, runtime: Runtime, names: tuple[str, ...], deadline_s: float | None = None
+        self,
+        runtime: Runtime,
+        names: tuple[str, ...],
+        deadline_s: float | None = None,
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
         self.names = names
+        self._aliases = dict(aliases or {})
         self.started_at = int(time.time())
         self._runtime = runtime
         self._deadline_s = deadline_s
@@ -52,26 +58,51 @@ class ServedModels:
             resident for resident in self._runtime.resident() if resident.model.name in self.names
         )
 
-    def check_served(self, name: str) -> None:
-        """Raise ApiError when no model has this name."""
-        if name not in self.names:
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The names that a request can use: those of the models, then the aliases."""
+        return tuple(dict.fromkeys((*self.names, *self._aliases)))
+
+    def requested(self, model: str | None) -> str:
+        """Return the name in a request's field `model`, which can be left out or empty when there
+        is one model.
+
+        Raises ApiError when it is left out though there are several.
+        """
+        if model:
+            return model
+        if len(self.names) == 1:
+            return self.names[0]
+        raise ApiError(
+            f"`model` is required, since there are several: {', '.join(self.ids)}.",
+            code="missing_required_parameter",
+            param="model",
+        )
+
+    def resolve(self, model: str) -> str:
+        """Return the name of the model that is called `model`, which may be an alias.
+
+        Raises ApiError when none is.
+        """
+        name = model if model in self.names else self._aliases.get(model)
+        if name is None:
             raise ApiError(
-                f"This server does not serve that model. It serves: {', '.join(self.names)}.",
+                f"This server does not serve that model. It serves: {', '.join(self.ids)}.",
                 status=404,
                 code="model_not_found",
                 param="model",
             )
+        return name
 
     def generate(
         self, name: str, request: GenerateRequest, *, prompt_field: str = "messages"
     ) -> AsyncGenerator[GenerateEvent, None]:
-        """Generate with the model `name`; closing the iterator cancels the request.
+        """Generate with the model called `name`; closing the iterator cancels the request.
 
         `prompt_field`: the field that an error names when the prompt does not fit the context.
         Raises ApiError at once for an unknown model; the iterator raises LocalLLMErrors.
         """
-        self.check_served(name)
-        return self._events(name, request, prompt_field)
+        return self._events(self.resolve(name), request, prompt_field)
 
     async def _events(
         self, name: str, request: GenerateRequest, prompt_field: str
@@ -88,13 +119,13 @@ class ServedModels:
                 raise api_error(error, prompt_field=prompt_field) from error
 
     async def embed(self, name: str, request: EmbedRequest, *, prompt_field: str) -> Embedded:
-        """Embed with the model `name`; as `generate`, and being cancelled cancels the request."""
-        self.check_served(name)
+        """Embed with the model called `name`; as `generate`. Cancelling it cancels the request."""
+        name = self.resolve(name)
         return await self._result(name, self._runtime.embed(name, request), prompt_field)
 
     async def rerank(self, name: str, request: RerankRequest, *, prompt_field: str) -> Reranked:
-        """Rerank with the model `name`; as `embed`."""
-        self.check_served(name)
+        """Rerank with the model called `name`; as `embed`."""
+        name = self.resolve(name)
         return await self._result(name, self._runtime.rerank(name, request), prompt_field)
 
     async def _result(self, name: str, work: Coroutine[None, None, T], prompt_field: str) -> T:

@@ -17,7 +17,7 @@ from localllm.library.store.installed import InstalledModel
 from localllm.library.store.store import Store
 from localllm.runtime.load_policy import LoadChoice
 from localllm.runtime.runtime import Runtime
-from localllm.server.app import DIALECTS, create_app
+from localllm.server.app import DIALECTS, RequestRules, create_app
 from localllm.server.dialects.protocol import Dialect
 from localllm.server.listen import (
     Address,
@@ -63,6 +63,7 @@ def make_app(
     dialects: Sequence[Dialect] = DIALECTS,
     hosts: HostPolicy | None = None,
     cors_origins: frozenset[str] = frozenset(),
+    rules: RequestRules | None = None,
 ) -> ASGIApp:
     return create_app(
         runtime,
@@ -70,6 +71,7 @@ def make_app(
         hosts=hosts or HostPolicy.bound_to("127.0.0.1"),
         key=key,
         cors_origins=cors_origins,
+        rules=rules,
         dialects=dialects,
     )
 
@@ -153,6 +155,7 @@ async def start_server(
     dialects: Sequence[Dialect] = DIALECTS,
     hosts: HostPolicy | None = None,
     cors_origins: frozenset[str] = frozenset(),
+    rules: RequestRules | None = None,
 ) -> AsyncIterator[ServerUnderTest]:
     """Run a server whose engine plays `script`, unless `start_engine` makes another one."""
     runtime = await make_runtime(script, model, data, start_engine=start_engine)
@@ -160,7 +163,7 @@ async def start_server(
     address, stop = bound_address(sock), StopSignals()
     serving = asyncio.create_task(
         serve(
-            make_app(runtime, key, dialects, hosts, cors_origins),
+            make_app(runtime, key, dialects, hosts, cors_origins, rules),
             (sock,),
             stop,
             abort_requests=runtime.close,

@@ -412,14 +412,14 @@ EXPECTED = [
 async def test_an_answer_carries_every_token_s_log_probability() -> None:
     request, choices = with_logprobs(), Choices()
     await choices.read([events()])
-    document = json.loads(chat_completion(request, "a", choices).encode())["choices"][0]
+    document = json.loads(chat_completion(request, MODEL, "a", choices).encode())["choices"][0]
     assert document["message"]["content"] == "é"
     assert document["logprobs"]["content"] == EXPECTED
 
 
 async def test_a_chunk_carries_its_token_s_log_probability_even_without_text() -> None:
     request, choices = with_logprobs(stream=True), Choices()
-    pieces = encode_stream(ChatStreamEncoder(request, "a", choices), choices, [events()])
+    pieces = encode_stream(ChatStreamEncoder(request, MODEL, "a", choices), choices, [events()])
     sent = b"".join([piece async for piece in pieces])
     documents = [
         json.loads(line[6:]) for line in sent.split(b"\n\n") if line.startswith(b"data: {")

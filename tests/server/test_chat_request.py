@@ -10,13 +10,11 @@ from pydantic import ValidationError
 
 from localllm.engine.messages import Grammar, GrammarKind, Image, Sampling
 from localllm.engine.messages.limits import ranges_of
-from localllm.server.dialects.openai.chat_request import (
-    MAX_ITEMS,
-    ChatCompletionRequest,
-    ChatMessage,
-)
+from localllm.server.dialects.openai.chat_message import MAX_ITEMS, ChatMessage
+from localllm.server.dialects.openai.chat_request import ChatCompletionRequest
 from localllm.server.errors import ApiError
 from localllm.server.request_body import validate
+from localllm.server.unknown_fields import unknown_fields
 from tests.engine.fake_vision import png
 from tests.server.bodies import MESSAGES, bodies, chat_body
 
@@ -34,18 +32,19 @@ def test_every_sampling_field_has_the_range_of_the_engine() -> None:
     for name, values in ranges_of(Sampling).items():
         request(**{name: values.high})
         request(**{name: values.type(values.high)})
+        if name == "seed":
+            continue  # of any size
         with pytest.raises(ApiError) as raised:
             request(**{name: values.high + 1})
         assert raised.value.param == name
         with pytest.raises(ApiError):
-            request(**{name: values.low if values.low_open else values.low - 1})
-        assert request().base_request("a").sampling == Sampling()
+            request(**{name: values.low if values.low_open else values.low - 2})  # -1 can be "any"
+    assert request().base_request("a").sampling == Sampling()
 
 
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"model": None}, "model"),
         ({"model": 3}, "model"),
         ({"model": "m" * 513}, "model"),
         ({"messages": None}, "messages"),
@@ -54,12 +53,10 @@ def test_every_sampling_field_has_the_range_of_the_engine() -> None:
         ({"messages": "hi"}, "messages"),
         ({"messages": ["hi"]}, "messages[0]"),
         ({"messages": [{"content": "hi"}]}, "messages[0].role"),
-        ({"messages": [{"role": "function", "content": "hi"}]}, "messages[0].role"),
         ({"messages": [{"role": ["user"], "content": "hi"}]}, "messages[0].role"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "user", "content": [5]}]}, "messages[0].content[0]"),
         (
             {"messages": [*MESSAGES, {"role": "user", "content": [{"type": "input_audio"}]}]},
             "messages[1].content[0].type",
@@ -69,21 +66,13 @@ def test_every_sampling_field_has_the_range_of_the_engine() -> None:
             "messages[0].content[0].text",
         ),
         (
-            {"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "b": 1}]}]},
-            "messages[0].content[0].b",
-        ),
-        ({"messages": [{"role": "user", "content": "hi", "name": "bob"}]}, "messages[0].name"),
-        ({"messages": [{"role": "user", "content": "hi", "colour": 1}]}, "messages[0].colour"),
-        (
             {"messages": [{"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}]},
             "messages[0].tool_calls[0].function",
         ),
         ({"stream": 1}, "stream"),
         ({"stream": "true"}, "stream"),
         ({"stream_options": True}, "stream_options"),
-        ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
-        ({"stream": True, "stream_options": {"verbose": True}}, "stream_options.verbose"),
         ({"temperature": -0.1}, "temperature"),
         ({"temperature": 5.1}, "temperature"),
         ({"temperature": "1"}, "temperature"),
@@ -92,27 +81,32 @@ def test_every_sampling_field_has_the_range_of_the_engine() -> None:
         ({"top_p": -1}, "top_p"),
         ({"top_p": 1.01}, "top_p"),
         ({"min_p": 2}, "min_p"),
-        ({"top_k": -1}, "top_k"),
+        ({"top_k": -2}, "top_k"),
         ({"top_k": 2**31}, "top_k"),
-        ({"top_k": 1.0}, "top_k"),
+        ({"top_k": 1.5}, "top_k"),
         ({"repeat_penalty": 0}, "repeat_penalty"),
         ({"repeat_penalty": 11}, "repeat_penalty"),
         ({"frequency_penalty": 2.1}, "frequency_penalty"),
         ({"presence_penalty": -2.1}, "presence_penalty"),
-        ({"seed": -1}, "seed"),
-        ({"seed": 2**32 - 1}, "seed"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"max_tokens": -1}, "max_tokens"),
+        ({"max_tokens": -2}, "max_tokens"),
         ({"max_tokens": 2**31}, "max_tokens"),
         ({"max_completion_tokens": False}, "max_completion_tokens"),
         ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens"),
-        ({"stop": ""}, "stop"),
-        ({"stop": ["a", ""]}, "stop"),
         ({"stop": ["a", 1]}, "stop"),
         ({"stop": {"a": 1}}, "stop"),
-        ({"stop": ["x"] * 17}, "stop"),
-        ({"stop": "x" * 257}, "stop"),
-        ({"user": 5}, "user"),
+        ({"stop": [str(number) for number in range(257)]}, "stop"),
+        ({"stop": "x" * 65_537}, "stop"),
+        ({"seed": 1.5}, "seed"),
+        ({"seed": True}, "seed"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids[0]"),
+        ({"repetition_penalty": 11}, "repetition_penalty"),
+        ({"n_predict": 0}, "n_predict"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"audio": {"voice": "alloy"}}, "audio"),
+        ({"web_search_options": {}}, "web_search_options"),
+        ({"guided_regex": "a+"}, "guided_regex"),
+        ({"logit_bias": {str(token): 1 for token in range(4097)}}, "logit_bias"),
         ({"n": 129}, "n"),
         ({"n": True}, "n"),
         ({"logprobs": 1}, "logprobs"),
@@ -142,11 +136,8 @@ def test_every_sampling_field_has_the_range_of_the_engine() -> None:
         ({"dry_sequence_breakers": [""]}, "dry_sequence_breakers[0]"),
         ({"min_tokens": -1}, "min_tokens"),
         ({"context_overflow": "shift"}, "context_overflow"),
-        ({"store": True}, "store"),
-        ({"metadata": {"a": "b"}}, "metadata"),
         ({"reasoning_effort": "low"}, "reasoning_effort"),
         ({"mirostat": 3}, "mirostat"),
-        ({"": 1}, ""),
     ],
 )
 def test_a_wrong_field_is_a_400_that_names_it(fields: dict[str, object], param: str) -> None:
@@ -194,29 +185,42 @@ def test_an_empty_field_of_a_message_is_accepted(name: str) -> None:
     assert request(messages=[message]) == request()
 
 
-@pytest.mark.parametrize("name", ["tool_calls", "annotations"])
+@pytest.mark.parametrize("name", ["tool_calls", "annotations", "thinking_blocks"])
 def test_an_empty_list_of_a_message_is_accepted(name: str) -> None:
     message = MESSAGES[0] | {name: []}
-    assert request(messages=[message]) == request()
+    sent, plain = request(messages=[message]), request()
+    assert list(unknown_fields(sent)) == []
+    assert sent.messages[0].message() == plain.messages[0].message()
 
 
 @pytest.mark.parametrize(
     ("fields", "code", "message"),
     [
-        ({"model": None}, "missing_required_parameter", "`model` is required."),
-        ({"unknown": None}, "unknown_parameter", "`unknown` is not known to this server."),
-        ({"u" * 99: 1}, "unknown_parameter", f"`{'u' * 64}...` is not known to this server."),
-        ({"store": True}, "unsupported_parameter", "`store` is not supported with this value."),
-        ({"temperature": 6}, "invalid_value", "`temperature` must be at most 5.0."),
+        ({"messages": None}, "missing_required_parameter", "`messages` is required."),
+        (
+            {"audio": {"voice": "alloy"}},
+            "unsupported_parameter",
+            "`audio` is not supported with this value.",
+        ),
+        (
+            {"grammar": 'root ::= "a"'},
+            "unsupported_parameter",
+            "`grammar` is not supported: send `response_format` with a JSON Schema instead.",
+        ),
+        ({"temperature": 6}, "invalid_value", "`temperature` must be at most 5."),
         ({"top_k": 2**31}, "invalid_value", "`top_k` must be at most 2147483647."),
-        ({"top_k": 0.5}, "invalid_type", "`top_k` must be an integer."),
+        ({"top_k": 0.5}, "invalid_type", "`top_k` must be a whole number."),
         ({"messages": []}, "invalid_value", "`messages` must not be empty."),
         (
             {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
             "invalid_value",
-            "`messages[0].content[0].type` must be 'text' or 'image_url'.",
+            "`messages[0].content[0].type` must be 'text', 'image_url' or 'thinking'.",
         ),
-        ({"stop": "x" * 257}, "invalid_value", "`stop` needs strings of 1 to 256 characters."),
+        (
+            {"stop": "x" * 65_537},
+            "invalid_value",
+            "`stop` holds more than 65536 characters in all.",
+        ),
     ],
 )
 def test_an_error_has_a_code_and_a_message(
@@ -242,7 +246,7 @@ def test_no_error_of_any_field_quotes_the_value(name: str, secret: object) -> No
 def test_not_even_the_error_of_pydantic_itself_shows_the_value() -> None:
     with pytest.raises(ValidationError) as raised:
         ChatCompletionRequest.model_validate(
-            chat_body(messages=[{"role": "user", "content": ["a-secret"]}])
+            chat_body(messages=[{"role": "a-secret", "content": {"a-secret": "a-secret"}}])
         )
     assert "secret" not in f"{raised.value!s} {raised.value!r}"
 
@@ -363,12 +367,7 @@ def test_nothing_is_fetched_for_a_client(url: str) -> None:
         (picture("data:image/png;base64,not base64"), ".image_url.url"),
         (picture(7), ".image_url.url"),
         (picture(None), ".image_url.url"),
-        (picture(URL, detail="low"), ".image_url.detail"),
-        (picture(URL, cache=True), ".image_url.cache"),
-        ({"type": "image_url", "image_url": URL}, ".image_url"),
         ({"type": "image_url"}, ".image_url"),
-        ({"type": "image_url", "text": "x", "image_url": {"url": URL}}, ".text"),
-        ({"type": "text", "text": "x", "image_url": {"url": URL}}, ".image_url"),
     ],
 )
 def test_an_incomplete_part_is_a_400_that_names_it(part: dict[str, object], field: str) -> None:

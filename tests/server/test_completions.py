@@ -137,7 +137,7 @@ async def test_lists_of_token_ids_are_prompts_each(server: ServerUnderTest) -> N
         ({"prompt": ["a", 1]}, "prompt"),
         ({"prompt": 7}, "prompt"),
         ({"prompt": None}, "prompt"),
-        ({"messages": []}, "messages"),
+        ({"messages": CHAT["messages"]}, "messages"),
     ],
 )
 async def test_what_cannot_be_served_is_refused_by_name(
@@ -240,7 +240,7 @@ async def whole(request: CompletionRequest) -> dict[str, Any]:
     """The one choice of an unstreamed answer."""
     choices = Choices()
     await choices.read([scored()])
-    (choice,) = json.loads(completion(request, "a", choices).encode())["choices"]
+    (choice,) = json.loads(completion(request, MODEL, "a", choices).encode())["choices"]
     return dict(choice)
 
 
@@ -253,7 +253,7 @@ async def test_log_probabilities_have_the_shape_of_this_endpoint() -> None:
 
 async def test_a_stream_s_log_probabilities_are_the_same_in_pieces() -> None:
     choices = Choices()
-    encoder = CompletionStreamEncoder(request(stream=True), "a", choices)
+    encoder = CompletionStreamEncoder(request(stream=True), MODEL, "a", choices)
     sent = b"".join([piece async for piece in encode_stream(encoder, choices, [scored()])])
     gathered: dict[str, list[object]] = {name: [] for name in EXPECTED}
     for line in sent.split(b"\n\n"):

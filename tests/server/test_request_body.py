@@ -13,15 +13,9 @@ from starlette.types import ASGIApp, Message
 
 from localllm.engine.fake import Script
 from localllm.server.errors import ApiError
-from localllm.server.request_body import MAX_BODY_BYTES, MAX_FIELDS, parse, read_json
+from localllm.server.request_body import MAX_BODY_BYTES, parse, read_json
 from tests.server.bodies import bodies, chat_body
 from tests.server.server_under_test import KEY, make_app, make_runtime
-
-
-def test_an_object_with_very_many_fields_is_refused() -> None:
-    body = json.dumps({str(number): 1 for number in range(MAX_FIELDS + 1)})
-    with pytest.raises(ApiError, match="more than 256 fields"):
-        parse(body.encode())
 
 
 @pytest.mark.parametrize(
@@ -39,7 +33,6 @@ def test_an_object_with_very_many_fields_is_refused() -> None:
         b"[" * 200_000,
         b'{"a":' * 200_000,
         b'{"a": "\xff"}',
-        b'\xef\xbb\xbf{"a": 1}',
         '{"a": 1}'.encode("utf-16"),
         rb'{"a": "\ud800"}',
         rb'{"\udfff": 1}',
@@ -56,6 +49,12 @@ def test_malformed_json_is_refused(body: bytes) -> None:
     with pytest.raises(ApiError) as raised:
         parse(body)
     assert (raised.value.status, raised.value.code) == (400, "invalid_json")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_json() -> None:
+    assert parse(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
+    with pytest.raises(ApiError):
+        parse(b'\xef\xbb\xbf\xef\xbb\xbf{"a": 1}')
 
 
 def test_a_whole_surrogate_pair_is_one_character() -> None:

@@ -177,27 +177,13 @@ def called(**fields: object) -> dict[str, object]:
         ({"tools": [function(parameters={"required": "a"})]}, "tools[0].function.parameters"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [function()] * 200}, "tools"),
-        ({"tool_choice": "any"}, "tool_choice"),
         ({"tool_choice": function(name="nobody")}, "tool_choice"),
-        ({"tool_choice": {"type": "function"}}, "tool_choice"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice.function"),
         ({"tools": [], "tool_choice": "required"}, "tool_choice"),
         ({"response_format": {"type": "json_object"}}, "tool_choice"),
         ({"parallel_tool_calls": "yes"}, "parallel_tool_calls"),
-        ({"messages": [{"role": "assistant", "content": None}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "tool_calls": []}]}, "messages[0].content"),
         ({"messages": [called() | {"role": "user"}]}, "messages[0].tool_calls"),
-        (
-            {"messages": [called(arguments="[1]")]},
-            "messages[0].tool_calls[0].function.arguments",
-        ),
-        (
-            {"messages": [{"role": "user", "content": "a", "tool_call_id": "b"}]},
-            "messages[0].tool_call_id",
-        ),
-        (
-            {"messages": [{"role": "user", "content": "a", "reasoning_content": "b"}]},
-            "messages[0].reasoning_content",
-        ),
     ],
 )
 async def test_an_impossible_value_is_a_400_that_names_the_field(

@@ -5,8 +5,8 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Coroutine
-from dataclasses import dataclass
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,6 +14,7 @@ import click
 
 from localllm.cli import options
 from localllm.cli.completion import model_names
+from localllm.cli.model_aliases import resolve_aliases
 from localllm.cli.output import info, print_json, print_line, warn
 from localllm.cli.progress import load_with_progress
 from localllm.core.sizing.load import Pooling
@@ -36,13 +37,16 @@ T = TypeVar("T")
 class Serving:
     """The options that hold while models are loaded and served. `host` is the name to listen on,
     as it was given, `allowed_hosts` are more names of this machine; pages of `cors_origins` may use
-    the server; a request ends after `request_timeout_s`, None: never."""
+    the server; a request ends after `request_timeout_s`, None: never. `aliases` maps further names
+    to those of models."""
 
     host: str
     choice: LoadChoice
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     request_timeout_s: int | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    strict: bool = False
     force: bool = False
     as_json: bool = False
     quiet: bool = False
@@ -120,6 +124,19 @@ class Serving:
     "the first start).",
 )
 @click.option("--no-auth", is_flag=True, help="Ask for no key; loopback addresses only.")
+@click.option(
+    "--alias",
+    "aliases",
+    multiple=True,
+    metavar="NAME[=MODEL]",
+    help="Another name that requests can call MODEL by; without =MODEL, the only one that is "
+    "served. Repeatable.",
+)
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Refuse requests with fields that this server does not know, instead of ignoring them.",
+)
 @options.FORCE
 @click.option(
     "--offline",
@@ -143,6 +160,8 @@ def command(
     choice: LoadChoice,
     api_key_file: Path | None,
     no_auth: bool,
+    aliases: tuple[str, ...],
+    strict: bool,
     force: bool,
     as_json: bool,
     quiet: bool,
@@ -171,6 +190,7 @@ def command(
         allowed_hosts=tuple(map(host_name, (*user.allowed_hosts, *split_commas(allowed_hosts)))),
         cors_origins=tuple(map(cors_origin, (*user.cors_origins, *split_commas(cors_origins)))),
         request_timeout_s=user.request_timeout_s,
+        strict=strict or user.strict,
         force=force,
         as_json=as_json,
         quiet=quiet,
@@ -179,6 +199,7 @@ def command(
     key = choose_key(addresses[0], api_key_file, no_auth=no_auth)
     runtime = Runtime.of_this_machine()
     chosen = choose_models(runtime, models)
+    serving = replace(serving, aliases=resolve_aliases(runtime, chosen, aliases, user.aliases))
     with contextlib.ExitStack() as stack:
         sockets = tuple(stack.enter_context(sock) for sock in open_sockets(addresses))
         warn_unsafe(bound_address(sockets[0]), key)
@@ -263,7 +284,7 @@ async def serve_models(
     serving: Serving,
 ) -> ExitCode:
     """Load, serve until a signal, free everything. Raises what loading raises."""
-    from localllm.server.app import create_app
+    from localllm.server.app import RequestRules, create_app
     from localllm.server.listen import StopSignals, bound_address, serve
     from localllm.server.security import HostPolicy
 
@@ -282,6 +303,7 @@ async def serve_models(
                     key=key.text if key else None,
                     cors_origins=frozenset(serving.cors_origins),
                     deadline_s=serving.request_timeout_s,
+                    rules=RequestRules(aliases=serving.aliases, strict=serving.strict),
                 )
                 # The sockets take connections already.
                 _print_ready(address, resident, key, serving)
@@ -344,6 +366,8 @@ def _print_ready(
         print_json({"url": address.url, "models": names, "key_file": file}, indent=None)
         return
     print_line(f"Serving {', '.join(names)} at {address.url}/v1", wrap=False)
+    for alias, name in serving.aliases.items():
+        print_line(f"  also called {single_line(alias)}: {name}", wrap=False)
     if file is not None:
         print_line(f"API key: in {file}", wrap=False)
         name = single_line(file).replace('"', '\\"')

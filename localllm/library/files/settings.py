@@ -39,6 +39,8 @@ class Settings:
     port: int = 11711
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    strict: bool = False
     endpoints: tuple[str, ...] = ()
     ca_cert: str | None = None
     request_timeout_s: int | None = None
@@ -218,6 +220,21 @@ _SETTINGS = (
         minimum=1,
         maximum=604_800,
         unset="never",
+    ),
+    Setting(
+        key="serve.aliases",
+        field="aliases",
+        value_type=list,
+        description="Other names of models in requests, each as NAME=MODEL; --alias adds to them.",
+        used_by="serve",
+        unset="none",
+    ),
+    Setting(
+        key="serve.strict",
+        field="strict",
+        value_type=bool,
+        description="Refuse requests with fields that the server does not know, as --strict does.",
+        used_by="serve",
     ),
     Setting(
         key="hub.endpoints",

@@ -27,12 +27,21 @@ from localllm.engine.messages.limits import (
     MAX_DRY_BREAKERS,
     MAX_IMAGE_BYTES,
     MAX_LORAS,
+    MAX_PENALTY_WINDOW,
+    MAX_SEED,
+    MAX_STOP_CHARS,
+    MAX_STOP_STRINGS,
+    TOKEN_ID,
     ranges_of,
 )
-from localllm.server.schema import ApiModel, field_error, in_range
-
-MAX_STOP_STRINGS = 16
-MAX_STOP_LENGTH = 256
+from localllm.server.schema import (
+    WHOLE,
+    RequestModel,
+    also_named,
+    field_error,
+    in_range,
+    minus_one_is,
+)
 
 REQUEST_RANGES = ranges_of(GenerateRequest)
 _SAMPLING = ranges_of(Sampling)
@@ -46,21 +55,41 @@ def new_request_id(prefix: str) -> str:
 
 def _check_stop(value: object) -> object:
     stops = [value] if isinstance(value, str) else value
-    if stops is None:
-        return None
     if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
         raise field_error("invalid_type", "must be a string or an array of strings")
+    # Forms send their empty lines, and an empty string stops nothing.
+    stops = [stop for stop in dict.fromkeys(stops) if stop]
     if len(stops) > MAX_STOP_STRINGS:
         raise field_error("invalid_value", "holds more than {most} strings", most=MAX_STOP_STRINGS)
-    if not all(1 <= len(stop) <= MAX_STOP_LENGTH for stop in stops):
+    if sum(map(len, stops)) > MAX_STOP_CHARS:
         raise field_error(
-            "invalid_value", "needs strings of 1 to {most} characters", most=MAX_STOP_LENGTH
+            "invalid_value", "holds more than {most} characters in all", most=MAX_STOP_CHARS
         )
     return stops
 
 
-StopStrings = Annotated[list[str] | None, BeforeValidator(_check_stop)]
-"""A string or an array of them; no string is empty."""
+StopStrings = Annotated[list[str], BeforeValidator(_check_stop)]
+"""A string or an array of them; empty ones are left out."""
+
+
+def _reduce_seed(value: object) -> object:
+    """Bring a seed of any size into the engine's range; -1, "any", becomes None."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    return None if value == -1 else value % (MAX_SEED + 1)
+
+
+Seed = Annotated[int | None, BeforeValidator(_reduce_seed)]
+
+
+def _check_truncate(value: object) -> object:
+    return {"NONE": False, "END": True}.get(value, value) if isinstance(value, str) else value
+
+
+Truncate = Annotated[bool, BeforeValidator(_check_truncate)]
+"""True: cut the end of a text that is too long. Nvidia and Cohere write "END" and "NONE"."""
 
 DryBreaker = Annotated[str, Field(min_length=1, max_length=MAX_DRY_BREAKER_BYTES)]
 
@@ -70,47 +99,76 @@ def sampling_field(name: str) -> object:
     return in_range(_SAMPLING[name])
 
 
-class LoraField(ApiModel):
+class LoraField(RequestModel):
     """One item of a request's `lora`, as in llama-server; adapters that are not listed are off."""
 
-    id: Annotated[int, in_range(_LORA["id"])]
+    id: Annotated[int, in_range(_LORA["id"]), WHOLE]
     scale: Annotated[float, in_range(_LORA["scale"])]
 
 
-class GenerationFields(ApiModel):
+class GenerationFields(RequestModel):
     """Optional fields of a request for a generated answer.
 
-    A field that is null or absent keeps the engine's default.
+    A field that is null or absent keeps the engine's default. -1 stands for all candidates
+    (`top_k`) and for the whole context (`penalty_last_n`), as in llama.cpp and vLLM.
     """
 
     temperature: Annotated[float, sampling_field("temperature")] | None = None
     top_p: Annotated[float, sampling_field("top_p")] | None = None
     min_p: Annotated[float, sampling_field("min_p")] | None = None
-    top_k: Annotated[int, sampling_field("top_k")] | None = None
-    repeat_penalty: Annotated[float, sampling_field("repeat_penalty")] | None = None
+    top_k: Annotated[int, sampling_field("top_k"), WHOLE, minus_one_is(0)] | None = None
+    repeat_penalty: Annotated[
+        Annotated[float, sampling_field("repeat_penalty")] | None,
+        also_named("repeat_penalty", "repetition_penalty"),
+    ] = None
     frequency_penalty: Annotated[float, sampling_field("frequency_penalty")] | None = None
     presence_penalty: Annotated[float, sampling_field("presence_penalty")] | None = None
-    penalty_last_n: Annotated[int, sampling_field("penalty_last_n")] | None = None
-    seed: Annotated[int, sampling_field("seed")] | None = None
-    typical_p: Annotated[float, sampling_field("typical_p")] | None = None
-    top_n_sigma: Annotated[float, sampling_field("top_n_sigma")] | None = None
+    penalty_last_n: Annotated[
+        Annotated[int, sampling_field("penalty_last_n"), WHOLE, minus_one_is(MAX_PENALTY_WINDOW)]
+        | None,
+        also_named("penalty_last_n", "repeat_last_n"),
+    ] = None
+    seed: Annotated[Seed, also_named("seed", "random_seed")] = None
+    typical_p: Annotated[
+        Annotated[float, sampling_field("typical_p")] | None,
+        also_named("typical_p", "typ_p", "typical"),
+    ] = None
+    top_n_sigma: Annotated[
+        Annotated[float, sampling_field("top_n_sigma"), minus_one_is(0)] | None,
+        also_named("top_n_sigma", "nsigma"),
+    ] = None
     dynatemp_range: Annotated[float, sampling_field("dynatemp_range")] | None = None
     dynatemp_exponent: Annotated[float, sampling_field("dynatemp_exponent")] | None = None
     xtc_probability: Annotated[float, sampling_field("xtc_probability")] | None = None
     xtc_threshold: Annotated[float, sampling_field("xtc_threshold")] | None = None
     dry_multiplier: Annotated[float, sampling_field("dry_multiplier")] | None = None
     dry_base: Annotated[float, sampling_field("dry_base")] | None = None
-    dry_allowed_length: Annotated[int, sampling_field("dry_allowed_length")] | None = None
-    dry_penalty_last_n: Annotated[int, sampling_field("dry_penalty_last_n")] | None = None
+    dry_allowed_length: Annotated[int, sampling_field("dry_allowed_length"), WHOLE] | None = None
+    dry_penalty_last_n: (
+        Annotated[
+            int, sampling_field("dry_penalty_last_n"), WHOLE, minus_one_is(MAX_PENALTY_WINDOW)
+        ]
+        | None
+    ) = None
     dry_sequence_breakers: (
         Annotated[list[DryBreaker], Field(max_length=MAX_DRY_BREAKERS)] | None
     ) = None
-    mirostat: Annotated[int, sampling_field("mirostat")] | None = None
+    mirostat: Annotated[
+        Annotated[int, sampling_field("mirostat"), WHOLE] | None,
+        also_named("mirostat", "mirostat_mode"),
+    ] = None
     mirostat_tau: Annotated[float, sampling_field("mirostat_tau")] | None = None
     mirostat_eta: Annotated[float, sampling_field("mirostat_eta")] | None = None
-    min_tokens: Annotated[int, in_range(REQUEST_RANGES["min_tokens"])] | None = None
+    min_tokens: Annotated[int, in_range(REQUEST_RANGES["min_tokens"]), WHOLE] | None = None
     ignore_eos: bool | None = None
-    lora: Annotated[list[LoraField], Field(max_length=MAX_LORAS)] | None = None
+    stop_token_ids: (
+        Annotated[
+            list[Annotated[int, in_range(TOKEN_ID), WHOLE]],
+            Field(max_length=MAX_STOP_STRINGS, fail_fast=True),
+        ]
+        | None
+    ) = None
+    lora: Annotated[list[LoraField], Field(max_length=MAX_LORAS, fail_fast=True)] | None = None
 
     def base_request(self, request_id: str) -> GenerateRequest:
         """Make the engine's request of these fields; the dialect adds the prompt and the rest."""
@@ -123,6 +181,7 @@ class GenerationFields(ApiModel):
             request_id=request_id,
             sampling=Sampling(**values),
             min_tokens=self.min_tokens or 0,
+            stop_tokens=tuple(self.stop_token_ids or ()),
             ignore_eos=bool(self.ignore_eos),
             loras=None
             if self.lora is None

@@ -12,33 +12,58 @@ from pydantic import BeforeValidator, Field
 from localllm.engine.messages import Reranked, RerankRequest
 from localllm.engine.messages.limits import MAX_INPUTS, MAX_INT32
 from localllm.server.dialects.protocol import Dialect
-from localllm.server.generation.request import new_request_id
+from localllm.server.generation.request import Truncate, new_request_id
 from localllm.server.request_body import read_body
-from localllm.server.schema import OMIT_IF_NONE, ApiModel, ModelName, json_response
+from localllm.server.schema import (
+    OMIT_IF_NONE,
+    WHOLE,
+    ApiModel,
+    ModelName,
+    RequestModel,
+    also_named,
+    json_response,
+    minus_one_is,
+    unsupported,
+)
 from localllm.server.served_models import ServedModels
 from localllm.server.streaming import cancel_on_disconnect
 
+PATHS = ("/v1/rerank", "/v1/reranking", "/rerank", "/reranking")
+"""As llama-server has them."""
 
-class Document(ApiModel):
+
+class DocumentParam(RequestModel):
+    """A document is a text, or an object that has one."""
+
     text: str
+    image: Annotated[object, unsupported("")] = None
+
+    @classmethod
+    def understand(cls, value: object) -> object:
+        return {"text": value} if isinstance(value, str) else value
 
 
-def _document(value: object) -> object:
-    return {"text": value} if isinstance(value, str) else value
+def _query(value: object) -> object:
+    return value["text"] if isinstance(value, dict) and value.keys() == {"text"} else value
 
 
-class RerankBody(ApiModel):
+class RerankBody(RequestModel):
     """The body of `/v1/rerank`. `truncate` cuts the end of documents that are too long."""
 
-    model: ModelName
-    query: Annotated[str, Field(min_length=1)]
+    model: ModelName | None = None
+    query: Annotated[str, Field(min_length=1), BeforeValidator(_query)]
     documents: Annotated[
-        list[Annotated[Document, BeforeValidator(_document)]],
+        list[DocumentParam],
         Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True),
+        also_named("documents", "texts"),
     ]
-    top_n: Annotated[int, Field(ge=1, le=MAX_INT32)] | None = None
-    return_documents: bool | None = None
-    truncate: bool | None = None
+    top_n: Annotated[
+        Annotated[int, Field(ge=1, le=MAX_INT32), WHOLE] | None,
+        minus_one_is(None),
+        also_named("top_n", "top_k"),
+    ] = None
+    return_documents: Annotated[bool | None, also_named("return_documents", "return_text")] = None
+    truncate: Annotated[Truncate | None, also_named("truncate", "truncation")] = None
 
     def rerank_request(self) -> RerankRequest:
         """Make the engine's request, under a new id."""
@@ -55,6 +80,10 @@ class RerankUsage(ApiModel):
     total_tokens: int
 
 
+class Document(ApiModel):
+    text: str
+
+
 class RerankResult(ApiModel):
     index: int
     relevance_score: float
@@ -68,18 +97,20 @@ class RerankResponse(ApiModel):
     results: list[RerankResult]
 
 
-def rerank_response(request: RerankBody, result: Reranked) -> RerankResponse:
+def rerank_response(request: RerankBody, model: str, result: Reranked) -> RerankResponse:
     """Sort the documents, best first; of equals the one that was sent first."""
     scores = result.scores
     best = sorted(range(len(scores)), key=lambda i: -scores[i])
     return RerankResponse(
-        model=request.model,
+        model=model,
         usage=RerankUsage(prompt_tokens=result.prompt_tokens, total_tokens=result.prompt_tokens),
         results=[
             RerankResult(
                 index=i,
                 relevance_score=scores[i],
-                document=request.documents[i] if request.return_documents else None,
+                document=Document(text=request.documents[i].text)
+                if request.return_documents
+                else None,
             )
             for i in best[: request.top_n]
         ],
@@ -89,13 +120,15 @@ def rerank_response(request: RerankBody, result: Reranked) -> RerankResponse:
 def _router(models: ServedModels) -> APIRouter:
     router = APIRouter()
 
-    @router.post("/v1/rerank", response_model=None)
     async def rerank(request: Request) -> Response:
         body = await read_body(request, RerankBody)
-        work = models.rerank(body.model, body.rerank_request(), prompt_field="documents")
+        model = models.requested(body.model)
+        work = models.rerank(model, body.rerank_request(), prompt_field="documents")
         result = await cancel_on_disconnect(request.receive, work)
-        return json_response(rerank_response(body, result))
+        return json_response(rerank_response(body, model, result))
 
+    for path in PATHS:
+        router.post(path, response_model=None)(rerank)
     return router
 
 

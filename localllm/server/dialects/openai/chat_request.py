@@ -1,175 +1,48 @@
 """The request of `/v1/chat/completions`, as OpenAI's official clients send it."""
 
-import re
 from dataclasses import replace
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from localllm.engine.messages import (
     GenerateRequest,
     Grammar,
     GrammarKind,
-    Message,
     Overflow,
-    Role,
+    Tool,
     ToolChoice,
+    ToolMode,
 )
-from localllm.server.dialects.openai.fields import (
-    ClientString,
-    MaxTokens,
-    OpenAiFields,
-    TopLogprobs,
-)
+from localllm.server.dialects.openai.chat_message import ChatMessage, Items
+from localllm.server.dialects.openai.fields import MaxTokens, OpenAiFields, TopLogprobs
 from localllm.server.dialects.openai.tools import (
-    ToolCallParam,
+    FunctionParams,
     ToolChoiceOption,
-    ToolChoiceParam,
-    ToolParam,
     ToolParams,
 )
-from localllm.server.generation.request import (
-    decode_image,
-    join_content,
-    json_schema_grammar,
-    new_request_id,
-)
+from localllm.server.generation.history import link_results
+from localllm.server.generation.request import json_schema_grammar, new_request_id
 from localllm.server.generation.tools import check_tool_choice
-from localllm.server.schema import ApiModel, field_error, unsupported
-
-MAX_ITEMS = 16384
-"""Messages of a request, parts of a message. The 230,000 that fit a body would take seconds."""
-
-MAX_CALLS = 256
-"""Of one message."""
-
-# Of a list that is wrong everywhere only the first error is kept: there could be millions.
-Items = Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)
-
-T = TypeVar("T")
-
-_DATA_URL = re.compile(r"data:image/[a-z0-9.+-]{1,32};base64,", re.IGNORECASE)
+from localllm.server.schema import (
+    RequestModel,
+    also_named,
+    field_error,
+    minus_one_is,
+    unsupported,
+)
 
 
-def _decode_data_url(value: object) -> object:
-    """Decode a data: URL. Nothing is fetched for a client, from nowhere: an address that this
-    machine reaches may be one that the client does not."""
-    if not isinstance(value, str):
-        raise field_error("invalid_type", "must be a string")
-    head = _DATA_URL.match(value)
-    if head is None:
-        raise field_error(
-            "unsupported_url",
-            "must be data:image/...;base64,... with the image itself: this server fetches nothing",
-        )
-    return decode_image(value[head.end() :], invalid="is not valid base64 after its comma")
-
-
-class ImageUrl(ApiModel):
-    """`detail` changes nothing: an image is scaled to what the model's encoder takes."""
-
-    url: Annotated[bytes, BeforeValidator(_decode_data_url)]
-    detail: Annotated[object, unsupported("auto", "high")] = None
-
-
-class ContentPart(ApiModel):
-    """A text or an image, by its `type`."""
-
-    type: Literal["text", "image_url"]
-    text: Annotated[str | None, Field(validate_default=True)] = None
-    image_url: Annotated[ImageUrl | None, Field(validate_default=True)] = None
-
-    @field_validator("text", "image_url")
-    @classmethod
-    def _of_its_type(cls, value: T, info: ValidationInfo) -> T:
-        part_type = info.data.get("type")
-        if part_type == info.field_name and value is None:
-            raise field_error("missing_required_parameter", "is required")
-        if part_type is not None and part_type != info.field_name and value is not None:
-            raise field_error("unknown_parameter", "is no field of a part of this type")
-        return value
-
-    @property
-    def content(self) -> str | bytes:
-        return self.image_url.url if self.image_url is not None else self.text or ""
-
-
-def _content_parts(value: object) -> object:
-    if isinstance(value, str):
-        return [{"type": "text", "text": value}]
-    if value is not None and not isinstance(value, list):
-        raise field_error("invalid_type", "must be a string or an array of parts")
-    return value
-
-
-class ChatMessage(ApiModel):
-    """One turn. Only an assistant's with `tool_calls` may have no content."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    tool_calls: Annotated[list[ToolCallParam], Field(max_length=MAX_CALLS)] | None = None
-    tool_call_id: ClientString | None = None
-    content: Annotated[
-        Annotated[list[ContentPart], Items] | None,
-        BeforeValidator(_content_parts),
-        Field(validate_default=True),
-    ] = None
-    name: ClientString | None = None
-    reasoning_content: str | None = None
-    refusal: Annotated[object, unsupported()] = None
-    audio: Annotated[object, unsupported()] = None
-    function_call: Annotated[object, unsupported()] = None
-    annotations: Annotated[object, unsupported([])] = None
-
-    @field_validator("tool_calls", "reasoning_content")
-    @classmethod
-    def _of_an_assistant(cls, value: T | None, info: ValidationInfo) -> T | None:
-        if value and info.data.get("role") != "assistant":
-            raise field_error("invalid_value", "belongs to an assistant's message")
-        return value or None
-
-    @field_validator("tool_call_id", "name")
-    @classmethod
-    def _of_a_tool(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None and info.data.get("role") != "tool":
-            raise field_error("invalid_value", "belongs to a tool's message")
-        return value
-
-    @field_validator("content")
-    @classmethod
-    def _of_its_role(
-        cls, value: list[ContentPart] | None, info: ValidationInfo
-    ) -> list[ContentPart] | None:
-        if value is None and not info.data.get("tool_calls"):
-            raise field_error("missing_required_parameter", "is required")
-        if info.data.get("role") != "user" and any(part.image_url for part in value or ()):
-            raise field_error("invalid_value", "has an image, which belongs to a user's message")
-        return value
-
-    def message(self) -> Message:
-        """Make the engine's message; a developer is a system, as older models know it."""
-        role = Role.SYSTEM if self.role == "developer" else Role(self.role)
-        text, images = join_content(part.content for part in self.content or ())
-        return Message(
-            role=role,
-            content=text,
-            images=images,
-            tool_calls=tuple(call.tool_call() for call in self.tool_calls or ()),
-            tool_call_id=self.tool_call_id,
-            name=self.name,
-            reasoning=self.reasoning_content or None,
-        )
-
-
-class JsonSchema(ApiModel):
+class JsonSchema(RequestModel):
     """`strict` and the names change nothing: every answer follows the schema."""
 
-    name: ClientString | None = None
-    description: str | None = None
+    name: object = None
+    description: object = None
     strict: bool | None = None
     schema_: Annotated[dict[str, object], Field(alias="schema")]
 
 
-class ResponseFormat(ApiModel):
+class ResponseFormat(RequestModel):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
@@ -197,27 +70,25 @@ class ChatCompletionRequest(OpenAiFields):
     context_overflow: Literal["error", "roll"] | None = None
     response_format: ResponseFormat | None = None
     tools: ToolParams | None = None
-    tool_choice: Annotated[ToolChoiceParam | None, Field(validate_default=True)] = None
+    functions: FunctionParams | None = None
+    tool_choice: Annotated[ToolChoiceOption | None, Field(validate_default=True)] = None
+    function_call: Annotated[ToolChoiceOption | None, Field(validate_default=True)] = None
     parallel_tool_calls: bool | None = None
-    max_completion_tokens: Annotated[MaxTokens, Field(ge=1)] | None = None
-    max_tokens: Annotated[MaxTokens, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[
+        Annotated[MaxTokens, Field(ge=1)] | None, minus_one_is(None)
+    ] = None
+    max_tokens: Annotated[
+        Annotated[MaxTokens, Field(ge=1)] | None,
+        minus_one_is(None),
+        also_named("max_tokens", "max_new_tokens", "n_predict"),
+    ] = None
 
-    # Names that a client gives its request; no value of theirs changes the answer.
-    safety_identifier: ClientString | None = None
-    prompt_cache_key: ClientString | None = None
-
-    # What clients send on their own and this server does not do.
-    store: Annotated[object, unsupported(False)] = None
-    metadata: Annotated[object, unsupported({})] = None
-    functions: Annotated[object, unsupported([])] = None
-    function_call: Annotated[object, unsupported("none", "auto")] = None
-    modalities: Annotated[object, unsupported(["text"])] = None
-    service_tier: Annotated[object, unsupported("auto", "default")] = None
+    # Of OpenAI's API, and not done here: the answer would be another one.
+    modalities: Annotated[object, unsupported(["text"], [])] = None
     audio: Annotated[object, unsupported()] = None
-    prediction: Annotated[object, unsupported()] = None
-    reasoning_effort: Annotated[object, unsupported()] = None
-    verbosity: Annotated[object, unsupported()] = None
     web_search_options: Annotated[object, unsupported()] = None
+    chat_template: Annotated[object, unsupported("")] = None
+    reasoning_effort: Annotated[object, unsupported()] = None
 
     @field_validator("max_tokens")
     @classmethod
@@ -234,31 +105,62 @@ class ChatCompletionRequest(OpenAiFields):
             raise field_error("invalid_value", "has a meaning only with `logprobs`: true")
         return value
 
-    @field_validator("tool_choice")
+    @field_validator("tool_choice", "function_call")
     @classmethod
     def _obeyable(
         cls, value: ToolChoiceOption | None, info: ValidationInfo
     ) -> ToolChoiceOption | None:
-        tools: list[ToolParam] = info.data.get("tools") or []
+        tools, functions = info.data.get("tools") or [], info.data.get("functions") or []
+        if info.field_name == "tool_choice":
+            names = [tool.function.name for tool in tools]
+        else:
+            names = [] if tools else [function.name for function in functions]
+        if info.field_name == "function_call" and not names:
+            return None  # it speaks of `functions`, and there are none
         response_format: ResponseFormat | None = info.data.get("response_format")
         check_tool_choice(
             value.tool_choice if value is not None else ToolChoice(),
-            [tool.function.name for tool in tools],
+            names,
             constrained=response_format is not None and response_format.grammar is not None,
         )
+        if value is not None and not set(value.allowed or ()) <= set(names):
+            raise field_error("invalid_value", "allows a function that is not among the `tools`")
         return value
+
+    @property
+    def old_style(self) -> bool:
+        """True for `functions`, which `tools` came after: the answer's call is a
+        `function_call`. Where a request has both, its `tools` count."""
+        return bool(self.functions) and not self.tools
+
+    def _offered(self) -> tuple[tuple[Tool, ...], ToolChoice]:
+        """Return the tools that the model may call, and the rule of its calls."""
+        if self.old_style:
+            tools = tuple(function.tool() for function in self.functions or ())
+            option = self.function_call
+        else:
+            tools = tuple(tool.function.tool() for tool in self.tools or ())
+            option = self.tool_choice
+        if option is None or not tools:
+            return tools, ToolChoice()
+        if option.allowed is not None:
+            tools = tuple(tool for tool in tools if tool.name in option.allowed)
+            if not tools:
+                return (), ToolChoice(mode=ToolMode.NONE)
+        return tools, option.tool_choice
 
     def generate_request(self) -> GenerateRequest:
         """Make the engine's request, under a new id."""
-        choice = self.tool_choice
+        tools, choice = self._offered()
+        one_call = self.old_style or self.parallel_tool_calls is False
         return replace(
             self.base_request(new_request_id("chatcmpl")),
-            messages=tuple(message.message() for message in self.messages),
+            messages=link_results(tuple(message.message() for message in self.messages)),
             max_tokens=self.max_completion_tokens or self.max_tokens,
             top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             grammar=self.response_format.grammar if self.response_format else None,
-            tools=tuple(tool.tool() for tool in self.tools or ()),
-            tool_choice=choice.tool_choice if choice and self.tools else ToolChoice(),
-            parallel_tool_calls=self.parallel_tool_calls is not False or not self.tools,
+            tools=tools,
+            tool_choice=choice,
+            parallel_tool_calls=not (one_call and tools),
             overflow=Overflow(self.context_overflow or "error"),
         )

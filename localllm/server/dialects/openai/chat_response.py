@@ -27,18 +27,21 @@ from localllm.server.streaming import SSE_MEDIA_TYPE, sse_event
 DONE = sse_event(b"[DONE]")
 """The end of a stream; a client that does not see it knows that something is missing."""
 
-FinishReason = Literal["stop", "length", "tool_calls"]
+FinishReason = Literal["stop", "length", "tool_calls", "function_call"]
 
 
-def finish_reason(choice: Choice) -> FinishReason | None:
-    """Name the stop reason as OpenAI does; None while the answer goes on."""
+def finish_reason(choice: Choice, *, old_style: bool = False) -> FinishReason | None:
+    """Name the stop reason as OpenAI does; None while the answer goes on.
+
+    `old_style`: the request offered `functions`, which came before tools.
+    """
     match choice.stop_reason:
         case StopReason.STOP:
             return "stop"
         case StopReason.LENGTH:
             return "length"
         case StopReason.TOOL_CALLS:
-            return "tool_calls"
+            return "function_call" if old_style else "tool_calls"
         case None:
             return None
 
@@ -111,10 +114,11 @@ class ChatCompletionMessage(ApiModel):
     content: str | None
     reasoning_content: Annotated[str | None, OMIT_IF_NONE] = None
     tool_calls: Annotated[list[MessageToolCall] | None, OMIT_IF_NONE] = None
+    function_call: Annotated[FunctionCall | None, OMIT_IF_NONE] = None
     refusal: None = None
 
     @classmethod
-    def of(cls, choice: Choice) -> "ChatCompletionMessage":
+    def of(cls, choice: Choice, *, old_style: bool = False) -> "ChatCompletionMessage":
         """An answer that only calls tools has no content."""
         calls = [
             MessageToolCall(
@@ -126,7 +130,8 @@ class ChatCompletionMessage(ApiModel):
         return cls(
             content=text if text or not calls else None,
             reasoning_content=choice.reasoning or None,
-            tool_calls=calls or None,
+            tool_calls=None if old_style else calls or None,
+            function_call=calls[0].function if old_style and calls else None,
         )
 
 
@@ -137,12 +142,12 @@ class ChatChoice(ApiModel):
     finish_reason: FinishReason | None
 
     @classmethod
-    def of(cls, choice: Choice) -> "ChatChoice":
+    def of(cls, choice: Choice, *, old_style: bool = False) -> "ChatChoice":
         return cls(
             index=choice.index,
-            message=ChatCompletionMessage.of(choice),
+            message=ChatCompletionMessage.of(choice, old_style=old_style),
             logprobs=ChoiceLogprobs.of(choice.tokens),
-            finish_reason=finish_reason(choice),
+            finish_reason=finish_reason(choice, old_style=old_style),
         )
 
 
@@ -179,6 +184,7 @@ class ChoiceDelta(ApiModel):
     content: Annotated[str | None, OMIT_IF_NONE] = None
     reasoning_content: Annotated[str | None, OMIT_IF_NONE] = None
     tool_calls: Annotated[list[ToolCallDelta] | None, OMIT_IF_NONE] = None
+    function_call: Annotated[FunctionDelta | None, OMIT_IF_NONE] = None
 
 
 class ChunkChoice(ApiModel):
@@ -203,15 +209,15 @@ class ChatCompletionChunk(ApiModel):
 
 
 def chat_completion(
-    request: ChatCompletionRequest, request_id: str, choices: Choices
+    request: ChatCompletionRequest, model: str, request_id: str, choices: Choices
 ) -> ChatCompletion:
     """Write a whole answer."""
     last = choices.finish()
     return ChatCompletion(
         id=request_id,
         created=int(time.time()),
-        model=request.model,
-        choices=[ChatChoice.of(choice) for choice in choices],
+        model=model,
+        choices=[ChatChoice.of(choice, old_style=request.old_style) for choice in choices],
         usage=CompletionUsage.of(choices.usage),
         timings=last.timings,
         dropped_messages=last.dropped_messages or None,
@@ -228,8 +234,11 @@ class ChatStreamEncoder:
 
     media_type = SSE_MEDIA_TYPE
 
-    def __init__(self, request: ChatCompletionRequest, request_id: str, choices: Choices) -> None:
+    def __init__(
+        self, request: ChatCompletionRequest, model: str, request_id: str, choices: Choices
+    ) -> None:
         self._request = request
+        self._model = model
         self._request_id = request_id
         self._choices = choices
         self._created = int(time.time())
@@ -252,16 +261,26 @@ class ChatStreamEncoder:
                         )
                     )
                 case Reasoning() | ToolCallBegan() | ToolCallArguments():
-                    yield self._chunk(ChunkChoice(index=choice.index, delta=_delta(event)))
+                    yield self._chunk(ChunkChoice(index=choice.index, delta=self._delta(event)))
                 case Finished():
                     yield self._end(choice, event)
 
     def encode_error(self, error: ApiError) -> bytes:
         return sse_event(error_body(error))
 
+    def _delta(self, event: Reasoning | ToolCallBegan | ToolCallArguments) -> ChoiceDelta:
+        if isinstance(event, Reasoning):
+            return ChoiceDelta(reasoning_content=event.text)
+        call = _call_delta(event)
+        if self._request.old_style:
+            return ChoiceDelta(function_call=call.function)
+        return ChoiceDelta(tool_calls=[call])
+
     def _end(self, choice: Choice, end: Finished) -> bytes:
         last = ChunkChoice(
-            index=choice.index, delta=ChoiceDelta(), finish_reason=finish_reason(choice)
+            index=choice.index,
+            delta=ChoiceDelta(),
+            finish_reason=finish_reason(choice, old_style=self._request.old_style),
         )
         if not self._choices.complete:
             return self._chunk(last)
@@ -274,7 +293,7 @@ class ChatStreamEncoder:
         chunk = ChatCompletionChunk(
             id=self._request_id,
             created=self._created,
-            model=self._request.model,
+            model=self._model,
             choices=list(choices),
             usage=None if end is None else CompletionUsage.of(self._choices.usage),
             timings=None if end is None else end.timings,
@@ -284,15 +303,11 @@ class ChatStreamEncoder:
         return sse_event(chunk.encode())
 
 
-def _delta(event: Reasoning | ToolCallBegan | ToolCallArguments) -> ChoiceDelta:
+def _call_delta(event: ToolCallBegan | ToolCallArguments) -> ToolCallDelta:
     match event:
-        case Reasoning(text=text):
-            return ChoiceDelta(reasoning_content=text)
         case ToolCallBegan(call=call, id=id_, name=name):
-            began = ToolCallDelta(
+            return ToolCallDelta(
                 index=call, id=id_, type="function", function=FunctionDelta(name=name)
             )
-            return ChoiceDelta(tool_calls=[began])
         case ToolCallArguments(call=call, text=text):
-            piece = ToolCallDelta(index=call, function=FunctionDelta(arguments=text))
-            return ChoiceDelta(tool_calls=[piece])
+            return ToolCallDelta(index=call, function=FunctionDelta(arguments=text))

@@ -1,19 +1,22 @@
 """The request of `/v1/completions`: OpenAI's older endpoint, which continues texts."""
 
 from dataclasses import replace
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from localllm.engine.messages import GenerateRequest
-from localllm.engine.messages.limits import MAX_N
+from localllm.engine.messages.limits import MAX_INT32, MAX_N
 from localllm.server.dialects.openai.embeddings import is_token_ids
 from localllm.server.dialects.openai.fields import MaxTokens, OpenAiFields, TopLogprobs
 from localllm.server.generation.request import new_request_id
-from localllm.server.schema import field_error, unsupported
+from localllm.server.schema import WHOLE, also_named, field_error, minus_one_is, unsupported
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's default for this endpoint, which clients rely on (API reference, 2026-11)."""
+
+_AS_MANY_AS_FIT = MAX_INT32
+"""The context ends the answer long before."""
 
 Prompt = str | tuple[int, ...]
 
@@ -43,28 +46,46 @@ class CompletionRequest(OpenAiFields):
     prompt: Annotated[list[Prompt], BeforeValidator(_prompts)]
     echo: bool | None = None
     logprobs: TopLogprobs | None = None
-    max_tokens: MaxTokens | None = None
-    best_of: Annotated[int, Field(ge=1)] | None = None
-    suffix: Annotated[object, unsupported()] = None
+    max_tokens: Annotated[
+        MaxTokens | None,
+        minus_one_is(_AS_MANY_AS_FIT),
+        also_named("max_tokens", "max_new_tokens", "n_predict"),
+    ] = None
+    best_of: Annotated[int, Field(ge=1), WHOLE] | None = None
+    suffix: Annotated[object, unsupported("")] = None
+    messages: Annotated[
+        object, unsupported([], reason="belongs to /v1/chat/completions: here is a `prompt`")
+    ] = None
 
-    @model_validator(mode="after")
-    def _check_counts(self) -> Self:
-        answers = self.n or 1
-        if self.best_of is not None and self.best_of != answers:
-            raise field_error("unsupported_parameter", "has a `best_of` that is not its `n`")
-        if len(self.prompt) * answers > MAX_N:
+    @field_validator("prompt")
+    @classmethod
+    def _not_too_many(cls, value: list[Prompt], info: ValidationInfo) -> list[Prompt]:
+        answers = info.data.get("n") or 1
+        if len(value) * answers > MAX_N:
             raise field_error(
                 "invalid_value",
-                "has {prompts} prompts and wants {answers} answers to each; {most} are the most",
-                prompts=len(self.prompt),
+                "has {prompts} prompts with {answers} answers to each; {most} answers are the most",
+                prompts=len(value),
                 answers=answers,
                 most=MAX_N,
             )
-        if self.max_tokens == 0 and not (self.echo and answers == 1):
+        return value
+
+    @field_validator("max_tokens")
+    @classmethod
+    def _zero_only_scores(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value == 0 and not (info.data.get("echo") and (info.data.get("n") or 1) == 1):
+            raise field_error("invalid_value", "is 0, which goes with `echo`: true and `n` 1 only")
+        return value
+
+    @field_validator("best_of")
+    @classmethod
+    def _all_are_answered(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and value != (info.data.get("n") or 1):
             raise field_error(
-                "invalid_value", "has `max_tokens` 0, which goes with `echo` and one `n`"
+                "unsupported_parameter", "must be what `n` is: all answers are returned, unranked"
             )
-        return self
+        return value
 
     def generate_requests(self) -> list[GenerateRequest]:
         """Make the engine's requests, one for each prompt, under new ids."""

@@ -93,12 +93,14 @@ class Completion(ApiModel):
     warnings: Annotated[list[str] | None, OMIT_IF_NONE] = None
 
 
-def completion(request: CompletionRequest, request_id: str, choices: Choices) -> Completion:
+def completion(
+    request: CompletionRequest, model: str, request_id: str, choices: Choices
+) -> Completion:
     """Write a whole answer."""
     return Completion(
         id=request_id,
         created=int(time.time()),
-        model=request.model,
+        model=model,
         choices=[
             CompletionChoice(
                 index=choice.index,
@@ -119,8 +121,11 @@ class CompletionStreamEncoder:
 
     media_type = SSE_MEDIA_TYPE
 
-    def __init__(self, request: CompletionRequest, request_id: str, choices: Choices) -> None:
+    def __init__(
+        self, request: CompletionRequest, model: str, request_id: str, choices: Choices
+    ) -> None:
         self._request = request
+        self._model = model
         self._request_id = request_id
         self._choices = choices
         self._created = int(time.time())
@@ -157,7 +162,7 @@ class CompletionStreamEncoder:
         piece = Completion(
             id=self._request_id,
             created=self._created,
-            model=self._request.model,
+            model=self._model,
             choices=list(choices),
             usage=None if end is None else CompletionUsage.of(self._choices.usage),
             timings=None if end is None else end.timings,

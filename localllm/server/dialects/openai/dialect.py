@@ -34,16 +34,25 @@ class ModelList(ApiModel):
     data: list[Model]
 
 
+_PREFIXES = ("/v1", "", "/v1/v1")
+"""The address that a client was given ends with /v1 or does not, and the client adds it or does
+not."""
+
+
 def _router(models: ServedModels) -> APIRouter:
     router, endpoints = APIRouter(), _Endpoints(models)
-    for path, read in (
-        ("/v1/models", endpoints.list_models),
-        ("/v1/models/{name:path}", endpoints.retrieve_model),
-    ):
-        router.add_api_route(path, read, methods=["GET", "HEAD"])
-    router.post("/v1/chat/completions", response_model=None)(endpoints.chat_completions)
-    router.post("/v1/completions", response_model=None)(endpoints.completions)
-    router.post("/v1/embeddings", response_model=None)(endpoints.embeddings)
+    for prefix in _PREFIXES:
+        for path, read in (
+            ("/models", endpoints.list_models),
+            ("/models/{name:path}", endpoints.retrieve_model),
+        ):
+            router.add_api_route(prefix + path, read, methods=["GET", "HEAD"])
+        for path, answer in (
+            ("/chat/completions", endpoints.chat_completions),
+            ("/completions", endpoints.completions),
+            ("/embeddings", endpoints.embeddings),
+        ):
+            router.post(prefix + path, response_model=None)(answer)
     return router
 
 
@@ -52,10 +61,10 @@ class _Endpoints:
         self._models = models
 
     async def list_models(self) -> ModelList:
-        return ModelList(data=[self._model(name) for name in self._models.names])
+        return ModelList(data=[self._model(name) for name in self._models.ids])
 
     async def retrieve_model(self, name: str) -> Model:
-        self._models.check_served(name)
+        self._models.resolve(name)
         return self._model(name)
 
     def _model(self, name: str) -> Model:
@@ -63,35 +72,36 @@ class _Endpoints:
 
     async def chat_completions(self, request: Request) -> Response:
         body = await read_body(request, ChatCompletionRequest)
+        model = self._models.requested(body.model)
         generate = body.generate_request()
-        streams = [self._models.generate(body.model, generate)]
+        streams = [self._models.generate(model, generate)]
         choices = Choices(n=generate.n)
         if body.stream:
-            encoder = ChatStreamEncoder(body, generate.request_id, choices)
+            encoder = ChatStreamEncoder(body, model, generate.request_id, choices)
             return stream_response(encoder, choices, streams)
         await cancel_on_disconnect(request.receive, choices.read(streams))
-        answer = chat_completion(body, generate.request_id, choices)
+        answer = chat_completion(body, model, generate.request_id, choices)
         return json_response(answer, headers=warning_headers(choices.warnings))
 
     async def completions(self, request: Request) -> Response:
         body = await read_body(request, CompletionRequest)
+        model = self._models.requested(body.model)
         generate = body.generate_requests()
-        streams = [
-            self._models.generate(body.model, each, prompt_field="prompt") for each in generate
-        ]
+        streams = [self._models.generate(model, each, prompt_field="prompt") for each in generate]
         request_id, choices = generate[0].request_id, Choices(prompts=len(streams), n=body.n or 1)
         if body.stream:
-            encoder = CompletionStreamEncoder(body, request_id, choices)
+            encoder = CompletionStreamEncoder(body, model, request_id, choices)
             return stream_response(encoder, choices, streams)
         await cancel_on_disconnect(request.receive, choices.read(streams))
-        answer = completion(body, request_id, choices)
+        answer = completion(body, model, request_id, choices)
         return json_response(answer, headers=warning_headers(choices.warnings))
 
     async def embeddings(self, request: Request) -> Response:
         body = await read_body(request, EmbeddingRequest)
-        work = self._models.embed(body.model, body.embed_request(), prompt_field="input")
+        model = self._models.requested(body.model)
+        work = self._models.embed(model, body.embed_request(), prompt_field="input")
         result = await cancel_on_disconnect(request.receive, work)
-        return json_response(embedding_response(body, result))
+        return json_response(embedding_response(body, model, result))
 
 
 OPENAI = Dialect(name="openai", router=_router, prefixes=("/v1/",), error_body=error_body)

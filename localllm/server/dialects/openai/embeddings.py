@@ -2,15 +2,23 @@
 
 import base64
 from array import array
-from typing import Annotated, Literal
+from typing import Annotated, Literal, LiteralString
 
 from pydantic import BeforeValidator
 
 from localllm.engine.messages import Embedded, EmbedRequest
 from localllm.engine.messages.limits import MAX_INPUTS, TOKEN_ID, ranges_of
-from localllm.server.dialects.openai.fields import ClientString
-from localllm.server.generation.request import new_request_id
-from localllm.server.schema import ApiModel, ModelName, field_error, in_range
+from localllm.server.generation.request import Truncate, new_request_id
+from localllm.server.schema import (
+    WHOLE,
+    ApiModel,
+    ModelName,
+    RequestModel,
+    also_named,
+    field_error,
+    in_range,
+    minus_one_is,
+)
 
 
 def is_token_ids(value: list[object]) -> bool:
@@ -22,35 +30,49 @@ def _inputs(value: object) -> object:
     """Accept a text, an array of tokens, or an array of texts or of arrays of tokens."""
     if isinstance(value, str):
         return [value]
+    if isinstance(value, dict):
+        value = [value]
     if not isinstance(value, list):
-        return value  # null, or of a type that is refused
+        raise field_error("invalid_type", _INPUT_TYPES)
     if not value:
         raise field_error("invalid_value", "must not be empty")
     if is_token_ids(value):
         return [tuple(value)]
     if len(value) > MAX_INPUTS:
         raise field_error("invalid_value", "holds more than {most} texts", most=MAX_INPUTS)
-    if all(isinstance(each, str) for each in value):
-        return value
-    if all(isinstance(each, list) and is_token_ids(each) for each in value):
-        return [tuple(each) for each in value]
-    raise field_error(
-        "invalid_type",
-        "must be a string, an array of strings, an array of tokens or an array of such arrays",
-    )
+    inputs = [_text_of(each) for each in value]
+    if all(isinstance(each, str) for each in inputs):
+        return inputs
+    if all(isinstance(each, list) and is_token_ids(each) for each in inputs):
+        return [tuple(each) for each in inputs if isinstance(each, list)]
+    raise field_error("invalid_type", _INPUT_TYPES)
 
 
-class EmbeddingRequest(ApiModel):
-    """The body of `/v1/embeddings`. `truncate` is this server's own: cut what is too long."""
+_INPUT_TYPES: LiteralString = (
+    "must be a string, an array of strings, an array of tokens or an array of such arrays"
+)
 
-    model: ModelName
+
+def _text_of(value: object) -> object:
+    """Return the text of an input that is wrapped, as in Jina's API: `{"text": ...}`."""
+    return value["text"] if isinstance(value, dict) and value.keys() == {"text"} else value
+
+
+class EmbeddingRequest(RequestModel):
+    """The body of `/v1/embeddings`. `truncate` cuts what is too long; OpenAI has no such field."""
+
+    model: ModelName | None = None
     input: Annotated[list[object], BeforeValidator(_inputs)]
-    encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int, in_range(ranges_of(EmbedRequest)["dimensions"])] | None = None
-    truncate: bool | None = None
-
-    # A name that a client gives its request; no value of it changes the answer.
-    user: ClientString | None = None
+    encoding_format: Annotated[
+        Literal["float", "base64"] | None, also_named("encoding_format", "embedding_type")
+    ] = None
+    dimensions: Annotated[
+        Annotated[int, in_range(ranges_of(EmbedRequest)["dimensions"]), WHOLE] | None,
+        minus_one_is(None),
+        also_named("dimensions", "output_dimension"),
+    ] = None
+    truncate: Truncate | None = None
+    normalize: Annotated[bool | None, also_named("normalize", "normalized")] = None
 
     def embed_request(self) -> EmbedRequest:
         """Make the engine's request, under a new id."""
@@ -59,6 +81,7 @@ class EmbeddingRequest(ApiModel):
             inputs=tuple(each for each in self.input if isinstance(each, str | tuple)),
             dimensions=self.dimensions,
             truncate=bool(self.truncate),
+            normalize=self.normalize is not False,
         )
 
 
@@ -80,7 +103,9 @@ class CreateEmbeddingResponse(ApiModel):
     usage: EmbeddingUsage
 
 
-def embedding_response(request: EmbeddingRequest, result: Embedded) -> CreateEmbeddingResponse:
+def embedding_response(
+    request: EmbeddingRequest, model: str, result: Embedded
+) -> CreateEmbeddingResponse:
     """Write the vectors in the requested encoding; base64 is of float32, little-endian."""
     encoded = request.encoding_format == "base64"
     tokens = result.prompt_tokens
@@ -94,6 +119,6 @@ def embedding_response(request: EmbeddingRequest, result: Embedded) -> CreateEmb
             )
             for i, vector in enumerate(result.vectors)
         ],
-        model=request.model,
+        model=model,
         usage=EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens),
     )

@@ -3,62 +3,73 @@
 from dataclasses import replace
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator
 
 from localllm.engine.messages import GenerateRequest
 from localllm.engine.messages.limits import LOGIT_BIAS, MAX_LOGIT_BIASES, TOKEN_ID
 from localllm.server.generation.request import REQUEST_RANGES, GenerationFields, StopStrings
-from localllm.server.schema import ApiModel, ModelName, field_error, in_range, unsupported
+from localllm.server.schema import (
+    WHOLE,
+    ModelName,
+    RequestModel,
+    also_named,
+    field_error,
+    in_range,
+    unsupported,
+)
 
-ClientString = Annotated[str, Field(max_length=512)]
-"""An id or a name that a client gives to something of its own."""
+MaxTokens = Annotated[int, in_range(REQUEST_RANGES["max_tokens"]), WHOLE]
+TopLogprobs = Annotated[int, in_range(REQUEST_RANGES["top_logprobs"]), WHOLE]
 
-MaxTokens = Annotated[int, in_range(REQUEST_RANGES["max_tokens"])]
-TopLogprobs = Annotated[int, in_range(REQUEST_RANGES["top_logprobs"])]
+_USE_RESPONSE_FORMAT = "is not supported: send `response_format` with a JSON Schema instead"
 
 
 def _token_keys(value: object) -> object:
     """Turn the keys of `logit_bias`, which JSON has as strings, into token ids."""
-    if value is None or not isinstance(value, dict):
+    if value == []:  # nothing, as PHP writes it
+        return {}
+    if not isinstance(value, dict):
         return value
+    if len(value) > MAX_LOGIT_BIASES:
+        raise field_error("invalid_value", "holds more than {most} tokens", most=MAX_LOGIT_BIASES)
     if not all(key.isascii() and key.isdigit() and len(key) < 11 for key in value):
         raise field_error("invalid_value", "needs token ids as its keys")
     return {int(key): bias for key, bias in value.items()}
 
 
 LogitBias = Annotated[
-    dict[Annotated[int, in_range(TOKEN_ID)], Annotated[float, in_range(LOGIT_BIAS)]] | None,
-    Field(max_length=MAX_LOGIT_BIASES),
+    dict[Annotated[int, in_range(TOKEN_ID)], Annotated[float, in_range(LOGIT_BIAS)]],
     BeforeValidator(_token_keys),
 ]
 
 
-class StreamOptions(ApiModel):
+class StreamOptions(RequestModel):
+    """Without a stream they change nothing: a whole answer always carries its usage."""
+
     include_usage: bool | None = None
-    include_obfuscation: Annotated[object, unsupported(False)] = None
+    include_obfuscation: object = None
 
 
 class OpenAiFields(GenerationFields):
     """Fields of `/v1/chat/completions` and `/v1/completions`; null is the same as nothing."""
 
-    model: ModelName
-    logit_bias: LogitBias = None
-    stop: StopStrings = None
-    n: Annotated[int, in_range(REQUEST_RANGES["n"])] | None = None
+    model: ModelName | None = None
+    logit_bias: LogitBias | None = None
+    stop: Annotated[StopStrings | None, also_named("stop", "stop_sequences")] = None
+    n: Annotated[int, in_range(REQUEST_RANGES["n"]), WHOLE] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
-    # A name that a client gives its request; no value of it changes the answer.
-    user: ClientString | None = None
-
-    @field_validator("stream_options")
-    @classmethod
-    def _only_in_a_stream(
-        cls, value: StreamOptions | None, info: ValidationInfo
-    ) -> StreamOptions | None:
-        if value is not None and value.include_usage and not info.data.get("stream"):
-            raise field_error("invalid_value", "has a meaning only with `stream`: true")
-        return value
+    # Of llama-server and vLLM: the answer would be another one.
+    grammar: Annotated[object, unsupported("", reason=_USE_RESPONSE_FORMAT)] = None
+    json_schema: Annotated[object, unsupported({}, reason=_USE_RESPONSE_FORMAT)] = None
+    guided_json: Annotated[object, unsupported({}, "", reason=_USE_RESPONSE_FORMAT)] = None
+    guided_regex: Annotated[object, unsupported("", reason=_USE_RESPONSE_FORMAT)] = None
+    guided_choice: Annotated[object, unsupported([], reason=_USE_RESPONSE_FORMAT)] = None
+    guided_grammar: Annotated[object, unsupported("", reason=_USE_RESPONSE_FORMAT)] = None
+    structured_outputs: Annotated[object, unsupported({}, reason=_USE_RESPONSE_FORMAT)] = None
+    use_beam_search: Annotated[object, unsupported(False)] = None
+    include_stop_str_in_output: Annotated[object, unsupported(False)] = None
 
     @property
     def include_usage(self) -> bool:

@@ -1,59 +1,91 @@
 """Tools in OpenAI's form: those that a request offers, and the calls of earlier turns."""
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from localllm.engine.messages import Tool, ToolCall, ToolChoice, ToolMode
 from localllm.engine.messages.limits import MAX_TOOLS
 from localllm.server.generation.tools import ToolName, ToolParameters, check_unique, make_tool
-from localllm.server.schema import ApiModel, field_error
+from localllm.server.schema import RequestModel, field_error
+
+T = TypeVar("T")
 
 
-def _object_text(value: str) -> str:
-    """Check the text of a JSON object; an empty one stands for an empty object."""
+def _arguments(value: object) -> object:
+    """Accept arguments as a text or as what the text would say; a text is kept as it is, for half
+    a call is shown to the model as it was."""
+    if value is None or value == "":
+        return "{}"
+    if isinstance(value, str):
+        return value
     try:
-        valid = isinstance(json.loads(value or "{}"), dict)
-    except (ValueError, RecursionError):
-        valid = False
-    if not valid:
-        raise field_error("invalid_value", "must be the text of a JSON object")
-    return value or "{}"
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        raise field_error("invalid_value", "is nested too deeply") from None
 
 
-class FunctionCallParam(ApiModel):
-    name: ToolName
-    arguments: Annotated[str, AfterValidator(_object_text)]
+class FunctionCallParam(RequestModel):
+    """A function and its arguments, as an earlier answer has them."""
+
+    name: str
+    arguments: Annotated[str, BeforeValidator(_arguments)] = "{}"
 
 
-class ToolCallParam(ApiModel):
-    """A call in an assistant's earlier turn."""
+class ToolCallParam(RequestModel):
+    """A call in an assistant's earlier turn; without an `id` its result is the next one."""
 
-    id: Annotated[str, Field(min_length=1, max_length=512)]
-    type: Literal["function"] = "function"
+    id: object = None
+    type: object = None
     function: FunctionCallParam
 
+    @classmethod
+    def understand(cls, value: object) -> object:
+        if isinstance(value, dict) and "function" not in value and "name" in value:
+            function = {name: value[name] for name in ("name", "arguments") if name in value}
+            rest = {name: each for name, each in value.items() if name not in function}
+            return {**rest, "function": function}
+        return value
+
     def tool_call(self) -> ToolCall:
-        return ToolCall(id=self.id, name=self.function.name, arguments=self.function.arguments)
+        id_ = self.id if isinstance(self.id, str) else ""
+        return ToolCall(id=id_, name=self.function.name, arguments=self.function.arguments)
 
 
-class FunctionDefinition(ApiModel):
+class FunctionDefinition(RequestModel):
     """`strict` changes nothing: a call follows its schema wherever that can be followed."""
 
     name: ToolName
     description: str | None = None
     parameters: ToolParameters | None = None
-    strict: bool | None = None
+    strict: object = None
+
+    def tool(self) -> Tool:
+        return make_tool(self.name, self.description, self.parameters)
 
 
-class ToolParam(ApiModel):
+class ToolParam(RequestModel):
     type: Literal["function"]
     function: FunctionDefinition
 
-    def tool(self) -> Tool:
-        function = self.function
-        return make_tool(function.name, function.description, function.parameters)
+    @classmethod
+    def understand(cls, value: object) -> object:
+        """Understand a function without its wrapper, as in the Responses API and Anthropic's."""
+        if not isinstance(value, dict):
+            return value
+        if "function" in value:
+            return {"type": "function", **value}
+        if "name" not in value or value.get("type", "custom") not in ("function", "custom"):
+            return value
+        if value.get("type") == "custom" and "input_schema" not in value:
+            return value  # OpenAI's custom tools take a text that follows no schema
+        function = {_FUNCTION_FIELDS.get(name, name): each for name, each in value.items()}
+        function.pop("type", None)
+        return {"type": "function", "function": function}
+
+
+_FUNCTION_FIELDS = {"input_schema": "parameters"}
 
 
 def _check_names(value: list[ToolParam]) -> list[ToolParam]:
@@ -61,36 +93,101 @@ def _check_names(value: list[ToolParam]) -> list[ToolParam]:
     return value
 
 
+def _check_function_names(value: list[FunctionDefinition]) -> list[FunctionDefinition]:
+    check_unique([function.name for function in value])
+    return value
+
+
 ToolParams = Annotated[
     Annotated[list[ToolParam], Field(max_length=MAX_TOOLS, fail_fast=True)],
     AfterValidator(_check_names),
 ]
+FunctionParams = Annotated[
+    Annotated[list[FunctionDefinition], Field(max_length=MAX_TOOLS, fail_fast=True)],
+    AfterValidator(_check_function_names),
+]
+"""The functions of requests from before there were tools."""
 
 
-class NamedFunction(ApiModel):
+class NamedFunction(RequestModel):
     name: ToolName
 
 
-class ToolChoiceOption(ApiModel):
-    type: Literal["none", "auto", "required", "function"]
-    function: NamedFunction | None = None
+class AllowedTools(RequestModel):
+    """The tools of a request that may be called this time."""
+
+    mode: Literal["auto", "required"] = "auto"
+    tools: Annotated[list[NamedFunction], Field(max_length=MAX_TOOLS, fail_fast=True)]
+
+
+class ToolChoiceOption(RequestModel):
+    """A rule of the answer's calls, by its `type`."""
+
+    type: Literal["none", "auto", "required", "function", "allowed_tools"]
+    function: Annotated[NamedFunction | None, Field(validate_default=True)] = None
+    allowed_tools: Annotated[AllowedTools | None, Field(validate_default=True)] = None
+
+    @classmethod
+    def understand(cls, value: object) -> object:
+        if isinstance(value, str):
+            if value not in _WORDS:
+                raise field_error(
+                    "invalid_value", "must be 'none', 'auto', 'required' or a function"
+                )
+            return {"type": _WORDS[value]}
+        if not isinstance(value, dict):
+            return value
+        return _understand_choice(value)
+
+    @field_validator("function", "allowed_tools")
+    @classmethod
+    def _of_its_type(cls, value: T, info: ValidationInfo) -> T:
+        if info.data.get("type") == info.field_name and value is None:
+            raise field_error("missing_required_parameter", "is required")
+        return value
 
     @property
     def tool_choice(self) -> ToolChoice:
-        if self.function is not None:
+        if self.type == "function" and self.function is not None:
             return ToolChoice(mode=ToolMode.NAMED, name=self.function.name)
+        if self.type == "allowed_tools" and self.allowed_tools is not None:
+            return ToolChoice(mode=ToolMode(self.allowed_tools.mode))
         return ToolChoice(mode=ToolMode(self.type))
 
-
-def _tool_choice(value: object) -> object:
-    """Accept a word, or the function that must be called."""
-    if isinstance(value, str):
-        if value not in ("none", "auto", "required"):
-            raise field_error("invalid_value", "must be 'none', 'auto', 'required' or a function")
-        return {"type": value}
-    if isinstance(value, dict) and (value.get("type") == "function") != ("function" in value):
-        raise field_error("invalid_value", "has a `function` if its type is that, and only then")
-    return value
+    @property
+    def allowed(self) -> tuple[str, ...] | None:
+        """The names of the functions that may be called; None: all of them."""
+        if self.type != "allowed_tools" or self.allowed_tools is None:
+            return None
+        return tuple(tool.name for tool in self.allowed_tools.tools)
 
 
-ToolChoiceParam = Annotated[ToolChoiceOption, BeforeValidator(_tool_choice)]
+_WORDS = {"none": "none", "auto": "auto", "required": "required", "any": "required"}
+"""Mistral and Anthropic say "any" for a call that must be made."""
+
+
+def _understand_choice(value: dict[str, object]) -> dict[str, object]:
+    """Rewrite a choice in the form of OpenAI's chat completions."""
+    type_ = value.get("type")
+    choice = dict(value)
+    if isinstance(type_, str) and type_ in _WORDS:
+        return {**choice, "type": _WORDS[type_]}
+    if type_ in (None, "function", "tool") and "function" not in value and "name" in value:
+        # The Responses API and Anthropic name it without a wrapper, as `function_call` does.
+        return {**choice, "type": "function", "function": {"name": choice.pop("name")}}
+    if type_ is None and "function" in value:
+        return {**choice, "type": "function"}
+    if type_ == "allowed_tools":
+        allowed = choice.get("allowed_tools")
+        if allowed is None and "tools" in choice:
+            allowed = {name: choice.pop(name) for name in ("mode", "tools") if name in choice}
+        if isinstance(allowed, dict) and isinstance(allowed.get("tools"), list):
+            tools = [_without_wrapper(tool) for tool in allowed["tools"]]
+            allowed = {**allowed, "tools": tools}
+        return choice if allowed is None else {**choice, "allowed_tools": allowed}
+    return choice
+
+
+def _without_wrapper(tool: object) -> object:
+    function = tool.get("function") if isinstance(tool, dict) else None
+    return tool if function is None else function
