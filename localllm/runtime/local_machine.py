@@ -12,13 +12,14 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from localllm.core.hardware import Device, EngineBuild, HardwareInfo
+from localllm.core.hardware import Backend, Device, EngineBuild, HardwareInfo
 from localllm.core.recommend import CalibrationPoint, Machine, predict
 from localllm.core.sizing.placement import Budget, GpuBudget, budget_of
 from localllm.core.speed import DeviceSpeed, gpus
 from localllm.errors import EngineError, LocalLLMError, UsageError
 from localllm.library.files import paths
 from localllm.machine import detect
+from localllm.machine.apple import working_set
 from localllm.machine.bandwidth import cached_bandwidth, measure_bandwidth
 
 if TYPE_CHECKING:
@@ -93,8 +94,9 @@ def described_machine(
 ) -> Machine:
     """Describe a machine that is not here; what is left open is as on this one.
 
-    `ram_bytes` and `vram_bytes` are what may be used. Raises UsageError for a GPU that the table
-    does not have.
+    `ram_bytes` and `vram_bytes` are what may be used. A GPU without memory of its own gets the
+    share of the system's that its driver lends it; with AMD's, `vram_bytes` is what the firmware
+    set aside beside that memory. Raises UsageError for a GPU that the table does not have.
     """
     found = machine_now()
     known = gpus.lookup(gpu) if gpu is not None else None
@@ -103,7 +105,10 @@ def described_machine(
             f"{gpu!r} is not in the table of GPUs. Write it as its maker does (RTX 4060, RX 7900 "
             "XTX, M3 Max), or give its memory alone with --vram."
         )
+    host = found.ram.available_bytes if ram_bytes is None else ram_bytes
     sizes = vram_bytes or ((known.memory_bytes,) if known and known.memory_bytes else ())
+    if known is not None and known.unified and not sizes:
+        sizes = (_lent_bytes(known, host),)
     if known is not None and not sizes:
         raise UsageError(f"The memory of {known.name} is not known: say it with --vram.")
     backend = gpus.Generation.NVIDIA_AMPERE.backend
@@ -116,6 +121,7 @@ def described_machine(
             backend=backend,
             free_bytes=size,
             unified=known is not None and known.unified,
+            dedicated_bytes=size if vram_bytes and backend is Backend.ROCM else 0,
         )
         for i, size in enumerate(sizes)
     )
@@ -124,12 +130,18 @@ def described_machine(
         backend=backend,
         generation=known.generation if known else gpus.Generation.NVIDIA_AMPERE,
     )
-    host = found.ram.available_bytes if ram_bytes is None else ram_bytes
     return Machine(
         budget=Budget(host_bytes=host, gpus=gpu_budgets),
         host=host_speed(found),
         gpus=(speed,) * len(gpu_budgets),
     )
+
+
+def _lent_bytes(gpu: gpus.Gpu, host_bytes: int) -> int:
+    """Return how much of the system's memory a GPU without its own may use: Metal's working set, or
+    half of it as Windows and Linux lend (WDDM; the kernel's ttm.pages_limit)."""
+    apple = gpu.generation is not None and gpu.generation.backend is Backend.METAL
+    return working_set(host_bytes, "") if apple else host_bytes // 2
 
 
 def host_speed(found: HardwareInfo, *, measure_again: bool = False) -> DeviceSpeed:

@@ -95,3 +95,25 @@ def test_a_machine_too_small_for_anything_is_told_so() -> None:
     done = suggest("--ram", "10MiB")
     assert done.returncode == 0
     assert "Nothing of the catalogue fits" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "gpu",
+    ["RTX A2000", "RTX A2000 Laptop", "MX450", "Arc 140V", "Radeon 780M", "Iris Xe", "M3 Max",
+     "RX 6700M", "RTX 3050 Ti Laptop", "Quadro T2000", "RTX PRO 2000 Blackwell"],
+)  # fmt: skip
+def test_a_laptops_gpu_is_known_by_its_name(gpu: str) -> None:
+    done = suggest("--gpu", gpu, "--ram", "16GiB", "--limit", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["plans"]
+
+
+def test_memory_set_aside_for_an_apu_is_beside_the_systems() -> None:
+    def need(*arguments: str) -> int:
+        wanted = ("--goal", "quality", "--min-tps", "0.1", "--limit", "1", "--json")
+        done = suggest("--gpu", "Radeon 8060S", *arguments, *wanted)
+        devices = json.loads(done.stdout)["plans"][0]["placement"]["devices"]
+        return sum(device["total_bytes"] for device in devices)
+
+    assert need("--ram", "24GiB", "--vram", "96GiB") > 24 * 2**30
+    assert need("--ram", "24GiB") < 24 * 2**30  # shared: at most half of it

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localllm.core.hardware import Backend
+from localllm.core.speed.gpu_table import DEVICES
 from localllm.core.speed.gpus import GIB, Generation, generation, lookup
 
 
@@ -30,6 +31,27 @@ from localllm.core.speed.gpus import GIB, Generation, generation, lookup
         ("RX7900XTX", 24, 960),
         ("AMD Radeon(TM) PRO W7900", 48, 864),
         ("Intel(R) Arc(TM) B580 Graphics", 12, 456),
+        ("NVIDIA RTX A2000 12GB", 12, 288),
+        ("NVIDIA RTX A2000 Laptop GPU", 4, 192),
+        ("NVIDIA RTX A2000 8GB Laptop GPU", 8, 224),
+        ("NVIDIA RTX A1000 6GB Laptop GPU", 6, 132),
+        ("NVIDIA RTX 2000 Ada Generation Laptop GPU", 8, 256),
+        ("NVIDIA GeForce RTX 3050 6GB Laptop GPU", 6, 168),
+        ("NVIDIA GeForce RTX 3050 Ti Laptop GPU", 4, 192),
+        ("NVIDIA GeForce RTX 2050", 4, 112),
+        ("NVIDIA GeForce RTX 2070 Super with Max-Q Design", 8, 352),
+        ("NVIDIA GeForce MX450", 2, 64),
+        ("GeForce MX150", 2, 40),
+        ("GTX 1650 Mobile", 4, 128),
+        ("Quadro T2000", 4, 128),
+        ("NVIDIA T500", 4, 80),
+        ("Quadro P620", 2, 80),
+        ("NVIDIA GeForce RTX 5070 Ti Laptop GPU", 12, 672),
+        ("AMD Radeon RX 6700M", 10, 320),
+        ("Radeon RX 6800S", 8, 256),
+        ("AMD Radeon RX 7600M XT", 8, 288),
+        ("Intel(R) Arc(TM) A770M Graphics", 16, 512),
+        ("Intel(R) Arc(TM) Pro A40 Graphics", 6, 192),
     ],
 )
 def test_a_device_is_found_however_it_is_spelled(name: str, gib: int, gb_per_s: float) -> None:
@@ -42,7 +64,17 @@ def test_a_device_is_found_however_it_is_spelled(name: str, gib: int, gb_per_s: 
 
 @pytest.mark.parametrize(
     "name",
-    ["Apple M2 Ultra (76-core GPU)", "Radeon 8060S Graphics (RADV GFX1151)", "NVIDIA GB10", "780M"],
+    [
+        "Apple M2 Ultra (76-core GPU)",
+        "Radeon 8060S Graphics (RADV GFX1151)",
+        "NVIDIA GB10",
+        "780M",
+        "AMD Radeon(TM) 780M Graphics",
+        "Radeon 610M",
+        "Intel(R) Arc(TM) 130V GPU",
+        "Arc 130T",
+        "Intel(R) Iris(R) Xe Graphics",
+    ],
 )
 def test_memory_shared_with_the_system_is_said_to_be_so(name: str) -> None:
     gpu = lookup(name)
@@ -53,7 +85,7 @@ def test_memory_shared_with_the_system_is_said_to_be_so(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "   ", "GeForce", "RTX 9999", "RTX 4060 Max-Q", "RTX 4090 D", "[/INST]", "🦙" * 500],
+    ["", "   ", "GeForce", "RTX 9999", "RTX 4060 Max-P", "RTX 4090 D", "[/INST]", "🦙" * 500],
 )
 def test_a_device_that_no_table_has_is_unknown(name: str) -> None:
     assert lookup(name) is None
@@ -109,6 +141,18 @@ def test_a_size_in_the_name_settles_which_bandwidth_is_meant() -> None:
         ("Apple M4 (10-core GPU)", Generation.APPLE_M3_M4),
         ("Apple M5 Max", Generation.APPLE_M5),
         ("Matrox Millennium", None),
+        ("NVIDIA GeForce MX450", Generation.NVIDIA_TURING),
+        ("NVIDIA GeForce MX150", Generation.NVIDIA_PASCAL),
+        ("NVIDIA GeForce MX130", Generation.NVIDIA_MAXWELL),
+        ("NVIDIA GeForce MX570", Generation.NVIDIA_AMPERE),
+        ("NVIDIA GeForce RTX 2050", Generation.NVIDIA_AMPERE),
+        ("NVIDIA RTX A500 Laptop GPU", Generation.NVIDIA_AMPERE),
+        ("NVIDIA T1200 Laptop GPU", Generation.NVIDIA_TURING),
+        ("Quadro P2200", Generation.NVIDIA_PASCAL),
+        ("AMD Radeon RX 6700M", Generation.AMD_RDNA),
+        ("AMD Radeon 780M Graphics", Generation.AMD_RDNA),
+        ("Intel Arc 140V", Generation.INTEL_ARC),
+        ("Intel Arc Pro A40", Generation.INTEL_ARC),
     ],
 )
 def test_a_name_tells_its_generation(name: str, expected: Generation | None) -> None:
@@ -150,3 +194,28 @@ def test_no_name_is_too_strange_to_look_up(name: str) -> None:
     gpu = lookup(name)
     assert gpu is None or gpu.bandwidth_bytes_per_s > 0
     generation(name, compute_capability=name)
+
+
+def test_every_row_of_the_table_is_found_and_has_a_generation() -> None:
+    for line in DEVICES.strip().splitlines():
+        name = line.split("|")[0].strip()
+        gpu = lookup(name)
+        assert gpu is not None, name
+        assert gpu.name == name
+        assert gpu.generation is not None, name
+        assert not (gpu.unified and name.endswith("laptop")), name
+
+
+def test_the_stated_size_has_its_own_bandwidth_though_the_larger_is_the_slower() -> None:
+    small, large = lookup("RTX 3050 4GB Laptop GPU"), lookup("RTX 3050 6GB Laptop GPU")
+    assert small is not None
+    assert large is not None
+    assert small.bandwidth_bytes_per_s > large.bandwidth_bytes_per_s
+    assert lookup("RTX 3050 Laptop GPU") == small
+
+
+def test_an_integrated_gpu_that_names_its_share_of_the_memory_still_shares_it() -> None:
+    gpu = lookup("Intel(R) Arc(TM) 140V GPU (16GB)")
+    assert gpu is not None
+    assert gpu.unified
+    assert gpu.bandwidth_bytes_per_s == 136.5e9
