@@ -137,10 +137,9 @@ THREADS = click.option(
     help="Threads to compute with (default: that of the settings, else one for each fast core that "
     "may be used).",
 )  # fmt: skip
-NO_MMAP = click.option(
-    "--no-mmap", "mmap", is_flag=True, callback=lambda _c, _p, value: False if value else None,
-    help="Read the model's file into memory instead of mapping it (done without being asked on "
-    "network drives).",
+MMAP = click.option(
+    "--mmap/--no-mmap", "mmap", default=None,
+    help="Map the model's file, or read it into memory (default: map it, but on a network drive).",
 )  # fmt: skip
 CHAT_TEMPLATE = click.option(
     "--chat-template", metavar="FILE",

@@ -25,6 +25,7 @@ from localllm.library.store.companions import (
 )
 from localllm.library.store.inspect import inspect_model, mmproj_for
 from localllm.library.store.installed import InstalledModel
+from localllm.machine.mounts import network_filesystem
 from localllm.runtime.load_policy import (
     Companions,
     LoadChoice,
@@ -46,8 +47,8 @@ class LoadPlan:
     draft model.
 
     The first of `candidates` that fits is loaded; when none does, the last says what is missing.
-    `warnings` name companions of the model that are left out because they cannot be used, and a
-    context that is too long for it.
+    `warnings` name companions of the model that are left out because they cannot be used, a context
+    that is too long for it, and a file that is read instead of mapped.
     """
 
     model: InstalledModel
@@ -74,11 +75,14 @@ def plan_load(
     choice = choice_for_model(choice, model.name, settings)
     check_purpose(choice, spec, model.name)
     companions = read_companions(choice, spec, resolve=resolve)
+    remote = network_filesystem(model.path) if choice.mmap is None else None
+    if remote is not None:
+        companions = replace(companions, maps_slowly=True, warnings=(_not_mapped(model, remote),))
     if not loads_for_embeddings(choice, spec):
         companions = replace(companions, chat_template=_chat_template(choice, model, settings))
         if choice.vision is not False:
             mmproj, warnings = _vision(choice, model, spec)
-            companions = replace(companions, mmproj=mmproj, warnings=warnings)
+            companions = replace(companions, mmproj=mmproj, warnings=companions.warnings + warnings)
     elif choice.chat_template is not None:
         raise UsageError(
             f"{single_line(model.name)} is loaded for embeddings: --chat-template has no use there."
@@ -117,6 +121,14 @@ def read_companions(choice: LoadChoice, spec: ModelSpec, *, resolve: Resolve) ->
     draft = read_spec(found.path)
     require_generative(draft, found.name)
     return Companions(loras=loras, draft_path=str(found.path), draft=draft)
+
+
+def _not_mapped(model: InstalledModel, remote: str) -> str:
+    return (
+        f"{single_line(model.name)} is on a network drive ({single_line(remote)}): its file is read"
+        " into memory instead of mapped (--mmap maps it all the same). A copy on a local disk loads"
+        " faster."
+    )
 
 
 def _chat_template(

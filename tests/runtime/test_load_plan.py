@@ -10,6 +10,7 @@ from localllm.core.sizing.load import Lora, Speculate
 from localllm.errors import GgufError, NotFound, UsageError
 from localllm.library.files.settings import Settings
 from localllm.library.store.store import Store
+from localllm.runtime import load_plan
 from localllm.runtime.load_plan import LoadPlan, plan_load, read_chat_template
 from localllm.runtime.load_policy import AUTO_PARALLEL, CHAT, LoadChoice, NotGenerative
 from localllm.runtime.runtime import ResidentModel
@@ -197,3 +198,22 @@ def test_threads_are_the_options_else_the_settings(store: Store, file: Path) -> 
         choice = LoadChoice(threads=threads)
         plan = plan_load(model, choice, settings=Settings(threads=3), resolve=store.resolve)
         assert plan.candidates[0].threads == expected
+
+
+@pytest.mark.parametrize(
+    ("drive", "given", "mapped"),
+    [(None, None, True), ("nfs4", None, False), ("nfs4", True, True), (None, False, False)],
+)
+def test_a_model_on_a_network_drive_is_read_unless_it_is_to_be_mapped(
+    drive: str | None,
+    given: bool | None,
+    mapped: bool,
+    store: Store,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(load_plan, "network_filesystem", lambda _: drive)
+    plan = planned(store, file, LoadChoice(mmap=given, vision=False))
+    assert all(each.mmap is mapped for each in plan.candidates)
+    read_by_itself = drive is not None and given is None
+    assert [("nfs4" in warning) for warning in plan.warnings] == [True] * read_by_itself

@@ -107,7 +107,7 @@ def _sampling_option(field: str, help_text: str) -> Callable[[Command], Command]
     options.SPECULATE,
     options.DRAFT,
     options.THREADS,
-    options.NO_MMAP,
+    options.MMAP,
     options.CHAT_TEMPLATE,
     *options.ROPE,
     base=CHAT,

@@ -99,7 +99,7 @@ class Serving:
     options.SPECULATE,
     options.DRAFT,
     options.THREADS,
-    options.NO_MMAP,
+    options.MMAP,
     options.CHAT_TEMPLATE,
     click.option(
         "--embeddings",

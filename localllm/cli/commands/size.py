@@ -39,6 +39,7 @@ from localllm.errors import ExitCode, UsageError
 from localllm.library.files import paths
 from localllm.library.files import settings as user_settings
 from localllm.library.store.store import Store
+from localllm.machine.mounts import network_filesystem
 from localllm.runtime.find_model import ModelQuery, SizedModel, find_model, read_model
 from localllm.runtime.load_plan import read_companions
 from localllm.runtime.load_policy import (
@@ -72,7 +73,7 @@ from localllm.runtime.local_machine import machine_now
     options.LORA,
     *options.ROPE,
     options.THREADS,
-    options.NO_MMAP,
+    options.MMAP,
     click.option(
         "--embeddings", is_flag=True, callback=options.true_or_none,
         help="Of a load for embeddings, as an embedding model's is in any case.",
@@ -112,6 +113,8 @@ def command(
     companions = read_companions(choice, sized.spec, resolve=store.resolve)
     if not loads_for_embeddings(choice, sized.spec):
         companions = replace(companions, mmproj=sized.mmproj)
+    if choice.mmap is None and sized.path is not None and network_filesystem(sized.path):
+        companions = replace(companions, maps_slowly=True)
     user = user_settings.load()
     choice = choice_for_model(choice, sized.name, user)
     settings = load_settings(choice, sized.spec, user, companions)
