@@ -23,7 +23,7 @@ _real_connect = socket.socket.connect
 
 _OF_THE_USER = (
     "hf_token", "hugging_face_hub_token", "hf_token_path", "hf_endpoint", "hf_hub_offline",
-    "http_proxy", "https_proxy", "all_proxy", "no_proxy",
+    "http_proxy", "https_proxy", "all_proxy", "no_proxy", "requests_ca_bundle", "curl_ca_bundle",
 )  # fmt: skip
 """Variables that would lead a test to this user's token, mirror or proxy."""
 

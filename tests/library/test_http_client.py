@@ -1,5 +1,6 @@
 import logging
 import socket
+import ssl
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,6 +9,7 @@ import httpx2
 import pytest
 
 from localllm.errors import HubError, Offline, UsageError
+from localllm.library.files import paths
 from localllm.library.files.settings import Settings
 from localllm.library.http.client import (
     READ_S,
@@ -21,6 +23,7 @@ from localllm.library.http.retry_policy import retry_after_s
 from localllm.library.http.urls import DEFAULT_ENDPOINT, file_url
 from tests.hub import Drop, FakeHub, Redirect, Truncate
 from tests.hub.certificate import loopback_certificate
+from tests.hub.socks import SocksProxy
 
 SECRET = "hf_member"
 
@@ -286,14 +289,18 @@ def test_an_encrypted_request_goes_through_the_proxy_which_sees_no_token(
 
         thread = threading.Thread(target=refuse, daemon=True)
         thread.start()
-        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        port = proxy.getsockname()[1]
+        monkeypatch.setenv("HTTPS_PROXY", f"http://me:hf_secret@127.0.0.1:{port}")
         with (
             open_client(Access(token=SECRET)) as client,
             pytest.raises(httpx2.ProxyError) as refused,
         ):
             client.get(f"{DEFAULT_ENDPOINT}/api/models?search=secret")
         thread.join(10)
-    assert describe_error(refused.value) == "the proxy refused the connection"
+    where = f"the proxy http://127.0.0.1:{port} (HTTPS_PROXY)"
+    assert describe_error(refused.value) == (
+        f"{where} wants a login (407); write it as SCHEME://USER:PASSWORD@HOST:PORT"
+    )
     (head,) = seen
     assert head.startswith(b"CONNECT huggingface.co:443 HTTP/1.1\r\n")
     assert SECRET.encode() not in head
@@ -301,14 +308,108 @@ def test_an_encrypted_request_goes_through_the_proxy_which_sees_no_token(
     assert b"python" not in head.lower()
 
 
-@pytest.mark.parametrize("proxy", ["socks9://x", "socks5://user:hf_secret@x:1", "http://x:y"])
+@pytest.mark.parametrize("proxy", ["socks9://x", "socks4://user:hf_secret@x:1", "http://x:y"])
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "all_proxy"])
 def test_a_proxy_that_cannot_be_used_is_a_usage_error(
-    monkeypatch: pytest.MonkeyPatch, proxy: str
+    monkeypatch: pytest.MonkeyPatch, proxy: str, variable: str
 ) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    monkeypatch.setenv(variable, proxy)
     with open_client(Access()) as client, pytest.raises(UsageError, match="The proxy") as error:
         client.get("https://huggingface.co/api/models")
     assert "hf_secret" not in str(error.value)
+    assert f" of {variable} cannot be used: give an http://, https:// or socks5:// address" in str(
+        error.value
+    )
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"])
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+def test_a_proxy_that_cannot_be_reached_is_named_and_not_the_hub(
+    monkeypatch: pytest.MonkeyPatch, variable: str, scheme: str
+) -> None:
+    monkeypatch.setenv(variable, f"{scheme}://me:hf_secret@127.0.0.1:9")  # nobody listens there
+    with open_client(Access()) as client, pytest.raises(httpx2.TransportError) as refused:
+        client.get(f"{DEFAULT_ENDPOINT}/api/models")
+    message = describe_error(refused.value)
+    assert message == (
+        f"no connection: Connection refused, through the proxy {scheme}://127.0.0.1:9 ({variable})"
+    )
+
+
+def answering_proxy(response: bytes) -> socket.socket:
+    """A proxy that reads one request and answers so."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(response)
+
+    threading.Thread(target=answer, daemon=True).start()
+    return server
+
+
+def test_a_proxy_that_refuses_or_wants_a_login_says_so_for_plain_requests_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = Access(endpoints=("http://mirror.example",))
+    for status, url, words in (
+        (b"407 Proxy Authentication Required", "http://mirror.example/", "wants a login (407)"),
+        (b"403 Blocked by policy", "https://huggingface.co/", "(403 Blocked by policy)"),
+        (b"502 \x1b[31mBad", "https://huggingface.co/", "refused the connection (502 "),
+    ):
+        with answering_proxy(b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n" % status) as proxy:
+            for variable in ("HTTP_PROXY", "HTTPS_PROXY"):
+                monkeypatch.setenv(variable, f"127.0.0.1:{proxy.getsockname()[1]}")
+            with open_client(plain) as client, pytest.raises(httpx2.ProxyError) as refused:
+                client.get(url)
+        message = describe_error(refused.value)
+        assert words in message
+        assert message.isprintable()
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h", "socks"])
+def test_a_socks_proxy_is_used_and_resolves_the_names(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    hub.add_repo("org/m", {})
+    host, port = hub.endpoint.removeprefix("http://").split(":")
+    with SocksProxy((host, int(port))) as proxy:
+        monkeypatch.setenv("ALL_PROXY", f"{scheme}://{proxy.address}")
+        with open_client(Access(endpoints=("http://mirror.invalid",))) as client:
+            assert client.get("http://mirror.invalid/api/models/org/m").status_code == 200
+        assert proxy.asked == ["mirror.invalid:80"]
+
+
+def test_a_socks_proxy_that_wants_a_password_gets_it_and_no_message_does(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_repo("org/m", {})
+    host, port = hub.endpoint.removeprefix("http://").split(":")
+    url = "http://mirror.invalid/api/models/org/m"
+    with SocksProxy((host, int(port)), password="hf_secret") as proxy:
+        monkeypatch.setenv("ALL_PROXY", f"socks5://me:hf_secret@{proxy.address}")
+        with open_client(Access(endpoints=("http://mirror.invalid",))) as client:
+            assert client.get(url).status_code == 200
+        for wrong in ("me:hf_wrong@", ""):
+            monkeypatch.setenv("ALL_PROXY", f"socks5://{wrong}{proxy.address}")
+            with (
+                open_client(Access(endpoints=("http://mirror.invalid",))) as client,
+                pytest.raises(httpx2.TransportError) as refused,
+            ):
+                client.get(url)
+            message = describe_error(refused.value)
+            assert f"the proxy socks5://{proxy.address} (ALL_PROXY)" in message
+            assert "hf_" not in message
+
+
+def test_a_socks_proxy_that_reaches_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with SocksProxy(None) as proxy:
+        monkeypatch.setenv("ALL_PROXY", f"socks5://{proxy.address}")
+        with open_client(Access()) as client, pytest.raises(httpx2.ProxyError) as refused:
+            client.get("https://huggingface.co/")
+    assert f"the proxy socks5://{proxy.address} (ALL_PROXY)" in describe_error(refused.value)
 
 
 # --- certificates ---
@@ -324,7 +425,9 @@ def test_a_certificate_is_trusted_when_the_settings_or_the_environment_name_it(
             pytest.raises(httpx2.ConnectError) as refused,
         ):
             client.get(url)
-        assert "not trusted here" in describe_error(refused.value)
+        message = describe_error(refused.value)
+        assert "not trusted here (self-signed certificate)" in message
+        assert f"[hub] ca_cert in {paths.settings_file()}" in message
         with open_client(
             Access(endpoints=(hub.endpoint,), ca_file=loopback_certificate())
         ) as client:
@@ -339,7 +442,7 @@ def test_the_settings_own_certificate_comes_beside_the_systems(tmp_path: Path) -
     assert named.ca_file == loopback_certificate()
     for file, why in (("none.pem", "No such file"), ("empty.pem", "no certificate in it")):
         (tmp_path / "empty.pem").write_text("nothing")
-        with pytest.raises(UsageError, match=rf"\[hub\] ca_cert \(.*{file}\) cannot.*{why}"):
+        with pytest.raises(UsageError, match=rf"\[hub\] ca_cert \(.*{file}\) of .*{why}"):
             open_client(Access(ca_file=tmp_path / file))
 
 
@@ -349,6 +452,48 @@ def test_a_bad_ssl_cert_file_is_a_usage_error(
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
     with pytest.raises(UsageError, match="SSL_CERT_FILE"):
         open_client(Access())
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_the_bundles_of_requests_and_curl_are_trusted_too(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, str(loopback_certificate()))
+    with FakeHub(tls=True) as hub, open_client(Access(endpoints=(hub.endpoint,))) as client:
+        assert client.get(f"{hub.endpoint}/api/models").status_code == 200
+
+
+def test_a_bundle_that_cannot_be_read_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for variable, path, why in (
+        ("CURL_CA_BUNDLE", tmp_path / "none.pem", "No such file"),
+        ("REQUESTS_CA_BUNDLE", Path(__file__), "no certificate in it"),
+    ):
+        monkeypatch.setenv(variable, str(path))
+        with pytest.raises(UsageError, match=rf"{variable} \(.*{path.name}\) cannot.*{why}"):
+            open_client(Access())
+
+
+@pytest.mark.parametrize(
+    ("code", "stated", "words"),
+    [
+        (
+            10,
+            "certificate has expired",
+            "not valid now (certificate has expired); look at the clock",
+        ),
+        (9, "certificate is not yet valid", "not valid now"),
+        (62, "Hostname mismatch", "another host's (Hostname mismatch)"),
+        (20, "unable to get local issuer certificate", "not trusted here (unable to get local"),
+    ],
+)
+def test_a_refused_certificate_says_why_and_what_to_do(code: int, stated: str, words: str) -> None:
+    cause = ssl.SSLCertVerificationError(1, "CERTIFICATE_VERIFY_FAILED")
+    cause.verify_code, cause.verify_message = code, stated
+    error = httpx2.ConnectError("CERTIFICATE_VERIFY_FAILED")
+    error.__cause__ = cause
+    assert words in describe_error(error)
 
 
 # --- texts ---

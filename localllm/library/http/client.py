@@ -18,10 +18,19 @@ from pathlib import Path
 import httpx2
 
 from localllm.core.text import single_line
-from localllm.errors import HubError, Offline, UsageError
+from localllm.errors import HubError, Offline
 from localllm.library.files import paths
 from localllm.library.files.settings import Settings, offline_switch
 from localllm.library.http import token
+from localllm.library.http.certificates import certificate_problem, ssl_context
+from localllm.library.http.proxies import (
+    Proxy,
+    ProxyFailed,
+    open_proxy_transport,
+    proxy_failure,
+    proxy_for,
+    wants_login,
+)
 from localllm.library.http.urls import (
     DEFAULT_ENDPOINT,
     checked_endpoint,
@@ -29,7 +38,6 @@ from localllm.library.http.urls import (
     is_usable,
     origin_of,
     printable_url,
-    proxy_for,
 )
 
 CONNECT_S = 10.0
@@ -38,6 +46,7 @@ READ_S = 30.0
 
 _TIMEOUTS = {"connect": CONNECT_S, "read": READ_S, "write": READ_S, "pool": READ_S}
 _METHODS = ("GET", "HEAD")
+_PROXY_LOGIN = 407
 _PASSED_HEADERS = ("host", "accept", "connection", "range", "if-range")
 """Headers that pass unchanged; the outbound transport writes all others itself."""
 _VERBOSE_LOGGERS = ("httpx2", "httpcore2")
@@ -155,7 +164,7 @@ def open_client(
     require_online(access)
     for name in _VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
-    transport = _OutboundTransport(access, _ssl_context(access.ca_file))
+    transport = _OutboundTransport(access, ssl_context(access.ca_file))
     return httpx2.Client(
         transport=wrap(transport) if wrap else transport,
         follow_redirects=follow_redirects,
@@ -175,15 +184,14 @@ def require_online(access: Access) -> None:
 def describe_error(error: httpx2.HTTPError) -> str:
     """Describe a failed request for a message, without URLs, headers and tokens."""
     match error:
+        case ProxyFailed():
+            return str(error)
         case httpx2.ConnectTimeout():
             return f"no connection within {CONNECT_S:g} s"
         case httpx2.TimeoutException():
             return f"nothing came for {READ_S:g} s"
-        case httpx2.ConnectError() if "CERTIFICATE_VERIFY" in str(error):
-            return (
-                "its certificate is not trusted here; behind a proxy that looks into connections,"
-                " name the proxy's certificate in settings.toml ([hub] ca_cert)"
-            )
+        case httpx2.ConnectError() if (problem := certificate_problem(error)) is not None:
+            return problem
         case httpx2.ConnectError():
             return f"no connection: {_system_reason(error)}"
         case httpx2.NetworkError():
@@ -214,7 +222,7 @@ class _OutboundTransport(httpx2.BaseTransport):
         self._ssl_context = ssl_context
         self._origins = {origin_of(httpx2.URL(each)) for each in access.endpoints}
         self._local = any(is_loopback(host) for _, host, _ in self._origins)
-        self._by_proxy: dict[str | None, httpx2.HTTPTransport] = {}
+        self._by_proxy: dict[Proxy | None, httpx2.HTTPTransport] = {}
         self._lock = threading.Lock()
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -228,7 +236,23 @@ class _OutboundTransport(httpx2.BaseTransport):
             stream=request.stream,
             extensions={**request.extensions, "timeout": timeouts},
         )
-        return self._transport_for(proxy_for(request.url)).handle_request(outbound)
+        return self._send(outbound, proxy_for(request.url))
+
+    def _send(self, request: httpx2.Request, proxy: Proxy | None) -> httpx2.Response:
+        """Send a request; a failure before its proxy names the proxy and not the server."""
+        transport = self._transport_for(proxy)
+        if proxy is None:
+            return transport.handle_request(request)
+        try:
+            response = transport.handle_request(request)
+        except httpx2.TransportError as error:
+            is_servers = certificate_problem(error) is not None
+            failed = None if is_servers else proxy_failure(proxy, error, describe_error(error))
+            raise (failed or error) from error
+        if response.status_code == _PROXY_LOGIN:
+            response.close()
+            raise wants_login(proxy)
+        return response
 
     def close(self) -> None:
         for transport in self._by_proxy.values():
@@ -262,38 +286,15 @@ class _OutboundTransport(httpx2.BaseTransport):
                 f"The Hub's answer leads to {where}, which is not encrypted. It was not asked."
             )
 
-    def _transport_for(self, proxy: str | None) -> httpx2.HTTPTransport:
+    def _transport_for(self, proxy: Proxy | None) -> httpx2.HTTPTransport:
         with self._lock:
             if proxy not in self._by_proxy:
-                self._by_proxy[proxy] = self._open_transport(proxy)
+                self._by_proxy[proxy] = (
+                    httpx2.HTTPTransport(verify=self._ssl_context)
+                    if proxy is None
+                    else open_proxy_transport(proxy, self._ssl_context)
+                )
             return self._by_proxy[proxy]
-
-    def _open_transport(self, proxy: str | None) -> httpx2.HTTPTransport:
-        try:
-            return httpx2.HTTPTransport(verify=self._ssl_context, proxy=proxy)
-        except (ImportError, ValueError, httpx2.InvalidURL) as error:
-            raise UsageError(
-                f"The proxy {printable_url(proxy or '')!r} of the environment cannot be used: give"
-                " an http:// or https:// address in HTTPS_PROXY, or name the host in NO_PROXY."
-            ) from error
-
-
-def _ssl_context(ca_file: Path | None) -> ssl.SSLContext:
-    """Trust the system's certificates (SSL_CERT_FILE instead, when it is set) and `ca_file`."""
-    origin = "SSL_CERT_FILE or SSL_CERT_DIR"
-    try:
-        context = httpx2.create_ssl_context()
-        if ca_file is not None:
-            origin = f"[hub] ca_cert ({single_line(str(ca_file))})"
-            context.load_verify_locations(ca_file)
-    except (OSError, ValueError) as error:
-        reason = "there is no certificate in it"
-        if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
-            reason = error.strerror or reason
-        raise UsageError(
-            f"{origin} cannot be used: {reason}. Name a file in PEM format."
-        ) from error
-    return context
 
 
 def _system_reason(error: httpx2.HTTPError) -> str:

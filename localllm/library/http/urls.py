@@ -7,7 +7,6 @@ may be requested, who gets the token, what a message may show.
 import ipaddress
 import re
 import socket
-import urllib.request
 from urllib.parse import quote
 
 import httpx2
@@ -83,26 +82,3 @@ def is_usable(url: httpx2.URL) -> bool:
 def origin_of(url: httpx2.URL) -> tuple[str, str, int | None]:
     """Return scheme, host and port: the unit that a token is sent to."""
     return url.scheme, url.host.lower(), url.port or {"http": 80, "https": 443}.get(url.scheme)
-
-
-def proxy_for(url: httpx2.URL) -> str | None:
-    """Return the proxy that the environment (or the system) sets for a URL, None for none.
-
-    NO_PROXY may hold names, `.suffixes`, addresses, networks (`10.0.0.0/8`) and `*`. This machine
-    is never reached through a proxy.
-    """
-    proxies = urllib.request.getproxies()
-    proxy = proxies.get(url.scheme) or proxies.get("all")
-    # urllib's bypass knows names and suffixes; networks (10.0.0.0/8) are ours to check.
-    if not proxy or is_loopback(url.host) or urllib.request.proxy_bypass(url.host):
-        return None
-    if any(_in_network(url.host, each.strip()) for each in proxies.get("no", "").split(",")):
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"
-
-
-def _in_network(host: str, network: str) -> bool:
-    try:
-        return ipaddress.ip_address(host) in ipaddress.ip_network(network, strict=False)
-    except ValueError:
-        return False
