@@ -63,7 +63,7 @@ def events_of(
     stream, events = IncrementalDetokenizer(), []
     for token in tokens:
         text = stream.push(vocabulary.piece(token) or answer.marker(token))
-        events += answer.push(Token(request_id="a", text=text))
+        events += answer.push(Token(request_id="a", text=text), token)
     return [*events, *answer.finish(Token(request_id="a", text=stream.finish()))]
 
 
@@ -147,7 +147,7 @@ def write(
             assert token in constraint.allowed()
         complete = constraint is not None and not constraint.accept(token)
         found += answer.push(
-            Token(request_id="a", text=stream.push(stepped.model.vocab.piece(token)))
+            Token(request_id="a", text=stream.push(stepped.model.vocab.piece(token))), token
         )
         constraint = answer.next_constraint(constraint, complete=complete, text=stream)
     return constraint, found

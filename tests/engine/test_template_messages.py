@@ -4,7 +4,15 @@ import dataclasses
 
 import pytest
 
-from localllm.engine.messages import Message, Role, Token, Tool, ToolCall, ToolCallArguments
+from localllm.engine.messages import (
+    Message,
+    Role,
+    Thinking,
+    Token,
+    Tool,
+    ToolCall,
+    ToolCallArguments,
+)
 from localllm.engine.worker.parsing.formats import HARMONY, PLAIN, reasoning_tags_of, tool_format_of
 from localllm.engine.worker.prompt.chat_template import ChatTemplate
 from localllm.errors import BadRequest
@@ -148,7 +156,8 @@ def test_a_template_may_indent_a_little() -> None:
 
 def test_reasoning_is_switched_off_where_the_template_can() -> None:
     (qwen3,) = (e for e in EXAMPLES if e.template == "Qwen-Qwen3-0.6B")
-    text = template(qwen3).render((QUESTION,), reasoning=False)
+    off = template(qwen3).thinking.plan(Thinking(enabled=False), {})
+    text = template(qwen3).render((QUESTION,), options=off.options)
     assert text.endswith("<think>\n\n</think>\n\n")
 
 

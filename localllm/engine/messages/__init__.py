@@ -45,6 +45,7 @@ from localllm.engine.messages.events import (
     ToolCallBegan,
 )
 from localllm.engine.messages.types import (
+    Effort,
     FinishReason,
     Grammar,
     GrammarKind,
@@ -54,6 +55,7 @@ from localllm.engine.messages.types import (
     Overflow,
     Role,
     Sampling,
+    Thinking,
     Tool,
     ToolCall,
     ToolChoice,
@@ -67,6 +69,7 @@ __all__ = [
     "BuildInfoRequest",
     "Cancel",
     "Command",
+    "Effort",
     "EmbedRequest",
     "Embedded",
     "Event",
@@ -100,6 +103,7 @@ __all__ = [
     "StateError",
     "StateRestored",
     "StateSaved",
+    "Thinking",
     "Timings",
     "Token",
     "TokenLogprob",

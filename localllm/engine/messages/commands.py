@@ -22,6 +22,7 @@ from localllm.engine.messages.types import (
     Message,
     Overflow,
     Sampling,
+    Thinking,
     Tool,
     ToolChoice,
 )
@@ -81,6 +82,9 @@ class GenerateRequest:
       `worker/prompt/context_window.py`).
     - `tools`, `tool_choice` go with `messages` only. `parallel_tool_calls` False: the answer ends
       with its first call.
+    - `thinking` goes with `messages` only, and so do these two. `template_options`: further
+      variables of the chat template, the text of a JSON object. `continue_final_message`: the
+      answer goes on with the last message, an assistant's; None: if it is one with a text.
     - `loras` replaces the adapters and their scales (None: as loaded).
     - `n`: answer i samples with `seed` + i. Answers that cannot run at once wait.
     - `echo`: the prompt's own tokens come first, as `Token` with `of_prompt`, once for all
@@ -105,6 +109,9 @@ class GenerateRequest:
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     parallel_tool_calls: bool = True
+    thinking: Thinking = field(default_factory=Thinking)
+    template_options: str = "{}"
+    continue_final_message: bool | None = None
     loras: tuple[LoraScale, ...] | None = None
     n: Annotated[int, Range(int, 1, MAX_N)] = 1
     echo: bool = False
@@ -148,13 +155,15 @@ class RerankRequest:
 class SaveState:
     """Write the KV cache of this conversation to the file `path`.
 
-    `key` (64 hexadecimal digits) signs the file: only one of the same key is restored. A state
-    of more than `max_bytes` is not written. Answered by `StateSaved` or `StateError`.
+    `thinking` is that of the request that computed it. `key` (64 hexadecimal digits) signs the
+    file: only one of the same key is restored. A state of more than `max_bytes` is not written.
+    Answered by `StateSaved` or `StateError`.
     """
 
     path: str
     messages: tuple[Message, ...]
     key: str
+    thinking: Thinking = field(default_factory=Thinking)
     max_bytes: int | None = None
 
 

@@ -176,7 +176,8 @@ class Finished:
     `prompt_tokens` is the same in all of them: the prompt was computed once. `dropped_messages`:
     that many of the oldest, after the leading system messages, did not fit the context and were
     left out (with `overflow` ROLL). `warnings`: sentences about what was done to the request to
-    answer it, such as messages that had to be merged for the chat template.
+    answer it, such as messages that had to be merged for the chat template. `reasoning_tokens` of
+    the completion's were reasoning.
     """
 
     request_id: str
@@ -187,6 +188,7 @@ class Finished:
     timings: Timings
     dropped_messages: int = 0
     warnings: tuple[str, ...] = ()
+    reasoning_tokens: int = 0
     index: int = 0
     remaining: int = 0
 

@@ -40,6 +40,14 @@ MAX_DRY_BREAKER_BYTES = 40
 MAX_PENALTY_WINDOW = 2**20
 """Tokens. llama.cpp allocates a ring of this many."""
 
+MAX_TEMPLATE_OPTIONS = 32
+MAX_TEMPLATE_OPTIONS_CHARS = 65_536
+RESERVED_TEMPLATE_OPTIONS = frozenset(
+    {"messages", "tools", "documents", "bos_token", "eos_token", "add_generation_prompt",
+     "raise_exception", "strftime_now"}
+)  # fmt: skip
+"""Variables that a template gets from the engine alone."""
+
 MAX_TOOLS = 128
 MAX_TOOL_NAME = 64
 TOOL_NAME_CHARS = frozenset(string.ascii_letters + string.digits + "_-.")

@@ -138,6 +138,30 @@ class Tool:
     parameters: str = '{"type": "object", "properties": {}}'
 
 
+class Effort(StrEnum):
+    """How long a model thinks before it answers, with OpenAI's names."""
+
+    MINIMAL = "minimal"
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    XHIGH = "xhigh"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thinking:
+    """How a model that can think does so before its answer; a model that cannot ignores it.
+
+    `enabled` None: as the model does by itself. `effort` is a word that some chat templates know;
+    for the others it is a budget. `budget`: tokens of reasoning after which the engine ends it,
+    0 for none at all.
+    """
+
+    enabled: bool | None = None
+    effort: Effort | None = None
+    budget: Annotated[int | None, Range(int, 0, MAX_INT32)] = None
+
+
 class ToolMode(StrEnum):
     AUTO = "auto"  # the model decides
     NONE = "none"  # the tools stay out of the prompt

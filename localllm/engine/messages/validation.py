@@ -22,6 +22,7 @@ from localllm.engine.messages import (
     Message,
     Overflow,
     RerankRequest,
+    Role,
     Sampling,
     Tool,
     ToolChoice,
@@ -43,9 +44,12 @@ from localllm.engine.messages.limits import (
     MAX_LORAS,
     MAX_STOP_CHARS,
     MAX_STOP_STRINGS,
+    MAX_TEMPLATE_OPTIONS,
+    MAX_TEMPLATE_OPTIONS_CHARS,
     MAX_TOOL_NAME,
     MAX_TOOLS,
     MAX_UINT32,
+    RESERVED_TEMPLATE_OPTIONS,
     TOKEN_ID,
     TOOL_NAME_CHARS,
     Range,
@@ -87,6 +91,8 @@ def check_generate(request: GenerateRequest) -> None:
     if request.grammar is not None:
         _check_grammar(request, request.grammar)
     _check_tools(request)
+    _check_ranges(request.thinking, "thinking: ")
+    _check_template_options(request)
     for lora in request.loras or ():
         _check_ranges(lora, "adapters: ")
 
@@ -274,6 +280,33 @@ def _check_grammar(request: GenerateRequest, grammar: Grammar) -> None:
     if request.ignore_eos or request.min_tokens:
         raise BadRequest(
             "A grammar says where the answer ends: ignore_eos and min_tokens cannot go with it."
+        )
+
+
+def _check_template_options(request: GenerateRequest) -> None:
+    text = request.template_options
+    if len(text) > MAX_TEMPLATE_OPTIONS_CHARS:
+        raise BadRequest(
+            f"The variables of the chat template have {len(text)} characters; at most "
+            f"{MAX_TEMPLATE_OPTIONS_CHARS} are accepted."
+        )
+    options = _parse_json(text)
+    if not isinstance(options, dict):
+        raise BadRequest("The variables of the chat template are not the text of a JSON object.")
+    if len(options) > MAX_TEMPLATE_OPTIONS:
+        raise BadRequest(
+            f"There are {len(options)} variables of the chat template; at most "
+            f"{MAX_TEMPLATE_OPTIONS} are accepted."
+        )
+    for name in options:
+        if not name.isidentifier() or len(name) > MAX_TOOL_NAME:
+            raise BadRequest(f"{name[:80]!r} is no name of a chat template's variable.")
+        if name in RESERVED_TEMPLATE_OPTIONS:
+            raise BadRequest(f"The chat template's variable {name} is not the request's to set.")
+    last = (request.messages or (None,))[-1]
+    if request.continue_final_message and (last is None or last.role is not Role.ASSISTANT):
+        raise BadRequest(
+            "continue_final_message needs a conversation that ends with an assistant's message."
         )
 
 

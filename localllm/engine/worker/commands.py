@@ -174,7 +174,7 @@ class WorkerEngine:
     def _save_state(self, request: SaveState) -> None:
         try:
             loaded, key = self._with_states(request.key)
-            tokens = loaded.prompts.tokens_of(request.messages)
+            tokens = loaded.prompts.tokens_of(request.messages, request.thinking)
             with self._heartbeat.long_call():  # a disk
                 count, size = loaded.states.save(
                     tokens, Path(request.path), key=key, max_bytes=request.max_bytes

@@ -20,6 +20,7 @@ from localllm.engine.worker.llama.allocations import allocations
 from localllm.engine.worker.llama.model import Model, default_threads, raise_for_status
 from localllm.engine.worker.llama.native_log import NativeLog
 from localllm.engine.worker.llama.params import device
+from localllm.engine.worker.prompt.control_words import LiteralText
 from localllm.engine.worker.prompt.prompt import (
     ImageChunk,
     Prompt,
@@ -236,7 +237,12 @@ def _bytes(data: bytes) -> "ctypes.Array[ctypes.c_uint8]":
 
 def _text_part(text: str) -> "mtmd.mtmd_input_part":
     raw = text.encode("utf-8", "replace")
-    found = mtmd.mtmd_input_text(text=raw, text_len=len(raw), add_special=False, parse_special=True)
+    found = mtmd.mtmd_input_text(
+        text=raw,
+        text_len=len(raw),
+        add_special=False,
+        parse_special=not isinstance(text, LiteralText),
+    )
     return mtmd.mtmd_input_part(text=ctypes.pointer(found), bitmap=None)
 
 

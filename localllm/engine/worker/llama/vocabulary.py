@@ -72,6 +72,18 @@ class Vocabulary:
         """Every token that ends an answer. Reads the whole vocabulary the first time."""
         return frozenset(filter(self.is_end, range(self.size)))
 
+    @functools.cached_property
+    def control_words(self) -> frozenset[str]:
+        """The texts of the tokens that `tokenize` recognises with `special` only. Reads the whole
+        vocabulary the first time."""
+        kinds = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
+        attributes = llama.llama_vocab_get_attr
+        return frozenset(
+            self.token_text(token)
+            for token in range(self.size)
+            if attributes(self._vocab, token) & kinds
+        )
+
     @property
     def bos_token(self) -> int:
         """The token that begins a text; negative for none."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from localllm.engine.messages import Event, FinishReason, Token
 from localllm.engine.worker.parsing.parser import AnswerParser
+from localllm.engine.worker.parsing.reasoning_budget import ReasoningBudget
 
 if TYPE_CHECKING:
     from localllm.engine.worker.parsing.detokenizer import IncrementalDetokenizer
@@ -26,14 +27,19 @@ class AnswerEvents:
         *,
         markers: Mapping[int, bytes] | None = None,
         tokenize: Callable[[str], list[int]] | None = None,
+        budget: ReasoningBudget | None = None,
     ) -> None:
         """Without a `parser` everything is text. `markers`: control tokens, which have no bytes of
         their own, and the text by which the parser knows them. `tokenize` turns a call that has
-        begun into tokens, markers included; `attach` needs it."""
+        begun into tokens, markers included; `attach` needs it. `budget` is that of the parser's
+        reasoning."""
         self._parser = parser
         self._markers = markers or {}
         self._tokenize = tokenize
+        self._budget = budget
         self._lazy: LazyGrammar | None = None
+        self.reasoning_tokens = 0
+        """Tokens of the reasoning so far, with those that ended it."""
 
     def attach(self, calls: "Constraint") -> None:
         """Constrain each section of calls of this answer, which is free not to call."""
@@ -50,9 +56,23 @@ class AnswerEvents:
         """True when the answer may say nothing more."""
         return self._parser is not None and self._parser.ended
 
-    def push(self, token: Token) -> list[Event]:
+    def forced_token(self, text: "IncrementalDetokenizer") -> int | None:
+        """Return the token that must come next, to keep the budget of the reasoning; None: any may.
+        `text` is where the tokens' bytes become text."""
+        if self._budget is None:
+            return None
+        return self._budget.forced(in_character=text.in_character)
+
+    def push(self, token: Token, token_id: int) -> list[Event]:
         """Return the events of a token: exactly one of them has its log probabilities."""
-        return [token] if self._parser is None else self._parser.push(token)
+        if self._parser is None:
+            return [token]
+        was_reasoning = self._parser.in_reasoning
+        events = self._parser.push(token)
+        self.reasoning_tokens += was_reasoning
+        if self._budget is not None:
+            self._budget.count(token_id, was_reasoning=was_reasoning)
+        return events
 
     def finish(self, rest: Token) -> list[Event]:
         """Return the events of what is left at the end; `rest` is text that was held back."""

@@ -26,6 +26,11 @@ class IncrementalDetokenizer:
         """True when bytes or text have been pushed that did not come out yet."""
         return bool(self._pending or self._decoder.getstate()[0])
 
+    @property
+    def in_character(self) -> bool:
+        """True when the last token has ended inside a character."""
+        return bool(self._decoder.getstate()[0])
+
     def push(self, piece: bytes) -> str:
         """Add one token's bytes; return the text that is certain now. May set `stopped`."""
         return self._release(self._decoder.decode(piece))

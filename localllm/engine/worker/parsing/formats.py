@@ -15,11 +15,18 @@ from localllm.engine.worker.parsing.call_section import SyntaxParser
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReasoningTags:
-    """The texts around a model's reasoning; `ignored` are tags around its answer."""
+    """The texts around a model's reasoning; `ignored` are tags around its answer. `closing` is the
+    end as the model writes it, with the white space that it was trained on; "": the tag alone."""
 
     open: str
     close: str
+    closing: str = ""
     ignored: tuple[str, ...] = ()
+
+    @property
+    def forced_end(self) -> str:
+        """The text that ends the reasoning of a model that would go on."""
+        return self.closing or self.close
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -27,9 +34,13 @@ class ReasoningTags:
         return (self.open.removesuffix("thought\n"), self.close, *self.ignored)
 
 
-THINK = ReasoningTags(open="<think>", close="</think>")
+_THINK_END = "\n</think>\n\n"  # as Qwen 3's template writes it after no reasoning at all
+THINK = ReasoningTags(open="<think>", close="</think>", closing=_THINK_END)
 GRANITE_THINK = ReasoningTags(
-    open="<think>", close="</think>", ignored=("<response>", "</response>")
+    open="<think>",
+    close="</think>",
+    closing=_THINK_END,
+    ignored=("<response>", "</response>"),
 )
 MISTRAL_THINK = ReasoningTags(open="[THINK]", close="[/THINK]")
 GEMMA_THOUGHT = ReasoningTags(open="<|channel>thought\n", close="<channel|>")

@@ -38,6 +38,10 @@ _CHANNEL = re.compile(r"<\|channel\|>\s*([a-z]+)")
 _HEADER_STARTS = ("<|channel|>", "<|start|>", "<|message|>", "to=")
 """A header may begin in its middle: the prompt ends with `<|start|>assistant`."""
 
+HARMONY_CALL_NEXT = "<|end|><|start|>assistant"
+HARMONY_ANSWER_NEXT = "<|end|><|start|>assistant<|channel|>final<|message|>"
+"""The end of a message of reasoning, and the beginning of the next: any, or the answer."""
+
 
 class _Mode(Enum):
     HEADER = auto()
@@ -51,10 +55,19 @@ class HarmonyAnswerParser(AnswerParser):
     """Parses one answer in OpenAI's harmony format."""
 
     def __init__(
-        self, tools: Mapping[str, Schema], *, constrained: bool = False, one_call: bool = False
+        self,
+        tools: Mapping[str, Schema],
+        *,
+        reasoning: bool = False,
+        continues: bool = False,
+        constrained: bool = False,
+        one_call: bool = False,
     ) -> None:
+        """`reasoning`, `continues`: the prompt ends inside a message of reasoning, or of text."""
         super().__init__(tools, constrained=constrained, one_call=one_call)
-        self._mode = _Mode.HEADER
+        self._mode = _Mode.TEXT if continues else _Mode.HEADER
+        if reasoning:
+            self._mode = _Mode.REASONING
         self._header_chars = 0
         self._name = ""
 
@@ -66,6 +79,10 @@ class HarmonyAnswerParser(AnswerParser):
         # A header can be written in several ways, of which the grammar knows one.
         arguments = section.raw[self._header_chars :]
         return HARMONY.call_syntax.begin(self._name) + arguments
+
+    @property
+    def in_reasoning(self) -> bool:
+        return self._mode is _Mode.REASONING
 
     def _parse(self) -> None:
         while self._buffer and (self._header() if self._mode is _Mode.HEADER else self._body()):

@@ -4,6 +4,7 @@ the control tokens of its vocabulary."""
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Protocol
 
 from localllm.engine.messages import GenerateRequest, Grammar, Tool, ToolMode
@@ -11,8 +12,13 @@ from localllm.engine.worker.parsing.answer_events import AnswerEvents
 from localllm.engine.worker.parsing.call_grammar import Preamble, call_grammar, schema_of
 from localllm.engine.worker.parsing.call_section import Schema
 from localllm.engine.worker.parsing.formats import HARMONY, ReasoningTags, ToolFormat
-from localllm.engine.worker.parsing.harmony import HarmonyAnswerParser
+from localllm.engine.worker.parsing.harmony import (
+    HARMONY_ANSWER_NEXT,
+    HARMONY_CALL_NEXT,
+    HarmonyAnswerParser,
+)
 from localllm.engine.worker.parsing.parser import AnswerParser, TaggedAnswerParser
+from localllm.engine.worker.parsing.reasoning_budget import ReasoningBudget
 
 _FORCED_MODES = (ToolMode.REQUIRED, ToolMode.NAMED)
 _TAIL_TOKENS = 24
@@ -30,6 +36,14 @@ class AnswerFormat:
     new_events: Callable[[], AnswerEvents] = AnswerEvents
     forced: Grammar | None = None
     lazy: Grammar | None = None
+
+
+class Place(Enum):
+    """The place in an answer where a prompt ends."""
+
+    BEGINNING = auto()
+    REASONING = auto()
+    TEXT = auto()
 
 
 class Tokenizer(Protocol):
@@ -57,20 +71,31 @@ class ModelFormat:
                 self._marker_ids[text] = tokens[0]
         self._markers = {token: text.encode() for text, token in self._marker_ids.items()}
 
-    def answer_format(self, request: GenerateRequest, prompt: Sequence[int]) -> AnswerFormat:
-        """Find the format of the answers to a request with these tokens as its prompt."""
+    def answer_format(
+        self,
+        request: GenerateRequest,
+        prompt: Sequence[int],
+        *,
+        place: Place = Place.BEGINNING,
+        budget: int | None = None,
+    ) -> AnswerFormat:
+        """Find the format of the answers to a request with these tokens as its prompt.
+
+        `place` is where in an answer the prompt ends. `budget`: tokens of reasoning."""
         tools = offered_tools(request)
         if request.messages is None or request.grammar is not None:
             return AnswerFormat()
         if not tools and self._tags is None and self._format is not HARMONY:
             return AnswerFormat()
-        opened = self.opens_reasoning(prompt)
+        opened = place is Place.REASONING or self.opens_reasoning(prompt)
         forced = request.tool_choice.mode in _FORCED_MODES
         return AnswerFormat(
             new_events=functools.partial(
                 self._new_events,
                 {tool.name: schema_of(tool) for tool in tools},
                 opened=opened,
+                continues=place is Place.TEXT,
+                budget=budget,
                 constrained=forced,
                 one_call=bool(tools) and not _may_call_again(request),
             ),
@@ -105,21 +130,46 @@ class ModelFormat:
         return call_grammar(self._format, request.tools, self._marker_ids, None, many=many)
 
     def _new_events(
-        self, tools: Mapping[str, Schema], *, opened: bool, constrained: bool, one_call: bool
+        self,
+        tools: Mapping[str, Schema],
+        *,
+        opened: bool,
+        continues: bool,
+        budget: int | None,
+        constrained: bool,
+        one_call: bool,
     ) -> AnswerEvents:
         parser: AnswerParser
         if self._format is HARMONY:
-            parser = HarmonyAnswerParser(tools, constrained=constrained, one_call=one_call)
+            parser = HarmonyAnswerParser(
+                tools,
+                reasoning=opened,
+                continues=continues,
+                constrained=constrained,
+                one_call=one_call,
+            )
         else:
             parser = TaggedAnswerParser(
                 self._format,
                 self._tags,
                 tools,
                 reasoning=opened,
+                continues=continues,
                 constrained=constrained,
                 one_call=one_call,
             )
-        return AnswerEvents(parser, markers=self._markers, tokenize=self._tokenize)
+        limit = None
+        if budget is not None:
+            closing = functools.partial(self._closing, calls=bool(tools))
+            limit = ReasoningBudget(budget, parser, closing)
+        return AnswerEvents(parser, markers=self._markers, tokenize=self._tokenize, budget=limit)
+
+    def _closing(self, again: bool, *, calls: bool) -> list[int]:
+        """Return the tokens that end the reasoning. A harmony model with tools chooses its next
+        channel itself, but for `again`: after reasoning that has gone on."""
+        if self._tags is not None:
+            return self._tokenize(self._tags.forced_end)
+        return self._tokenize(HARMONY_CALL_NEXT if calls and not again else HARMONY_ANSWER_NEXT)
 
     def _tokenize(self, text: str) -> list[int]:
         return self._tokenizer.tokenize(text, special=True, ends=False)

@@ -44,6 +44,11 @@ class AnswerParser(ABC):
         return self._calls + (self._section.complete_calls if self._section is not None else 0)
 
     @property
+    @abstractmethod
+    def in_reasoning(self) -> bool:
+        """True while what comes next is reasoning."""
+
+    @property
     def has_called(self) -> bool:
         """True once a call has begun."""
         return self._events.calls_begun > 0
@@ -116,17 +121,21 @@ class TaggedAnswerParser(AnswerParser):
         tools: Mapping[str, Schema],
         *,
         reasoning: bool = False,
+        continues: bool = False,
         constrained: bool = False,
         one_call: bool = False,
     ) -> None:
-        """`reasoning`: the prompt ends with the opening tag. Without `tools` calls are text."""
+        """`reasoning`: the prompt ends with the opening tag, or inside the reasoning; `continues`:
+        it ends inside the answer's text. Without `tools` calls are text."""
         super().__init__(tools, constrained=constrained, one_call=one_call)
         self._format = tool_format
         self._tags = tags
         self._triggers = tool_format.triggers if tools else ()
         self._ignored = tags.ignored if tags is not None else ()
         self._ends_of_text = self._triggers + self._ignored
-        self._mode = _Mode.REASONING if reasoning and tags is not None else _Mode.START
+        self._mode = _Mode.TEXT if continues else _Mode.START
+        if reasoning and tags is not None:
+            self._mode = _Mode.REASONING
         self._has_reasoned = False
 
     @property
@@ -138,6 +147,10 @@ class TaggedAnswerParser(AnswerParser):
         announced = bool(self._triggers) and text.startswith(self._triggers)
         # A bare call is known to be one when its name is.
         return text if announced or section.in_call else None
+
+    @property
+    def in_reasoning(self) -> bool:
+        return self._mode is _Mode.REASONING
 
     def _parse(self) -> None:
         while self._buffer and self._step():

@@ -8,12 +8,15 @@ the file it came with: CVE-2024-34359, CVE-2024-56326 and CVE-2025-27516 were su
 import ctypes
 import functools
 import json
+import secrets
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import NoReturn
 
 import jinja2
@@ -25,7 +28,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from localllm.engine.messages import Message, Role, Tool
 from localllm.engine.messages.limits import MAX_TEMPLATE_CHARS
-from localllm.engine.worker.parsing.formats import reasoning_tags_of, tool_format_of
+from localllm.engine.worker.parsing.formats import HARMONY, reasoning_tags_of, tool_format_of
+from localllm.engine.worker.parsing.model_format import Place
 from localllm.engine.worker.prompt.template_messages import (
     PROBE_TOOL,
     RawArguments,
@@ -41,6 +45,7 @@ from localllm.engine.worker.prompt.template_messages import (
     with_content_parts,
     without_roles,
 )
+from localllm.engine.worker.prompt.thinking import ThinkingSwitches
 from localllm.engine.worker.prompt.turns import FittedTurns, StrictestRules, TurnRules, fit_turns
 from localllm.errors import BadRequest
 
@@ -58,6 +63,18 @@ _FORBIDDEN_METHODS = {"center", "ljust", "rjust", "zfill", "expandtabs", "format
 class TemplateTimeout(BaseException):
     """The time is over; raised inside the rendering thread. Not an Exception, so that no handler on
     the way swallows it."""
+
+
+NO_OPTIONS: Mapping[str, object] = MappingProxyType({})
+_ANSWER_BEGINS: dict[str, object] = {"add_generation_prompt": True}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderedAnswer:
+    """A conversation up to a `place` in its answer."""
+
+    text: str
+    place: Place = Place.BEGINNING
 
 
 class ChatTemplate:
@@ -86,6 +103,7 @@ class ChatTemplate:
             place = f"line {line}: " if line is not None else ""
             raise BadRequest(f"The chat template is not usable: {place}{error}") from error
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self._source = source
         self.tool_format = tool_format_of(source)
         self.reasoning_tags = reasoning_tags_of(source)
 
@@ -136,26 +154,33 @@ class ChatTemplate:
             return fit_turns(messages, StrictestRules())
         return fit_turns(messages, self.rules_with_tools if has_tools else self.rules)
 
+    @functools.cached_property
+    def thinking(self) -> ThinkingSwitches:
+        """Its switches of the model's reasoning."""
+        return ThinkingSwitches(
+            lambda messages, options: self.render(messages, options=options),
+            self._source,
+            reasons=self.reasoning_tags is not None or self.tool_format is HARMONY,
+        )
+
     def render(
         self,
         messages: Sequence[Message],
         tools: Sequence[Tool] = (),
         *,
-        reasoning: bool | None = None,
+        options: Mapping[str, object] = NO_OPTIONS,
     ) -> str:
         """Render a conversation up to the beginning of the assistant's next message.
 
-        `reasoning` False asks for an answer without, where the template can. Raises BadRequest
-        when the template refuses the conversation, takes longer than TIME_LIMIT_S or writes more
-        than MAX_RENDERED_CHARS.
+        `options` are further variables. Raises BadRequest when the template refuses the
+        conversation, takes longer than TIME_LIMIT_S or writes more than MAX_RENDERED_CHARS.
         """
-        options = {} if reasoning is None else {"enable_thinking": reasoning}
         if not uses_tools(messages, tools):
             return self._render(plain_messages(messages), None, options)
         return self._render_calls(messages, tools, options)
 
     def _render_calls(
-        self, messages: Sequence[Message], tools: Sequence[Tool], options: dict[str, bool]
+        self, messages: Sequence[Message], tools: Sequence[Tool], options: Mapping[str, object]
     ) -> str:
         """Render a conversation with tools.
 
@@ -182,10 +207,54 @@ class ChatTemplate:
             return text
 
     def _render_tools(
-        self, messages: Sequence[Message], tools: Sequence[Tool], options: dict[str, bool]
+        self, messages: Sequence[Message], tools: Sequence[Tool], options: Mapping[str, object]
     ) -> str:
         built = messages_with_tools(messages, tools, self.caps, self.tool_format)
         return self._render(built, template_tools(tools, self.caps), options)
+
+    def render_answer(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        *,
+        options: Mapping[str, object] = NO_OPTIONS,
+        continues: bool = False,
+    ) -> "RenderedAnswer":
+        """Render a conversation up to where the answer begins; with `continues` up to the end of
+        the last message, an assistant's, with which the answer goes on. Raises as `render`."""
+        last = messages[-1]
+        continues = continues and last.role is Role.ASSISTANT
+        if not continues or not (last.content or last.reasoning):
+            messages = messages[:-1] if continues and len(messages) > 1 else messages
+            return RenderedAnswer(text=self.render(messages, tools, options=options))
+        end = f"<end-{secrets.token_hex(16)}>"
+        if last.content:
+            place, marked = Place.TEXT, replace(last, content=last.content + end)
+        else:
+            place, marked = Place.REASONING, replace(last, reasoning=f"{last.reasoning}{end}")
+        options = {**options, "add_generation_prompt": False}
+        text, found, _ = self.render((*messages[:-1], marked), tools, options=options).rpartition(
+            end
+        )
+        if found:
+            return RenderedAnswer(text=text, place=place)
+        # The template leaves it out: it begins the answer all the same.
+        text = self.render(messages[:-1] or messages, tools, options=options | _ANSWER_BEGINS)
+        if place is Place.TEXT:
+            return RenderedAnswer(text=self.with_reasoning_closed(text) + last.content, place=place)
+        tags = self.reasoning_tags
+        opening = "" if tags is None or self._opens_reasoning(text) else tags.open
+        return RenderedAnswer(text=f"{text}{opening}{last.reasoning}", place=place)
+
+    def with_reasoning_closed(self, text: str) -> str:
+        """Return a prompt after which the model does not reason: the template has opened it."""
+        if self.reasoning_tags is None or not self._opens_reasoning(text):
+            return text
+        return text + self.reasoning_tags.forced_end
+
+    def _opens_reasoning(self, text: str) -> bool:
+        tags = self.reasoning_tags
+        return tags is not None and text.rstrip().endswith(tags.open.rstrip())
 
     @functools.cached_property
     def _no_tools(self) -> list[TemplateMessage] | None:
@@ -222,7 +291,7 @@ class ChatTemplate:
         self,
         messages: list[TemplateMessage],
         tools: list[TemplateMessage] | None,
-        options: dict[str, bool],
+        options: Mapping[str, object],
     ) -> str:
         if self._needs_content_parts:
             messages = with_content_parts(messages)
@@ -232,7 +301,7 @@ class ChatTemplate:
         self,
         messages: list[TemplateMessage],
         tools: list[TemplateMessage] | None,
-        options: dict[str, bool],
+        options: Mapping[str, object],
     ) -> str:
         try:
             with _memory_limit(MEMORY_LIMIT_BYTES), _Deadline(TIME_LIMIT_S):
@@ -252,17 +321,19 @@ class ChatTemplate:
         self,
         messages: list[TemplateMessage],
         tools: list[TemplateMessage] | None,
-        options: dict[str, bool],
+        options: Mapping[str, object],
     ) -> str:
         chunks: list[str] = []
         length = 0
         for chunk in self._template.generate(
-            messages=messages,
-            add_generation_prompt=True,
-            tools=tools,
-            documents=None,
-            **self._tokens,
-            **options,
+            **{
+                "add_generation_prompt": True,
+                "documents": None,
+                **options,
+                **self._tokens,
+                "messages": messages,
+                "tools": tools,
+            }
         ):
             length += len(chunk)
             if length > MAX_RENDERED_CHARS:

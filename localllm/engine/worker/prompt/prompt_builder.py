@@ -4,16 +4,24 @@ There is one builder for each load. It is the only one who knows of templates an
 scheduler behind it takes a `Prompt`, whatever it was made of.
 """
 
+import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from localllm.engine.messages import GenerateRequest, Message, Overflow
+from localllm.engine.messages import GenerateRequest, Message, Overflow, Role, Thinking
 from localllm.engine.messages.validation import check_generate, check_tokens
-from localllm.engine.worker.parsing.model_format import ModelFormat, Tokenizer, offered_tools
+from localllm.engine.worker.parsing.formats import ReasoningTags
+from localllm.engine.worker.parsing.model_format import (
+    ModelFormat,
+    Place,
+    Tokenizer,
+    offered_tools,
+)
 from localllm.engine.worker.prompt.chat_template import ChatTemplate
 from localllm.engine.worker.prompt.context_window import RollingWindow, prompt_limit
+from localllm.engine.worker.prompt.control_words import ControlWords, LiteralText
 from localllm.engine.worker.prompt.prompt import ImageEncoder, Prompt, PromptPart
 from localllm.errors import BadRequest, ContextOverflow
 
@@ -32,6 +40,13 @@ _CHARS_PER_TOKEN = 8
 tokenized twice."""
 
 
+_MOST_CHARS_PER_TOKEN = 64
+"""Of a text that may still fit: to render a longer one takes seconds that nothing is gained by."""
+
+NO_WISH = Thinking()
+"""To think as the model does by itself."""
+
+
 class PromptVocabulary(Tokenizer, Protocol):
     """The part of a vocabulary that prompts depend on (`llama.vocabulary.Vocabulary`)."""
 
@@ -39,6 +54,9 @@ class PromptVocabulary(Tokenizer, Protocol):
 
     @property
     def bos(self) -> str: ...
+
+    @property
+    def control_words(self) -> frozenset[str]: ...
 
     @property
     def adds_bos(self) -> bool: ...
@@ -69,6 +87,7 @@ class PromptBuilder:
         self._encoder = encoder
         self._vision_unavailable = vision_unavailable
         self._window = RollingWindow()
+        self._words = ControlWords(vocab.control_words)
         self._format: ModelFormat | None = None
         if template is not None:
             self._format = ModelFormat(template.tool_format, template.reasoning_tags, vocab)
@@ -80,14 +99,14 @@ class PromptBuilder:
         prompt = self._prompt(request)
         if not prompt.tokens:
             raise BadRequest("The prompt is empty.")
-        if self._format is None:
-            return prompt
-        return replace(prompt, answer_format=self._format.answer_format(request, prompt.tokens))
+        return prompt
 
-    def tokens_of(self, messages: tuple[Message, ...]) -> list[int]:
+    def tokens_of(self, messages: tuple[Message, ...], thinking: Thinking = NO_WISH) -> list[int]:
         """Return the tokens of a conversation, up to the beginning of the assistant's next message.
         Raises BadRequest, ContextOverflow."""
-        request = GenerateRequest(request_id="", messages=messages)
+        request = GenerateRequest(
+            request_id="", messages=messages, thinking=thinking, continue_final_message=False
+        )
         check_generate(request)
         return self._conversation(request, messages).tokens
 
@@ -121,56 +140,124 @@ class PromptBuilder:
         """Make the prompt of these of the request's messages."""
         if self._template is None:
             raise BadRequest(self._no_template)
-        if not any(message.images for message in messages):
-            text, warnings = self._render(self._template, request, messages)
-            return Prompt(tokens=self._tokenize(text), warnings=warnings)
-        if self._encoder is None:
-            raise BadRequest(self._vision_unavailable or _NO_MMPROJ)
+        self._check_texts(messages)
         placeholder = _ImagePlaceholder()
-        text, warnings = self._render(self._template, request, placeholder.insert(messages))
-        if len(text) > _CHARS_PER_TOKEN * self._context:
-            self._tokenize(text)  # the encoder would, without a limit
-        return replace(self._encoder.tokenize(placeholder.split(text)), warnings=warnings)
+        has_images = any(message.images for message in messages)
+        if has_images and self._encoder is None:
+            raise BadRequest(self._vision_unavailable or _NO_MMPROJ)
+        rendered = self._render(
+            self._template, request, placeholder.insert(messages) if has_images else messages
+        )
+        if self._encoder is None or not has_images:
+            tokens, images = self._tokenize_pieces(rendered.text, rendered.mark), None
+        else:
+            if len(rendered.text) > _CHARS_PER_TOKEN * self._context:
+                self._tokenize(rendered.text)  # the encoder would, without a limit
+            placed = self._encoder.tokenize(
+                [
+                    piece
+                    for part in placeholder.split(rendered.text)
+                    for piece in self._pieces(part, rendered.mark)
+                ]
+            )
+            tokens, images = placed.tokens, placed.images
+        assert self._format is not None  # there is a template
+        return Prompt(
+            tokens=tokens,
+            images=images,
+            warnings=rendered.warnings,
+            answer_format=self._format.answer_format(
+                request, tokens, place=rendered.place, budget=rendered.budget
+            ),
+        )
 
     def _render(
         self, template: ChatTemplate, request: GenerateRequest, messages: Sequence[Message]
-    ) -> tuple[str, tuple[str, ...]]:
-        """Render the messages, in an order that the template takes; return the text, and what was
-        done to them."""
+    ) -> "_Rendered":
+        """Render the messages, in an order that the template takes."""
         tools = offered_tools(request)
-        fitted = template.fit(messages, tools)
+        marked = self._words.mark(
+            self._with_reasoning_apart(messages), tools, request.template_options
+        )
+        # An answer that follows a grammar from its first token on cannot reason before.
+        thinking = Thinking(enabled=False) if request.grammar is not None else request.thinking
+        plan = template.thinking.plan(thinking, json.loads(marked.options))
+        continues = _continues(request)
+        messages = plan.with_word(marked.messages)
+        fitted = template.fit(messages, marked.tools)
         try:
-            text = self._render_as_is(template, request, fitted.messages)
+            found = template.render_answer(
+                fitted.messages, marked.tools, options=plan.options, continues=continues
+            )
         except BadRequest as refusal:
-            strict = template.fit(messages, tools, strictly=True)
+            strict = template.fit(messages, marked.tools, strictly=True)
             if strict.messages == fitted.messages:
                 raise
             try:
-                text = self._render_as_is(template, request, strict.messages)
+                found = template.render_answer(
+                    strict.messages, marked.tools, options=plan.options, continues=continues
+                )
             except BadRequest:
                 raise refusal from None
             fitted = strict
-        return text, fitted.warnings
-
-    def _render_as_is(
-        self, template: ChatTemplate, request: GenerateRequest, messages: Sequence[Message]
-    ) -> str:
-        # An answer that follows a grammar from its first token on cannot reason before.
-        reasoning = False if request.grammar is not None else None
-        text = template.render(messages, offered_tools(request), reasoning=reasoning)
+        text = found.text
+        if plan.off and found.place is Place.BEGINNING:
+            text = template.with_reasoning_closed(text)
         # The tokenizer writes the BOS that most templates write, too: two hurt the answer.
-        return text.removeprefix(self._vocab.bos) if self._vocab.adds_bos else text
+        return _Rendered(
+            text=text.removeprefix(self._vocab.bos) if self._vocab.adds_bos else text,
+            mark=marked.mark,
+            place=found.place,
+            budget=plan.budget,
+            warnings=(*fitted.warnings, *plan.warnings),
+        )
+
+    def _with_reasoning_apart(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Take the reasoning out of an answer's text, where clients have left it with its tags. As
+        control words these would be text that the template does not know any more."""
+        tags = self._template.reasoning_tags if self._template is not None else None
+        if tags is None or not {tags.open.strip(), tags.close} & self._words.words:
+            return messages
+        return [_with_reasoning_apart(message, tags) for message in messages]
+
+    def _pieces(self, part: PromptPart, mark: str | None) -> Sequence[PromptPart]:
+        return [part] if isinstance(part, bytes) else self._words.pieces(part, mark)
+
+    def _tokenize_pieces(self, text: str, mark: str | None) -> list[int]:
+        """Tokenize a prompt, in some stretches of which no control tokens are recognised."""
+        if mark is None:
+            return self._tokenize(text)
+        self._check_length(text)
+        ends = self._vocab.tokenize("", special=True)
+        begin = 1 if self._vocab.adds_bos else 0
+        tokens = ends[:begin]
+        for piece in self._words.pieces(text, mark):
+            special = not isinstance(piece, LiteralText)
+            tokens += self._vocab.tokenize(piece, special=special, ends=False)
+        return tokens + ends[begin:]
+
+    def _check_texts(self, messages: Sequence[Message]) -> None:
+        """Raise ContextOverflow for texts that no template could make a prompt of that fits; an
+        assistant's may be left out by it."""
+        texts = [each.content for each in messages if each.role is not Role.ASSISTANT]
+        if sum(map(len, texts)) > _MOST_CHARS_PER_TOKEN * self._context:
+            self._check_length("".join(texts), special=False)
 
     def _tokenize(self, text: str) -> list[int]:
-        """Tokenize a prompt; of a far too long one no more than it takes to see that.
+        self._check_length(text)
+        return self._vocab.tokenize(text, special=True)
+
+    def _check_length(self, text: str, *, special: bool = True) -> None:
+        """Raise ContextOverflow for a far too long prompt, with no more tokens than it takes to see
+        that.
 
         No other answer goes on meanwhile, and 10 MB of control tokens keep llama.cpp busy for
-        minutes (its search for them takes quadratic time). Raises ContextOverflow.
+        minutes (its search for them takes quadratic time).
         """
         context = self._context
         length = _CHARS_PER_TOKEN * context
         while length < len(text):
-            tokens = self._vocab.tokenize(text[:length], special=True)
+            tokens = self._vocab.tokenize(text[:length], special=special)
             if len(tokens) > 2 * context:  # twice: what the cut changed does not matter
                 raise ContextOverflow(
                     f"The prompt has {len(text)} characters, more than {len(tokens)} tokens, and "
@@ -178,7 +265,36 @@ class PromptBuilder:
                     "with a larger context (--ctx)."
                 )
             length *= 2
-        return self._vocab.tokenize(text, special=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rendered:
+    """A rendered conversation: its text with its marks, and what is known of the answer to it."""
+
+    text: str
+    mark: str | None
+    place: Place
+    budget: int | None
+    warnings: tuple[str, ...]
+
+
+def _continues(request: GenerateRequest) -> bool:
+    """Tell whether the answer goes on with the last message."""
+    last = (request.messages or (None,))[-1]
+    if last is None or last.role is not Role.ASSISTANT or last.tool_calls:
+        return False
+    return request.continue_final_message is not False
+
+
+def _with_reasoning_apart(message: Message, tags: ReasoningTags) -> Message:
+    text = message.content.lstrip()
+    opening = tags.open.strip()
+    if message.role is not Role.ASSISTANT or message.reasoning or not text.startswith(opening):
+        return message
+    reasoning, close, content = text[len(opening) :].partition(tags.close)
+    if not close:
+        return message
+    return replace(message, content=content.lstrip(), reasoning=reasoning.strip() or None)
 
 
 class _ImagePlaceholder:

@@ -77,6 +77,11 @@ def all_except(tokens: frozenset[int], vocab_size: int) -> Allowed:
     return np.delete(np.arange(vocab_size), list(tokens))
 
 
+def only(token: int) -> Allowed:
+    """Return this token alone."""
+    return np.array([token])
+
+
 def draw_among(chain: object, logits: Logits, allowed: Allowed) -> int:
     """Let a sampler chain choose among the `allowed` tokens, at least one.
 

@@ -45,15 +45,14 @@ class OutputProcessor:
         complete = constraint is not None and not constraint.accept(token)
         text = output.detokenizer.push(self._vocab.piece(token) or events.marker(token))
         logprob, top = self._logprobs(sequence, token, row)
-        for event in events.push(
-            Token(
-                request_id=request.request_id,
-                text=text,
-                logprob=logprob,
-                top_logprobs=top,
-                index=sequence.index,
-            )
-        ):
+        piece = Token(
+            request_id=request.request_id,
+            text=text,
+            logprob=logprob,
+            top_logprobs=top,
+            index=sequence.index,
+        )
+        for event in events.push(piece, token):
             self._emit(event)
         if output.detokenizer.stopped or events.ended or (complete and not events.in_lazy_grammar):
             return FinishReason.STOP
@@ -66,11 +65,14 @@ class OutputProcessor:
         request, output = sequence.request, sequence.output
         sampler, constraint = output.sampler, output.constraint
         assert sampler is not None
-        if constraint is None and output.count >= request.min_tokens:
+        forced = output.events.forced_token(output.detokenizer)
+        if forced is None and constraint is None and output.count >= request.min_tokens:
             return sampler.sample(self._handle, row)
-        from localllm.engine.worker.sampling.logits import all_except
+        from localllm.engine.worker.sampling.logits import all_except, only
 
-        if constraint is not None:
+        if forced is not None and (constraint is None or forced in constraint.allowed()):
+            allowed = only(forced)
+        elif constraint is not None:
             allowed = constraint.allowed()
         else:
             stops = frozenset(request.stop_tokens)
@@ -170,6 +172,7 @@ class OutputProcessor:
                 timings=sequence.timings(self._clock()),
                 dropped_messages=prompt.dropped_messages,
                 warnings=prompt.warnings,
+                reasoning_tokens=output.events.reasoning_tokens,
                 index=sequence.index,
                 remaining=remaining,
             )
