@@ -3,6 +3,7 @@
 import re
 
 from localllm.core.hardware import Backend, Cpu, Device, EngineBuild
+from localllm.machine.cpu import APPLE_FEATURES, LINUX_FEATURES, WINDOWS_FEATURES
 from localllm.machine.vulkan import backend_of
 
 _REINSTALL = "pip install --force-reinstall --no-cache-dir"
@@ -32,6 +33,7 @@ _LABELS = {
 }
 
 _NATIVE = "-DGGML_NATIVE=on"
+_PREBUILT_X86 = ("SSSE3", "SSE4_2", "AVX", "AVX2", "F16C", "FMA", "BMI2")
 
 
 def build_command(switch: str, system: str) -> str:
@@ -82,6 +84,35 @@ def no_avx2(cpu: Cpu, machine: str, system: str) -> tuple[str, ...]:
         "slowly, and a prebuilt engine may stop with an illegal instruction. Build it here: "
         f"`{build_command(_NATIVE, system)}`.",
     )
+
+
+def illegal_instruction(cpu: Cpu, engine: EngineBuild | None, machine: str, system: str) -> str:
+    """Say why an engine ends with an illegal instruction, and what to install.
+
+    A build prints what it was compiled for (`system_info`); where none answers it is taken for a
+    prebuilt one for x86-64-v3. Only what this system tells of its processor can be missing.
+    """
+    built = set(_PREBUILT_X86) if machine.lower() in ("x86_64", "amd64") else set()
+    if engine is not None and engine.system_info:
+        built = set(re.findall(r"(\w+) = 1\b", engine.system_info))
+    lacking = [name for name in _reported_features(system) if name in built - set(cpu.features)]
+    why = "it was built for another processor, or a virtual machine hides instructions of this one"
+    if lacking and cpu.features:
+        why = (
+            f"it was built for {', '.join(lacking)}, which this processor ({cpu.name}) does not"
+            " have, or a virtual machine hides"
+        )
+    return (
+        f"The installed llama.cpp used an instruction that is not there: {why}. Build it on this"
+        f" machine (needs a C++ compiler): `{build_command(_NATIVE, system)}`."
+    )
+
+
+def _reported_features(system: str) -> tuple[str, ...]:
+    if system == "Windows":
+        return tuple(dict.fromkeys(WINDOWS_FEATURES.values()))
+    known = APPLE_FEATURES if system == "Darwin" else LINUX_FEATURES
+    return tuple(dict.fromkeys(known.values()))
 
 
 def _unused(backend: Backend, names: list[str], engine: EngineBuild, system: str) -> str:

@@ -6,7 +6,8 @@ engine, the library, the measurements) is imported where it is needed.
 """
 
 import os
-from collections.abc import Iterator
+import platform
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -19,6 +20,7 @@ from localllm.core.speed import DeviceSpeed, gpus
 from localllm.errors import EngineError, LocalLLMError, UsageError
 from localllm.library.files import paths
 from localllm.machine import detect
+from localllm.machine.advice import illegal_instruction
 from localllm.machine.apple import working_set
 from localllm.machine.bandwidth import cached_bandwidth, measure_bandwidth
 
@@ -49,6 +51,20 @@ def machine_and_engine() -> HardwareInfo:
     return found if problem is None else replace(found, warnings=(problem, *found.warnings))
 
 
+def crash_advice(build: Callable[[], EngineBuild | None] = lambda: None) -> Callable[[str], str]:
+    """Make the engine's CrashAdvice for this machine; `build` returns the engine's build, once it
+    is known."""
+    from localllm.engine.client.exit_reason import ILLEGAL_INSTRUCTION
+
+    def advise(reason: str) -> str:
+        if reason != ILLEGAL_INSTRUCTION:
+            return ""
+        cpu = detect(None).cpu
+        return " " + illegal_instruction(cpu, build(), platform.machine(), platform.system())
+
+    return advise
+
+
 def installed_engine() -> tuple[EngineBuild | None, str | None]:
     """Describe the installed engine, from a process of its own; or say why it does not start."""
     import asyncio
@@ -56,7 +72,7 @@ def installed_engine() -> tuple[EngineBuild | None, str | None]:
     from localllm.engine.client.client import ENGINE_TIMEOUT_S, engine_build
 
     try:
-        return asyncio.run(engine_build()), None
+        return asyncio.run(engine_build(crash_advice())), None
     except EngineError as error:
         return None, str(error)
     except TimeoutError:

@@ -21,6 +21,7 @@ from localllm.core.sizing.load import LoadSettings
 from localllm.core.sizing.placement import HOST
 from localllm.core.text import single_line
 from localllm.engine.client.client import Engine, ProcessEngine
+from localllm.engine.client.exit_reason import ILLEGAL_INSTRUCTION
 from localllm.engine.client.supervisor import SupervisedEngine
 from localllm.engine.messages import (
     Architectures,
@@ -57,6 +58,7 @@ from localllm.library.store.store import Store
 from localllm.runtime.engine_support import architecture_of, find_unsupported
 from localllm.runtime.load_plan import LoadPlan, plan_load
 from localllm.runtime.load_policy import LoadChoice
+from localllm.runtime.local_machine import crash_advice
 
 __all__ = ["Fit", "ResidentModel", "Runtime", "TooLarge"]
 
@@ -162,12 +164,14 @@ class Runtime:
     @classmethod
     def of_this_machine(cls) -> "Runtime":
         """Make the runtime of the real machine, the user's library and real engines."""
-        return cls(
+        runtime = cls(
             store=Store.default(),
             detect=machine.detect,
-            start_engine=lambda: ProcessEngine(log_dir=paths.log_dir()),
+            start_engine=lambda: ProcessEngine(log_dir=paths.log_dir(), crash_advice=advice),
             settings=load_settings(),
         )
+        advice = crash_advice(lambda: runtime._build)  # it is this class
+        return runtime
 
     # --- the machine and the library ---
 
@@ -261,6 +265,8 @@ class Runtime:
                     "would allocate. Try again, or --force to load without asking."
                 ) from None
             except EngineCrashed as crash:
+                if crash.reason == ILLEGAL_INSTRUCTION:  # whatever the settings are
+                    raise
                 raise EngineCrashed(
                     f"llama.cpp itself ended ({crash.reason}) when asked what {model.name} would "
                     "allocate with these settings, so loading it would probably end the same way. "

@@ -214,6 +214,7 @@ def test_a_stdout_that_cannot_write_a_name_is_no_crash() -> None:
     [
         ("raise ImportError('libcudart.so.12: cannot open')", "libcudart.so.12"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "SIGILL"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "-DGGML_NATIVE=on"),
         ("import os; os._exit(77)", "77"),
     ],
 )

@@ -1,5 +1,6 @@
 """Why a load failed: llama.cpp's own reason, from real refusals and from recorded logs."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from localllm.engine.client.client import ProcessEngine
 from localllm.engine.client.exit_reason import exit_reason, last_words
 from localllm.engine.messages import LoadRequest, ProbeRequest
 from localllm.engine.worker.llama.load_failure import LogLine, failure_reason, refusal
-from localllm.errors import LoadFailed
+from localllm.errors import EngineCrashed, LoadFailed
 from tests.engine import tiny
 from tests.engine.tiny import Shapes
 
@@ -186,3 +187,11 @@ def test_a_failed_assertion_is_the_reason_of_a_crash() -> None:
     thrown = ("terminate called after throwing an instance of 'E'", "  what():  no such thing")
     assert last_words(thrown) == "no such thing"
     assert last_words(("llama_context: n_ctx = 512",)) is None
+
+
+async def test_a_crash_carries_the_advice_of_who_knows_the_machine() -> None:
+    program = (sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGILL)")
+    engine = ProcessEngine(program=program, crash_advice=lambda reason: f" Advice: {reason}.")
+    with pytest.raises(EngineCrashed, match=r"ended \(SIGILL\)\. Advice: SIGILL\."):
+        await engine.describe()
+    await engine.close()

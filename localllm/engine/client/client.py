@@ -6,7 +6,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -77,6 +77,16 @@ C = TypeVar("C", bound=ControlEvent)
 S = TypeVar("S", bound=SingleEvent)
 
 
+CrashAdvice = Callable[[str], str]
+"""What a person can do about a crash, by its reason (exit_reason.exit_reason): " A sentence.", or
+nothing."""
+
+
+def no_advice(_reason: str) -> str:
+    """Advise nothing."""
+    return ""
+
+
 class Engine(Protocol):
     """One model in one process.
 
@@ -139,7 +149,8 @@ class ProcessEngine:
 
     The process starts at the first call. llama.cpp's log goes to a file in `log_dir` (None: a
     temporary file that a clean end removes). A process that shows no sign of life within `timeouts`
-    while a request is pending is ended: EngineCrashed.
+    while a request is pending is ended: EngineCrashed. `crash_advice` knows the machine, which this
+    room does not.
     """
 
     def __init__(
@@ -148,7 +159,9 @@ class ProcessEngine:
         log_dir: Path | None = None,
         timeouts: WatchdogTimeouts | None = None,
         program: Sequence[str] = WORKER,
+        crash_advice: CrashAdvice = no_advice,
     ) -> None:
+        self._crash_advice = crash_advice
         self._log_dir = log_dir
         self._program = program
         self._timeouts = timeouts or WatchdogTimeouts()
@@ -317,7 +330,8 @@ class ProcessEngine:
             garbage = f"garbage on its output: {error}"
             child.kill()
         reason = await child.exit_reason(grace_s=_SHUTDOWN_GRACE_S)
-        self._fail(_closed() if self._closing else _crashed(garbage or reason, child))
+        crash = _crashed(garbage or reason, child, self._crash_advice)
+        self._fail(_closed() if self._closing else crash)
 
     async def _watch(self, child: ChildProcess) -> None:
         """End the process when it shows no sign of life although a request is pending."""
@@ -342,7 +356,9 @@ class ProcessEngine:
             self._watcher.cancel()
 
 
-def _crashed(reason: str, child: ChildProcess) -> EngineCrashed | EngineUnavailable:
+def _crashed(
+    reason: str, child: ChildProcess, advise: CrashAdvice
+) -> EngineCrashed | EngineUnavailable:
     """Make the error of a process that has ended; `reason` is that of ChildProcess.exit_reason."""
     tail = child.log_tail()
     if reason == f"exit status {UNAVAILABLE_STATUS}":
@@ -350,7 +366,7 @@ def _crashed(reason: str, child: ChildProcess) -> EngineCrashed | EngineUnavaila
     hint = (
         " The system's out-of-memory killer ends processes this way: try a smaller quant or --ctx."
         if reason == "SIGKILL"
-        else ""
+        else advise(reason)
     )
     words = last_words(tail)
     why = f": {words}" if words is not None else ""
@@ -412,9 +428,9 @@ ENGINE_TIMEOUT_S = 60.0
 """A first import from a cold disk takes seconds; a hung driver for ever."""
 
 
-async def engine_build() -> EngineBuild:
+async def engine_build(crash_advice: CrashAdvice = no_advice) -> EngineBuild:
     """Return the build of the installed engine. Raises EngineError classes and TimeoutError."""
-    engine = ProcessEngine()
+    engine = ProcessEngine(crash_advice=crash_advice)
     try:
         async with asyncio.timeout(ENGINE_TIMEOUT_S):
             return await engine.describe()
