@@ -25,6 +25,9 @@ BODY_TIMEOUT_S = 60.0
 MAX_NUMBER_LENGTH = 64
 """Characters. A double needs 24; Python refuses integers over 4300 digits anyway."""
 
+MAX_FIELDS = 16_384
+"""Of one object: four times what `logit_bias` may have. A body could hold 600,000."""
+
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """What some Windows programs begin every text with; RFC 8259 lets a parser ignore it."""
 
@@ -181,6 +184,11 @@ def _parse_float(digits: str) -> float:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if len(pairs) > MAX_FIELDS:
+        raise ApiError(
+            f"An object in the body has {len(pairs)} fields; at most {MAX_FIELDS} are accepted.",
+            code="invalid_value",
+        )
     fields = dict(pairs)
     if len(fields) != len(pairs):
         raise _invalid("an object names a field twice")

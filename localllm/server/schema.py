@@ -42,6 +42,8 @@ class RequestModel(ApiModel):
     @model_validator(mode="before")
     @classmethod
     def _normalize(cls, value: object) -> object:
+        if value == []:
+            value = {}  # an empty object, as PHP writes it
         if isinstance(value, dict):
             value = {name: each for name, each in value.items() if each is not None}
         return cls.understand(value)

@@ -134,3 +134,20 @@ def test_a_template_that_takes_content_parts_only_is_given_parts() -> None:
     assert ChatTemplate(SMOLVLM).render(turns) == (
         "<|im_start|>User: What is <here>?<end_of_utterance>\nAssistant:"
     )
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ messages }}\n{{ messages[0].nothing.at_all }}",
+        "\n{{ messages[0].content + 1 }}",
+        "\n{% for a, b in messages[0].content|items %}{% endfor %}",
+        "\n{{ messages[0].content.nothing() }}",
+        "\n{{ 1 // 0 }}",
+    ],
+)
+def test_a_failing_template_is_said_in_words_for_people(source: str) -> None:
+    with pytest.raises(BadRequest, match="failed on this conversation, in its line 2") as raised:
+        ChatTemplate(source).render([Message(role=Role.USER, content="hi")])
+    for word in ("object", "Error", "NoneType", "undefined", "str"):
+        assert word not in str(raised.value)

@@ -298,7 +298,7 @@ def test_a_far_too_long_prompt_is_not_tokenized_whole() -> None:
     [
         (GenerateRequest(request_id="a", prompt_tokens=()), "prompt is empty"),
         (GenerateRequest(request_id="a"), "messages or a prompt"),
-        (GenerateRequest(request_id="a", prompt_tokens=(2**30,)), "prompt_tokens"),
+        (GenerateRequest(request_id="a", prompt_tokens=(2**30,)), "token of the prompt"),
     ],
 )
 def test_a_request_out_of_its_limits_is_refused(request_: GenerateRequest, reason: str) -> None:

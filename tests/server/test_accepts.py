@@ -292,7 +292,7 @@ async def test_the_header_names_what_was_ignored_of_answers_streams_and_errors(
 
 
 async def test_very_many_unknown_fields_are_a_short_header(server: ServerUnderTest) -> None:
-    extra = {f"field\n{number}" * 9: number for number in range(50_000)}
+    extra = {f"field\n{number}" * 9: number for number in range(10_000)}
     answer = await server.post("/v1/chat/completions", chat_body(**extra))
     assert answer.status == 200
     (header,) = (line for line in answer.head.split("\r\n") if "x-localllm-ignored" in line)

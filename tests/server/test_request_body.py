@@ -13,9 +13,37 @@ from starlette.types import ASGIApp, Message
 
 from localllm.engine.fake import Script
 from localllm.server.errors import ApiError
-from localllm.server.request_body import MAX_BODY_BYTES, parse, read_json
+from localllm.server.request_body import MAX_BODY_BYTES, MAX_FIELDS, parse, read_json
 from tests.server.bodies import bodies, chat_body
 from tests.server.server_under_test import KEY, make_app, make_runtime
+
+
+def test_an_object_with_very_many_fields_is_refused_and_still_json() -> None:
+    fields = json.dumps({str(number): 1 for number in range(MAX_FIELDS + 1)})
+    with pytest.raises(ApiError, match="16385 fields; at most 16384") as raised:
+        parse(fields.encode())
+    assert raised.value.code == "invalid_value"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b" ", "it is empty"),
+        (b"{'a': 1}", "line 1, column 2 is no name in quotation marks"),
+        (b'{"a": 1,}', "line 1, column 9 is no name in quotation marks"),
+        (b'{"a" 1}', "line 1, column 6 is no colon after a name"),
+        (b'{"a": 1 "b"}', "line 1, column 9 is no comma between two values"),
+        (b'{"a": }', "line 1, column 7 is no value"),
+        (b"[1] 2", "line 1, column 5 comes after the end of the value"),
+        (b'["a', "line 1, column 2 is a string without an end"),
+        (b'["\\x"]', "line 1, column 3 is no escape sequence of JSON"),
+        (b'["\x01"]', "line 1, column 3 is a control character in a string"),
+    ],
+)
+def test_what_is_wrong_with_the_json_is_said_in_words_for_people(body: bytes, reason: str) -> None:
+    with pytest.raises(ApiError) as raised:
+        parse(body)
+    assert reason in str(raised.value)
 
 
 @pytest.mark.parametrize(

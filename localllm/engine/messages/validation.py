@@ -120,16 +120,19 @@ def check_rerank(request: RerankRequest) -> None:
 def check_tokens(request: GenerateRequest, vocabulary: int) -> None:
     """Raise BadRequest for a token that the model's vocabulary does not have."""
     if len(request.stop_tokens) > MAX_STOP_STRINGS:
-        raise BadRequest(f"stop_tokens has {len(request.stop_tokens)}; at most {MAX_STOP_STRINGS}.")
+        raise BadRequest(
+            f"There are {len(request.stop_tokens)} stop tokens; at most {MAX_STOP_STRINGS}."
+        )
     tokens = {
-        "stop_tokens": request.stop_tokens,
-        "prompt_tokens": request.prompt_tokens or (),
-        "logit_bias": tuple(token for token, _ in request.sampling.logit_bias),
+        "A stop token": request.stop_tokens,
+        "A token of the prompt": request.prompt_tokens or (),
+        "A token of logit_bias": tuple(token for token, _ in request.sampling.logit_bias),
     }
     known = Range(int, 0, vocabulary - 1)
     for name, ids in tokens.items():
         for token in ids:
-            _check_range(name, token, known)
+            if token not in known:
+                raise BadRequest(f"{name} is {token}; this model's are 0 to {vocabulary - 1}.")
 
 
 def check_settings(settings: LoadSettings) -> None:

@@ -11,6 +11,7 @@ import json
 import secrets
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -310,11 +311,26 @@ class ChatTemplate:
             raise TemplateTooSlow(
                 f"The model's chat template ran for more than {TIME_LIMIT_S:g} s and was stopped."
             ) from None
-        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        except _Refusal as error:
             raise BadRequest(f"The chat template refused this conversation: {error}") from error
-        except (RecursionError, MemoryError, AttributeError) as error:
+        except (RecursionError, MemoryError) as error:
             raise BadRequest(
-                f"The model's chat template failed: {type(error).__name__} {error}"
+                "The model's chat template needs too much memory for this conversation and was "
+                "stopped."
+            ) from error
+        except (
+            jinja2.TemplateError,
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as error:
+            # Their own words are for the template's author, in the terms of Python.
+            raise BadRequest(
+                f"The model's chat template failed on this conversation{_line_of(error)}: it is "
+                "written for messages of another form. Send the messages in another form, or load "
+                "the model with another template (--chat-template FILE)."
             ) from error
 
     def _generate(
@@ -459,8 +475,26 @@ def _indent(text: str, width: int = 4, first: bool = False, blank: bool = False)
     return do_indent(text, width, first, blank)
 
 
+class _Refusal(jinja2.TemplateError):
+    """A template's own word that it does not take a conversation."""
+
+
 def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
+    raise _Refusal(message)
+
+
+def _line_of(error: BaseException) -> str:
+    """Name the line of the template that an error comes from; "" when it is not known."""
+    lines = [
+        line
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_filename == _TEMPLATE_FILE
+    ]
+    return f", in its line {lines[-1]}" if lines else ""
+
+
+_TEMPLATE_FILE = "<template>"
+"""What jinja calls a template that came from no file, in its tracebacks."""
 
 
 def _strftime_now(pattern: str) -> str:

@@ -22,6 +22,9 @@ MAX_ITEMS = 16384
 MAX_CALLS = 256
 """Of one message."""
 
+MAX_PARTS = 32_768
+"""Parts and calls of all messages together: each is checked by itself, in microseconds."""
+
 # Of a list that is wrong everywhere only the first error is kept: there could be millions.
 Items = Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)
 
@@ -119,6 +122,8 @@ def _content_parts(value: object) -> object:
         return [{"type": "text", "text": value or ""}]
     if isinstance(value, dict):
         return [value]
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return [{"type": "text", "text": "\n".join(value)}]  # as `join_content` joins them
     if value is not None and not isinstance(value, list):
         raise field_error("invalid_type", "must be a string or an array of parts")
     return value
@@ -221,3 +226,20 @@ _ROLES = {"developer": Role.SYSTEM, "function": Role.TOOL}
 
 def _text_or_none(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
+
+
+def _not_too_many(value: object) -> object:
+    """Refuse messages whose parts would take seconds to check, before any is looked at."""
+    parts = 0
+    for message in value if isinstance(value, list) else ():
+        if isinstance(message, dict):
+            lists = (message.get("content"), message.get("tool_calls"))
+            parts += sum(len(each) for each in lists if isinstance(each, list))
+    if parts > MAX_PARTS:
+        raise field_error(
+            "invalid_value", "hold more than {most} parts and calls together", most=MAX_PARTS
+        )
+    return value
+
+
+ChatMessages = Annotated[list[ChatMessage], Items, BeforeValidator(_not_too_many)]

@@ -14,7 +14,7 @@ from localllm.engine.messages import (
     ToolChoice,
     ToolMode,
 )
-from localllm.server.dialects.openai.chat_message import ChatMessage, Items
+from localllm.server.dialects.openai.chat_message import ChatMessages
 from localllm.server.dialects.openai.fields import MaxTokens, OpenAiFields, TopLogprobs
 from localllm.server.dialects.openai.tools import (
     FunctionParams,
@@ -64,7 +64,7 @@ class ResponseFormat(RequestModel):
 class ChatCompletionRequest(OpenAiFields):
     """The body of `/v1/chat/completions`; null is the same as nothing."""
 
-    messages: Annotated[list[ChatMessage], Items]
+    messages: ChatMessages
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
     context_overflow: Literal["error", "roll"] | None = None

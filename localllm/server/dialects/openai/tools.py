@@ -16,7 +16,7 @@ T = TypeVar("T")
 def _arguments(value: object) -> object:
     """Accept arguments as a text or as what the text would say; a text is kept as it is, for half
     a call is shown to the model as it was."""
-    if value is None or value == "":
+    if value is None or value in ("", []):  # PHP writes an empty object as []
         return "{}"
     if isinstance(value, str):
         return value
