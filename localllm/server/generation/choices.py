@@ -37,11 +37,13 @@ class StopReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens of a whole answer; `cached_tokens` of the prompt were not computed again."""
+    """Tokens of a whole answer; `cached_tokens` of the prompt were not computed again,
+    `reasoning_tokens` of the completion were reasoning."""
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    reasoning_tokens: int = 0
 
 
 class Choice:
@@ -161,4 +163,5 @@ class Choices:
             prompt_tokens=sum(end.prompt_tokens for end in prompts),
             completion_tokens=sum(end.completion_tokens for _, end in ends),
             cached_tokens=sum(end.cached_tokens for end in prompts),
+            reasoning_tokens=sum(end.reasoning_tokens for _, end in ends),
         )

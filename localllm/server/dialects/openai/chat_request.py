@@ -16,6 +16,7 @@ from localllm.engine.messages import (
 )
 from localllm.server.dialects.openai.chat_message import ChatMessages
 from localllm.server.dialects.openai.fields import MaxTokens, OpenAiFields, TopLogprobs
+from localllm.server.dialects.openai.reasoning import ReasoningFields
 from localllm.server.dialects.openai.tools import (
     FunctionParams,
     ToolChoiceOption,
@@ -61,7 +62,7 @@ class ResponseFormat(RequestModel):
         return Grammar(kind=GrammarKind.JSON_OBJECT) if self.type == "json_object" else None
 
 
-class ChatCompletionRequest(OpenAiFields):
+class ChatCompletionRequest(OpenAiFields, ReasoningFields):
     """The body of `/v1/chat/completions`; null is the same as nothing."""
 
     messages: ChatMessages
@@ -74,6 +75,8 @@ class ChatCompletionRequest(OpenAiFields):
     tool_choice: Annotated[ToolChoiceOption | None, Field(validate_default=True)] = None
     function_call: Annotated[ToolChoiceOption | None, Field(validate_default=True)] = None
     parallel_tool_calls: bool | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     max_completion_tokens: Annotated[
         Annotated[MaxTokens, Field(ge=1)] | None, minus_one_is(None)
     ] = None
@@ -88,7 +91,6 @@ class ChatCompletionRequest(OpenAiFields):
     audio: Annotated[object, unsupported()] = None
     web_search_options: Annotated[object, unsupported()] = None
     chat_template: Annotated[object, unsupported("")] = None
-    reasoning_effort: Annotated[object, unsupported()] = None
 
     @field_validator("max_tokens")
     @classmethod
@@ -97,6 +99,29 @@ class ChatCompletionRequest(OpenAiFields):
         if value is not None and other is not None and value != other:
             raise field_error("invalid_value", "is not what `max_completion_tokens` is")
         return value
+
+    @field_validator("add_generation_prompt")
+    @classmethod
+    def _begins_or_continues(cls, value: bool | None, info: ValidationInfo) -> bool | None:
+        continues = info.data.get("continue_final_message")
+        if continues is not None and value is continues:
+            raise field_error("invalid_value", "must not be what `continue_final_message` is")
+        return value
+
+    @field_validator("continue_final_message")
+    @classmethod
+    def _has_a_final_message(cls, value: bool | None, info: ValidationInfo) -> bool | None:
+        messages: ChatMessages = info.data.get("messages") or []
+        if value and messages and messages[-1].role != "assistant":
+            raise field_error("invalid_value", "needs an assistant's message at the end")
+        return value
+
+    @property
+    def _continues(self) -> bool | None:
+        """Whether the answer goes on with the last message; None: if it is an assistant's."""
+        if self.continue_final_message is None and self.add_generation_prompt:
+            return False
+        return self.continue_final_message
 
     @field_validator("top_logprobs")
     @classmethod
@@ -163,4 +188,7 @@ class ChatCompletionRequest(OpenAiFields):
             tool_choice=choice,
             parallel_tool_calls=not (one_call and tools),
             overflow=Overflow(self.context_overflow or "error"),
+            thinking=self.wished_thinking,
+            template_options=self.template_options,
+            continue_final_message=self._continues,
         )

@@ -50,11 +50,18 @@ class PromptTokensDetails(ApiModel):
     cached_tokens: int
 
 
+class CompletionTokensDetails(ApiModel):
+    reasoning_tokens: int
+
+
 class CompletionUsage(ApiModel):
+    """`completion_tokens_details` is left out where the model did not reason."""
+
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: Annotated[CompletionTokensDetails | None, OMIT_IF_NONE] = None
 
     @classmethod
     def of(cls, usage: Usage) -> "CompletionUsage":
@@ -63,6 +70,11 @@ class CompletionUsage(ApiModel):
             completion_tokens=usage.completion_tokens,
             total_tokens=usage.prompt_tokens + usage.completion_tokens,
             prompt_tokens_details=PromptTokensDetails(cached_tokens=usage.cached_tokens),
+            completion_tokens_details=(
+                CompletionTokensDetails(reasoning_tokens=usage.reasoning_tokens)
+                if usage.reasoning_tokens
+                else None
+            ),
         )
 
 
@@ -118,8 +130,9 @@ class ChatCompletionMessage(ApiModel):
     refusal: None = None
 
     @classmethod
-    def of(cls, choice: Choice, *, old_style: bool = False) -> "ChatCompletionMessage":
+    def of(cls, choice: Choice, request: ChatCompletionRequest) -> "ChatCompletionMessage":
         """An answer that only calls tools has no content."""
+        old_style = request.old_style
         calls = [
             MessageToolCall(
                 id=call.id, function=FunctionCall(name=call.name, arguments=call.arguments)
@@ -129,7 +142,7 @@ class ChatCompletionMessage(ApiModel):
         text = choice.text
         return cls(
             content=text if text or not calls else None,
-            reasoning_content=choice.reasoning or None,
+            reasoning_content=None if request.hides_reasoning else choice.reasoning or None,
             tool_calls=None if old_style else calls or None,
             function_call=calls[0].function if old_style and calls else None,
         )
@@ -142,12 +155,12 @@ class ChatChoice(ApiModel):
     finish_reason: FinishReason | None
 
     @classmethod
-    def of(cls, choice: Choice, *, old_style: bool = False) -> "ChatChoice":
+    def of(cls, choice: Choice, request: ChatCompletionRequest) -> "ChatChoice":
         return cls(
             index=choice.index,
-            message=ChatCompletionMessage.of(choice, old_style=old_style),
+            message=ChatCompletionMessage.of(choice, request),
             logprobs=ChoiceLogprobs.of(choice.tokens),
-            finish_reason=finish_reason(choice, old_style=old_style),
+            finish_reason=finish_reason(choice, old_style=request.old_style),
         )
 
 
@@ -217,7 +230,7 @@ def chat_completion(
         id=request_id,
         created=int(time.time()),
         model=model,
-        choices=[ChatChoice.of(choice, old_style=request.old_style) for choice in choices],
+        choices=[ChatChoice.of(choice, request) for choice in choices],
         usage=CompletionUsage.of(choices.usage),
         timings=last.timings,
         dropped_messages=last.dropped_messages or None,
@@ -260,6 +273,8 @@ class ChatStreamEncoder:
                             logprobs=ChoiceLogprobs.of([event]),
                         )
                     )
+                case Reasoning() if self._request.hides_reasoning:
+                    pass
                 case Reasoning() | ToolCallBegan() | ToolCallArguments():
                     yield self._chunk(ChunkChoice(index=choice.index, delta=self._delta(event)))
                 case Finished():
