@@ -80,7 +80,7 @@ def test_a_harmless_field_is_accepted_everywhere_and_not_worth_a_word(
         {"stream_options": {"include_usage": True}},
         {"stream": False, "stream_options": {"include_usage": True}},
         {"store": True, "metadata": {"a": "b"}, "service_tier": "flex", "user": 7},
-        {"stop": ["", ""]},
+        {"stop": ["", "", None]},
         {"stop": ""},
         {"logit_bias": []},
         {"max_tokens": -1},

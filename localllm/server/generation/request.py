@@ -55,7 +55,7 @@ def new_request_id(prefix: str) -> str:
 
 def _check_stop(value: object) -> object:
     stops = [value] if isinstance(value, str) else value
-    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+    if not isinstance(stops, list) or not all(isinstance(stop, str | None) for stop in stops):
         raise field_error("invalid_type", "must be a string or an array of strings")
     # Forms send their empty lines, and an empty string stops nothing.
     stops = [stop for stop in dict.fromkeys(stops) if stop]
