@@ -4,7 +4,7 @@
 
 Reads the text once for each scaling and prints the mean negative log-likelihood of its tokens, in
 nats, for stretches of the context. Lower is better; a model that is lost says more than ln of a few
-thousand. docs/serve.md has the results for the starter.
+thousand. docs/loading.md has the results for the starter.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ from localllm.engine.client.client import ProcessEngine
 from localllm.engine.messages import GenerateRequest, LoadRequest, Sampling, Token
 from localllm.library.store.inspect import inspect_model
 
-SCALINGS = (None, RopeScaling.LINEAR, RopeScaling.YARN)
-STRETCH = 2048
+SCALINGS = (None, RopeScaling.YARN, RopeScaling.LINEAR)
+STRETCH = 512
 """Tokens that are averaged."""
 
 
@@ -50,7 +50,7 @@ async def losses(path: Path, text: str, settings: LoadSettings) -> list[float]:
 
 def main(arguments: Sequence[str]) -> None:
     path, file = Path(arguments[0]), Path(arguments[1])
-    context = int(arguments[2]) if len(arguments) > 2 else 12_288
+    context = int(arguments[2]) if len(arguments) > 2 else 9_728
     spec = inspect_model(path).spec
     text = file.read_text("utf-8")
     for scaling in SCALINGS:

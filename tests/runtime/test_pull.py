@@ -1,20 +1,32 @@
 """The file that is taken on a machine, from fake repositories of published models."""
 
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 
+from localllm.core import gguf
 from localllm.core.catalogue import catalogue
+from localllm.core.model.spec import ModelSpec
 from localllm.core.recommend import Goal, Machine, Preferences, plans
 from localllm.core.recommend.repository import offers_of
+from localllm.core.sizing.load import Mmproj
 from localllm.core.sizing.placement import Budget
 from localllm.core.speed import DeviceSpeed
-from localllm.errors import DoesNotFit, NotFound, UsageError
+from localllm.errors import DoesNotFit, HubError, NotFound, UsageError
 from localllm.library.files import paths
 from localllm.library.hub.file_list import HubFile
 from localllm.library.hub.hub import HubRepo
-from localllm.runtime.hub_models import HubModels, NoSuchQuant, offer_of, repo_files
+from localllm.runtime.hub_models import (
+    HubModels,
+    NoSuchQuant,
+    hub_models_of,
+    offer_of,
+    repo_files,
+)
 from localllm.runtime.pull import PullPlan, plan_from
+from tests.engine import fake_vision
 
 GIB = 2**30
 QUANTS = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q2_K")
@@ -149,3 +161,39 @@ def test_an_encoder_goes_with_every_quant() -> None:
     assert choice.mmproj == encoders[1]
     assert choice.all_files[-1] == encoders[1]
     assert choice.size_bytes == choice.files[0].size_bytes + 100
+
+
+class HeadersOnly:
+    """Answers for the headers of one repository; a name without one cannot be reached."""
+
+    def __init__(self, headers: dict[str, ModelSpec]) -> None:
+        self._headers = headers
+
+    def header(self, repo: HubRepo, name: str) -> ModelSpec:
+        if name not in self._headers:
+            raise HubError(f"{repo.name} does not send {name}.")
+        return self._headers[name]
+
+
+def test_the_encoder_is_sized_by_its_header_else_by_its_file_and_not_at_all_when_it_is_none(
+    tmp_path: Path,
+) -> None:
+    found = hub_models("Q8_0", more=(HubFile(name="mmproj-F16.gguf", size_bytes=123, sha256=None),))
+    path = fake_vision.llava(tmp_path / "mmproj.gguf", embedding=found.header.embedding)
+    with path.open("rb") as stream:
+        eyes = gguf.read(stream, path.stat().st_size)
+    model = {found.contents.offers[0].files[0]: found.header}
+    other = replace(eyes, metadata={**eyes.metadata, "clip.has_vision_encoder": False})
+
+    def mmproj(headers: dict[str, ModelSpec]) -> Mmproj | None:
+        read = hub_models_of(HeadersOnly(model | headers), found.repo)  # type: ignore[arg-type]
+        return read.contents.offers[0].candidate.mmproj
+
+    sized = mmproj({"mmproj-F16.gguf": eyes})
+    assert sized is not None
+    assert sized.weights_bytes == sum(tensor.size_bytes for tensor in eyes.tensors)
+    assert sized.compute_bytes > 0
+    unread = mmproj({})
+    assert unread is not None
+    assert unread.size_bytes == 123
+    assert mmproj({"mmproj-F16.gguf": other}) is None

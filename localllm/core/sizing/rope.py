@@ -15,10 +15,8 @@ from localllm.errors import UsageError
 
 
 def learned_positions(spec: ModelSpec) -> int | None:
-    """Return the number of positions in a model's table of them; None when it computes them.
-
-    llama.cpp ends the process at the first token beyond.
-    """
+    """Return the number of positions in a model's table of them, beyond which there is nothing to
+    look up; None when it computes them."""
     for tensor in spec.tensors:
         if tensor.name == "position_embd.weight" and len(tensor.shape) > 1:
             return tensor.shape[1]
