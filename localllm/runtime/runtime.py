@@ -99,12 +99,12 @@ class ResidentModel:
             return f"{name}: {loaded.chat_template_problem}"
         if loaded.chat_template_problem is None:
             return (
-                f"{name} has no chat template: it continues your text instead of answering it. If "
+                f"{name} has no chat template: it continues text instead of answering. If "
                 "it is made for chat, give its template with --chat-template FILE."
             )
         return (
-            f"{name}: {loaded.chat_template_problem} Your text is continued as it stands, which is "
-            "not how the model was trained to answer. Take another file of the model, or give a "
+            f"{name}: {loaded.chat_template_problem} So it only continues plain text, which is not "
+            "how it was trained to answer. Take another file of the model, or give a "
             "template with --chat-template FILE."
         )
 
