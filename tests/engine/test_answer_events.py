@@ -208,14 +208,14 @@ def test_a_call_in_another_form_than_the_formats_is_not_constrained_but_parsed(
     assert [e.name for e in found if isinstance(e, ToolCallBegan)] == ["now"]
 
 
-def test_a_schema_that_cannot_be_followed_leaves_the_call_free(
+def test_what_cannot_be_followed_of_a_schema_is_left_free_and_the_call_is_bound(
     starter: SteppedScheduler, compiler: GrammarCompiler
 ) -> None:
-    odd = Tool(name="now", parameters='{"properties": {"a": {"not": {}}}}')
+    odd = Tool(name="now", parameters='{"properties": {"a": {"not": {"type": "null"}}}}')
     request = GenerateRequest(request_id="a", messages=REQUEST.messages, tools=(odd,))
     answer = begin(starter, compiler, request)
-    free, found = write(
-        answer, starter, '<tool_call>\n{"name": "now", "arguments": {"a": 1}}\n</tool_call>'
-    )
-    assert free is None
+    bound, found = write(answer, starter, '<tool_call>\n{"name": "now", "arguments": {"a": 1}')
+    assert bound is not None
+    assert bound.unenforced == {"now": ("`not` at #/properties/a",)}
+    assert answer.calls_are_bound
     assert "".join(e.text for e in found if isinstance(e, ToolCallArguments)) == '{"a": 1}'

@@ -6,7 +6,8 @@ import re
 import llguidance
 import pytest
 
-from localllm.engine.messages import Token, Tool, ToolCallArguments
+from localllm.core.json_schema import normalize
+from localllm.engine.messages import Token, ToolCallArguments
 from localllm.engine.worker.parsing.call_grammar import Preamble, call_grammar
 from localllm.engine.worker.parsing.call_section import Schema
 from localllm.engine.worker.parsing.formats import (
@@ -22,7 +23,7 @@ from localllm.engine.worker.parsing.formats import (
 from localllm.engine.worker.parsing.parser import TaggedAnswerParser
 from tests.engine.tool_formats import EXAMPLES, SCHEMAS, Example, began, parse, parser_for
 
-TOOLS = [Tool(name=name, parameters=json.dumps(schema)) for name, schema in SCHEMAS.items()]
+TOOLS = {name: normalize(schema).schema for name, schema in SCHEMAS.items()}
 BYTES = llguidance.LLTokenizer("byte")
 
 every_format = pytest.mark.parametrize("example", EXAMPLES, ids=[e.template for e in EXAMPLES])
@@ -123,7 +124,7 @@ def test_a_model_that_reasons_may_do_so_before_a_forced_call() -> None:
 
 def test_markers_that_are_tokens_are_written_as_tokens() -> None:
     ids = {"[TOOL_CALLS]": 5, "[ARGS]": 9}
-    text = call_grammar(MISTRAL, TOOLS[1:], ids, Preamble(), many=False).text
+    text = call_grammar(MISTRAL, {"now": True}, ids, Preamble(), many=False).text
     assert 'calls: <[5]> "[" call "]"' in text
 
 
@@ -139,8 +140,7 @@ def test_a_gemma_value_of_any_kind_follows_its_schema() -> None:
         },
         "required": ["a"],
     }
-    tool = Tool(name="t", parameters=json.dumps(schema))
-    forced = call_grammar(GEMMA4, [tool], {}, Preamble(), many=False).text
+    forced = call_grammar(GEMMA4, {"t": normalize(schema).schema}, {}, Preamble(), many=False).text
     for good in ("{a:{b:true}}", '{a:{b:false},c:[1,-2.5e3],d:{x:<|"|>y<|"|>,z:[null]},e:3,f:{}}'):
         text = written(GEMMA4, ("t", good))
         assert follows(forced, text)
@@ -149,3 +149,16 @@ def test_a_gemma_value_of_any_kind_follows_its_schema() -> None:
         assert not any(isinstance(event, Token) for event in events)
     for bad in ("{}", "{a:{}}", "{a:{b:1}}", "{a:{b:true},c:[true]}", "{a:{b:true},e:4}", "{c:[]}"):
         assert not follows(forced, written(GEMMA4, ("t", bad)))
+
+
+@every_format
+def test_with_a_form_an_answer_is_calls_or_json_of_that_form(example: Example) -> None:
+    tool_format = example.tool_format
+    form: Schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    both = call_grammar(tool_format, TOOLS, {}, Preamble(), many=True, form=form).text
+    good = ARGUMENTS.get(tool_format.name, JSON_ARGUMENTS)
+    assert follows(both, written(tool_format, ("get_weather", good)))
+    opening = "<|channel|>final<|message|>" if tool_format is HARMONY else ""
+    assert follows(both, opening + '{"ok": true}')
+    assert not follows(both, opening + '{"ok": 1}')
+    assert not follows(both, "Hello.")

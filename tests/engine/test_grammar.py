@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -9,9 +10,12 @@ import jsonschema
 import llguidance
 import pytest
 
+from localllm.core.json_schema import check, normalize
 from localllm.engine.client.client import ProcessEngine
 from localllm.engine.messages import FinishReason, Grammar, GrammarKind, Sampling
+from localllm.engine.worker.sampling.schemas import check_string
 from localllm.errors import BadRequest
+from tests.core.json_schemas import FROM_CLIENTS
 from tests.engine.answers import ask, collect
 from tests.engine.schemas import SCHEMAS
 
@@ -36,6 +40,10 @@ async def answer(
 
 def schema(document: object) -> Grammar:
     return Grammar(kind=GrammarKind.JSON_SCHEMA, text=json.dumps(document))
+
+
+def strict(document: object) -> Grammar:
+    return replace(schema(document), strict=True)
 
 
 async def test_every_answer_validates_against_its_schema(engine: ProcessEngine) -> None:
@@ -173,8 +181,9 @@ async def test_every_sampler_stage_keeps_to_the_grammar(
 @pytest.mark.parametrize(
     ("grammar", "words"),
     [
-        (schema({"type": "nonsense"}), "nonsense"),
-        (schema({"not": {"type": "string"}}), "not"),
+        (strict({"type": "nonsense"}), "is strict, .* `type`"),
+        (strict({"not": {"type": "string"}}), "is strict, .* `not`"),
+        (strict({"allOf": [{"type": "string"}, {"type": "null"}]}), "cannot be followed|too much"),
         (schema([1]), "object"),
         (Grammar(kind=GrammarKind.JSON_SCHEMA, text='{"a":'), "json schema"),
         (Grammar(kind=GrammarKind.REGEX, text="(((("), "unclosed"),
@@ -200,3 +209,77 @@ async def test_a_length_that_a_grammar_contradicts_is_refused(
     request = replace(ask("both", "Hi"), grammar=schema(SCHEMAS["text"]))
     with pytest.raises(BadRequest, match="ignore_eos and min_tokens"):
         await collect(engine, replace(request, **fields))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_no_number_goes_on_for_ever(engine: ProcessEngine, seed: int) -> None:
+    """A bias makes the model repeat digits, as small ones do."""
+    digits = tuple((token, 60.0) for token in range(33, 42))  # 1 to 9 in SmolLM2's vocabulary
+    request = ask(
+        f"digits {seed}",
+        "Hi",
+        max_tokens=80,
+        sampling=Sampling(temperature=1.5, seed=seed, logit_bias=digits),
+    )
+    for kind in ("integer", "number"):
+        grammar = schema({"type": "array", "items": {"type": kind}, "minItems": 1, "maxItems": 1})
+        text, done, _ = await collect(
+            engine, replace(request, request_id=f"{kind} {seed}", grammar=grammar)
+        )
+        assert done.reason is FinishReason.STOP, text
+        (value,) = json.loads(text)
+        assert abs(value) < 2**63 if kind == "integer" else math.isfinite(value)
+        assert max(map(len, re.findall("[0-9]+", text))) > 10
+
+
+async def test_no_string_is_white_space_for_ever(engine: ProcessEngine) -> None:
+    spaces = ((216, 80.0),)  # " " in SmolLM2's vocabulary
+    request = ask("blank", "Hi", max_tokens=150, sampling=Sampling(seed=1, logit_bias=spaces))
+    text, _, _ = await collect(engine, replace(request, grammar=schema({"type": "string"})))
+    first, *_ = re.findall(" +", text)
+    assert 100 < len(first) <= 128
+    assert text.partition(first)[2]
+
+
+async def test_what_the_grammar_cannot_follow_is_checked_and_named(engine: ProcessEngine) -> None:
+    holds = {"enum": ["yes"], "not": {"const": "no"}}
+    breaks = {"enum": ["yes"], "not": {"const": "yes"}}
+    uncheckable = {"enum": ["yes"], "format": "phone"}
+    found: list[str] = []
+    for name, each in (("holds", holds), ("breaks", breaks), ("phone", uncheckable)):
+        request = replace(ask(name, "Hi", max_tokens=20), grammar=schema(each))
+        text, done, _ = await collect(engine, request)
+        assert (text, done.reason) == ('"yes"', FinishReason.STOP)
+        found += done.warnings
+    begin = "The grammar could not enforce {} of the schema of the answer: "
+    assert found == [
+        begin.format("`not`") + "it was checked, and holds.",
+        begin.format("`not`") + "the value follows what it must not (`not`).",
+        begin.format("`format`") + "not checked were format 'phone'.",
+    ]
+    long = schema({"type": "string", "minLength": 9, "not": {"const": "a"}})
+    cut = replace(ask("cut", "Hi", max_tokens=1), grammar=long)
+    _, done, _ = await collect(engine, cut)
+    assert done.warnings == (begin.format("`not`") + "it was cut, and could not be checked.",)
+
+
+@pytest.mark.parametrize("name", FROM_CLIENTS)
+async def test_a_clients_schema_is_followed(engine: ProcessEngine, name: str) -> None:
+    document = FROM_CLIENTS[name]
+    text, reason = await answer(engine, f"client {name}", schema(document), max_tokens=60)
+    if reason is FinishReason.STOP:
+        assert check(normalize(document).schema, json.loads(text), check_string).violation is None
+
+
+async def test_no_schema_ends_the_engine(engine: ProcessEngine) -> None:
+    """llguidance 1.9 ends the process at the smallest int64 as a constant."""
+    for i, each in enumerate(
+        [
+            {"const": -(2**63)},
+            {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
+            {"type": "array", "maxItems": 10**9, "items": {"type": "null"}},
+            {"type": "object", "properties": {f"p{i}": {} for i in range(5000)}},
+        ]
+    ):
+        await answer(engine, f"hostile {i}", schema(each), max_tokens=5)
+    assert (await answer(engine, "after", schema({"const": 1})))[0] == "1"

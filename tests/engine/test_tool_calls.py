@@ -16,6 +16,8 @@ from localllm.engine.messages import (
     FinishReason,
     GenerateEvent,
     GenerateRequest,
+    Grammar,
+    GrammarKind,
     LoadRequest,
     Message,
     Reasoning,
@@ -37,6 +39,12 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TOOLS = tuple(Tool(name=name, parameters=json.dumps(each)) for name, each in SCHEMAS.items())
 QUESTION = (Message(role=Role.USER, content="How is the weather in Rome for the next two days?"),)
+UNFOLLOWED = {
+    "type": "object",
+    "properties": {"b": {"enum": ["x"], "not": {"const": "x"}}},
+    "required": ["b"],
+    "additionalProperties": False,
+}
 REQUIRED = ToolChoice(mode=ToolMode.REQUIRED)
 NAMED = ToolChoice(mode=ToolMode.NAMED, name="get_weather")
 
@@ -176,9 +184,9 @@ async def test_a_result_is_part_of_the_prompt(engine: ProcessEngine) -> None:
         (
             {
                 "tool_choice": REQUIRED,
-                "tools": (Tool(name="a", parameters='{"properties": {"b": {"not": {}}}}'),),
+                "tools": (Tool(name="a", parameters=json.dumps(UNFOLLOWED), strict=True),),
             },
-            'of the `tools` cannot be followed: .*"not"',
+            "schema of the tool a is strict, .* `not` at #/properties/b",
         ),
     ],
 )
@@ -192,6 +200,60 @@ async def test_tools_that_cannot_be_are_refused(
 async def test_a_schema_that_cannot_be_followed_does_not_keep_a_free_model_from_answering(
     engine: ProcessEngine,
 ) -> None:
-    odd = (Tool(name="a", parameters='{"properties": {"b": {"not": {}}}}'),)
+    odd = (Tool(name="a", parameters=json.dumps(UNFOLLOWED), strict=True),)
     found = await events(engine, request("odd", tools=odd))
     assert end(found).completion_tokens > 0
+
+
+async def test_a_forced_call_names_what_was_not_enforced_and_was_checked(
+    engine: ProcessEngine,
+) -> None:
+    odd = (Tool(name="a", parameters=json.dumps(UNFOLLOWED)),)
+    found = await events(engine, request("checked", tools=odd, tool_choice=REQUIRED))
+    assert calls(found) == [("a", '{"b": "x"}')]
+    (warning,) = end(found).warnings
+    assert "enforce `not` at #/properties/b of the schema of the arguments of a" in warning
+    assert "/b follows what it must not" in warning
+
+
+FORM = {
+    "type": "object",
+    "properties": {"ok": {"type": "boolean"}},
+    "required": ["ok"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_with_tools_and_a_form_the_answer_is_a_call_or_in_the_form(
+    engine: ProcessEngine, seed: int
+) -> None:
+    sent = request(
+        f"both {seed}",
+        grammar=Grammar(kind=GrammarKind.JSON_SCHEMA, text=json.dumps(FORM)),
+        sampling=Sampling(temperature=1.2, seed=seed),
+        max_tokens=300,
+    )
+    found = await events(engine, sent)
+    if called := calls(found):
+        assert end(found).reason is FinishReason.TOOL_CALLS
+        for name, arguments in called:
+            jsonschema.validate(json.loads(arguments), SCHEMAS[name])
+        assert text(found) == ""
+    else:
+        assert end(found).reason is FinishReason.STOP
+        jsonschema.validate(json.loads(text(found)), FORM)
+    assert end(found).warnings == ()
+
+
+async def test_a_forced_call_goes_before_a_form(engine: ProcessEngine) -> None:
+    grammar = Grammar(kind=GrammarKind.JSON_SCHEMA, text=json.dumps(FORM))
+    found = await events(engine, request("forced form", grammar=grammar, tool_choice=NAMED))
+    assert [name for name, _ in calls(found)] == ["get_weather"]
+    assert text(found) == ""
+
+
+async def test_a_grammar_that_is_not_json_has_no_place_for_calls(engine: ProcessEngine) -> None:
+    grammar = Grammar(kind=GrammarKind.REGEX, text="a+")
+    with pytest.raises(BadRequest, match="must be 'none' with a grammar that is not JSON"):
+        await events(engine, request("regex", grammar=grammar))

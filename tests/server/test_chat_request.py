@@ -297,6 +297,14 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required"
                 "type": "json_schema",
                 "json_schema": {"name": "n", "strict": True, "schema": SCHEMA},
             },
+            Grammar(kind=GrammarKind.JSON_SCHEMA, text=json.dumps(SCHEMA), strict=True),
+        ),
+        (
+            {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}},
+            Grammar(kind=GrammarKind.JSON_SCHEMA, text=json.dumps(SCHEMA)),
+        ),
+        (
+            {"type": "json_object", "schema": SCHEMA},  # llama.cpp's server, Together
             Grammar(kind=GrammarKind.JSON_SCHEMA, text=json.dumps(SCHEMA)),
         ),
     ],

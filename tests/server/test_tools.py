@@ -16,7 +16,17 @@ from openai.types.chat import (
 
 from localllm.engine.client.client import ProcessEngine
 from localllm.engine.fake import Script
-from localllm.engine.messages import Message, Role, Tool, ToolCall, ToolChoice, ToolMode
+from localllm.engine.messages import (
+    Grammar,
+    GrammarKind,
+    Message,
+    Role,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolMode,
+)
+from tests.core.json_schemas import FROM_CLIENTS
 from tests.server.server_under_test import MODEL, ServerUnderTest, start_server
 
 WEATHER: dict[str, Any] = {
@@ -167,20 +177,11 @@ def called(**fields: object) -> dict[str, object]:
         ({"tools": [function(), function()]}, "tools"),
         ({"tools": [function(name="a b")]}, "tools[0].function.name"),
         ({"tools": [function(name="")]}, "tools[0].function.name"),
-        ({"tools": [function(parameters="{}")]}, "tools[0].function.parameters"),
-        ({"tools": [function(parameters={"type": "array"})]}, "tools[0].function.parameters"),
-        (
-            {"tools": [function(parameters={"properties": {"a": {"type": "strin"}}})]},
-            "tools[0].function.parameters",
-        ),
-        ({"tools": [function(parameters={"properties": []})]}, "tools[0].function.parameters"),
-        ({"tools": [function(parameters={"required": "a"})]}, "tools[0].function.parameters"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [function()] * 200}, "tools"),
         ({"tool_choice": function(name="nobody")}, "tool_choice"),
         ({"tool_choice": {"type": "function"}}, "tool_choice.function"),
         ({"tools": [], "tool_choice": "required"}, "tool_choice"),
-        ({"response_format": {"type": "json_object"}}, "tool_choice"),
         ({"parallel_tool_calls": "yes"}, "parallel_tool_calls"),
         ({"messages": [{"role": "user", "tool_calls": []}]}, "messages[0].content"),
         ({"messages": [called() | {"role": "user"}]}, "messages[0].tool_calls"),
@@ -209,6 +210,55 @@ async def test_a_real_model_calls_a_tool_that_it_must_call(smollm2: Path, tmp_pa
         schemas: dict[str, dict[str, Any]] = {"get_weather": WEATHER, "now": {"type": "object"}}
         jsonschema.validate(json.loads(text), schemas[names[0]])
         assert chunks[-1].choices[0].finish_reason == "tool_calls"
-        odd: dict[str, object] = {"properties": {"a": {"not": {}}}}
-        error = await refused(real, tools=[function(parameters=odd)], tool_choice="required")
-        assert "parameters of the `tools` cannot be followed" in str(error)
+        odd: dict[str, object] = {"properties": {"a": {"not": {"const": 1}}}}
+        tool = function(parameters=odd, strict=True)
+        error = await refused(real, tools=[tool], tool_choice="required")
+        assert "`not` at #/properties/a" in str(error)
+
+
+@pytest.mark.parametrize("name", FROM_CLIENTS)
+async def test_no_schema_of_a_tool_costs_the_request(server: ServerUnderTest, name: str) -> None:
+    chunks = await stream(server, tools=[function(parameters=FROM_CLIENTS[name])])
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    (sent,) = server.script.requests
+    assert json.loads(sent.tools[0].parameters)["type"] == "object"
+
+
+@pytest.mark.parametrize("odd", [[], True, "no JSON", 1, {"type": "array"}, {"required": "a"}])
+async def test_no_nonsense_of_a_tool_costs_the_request(
+    server: ServerUnderTest, odd: object
+) -> None:
+    await stream(server, tools=[function(parameters=odd)])
+    (sent,) = server.script.requests
+    assert json.loads(sent.tools[0].parameters) == {"type": "object", "properties": {}}
+
+
+async def test_parameters_as_a_text_are_read(server: ServerUnderTest) -> None:
+    await stream(server, tools=[function(parameters=json.dumps(WEATHER), strict=True)])
+    assert server.script.requests[0].tools == (
+        Tool(name="f", parameters=json.dumps(WEATHER), strict=True),
+    )
+
+
+async def test_tools_and_a_response_format_reach_the_engine_together(
+    server: ServerUnderTest,
+) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": WEATHER}}
+    for choice in ("auto", "required", "none"):
+        await stream(server, response_format=form, tool_choice=choice)
+    for sent in server.script.requests:
+        assert sent.tools
+        assert sent.grammar == Grammar(kind=GrammarKind.JSON_SCHEMA, text=json.dumps(WEATHER))
+
+
+async def test_a_stream_names_in_its_header_what_its_schema_can_only_be_checked_for(
+    server: ServerUnderTest,
+) -> None:
+    schema = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
+    form: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    raw = await server.client().chat.completions.with_raw_response.create(
+        model=MODEL, messages=ASKED, stream=True, response_format=form
+    )
+    assert "`uniqueItems`" in raw.headers["x-localllm-warnings"]
+    async for _ in raw.parse():
+        pass

@@ -116,10 +116,15 @@ class GrammarKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grammar:
-    """The grammar of an answer (structured output)."""
+    """The grammar of an answer (structured output).
+
+    Of a JSON Schema that is not `strict`, what the grammar cannot follow is checked on the finished
+    answer, whose `Finished.warnings` name it; of a strict one it is an error.
+    """
 
     kind: GrammarKind
     text: str = ""
+    strict: bool = False
 
 
 class Overflow(StrEnum):
@@ -131,11 +136,15 @@ class Overflow(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
-    """A function that the model may call. `parameters` is the text of a JSON Schema."""
+    """A function that the model may call. `parameters` is the text of a JSON Schema.
+
+    A forced call of a `strict` one is an error where the grammar cannot follow all of the schema.
+    """
 
     name: str
     description: str = ""
     parameters: str = '{"type": "object", "properties": {}}'
+    strict: bool = False
 
 
 class Effort(StrEnum):

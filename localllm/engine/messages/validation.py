@@ -207,14 +207,14 @@ def tool_choice_error(
 
     It is the predicate of a sentence whose subject is the field: the engine's check and each HTTP
     dialect put their own name of it in front. `tools` are the names that the request offers;
-    `constrained`: its answer must follow a grammar.
+    `constrained`: its answer must follow a grammar of its own, which is not JSON.
     """
     if choice.mode is ToolMode.NAMED and choice.name not in tools:
         return "asks for a function that is not among the `tools`"
     if choice.mode is ToolMode.REQUIRED and not tools:
         return "is required, but there are no `tools`"
     if tools and constrained and choice.mode is not ToolMode.NONE:
-        return "must be 'none' with a `response_format`"
+        return "must be 'none' with a grammar that is not JSON"
     return None
 
 
@@ -324,7 +324,9 @@ def _check_tools(request: GenerateRequest) -> None:
         raise BadRequest(f"Two tools are called {twice!r}: each needs a name of its own.")
     if (choice.mode is ToolMode.NAMED) != (choice.name is not None):
         raise BadRequest("tool_choice has a name if it asks for that tool, and only then.")
-    error = tool_choice_error(choice, names, constrained=request.grammar is not None)
+    grammar = request.grammar
+    constrained = grammar is not None and grammar.kind not in _JSON
+    error = tool_choice_error(choice, names, constrained=constrained)
     if error is not None:
         raise BadRequest(f"tool_choice {error}.")
     if not names or choice.mode is ToolMode.NONE:
@@ -337,6 +339,10 @@ def _check_tools(request: GenerateRequest) -> None:
         raise BadRequest(
             "A forced call says where the answer ends: ignore_eos and min_tokens cannot go with it."
         )
+
+
+_JSON = (GrammarKind.JSON_OBJECT, GrammarKind.JSON_SCHEMA)
+"""Grammars of an answer beside which tools may be called."""
 
 
 def _check_tool(tool: Tool) -> None:

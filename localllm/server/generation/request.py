@@ -14,6 +14,7 @@ from typing import Annotated, LiteralString
 
 from pydantic import BeforeValidator, Field
 
+from localllm.core.json_schema import normalize
 from localllm.engine.messages import (
     GenerateRequest,
     Grammar,
@@ -189,9 +190,21 @@ class GenerationFields(RequestModel):
         )
 
 
-def json_schema_grammar(schema: dict[str, object]) -> Grammar:
-    """Make the grammar of answers that follow a JSON Schema."""
-    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=json.dumps(schema))
+def json_schema_grammar(schema: dict[str, object], *, strict: bool = False) -> Grammar:
+    """Make the grammar of answers that follow a JSON Schema: a `strict` one whole or not at all."""
+    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=json.dumps(schema), strict=strict)
+
+
+def schema_warnings(grammar: Grammar | None) -> tuple[str, ...]:
+    """Return what is known before an answer begins of the parts of its schema that are only
+    checked when it is finished."""
+    if grammar is None or grammar.kind is not GrammarKind.JSON_SCHEMA:
+        return ()
+    unenforced = normalize(json.loads(grammar.text)).unenforced
+    if not unenforced:
+        return ()
+    named = ", ".join(map(str, unenforced[:8]))
+    return (f"Of the schema of the answer, {named} can only be checked when it is finished.",)
 
 
 def decode_image(text: str, *, invalid: LiteralString = "is not valid base64") -> bytes:

@@ -86,6 +86,11 @@ class AnswerEvents:
         return FinishReason.TOOL_CALLS if called and reason is FinishReason.STOP else reason
 
     @property
+    def calls_are_bound(self) -> bool:
+        """False when a call of this answer did not begin as its grammar says."""
+        return self._lazy is None or not self._lazy.has_rejected
+
+    @property
     def in_lazy_grammar(self) -> bool:
         """True while the constraint is that of a section of calls, not of the whole answer."""
         return self._lazy is not None and self._lazy.active
@@ -126,6 +131,7 @@ class LazyGrammar:
         self._parser = parser
         self._tokenize = tokenize
         self._state = _LazyState.WAITING
+        self.has_rejected = False
 
     @property
     def active(self) -> bool:
@@ -151,4 +157,5 @@ class LazyGrammar:
                 self._parser.constrain(True)
                 return self._calls
             self._state = _LazyState.REJECTED
+            self.has_rejected = True
         return constraint

@@ -6,9 +6,10 @@ vocabulary is written as that token: `<[id]>`.
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from localllm.core.json_schema import any_of
 from localllm.engine.messages import Grammar, GrammarKind, Tool
 from localllm.engine.worker.parsing.call_section import Schema
 from localllm.engine.worker.parsing.formats import (
@@ -18,15 +19,10 @@ from localllm.engine.worker.parsing.formats import (
     ToolFormat,
 )
 from localllm.engine.worker.parsing.syntax import GEMMA_QUOTE
+from localllm.engine.worker.sampling.inline_schema import FORM, inline
 
-_ON_ONE_LINE = {
-    "x-guidance": {
-        "whitespace_flexible": False,
-        "item_separator": ", ",
-        "key_separator": ": ",
-    }
-}
-"""JSON as `json.dumps` writes it: small models that may write white space write nothing else."""
+_FINAL = "<|channel|>final<|message|>"
+"""Before harmony's answer."""
 
 _TEXT = "TEXT: /(.|\\n)*/"
 _GAP = "GAP: /[ \\n]{0,2}/"
@@ -46,34 +42,109 @@ def schema_of(tool: Tool) -> Schema:
     return {"type": "object", **json.loads(tool.parameters)}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallGrammar:
+    """A grammar of calls that is still to be written (a `SchemaGrammar`).
+
+    `preamble` and `many`: see `call_grammar`. With a `form`, the text of a JSON Schema, the answer
+    is JSON of that form where it is no call.
+    """
+
+    tool_format: ToolFormat
+    tools: tuple[Tool, ...]
+    marker_ids: Mapping[str, int]
+    preamble: Preamble | None
+    many: bool
+    forced: bool
+    form: str | None = None
+    strict_form: bool = False
+
+    @property
+    def schemas(self) -> Mapping[str, str]:
+        found = {tool.name: json.dumps(schema_of(tool)) for tool in self.tools}
+        return found if self.form is None else {**found, FORM: self.form}
+
+    @property
+    def strict(self) -> frozenset[str]:
+        """What the model may choose to call costs nobody an answer."""
+        names = {tool.name for tool in self.tools if tool.strict and self.forced}
+        return frozenset(names | {FORM} if self.strict_form else names)
+
+    def write(self, schemas: Mapping[str, Schema | bool]) -> Grammar:
+        return call_grammar(
+            self.tool_format,
+            {tool.name: schemas[tool.name] for tool in self.tools},
+            self.marker_ids,
+            self.preamble,
+            many=self.many,
+            form=schemas.get(FORM),
+        )
+
+
 def call_grammar(
     tool_format: ToolFormat,
-    tools: Sequence[Tool],
+    tools: Mapping[str, Schema | bool],
     marker_ids: Mapping[str, int],
     preamble: Preamble | None,
     *,
     many: bool,
+    form: Schema | bool | None = None,
 ) -> Grammar:
     """Write the grammar of a section with one call of one of the `tools`, or with `many` where the
-    format has them.
+    format has them. Their schemas, by name, are normalized.
 
     `marker_ids` are the control tokens among the format's markers. With a `preamble` it is the
-    grammar of a whole answer; without one that of a section that has begun already.
+    grammar of a whole answer; without one that of a section that has begun already. With a `form`
+    (a schema too) JSON of that form may come instead of calls.
     """
     writer = _GrammarWriter(marker_ids)
     syntax = tool_format.call_syntax
+    bare = _BARE_CALL.fullmatch(syntax.before)
+    if form is not None and bare is not None and not syntax.section_begin:
+        # A call is JSON too: two grammars that both begin with a brace would get into each other.
+        calls_and_form = any_of([form, *(_call_schema(tools, name, bare[1]) for name in tools)])
+        before = writer.preamble(tool_format, preamble) if preamble is not None else ""
+        lines = [f"start: {before} form", f"form: {inline(calls_and_form)}"]
+        return Grammar(
+            kind=GrammarKind.TOOL_CALLS, text="\n".join([*lines, *writer.rules, _TEXT, _GAP])
+        )
     call = " | ".join(f"call_{i}" for i in range(len(tools)))
     again = f" ({writer.literal(syntax.separator)} call)*" if many and syntax.many else ""
     begin, end = writer.literal(syntax.section_begin), writer.literal(syntax.section_end)
     before = writer.preamble(tool_format, preamble) if preamble is not None else ""
-    lines = [f"start: {before} calls", f"calls: {begin} call{again} {end}", f"call: {call}"]
-    for i, tool in enumerate(tools):
-        opening = writer.literal(syntax.begin(tool.name))
+    lines = [f"calls: {begin} call{again} {end}", f"call: {call}"]
+    if form is None:
+        lines.insert(0, f"start: {before} calls")
+    else:
+        opening = writer.literal(_FINAL) if tool_format is HARMONY else ""
+        lines.insert(0, f"start: {before} (calls | {opening} form)")
+        lines.append(f"form: {inline(form)}")
+    for i, (name, schema) in enumerate(tools.items()):
+        opening = writer.literal(syntax.begin(name))
         lines.append(f"call_{i}: {opening} args_{i} {writer.literal(syntax.after)}")
-        lines += writer.arguments(f"args_{i}", schema_of(tool), syntax.arguments)
+        lines += writer.arguments(f"args_{i}", schema, syntax.arguments)
     return Grammar(
         kind=GrammarKind.TOOL_CALLS, text="\n".join([*lines, *writer.rules, _TEXT, _GAP])
     )
+
+
+_BARE_CALL = re.compile(r'\{"name": "\{name\}", "(\w+)": ')
+
+
+def _call_schema(tools: Mapping[str, Schema | bool], name: str, key: str) -> Schema:
+    """Return the schema of a call that is a JSON object with its arguments as `key`."""
+    arguments = tools[name]
+    definitions = {}
+    if isinstance(arguments, dict) and "$defs" in arguments:
+        definitions = {"$defs": arguments["$defs"]}
+        arguments = {word: each for word, each in arguments.items() if word != "$defs"}
+    return {
+        "type": "object",
+        "properties": {"name": {"enum": [name]}, key: arguments},
+        "required": ["name", key],
+        "additionalProperties": False,
+        **definitions,
+    }
 
 
 class _GrammarWriter:
@@ -119,15 +190,16 @@ class _GrammarWriter:
         self.rules.append(f"through[lazy]: TEXT {literal}")
         return "through"
 
-    def arguments(self, rule: str, schema: Schema, syntax: ArgumentSyntax) -> Iterator[str]:
+    def arguments(self, rule: str, schema: Schema | bool, syntax: ArgumentSyntax) -> Iterator[str]:
         """Write the rule of arguments, and those that it refers to."""
+        properties = schema if isinstance(schema, dict) else {}
         match syntax:
             case ArgumentSyntax.JSON:
-                yield f"{rule}: %json {json.dumps(schema | _ON_ONE_LINE)}"
+                yield f"{rule}: {inline(schema)}"
             case ArgumentSyntax.TAGS:
-                yield from self._tags(rule, schema)
+                yield from self._tags(rule, properties)
             case ArgumentSyntax.GEMMA:
-                yield from GemmaGrammar(rule, self.literal).rules(schema)
+                yield from GemmaGrammar(rule, self.literal).rules(properties)
 
     def _tags(self, rule: str, schema: Schema) -> Iterator[str]:
         """Write Qwen3-Coder's parameters, in the order of the schema."""
@@ -150,7 +222,7 @@ class _GrammarWriter:
             else:
                 value = each if isinstance(each, dict) else {}
                 yield f"{rule}_{i}: {opening} {rule}_{i}_value {closing}"
-                yield f"{rule}_{i}_value: %json {json.dumps(value | shared | _ON_ONE_LINE)}"
+                yield f"{rule}_{i}_value: {inline(value | shared)}"
         yield f"{rule}: " + (" ".join(names) or '""')
 
 

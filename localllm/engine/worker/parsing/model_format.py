@@ -7,11 +7,17 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
-from localllm.engine.messages import GenerateRequest, Grammar, Tool, ToolMode
+from localllm.engine.messages import GenerateRequest, GrammarKind, Tool, ToolMode
+from localllm.engine.worker.parsing.answer_check import AnswerCheck
 from localllm.engine.worker.parsing.answer_events import AnswerEvents
-from localllm.engine.worker.parsing.call_grammar import Preamble, call_grammar, schema_of
+from localllm.engine.worker.parsing.call_grammar import CallGrammar, Preamble, schema_of
 from localllm.engine.worker.parsing.call_section import Schema
-from localllm.engine.worker.parsing.formats import HARMONY, ReasoningTags, ToolFormat
+from localllm.engine.worker.parsing.formats import (
+    HARMONY,
+    ArgumentSyntax,
+    ReasoningTags,
+    ToolFormat,
+)
 from localllm.engine.worker.parsing.harmony import (
     HARMONY_ANSWER_NEXT,
     HARMONY_CALL_NEXT,
@@ -29,13 +35,15 @@ _TAIL_TOKENS = 24
 class AnswerFormat:
     """The format of the answers to one request; by default they are text.
 
-    `new_events` makes the events of one answer. `forced` is the grammar of an answer that must
-    call, `lazy` that of a section of calls in an answer that is free not to.
+    `new_events` makes the events of one answer. `forced` is the grammar of a whole answer: it must
+    call, or be JSON of a form where it does not. `lazy` is that of a section of calls in an answer
+    that is free not to. `check` makes the check of one answer against its schemas.
     """
 
     new_events: Callable[[], AnswerEvents] = AnswerEvents
-    forced: Grammar | None = None
-    lazy: Grammar | None = None
+    forced: CallGrammar | None = None
+    lazy: CallGrammar | None = None
+    check: Callable[[], AnswerCheck] | None = None
 
 
 class Place(Enum):
@@ -83,12 +91,20 @@ class ModelFormat:
 
         `place` is where in an answer the prompt ends. `budget`: tokens of reasoning."""
         tools = offered_tools(request)
-        if request.messages is None or request.grammar is not None:
-            return AnswerFormat()
+        form = _form(request)
+        loose = self._format.call_syntax.arguments is not ArgumentSyntax.JSON
+        check = (
+            functools.partial(AnswerCheck, tools, form, loose=loose)
+            if tools or form is not None
+            else None
+        )
+        if request.messages is None or (request.grammar is not None and not tools):
+            return AnswerFormat(check=check)
         if not tools and self._tags is None and self._format is not HARMONY:
             return AnswerFormat()
         opened = place is Place.REASONING or self.opens_reasoning(prompt)
         forced = request.tool_choice.mode in _FORCED_MODES
+        whole = bool(tools) and (forced or form is not None)
         return AnswerFormat(
             new_events=functools.partial(
                 self._new_events,
@@ -96,11 +112,14 @@ class ModelFormat:
                 opened=opened,
                 continues=place is Place.TEXT,
                 budget=budget,
-                constrained=forced,
+                constrained=whole,
                 one_call=bool(tools) and not _may_call_again(request),
             ),
-            forced=self._forced_grammar(request, opened=opened) if tools and forced else None,
-            lazy=self._lazy_grammar(request) if tools and not forced else None,
+            forced=self._whole_grammar(request, None if forced else form, opened=opened)
+            if whole
+            else None,
+            lazy=self._lazy_grammar(request) if tools and not whole else None,
+            check=check,
         )
 
     def opens_reasoning(self, prompt: Sequence[int]) -> bool:
@@ -114,20 +133,32 @@ class ModelFormat:
         )
         return tail.decode("utf-8", "replace").rstrip().endswith(self._tags.open.rstrip())
 
-    def _forced_grammar(self, request: GenerateRequest, *, opened: bool) -> Grammar:
+    def _whole_grammar(
+        self, request: GenerateRequest, form: str | None, *, opened: bool
+    ) -> CallGrammar:
         name = request.tool_choice.name
-        return call_grammar(
-            self._format,
-            [tool for tool in request.tools if name in (None, tool.name)],
-            self._marker_ids,
-            Preamble(tags=self._tags, opened=opened),
+        return CallGrammar(
+            tool_format=self._format,
+            tools=tuple(tool for tool in request.tools if name in (None, tool.name)),
+            marker_ids=self._marker_ids,
+            preamble=Preamble(tags=self._tags, opened=opened),
             many=_may_call_again(request),
+            forced=form is None,
+            form=form,
+            strict_form=form is not None and request.grammar is not None and request.grammar.strict,
         )
 
-    def _lazy_grammar(self, request: GenerateRequest) -> Grammar:
+    def _lazy_grammar(self, request: GenerateRequest) -> CallGrammar:
         # Where nothing ends a section, each call is one of its own and the model decides again.
         many = bool(self._format.call_syntax.section_end) and request.parallel_tool_calls
-        return call_grammar(self._format, request.tools, self._marker_ids, None, many=many)
+        return CallGrammar(
+            tool_format=self._format,
+            tools=request.tools,
+            marker_ids=self._marker_ids,
+            preamble=None,
+            many=many,
+            forced=False,
+        )
 
     def _new_events(
         self,
@@ -178,6 +209,16 @@ class ModelFormat:
 def offered_tools(request: GenerateRequest) -> tuple[Tool, ...]:
     """Return the tools that the prompt describes to the model."""
     return () if request.tool_choice.mode is ToolMode.NONE else request.tools
+
+
+def _form(request: GenerateRequest) -> str | None:
+    """Return the JSON Schema that the text of an answer must follow; None for none."""
+    grammar = request.grammar
+    if grammar is None:
+        return None
+    if grammar.kind is GrammarKind.JSON_OBJECT:
+        return '{"type": "object"}'
+    return grammar.text if grammar.kind is GrammarKind.JSON_SCHEMA else None
 
 
 def _may_call_again(request: GenerateRequest) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from localllm.engine.messages import GenerateRequest, Grammar
 from localllm.engine.worker.llama.model import Model
+from localllm.engine.worker.parsing.call_grammar import CallGrammar
 from localllm.engine.worker.prompt.prompt import Prompt
 from localllm.engine.worker.sequences.parallel_sampling import sequences_of
 from localllm.engine.worker.sequences.sequence import WAITING, Sequence
@@ -58,6 +59,7 @@ class RequestQueue:
             calls = self._constraints(answer_format.lazy, request.n)
             for sequence, constraint in zip(sequences, calls, strict=True):
                 sequence.output.events.attach(constraint)
+                sequence.output.grammar = constraint
         self._waiting += sequences
 
     def next_ready(self, refuse: Callable[[Sequence, GenerationFailed], None]) -> Sequence | None:
@@ -90,7 +92,7 @@ class RequestQueue:
         if self._grammars is not None:
             self._grammars.close()
 
-    def _constraints(self, grammar: Grammar | None, n: int) -> "list[Constraint]":
+    def _constraints(self, grammar: Grammar | CallGrammar | None, n: int) -> "list[Constraint]":
         if grammar is None:
             return []
         if self._grammars is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from localllm.engine.messages import Event, Finished, FinishReason, Token, TokenLogprob
 from localllm.engine.worker.llama.model import Model
 from localllm.engine.worker.sequences.batch import Chunk
-from localllm.engine.worker.sequences.sequence import Sequence
+from localllm.engine.worker.sequences.sequence import OutputState, Sequence
 
 if TYPE_CHECKING:  # and numpy with it
     from localllm.engine.worker.sampling.logits import Logits
@@ -53,13 +53,18 @@ class OutputProcessor:
             index=sequence.index,
         )
         for event in events.push(piece, token):
-            self._emit(event)
+            self._emit_of(output, event)
         if output.detokenizer.stopped or events.ended or (complete and not events.in_lazy_grammar):
             return FinishReason.STOP
         output.constraint = events.next_constraint(
             constraint, complete=complete, text=output.detokenizer
         )
         return FinishReason.LENGTH if output.count >= output.limit else None
+
+    def _emit_of(self, output: OutputState, event: Event) -> None:
+        if output.check is not None:
+            output.check.push(event)
+        self._emit(event)
 
     def _draw(self, sequence: Sequence, row: int) -> int:
         request, output = sequence.request, sequence.output
@@ -161,7 +166,7 @@ class OutputProcessor:
         output, prompt = sequence.output, sequence.prompt
         rest = Token(request_id=sequence.id, text=output.detokenizer.finish(), index=sequence.index)
         for event in output.events.finish(rest):
-            self._emit(event)
+            self._emit_of(output, event)
         self._emit(
             Finished(
                 request_id=sequence.id,
@@ -171,7 +176,7 @@ class OutputProcessor:
                 cached_tokens=prompt.cached_tokens,
                 timings=sequence.timings(self._clock()),
                 dropped_messages=prompt.dropped_messages,
-                warnings=prompt.warnings,
+                warnings=(*prompt.warnings, *output.schema_warnings(reason)),
                 reasoning_tokens=output.events.reasoning_tokens,
                 index=sequence.index,
                 remaining=remaining,

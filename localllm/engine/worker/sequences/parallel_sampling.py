@@ -48,6 +48,7 @@ def sequences_of(
         )
     limit = available if request.max_tokens is None else min(available, request.max_tokens)
     lora_key = model.loras.key_of(request.loras)
+    new_check = prompt.answer_format.check
     sequences = [
         Sequence(
             request=request,
@@ -63,6 +64,8 @@ def sequences_of(
                 detokenizer=IncrementalDetokenizer(request.stop),
                 events=prompt.answer_format.new_events(),
                 constraint=constraints[index] if constraints else None,
+                grammar=constraints[index] if constraints else None,
+                check=None if new_check is None else new_check(),
             ),
             metrics=SequenceMetrics(arrived=arrived),
             index=index,

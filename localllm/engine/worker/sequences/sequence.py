@@ -31,9 +31,10 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from localllm.engine.messages import GenerateRequest, Timings
+from localllm.engine.messages import FinishReason, GenerateRequest, Timings
 from localllm.engine.worker.llama.lora import LoraKey
 from localllm.engine.worker.llama.vocabulary import Vocabulary
+from localllm.engine.worker.parsing.answer_check import AnswerCheck
 from localllm.engine.worker.parsing.answer_events import AnswerEvents
 from localllm.engine.worker.parsing.detokenizer import IncrementalDetokenizer
 from localllm.engine.worker.prompt.prompt import PromptImages
@@ -97,17 +98,30 @@ class PromptState:
 class OutputState:
     """The answer of a sequence. Written by the OutputProcessor.
 
+    `constraint` is followed by the next token; `grammar` is that of the answer or of its calls.
     `next_token` was drawn and is not in the cache yet; `count` tokens were drawn, of `limit`.
-    `sampler` is there from `admit` on.
+    `sampler` is there from `admit` on. `check` is there for an answer with schemas.
     """
 
     limit: int
     detokenizer: IncrementalDetokenizer
     events: AnswerEvents = field(default_factory=AnswerEvents)
     constraint: "Constraint | None" = None
+    grammar: "Constraint | None" = None
+    check: AnswerCheck | None = None
     sampler: Sampler | None = None
     next_token: int | None = None
     count: int = 0
+
+    def schema_warnings(self, reason: FinishReason) -> tuple[str, ...]:
+        """Return what was not enforced of the schemas of this answer, which has ended."""
+        if self.check is None or self.grammar is None:
+            return ()
+        return self.check.warnings(
+            self.grammar.unenforced,
+            bound=self.events.calls_are_bound,
+            whole=reason is not FinishReason.LENGTH,
+        )
 
 
 @dataclass(slots=True, kw_only=True)

@@ -35,7 +35,8 @@ from localllm.server.schema import (
 
 
 class JsonSchema(RequestModel):
-    """`strict` and the names change nothing: every answer follows the schema."""
+    """A `strict` schema is followed whole or refused; of any other, what no grammar can enforce is
+    checked on the finished answer. The names change nothing."""
 
     name: object = None
     description: object = None
@@ -46,6 +47,16 @@ class JsonSchema(RequestModel):
 class ResponseFormat(RequestModel):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
+
+    @classmethod
+    def understand(cls, value: object) -> object:
+        """Understand a schema without its wrapper, as llama.cpp's server and Together take it."""
+        if not isinstance(value, dict) or not isinstance(value.get("schema"), dict):
+            return value
+        if "json_schema" in value or value.get("type") not in ("json_object", "json_schema"):
+            return value
+        wrapped = {name: value[name] for name in ("schema", "strict", "name") if name in value}
+        return {"type": "json_schema", "json_schema": wrapped}
 
     @model_validator(mode="after")
     def _check_schema(self) -> Self:
@@ -58,7 +69,9 @@ class ResponseFormat(RequestModel):
     @property
     def grammar(self) -> Grammar | None:
         if self.json_schema is not None:
-            return json_schema_grammar(self.json_schema.schema_)
+            return json_schema_grammar(
+                self.json_schema.schema_, strict=bool(self.json_schema.strict)
+            )
         return Grammar(kind=GrammarKind.JSON_OBJECT) if self.type == "json_object" else None
 
 
@@ -142,12 +155,7 @@ class ChatCompletionRequest(OpenAiFields, ReasoningFields):
             names = [] if tools else [function.name for function in functions]
         if info.field_name == "function_call" and not names:
             return None  # it speaks of `functions`, and there are none
-        response_format: ResponseFormat | None = info.data.get("response_format")
-        check_tool_choice(
-            value.tool_choice if value is not None else ToolChoice(),
-            names,
-            constrained=response_format is not None and response_format.grammar is not None,
-        )
+        check_tool_choice(value.tool_choice if value is not None else ToolChoice(), names)
         if value is not None and not set(value.allowed or ()) <= set(names):
             raise field_error("invalid_value", "allows a function that is not among the `tools`")
         return value

@@ -15,6 +15,7 @@ from localllm.server.dialects.openai.embeddings import EmbeddingRequest, embeddi
 from localllm.server.dialects.openai.errors import error_body
 from localllm.server.dialects.protocol import Dialect
 from localllm.server.generation.choices import Choices
+from localllm.server.generation.request import schema_warnings
 from localllm.server.generation.stream import stream_response
 from localllm.server.request_body import read_body
 from localllm.server.schema import ApiModel, json_response, warning_headers
@@ -77,6 +78,8 @@ class _Endpoints:
         streams = [self._models.generate(model, generate)]
         choices = Choices(n=generate.n)
         if body.stream:
+            # A header goes before the answer, whose own words come too late for it.
+            choices = Choices(n=generate.n, warnings=schema_warnings(generate.grammar))
             encoder = ChatStreamEncoder(body, model, generate.request_id, choices)
             return stream_response(encoder, choices, streams)
         await cancel_on_disconnect(request.receive, choices.read(streams))

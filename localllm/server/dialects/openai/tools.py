@@ -54,15 +54,15 @@ class ToolCallParam(RequestModel):
 
 
 class FunctionDefinition(RequestModel):
-    """`strict` changes nothing: a call follows its schema wherever that can be followed."""
+    """Without `strict` a forced call follows its schema as far as that can be followed."""
 
     name: ToolName
     description: str | None = None
-    parameters: ToolParameters | None = None
+    parameters: ToolParameters = None
     strict: object = None
 
     def tool(self) -> Tool:
-        return make_tool(self.name, self.description, self.parameters)
+        return make_tool(self.name, self.description, self.parameters, strict=self.strict is True)
 
 
 class ToolParam(RequestModel):
