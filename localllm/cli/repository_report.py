@@ -10,10 +10,10 @@ from localllm.cli.output import literal, print_json, stdout, warn
 from localllm.core.recommend import FitPlan, Preferences, evaluate
 from localllm.core.recommend.repository import Offer
 from localllm.core.recommend.repository_files import model_files
-from localllm.core.reference import read_reference
 from localllm.core.units import format_bytes
 from localllm.errors import AccessDenied, GgufError, UsageError
 from localllm.library.files import settings
+from localllm.library.files.references import read_reference
 from localllm.library.hub.hub import HubRepo
 from localllm.runtime.hub_models import HubModels, hub_models_of, repo_files
 from localllm.runtime.load_policy import context_or_default
@@ -42,11 +42,11 @@ class Row:
 def show_repository(model: str, revision: str | None, *, offline: bool, as_json: bool) -> None:
     """Print what a repository holds. Raises what the Hub raises, UsageError for a quant."""
     named = read_reference(model)
-    if named.quant is not None:
+    if named.quant is not None and not named.is_link:
         raise UsageError(f"`show` lists every quant: give {named.name} alone.")
     hub_models, closed = None, None
     with open_hub(offline=offline) as hub:
-        repo = hub.repo(named.name, revision)
+        repo = hub.repo(named.name, revision or named.revision)
         try:
             hub_models = hub_models_of(hub, repo)
         except (AccessDenied, GgufError) as error:

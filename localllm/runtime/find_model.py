@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 from localllm.core.catalogue.catalogue import Entry
 from localllm.core.model.spec import ModelSpec
 from localllm.core.recommend.repository_files import USUAL_QUANT
-from localllm.core.reference import is_repository, read_reference
 from localllm.core.sizing.load import Mmproj
 from localllm.core.text import single_line
 from localllm.errors import NotFound, UsageError
 from localllm.library.files.catalogue_file import find_entry, read_catalogue
 from localllm.library.files.names import printable
+from localllm.library.files.references import names_hub, read_reference
 from localllm.library.store.companions import usable_mmproj
 from localllm.library.store.inspect import inspect_model
 from localllm.library.store.installed import InstalledModel
@@ -71,10 +71,11 @@ class InCatalogue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnHub:
-    """A repository of the Hub, and the quant (or the file's name) that was named."""
+    """A repository of the Hub, the quant (or the file's name) that was named, and its revision."""
 
     repository: str
     quant: str | None
+    revision: str | None = None
 
     @property
     def repositories(self) -> tuple[str, ...]:
@@ -96,10 +97,10 @@ def find_model(query: ModelQuery, store: Store) -> OnDisk | Published:
     installed = store.look_up(query.model)
     if installed is not None and installed.problem is None:
         return OnDisk(model=installed)
-    if (entry := _entry(query)) is not None:
-        return InCatalogue(entry=entry, quant=_quant(query))
     if names_repository(query.model):
-        return OnHub(repository=query.model.partition(":")[0], quant=_quant(query))
+        return find_published(query)
+    if (found := _in_catalogue(query)) is not None:
+        return found
     return OnDisk(model=store.resolve(query.model))  # says what is missing, or what is wrong
 
 
@@ -111,24 +112,40 @@ def find_published(query: ModelQuery) -> Published:
     """
     reference = read_reference(query.model, query.quant)
     if reference.on_hub:
-        return OnHub(repository=reference.name, quant=reference.quant)
-    if (entry := find_entry(reference.name)) is not None:
-        return InCatalogue(entry=entry, quant=reference.quant)
+        revision = _revision(reference.revision, query.revision)
+        return OnHub(repository=reference.name, quant=reference.quant, revision=revision)
+    if (found := _in_catalogue(query)) is not None:
+        return found
     raise NotFound(_not_in_catalogue(reference.name))
 
 
 def names_repository(model: str) -> bool:
-    """Tell whether MODEL is written as a repository of the Hub and no file or folder of that name
-    is here."""
-    return is_repository(model.partition(":")[0]) and not os.path.lexists(model)
+    """Tell whether MODEL is written as a repository of the Hub, or is a link to one, and no file or
+    folder of that name is here."""
+    return names_hub(model) and not os.path.lexists(model)
 
 
-def _entry(query: ModelQuery) -> Entry | None:
-    return find_entry(query.model.partition(":")[0])
+def _revision(linked: str | None, named: str | None) -> str | None:
+    """Take the revision of a link or of --revision. Raises UsageError for two that differ."""
+    if linked is not None and named not in (None, linked):
+        raise UsageError(
+            f"The link leads to the revision {single_line(linked)[:_MAX_SHOWN]} and --revision"
+            f" names {single_line(named or '')[:_MAX_SHOWN]}. Give one of them."
+        )
+    return linked or named
 
 
-def _quant(query: ModelQuery) -> str | None:
-    return read_reference(query.model, query.quant).quant
+def _in_catalogue(query: ModelQuery) -> InCatalogue | None:
+    """Find an entry by NAME[:QUANT], or by a name with its size behind the colon ("qwen3:8b").
+
+    Raises UsageError for a quant that is named twice.
+    """
+    if find_entry(query.model.partition(":")[0]) is None:
+        entry = find_entry(query.model) if ":" in query.model else None
+        return InCatalogue(entry=entry, quant=query.quant) if entry else None
+    reference = read_reference(query.model, query.quant)
+    entry = find_entry(reference.name)
+    return InCatalogue(entry=entry, quant=reference.quant) if entry else None
 
 
 def _not_in_catalogue(name: str) -> str:
@@ -176,8 +193,8 @@ def read_model(found: OnDisk | Published, query: ModelQuery, open_hub: OpenHub) 
             return _read_installed(model, query.quant)
         case InCatalogue(entry=entry, quant=quant):
             return _read_entry(entry, quant)
-        case OnHub(repository=repository, quant=quant):
-            return _read_repository(repository, quant, query.revision, open_hub)
+        case OnHub(repository=repository, quant=quant, revision=revision):
+            return _read_repository(repository, quant, revision, open_hub)
 
 
 def _read_installed(model: InstalledModel, quant: str | None) -> SizedModel:

@@ -199,7 +199,7 @@ def test_when_nothing_fits_nothing_is_fetched_unless_a_quant_is_named(
         ([f"{REPO}:Q8_0"], 5, ["has no Q8_0", "Q4_1"]),
         ([f"{REPO}:Q4_1", "--quant", "Q8_0"], 2, ["another"]),
         (["../../etc"], 2, ["ORG/REPO"]),
-        (["https://huggingface.co/a/b"], 2, ["ORG/REPO"]),
+        (["https://example.com/a/b"], 2, ["ORG/REPO"]),
         ([REPO, "--revision", "no-such-branch"], 5, ["no-such-branch"]),
         ([REPO, "--revision", "../x"], 2, ["revision"]),
         ([REPO, "--connections", "9"], 2, ["--connections"]),

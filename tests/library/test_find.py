@@ -1,10 +1,12 @@
+import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from localllm.errors import NotFound
+from localllm.library.files.names import spelling_key
 from localllm.library.store.installed import FileState
 from localllm.library.store.store import Store
 from tests.library import tiny
@@ -109,3 +111,85 @@ def test_nonsense_is_not_found_and_its_escapes_are_not_repeated(typed: str) -> N
         store.resolve(typed)
     except NotFound as error:
         assert "\x1b" not in str(error)
+
+
+@pytest.fixture
+def spelled(tmp_path: Path) -> Store:
+    """A library of one model whose name, file and repository differ, and of two quants of another,
+    all from the Hub."""
+    store = Store(tmp_path / "data", find_starter=lambda: None)
+    for repo, name, file, kind in (
+        ("bartowski/Qwen_Qwen3-4B-GGUF", "Qwen3 4B Instruct", "Qwen_Qwen3-4B.Q4_K_M.gguf", 15),
+        ("acme/Big-GGUF", "Big", "Big-Q8_0.gguf", 7),
+        ("acme/Big-GGUF", "Big", "Big-Q4_0.gguf", 2),
+    ):
+        path = store.download_path(repo, COMMIT, file, None)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tiny.write(path, name=name, file_type=kind)
+        store.add_download([path], repo=repo, commit=COMMIT, sha256s={})
+    return store
+
+
+COMMIT = "c" * 40
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "qwen3-4b-instruct", "Qwen3-4B-Instruct", "QWEN3_4B_INSTRUCT", "qwen3.4b.instruct",
+        "Qwen3 4B Instruct", "qwen3:4b:instruct", "qwen3-4b-instruct.gguf",
+        "qwen3-4b-instruct:latest", "qwen3-4b-instruct:q4_k_m", "qwen3-4b-instruct-Q4_K_M",
+        "Qwen_Qwen3-4B.Q4_K_M.gguf", "qwen_qwen3-4b", "qwen-qwen3-4b:Q4_K_M", "Qwen_Qwen3-4B-GGUF",
+        "qwen_qwen3-4b-q4_k_m", "qwen3-4b", " qwen3-4b-instruct ",
+        "bartowski/Qwen_Qwen3-4B-GGUF", "bartowski/qwen_qwen3-4b-gguf:q4_k_m",
+        "https://huggingface.co/bartowski/Qwen_Qwen3-4B-GGUF/tree/main",
+        "hf.co/bartowski/Qwen_Qwen3-4B-GGUF:Q4_K_M",
+        "https://huggingface.co/bartowski/Qwen_Qwen3-4B-GGUF/blob/main/Qwen_Qwen3-4B.Q4_K_M.gguf",
+    ],
+)  # fmt: skip
+def test_every_spelling_that_people_try_finds_a_model(spelled: Store, typed: str) -> None:
+    assert spelled.resolve(typed).name == "qwen3-4b-instruct"
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ("big:q8_0", "big"), ("big-Q4_0", "big-q4_0"), ("big.q4.0", "big-q4_0"), ("Big", "big"),
+        ("acme/Big-GGUF:Q4_0", "big-q4_0"), ("hf.co/acme/Big-GGUF:q8-0", "big"),
+        ("https://hf.co/acme/Big-GGUF/resolve/main/Big-Q4_0.gguf?download=true", "big-q4_0"),
+    ],
+)  # fmt: skip
+def test_a_quant_behind_a_name_tells_two_apart(spelled: Store, typed: str, name: str) -> None:
+    assert spelled.resolve(typed).name == name
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("acme/Big-GGUF", "installed more than once. Name one: big, big-q4_0"),
+        ("big-gguf", "installed more than once"),
+        ("hf.co/acme/Big-GGUF:Q5_K_M", "localllm pull hf.co/acme/Big-GGUF:Q5_K_M"),
+        ("https://huggingface.co/acme/Other", "No model was pulled from https://"),
+        ("big:Q5_K_M", "No installed model"),
+        ("...", "No installed model"),
+    ],
+)
+def test_what_is_not_clear_is_said(spelled: Store, typed: str, message: str) -> None:
+    assert spelled.look_up(typed) is None
+    with pytest.raises(NotFound, match=re.escape(message)):
+        spelled.resolve(typed)
+
+
+@given(
+    name=st.from_regex(r"[a-z0-9]{1,8}([._-][a-z0-9]{1,8}){0,3}", fullmatch=True), data=st.data()
+)
+def test_a_key_does_not_depend_on_case_and_separators(name: str, data: st.DataObject) -> None:
+    other = "".join(
+        data.draw(st.sampled_from("._-: "))
+        if each in "._-"
+        else data.draw(st.sampled_from([each, each.upper()]))
+        for each in name
+    )
+    assume(not re.search(r"[._:-](gguf|latest)$", name + "|" + other, re.IGNORECASE))
+    assert spelling_key(other) == spelling_key(name)
+    assert spelling_key(f"{other}.GGUF") == spelling_key(name)

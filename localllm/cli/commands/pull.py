@@ -21,7 +21,7 @@ from localllm.library.files.names import checked, printable
 from localllm.library.http.client import Access
 from localllm.library.store import starter
 from localllm.library.store.store import Store
-from localllm.runtime.find_model import ModelQuery, find_published
+from localllm.runtime.find_model import ModelQuery, OnHub, find_published
 from localllm.runtime.load_policy import context_or_default
 from localllm.runtime.local_machine import this_machine
 from localllm.runtime.pull import (
@@ -73,7 +73,9 @@ def command(
     """
     if name is not None:
         checked(name)
-    published = find_published(ModelQuery(model=model, quant=quant))
+    published = find_published(ModelQuery(model=model, quant=quant, revision=revision))
+    if isinstance(published, OnHub):
+        revision = published.revision
     user = settings.load()
     with open_hub(offline=offline, quiet=quiet) as hub:
         plan = plan_pull(

@@ -19,13 +19,13 @@ from localllm.core.recommend import (
     Verdict,
     plans,
 )
-from localllm.core.reference import is_repository
 from localllm.core.sizing.placement import Placement
 from localllm.core.text import single_line
 from localllm.core.units import format_bytes, format_duration, parse_bytes
 from localllm.errors import ExitCode, UsageError
 from localllm.library.files import settings
 from localllm.library.files.catalogue_file import read_catalogue
+from localllm.library.files.references import read_reference
 from localllm.runtime.load_policy import context_or_default
 from localllm.runtime.local_machine import described_machine, this_machine
 from localllm.runtime.suggest import candidates, installed_candidates
@@ -110,14 +110,23 @@ def _published(
     for option, value in (("--task", task), ("--license", licenses)):
         if value is not None:
             raise UsageError(f"{option} chooses among the catalogue: it does not go with --repo.")
-    for repo in repos:
-        if not is_repository(repo):
+    references = [read_reference(repo) for repo in repos]
+    for repo, reference in zip(repos, references, strict=True):
+        if not reference.on_hub:
             raise UsageError(f"{single_line(repo)[:200]!r} is no repository: write ORG/REPO.")
     # Only here: everything that asks the network takes a moment to import.
-    from localllm.runtime.hub_models import read_repository
+    from localllm.runtime.hub_models import offer_of, read_repository
 
+    known: list[Candidate] = []
     with open_hub(offline=offline) as hub:
-        return [each for repo in repos for each in read_repository(hub, repo).contents.candidates]
+        for each in references:
+            found = read_repository(hub, each.name, each.revision, quant=each.quant)
+            known += (
+                found.contents.candidates
+                if each.quant is None
+                else [offer_of(found, each.quant).candidate]
+            )
+    return known
 
 
 def _filtered(entries: tuple[Entry, ...], task: Task, licenses: str | None) -> tuple[Entry, ...]:

@@ -15,6 +15,7 @@ from localllm.core.catalogue import catalogue, json_cache
 from localllm.core.catalogue.catalogue import Entry
 from localllm.errors import UsageError
 from localllm.library.files import file_cache, paths
+from localllm.library.files.names import spelling_key
 
 
 def read_catalogue() -> tuple[Entry, ...]:
@@ -36,11 +37,12 @@ def read_catalogue() -> tuple[Entry, ...]:
 
 
 def find_entry(name: str) -> Entry | None:
-    """Return the entry of this name, else the only one whose name begins so; None without one."""
-    prefix = name.lower()
+    """Return the entry of this name in any spelling, else the only one whose name begins so; None
+    without one."""
+    prefix = spelling_key(name)
     entries = read_catalogue()
-    matches = [entry for entry in entries if prefix and entry.name.startswith(prefix)]
-    exact = [entry for entry in matches if entry.name == prefix]
+    matches = [entry for entry in entries if prefix and spelling_key(entry.name).startswith(prefix)]
+    exact = [entry for entry in matches if spelling_key(entry.name) == prefix]
     if exact or len(matches) == 1:
         return (exact or matches)[0]
     return None

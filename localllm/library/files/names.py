@@ -22,6 +22,9 @@ _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?")
 """Devices on Windows: `nul.gguf` is not a file there, in any directory."""
 
+_WORD_SEPARATORS = re.compile(r"[\s._:@/-]+")
+_ENDINGS = re.compile(r"(?:\.gguf|:latest)\Z", re.IGNORECASE)
+
 _REPO = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]{0,95}/)?[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 """`ORG/REPO`, or `REPO` alone for a few of the oldest (huggingface_hub's `validate_repo_id`)."""
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
@@ -43,6 +46,11 @@ def slug(text: str) -> str:
     plain = re.sub(r"[^a-z0-9._-]+", "-", plain)
     plain = re.sub(r"[._-]{2,}", "-", plain).strip("._-")[:_MAX_SLUG].strip("._-")
     return plain if _well_formed(plain) else ""
+
+
+def spelling_key(text: str) -> str:
+    """Return what all spellings of a name have in common: "Qwen3_8B.gguf" -> "qwen3-8b"."""
+    return _WORD_SEPARATORS.sub("-", _ENDINGS.sub("", text.strip())).strip("-").casefold()
 
 
 def valid(name: str) -> bool:

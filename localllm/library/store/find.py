@@ -9,24 +9,29 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from localllm.core.model.file_types import quant_in, split_of
-from localllm.core.reference import is_repository
-from localllm.errors import NotFound
+from localllm.core.model.file_types import label_in, quant_in, split_of
+from localllm.errors import NotFound, UsageError
 from localllm.library.files import names
 from localllm.library.files.catalogue_file import find_entry
+from localllm.library.files.references import is_hub_link, read_reference
 from localllm.library.store import starter
 from localllm.library.store.inspect import files_of
 from localllm.library.store.installed import FileState, InstalledFile, InstalledModel
 
 _MAX_LISTED = 8
+_SUFFIX = ".gguf"
 _REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}(:[\w.-]{1,64})?", re.ASCII)
 """The name of a Hub repository, with or without a quant; a file may have such a name, too."""
 
 
 def is_path(text: str) -> bool:
     """Tell whether `text` is written as a path and not as a name."""
-    separators = [os.sep, *([os.altsep] if os.altsep else [])]
-    return text.lower().endswith(".gguf") or any(each in text for each in separators)
+    return text.lower().endswith(_SUFFIX) or any(each in text for each in separators())
+
+
+def separators() -> tuple[str, ...]:
+    """Return what separates the folders of a path here."""
+    return (os.sep, *([os.altsep] if os.altsep else []))
 
 
 def model_at_path(text: str, models: Iterable[InstalledModel]) -> InstalledModel:
@@ -64,13 +69,17 @@ def model_at_path(text: str, models: Iterable[InstalledModel]) -> InstalledModel
 def pulled_as(text: str, models: Iterable[InstalledModel]) -> tuple[InstalledModel, ...]:
     """Return the installed models that were pulled as `text`.
 
-    ORG/REPO gives all its quants; ORG/REPO:QUANT and a name of the catalogue with `:QUANT` give
-    that quant.
+    ORG/REPO, or a link to it, gives all its quants; ORG/REPO:QUANT, a link to a file and a name of
+    the catalogue with `:QUANT` give that one.
     """
-    name, colon, quant = text.partition(":")
-    if is_repository(name):
-        repos = [name]
-    elif colon and (entry := find_entry(name)) is not None:
+    try:
+        reference = read_reference(text)
+    except UsageError:
+        return ()
+    quant = reference.quant
+    if reference.on_hub:
+        repos = [reference.name]
+    elif quant is not None and (entry := find_entry(reference.name)) is not None:
         repos = [*entry.repos]
     else:
         return ()
@@ -79,7 +88,17 @@ def pulled_as(text: str, models: Iterable[InstalledModel]) -> tuple[InstalledMod
         model
         for model in models
         if model.source.partition("@")[0].lower() in sources
-        and (not colon or quant.upper() == (model.quant or "").upper())
+        and (quant is None or _is_quant(model, quant))
+    )
+
+
+def _is_quant(model: InstalledModel, quant: str) -> bool:
+    """Tell whether a model is of this quant, or has the file of this name."""
+    if quant.lower().endswith(_SUFFIX):
+        name = quant.rpartition("/")[2]
+        return any(part.path.name == name for part in model.files)
+    return names.spelling_key(quant) in (
+        names.spelling_key(each) for each in (model.quant, label_in(model.path.name)) if each
     )
 
 
@@ -129,6 +148,8 @@ def _list(some: tuple[str, ...]) -> str:
 
 def _no_file_message(text: str, error: OSError | ValueError) -> str:
     name = names.printable(text)[:200]
+    if is_hub_link(text):
+        return f"No model was pulled from {name}. To download it: localllm pull {name}"
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         hint = f" To download it: localllm pull {name}" if _REPOSITORY.fullmatch(text) else ""
         return f"There is no file {name}, and no installed model is called so.{hint}"

@@ -22,12 +22,14 @@ from localllm.library.store.find import (
     model_at_path,
     not_found_message,
     pulled_as,
+    separators,
 )
 from localllm.library.store.hard_links import Removal
 from localllm.library.store.index import IndexFile
 from localllm.library.store.index_entry import Origin
 from localllm.library.store.inspect import InspectedModel, inspect_model, record_file
 from localllm.library.store.installed import InstalledFile, InstalledModel
+from localllm.library.store.spelling import models_spelled
 
 _IMPORTED = Origin()
 _log = logging.getLogger("localllm.library")
@@ -69,32 +71,45 @@ class Store:
     def look_up(self, name: str) -> InstalledModel | None:
         """Find a model by what a user typed, whatever became of its files; None for no single one.
 
-        `name` is a path to a GGUF file, what a model was pulled as, an installed name, or a unique
-        prefix of one. Raises NotFound only for a file that is there and cannot be used.
+        `name` is a path to a GGUF file, what a model was pulled as, an installed name in any
+        spelling, or a unique prefix of one. Raises NotFound only for a file that is there and
+        cannot be used.
         """
         models = {model.name: model for model in self.installed()}
-        lowered = name.lower()
         is_file = os.path.isfile(name)  # noqa: PTH113  # any text
-        if not is_file and (published := pulled_as(name, tuple(models.values()))):
-            return published[0] if len(published) == 1 else None
-        if is_path(name) or (lowered not in models and is_file):
-            return model_at_path(name, tuple(models.values())) if is_file else None
+        lowered = name.lower()
+        if is_file and (is_path(name) or lowered not in models):
+            return model_at_path(name, tuple(models.values()))
         if lowered in models:
             return models[lowered]
-        starting = [each for each in models if lowered and each.startswith(lowered)]
-        return models[starting[0]] if len(starting) == 1 else None
+        found = self._meant(name, tuple(models.values()))
+        return found[0] if len(found) == 1 else None
+
+    def _meant(self, name: str, models: tuple[InstalledModel, ...]) -> tuple[InstalledModel, ...]:
+        """Return the models that a name which is no file's can mean."""
+        if published := pulled_as(name, models):
+            return published
+        if any(each in name for each in separators()):
+            return ()
+        if spelled := models_spelled(name, models):
+            return spelled
+        key = names.spelling_key(name)
+        return tuple(
+            each for each in models if key and names.spelling_key(each.name).startswith(key)
+        )
 
     def find(self, name: str) -> InstalledModel:
         """Find a model as `look_up` does. Raises NotFound, with the nearest names."""
         if (model := self.look_up(name)) is not None:
             return model
-        models = {model.name: model for model in self.installed()}
-        if published := pulled_as(name, tuple(models.values())):
-            raise NotFound(ambiguous_message(name, published))
+        models = self.installed()
+        found = self._meant(name, models)
+        if found and (pulled_as(name, models) or models_spelled(name, models)):
+            raise NotFound(ambiguous_message(name, found))
         if is_path(name):
-            return model_at_path(name, tuple(models.values()))  # raises: it says why
-        starting = tuple(each for each in models if name and each.startswith(name.lower()))
-        raise NotFound(not_found_message(name, tuple(models), starting))
+            return model_at_path(name, models)  # raises: it says why
+        known = tuple(model.name for model in models)
+        raise NotFound(not_found_message(name, known, tuple(model.name for model in found)))
 
     def named(self, name: str) -> InstalledModel:
         """Return the model of exactly this name, if it can be removed.
