@@ -178,6 +178,13 @@ def test_what_is_left_out_is_named(schema: object, keyword: str, pointer: str) -
     assert normalize(schema).unenforced == (Unenforced(keyword=keyword, pointer=pointer),)
 
 
+def test_of_constants_that_a_double_does_not_hold_the_types_are_left() -> None:
+    found = normalize({"enum": [-(2**63), 2**63 - 1]})
+    assert found.schema == {"type": "integer"}
+    assert [each.keyword for each in found.unenforced] == ["enum"]
+    assert normalize({"enum": [2**60, "a"]}).schema == {"type": ["integer", "string"]}
+
+
 def test_a_probe_that_refuses_costs_one_keyword() -> None:
     schema = {"type": "string", "pattern": "^a$", "format": "email", "maxLength": 9}
     found = normalize(schema, lambda fragment: "pattern" not in fragment)

@@ -255,7 +255,7 @@ async def test_what_the_grammar_cannot_follow_is_checked_and_named(engine: Proce
     assert found == [
         begin.format("`not`") + "it was checked, and holds.",
         begin.format("`not`") + "the value follows what it must not (`not`).",
-        begin.format("`format`") + "not checked were format 'phone'.",
+        begin.format("`format`") + "not checked: format 'phone'.",
     ]
     long = schema({"type": "string", "minLength": 9, "not": {"const": "a"}})
     cut = replace(ask("cut", "Hi", max_tokens=1), grammar=long)

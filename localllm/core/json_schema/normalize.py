@@ -30,6 +30,7 @@ from localllm.core.json_schema.values import (
     is_shallow,
     means_constant,
     resolve,
+    type_of,
     types_of,
 )
 from localllm.core.json_schema.violations import check
@@ -229,6 +230,9 @@ class _Normalizer:
                 continue
             if not is_shallow(values) or not all(map(is_exact, values)):
                 self._skip(keyword, at)
+                if types is None:
+                    kinds = list(dict.fromkeys(map(type_of, values)))
+                    out["type"] = kinds if len(kinds) > 1 else kinds[0]
                 continue
             distinct = list({canonical(each): each for each in values}.values())
             fitting = distinct if types is None else [v for v in distinct if has_type(v, types)]

@@ -78,5 +78,5 @@ class AnswerCheck:
         if verdict.violation is not None:
             return verdict.violation
         if verdict.unchecked:
-            return f"not checked were {', '.join(verdict.unchecked)}"
+            return f"not checked: {', '.join(verdict.unchecked)}"
         return None
