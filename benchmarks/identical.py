@@ -13,11 +13,11 @@ import sys
 from importlib.metadata import distribution
 from pathlib import Path
 
-import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from localllm.core.sizing.load import FlashAttention, KvType, LoadSettings
 from localllm.engine.messages import Event, GenerateRequest, Sampling, Token
+from localllm.engine.worker.binding import llama
 from localllm.engine.worker.kv_cache.memory_kind import memory_kind
 from localllm.engine.worker.llama.model import BatchToken, Model
 from localllm.engine.worker.llama.native_log import NativeLog

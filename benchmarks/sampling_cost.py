@@ -19,10 +19,9 @@ from dataclasses import dataclass, replace
 from importlib.metadata import distribution
 from pathlib import Path
 
-import llama_cpp.llama_cpp as llama
-
 from localllm.core.sizing.load import LoadSettings
 from localllm.engine.messages import GenerateRequest, Grammar, GrammarKind, Sampling
+from localllm.engine.worker.binding import llama
 from localllm.engine.worker.llama.model import Model
 from localllm.engine.worker.llama.native_log import NativeLog
 from localllm.engine.worker.main import Outbox
@@ -121,7 +120,7 @@ def main() -> int:
     log = NativeLog()
     model = Model(path, settings, log=log, on_progress=lambda _: None)
     decoding = Decoding()
-    llama.llama_decode = decoding
+    llama.llama_decode = decoding  # type: ignore[assignment]  # called through the module
     print(f"{Path(path).name}, {asked.sequences} sequences, 1 thread, ms of CPU time for a step")
     print(f"{'':26}{'decode':>9}{'beside':>9}{'share':>8}")
     for name, kind in KINDS.items():

@@ -6,10 +6,13 @@ but loopback fails.
 
 import ipaddress
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -17,6 +20,10 @@ import hypothesis
 import psutil
 import pytest
 
+from localllm.engine.builds.candidates import chosen_candidate
+from localllm.engine.builds.verdict import VerdictFile, fingerprint
+from localllm.engine.client.examination import EXAMINATION, verdict_of
+from localllm.errors import EngineUnavailable
 from tests.hub.fixture import hub as hub
 
 _real_connect = socket.socket.connect
@@ -74,13 +81,30 @@ def no_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", connect)
 
 
+@pytest.fixture(scope="session")
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The verdict on the engine. Without it each of the hundreds of programs that tests start, with
+    an empty cache, would examine the engine again."""
+    path = tmp_path_factory.mktemp("verdicts") / "engines.json"
+    with suppress(EngineUnavailable):
+        candidate = chosen_candidate()
+        done = subprocess.run(EXAMINATION, capture_output=True, check=False, timeout=120)
+        verdict = verdict_of(candidate.name, done.stdout, done.stderr, done.returncode)
+        if verdict.accepted:
+            VerdictFile(path).put(fingerprint(candidate), verdict)
+    return path
+
+
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give each test, and the processes it starts, empty directories of its own."""
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdicts: Path) -> Path:
+    """Give each test, and the processes it starts, directories of its own. They are empty, but for
+    what is known of the engine."""
     for name in ("DATA", "CONFIG", "CACHE"):
         directory = tmp_path / "home" / name.lower()
         directory.mkdir(parents=True)
         monkeypatch.setenv(f"LOCALLLM_{name}_DIR", str(directory))
+    if verdicts.exists():
+        shutil.copyfile(verdicts, tmp_path / "home" / "cache" / verdicts.name)
     monkeypatch.setenv("GGML_NO_BACKTRACE", "1")
     monkeypatch.delenv("LOCALLLM_API_KEY", raising=False)
     for name in (*_OF_THE_USER, *(each.upper() for each in _OF_THE_USER)):

@@ -122,8 +122,9 @@ class NetworkAccess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineBuild:
-    """The installed llama.cpp build, and the devices that it can use.
+    """The llama.cpp build that is the engine, and the devices that it can use.
 
+    `name` is that of the package that carries it, or else its directory; `version` the package's.
     `network`: what its process can reach; None where that was not tried.
     """
 
@@ -133,6 +134,7 @@ class EngineBuild:
     gpu_offload: bool
     devices: tuple[EngineDevice, ...] = ()
     system_info: str = ""
+    name: str = "llama-cpp-python"
     network: NetworkAccess | None = None
 
 

@@ -8,6 +8,8 @@ from localllm.machine.vulkan import backend_of
 
 _REINSTALL = "pip install --force-reinstall --no-cache-dir"
 
+_PACKAGE = "llama-cpp-python"
+
 _SWITCHES = {
     # CMake switches of llama.cpp and what they need (llama.cpp, docs/build.md)
     Backend.CUDA: ("-DGGML_CUDA=on", "a C++ compiler and the CUDA toolkit"),
@@ -141,7 +143,7 @@ def _ways(backend: Backend, engine: EngineBuild, system: str) -> str:
     if chosen in _WHEELS:
         ways.append(
             "Or, without a compiler, take upstream's prebuilt wheel if there is one of this "
-            f"version: `{_wheel_command(_WHEELS[chosen], engine.version)}`."
+            f"version: `{_wheel_command(_WHEELS[chosen], engine)}`."
         )
     return " ".join(ways)
 
@@ -152,9 +154,9 @@ def _way_to_build(backend: Backend, system: str) -> str:
     return f"build it with {_LABELS[backend]} (needs {needs}): `{command}`."
 
 
-def _wheel_command(index: str, version: str) -> str:
+def _wheel_command(index: str, engine: EngineBuild) -> str:
     """Only a binary of the same version will do: pip would else build the newest source, without
     the GPU, or take a wheel that is too old (llama-cpp-python, issue 1872)."""
-    known = re.fullmatch(r"\d+(\.\d+)+", version)
-    requirement = f"llama-cpp-python=={version}" if known else "llama-cpp-python"
+    known = engine.name == _PACKAGE and re.fullmatch(r"\d+(\.\d+)+", engine.version)
+    requirement = f"{_PACKAGE}=={engine.version}" if known else _PACKAGE
     return f"{_REINSTALL} --only-binary=llama-cpp-python {requirement} --extra-index-url {index}"

@@ -6,15 +6,16 @@ starts no process. Where no engine answers nothing is known, and nothing is clai
 """
 
 import asyncio
-import importlib.util
 import json
 import os
 import re
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 
 from localllm.core.gguf.architecture_key import read_architecture
 from localllm.core.model.foreign import unknown_architecture
+from localllm.engine.builds.candidates import chosen_candidate
+from localllm.engine.builds.verdict import fingerprint
 from localllm.engine.messages import Architectures
 from localllm.errors import EngineError
 from localllm.library.files import file_cache, paths
@@ -70,14 +71,14 @@ async def find_unsupported(
             return {}
         known |= {name: name in answer.runnable for name in missing} | {_VERSION: answer.version}
         file_cache.put(file, library, json.dumps(known, sort_keys=True).encode())
-    package = f"llama-cpp-python {known.get(_VERSION, '')}".strip()
+    package = f"{chosen_candidate().name} {known.get(_VERSION, '')}".strip()
     return {name: unknown_architecture(name, package) for name in wanted if not known[name]}
 
 
 async def _ask_engine(names: tuple[str, ...]) -> Architectures:
     from localllm.engine.client.client import runnable_architectures
 
-    return await runnable_architectures(names)
+    return await runnable_architectures(names, paths.engine_verdicts_file())
 
 
 def _read(file: Path, library: str) -> dict[str, bool | str]:
@@ -88,19 +89,9 @@ def _read(file: Path, library: str) -> dict[str, bool | str]:
     return stored if isinstance(stored, dict) else {}
 
 
-def _identity(environment: Mapping[str, str] = os.environ) -> str:
-    """Identify the installed library by its files; "" when there is none."""
+def _identity() -> str:
+    """Identify the engine by its files; "" when there is none."""
     try:
-        package = importlib.util.find_spec("llama_cpp")
-    except (ImportError, ValueError):
+        return fingerprint(chosen_candidate())
+    except (EngineError, OSError):
         return ""
-    if package is None or not package.submodule_search_locations:
-        return ""
-    given = environment.get("LLAMA_CPP_LIB_PATH")  # llama_cpp/_ctypes_extensions.py looks there
-    folder = Path(given) if given else Path(package.submodule_search_locations[0]) / "lib"
-    try:
-        files = sorted(folder.glob("*llama*"))
-        stats = [(file.name, file.stat()) for file in files]
-    except OSError:
-        return ""
-    return json.dumps([str(folder), *([name, s.st_size, s.st_mtime_ns] for name, s in stats)])

@@ -8,6 +8,7 @@ engine, the library, the measurements) is imported where it is needed.
 import os
 import platform
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -17,7 +18,7 @@ from localllm.core.hardware import Backend, Device, EngineBuild, HardwareInfo
 from localllm.core.recommend import CalibrationPoint, Machine, predict
 from localllm.core.sizing.placement import Budget, GpuBudget, budget_of
 from localllm.core.speed import DeviceSpeed, gpus
-from localllm.errors import EngineError, LocalLLMError, UsageError
+from localllm.errors import EngineError, EngineUnavailable, LocalLLMError, UsageError
 from localllm.library.files import paths
 from localllm.machine import detect
 from localllm.machine.advice import illegal_instruction
@@ -72,7 +73,7 @@ def installed_engine() -> tuple[EngineBuild | None, str | None]:
     from localllm.engine.client.client import ENGINE_TIMEOUT_S, engine_build
 
     try:
-        return asyncio.run(engine_build(crash_advice())), None
+        return asyncio.run(engine_build(crash_advice(), paths.engine_verdicts_file())), None
     except EngineError as error:
         return None, str(error)
     except TimeoutError:
@@ -195,18 +196,17 @@ def _device_speed(device: Device) -> DeviceSpeed:
 def measured_machine(found: HardwareInfo) -> "MeasuredMachine":
     """Describe a machine as measurements name it.
 
-    Where the engine was not started its version is that of the installed package, and the rest of
-    its build is unknown.
+    Where the engine was not started its version is that of the package that carries it, and the
+    rest of its build is unknown.
     """
-    from importlib.metadata import PackageNotFoundError, version
-
     from localllm.core.speed.measured import MeasuredMachine
+    from localllm.engine.builds.candidates import chosen_candidate
 
     build = found.engine
-    try:
-        engine_version = build.version if build is not None else version("llama-cpp-python")
-    except PackageNotFoundError:
-        engine_version = None
+    engine_version = build.version if build is not None else None
+    if build is None:
+        with suppress(EngineUnavailable):
+            engine_version = chosen_candidate().version
     return MeasuredMachine(
         cpu=found.cpu.name,
         threads=found.cpu.threads,

@@ -167,7 +167,11 @@ class Runtime:
         runtime = cls(
             store=Store.default(),
             detect=machine.detect,
-            start_engine=lambda: ProcessEngine(log_dir=paths.log_dir(), crash_advice=advice),
+            start_engine=lambda: ProcessEngine(
+                log_dir=paths.log_dir(),
+                crash_advice=advice,
+                verdicts=paths.engine_verdicts_file(),
+            ),
             settings=load_settings(),
         )
         advice = crash_advice(lambda: runtime._build)  # it is this class

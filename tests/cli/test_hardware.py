@@ -21,6 +21,7 @@ from localllm.core.hardware import (
     HardwareInfo,
     Memory,
 )
+from localllm.engine.builds.library_files import REQUIRED, usual_names
 
 GIB = 1 << 30
 INFO = HardwareInfo(
@@ -80,12 +81,11 @@ def on_a_terminal(**environment: str) -> str:
         os.close(its_stdout)
 
 
-def llama_cpp_that(does: str, directory: Path) -> str:
-    """Put a llama_cpp before the real one; gives the PYTHONPATH."""
-    package = directory / "llama_cpp"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text(does)
-    (package / "llama_cpp.py").write_text(does)
+def broken_engine(directory: Path) -> str:
+    """Put text files where the libraries of an engine are; gives the LOCALLLM_ENGINE."""
+    for role in REQUIRED:
+        for name in usual_names(role, sys.platform):
+            (directory / name).write_text("no library\n")
     return str(directory)
 
 
@@ -188,10 +188,10 @@ def test_the_table_goes_to_a_pipe_without_colour() -> None:
 
 
 def test_a_terminal_gets_colour_unless_it_says_no(tmp_path: Path) -> None:
-    broken = llama_cpp_that("raise ImportError('no')", tmp_path)
+    broken = broken_engine(tmp_path)
     colour = re.compile(r"\x1b\[[0-9;]*3[0-9]")
-    assert colour.search(on_a_terminal(PYTHONPATH=broken))
-    assert not colour.search(on_a_terminal(PYTHONPATH=broken, NO_COLOR="1"))
+    assert colour.search(on_a_terminal(LOCALLLM_ENGINE=broken))
+    assert not colour.search(on_a_terminal(LOCALLLM_ENGINE=broken, NO_COLOR="1"))
 
 
 def test_a_stdout_that_cannot_write_a_name_is_no_crash() -> None:
@@ -209,29 +209,23 @@ def test_a_stdout_that_cannot_write_a_name_is_no_crash() -> None:
     assert done.stdout.strip() == b"m?ll ?"
 
 
-@pytest.mark.parametrize(
-    ("does", "message"),
-    [
-        ("raise ImportError('libcudart.so.12: cannot open')", "libcudart.so.12"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "SIGILL"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "-DGGML_NATIVE=on"),
-        ("import os; os._exit(77)", "77"),
-    ],
-)
+@pytest.mark.parametrize("there", [True, False])
 def test_an_engine_that_does_not_start_is_a_warning_with_a_command(
-    does: str, message: str, tmp_path: Path
+    there: bool, tmp_path: Path
 ) -> None:
-    done = localllm("hardware", "--json", PYTHONPATH=llama_cpp_that(does, tmp_path))
+    engine = broken_engine(tmp_path) if there else str(tmp_path / "none")
+    done = localllm("hardware", "--json", LOCALLLM_ENGINE=engine)
     assert done.returncode == 0, done.stderr
     written = json.loads(done.stdout)
     assert written["engine"] is None
     assert written["ram"]["total_bytes"] > 0
+    assert engine in written["warnings"][0]
+    message = "is not a shared library" if there else "neither a directory"
     assert message in written["warnings"][0]
     assert "pip install --force-reinstall" in written["warnings"][1]
 
 
 def test_warnings_are_talk_and_the_command_stays_on_one_line(tmp_path: Path) -> None:
-    broken = llama_cpp_that("raise ImportError('no')", tmp_path)
-    done = localllm("hardware", PYTHONPATH=broken, COLUMNS="40")
+    done = localllm("hardware", LOCALLLM_ENGINE=broken_engine(tmp_path), COLUMNS="40")
     assert "Warning" not in done.stdout
     assert "pip install --force-reinstall --no-cache-dir llama-cpp-python" in done.stderr

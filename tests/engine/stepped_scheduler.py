@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from localllm.core.sizing.load import FlashAttention, KvType, LoadSettings
@@ -16,6 +15,7 @@ from localllm.engine.messages import (
     RequestError,
     Token,
 )
+from localllm.engine.worker.binding import llama
 from localllm.engine.worker.kv_cache.memory_kind import MemoryKind
 from localllm.engine.worker.llama.model import BatchToken, Model
 from localllm.engine.worker.llama.native_log import NativeLog

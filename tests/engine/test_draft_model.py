@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import llama_cpp.llama_cpp as llama
 import pytest
 
 from localllm.core.sizing.load import LoadSettings, Speculate
@@ -13,7 +12,7 @@ from localllm.engine.messages import Finished, GenerateRequest, Sampling
 from localllm.engine.worker.prompt.prompt import Prompt
 from localllm.engine.worker.speculative.draft_model import DraftModel
 from localllm.errors import LoadFailed
-from tests.engine import tiny
+from tests.engine import native, tiny
 from tests.engine.answers import GREEDY
 from tests.engine.stepped_scheduler import SteppedScheduler, log
 
@@ -27,11 +26,11 @@ def smaller(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The starter model in 4.5 bits."""
     log()
     target = tmp_path_factory.mktemp("draft") / "q4_0.gguf"
-    params = llama.llama_model_quantize_default_params()
-    params.ftype = llama.LLAMA_FTYPE_MOSTLY_Q4_0
+    params = native.llama_model_quantize_default_params()
+    params.ftype = native.LLAMA_FTYPE_MOSTLY_Q4_0
     params.allow_requantize = True
     source, out = str(smollm2).encode(), str(target).encode()
-    assert llama.llama_model_quantize(source, out, ctypes.byref(params)) == 0
+    assert native.llama_model_quantize(source, out, ctypes.byref(params)) == 0
     return target
 
 

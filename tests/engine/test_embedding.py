@@ -29,7 +29,7 @@ from localllm.engine.messages import (
 )
 from localllm.errors import BadRequest, ContextOverflow, EngineCrashed, GenerationFailed, LoadFailed
 from localllm.library.store.inspect import inspect_model
-from tests.engine import forged_lora, tiny, tiny_encoder
+from tests.engine import forged_lora, native, tiny, tiny_encoder
 from tests.engine.answers import ask, collect
 from tests.engine.tiny_encoder import CLS, SEP, token
 
@@ -106,7 +106,8 @@ async def test_what_was_allocated_is_what_was_estimated(smollm2: Path, ubatch: i
     sizes = {part.kind: part.size_bytes for part in loaded_.allocations}
     estimate = footprint.of(spec, settings)
     assert sizes[BufferKind.OUTPUT] == estimate.output_bytes
-    assert sizes[BufferKind.COMPUTE] == pytest.approx(estimate.compute_bytes, abs=2**14)
+    near = {"abs": 2**14} if native.IS_CALIBRATED else {"rel": 0.06}
+    assert sizes[BufferKind.COMPUTE] == pytest.approx(estimate.compute_bytes, **near)
     assert sizes[BufferKind.KV] == pytest.approx(estimate.kv_bytes, abs=2**14)
 
 

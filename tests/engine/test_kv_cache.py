@@ -4,7 +4,6 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-import llama_cpp.llama_cpp as llama
 import pytest
 
 from localllm.core.sizing.load import LoadSettings
@@ -12,7 +11,7 @@ from localllm.engine.messages import Finished
 from localllm.engine.worker.kv_cache.radix_tree import UNUSED_TOKENS
 from localllm.engine.worker.llama.lora import LoraKey
 from localllm.engine.worker.llama.model import BatchToken
-from tests.engine import tiny
+from tests.engine import native, tiny
 from tests.engine.stepped_scheduler import Reference, SteppedScheduler, settings
 
 CELL_BYTES = 2 * 2 * tiny.WIDTH * 4 + 8
@@ -24,13 +23,13 @@ class Counted(SteppedScheduler):
 
     def __init__(self, path: Path, load: LoadSettings) -> None:
         super().__init__(path, load)
-        self.empty = llama.llama_state_get_size(self.model.handle)
+        self.empty = native.llama_state_get_size(self.model.handle)
 
     def check(self) -> None:
         super().check()
         kv_cache = self.scheduler.kv_cache
         marks = sum(kv_cache.length(slot) for slot in range(self.model.settings.parallel))
-        written = llama.llama_state_get_size(self.model.handle) - self.empty - 4 * marks
+        written = native.llama_state_get_size(self.model.handle) - self.empty - 4 * marks
         assert written // CELL_BYTES == kv_cache.used_cells
 
     def cached(self, prompt: str, *, max_tokens: int = 4) -> int:

@@ -4,7 +4,6 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-import llama_cpp.llama_cpp as llama
 import numpy as np
 import pytest
 
@@ -15,6 +14,7 @@ from localllm.core.sizing.load import (
     RopeScaling,
     RopeSettings,
 )
+from localllm.engine.worker.binding import llama
 from localllm.engine.worker.llama.dry_run import probe
 from localllm.engine.worker.llama.params import context_params, model_params
 from localllm.errors import LoadFailed

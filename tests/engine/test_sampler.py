@@ -4,17 +4,17 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 
-import llama_cpp.llama_cpp as llama
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from localllm.engine.messages import GenerateRequest, Sampling, Token
+from localllm.engine.worker.binding import llama
 from localllm.engine.worker.llama.model import BatchToken
 from localllm.engine.worker.prompt.prompt import Prompt
 from localllm.engine.worker.sampling import logits, sampler
 from localllm.engine.worker.sampling.sampler import Sampler
-from tests.engine import tiny
+from tests.engine import native, tiny
 from tests.engine.stepped_scheduler import SteppedScheduler, settings
 
 OPEN = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
@@ -271,7 +271,7 @@ def test_penalties_on_a_few_tokens_are_those_on_the_whole_vocabulary(
         *(llama.llama_logit_bias(*each) for each in asked.logit_bias)
     )
     for stage in (
-        llama.llama_sampler_init_logit_bias(model.vocab.size, 2, biases),
+        native.llama_sampler_init_logit_bias(model.vocab.size, 2, biases),
         *sampler._adjustments(asked, model.vocab),
         *sampler._selection(asked, seed, model.vocab.size),
     ):

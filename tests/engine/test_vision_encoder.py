@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import llama_cpp.llama_cpp as llama
-import llama_cpp.mtmd_cpp as mtmd
 import numpy as np
 import pytest
 
@@ -19,9 +17,10 @@ from localllm.engine.messages import (
     PromptProgress,
     RequestError,
 )
+from localllm.engine.worker.binding import llama, mtmd
 from localllm.engine.worker.prompt.prompt import ImageChunk, Prompt, PromptPart
 from localllm.engine.worker.vision_encoder import VisionEncoder
-from tests.engine import fake_vision, tiny
+from tests.engine import fake_vision, native, tiny
 from tests.engine.answers import GREEDY
 from tests.engine.stepped_scheduler import NEAR_TIE, SteppedScheduler, log, settings
 
@@ -84,13 +83,13 @@ class SteppedVision(SteppedScheduler):
         )
         self.encoder._cut(chunks, parts, bitmaps)
         after = llama.llama_pos(0)
-        status = mtmd.mtmd_helper_eval_chunks(
+        status = native.mtmd_helper_eval_chunks(
             self.encoder._context, self.model.handle, chunks, 0, 0, self.model.max_batch_tokens,
             True, ctypes.byref(after),
         )  # fmt: skip
         assert status == 0
         logits = self.last_logits()
-        llama.llama_memory_clear(llama.llama_get_memory(self.model.handle), True)
+        native.llama_memory_clear(llama.llama_get_memory(self.model.handle), True)
         return logits
 
 

@@ -29,15 +29,11 @@ STALLED = WatchdogTimeouts(start_s=60, silent_s=60, stalled_s=0.5, long_call_s=6
 LOAD = LoadSettings(context=2048, parallel=8, batch=64, ubatch=64, threads=1)
 
 _HANGS = """
-import sys, threading
+import threading
 import localllm.engine.worker.main as main
-ready = main._skip_package_init
-def prepare(package):
-    ready(package)
-    from localllm.engine.worker.{module} import {name}
-    def hang(*_, **__): {how}
-    {name}.{method} = hang
-main._skip_package_init = prepare
+from localllm.engine.worker.{module} import {name}
+def hang(*_, **__): {how}
+{name}.{method} = hang
 main.main()
 """
 

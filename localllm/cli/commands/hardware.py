@@ -102,4 +102,4 @@ def _engine(engine: EngineBuild | None) -> str:
     commit = f" (llama.cpp {engine.commit})" if engine.commit else ""
     offload = "can use GPUs" if engine.gpu_offload else "runs on the processor only"
     backends = ", ".join(engine.backends) or "no backends"
-    return f"llama-cpp-python {engine.version}{commit}: {backends}; {offload}"
+    return f"{engine.name} {engine.version}{commit}: {backends}; {offload}"

@@ -239,7 +239,7 @@ def error_percent(fit: Fit, exact: Footprint) -> float:
 async def _probe(model: SizedModel, fit: Fit) -> Footprint:
     """Let llama.cpp size the load. A model that is not on this disk is written as a header without
     data, which a dry run opens like the real file."""
-    engine = ProcessEngine(log_dir=paths.log_dir())
+    engine = ProcessEngine(log_dir=paths.log_dir(), verdicts=paths.engine_verdicts_file())
     with tempfile.TemporaryDirectory(prefix="localllm-size-") as directory:
         path = model.path
         if path is None:

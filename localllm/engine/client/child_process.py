@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from localllm.engine.builds.candidates import VARIABLE
 from localllm.engine.client.exit_reason import exit_reason
 from localllm.errors import EngineUnavailable
 
@@ -165,25 +166,32 @@ _SPIN = {"GOMP_SPINCOUNT": "2000"}
 every core busy between two batches, when the server needs one to pass tokens on: with 1,000 to
 5,000 eight clients on two cores got 4 % more tokens; with 100 one client got 16 % fewer."""
 
-# -P: a llama_cpp.py in the current directory must not be imported.
+# -P: a module in the current directory must not be imported.
 WORKER = (sys.executable, "-P", "-m", "localllm.engine.worker")
 
 
-async def launch(log_dir: Path | None, program: Sequence[str] = WORKER) -> ChildProcess:
-    """Start the worker. Raises EngineUnavailable.
+async def launch(
+    log_dir: Path | None, program: Sequence[str] = WORKER, *, engine: Path | None = None
+) -> ChildProcess:
+    """Start the worker, with the build of llama.cpp in the directory `engine` (None: the worker
+    chooses). Raises EngineUnavailable.
 
     llama.cpp's log goes to a new file in `log_dir` (None: a temporary file); where no file can be
     written, it is discarded and the engine works without.
     """
+    environment = worker_environment(os.environ)
+    if engine is not None:
+        environment[VARIABLE] = str(engine)
     try:
         return await ChildProcess.start(
-            program, log_path=_log_path(log_dir), environment=_environment(os.environ)
+            program, log_path=_log_path(log_dir), environment=environment
         )
     except OSError as error:  # no more processes, no memory for one
         raise EngineUnavailable(f"The engine's process does not start: {error}") from error
 
 
-def _environment(given: Mapping[str, str]) -> dict[str, str]:
+def worker_environment(given: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a process that loads llama.cpp."""
     spin = {} if "OMP_WAIT_POLICY" in given else _SPIN
     return {**spin, **given, **_ENVIRONMENT}
 

@@ -15,6 +15,7 @@ import psutil
 
 from localllm.core.hardware import EngineBuild
 from localllm.engine.client.child_process import WORKER, ChildProcess, launch
+from localllm.engine.client.examination import proved_engine
 from localllm.engine.client.exit_reason import last_words
 from localllm.engine.client.pending import ControlEvent, ControlEvents, PendingRequests, SingleEvent
 from localllm.engine.client.watchdog import Watchdog, WatchdogTimeouts
@@ -160,10 +161,14 @@ class ProcessEngine:
         timeouts: WatchdogTimeouts | None = None,
         program: Sequence[str] = WORKER,
         crash_advice: CrashAdvice = no_advice,
+        verdicts: Path | None = None,
     ) -> None:
+        """`verdicts` keeps what examinations of the engine have found (None: only this process
+        remembers)."""
         self._crash_advice = crash_advice
         self._log_dir = log_dir
         self._program = program
+        self._verdicts = verdicts
         self._timeouts = timeouts or WatchdogTimeouts()
         self._watchdog = Watchdog(self._timeouts)
         self._child: ChildProcess | None = None
@@ -265,7 +270,8 @@ class ProcessEngine:
         first write to it: whatever has happened to the child until then is checked here."""
         async with self._starting:
             if self._child is None and not self._closing:
-                self._child = await launch(self._log_dir, self._program)
+                candidate, _ = await proved_engine(self._verdicts, self._crash_advice)
+                self._child = await launch(self._log_dir, self._program, engine=candidate.directory)
                 self._reader = asyncio.create_task(self._read(self._child))
                 self._watcher = asyncio.create_task(self._watch(self._child))
         if self._crash is not None:
@@ -362,7 +368,7 @@ def _crashed(
     """Make the error of a process that has ended; `reason` is that of ChildProcess.exit_reason."""
     tail = child.log_tail()
     if reason == f"exit status {UNAVAILABLE_STATUS}":
-        return EngineUnavailable(tail[-1] if tail else "llama-cpp-python does not import.")
+        return EngineUnavailable(tail[-1] if tail else "llama.cpp cannot be loaded.")
     hint = (
         " The system's out-of-memory killer ends processes this way: try a smaller quant or --ctx."
         if reason == "SIGKILL"
@@ -428,9 +434,14 @@ ENGINE_TIMEOUT_S = 60.0
 """A first import from a cold disk takes seconds; a hung driver for ever."""
 
 
-async def engine_build(crash_advice: CrashAdvice = no_advice) -> EngineBuild:
-    """Return the build of the installed engine. Raises EngineError classes and TimeoutError."""
-    engine = ProcessEngine(crash_advice=crash_advice)
+async def engine_build(
+    crash_advice: CrashAdvice = no_advice, verdicts: Path | None = None
+) -> EngineBuild:
+    """Return the build of the engine; the arguments are those of `ProcessEngine`.
+
+    Raises EngineError classes and TimeoutError.
+    """
+    engine = ProcessEngine(crash_advice=crash_advice, verdicts=verdicts)
     try:
         async with asyncio.timeout(ENGINE_TIMEOUT_S):
             return await engine.describe()
@@ -438,12 +449,14 @@ async def engine_build(crash_advice: CrashAdvice = no_advice) -> EngineBuild:
         await engine.close()
 
 
-async def runnable_architectures(names: tuple[str, ...]) -> Architectures:
-    """Ask the installed engine which of these architectures it runs.
+async def runnable_architectures(
+    names: tuple[str, ...], verdicts: Path | None = None
+) -> Architectures:
+    """Ask the engine which of these architectures it runs; `verdicts` as for `ProcessEngine`.
 
     Raises EngineError classes and TimeoutError.
     """
-    engine = ProcessEngine()
+    engine = ProcessEngine(verdicts=verdicts)
     try:
         async with asyncio.timeout(ENGINE_TIMEOUT_S):
             return await engine.architectures(names)

@@ -12,9 +12,11 @@ from contextlib import suppress
 from localllm.core.text import single_line
 
 ILLEGAL_INSTRUCTION = "SIGILL"
+IN_PAGE_ERROR = "a file cannot be read (0xC0000006)"
 
 _WINDOWS_EXCEPTIONS = {
     0xC0000005: "access violation (0xC0000005)",
+    0xC0000006: IN_PAGE_ERROR,
     0xC0000017: "out of memory (0xC0000017)",
     0xC000001D: ILLEGAL_INSTRUCTION,
     0xC00000FD: "stack overflow (0xC00000FD)",

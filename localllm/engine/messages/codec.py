@@ -27,7 +27,7 @@ M = TypeVar("M")
 
 
 UNAVAILABLE_STATUS = 86
-"""Exit status of a worker whose llama_cpp does not import."""
+"""Exit status of a worker that cannot load llama.cpp."""
 
 BAD_INPUT_STATUS = 87
 """Exit status of a worker that received a line which is no command."""

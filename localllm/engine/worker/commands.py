@@ -8,8 +8,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import llama_cpp.llama_cpp as llama
-
 from localllm.engine.messages import (
     Architectures,
     ArchitecturesRequest,
@@ -34,6 +32,7 @@ from localllm.engine.messages import (
     StateSaved,
 )
 from localllm.engine.messages.validation import check_settings
+from localllm.engine.worker.binding import llama
 from localllm.engine.worker.kv_cache.state_file import KEY_BYTES
 from localllm.engine.worker.llama.build_info import describe
 from localllm.engine.worker.llama.heartbeat import HeartbeatState

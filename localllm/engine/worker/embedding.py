@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import llama_cpp.llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +26,7 @@ from localllm.engine.messages import (
     RerankRequest,
 )
 from localllm.engine.messages.validation import check_embed, check_rerank
+from localllm.engine.worker.binding import llama
 from localllm.engine.worker.llama.model import Aborted, BatchToken, CacheFull, Model
 from localllm.errors import BadRequest, ContextOverflow, GenerationFailed, QueueFull
 

@@ -6,12 +6,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import llama_cpp.llama_cpp as llama
-
 from localllm.core.sizing.embedding import with_embedding_defaults
 from localllm.core.sizing.load import ChatTemplateFile
 from localllm.engine.messages import Event, Loaded, LoadRequest
 from localllm.engine.messages.validation import check_settings
+from localllm.engine.worker.binding import llama
 from localllm.engine.worker.kv_cache.state_file import ModelFiles, StateFiles
 from localllm.engine.worker.llama.heartbeat import HeartbeatState
 from localllm.engine.worker.llama.model import Model
@@ -19,7 +18,7 @@ from localllm.engine.worker.llama.native_log import NativeLog, note
 from localllm.engine.worker.prompt.chat_template import ChatTemplate
 from localllm.engine.worker.prompt.prompt_builder import PromptBuilder
 from localllm.engine.worker.scheduling.scheduler import Scheduler
-from localllm.errors import BadRequest, LoadFailed, UsageError
+from localllm.errors import BadRequest, EngineUnavailable, LoadFailed, UsageError
 
 if TYPE_CHECKING:  # imported by loads that need them, and numpy or mtmd with them
     from localllm.engine.worker.embedding import Embedder
@@ -148,11 +147,11 @@ def _load_encoder(model: Model, log: NativeLog) -> "tuple[VisionEncoder | None, 
     mmproj = model.settings.mmproj
     if mmproj is None:
         return None, None
-    from localllm.engine.worker.vision_encoder import VisionEncoder
-
     try:
+        from localllm.engine.worker.vision_encoder import VisionEncoder
+
         return VisionEncoder(mmproj, model, log=log), None
-    except LoadFailed as error:
+    except (LoadFailed, EngineUnavailable) as error:  # the file, or this build of llama.cpp
         return None, str(error)
 
 

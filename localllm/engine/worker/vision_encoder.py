@@ -11,11 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import llama_cpp.llama_cpp as llama
-import llama_cpp.mtmd_cpp as mtmd
-
 from localllm.core.image import check_packed, read_header
 from localllm.core.sizing.load import Allocation, BufferKind, Mmproj
+from localllm.engine.worker.binding import llama, mtmd
 from localllm.engine.worker.llama.allocations import allocations
 from localllm.engine.worker.llama.model import Model, default_threads, raise_for_status
 from localllm.engine.worker.llama.native_log import NativeLog
@@ -200,7 +198,7 @@ class VisionEncoder:
         check_packed(image)
         options = mtmd.mtmd_helper_init_opt_default()
         options.video_params.ffmpeg_bin_dir = _NO_PROGRAMS
-        found = mtmd.mtmd_helper_bitmap_init_from_buf_wrapper(
+        found = mtmd.mtmd_helper_bitmap_init_from_buf(
             self._context, _bytes(image), len(image), False, options
         )
         size = header.width, header.height

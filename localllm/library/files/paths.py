@@ -45,6 +45,11 @@ def bandwidth_file() -> Path:
     return cache_dir() / "bandwidth.json"
 
 
+def engine_verdicts_file() -> Path:
+    """Return what examinations of builds of llama.cpp have found."""
+    return cache_dir() / "engines.json"
+
+
 def catalogue_cache_file() -> Path:
     """Return the cache of the parsed catalogue."""
     return cache_dir() / "catalogue.json"

@@ -60,10 +60,11 @@ def engine(machine: HardwareInfo) -> Check:
             fix="pip install --force-reinstall llama-cpp-python",
         )
     commit = f" ({build.commit})" if build.commit else ""
+    backends = ", ".join(build.backends) or "no backends"
     return Check(
         name="engine",
         ok=True,
-        detail=f"llama.cpp {build.version}{commit}: {', '.join(build.backends) or 'no backends'}",
+        detail=f"{build.name} {build.version}{commit}: {backends}",
     )
 
 

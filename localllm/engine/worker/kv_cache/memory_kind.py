@@ -17,8 +17,7 @@ in an assertion, so each first looks at the positions that llama.cpp has for the
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 
-import llama_cpp.llama_cpp as llama
-
+from localllm.engine.worker.binding import llama
 from localllm.engine.worker.kv_cache.radix_tree import (
     COPIED_CELLS,
     MIN_SHARED_TOKENS,

@@ -26,12 +26,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import llama_cpp.llama_cpp as llama
 import msgspec
 import psutil
 
 from localllm.core.sizing.load import ROPE_OF_HEADER, Lora, RopeSettings
 from localllm.core.units import format_bytes
+from localllm.engine.worker.binding import llama
 from localllm.engine.worker.kv_cache.kv_cache import KvCache
 from localllm.engine.worker.llama.build_info import describe
 from localllm.engine.worker.llama.model import Model
@@ -344,7 +344,7 @@ def _read_tokens(file: BinaryIO, native: int) -> list[int]:
     if native < _NATIVE_HEAD.size:
         raise StateFailed("The file of cells is damaged: it has no tokens.")
     magic, version, count = _NATIVE_HEAD.unpack(head)
-    if (magic, version) != (llama.LLAMA_STATE_SEQ_MAGIC, llama.LLAMA_STATE_SEQ_VERSION):
+    if magic != llama.LLAMA_STATE_SEQ_MAGIC or version not in llama.LLAMA_STATE_SEQ_VERSIONS:
         raise StateFailed("The file of cells is not of this llama.cpp.")
     if not 0 < 4 * count <= native - _NATIVE_HEAD.size:
         raise StateFailed("The file of cells is damaged: it ends among its tokens.")

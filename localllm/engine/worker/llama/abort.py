@@ -8,7 +8,7 @@ import ctypes
 import sys
 from typing import Protocol
 
-import llama_cpp.llama_cpp as llama
+from localllm.engine.worker.binding import llama
 
 _PERMITS = 2**31 - 1  # SEM_VALUE_MAX
 _SEM_BYTES = 64  # sem_t has 32 bytes in glibc and 16 to 32 in musl
@@ -17,7 +17,7 @@ _SEM_BYTES = 64  # sem_t has 32 bytes in glibc and 16 to 32 in musl
 class AbortFlag(Protocol):
     """While it is raised, a running batch ends with Aborted."""
 
-    callback: ctypes.c_void_p
+    callback: "ctypes._CFunctionType"
     address: ctypes.c_void_p
 
     def raise_(self) -> None: ...

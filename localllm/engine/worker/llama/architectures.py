@@ -11,9 +11,8 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-import llama_cpp.llama_cpp as llama
-
 from localllm.core.gguf.format import MAGIC, U32, U64, VERSIONS, ValueType
+from localllm.engine.worker.binding import llama
 from localllm.engine.worker.llama.dry_run import captured_log
 from localllm.errors import LoadFailed
 

@@ -1,43 +1,15 @@
 """The installed build of llama.cpp: version, backends, and the devices that it sees."""
 
 import ctypes
-from importlib.metadata import version
-
-import llama_cpp.llama_cpp as llama
-from llama_cpp._ggml import libggml
 
 from localllm.core.hardware import EngineBuild, EngineDevice
+from localllm.engine.worker.binding import ggml, llama
+from localllm.engine.worker.binding.libraries import loaded
 from localllm.engine.worker.seccomp import network_access
 
 _KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accel"}
 """enum ggml_backend_dev_type (ggml-backend.h, b11434)."""
 
-
-def _declare(name: str, result: type | None, *arguments: type) -> "ctypes._NamedFuncPointer":
-    function = getattr(libggml, name)
-    function.restype = result
-    function.argtypes = list(arguments)
-    return function  # type: ignore[no-any-return]  # ctypes looks symbols up at run time
-
-
-_commit = _declare("ggml_commit", ctypes.c_char_p)
-_reg_count = _declare("ggml_backend_reg_count", ctypes.c_size_t)
-_reg_get = _declare("ggml_backend_reg_get", ctypes.c_void_p, ctypes.c_size_t)
-_reg_name = _declare("ggml_backend_reg_name", ctypes.c_char_p, ctypes.c_void_p)
-_dev_count = _declare("ggml_backend_dev_count", ctypes.c_size_t)
-_dev_get = _declare("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
-_dev_name = _declare("ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
-_dev_description = _declare("ggml_backend_dev_description", ctypes.c_char_p, ctypes.c_void_p)
-_dev_type = _declare("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
-_dev_memory = _declare(
-    "ggml_backend_dev_memory",
-    None,
-    ctypes.c_void_p,
-    ctypes.POINTER(ctypes.c_size_t),
-    ctypes.POINTER(ctypes.c_size_t),
-)
-_dev_buffer_type = _declare("ggml_backend_dev_buffer_type", ctypes.c_void_p, ctypes.c_void_p)
-_buft_max_size = _declare("ggml_backend_buft_get_max_size", ctypes.c_size_t, ctypes.c_void_p)
 
 _NO_LIMIT = ctypes.c_size_t(-1).value
 _NOT_A_CAP = ("vulkan",)
@@ -47,12 +19,19 @@ _NOT_A_CAP = ("vulkan",)
 
 def describe() -> EngineBuild:
     """Describe the loaded library; `llama_backend_init` must have run."""
+    candidate = loaded().candidate
     return EngineBuild(
-        version=version("llama-cpp-python"),
-        commit=_text(_commit()),
-        backends=tuple(_text(_reg_name(_reg_get(i))) for i in range(_reg_count())),
+        name=candidate.name,
+        version=candidate.version or _text(llama.llama_version()),
+        commit=_text(ggml.ggml_commit()),
+        backends=tuple(
+            _text(ggml.ggml_backend_reg_name(ggml.ggml_backend_reg_get(i)))
+            for i in range(ggml.ggml_backend_reg_count())
+        ),
         gpu_offload=bool(llama.llama_supports_gpu_offload()),
-        devices=tuple(_device(_dev_get(i)) for i in range(_dev_count())),
+        devices=tuple(
+            _device(ggml.ggml_backend_dev_get(i)) for i in range(ggml.ggml_backend_dev_count())
+        ),
         system_info=_text(llama.llama_print_system_info()),
         network=network_access(),
     )
@@ -60,15 +39,16 @@ def describe() -> EngineBuild:
 
 def _device(handle: int) -> EngineDevice:
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
-    _dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
-    name = _text(_dev_name(handle))
+    ggml.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
+    buffer_type = ggml.ggml_backend_dev_buffer_type(handle)
+    name = _text(ggml.ggml_backend_dev_name(handle))
     return EngineDevice(
         name=name,
-        description=_text(_dev_description(handle)),
-        kind=_KINDS.get(_dev_type(handle), "accel"),
+        description=_text(ggml.ggml_backend_dev_description(handle)),
+        kind=_KINDS.get(ggml.ggml_backend_dev_type(handle), "accel"),
         total_bytes=total.value or None,
         free_bytes=free.value if total.value else None,
-        max_buffer_bytes=buffer_cap(name, _buft_max_size(_dev_buffer_type(handle))),
+        max_buffer_bytes=buffer_cap(name, ggml.ggml_backend_buft_get_max_size(buffer_type)),
     )
 
 

@@ -12,12 +12,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import llama_cpp.llama_cpp as llama
-
 from localllm.core.gguf import read
 from localllm.core.gguf.writer import header_bytes
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.load import Allocation, BufferKind, LoadSettings
+from localllm.engine.worker.binding import llama
 from localllm.engine.worker.llama.allocations import allocations, with_all_outputs
 from localllm.engine.worker.llama.load_failure import LogLine, refusal
 from localllm.engine.worker.llama.params import context_params, model_params

@@ -11,10 +11,9 @@ import os
 import struct
 from collections.abc import Iterable
 
-import llama_cpp.llama_cpp as llama
-
 from localllm.core.sizing.load import Lora
 from localllm.engine.messages import LoraScale
+from localllm.engine.worker.binding import llama
 from localllm.engine.worker.llama.native_log import NativeLog
 from localllm.errors import BadRequest, LoadFailed
 
@@ -59,9 +58,7 @@ class LoraAdapters:
         if key == self._applied:
             return
         count = len(key)
-        handles = (llama.llama_adapter_lora_p_ctypes * count)()
-        for i, (number, _) in enumerate(key):
-            handles[i] = ctypes.cast(self._handles[number], llama.llama_adapter_lora_p_ctypes)
+        handles = (ctypes.c_void_p * count)(*(self._handles[number] for number, _ in key))
         scales = (ctypes.c_float * count)(*(scale for _, scale in key))
         if llama.llama_set_adapters_lora(context, handles, count, scales) != 0:
             raise RuntimeError("llama_set_adapters_lora refused the adapters")
@@ -115,4 +112,4 @@ def _load(model: int, lora: Lora, log: NativeLog) -> int:
     handle = llama.llama_adapter_lora_init(model, os.fsencode(lora.path))
     if not handle:
         raise LoadFailed(log.refusal(f"the adapter {lora.path}"))
-    return ctypes.cast(handle, ctypes.c_void_p).value or 0
+    return int(handle)

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import llama_cpp.llama_cpp as llama
 import psutil
 
 from localllm.core.hardware import Cpu
 from localllm.core.sizing.load import Allocation, BufferKind, LoadSettings
+from localllm.engine.worker.binding import llama
 from localllm.engine.worker.llama.abort import abort_flag
 from localllm.engine.worker.llama.allocations import allocations, with_all_outputs
 from localllm.engine.worker.llama.heartbeat import HeartbeatState

@@ -9,8 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-import llama_cpp.llama_cpp as llama
-
+from localllm.engine.worker.binding import llama
 from localllm.engine.worker.llama.load_failure import LogLine, failure_reason, refusal
 
 _DEBUG, _ERROR, _CONTINUED = 1, 4, 5  # enum ggml_log_level (ggml.h, b11434)

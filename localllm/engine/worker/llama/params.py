@@ -7,12 +7,12 @@ probes what a load would load.
 import ctypes
 from functools import cache
 
-import llama_cpp.llama_cpp as llama
-from llama_cpp._ggml import libggml
-
 from localllm.core.model.quants import GgmlType
 from localllm.core.sizing.load import FlashAttention, LoadSettings, Pooling, RopeScaling
+from localllm.engine.worker.binding import ggml, llama
 from localllm.errors import LoadFailed
+
+_Override = ggml.llama_model_tensor_buft_override
 
 ALL_LAYERS = -1
 """llama.cpp's "every layer" for n_gpu_layers."""
@@ -32,18 +32,12 @@ _ROPE_SCALING = {
 }
 
 
-class _BufferOverride(ctypes.Structure):
-    """llama_model_tensor_buft_override: tensors whose name matches go to this kind of buffer."""
-
-    _fields_ = (("pattern", ctypes.c_char_p), ("buft", ctypes.c_void_p))
-
-
 def model_params(settings: LoadSettings) -> llama.llama_model_params:
     """Return the model's half: devices of the weights, and the mapping of the file.
 
     Raises LoadFailed for a device that the engine does not have.
     """
-    params = llama.llama_model_default_params()
+    params: llama.llama_model_params = llama.llama_model_default_params()
     params.n_gpu_layers = ALL_LAYERS if settings.gpu_layers is None else settings.gpu_layers
     params.load_mode = (
         llama.LLAMA_LOAD_MODE_MMAP
@@ -63,9 +57,7 @@ def model_params(settings: LoadSettings) -> llama.llama_model_params:
 
 def device(name: str) -> int:
     """Return llama.cpp's device of this name. Raises LoadFailed."""
-    find = libggml.ggml_backend_dev_by_name
-    find.argtypes, find.restype = [ctypes.c_char_p], ctypes.c_void_p
-    found = find(name.encode())
+    found = ggml.ggml_backend_dev_by_name(name.encode())
     if found is None:
         raise LoadFailed(f"the engine has no device {name} (any more); plan the load again")
     return int(found)
@@ -88,19 +80,18 @@ def _split(layers: tuple[int, ...]) -> "ctypes.Array[ctypes.c_float]":
 
 
 @cache
-def _experts_on_cpu(layers: int) -> "ctypes.Array[_BufferOverride]":
+def _experts_on_cpu(layers: int) -> "ctypes.Array[_Override]":
     """Return overrides that keep the routed experts of the first layers on the host (the names are
     llama.cpp's `ffn_*_exps`). Cached because llama.cpp stores the pointer."""
-    libggml.ggml_backend_cpu_buffer_type.restype = ctypes.c_void_p
-    host = libggml.ggml_backend_cpu_buffer_type()
+    host = ggml.ggml_backend_cpu_buffer_type()
     patterns = [rf"blk\.{i}\.ffn_(up|down|gate|gate_up)_(ch|)exps".encode() for i in range(layers)]
-    rows = [_BufferOverride(pattern, host) for pattern in patterns]
-    return (_BufferOverride * (layers + 1))(*rows, _BufferOverride(None, None))
+    rows = [_Override(pattern, host) for pattern in patterns]
+    return (_Override * (layers + 1))(*rows, _Override(None, None))
 
 
 def context_params(settings: LoadSettings, threads: int) -> llama.llama_context_params:
     """Return the context's half: cache, batches, outputs. `threads` is for decode and prefill."""
-    params = llama.llama_context_default_params()
+    params: llama.llama_context_params = llama.llama_context_default_params()
     params.n_ctx = settings.cells
     params.n_seq_max = settings.parallel
     params.kv_unified = settings.kv_unified

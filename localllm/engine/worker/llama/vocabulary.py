@@ -6,7 +6,7 @@ Apart from `Model` because the prompt, the parser and the grammar need tokens an
 import ctypes
 import functools
 
-import llama_cpp.llama_cpp as llama
+from localllm.engine.worker.binding import llama
 
 _PIECE_BYTES = 128
 """Long enough for nearly every token; a longer one takes a second call."""

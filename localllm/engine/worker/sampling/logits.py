@@ -9,9 +9,10 @@ import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-import llama_cpp.llama_cpp as llama
 import numpy as np
 import numpy.typing as npt
+
+from localllm.engine.worker.binding import llama
 
 Logits = npt.NDArray[np.float32]
 """One row, float32 [vocabulary size]."""

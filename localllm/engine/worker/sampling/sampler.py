@@ -16,9 +16,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import llama_cpp.llama_cpp as llama
-
 from localllm.engine.messages import Sampling
+from localllm.engine.worker.binding import llama
 from localllm.engine.worker.llama.vocabulary import Vocabulary
 
 if TYPE_CHECKING:  # and numpy with it

@@ -6,8 +6,7 @@ computed a prefix of the text; what is not the text any more is cut.
 
 from collections.abc import Mapping, Sequence
 
-import llama_cpp.llama_cpp as llama
-
+from localllm.engine.worker.binding import llama
 from localllm.engine.worker.kv_cache.memory_kind import memory_kind
 from localllm.engine.worker.kv_cache.radix_tree import common
 from localllm.engine.worker.llama.model import Aborted, BatchToken, CacheFull, Model
