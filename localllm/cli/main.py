@@ -37,6 +37,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "Prompt and decode rates, stored to correct the estimates.",
     ),
     "doctor": ("localllm.cli.commands.setup.doctor", "Check this installation, to a real answer."),
+    "engine": (
+        "localllm.cli.commands.setup.engine",
+        "Builds of llama.cpp, and whether each can be the engine.",
+    ),
     "config": ("localllm.cli.commands.setup.config", "The settings that hold, and where from."),
     "completions": (
         "localllm.cli.commands.setup.completions",

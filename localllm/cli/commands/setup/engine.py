@@ -1,0 +1,96 @@
+"""`localllm engine`: builds of llama.cpp that could be the engine, and what is proved of each."""
+
+import click
+
+from localllm.cli import options
+from localllm.cli.output import columns, info, print_json, print_line
+from localllm.errors import ExitCode
+from localllm.runtime.engines import ExaminedEngine, examine_engine, examined_engines
+
+
+@click.group(name="engine")
+def command() -> None:
+    """Builds of llama.cpp: which is the engine, and whether each can be."""
+
+
+@command.command(name="ls")
+@options.JSON
+def list_engines(as_json: bool) -> None:
+    """The installed builds, and the one that is chosen (*)."""
+    engines = examined_engines()
+    if as_json:
+        print_json({"engines": [_document(each) for each in engines]})
+        return
+    rows = [("", "ENGINE", "VERSION", "LLAMA.CPP", "BACKENDS", "VERDICT"), *map(_row, engines)]
+    for i, line in enumerate(columns(rows, left=6)):
+        print_line(line, bold=i == 0, wrap=False)
+    for each in engines:
+        if not each.verdict.accepted:
+            info(each.verdict.message)
+
+
+@command.command(name="check")
+@click.argument("engine", metavar="[NAME|DIR]", required=False)
+@options.JSON
+def check_engine(engine: str | None, as_json: bool) -> int:
+    """Examine a build again: the engine, or the one of this name or directory."""
+    examined = examine_engine(engine)
+    if as_json:
+        print_json(_document(examined))
+    else:
+        for line in columns(list(_facts(examined)), left=2):
+            print_line(line, wrap=False)
+    return ExitCode.OK if examined.verdict.accepted else ExitCode.FAILED
+
+
+def _document(each: ExaminedEngine) -> dict[str, object]:
+    """Return what `--json` prints of a build."""
+    build, verdict = each.verdict.build, each.verdict
+    return {
+        "name": each.candidate.name,
+        "directory": each.candidate.directory,
+        "version": each.candidate.version,
+        "chosen": each.chosen,
+        "accepted": verdict.accepted,
+        "refused": verdict.refused,
+        "advice": verdict.advice or None,
+        "llama_cpp": verdict.llama_cpp or None,
+        "commit": build.commit if build else None,
+        "backends": build.backends if build else (),
+        "devices": build.devices if build else (),
+        "layouts": dict(verdict.layouts),
+        "vision_problem": verdict.vision_problem,
+        "examination_s": verdict.seconds or None,
+    }
+
+
+def _row(each: ExaminedEngine) -> tuple[str, ...]:
+    build, verdict = each.verdict.build, each.verdict
+    return (
+        "*" if each.chosen else "",
+        each.candidate.name,
+        each.candidate.version or "",
+        f"{verdict.llama_cpp} {(build and build.commit) or ''}".strip(),
+        ", ".join(build.backends) if build else "",
+        "refused" if not verdict.accepted else "ok" if not verdict.vision_problem else "no images",
+    )
+
+
+def _facts(each: ExaminedEngine) -> list[tuple[str, str]]:
+    build, verdict = each.verdict.build, each.verdict
+    facts = [
+        ("Engine", f"{each.candidate.name} {each.candidate.version or ''}".strip()),
+        ("Directory", str(each.candidate.directory)),
+    ]
+    if build is not None:
+        commit = f" ({build.commit})" if build.commit else ""
+        facts += [("llama.cpp", f"{verdict.llama_cpp}{commit}")]
+        facts += [("Backends", ", ".join(build.backends))]
+        facts += [("Device", f"{d.name}: {d.description}") for d in build.devices]
+        facts += [("Layout", f"{name} as in {commit}") for name, commit in verdict.layouts]
+    if verdict.refused is not None:
+        facts += [("Verdict", f"refused: {verdict.refused}"), ("Advice", verdict.advice)]
+        return facts
+    seconds = f"{verdict.seconds:.1f} s"
+    facts += [("Images", verdict.vision_problem or "yes")]
+    return [*facts, ("Verdict", f"accepted, examined in {seconds}")]
