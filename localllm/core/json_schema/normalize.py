@@ -213,6 +213,7 @@ class _Normalizer:
         self._constants(schema, out, types, at)
         if "enum" in out:
             return out
+        types = types_of(out)
         self._narrowed(out, number_keywords(schema, types), at)
         self._strings(schema, out, types, at)
         return out
