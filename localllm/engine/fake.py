@@ -58,9 +58,9 @@ class Script:
     TOOL_CALLS; `dropped_messages` of a request that rolls; `warnings` of every one.
     Errors: `load_error`, `generate_error` and `probe_error` are raised instead of an answer;
     `crash_after` so many tokens the process ends.
-    Gates are acquired before a step, so that a test decides when it happens: `gate` before each
-    token, `load_gate` before each event of a load, `probe_gate` and `describe_gate` before the
-    answer.
+    Gates are acquired before a step, so that a test decides when it happens: `accept_gate` before a
+    request is accepted, `prompt_gate` before its prompt is read, `gate` before each token,
+    `load_gate` before each event of a load, `probe_gate` and `describe_gate` before the answer.
     Records: the requests of each kind; `opened` gets the id of each generate request, `closed` that
     of each whose stream was closed before its end; `states` has the number of tokens in each state
     file.
@@ -79,6 +79,8 @@ class Script:
     )
     probe_error: LocalLLMError | None = None
     crash_after: int | None = None
+    accept_gate: asyncio.Semaphore | None = None
+    prompt_gate: asyncio.Semaphore | None = None
     gate: asyncio.Semaphore | None = None
     load_gate: asyncio.Semaphore | None = None
     probe_gate: asyncio.Semaphore | None = None
@@ -182,11 +184,20 @@ class FakeEngine:
         script = self.script
         script.requests.append(request)
         script.opened.put_nowait(request.request_id)
+        if script.accept_gate is not None:
+            await script.accept_gate.acquire()
         if script.generate_error is not None:
             raise script.generate_error
         prompt_tokens = len(_prompt_text(request).split())
+        yield PromptProgress(request_id=request.request_id, processed=0, total=prompt_tokens)
+        if script.prompt_gate is not None:
+            await script.prompt_gate.acquire()
+        self._check_alive()
         yield PromptProgress(
-            request_id=request.request_id, processed=prompt_tokens, total=prompt_tokens
+            request_id=request.request_id,
+            processed=prompt_tokens,
+            total=prompt_tokens,
+            elapsed_s=0.125,
         )
         if request.echo:
             yield Token(request_id=request.request_id, text=_prompt_text(request), of_prompt=True)

@@ -24,11 +24,14 @@ from localllm.errors import ServeError
 from localllm.server.dialects.openai.errors import error_body
 from localllm.server.errors import ApiError
 from localllm.server.security import MAX_HEADER_BYTES
+from localllm.server.streaming import HALF_CLOSED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
     """Timeouts of connections in seconds, and their number.
+
+    `probe_s`: after a client has closed its sending side, to a sign of life before its answer.
 
     `header_timeout_s`: for the headers of a request, and for the rest of a body that no endpoint
     reads. `send_timeout_s`: for a client that reads nothing of its answer. `keep_alive_s`: for a
@@ -41,6 +44,7 @@ class ConnectionLimits:
     send_timeout_s: float = 60.0
     keep_alive_s: int = 75
     shutdown_grace_s: float = 5.0
+    probe_s: float = 1.0
 
 
 DEFAULT_LIMITS = ConnectionLimits()
@@ -228,9 +232,12 @@ class LimitedProtocol(H11Protocol):
     limits = DEFAULT_LIMITS
     _receive_timer: asyncio.TimerHandle | None = None
     _send_timer: asyncio.TimerHandle | None = None
+    _probe_timer: asyncio.TimerHandle | None = None
+    _half_closed: asyncio.Event
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as H11Protocol narrows it
         super().connection_made(transport)
+        self._half_closed = asyncio.Event()
         if len(self.connections) > self.limits.max_connections:
             transport.write(_BUSY)
             transport.close()
@@ -238,7 +245,7 @@ class LimitedProtocol(H11Protocol):
         self._update_receive_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._receive_timer, self._send_timer):
+        for timer in (self._receive_timer, self._send_timer, self._probe_timer):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
@@ -247,8 +254,44 @@ class LimitedProtocol(H11Protocol):
         super().data_received(data)
         self._update_receive_timer()
 
+    def handle_events(self) -> None:
+        before = self.cycle
+        super().handle_events()
+        if self.cycle is not before:  # its task has not begun
+            extensions = self.scope.setdefault("extensions", {})
+            extensions[HALF_CLOSED] = {"event": self._half_closed}
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio takes an answer
+        """Keep the connection of a client that has sent its request and closed its sending side:
+        it still reads. One that has closed both sides looks the same until something is written."""
+        theirs = self.conn.their_state
+        if self.cycle is None or self.cycle.response_complete or theirs is not h11.DONE:
+            return None  # the request is not complete, or there is none: close
+        self._half_closed.set()
+        self._probe_timer = self.loop.call_later(self.limits.probe_s, self._probe)
+        return True
+
+    def _probe(self) -> None:
+        """Write what is no part of the answer while there is none of it: if the client is gone, its
+        system answers with a reset, and the next write fails. Streams write comments themselves.
+
+        A client of HTTP/1.1 must accept any number of interim responses (RFC 9110, section 15.2);
+        one of HTTP/1.0 gets none, and its answer is computed to the end.
+        """
+        if self.cycle.response_started or self.conn.their_http_version != b"1.1":
+            return
+        interim = h11.InformationalResponse(status_code=100, headers=[], reason="Continue")
+        self.transport.write(self.conn.send(interim))
+        self._probe_timer = self.loop.call_later(self.limits.probe_s, self._probe)
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self._half_closed.is_set():
+            if self.cycle.response_complete or self.conn.their_state is not h11.DONE:
+                self.transport.close()  # there is no other request, or only a part of one
+            else:
+                self._probe_timer = self.loop.call_later(self.limits.probe_s, self._probe)
+            return
         # Between two requests uvicorn's own keep-alive timer runs.
         if self.conn.their_state is not h11.IDLE or self.conn.trailing_data[0]:
             self._update_receive_timer()

@@ -134,7 +134,7 @@ def test_progress_of_the_prompt_is_told_once(stepped: SteppedScheduler) -> None:
     submit(stepped, asking(3))
     stepped.run()
     progress = [e.processed for e in stepped.events if isinstance(e, PromptProgress)]
-    assert progress == [32, 64, 90]
+    assert progress == [0, 32, 64, 90]
 
 
 def test_at_temperature_0_all_answers_are_the_same(stepped: SteppedScheduler) -> None:

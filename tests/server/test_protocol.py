@@ -52,6 +52,9 @@ class LinesEncoder:
     def encode_error(self, error: ApiError) -> bytes:
         return write_error(error) + b"\n"
 
+    def keep_alive(self) -> bytes:
+        return b"\n"
+
 
 def write_error(error: ApiError) -> bytes:
     return json.dumps({"error": str(error)}).encode()

@@ -78,12 +78,18 @@ class LoadError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptProgress:
-    """`processed` of `total` prompt tokens are in the KV cache; `cached` of them were reused."""
+    """`processed` of `total` prompt tokens are in the KV cache; `cached` of them were reused.
+
+    The first of a request, with `processed` 0, comes as soon as the worker has accepted it: what
+    can be wrong with it by itself has been checked, and it waits for its turn. `elapsed_s` is 0
+    then, and later the time since its prompt's turn came first.
+    """
 
     request_id: str
     processed: int
     total: int
     cached: int = 0
+    elapsed_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,6 +46,25 @@ class Usage:
     reasoning_tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Tokens of the prompts of a request: `processed` of `total`, `cached` among them, in the time
+    since the first was begun."""
+
+    processed: int
+    total: int
+    cached: int
+    elapsed_s: float
+
+    def sentence(self) -> str:
+        """Describe what the client waits for."""
+        if self.total == 0:
+            return "waiting for the engine"
+        if self.processed < self.total:
+            return f"prompt: {self.processed} of {self.total} tokens"
+        return "waiting for the next token"
+
+
 class Choice:
     """One answer, which grows by `add`."""
 
@@ -105,6 +124,7 @@ class Choices:
         self._choices = tuple(Choice(index) for index in range(prompts * n))
         self._ended = 0
         self._last: Finished | None = None
+        self._progress: dict[int, PromptProgress] = {}
 
     def __iter__(self) -> Iterator[Choice]:
         return iter(self._choices)
@@ -119,6 +139,7 @@ class Choices:
         first = prompt * self._n
         match event:
             case PromptProgress():
+                self._progress[prompt] = event
                 return ()
             case Token(of_prompt=True):  # an echo is the beginning of every answer
                 return self._choices[first : first + self._n]
@@ -127,6 +148,16 @@ class Choices:
             choice.end = self._last = event
             self._ended += 1
         return (choice,)
+
+    @property
+    def progress(self) -> Progress:
+        """How far the engine has read all prompts that it has accepted up to now."""
+        return Progress(
+            processed=sum(each.processed for each in self._progress.values()),
+            total=sum(each.total for each in self._progress.values()),
+            cached=sum(each.cached for each in self._progress.values()),
+            elapsed_s=max((each.elapsed_s for each in self._progress.values()), default=0.0),
+        )
 
     async def read(self, streams: Sequence[Events]) -> None:
         """Add all events of the prompts' streams. Raises what one raises; closes them always."""

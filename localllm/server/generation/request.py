@@ -162,6 +162,7 @@ class GenerationFields(RequestModel):
     mirostat_eta: Annotated[float, sampling_field("mirostat_eta")] | None = None
     min_tokens: Annotated[int, in_range(REQUEST_RANGES["min_tokens"]), WHOLE] | None = None
     ignore_eos: bool | None = None
+    return_progress: bool | None = None
     stop_token_ids: (
         Annotated[
             list[Annotated[int, in_range(TOKEN_ID), WHOLE]],

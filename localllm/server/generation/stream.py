@@ -9,7 +9,6 @@ from contextlib import aclosing
 from typing import Protocol
 
 from localllm.engine.messages import GenerateEvent
-from localllm.errors import LocalLLMError
 from localllm.server.errors import ApiError, api_error
 from localllm.server.generation.choices import Choice, Choices, Events
 from localllm.server.schema import warning_headers
@@ -32,6 +31,9 @@ class StreamEncoder(Protocol):
     def encode_error(self, error: ApiError) -> bytes:
         """Write an error that comes after the first piece, and ends the stream."""
 
+    def keep_alive(self) -> bytes:
+        """Write a piece that means nothing, for a time in which there is no other."""
+
 
 def stream_response(
     encoder: StreamEncoder, choices: Choices, streams: Sequence[Events]
@@ -41,26 +43,29 @@ def stream_response(
         encode_stream(encoder, choices, streams),
         encoder.media_type,
         warning_headers(choices.warnings),
+        encode_error=lambda error: encoder.encode_error(api_error(error)),
+        keep_alive=encoder.keep_alive,
     )
 
 
 async def encode_stream(
     encoder: StreamEncoder, choices: Choices, streams: Sequence[Events]
 ) -> AsyncGenerator[bytes, None]:
-    """Write the events of the prompts' streams while they come.
+    """Write the events of the prompts' streams while they come. Raises what they raise.
 
-    An error before the first piece is raised, since it can still be an HTTP status; a later one
-    becomes the last piece. The streams are closed in any case.
+    The first piece comes when every prompt has been accepted, or refused, by the engine, and holds
+    what there is until then; it may be empty. The streams are closed in any case.
     """
-    started = False
+    unknown, held = set(range(len(streams))), b""
     async with aclosing(merge_streams(streams)) as events:
-        try:
-            async for prompt, event in events:
-                for piece in encoder.encode(event, choices.assign(prompt, event)):
-                    started = True
+        async for prompt, event in events:
+            pieces = encoder.encode(event, choices.assign(prompt, event))
+            if not unknown:
+                for piece in pieces:
                     yield piece
-            choices.finish()
-        except LocalLLMError as error:
-            if not started:
-                raise
-            yield encoder.encode_error(api_error(error))
+                continue
+            held += b"".join(pieces)
+            unknown.discard(prompt)
+            if not unknown:
+                yield held
+        choices.finish()

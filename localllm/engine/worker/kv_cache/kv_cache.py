@@ -61,8 +61,16 @@ class KvCache:
         """Return an idle slot (there must be one) for a prompt, with as much of its beginning as
         can be reused; `length` says how much. Its last token is always computed again."""
         matches = self._match(prompt, lora_key)
-        placed = self.memory.place(matches, self._idle, self._running, self._tree)
-        return self._occupy(*placed, matches, prompt, lora_key)
+        slot, source = self.memory.place(matches, self._idle, self._running, self._tree)
+        if prompt and matches.get(source, 0) == len(prompt) - 1:
+            # The same request again: its answer takes the place of the one before, and no other
+            # cell is freed, so that every sum over the cells has the same order and result.
+            if source == slot or source in self._spare:
+                self.truncate(source, len(prompt) - 1)
+            return self._occupy(slot, source, matches, prompt, lora_key)
+        self._occupy(slot, source, matches, prompt, lora_key)
+        self._apply(self.memory.expire(self._tree))
+        return slot
 
     def _occupy(
         self, slot: int, source: int, matches: dict[int, int], prompt: list[int], lora_key: LoraKey
@@ -123,7 +131,7 @@ class KvCache:
         self._tree.unpin(slot)
         self._running.remove(slot)
         self._idle.add(slot)
-        self._apply(self.memory.expire(self._tree))
+        self._apply({})
 
     # --- state files ---
 

@@ -32,6 +32,12 @@ _EFFICIENT_TOKENS = 64
 """Measured with SmolLM2-135M Q4_1 on two cores: a token of a batch of 64 takes 1.04 to 1.06 times
 what one of 512 does (AVX2, b11434)."""
 
+_ROW_BY_ROW_TOKENS = 63
+"""Up to so many tokens of a sequence in a batch, llama.cpp's CPU backend gives each the same bits
+as in a batch of its own: from 64 on (GGML_FA_TILE_Q) flash attention sums in tiles. Measured with
+SmolLM2-135M as Q4_1, Q4_0, Q8_0 and Q4_K_M (AVX2, two threads, b11434): of 2, 5, 16, 31 and 63
+tokens every bit of the last one's logits is the same, of 64 they differ by up to 0.7."""
+
 _DECODED, _CACHE_FULL, _ABORTED = 0, 1, 2  # llama_decode's return values (llama.h, b11434)
 
 
@@ -106,6 +112,9 @@ class Model:
             min(self.max_batch_tokens, _EFFICIENT_TOKENS) if self._on_cpu else self.max_batch_tokens
         )
         """Batch size from which on a token costs hardly more than in the largest batch."""
+        self.final_chunk_tokens = _ROW_BY_ROW_TOKENS if self._on_cpu else 1
+        """Tokens that a prompt's final chunk may have, for its last token to get the logits that it
+        gets alone, when all others are in the cache. A GPU has other kernels for one token."""
         self._warm = False
         self._pending_copies: set[int] = set()
         self._reserve()

@@ -9,7 +9,7 @@ from localllm.engine.worker.llama.model import Model
 from localllm.engine.worker.parsing.call_grammar import CallGrammar
 from localllm.engine.worker.prompt.prompt import Prompt
 from localllm.engine.worker.sequences.parallel_sampling import sequences_of
-from localllm.engine.worker.sequences.sequence import WAITING, Sequence
+from localllm.engine.worker.sequences.sequence import FINISHED, WAITING, Sequence
 from localllm.errors import BadRequest, GenerationFailed, QueueFull
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class RequestQueue:
         self._can_share = can_share
         self._grammars: GrammarCompiler | None = None
         self._waiting: deque[Sequence] = deque()
+        self._unchecked: list[Sequence] = []
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -61,6 +62,35 @@ class RequestQueue:
                 sequence.output.events.attach(constraint)
                 sequence.output.grammar = constraint
         self._waiting += sequences
+        self._unchecked.append(sequences[0])
+
+    def accepted(self, refuse: Callable[[Sequence, GenerationFailed], None]) -> list[Sequence]:
+        """Return, once, the first sequence of every request with which nothing is wrong as far as
+        that can be known: its grammar is compiled, if it has one. One whose grammar cannot be used
+        is passed to `refuse`."""
+        accepted = []
+        for sequence in self._unchecked:
+            constraint = sequence.output.constraint
+            if sequence.status is FINISHED or (constraint is not None and not constraint.ready):
+                continue
+            if self._usable(sequence, refuse):
+                accepted.append(sequence)
+        self._unchecked = [
+            s for s in self._unchecked if s.status is not FINISHED and s not in accepted
+        ]
+        return accepted
+
+    def _usable(
+        self, sequence: Sequence, refuse: Callable[[Sequence, GenerationFailed], None]
+    ) -> bool:
+        """Refuse a sequence whose grammar, which is compiled, cannot be used; return False then."""
+        try:
+            if sequence.output.constraint is not None:
+                sequence.output.constraint.check()
+        except BadRequest as error:
+            refuse(sequence, error)
+            return False
+        return True
 
     def next_ready(self, refuse: Callable[[Sequence, GenerationFailed], None]) -> Sequence | None:
         """Return the first sequence that can start. One whose grammar is being compiled is
@@ -68,14 +98,8 @@ class RequestQueue:
         for sequence in list(self._waiting):
             if sequence.status is not WAITING:  # refused together with the one before it
                 continue
-            if sequence.output.constraint is None:
-                return sequence
-            if sequence.output.constraint.ready:
-                try:
-                    sequence.output.constraint.check()
-                except BadRequest as error:
-                    refuse(sequence, error)
-                    continue
+            constraint = sequence.output.constraint
+            if constraint is None or (constraint.ready and self._usable(sequence, refuse)):
                 return sequence
         return None
 

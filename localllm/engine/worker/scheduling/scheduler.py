@@ -24,6 +24,12 @@ from localllm.engine.worker.llama.model import Aborted, CacheFull, Model
 from localllm.engine.worker.prompt.prompt import Prompt
 from localllm.engine.worker.sampling.sampler import Sampler
 from localllm.engine.worker.scheduling.request_queue import RequestQueue
+from localllm.engine.worker.scheduling.turns import (
+    PATIENCE,
+    count_passed_over,
+    first_part,
+    in_turns,
+)
 from localllm.engine.worker.sequences.batch import Batch, Chunk
 from localllm.engine.worker.sequences.output import OutputProcessor
 from localllm.engine.worker.sequences.parallel_sampling import (
@@ -79,6 +85,7 @@ class Scheduler:
             raise BadRequest(f"A request with the id {request.request_id!r} is running already.")
         self._queue.add(request, prompt, arrived)
         self._next_deadline = min(self._next_deadline, deadline(request, arrived))
+        self._accept()
 
     def cancel(self, request_id: str) -> None:
         """End a request between steps. Unknown ids are ignored."""
@@ -92,6 +99,7 @@ class Scheduler:
         At most one image, and a batch after it: no sequence that decodes waits for two.
         """
         self._expire_deadlines()
+        self._accept()
         self._admit()
         if not self._running:
             self._queue.wait_for_grammar()
@@ -118,9 +126,16 @@ class Scheduler:
         return (s for s in self._running.values() if s.lora_key == self._loras.current)
 
     def _prefilling(self) -> list[Sequence]:
-        """Return the sequences whose prompt is being computed, first come first."""
-        prefilling = [s for s in self._in_turn() if s.status is PREFILL]
-        return sorted(prefilling, key=lambda sequence: sequence.metrics.arrived)
+        """Return the sequences whose prompt is being computed, in the order of their turns."""
+        return in_turns(
+            [s for s in self._in_turn() if s.status is PREFILL],
+            self._left,
+            patience=PATIENCE * self._model.max_batch_tokens,
+        )
+
+    def _left(self, sequence: Sequence) -> int:
+        """The number of tokens of its prompt that have yet to be computed."""
+        return len(sequence.prompt.tokens) - self.kv_cache.length(sequence.slot)
 
     def _expire_deadlines(self) -> None:
         """Refuse every request whose deadline has passed."""
@@ -135,6 +150,12 @@ class Scheduler:
                 self._refuse(sequence, DeadlineExceeded(message))
         left = (deadline(each.request, each.metrics.arrived) for each in self._all())
         self._next_deadline = min(left, default=math.inf)
+
+    def _accept(self) -> None:
+        """Emit that a request is accepted, as soon as nothing can be wrong with it by itself."""
+        for sequence in self._queue.accepted(self._refuse):
+            total = len(sequence.prompt.tokens)
+            self._emit(PromptProgress(request_id=sequence.id, processed=0, total=total))
 
     def _admit(self) -> None:
         """Give sequences that wait a slot, as long as there is one."""
@@ -185,7 +206,9 @@ class Scheduler:
         # One physical batch a step: larger ones are split inside llama_decode anyway, and this
         # way no sequence that decodes waits for more than one chunk of a prompt.
         tokens_left = self._model.max_batch_tokens - sum(len(chunk.tokens) for chunk in chunks)
-        chunks += self._prefill_chunks(prefilling, tokens_left)
+        prefill = list(self._prefill_chunks(prefilling, tokens_left))
+        count_passed_over(prefilling, prefill)
+        chunks += prefill
         return Batch.of(chunks) if chunks else None
 
     def _decode_chunks(self, *, may_draft: bool) -> list[Chunk]:
@@ -204,15 +227,17 @@ class Scheduler:
         return chunks
 
     def _prefill_chunks(self, prefilling: list[Sequence], tokens_left: int) -> Iterator[Chunk]:
-        """Yield chunks of prompts, first come first. The earlier a prompt is computed, the earlier
-        its answer begins: a batch that is large enough takes no other prompt."""
-        enough = max(0, tokens_left - self._model.efficient_batch_tokens)
+        """Yield chunks of prompts, in turns. The earlier a prompt is computed, the earlier its
+        answer begins: a batch that is large enough takes no other prompt, and none of it waits for
+        a piece of a long one."""
+        efficient = self._model.efficient_batch_tokens
+        enough = max(0, tokens_left - efficient)
         # Every running sequence may need one row of logits; the others are for scored prompts.
         spare_rows = self._model.max_outputs - len(self._running)
         ahead: list[Sequence] = []
         for sequence in prefilling:
-            if tokens_left <= enough:
-                return
+            if tokens_left <= enough or (enough and ahead and self._left(sequence) > efficient):
+                continue
             if self._catch_up(sequence) and any(self._computes(other, sequence) for other in ahead):
                 continue
             ahead.append(sequence)
@@ -223,6 +248,8 @@ class Scheduler:
             if sequence.scores_prompt:
                 tokens = tokens[: prompt.scorable(start, 1 + spare_rows)]
                 spare_rows = 0
+            elif start + len(tokens) == len(prompt.tokens) and self._memory.can_rewind:
+                tokens = tokens[: first_part(len(tokens), self._model.final_chunk_tokens)]
             ends = start + len(tokens) == len(prompt.tokens)
             yield Chunk(sequence, start, tokens, samples=ends and sequence.output.limit > 0)
             tokens_left -= len(tokens)
@@ -351,6 +378,7 @@ class Scheduler:
                     processed=self.kv_cache.length(sequence.slot),
                     total=len(sequence.prompt.tokens),
                     cached=sequence.prompt.cached_tokens,
+                    elapsed_s=self._clock() - (sequence.metrics.admitted or 0.0),
                 )
             )
         if sequence.prompt.echo is not None:

@@ -66,6 +66,7 @@ class PromptState:
     `tokens` is what prefill computes: the prompt, and after `recompute` the answer so far too.
     `cells` are those that the prompt takes in the cache, images included: it is counted as so many
     tokens. `cached_tokens` were in the cache. `shareable` False: no cells of others may be used.
+    `passed_over`: tokens of other prompts that were computed since it was this one's turn.
     """
 
     tokens: list[int]
@@ -75,6 +76,7 @@ class PromptState:
     warnings: tuple[str, ...] = ()
     cached_tokens: int = 0
     shareable: bool = True
+    passed_over: int = 0
     echo: "PromptEcho | None" = None
 
     def tokens_before_image(self, position: int, most: int) -> int:

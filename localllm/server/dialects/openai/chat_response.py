@@ -17,12 +17,15 @@ from localllm.engine.messages import (
     ToolCallArguments,
     ToolCallBegan,
 )
+from localllm.engine.messages import (
+    PromptProgress as ReadProgress,
+)
 from localllm.server.dialects.openai.chat_request import ChatCompletionRequest
 from localllm.server.dialects.openai.errors import error_body
 from localllm.server.errors import ApiError
-from localllm.server.generation.choices import Choice, Choices, StopReason, Usage
+from localllm.server.generation.choices import Choice, Choices, Progress, StopReason, Usage
 from localllm.server.schema import OMIT_IF_NONE, ApiModel
-from localllm.server.streaming import SSE_MEDIA_TYPE, sse_event
+from localllm.server.streaming import SSE_MEDIA_TYPE, sse_comment, sse_event
 
 DONE = sse_event(b"[DONE]")
 """The end of a stream; a client that does not see it knows that something is missing."""
@@ -75,6 +78,24 @@ class CompletionUsage(ApiModel):
                 if usage.reasoning_tokens
                 else None
             ),
+        )
+
+
+class PromptProgress(ApiModel):
+    """How much of the prompt is in the cache, `cache` of it from earlier; llama-server's object."""
+
+    total: int
+    cache: int
+    processed: int
+    time_ms: int
+
+    @classmethod
+    def of(cls, progress: Progress) -> "PromptProgress":
+        return cls(
+            total=progress.total,
+            cache=progress.cached,
+            processed=progress.processed,
+            time_ms=round(1000 * progress.elapsed_s),
         )
 
 
@@ -219,6 +240,7 @@ class ChatCompletionChunk(ApiModel):
     timings: Annotated[Timings | None, OMIT_IF_NONE] = None
     dropped_messages: Annotated[int | None, OMIT_IF_NONE] = None
     warnings: Annotated[list[str] | None, OMIT_IF_NONE] = None
+    prompt_progress: Annotated[PromptProgress | None, OMIT_IF_NONE] = None
 
 
 def chat_completion(
@@ -263,6 +285,9 @@ class ChatStreamEncoder:
             for choice in self._choices:
                 role = ChoiceDelta(role="assistant", content="")
                 yield self._chunk(ChunkChoice(index=choice.index, delta=role))
+        if isinstance(event, ReadProgress) and self._request.return_progress:
+            nothing = ChunkChoice(index=0, delta=ChoiceDelta())
+            yield self._chunk(nothing, progress=PromptProgress.of(self._choices.progress))
         for choice in choices:
             match event:
                 case Token() if event.text or event.logprob:
@@ -282,6 +307,9 @@ class ChatStreamEncoder:
 
     def encode_error(self, error: ApiError) -> bytes:
         return sse_event(error_body(error))
+
+    def keep_alive(self) -> bytes:
+        return sse_comment(self._choices.progress.sentence())
 
     def _delta(self, event: Reasoning | ToolCallBegan | ToolCallArguments) -> ChoiceDelta:
         if isinstance(event, Reasoning):
@@ -303,7 +331,12 @@ class ChatStreamEncoder:
             return self._chunk(last) + self._chunk(end=end) + DONE
         return self._chunk(last, end=end) + DONE
 
-    def _chunk(self, *choices: ChunkChoice, end: Finished | None = None) -> bytes:
+    def _chunk(
+        self,
+        *choices: ChunkChoice,
+        end: Finished | None = None,
+        progress: PromptProgress | None = None,
+    ) -> bytes:
         """Write a chunk; with `end`, the last of all choices, also what is known only then."""
         chunk = ChatCompletionChunk(
             id=self._request_id,
@@ -314,6 +347,7 @@ class ChatStreamEncoder:
             timings=None if end is None else end.timings,
             dropped_messages=None if end is None else end.dropped_messages or None,
             warnings=None if end is None else self._choices.warnings or None,
+            prompt_progress=progress,
         )
         return sse_event(chunk.encode())
 

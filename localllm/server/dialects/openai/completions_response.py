@@ -7,11 +7,21 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Literal
 
-from localllm.engine.messages import Finished, GenerateEvent, Timings, Token, TokenLogprob
+from localllm.engine.messages import (
+    Finished,
+    GenerateEvent,
+    Timings,
+    Token,
+    TokenLogprob,
+)
+from localllm.engine.messages import (
+    PromptProgress as ReadProgress,
+)
 from localllm.server.dialects.openai.chat_response import (
     DONE,
     CompletionUsage,
     FinishReason,
+    PromptProgress,
     finish_reason,
 )
 from localllm.server.dialects.openai.completions_request import CompletionRequest
@@ -19,7 +29,7 @@ from localllm.server.dialects.openai.errors import error_body
 from localllm.server.errors import ApiError
 from localllm.server.generation.choices import Choice, Choices
 from localllm.server.schema import OMIT_IF_NONE, ApiModel
-from localllm.server.streaming import SSE_MEDIA_TYPE, sse_event
+from localllm.server.streaming import SSE_MEDIA_TYPE, sse_comment, sse_event
 
 
 class CompletionLogprobs(ApiModel):
@@ -91,6 +101,7 @@ class Completion(ApiModel):
     usage: Annotated[CompletionUsage | None, OMIT_IF_NONE] = None
     timings: Annotated[Timings | None, OMIT_IF_NONE] = None
     warnings: Annotated[list[str] | None, OMIT_IF_NONE] = None
+    prompt_progress: Annotated[PromptProgress | None, OMIT_IF_NONE] = None
 
 
 def completion(
@@ -133,6 +144,9 @@ class CompletionStreamEncoder:
         """Characters that were written of each choice."""
 
     def encode(self, event: GenerateEvent, choices: Sequence[Choice]) -> Iterator[bytes]:
+        if isinstance(event, ReadProgress) and self._request.return_progress:
+            nothing = CompletionChoice(index=0, text="")
+            yield self._piece(nothing, progress=PromptProgress.of(self._choices.progress))
         for choice in choices:
             match event:
                 case Token():
@@ -142,6 +156,9 @@ class CompletionStreamEncoder:
 
     def encode_error(self, error: ApiError) -> bytes:
         return sse_event(error_body(error))
+
+    def keep_alive(self) -> bytes:
+        return sse_comment(self._choices.progress.sentence())
 
     def _token(self, index: int, token: Token) -> CompletionChoice:
         offset = self._lengths[index]
@@ -157,7 +174,12 @@ class CompletionStreamEncoder:
             return self._piece(last) + self._piece(end=end) + DONE
         return self._piece(last, end=end) + DONE
 
-    def _piece(self, *choices: CompletionChoice, end: Finished | None = None) -> bytes:
+    def _piece(
+        self,
+        *choices: CompletionChoice,
+        end: Finished | None = None,
+        progress: PromptProgress | None = None,
+    ) -> bytes:
         """Write a piece; with `end`, the last of all choices, also what is known only then."""
         piece = Completion(
             id=self._request_id,
@@ -167,5 +189,6 @@ class CompletionStreamEncoder:
             usage=None if end is None else CompletionUsage.of(self._choices.usage),
             timings=None if end is None else end.timings,
             warnings=None if end is None else self._choices.warnings or None,
+            prompt_progress=progress,
         )
         return sse_event(piece.encode())
