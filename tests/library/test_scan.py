@@ -452,14 +452,17 @@ def test_the_digest_of_llama_cpps_manifest_is_recorded_and_its_etag_is_not(
     user: Path, scan: Scan
 ) -> None:
     cache = user / ".cache" / "llama.cpp"
-    data = gguf(name="X")
+    data = gguf(name="Linked")
     caches.llama_cpp(cache, "org/repo_a", "sub/x-Q4_K_M.gguf", data)
     (cache / "other_repo_plain.gguf").write_bytes(gguf(name="Plain"))
     (cache / "other_repo_plain.gguf.json").write_text('{"etag": "' + "a" * 64 + '"}')
     (cache / "other_repo_half.gguf.downloadInProgress").write_bytes(b"GG")
     outcomes = scan()
     models = adopted(outcomes)
-    assert (models["x"].source, models["x"].sha256) == ("llama.cpp:org/repo_a", sha256(data))
+    assert (models["linked"].source, models["linked"].sha256) == (
+        "llama.cpp:org/repo_a",
+        sha256(data),
+    )
     assert models["plain"].source == "llama.cpp:other_repo_plain.gguf"
     assert models["plain"].sha256 is None
     assert "ended early" in skipped(outcomes)["other_repo_half.gguf.downloadInProgress"]

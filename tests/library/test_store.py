@@ -95,7 +95,8 @@ def test_a_model_without_a_name_is_called_after_its_parts_or_its_file(
 ) -> None:
     named = tiny.write(tmp_path / "a.gguf", basename="Qwen3", size_label="8B", finetune="Instruct")
     unnamed = tiny.write(tmp_path / "Some-Model.Q4_K_M.gguf")
-    unspeakable = tiny.write(tmp_path / "模型.gguf", name="模型")
+    (tmp_path / "models").mkdir()
+    unspeakable = tiny.write(tmp_path / "models" / "模型.gguf", name="模型")
     assert [store.adopt(each).name for each in (named, unnamed, unspeakable)] == [
         "qwen3-8b-instruct",
         "some-model",
@@ -207,8 +208,8 @@ def test_hostile_names_and_metadata_are_harmless(tmp_path: Path, store: Store) -
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are a Linux matter")
 def test_a_file_name_that_is_no_text_survives_the_index(tmp_path: Path, store: Store) -> None:
     file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.gguf"))
-    store.adopt(tiny.write(file, name="X"))
-    assert store.resolve("x").path == file
+    store.adopt(tiny.write(file, name="Coffee"))
+    assert store.resolve("coffee").path == file
 
 
 # --- hard links ---

@@ -276,3 +276,36 @@ def test_a_file_of_that_name_comes_first(
     (tmp_path / "org").mkdir()
     tiny.write(tmp_path / "org" / "repo")
     assert store.resolve("org/repo").path == tmp_path / "org" / "repo"
+
+
+COMMIT = "c" * 40
+
+
+def test_files_whose_names_differ_in_case_alone_have_a_place_each(tmp_path: Path) -> None:
+    store = Store(tmp_path / "data", find_starter=lambda: None)
+    models = []
+    for n, file in enumerate(("model-Q4_0.gguf", "Model-Q4_0.gguf")):
+        path = store.download_path("org/repo", COMMIT, file, None)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tiny.write(path, name=f"Model {n}")
+        models.append(store.add_download([path], repo="org/repo", commit=COMMIT, sha256s={}))
+    first, second = (model.path for model in models)
+    assert first.name != second.name
+    assert first.parent != second.parent  # also where case does not count
+    assert all(model.owned and model.problem is None for model in store.installed())
+    for model in models:
+        store.remove(model.name)
+    assert not first.exists()
+    assert not second.exists()
+
+
+def test_another_spelling_of_a_repository_is_the_same_folder(tmp_path: Path) -> None:
+    store = Store(tmp_path / "data", find_starter=lambda: None)
+    path = store.download_path("Qwen/Qwen3-8B-GGUF", COMMIT, "a.gguf", None)
+    path.parent.mkdir(parents=True)
+    path.touch()
+    other = store.download_path("qwen/qwen3-8b-gguf", COMMIT, "b.gguf", None)
+    assert other == path.with_name("b.gguf")
+    mine = tmp_path / "mine"
+    chosen = store.download_path("qwen/QWEN3-8b-gguf", COMMIT, "b.gguf", None, mine)
+    assert chosen == mine / "b.gguf"

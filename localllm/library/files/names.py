@@ -7,13 +7,16 @@ every path that is made of a name is made here, by `path_in`, `hub_path`, `plain
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from localllm.core.model.file_types import without_quant
-from localllm.core.model.spec import ModelSpec
 from localllm.core.text import single_line
 from localllm.errors import StoreError, UsageError
+
+
+class DiffersInCase(StoreError):
+    """A file cannot have its place, because one whose name differs in case alone is there."""
+
 
 MAX_NAME = 80
 _MAX_SLUG = 60  # leaves room for a quant and a number that make a name unique
@@ -32,6 +35,7 @@ _COMMIT_LENGTH = 12
 _HUB_PART = re.compile(r"[\w(\[][\w .,+=@#~!&'%()\[\]-]*")
 """One folder or file of a repository: letters of any script, and what no file system refuses."""
 _MAX_PART_BYTES = 240  # file systems take 255; a download in progress adds ".part.json"
+_DIFFERS_IN_CASE = "is there already and differs only in case"
 _MAX_FILE = 1000
 _MAX_FOLDERS = 8
 _RESERVED_SUFFIXES = (".part", ".part.json", ".part.lock", ".lock", ".lock.held", ".tmp")
@@ -113,8 +117,25 @@ def hub_path(root: Path, repo: str, file: str, *, commit: str | None = None) -> 
         raise StoreError(f"{label} cannot be a file here: {problem}.")
     path = root.joinpath(*parts)
     if (problem := _occupied(root, parts)) is not None:
-        raise StoreError(f"{label} cannot be a file here: {problem}.")
+        kind = DiffersInCase if problem.endswith(_DIFFERS_IN_CASE) else StoreError
+        raise kind(f"{label} cannot be a file here: {problem}.")
     return path
+
+
+def repo_here(root: Path, repo: str) -> str:
+    """Return the name of a repository as its folders below `root` spell it; `repo` without any.
+
+    The Hub's names differ in more than case, so another spelling is the same repository.
+    """
+    folder, spelled = root, []
+    for part in repo.split("/"):
+        try:
+            entries = os.listdir(folder)  # noqa: PTH208  # only names are needed
+        except OSError:
+            entries = []
+        spelled.append(part if part in entries else _twin(entries, part) or part)
+        folder = folder / spelled[-1]
+    return "/".join(spelled)
 
 
 def plain_path(directory: Path, file_name: str) -> Path:
@@ -139,18 +160,6 @@ def below(root: Path, relative: str) -> Path:
     if _path_problem(parts) is not None or not _leads_inside(root, path):
         raise StoreError(f"{single_line(relative)[:200]!r} cannot name a file in {root}.")
     return path
-
-
-def candidates(spec: ModelSpec, stem: str) -> Iterator[str]:
-    """Yield names for a model, best first: `general.name`, then the parts of llama.cpp's naming
-    convention, then the file's name, and at last one that is always valid."""
-    yield from filter(None, (slug(spec.name or ""),))
-    parts = (spec.metadata.get(f"general.{key}") for key in ("basename", "size_label", "finetune"))
-    texts = [part for part in parts if isinstance(part, str)]
-    if len(texts) > 1:
-        yield from filter(None, (slug("-".join(texts)),))
-    yield from filter(None, (slug(without_quant(stem)),))
-    yield "model"
 
 
 def printable(text: Path | str) -> str:
@@ -193,14 +202,19 @@ def _occupied(root: Path, parts: Sequence[str]) -> str | None:
             return f"{printable(folder)} is a file"
         except OSError as error:
             return f"{printable(folder)} cannot be read: {error.strerror}"
-        for each in entries:
-            final = _DOWNLOAD_SUFFIX.sub("", each)  # a download in progress will be `final`
-            if final != part and _folded(final) == _folded(part):
-                return f"{printable(folder / final)} is there already and differs only in case"
+        if (twin := _twin(entries, part)) is not None:
+            return f"{printable(folder / twin)} {_DIFFERS_IN_CASE}"
         folder = folder / part
         if number == len(parts) - 1 and folder.is_dir():
             return f"{printable(folder)} is a directory"
     return None if _leads_inside(root, root.joinpath(*parts)) else "a link there leads elsewhere"
+
+
+def _twin(entries: Iterable[str], name: str) -> str | None:
+    """Return the entry of a folder that differs from `name` in case alone, or will when it is
+    downloaded; None when there is none."""
+    finals = (_DOWNLOAD_SUFFIX.sub("", each) for each in entries)
+    return next((each for each in finals if each != name and _folded(each) == _folded(name)), None)
 
 
 def _leads_inside(root: Path, path: Path) -> bool:

@@ -6,7 +6,6 @@ on some system is left out.
 """
 
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -51,7 +50,7 @@ def validated(repo: str, entries: Iterable[tuple[object, object, object]]) -> tu
     Raises HubError with the name of the file that rejects the list.
     """
     files: list[HubFile] = []
-    models: dict[str, str] = {}
+    models: set[str] = set()
     for name, size, sha256 in entries:
         if not isinstance(name, str):
             raise HubError(f"{repo} lists a file without a name. Nothing of it is used.")
@@ -86,10 +85,11 @@ def parts(files: Sequence[HubFile], file: str, repo: str) -> tuple[HubFile, ...]
     return tuple(listed[name] for name in part_names)
 
 
-def _hostile(name: str, models: dict[str, str]) -> str | None:
+def _hostile(name: str, models: set[str]) -> str | None:
     """Say why a model's file name is dangerous; None when it is not.
 
-    `models` are the names before it, by how a file system may fold them.
+    `models` are the names before it. Two that differ in case alone are one file on macOS and
+    Windows; the store finds a place for each (`names.hub_path`).
     """
     if len(name) > MAX_NAME:
         return f"the name has {len(name)} characters"
@@ -99,12 +99,10 @@ def _hostile(name: str, models: dict[str, str]) -> str | None:
         return "the name is a path on Windows"
     if name.startswith(("/", "~")) or ".." in name.split("/"):
         return "the name leads out of the repository"
-    # Two names that are one file on macOS and Windows.
-    folded = unicodedata.normalize("NFC", name).casefold()
-    if (other := models.get(folded)) is None:
-        models[folded] = name
-        return None
-    return "it is listed twice" if other == name else f"{_quoted(other)} differs only in case"
+    if name in models:
+        return "it is listed twice"
+    models.add(name)
+    return None
 
 
 def _file(name: str, size: object, sha256: object) -> HubFile | None:

@@ -305,8 +305,10 @@ def _repo(name: str, endpoint: str, info: "ModelInfo") -> HubRepo:
         for each in info.siblings or ()
     ]
     tags = _texts(info.tags)
+    # As the Hub spells it: it finds a name in any case, and two spellings are one repository.
+    spelled = info.id if info.id.lower() == name.lower() else name
     return HubRepo(
-        name=name,
+        name=spelled,
         commit=commit,
         files=file_list.validated(name, entries),
         gated=bool(info.gated),

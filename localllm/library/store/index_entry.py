@@ -4,12 +4,13 @@ Pure but for one comparison of paths; `store.py` applies the result to the index
 """
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from localllm.errors import UsageError
 from localllm.library.files import names
+from localllm.library.files.model_names import name_candidates
 from localllm.library.files.names import printable
 from localllm.library.store import starter
 from localllm.library.store.inspect import InspectedModel
@@ -72,7 +73,7 @@ def previous_entry(
     models, first = tuple(models), inspected.parts[0]
     if (entry := entry_at(first.path, models)) is not None:
         return entry
-    candidates = set(names.candidates(inspected.spec, inspected.stem))
+    candidates = set(_candidates(inspected))
     for model in models:
         alike = model.path.name == first.path.name or model.name in candidates
         if model.size_bytes == inspected.size_bytes and alike and not model.owned and model.missing:
@@ -134,11 +135,15 @@ def same_digests(parts: tuple[InstalledFile, ...], old: InstalledModel) -> bool:
 
 def _unused_name(inspected: InspectedModel, taken: Collection[str], suggested: str | None) -> str:
     """Return the best name that no other model has: plain, then with the quant, then numbered."""
-    plain = names.slug(suggested or "") or next(names.candidates(inspected.spec, inspected.stem))
+    plain = names.slug(suggested or "") or next(_candidates(inspected))
     quant = (inspected.quant or "").lower()
     full = f"{plain}-{quant}" if quant and not plain.endswith(quant) else plain
     numbered = (f"{full}-{number}" for number in itertools.count(2))
     return next(name for name in itertools.chain((plain, full), numbered) if name not in taken)
+
+
+def _candidates(inspected: InspectedModel) -> Iterator[str]:
+    return name_candidates(inspected.spec, inspected.stem, inspected.parts[0].path.parent)
 
 
 def _same_file(one: Path, other: Path) -> bool:

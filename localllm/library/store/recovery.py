@@ -9,6 +9,7 @@ from pathlib import Path
 
 from localllm.errors import LocalLLMError
 from localllm.library.files import names, paths
+from localllm.library.files.model_names import name_candidates
 from localllm.library.store.index_entry import Origin, new_entry
 from localllm.library.store.inspect import InspectedModel, inspect_mmproj, inspect_model
 from localllm.library.store.installed import InstalledFile, InstalledModel
@@ -72,4 +73,4 @@ def _repo(relative: str) -> str:
 def _name(inspected: InspectedModel, *, linked: bool) -> str:
     """Return a model's name: a hard link has it as its own, a download gets its publisher's."""
     name = inspected.stem if linked else names.slug(inspected.stem)
-    return name if names.valid(name) else next(names.candidates(inspected.spec, ""))
+    return name if names.valid(name) else next(name_candidates(inspected.spec, ""))

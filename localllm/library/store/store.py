@@ -182,16 +182,21 @@ class Store:
         """Return the place of a download: `hub/ORG/REPO/FILE` in the library, or FILE in `dest`.
 
         A file in `dest` is not the library's to delete. Where an entry has the file of another
-        commit the place is `hub/ORG/REPO@COMMIT/FILE`. Creates nothing. Raises StoreError for a
-        hostile name.
+        commit, or a file is there whose name differs in case alone, the place is
+        `hub/ORG/REPO@COMMIT/FILE`. Creates nothing. Raises StoreError for a hostile name.
         """
         hub = paths.hub_dir(self._data)
-        path = names.hub_path(hub, repo, file)
+        folder = names.repo_here(hub, repo)
+        try:
+            path = names.hub_path(hub, folder, file)
+        except names.DiffersInCase:
+            if dest is None:
+                return names.hub_path(hub, folder, file, commit=commit)
         if dest is not None:
             return names.plain_path(paths.absolute(dest), file.rpartition("/")[2])
         # A repaired index does not know the commit; the download compares the checksum itself.
         if self._occupied(path, (f"hub:{repo}@{commit}", f"hub:{repo}"), sha256):
-            return names.hub_path(hub, repo, file, commit=commit)
+            return names.hub_path(hub, folder, file, commit=commit)
         return path
 
     def add_download(
