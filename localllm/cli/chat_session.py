@@ -17,7 +17,7 @@ from localllm.cli.answer import Answer
 from localllm.cli.output import info
 from localllm.core.text import truncation_notice
 from localllm.core.units import format_bytes
-from localllm.engine.messages import Message, RestoreState, Role, SaveState
+from localllm.engine.messages import Message, RestoreState, Role, SaveState, Thinking
 from localllm.errors import EngineError, NotFound, StoreError, UsageError
 from localllm.library.files import paths, settings
 from localllm.library.files.atomic_write import write_atomically
@@ -135,7 +135,9 @@ class ChatSession:
         self.restored_tokens = restored.tokens
         return f"restored {restored.tokens:,} tokens"
 
-    async def save_state(self, runtime: Runtime, resident: ResidentModel) -> str:
+    async def save_state(
+        self, runtime: Runtime, resident: ResidentModel, thinking: Thinking
+    ) -> str:
         """Save the KV cache of the conversation; the result says in words what came of that."""
         if self.path is None or self._states is None or not self.conversation.messages:
             return ""
@@ -148,6 +150,7 @@ class ChatSession:
                 path=str(file),
                 messages=prompt,
                 key=self._states.key(),
+                thinking=thinking,
                 max_bytes=self._states.limit_bytes,
             )
             saved = await runtime.save_state(resident.model.name, request)

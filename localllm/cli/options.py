@@ -23,6 +23,8 @@ from localllm.core.sizing.load import (
     Speculate,
 )
 from localllm.core.sizing.lora import MAX_SCALE
+from localllm.engine.messages import NO_EFFORT, Effort, Thinking
+from localllm.errors import UsageError
 from localllm.library.files.settings import MAX_THREADS
 from localllm.runtime.load_policy import LoadChoice
 
@@ -208,3 +210,40 @@ def load_options(
         return with_choice
 
     return decorate
+
+
+def thinking_options(command: Callable[..., Result]) -> Callable[..., Result]:
+    """Give a verb the switches of a model's thinking.
+
+    It gets them as one argument, `thinking`; None when none was given.
+    """
+    efforts = [NO_EFFORT, *(each.value for each in Effort)]
+    switches = (
+        click.option("--think/--no-think", default=None,
+                     help="Let a model that can think do so, or not."),
+        click.option("--reasoning-effort", type=click.Choice(efforts),
+                     help="How much it thinks; none is --no-think."),
+        click.option("--reasoning-budget", type=click.IntRange(0), metavar="N",
+                     help="End its thinking after N tokens."),
+    )  # fmt: skip
+
+    @functools.wraps(command)
+    def with_thinking(
+        think: bool | None,
+        reasoning_effort: str | None,
+        reasoning_budget: int | None,
+        **values: object,
+    ) -> Result:
+        if think is True and (reasoning_effort == NO_EFFORT or reasoning_budget == 0):
+            raise UsageError("--think cannot go with an effort of none or a budget of 0.")
+        given = (think, reasoning_effort, reasoning_budget)
+        thinking = Thinking.of_effort(reasoning_effort)
+        if think is not None:
+            thinking = replace(thinking, enabled=think)
+        thinking = replace(thinking, budget=reasoning_budget)
+        return command(thinking=None if given == (None,) * 3 else thinking, **values)
+
+    decorated: Callable[..., Result] = with_thinking
+    for option in reversed(switches):
+        decorated = option(decorated)
+    return decorated

@@ -40,6 +40,7 @@ from localllm.engine.messages import (
     SaveState,
     StateRestored,
     StateSaved,
+    Thinking,
 )
 from localllm.engine.messages.validation import check_vision
 from localllm.errors import (
@@ -160,6 +161,11 @@ class Runtime:
         self._build: EngineBuild | None = None
         self._hardware: HardwareInfo | None = None
         self._models: dict[str, _LoadedModel] = {}
+
+    @property
+    def default_thinking(self) -> Thinking:
+        """How a model thinks when nothing is said, as the settings have it."""
+        return Thinking.of_effort(self._settings.reasoning_effort)
 
     @classmethod
     def of_this_machine(cls) -> "Runtime":

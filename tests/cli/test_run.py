@@ -46,6 +46,19 @@ def test_an_answer_goes_to_stdout_and_the_talk_to_stderr() -> None:
     assert b"tok/s" not in done.stdout
 
 
+def test_a_model_that_cannot_think_ignores_the_switch_and_says_so_when_it_is_to() -> None:
+    short = (*GREEDY, "--max-tokens", "3")
+    off = run("starter", "Hello", *short, "--no-think", "--reasoning-budget", "0")
+    on = run("starter", "Hello", *short, "--think", "--reasoning-effort", "low")
+    assert (off.returncode, on.returncode) == (0, 0)
+    assert off.stdout == on.stdout != b""
+    assert b"knows no thinking" in on.stderr
+    assert b"knows no thinking" not in off.stderr
+    both = run("starter", "Hello", "--think", "--reasoning-effort", "none")
+    assert both.returncode == 2
+    assert b"--think cannot go with" in both.stderr
+
+
 def test_the_prompt_may_come_from_stdin() -> None:
     argument = run("starter", "Name a colour.", *GREEDY, "--max-tokens", "8")
     piped = run("starter", *GREEDY, "--max-tokens", "8", stdin=b"Name a colour.")

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from localllm.engine.messages import NO_EFFORT, Effort
 from localllm.errors import ExitCode, UsageError
 from localllm.library.files import paths
-from localllm.library.files.settings import Settings, load, parse
+from localllm.library.files.settings import Settings, find_setting, load, parse
 
 FULL = """\
 offline = true
@@ -73,6 +74,10 @@ def test_a_misspelt_switch_in_the_environment_is_an_error(home: Path) -> None:
         ("[hub]\nendpoints = [1]", "line 2: 'hub.endpoints' must be a list of texts"),
         ('[hub]\nendpoints = [""]', "line 2: 'hub.endpoints' must be a list of texts"),
         (
+            'reasoning_effort = "lots"',
+            "'reasoning_effort' must be a text: none, minimal, low, medium, high, xhigh",
+        ),
+        (
             '[rope_scaling]\n"m" = "yarm"',
             "'rope_scaling' must be a table of texts: none, linear, yarn",
         ),
@@ -105,3 +110,9 @@ def test_any_text_gives_settings_or_a_usage_error(text: str) -> None:
         parse(text)
     except UsageError as error:
         assert "settings.toml" in str(error)
+
+
+def test_the_words_of_an_effort_are_the_engine_s() -> None:
+    for word in (NO_EFFORT, *Effort):
+        assert parse(f'reasoning_effort = "{word}"').reasoning_effort == word
+    assert find_setting("reasoning_effort").words == (NO_EFFORT, *Effort)

@@ -6,8 +6,9 @@ from functools import partial
 import pytest
 from textual.widgets import Digits, Markdown
 
-from localllm.engine.messages import Message, Overflow, Role
+from localllm.engine.messages import Effort, Message, Overflow, Role, Thinking
 from localllm.errors import ContextOverflow, GenerationFailed
+from localllm.library.files.settings import Settings
 from localllm.tui.conversation import Ending
 from localllm.tui.screens.chat import ChatScreen
 from localllm.tui.screens.home import HomeScreen
@@ -338,6 +339,23 @@ async def test_quitting_while_it_answers_ends_the_engine(app_fixture: AppFixture
         await pilot.press("ctrl+q")
     assert app.return_code == 0
     assert all(not engine.alive for engine in app_fixture.engines)
+
+
+async def test_thinking_is_switched_by_a_key(app_fixture: AppFixture) -> None:
+    app_fixture.settings = Settings(reasoning_effort="low")
+    app = app_fixture.app()
+    async with app.run_test() as pilot:
+        await open_chat(pilot)
+        for question in ("one", "two", "three", "four"):
+            await send_and_wait(pilot, question)
+            await pilot.press("ctrl+t")
+    effort = Effort.LOW
+    assert [request.thinking for request in app_fixture.script.requests] == [
+        Thinking(effort=effort),
+        Thinking(effort=effort, enabled=False),
+        Thinking(effort=effort, enabled=True),
+        Thinking(effort=effort),
+    ]
 
 
 async def test_a_warning_of_the_engine_is_shown_under_the_answer(app_fixture: AppFixture) -> None:

@@ -28,6 +28,7 @@ from localllm.engine.messages import (
     Overflow,
     Role,
     Sampling,
+    Thinking,
 )
 from localllm.engine.messages.limits import MAX_GRAMMAR_CHARS, MAX_IMAGE_BYTES, ranges_of
 from localllm.engine.messages.validation import check_images
@@ -49,7 +50,17 @@ class RequestOptions:
     stop: tuple[str, ...]
     grammar: Grammar | None
     overflow: Overflow
+    thinking: Thinking | None = None
     images: tuple[Image, ...] = ()
+
+    def completed(self, runtime: Runtime, session: ChatSession) -> "RequestOptions":
+        """Return them with what the session and the settings say where the command line does
+        not."""
+        return replace(
+            self,
+            system=session.conversation.system,
+            thinking=self.thinking or runtime.default_thinking,
+        )
 
     def request(self, turns: tuple[Message, ...], *, chat: bool) -> GenerateRequest:
         """Make the request for the next turn; a base model gets the last turn's text to
@@ -65,6 +76,7 @@ class RequestOptions:
             stop=self.stop,
             grammar=self.grammar,
             overflow=self.overflow if chat else Overflow.ERROR,
+            thinking=self.thinking or Thinking(),
         )
 
 
@@ -97,6 +109,7 @@ def _sampling_option(field: str, help_text: str) -> Callable[[Command], Command]
               help="Answer in JSON that follows this JSON Schema.")  # fmt: skip
 @click.option("--image", "images", multiple=True, metavar="FILE", type=click.Path(path_type=Path),
               help="Show the model this picture before PROMPT; repeatable.")  # fmt: skip
+@options.thinking_options
 @options.load_options(
     options.LORA,
     options.CONTEXT,
@@ -134,6 +147,7 @@ def command(
     stop: tuple[str, ...],
     json_schema: Path | None,
     images: tuple[Path, ...],
+    thinking: Thinking | None,
     choice: LoadChoice,
     force: bool,
     session_file: Path | None,
@@ -153,7 +167,7 @@ def command(
             temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
             repeat_penalty=repeat_penalty, seed=seed,
         ),
-        grammar=None if json_schema is None else read_grammar(json_schema),
+        grammar=None if json_schema is None else read_grammar(json_schema), thinking=thinking,
         overflow=Overflow.ROLL if interactive or session_file else Overflow.ERROR,
     )  # fmt: skip
     if images and session_file is not None:
@@ -172,7 +186,7 @@ def command(
                 warn(warning)
             if stats:
                 info(resident.comparison.sentence())
-            request_options = replace(request_options, system=session.conversation.system)
+            request_options = request_options.completed(runtime, session)
             client = ChatClient(runner, runtime, resident, session, request_options, stats=stats)
             return _chat(client, text, as_json=as_json)
         finally:
@@ -239,7 +253,11 @@ class ChatClient:
 
     def save_state(self) -> None:
         """Save what was computed of the session for next time."""
-        self._print(self._runner.run(self.session.save_state(self._runtime, self.resident)))
+        self._print(self._runner.run(self._save_state()))
+
+    async def _save_state(self) -> str:
+        thinking = self._options.thinking or Thinking()
+        return await self.session.save_state(self._runtime, self.resident, thinking)
 
     def _print(self, outcome: str) -> None:
         if self._stats and outcome:

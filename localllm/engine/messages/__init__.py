@@ -45,6 +45,7 @@ from localllm.engine.messages.events import (
     ToolCallBegan,
 )
 from localllm.engine.messages.types import (
+    NO_EFFORT,
     Effort,
     FinishReason,
     Grammar,
@@ -63,6 +64,7 @@ from localllm.engine.messages.types import (
 )
 
 __all__ = [
+    "NO_EFFORT",
     "Architectures",
     "ArchitecturesRequest",
     "BuildInfo",

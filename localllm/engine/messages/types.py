@@ -157,6 +157,10 @@ class Effort(StrEnum):
     XHIGH = "xhigh"
 
 
+NO_EFFORT = "none"
+"""OpenAI's name for no thinking at all."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thinking:
     """How a model that can think does so before its answer; a model that cannot ignores it.
@@ -169,6 +173,13 @@ class Thinking:
     enabled: bool | None = None
     effort: Effort | None = None
     budget: Annotated[int | None, Range(int, 0, MAX_INT32)] = None
+
+    @classmethod
+    def of_effort(cls, name: str | None) -> "Thinking":
+        """Make it of an effort's name, of which `NO_EFFORT` switches thinking off."""
+        if name == NO_EFFORT:
+            return cls(enabled=False)
+        return cls(effort=None if name is None else Effort(name))
 
 
 class ToolMode(StrEnum):

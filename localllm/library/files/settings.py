@@ -33,6 +33,7 @@ class Settings:
     reserve_bytes: int = 0
     context: int | None = None
     threads: int | None = None
+    reasoning_effort: str | None = None
     chat_templates: tuple[tuple[str, str], ...] = ()
     rope_scaling: tuple[tuple[str, str], ...] = ()
     host: str = "localhost"
@@ -64,8 +65,8 @@ MAX_THREADS = 512
 class Setting:
     """One setting: its key in settings.toml, its field of Settings, and its allowed values.
 
-    `minimum` and `maximum` bound a number; a list holds strings, a table values of which each is
-    one of `words`, if there are any. `unset` says what holds while the
+    `minimum` and `maximum` bound a number; a list holds strings; a text, and each value of a
+    table, is one of `words`, if there are any. `unset` says what holds while the
     value is None or empty. `variable` is the environment variable that overrides it, `used_by` the
     verbs that obey it.
     """
@@ -105,6 +106,8 @@ class Setting:
             return f"must be {_TYPE_NAMES[list]}"
         if isinstance(value, dict) and not all(isinstance(e, str) and e for e in value.values()):
             return f"must be {_TYPE_NAMES[dict]}"
+        if isinstance(value, str) and self.words and value not in self.words:
+            return f"must be {self.allowed}"
         if isinstance(value, dict) and self.words and not {*value.values()} <= {*self.words}:
             return f"must be {self.allowed}"
         if isinstance(value, int) and not self.minimum <= value <= self.maximum:
@@ -148,6 +151,16 @@ _SETTINGS = (
         minimum=1,
         maximum=MAX_THREADS,
         unset="one for each fast core that may be used",
+    ),
+    Setting(
+        key="reasoning_effort",
+        field="reasoning_effort",
+        value_type=str,
+        description="How much a model that can think does so before it answers, when"
+        " --reasoning-effort, --think and --no-think are not given.",
+        used_by="run, the app",
+        words=("none", "minimal", "low", "medium", "high", "xhigh"),
+        unset="as the model does by itself",
     ),
     Setting(
         key="chat_templates",

@@ -45,6 +45,9 @@ ENDINGS = {
 }
 
 
+THINKING_NAMES = {None: "as the model does by itself", False: "off", True: "on"}
+
+
 class ChatScreen(WorkScreen[Conversation]):
     """Chat with `resident`; the result is the conversation as it was when it was left."""
 
@@ -68,6 +71,14 @@ class ChatScreen(WorkScreen[Conversation]):
             id="chat.models",
             tooltip="Free this model; go back",
         ),
+        Binding(
+            "ctrl+t",
+            "thinking",
+            "Thinking",
+            id="chat.thinking",
+            show=False,
+            tooltip="Let a model that can think do so: as it does by itself, off, on",
+        ),
         Binding("f2", "memory", "Memory", id="chat.memory", tooltip="Estimated and real memory"),
     ]
 
@@ -85,6 +96,7 @@ class ChatScreen(WorkScreen[Conversation]):
         self.conversation = conversation
         self._resident = resident
         self._clock = clock
+        self._thinking = runtime.default_thinking
         self._request_id = ""
         self._engine_ended = False
 
@@ -164,6 +176,7 @@ class ChatScreen(WorkScreen[Conversation]):
             request_id=uuid4().hex,
             messages=self.conversation.messages(question),
             overflow=Overflow.ROLL,
+            thinking=self._thinking,
         )
         self._request_id = request.request_id
         self._meter.started()
@@ -278,6 +291,12 @@ class ChatScreen(WorkScreen[Conversation]):
         self.answering = True
         await self._drop_last()
         self._start_answer(question)
+
+    def action_thinking(self) -> None:
+        """Switch thinking: by itself, off, on, from the next question."""
+        enabled = {None: False, False: True, True: None}[self._thinking.enabled]
+        self._thinking = replace(self._thinking, enabled=enabled)
+        self.notify(f"Thinking: {THINKING_NAMES[enabled]}, from the next question.")
 
     def action_memory(self) -> None:
         self.app.push_screen(MemoryScreen(self._resident))
