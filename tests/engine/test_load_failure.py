@@ -59,7 +59,7 @@ def text(key: str, value: str) -> Edit:
         (
             text("general.architecture", "superllm9"),
             "unknown model architecture: 'superllm9'",
-            "pip install --upgrade llama-cpp-python",
+            "pip install --upgrade localllm",
         ),
         (text("general.architecture", "flux"), "architecture: 'flux'", "stable-diffusion.cpp"),
         (text("general.architecture", "gptoss"), "architecture: 'gptoss'", "Ollama's own engine"),

