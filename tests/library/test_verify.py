@@ -170,7 +170,7 @@ def test_the_starter_is_compared_with_the_record_of_its_package(store: Store) ->
 def test_a_verified_starter_stays_so_until_its_package_changes(
     tmp_path: Path,
 ) -> None:
-    file = tiny.write(tmp_path / "starter.gguf", name="S")
+    file = tiny.write(tmp_path / "starter.gguf", name="Small")
     found = InstalledModel(
         name="starter",
         quant="Q4_1",
@@ -193,7 +193,7 @@ def test_a_verified_starter_stays_so_until_its_package_changes(
     without = Store(tmp_path / "data", find_starter=lambda: None)
     with pytest.raises(NotFound, match="is not installed"):
         without.remove("starter")
-    assert without.adopt(file).name == "s"
+    assert without.adopt(file).name == "small"
 
 
 def test_a_path_that_is_not_in_the_library_is_hashed_and_nothing_is_recorded(

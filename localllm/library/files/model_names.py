@@ -13,12 +13,11 @@ from localllm.core.model.spec import ModelSpec
 from localllm.library.files.names import slug
 
 _GENERIC_WORDS = (
-    "a base best blobs checkpoint ckpt converted data default desktop documents downloads "
-    "epoch export exported final finetune finetuned folder ggml gguf global hf huggingface "
-    "instruct it latest llm lora main merge merged model models my name new no none null out "
-    "output outputs package quant quantized quants release result results safetensors "
-    "snapshot snapshots step temp test the tmp trained training unknown unnamed untitled "
-    "weights "
+    "base blobs checkpoint ckpt converted data default desktop documents downloads epoch "
+    "export exported final finetune finetuned folder ggml gguf global hf huggingface instruct "
+    "it latest llm lora main merge merged model models name out output outputs package quant "
+    "quantized quants release result results safetensors snapshot snapshots step temp tmp "
+    "trained training unknown unnamed untitled weights "
 )
 _SAYS_NOTHING = frozenset(_GENERIC_WORDS.split())
 """Words that a model's name does not consist of, as conversions and folders have them."""
