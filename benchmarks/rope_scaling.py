@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from localllm.core.sizing.load import LoadSettings, RopeScaling, RopeSettings
+from localllm.core.sizing.load import LoadSettings, RopeScaling, RopeSettings, Speculate
 from localllm.core.sizing.rope import with_rope_scaling
 from localllm.engine.client.client import ProcessEngine
 from localllm.engine.messages import GenerateRequest, LoadRequest, Sampling, Token
@@ -54,7 +54,12 @@ def main(arguments: Sequence[str]) -> None:
     spec = inspect_model(path).spec
     text = file.read_text("utf-8")
     for scaling in SCALINGS:
-        load = LoadSettings(context=context, rope=RopeSettings(scaling=scaling))
+        load = LoadSettings(
+            context=context,
+            rope=RopeSettings(scaling=scaling),
+            speculate=Speculate.NGRAM,
+            draft_max=64,  # as many output rows more, so that more tokens are read at once
+        )
         load = with_rope_scaling(spec, load)
         found = asyncio.run(losses(path, text, load))
         means = [

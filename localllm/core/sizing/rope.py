@@ -103,5 +103,5 @@ def context_warning(
     stretched = f", which are stretched to {trained}," if trained != spec.context_train else ""
     return (
         f"{shown} was trained for {spec.context_train} tokens of context{stretched} and gets "
-        f"{load.context}: beyond {trained} its answers get worse, often to nonsense. {advice}"
+        f"{load.context}: beyond {trained} its answers get worse, further on to nonsense. {advice}"
     )
