@@ -17,7 +17,7 @@ import pytest
 
 from tests.core.forge import write
 from tests.core.forge_recurrent import ENCODER
-from tests.engine import tiny
+from tests.engine import native, tiny
 from tests.engine.fake_vision import llava, packed_png, png
 
 LOCALLLM = [sys.executable, "-m", "localllm"]
@@ -75,7 +75,7 @@ def test_json_is_one_document_with_the_promised_keys() -> None:
     assert document["reasoning"] is None  # this model does not reason
     memory = document["memory"]
     assert memory["allocated_bytes"] > 2**20
-    assert abs(memory["estimate_error_percent"]) < 1
+    assert abs(memory["estimate_error_percent"]) < (1 if native.IS_CALIBRATED else 5)
     assert memory["probed_bytes"] is None  # there was room to spare
     assert document["usage"].keys() == {"prompt_tokens", "completion_tokens", "cached_tokens"}
     assert document["timings"].keys() == {
@@ -153,7 +153,6 @@ def test_a_json_schema_shapes_the_answer(tmp_path: Path) -> None:
         (b"{", 2, b"not valid JSON"),
         (b"\xff\xfe", 2, b"UTF-8"),
         (b"[" * 100_000, 2, b"not valid JSON"),
-        (b'{"not": {}}', 2, b"not"),
         (b"3", 2, b"object"),
     ],
 )
@@ -168,6 +167,15 @@ def test_a_json_schema_that_is_none_is_told_in_one_message(
     assert word in done.stderr
     assert b"Traceback" not in done.stderr
     assert done.stdout == b""
+
+
+def test_what_a_grammar_cannot_enforce_is_checked_and_named(tmp_path: Path) -> None:
+    file = tmp_path / "schema.json"
+    file.write_text('{"not": {"maxLength": 9}, "type": "string", "maxLength": 4}')
+    done = run("starter", "Hi", "--json-schema", str(file), "--ctx", "512", "--max-tokens", "40")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)) <= 4
+    assert b"`not`" in done.stderr
 
 
 @pytest.mark.parametrize(
