@@ -20,7 +20,7 @@ import hypothesis
 import psutil
 import pytest
 
-from localllm.engine.builds.candidates import chosen_candidate
+from localllm.engine.builds.candidates import chosen_candidate, installed_candidates
 from localllm.engine.builds.verdict import VerdictFile, fingerprint
 from localllm.engine.client.examination import EXAMINATION, verdict_of
 from localllm.errors import EngineUnavailable
@@ -83,14 +83,19 @@ def no_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The verdict on the engine. Without it each of the hundreds of programs that tests start, with
-    an empty cache, would examine the engine again."""
+    """The verdicts on the builds that may be chosen. Without them each of the hundreds of programs
+    that tests start, with an empty cache, would examine these again."""
     path = tmp_path_factory.mktemp("verdicts") / "engines.json"
+    candidates = list(installed_candidates())
     with suppress(EngineUnavailable):
-        candidate = chosen_candidate()
-        done = subprocess.run(EXAMINATION, capture_output=True, check=False, timeout=120)
+        candidates.append(chosen_candidate())
+    for candidate in dict.fromkeys(candidates):
+        environment = os.environ | {"LOCALLLM_ENGINE": str(candidate.directory)}
+        done = subprocess.run(
+            EXAMINATION, capture_output=True, check=False, timeout=120, env=environment
+        )
         verdict = verdict_of(candidate.name, done.stdout, done.stderr, done.returncode)
-        if verdict.accepted:
+        with suppress(EngineUnavailable):
             VerdictFile(path).put(fingerprint(candidate), verdict)
     return path
 

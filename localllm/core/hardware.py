@@ -3,6 +3,7 @@
 `None` always means "could not be known", never zero.
 """
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -24,6 +25,9 @@ class DeviceKind(StrEnum):
     GPU = "gpu"
     IGPU = "igpu"
 
+
+_SOFTWARE = re.compile(r"llvmpipe|lavapipe|softpipe|swiftshader", re.IGNORECASE)
+"""Drivers that compute on the processor: Mesa's three, Google's."""
 
 FEWEST_THREADS = 4
 """Threads below which slow cores help: two fast cores of a laptop beside eight slow ones are less
@@ -108,6 +112,12 @@ class EngineDevice:
     free_bytes: int | None = None
     max_buffer_bytes: int | None = None
 
+    @property
+    def is_gpu(self) -> bool:
+        """True for a GPU; not for one that a driver imitates on the processor, which computes
+        slower than the processor's own backend."""
+        return self.kind in ("gpu", "igpu") and not _SOFTWARE.search(self.description)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkAccess:
@@ -125,7 +135,8 @@ class EngineBuild:
     """The llama.cpp build that is the engine, and the devices that it can use.
 
     `name` is that of the package that carries it, or else its directory; `version` the package's.
-    `network`: what its process can reach; None where that was not tried.
+    `network`: what its process can reach; None where that was not tried. `reason`: why it is the
+    engine, in one sentence.
     """
 
     version: str
@@ -136,6 +147,7 @@ class EngineBuild:
     system_info: str = ""
     name: str = "llama-cpp-python"
     network: NetworkAccess | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

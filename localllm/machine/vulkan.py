@@ -22,9 +22,6 @@ _BACKENDS = (
     ("SYCL", Backend.SYCL),
 )
 
-_SOFTWARE = re.compile(r"llvmpipe|lavapipe|softpipe|swiftshader", re.IGNORECASE)
-"""Vulkan drivers that compute on the processor."""
-
 _VENDORS = (
     ("nvidia", re.compile(r"nvidia|geforce|quadro|tesla|\brtx\b|\bgtx\b", re.IGNORECASE)),
     ("amd", re.compile(r"\bamd\b|radeon|instinct|\bati\b", re.IGNORECASE)),
@@ -70,11 +67,7 @@ def backend_of(name: str) -> Backend:
 
 
 def _gpus(engine: EngineBuild | None) -> Iterable[EngineDevice]:
-    return (
-        device
-        for device in (engine.devices if engine else ())
-        if device.kind in ("gpu", "igpu") and not _SOFTWARE.search(device.description)
-    )
+    return (device for device in (engine.devices if engine else ()) if device.is_gpu)
 
 
 def _match(

@@ -54,6 +54,8 @@ def effective_settings(
     overridden: dict[str, tuple[str, object]] = {}
     if variable in environment:
         overridden["offline"] = (variable, switch is not None)
+    if engine := environment.get("LOCALLLM_ENGINE", "").strip():
+        overridden["engine"] = ("LOCALLLM_ENGINE", engine)
     if endpoint:
         overridden["hub.endpoints"] = ("HF_ENDPOINT", (endpoint,))
 

@@ -14,12 +14,14 @@ from pathlib import Path
 
 from localllm.core.gguf.architecture_key import read_architecture
 from localllm.core.model.foreign import unknown_architecture
-from localllm.engine.builds.candidates import chosen_candidate
+from localllm.engine.builds.candidates import Candidate
+from localllm.engine.builds.choice import ExaminedEngine
 from localllm.engine.builds.verdict import fingerprint
 from localllm.engine.messages import Architectures
-from localllm.errors import EngineError
+from localllm.errors import EngineError, UsageError
 from localllm.library.files import file_cache, paths
 from localllm.library.store.installed import InstalledModel
+from localllm.runtime.engines import find_engine, requested
 
 Ask = Callable[[tuple[str, ...]], Coroutine[None, None, Architectures]]
 
@@ -59,8 +61,13 @@ async def find_unsupported(
     """As `unsupported`, inside an event loop. `ask` is the engine's `runnable_architectures`,
     `library` the identity of the installed library."""
     wanted = {name for name in names if _NAME.fullmatch(name)}
-    library = _identity() if library is None else library
-    if not wanted or not library:
+    if not wanted:
+        return {}
+    engine = await _known_engine()
+    if engine is None:
+        return {}
+    library = _identity(engine.candidate) if library is None else library
+    if not library:
         return {}
     file = paths.architectures_file(paths.cache_dir())
     known = _read(file, library)
@@ -71,14 +78,14 @@ async def find_unsupported(
             return {}
         known |= {name: name in answer.runnable for name in missing} | {_VERSION: answer.version}
         file_cache.put(file, library, json.dumps(known, sort_keys=True).encode())
-    package = f"{chosen_candidate().name} {known.get(_VERSION, '')}".strip()
+    package = f"{engine.candidate.name} {known.get(_VERSION, '')}".strip()
     return {name: unknown_architecture(name, package) for name in wanted if not known[name]}
 
 
 async def _ask_engine(names: tuple[str, ...]) -> Architectures:
     from localllm.engine.client.client import runnable_architectures
 
-    return await runnable_architectures(names, paths.engine_verdicts_file())
+    return await runnable_architectures(names, paths.engine_verdicts_file(), requested())
 
 
 def _read(file: Path, library: str) -> dict[str, bool | str]:
@@ -89,9 +96,16 @@ def _read(file: Path, library: str) -> dict[str, bool | str]:
     return stored if isinstance(stored, dict) else {}
 
 
-def _identity() -> str:
-    """Identify the engine by its files; "" when there is none."""
+async def _known_engine() -> ExaminedEngine | None:
     try:
-        return fingerprint(chosen_candidate())
+        return await find_engine()
+    except (EngineError, UsageError):
+        return None
+
+
+def _identity(engine: Candidate) -> str:
+    """Identify the engine by its files; "" when they cannot be read."""
+    try:
+        return fingerprint(engine)
     except (EngineError, OSError):
         return ""

@@ -71,10 +71,12 @@ def installed_engine() -> tuple[EngineBuild | None, str | None]:
     import asyncio
 
     from localllm.engine.client.client import ENGINE_TIMEOUT_S, engine_build
+    from localllm.runtime.engines import requested
 
     try:
-        return asyncio.run(engine_build(crash_advice(), paths.engine_verdicts_file())), None
-    except EngineError as error:
+        build = engine_build(crash_advice(), paths.engine_verdicts_file(), requested())
+        return asyncio.run(build), None
+    except (EngineError, UsageError) as error:
         return None, str(error)
     except TimeoutError:
         return None, f"The engine did not say what it is within {ENGINE_TIMEOUT_S:.0f} s."
@@ -200,13 +202,9 @@ def measured_machine(found: HardwareInfo) -> "MeasuredMachine":
     rest of its build is unknown.
     """
     from localllm.core.speed.measured import MeasuredMachine
-    from localllm.engine.builds.candidates import chosen_candidate
 
     build = found.engine
-    engine_version = build.version if build is not None else None
-    if build is None:
-        with suppress(EngineUnavailable):
-            engine_version = chosen_candidate().version
+    engine_version = build.version if build is not None else _engine_version()
     return MeasuredMachine(
         cpu=found.cpu.name,
         threads=found.cpu.threads,
@@ -215,6 +213,19 @@ def measured_machine(found: HardwareInfo) -> "MeasuredMachine":
         engine_commit=build.commit if build is not None else None,
         backends=build.backends if build is not None else (),
     )
+
+
+def _engine_version() -> str | None:
+    """Return the version of the chosen package from what is known of it: no process is started for
+    a build that was not examined."""
+    from localllm.engine.builds.candidates import requested_engine
+    from localllm.engine.builds.choice import likely_engine
+    from localllm.library.files import settings
+
+    with suppress(EngineUnavailable):
+        requested = requested_engine(settings.load().engine)
+        return likely_engine(paths.engine_verdicts_file(), requested).version
+    return None
 
 
 def _calibration(found: HardwareInfo, machine: Machine) -> Iterator[CalibrationPoint]:

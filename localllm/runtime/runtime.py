@@ -20,6 +20,7 @@ from localllm.core.sizing.fit import Fit, TooLarge, fit_on
 from localllm.core.sizing.load import LoadSettings
 from localllm.core.sizing.placement import HOST
 from localllm.core.text import single_line
+from localllm.engine.builds.candidates import requested_engine
 from localllm.engine.client.client import Engine, ProcessEngine
 from localllm.engine.client.exit_reason import ILLEGAL_INSTRUCTION
 from localllm.engine.client.supervisor import SupervisedEngine
@@ -170,6 +171,8 @@ class Runtime:
     @classmethod
     def of_this_machine(cls) -> "Runtime":
         """Make the runtime of the real machine, the user's library and real engines."""
+        settings = load_settings()
+        requested = requested_engine(settings.engine)
         runtime = cls(
             store=Store.default(),
             detect=machine.detect,
@@ -177,8 +180,9 @@ class Runtime:
                 log_dir=paths.log_dir(),
                 crash_advice=advice,
                 verdicts=paths.engine_verdicts_file(),
+                requested=requested,
             ),
-            settings=load_settings(),
+            settings=settings,
         )
         advice = crash_advice(lambda: runtime._build)  # it is this class
         return runtime

@@ -1,14 +1,16 @@
 """`localllm engine`: the builds that are there, as a person and a program see them."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from localllm.engine.builds.candidates import chosen_candidate
+from localllm.engine.builds.candidates import LLAMA_CPP_PYTHON, chosen_candidate
 from localllm.errors import ExitCode
 from tests.cli.test_library_verbs import failed, localllm
 from tests.engine import broken_builds as broken
+from tests.engine.second_build import NAME, install_second_build
 
 
 @pytest.fixture
@@ -21,9 +23,9 @@ def copy(tmp_path: Path) -> Path:
 def test_the_engine_is_listed_first_hand_and_marked() -> None:
     (first, *_) = json.loads(localllm("engine", "ls", "--json").stdout)["engines"]
     candidate = chosen_candidate()
-    assert first["name"] == candidate.name
+    assert first["id"] == candidate.name
     assert first["chosen"]
-    assert first["accepted"]
+    assert first["verdict"] == "accepted"
     assert first["commit"]
     assert first["devices"]
     assert first["layouts"].keys() >= {"llama_context_params", "llama_model_params"}
@@ -37,7 +39,7 @@ def test_a_directory_that_is_chosen_is_listed_beside_the_installed_builds(
 ) -> None:
     monkeypatch.setenv("LOCALLLM_ENGINE", str(copy))
     engines = json.loads(localllm("engine", "ls", "--json").stdout)["engines"]
-    assert [each["name"] for each in engines if each["chosen"]] == [str(copy)]
+    assert [each["id"] for each in engines if each["chosen"]] == [str(copy)]
     assert len(engines) >= 2
     broken.library(copy, "llama").write_text("no library\n")
     assert localllm("engine", "ls").stdout.splitlines()[-1].endswith("refused")
@@ -51,7 +53,7 @@ def test_a_check_says_what_was_found_and_fails_for_what_is_refused(copy: Path) -
     done = localllm("engine", "check", str(copy), "--json")
     assert done.returncode == ExitCode.FAILED
     written = json.loads(done.stdout)
-    assert not written["accepted"]
+    assert written["verdict"] == "refused"
     assert "truncated" in written["refused"]
     assert written["advice"]
     assert not written["chosen"]
@@ -77,3 +79,98 @@ def test_a_choice_that_is_none_is_said_with_its_variable(monkeypatch: pytest.Mon
     for verb in ("ls", "check"):
         message = failed(localllm("engine", verb), ExitCode.FAILED)
         assert "LOCALLLM_ENGINE cannot be followed: nope is" in message
+
+
+# --- the choice ---
+
+
+@pytest.fixture
+def second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Another build that is installed as a package."""
+    directory = install_second_build(tmp_path / "site")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
+    monkeypatch.delenv("LOCALLLM_ENGINE", raising=False)
+    return directory
+
+
+def listed() -> dict[str, dict[str, object]]:
+    engines = json.loads(localllm("engine", "ls", "--json").stdout)["engines"]
+    return {each["id"]: each for each in engines}
+
+
+def test_the_list_says_why_one_is_the_engine_and_the_other_is_not(second: Path) -> None:
+    engines = listed()
+    assert engines[LLAMA_CPP_PYTHON]["chosen"]
+    assert engines[NAME]["path"] == str(second)
+    assert engines[NAME]["version"] == "9.9.0"
+    assert not engines[NAME]["chosen"]
+    assert LLAMA_CPP_PYTHON in str(engines[NAME]["reason"])
+    assert f"{LLAMA_CPP_PYTHON}: It " in localllm("engine", "ls").stderr
+    hardware = json.loads(localllm("hardware", "--json").stdout)
+    assert hardware["engine"]["reason"] == engines[LLAMA_CPP_PYTHON]["reason"]
+    assert str(hardware["engine"]["reason"]) in " ".join(localllm("hardware").stdout.split())
+
+
+def test_a_choice_is_kept_followed_explained_and_given_back(second: Path, home: Path) -> None:
+    done = localllm("engine", "use", NAME)
+    assert done.stdout == f"The engine is {NAME}. engine in settings.toml names it.\n"
+    assert listed()[NAME]["chosen"]
+    assert json.loads(localllm("hardware", "--json").stdout)["engine"]["name"] == NAME
+    settings = home / "config" / "settings.toml"
+    assert f"Set in {settings} line 1." in localllm("config", "--why", "engine").stdout
+    assert localllm("engine", "use", "auto").stdout.startswith(
+        f"The engine is {LLAMA_CPP_PYTHON}. It "
+    )
+    assert "This is the default" in localllm("config", "--why", "engine").stdout
+    assert settings.read_text() == ""
+
+
+def test_the_variable_comes_before_the_choice(
+    second: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCALLLM_ENGINE", LLAMA_CPP_PYTHON)
+    done = localllm("engine", "use", NAME)
+    assert f"LOCALLLM_ENGINE={LLAMA_CPP_PYTHON} is set and comes before" in done.stderr
+    assert listed()[LLAMA_CPP_PYTHON]["reason"] == "LOCALLLM_ENGINE names it."
+    why = localllm("config", "--why", "engine").stdout
+    assert "environment variable LOCALLLM_ENGINE" in why
+    monkeypatch.setenv("LOCALLLM_ENGINE", "auto")
+    assert listed()[LLAMA_CPP_PYTHON]["chosen"]
+    monkeypatch.delenv("LOCALLLM_ENGINE")
+    assert listed()[NAME]["chosen"]
+
+
+def test_a_relative_directory_is_kept_whole(
+    copy: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LOCALLLM_ENGINE", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=os.pathsep)
+    monkeypatch.chdir(copy.parent)
+    assert json.loads(localllm("engine", "use", copy.name, "--json").stdout)["id"] == str(copy)
+    assert str(copy) in (home / "config" / "settings.toml").read_text()
+
+
+def test_what_is_refused_is_not_chosen(copy: Path, home: Path) -> None:
+    broken.truncate(broken.library(copy, "ggml"))
+    message = failed(localllm("engine", "use", copy), ExitCode.FAILED)
+    assert "is truncated" in message
+    assert "neither a directory" in failed(localllm("engine", "use", "nope"), ExitCode.FAILED)
+    assert not (home / "config" / "settings.toml").exists()
+
+
+def test_a_choice_that_is_gone_is_one_message_with_the_way_back(
+    copy: Path, smollm2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LOCALLLM_ENGINE", raising=False)
+    localllm("engine", "use", copy)
+    for library in copy.iterdir():
+        library.unlink()
+    message = failed(localllm("run", smollm2, "hello"), ExitCode.FAILED)
+    assert "holds no build of llama.cpp" in message
+    assert "localllm engine use auto" in message
+    copy.rmdir()
+    message = failed(localllm("run", smollm2, "hello"), ExitCode.FAILED)
+    assert message.count("\n") == 1
+    assert "engine in settings.toml cannot be followed" in message
+    assert "localllm engine use auto" in message
+    assert localllm("engine", "use", "auto").returncode == ExitCode.OK

@@ -282,17 +282,17 @@ async def test_an_accepted_engine_is_examined_again_only_when_a_file_changes(
     monkeypatch.setattr(examination, "examine", counted)
     monkeypatch.setenv("LOCALLLM_ENGINE", str(copy))
     forget()
-    candidate, verdict = await proved_engine(kept)
-    assert candidate.directory == copy
+    engine = await proved_engine(kept)
+    assert engine.candidate.directory == copy
     await proved_engine(None)  # this process remembers
     forget()
-    assert (await proved_engine(kept))[1] == verdict  # the file does
+    assert (await proved_engine(kept)).verdict == engine.verdict  # the file does
     assert len(examined) == 1
     os.utime(broken.library(copy, "ggml"))
     await proved_engine(kept)
     assert len(examined) == 2
     broken.truncate(broken.library(copy, "llama"))
-    for _ in range(2):  # a refusal is not kept
+    for _ in range(2):  # a refusal of what was chosen does not hold
         with pytest.raises(EngineUnavailable, match="truncated"):
             await proved_engine(kept)
     assert len(examined) == 4

@@ -39,6 +39,7 @@ class AppFixture:
     engines: list[FakeEngine] = field(default_factory=list)
     available_bytes: int = 10 * GIB
     warnings: tuple[str, ...] = ()
+    engine_reason: str = ""
     cpu_name: str = "Made-up 9000"
     suggest: Suggest = field(default_factory=FakeSuggestions)
     source: DownloadSource = field(default_factory=FakeHubSource)
@@ -57,7 +58,7 @@ class AppFixture:
         return HardwareInfo(
             cpu=Cpu(name=self.cpu_name, cores_physical=8, cores_usable=16),
             ram=Memory(total_bytes=16 * GIB, available_bytes=self.available_bytes),
-            engine=build,
+            engine=build and replace(build, reason=self.engine_reason),
             warnings=self.warnings,
         )
 

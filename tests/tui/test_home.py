@@ -30,6 +30,15 @@ async def test_it_says_what_the_machine_has(app_fixture: AppFixture) -> None:
     assert "A GPU is here" in text
 
 
+async def test_it_says_why_the_engine_is_the_engine(app_fixture: AppFixture) -> None:
+    app_fixture.engine_reason = "It was built for this machine; another is prebuilt."
+    app = app_fixture.app()
+    async with app.run_test(size=(140, 40)) as pilot:
+        await wait_for_text(pilot, "Made-up 9000")
+        words = " ".join(screen_text(app).split())
+    assert "llama-cpp-python: It was built" in words
+
+
 async def test_a_model_says_its_quant_its_size_and_that_it_fits(app_fixture: AppFixture) -> None:
     assert app_fixture.starter is not None
     app = app_fixture.app()

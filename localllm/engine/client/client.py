@@ -8,12 +8,14 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import psutil
 
 from localllm.core.hardware import EngineBuild
+from localllm.engine.builds.candidates import RequestedEngine
 from localllm.engine.client.child_process import WORKER, ChildProcess, launch
 from localllm.engine.client.examination import proved_engine
 from localllm.engine.client.exit_reason import last_words
@@ -162,9 +164,13 @@ class ProcessEngine:
         program: Sequence[str] = WORKER,
         crash_advice: CrashAdvice = no_advice,
         verdicts: Path | None = None,
+        requested: RequestedEngine | None = None,
     ) -> None:
         """`verdicts` keeps what examinations of the engine have found (None: only this process
-        remembers)."""
+        remembers); `requested` is the build that a person has chosen (examination.proved_engine).
+        """
+        self._requested = requested
+        self._reason = ""
         self._crash_advice = crash_advice
         self._log_dir = log_dir
         self._program = program
@@ -196,7 +202,8 @@ class ProcessEngine:
             return None
 
     async def describe(self) -> EngineBuild:
-        return (await self._control(BuildInfoRequest(), BuildInfo)).build
+        build = (await self._control(BuildInfoRequest(), BuildInfo)).build
+        return replace(build, reason=self._reason)
 
     async def load(self, request: LoadRequest) -> AsyncGenerator[LoadProgress | Loaded, None]:
         events = await self._send_control(request)
@@ -270,8 +277,9 @@ class ProcessEngine:
         first write to it: whatever has happened to the child until then is checked here."""
         async with self._starting:
             if self._child is None and not self._closing:
-                candidate, _ = await proved_engine(self._verdicts, self._crash_advice)
-                self._child = await launch(self._log_dir, self._program, engine=candidate.directory)
+                proved = await proved_engine(self._verdicts, self._crash_advice, self._requested)
+                self._reason, directory = proved.reason, proved.candidate.directory
+                self._child = await launch(self._log_dir, self._program, engine=directory)
                 self._reader = asyncio.create_task(self._read(self._child))
                 self._watcher = asyncio.create_task(self._watch(self._child))
         if self._crash is not None:
@@ -435,13 +443,15 @@ ENGINE_TIMEOUT_S = 60.0
 
 
 async def engine_build(
-    crash_advice: CrashAdvice = no_advice, verdicts: Path | None = None
+    crash_advice: CrashAdvice = no_advice,
+    verdicts: Path | None = None,
+    requested: RequestedEngine | None = None,
 ) -> EngineBuild:
     """Return the build of the engine; the arguments are those of `ProcessEngine`.
 
     Raises EngineError classes and TimeoutError.
     """
-    engine = ProcessEngine(crash_advice=crash_advice, verdicts=verdicts)
+    engine = ProcessEngine(crash_advice=crash_advice, verdicts=verdicts, requested=requested)
     try:
         async with asyncio.timeout(ENGINE_TIMEOUT_S):
             return await engine.describe()
@@ -450,13 +460,15 @@ async def engine_build(
 
 
 async def runnable_architectures(
-    names: tuple[str, ...], verdicts: Path | None = None
+    names: tuple[str, ...],
+    verdicts: Path | None = None,
+    requested: RequestedEngine | None = None,
 ) -> Architectures:
-    """Ask the engine which of these architectures it runs; `verdicts` as for `ProcessEngine`.
+    """Ask the engine which of these architectures it runs; the others as for `ProcessEngine`.
 
     Raises EngineError classes and TimeoutError.
     """
-    engine = ProcessEngine(verdicts=verdicts)
+    engine = ProcessEngine(verdicts=verdicts, requested=requested)
     try:
         async with asyncio.timeout(ENGINE_TIMEOUT_S):
             return await engine.architectures(names)

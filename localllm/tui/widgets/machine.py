@@ -39,6 +39,8 @@ def _facts(hardware: HardwareInfo) -> Iterator[Horizontal | Static]:
     if not hardware.devices:
         yield Fact("gpu", "none found")
     yield Fact("engine", _engine(hardware.engine))
+    if hardware.engine is not None and hardware.engine.reason:
+        yield Fact("", f"{hardware.engine.name}: {hardware.engine.reason}")
     for warning in hardware.warnings:
         yield Static(literal.line(f"! {warning}"), classes="warning")
 

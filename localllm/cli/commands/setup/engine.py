@@ -3,9 +3,10 @@
 import click
 
 from localllm.cli import options
-from localllm.cli.output import columns, info, print_json, print_line
+from localllm.cli.output import columns, info, print_json, print_line, warn
+from localllm.engine.builds.choice import ExaminedEngine
 from localllm.errors import ExitCode
-from localllm.runtime.engines import ExaminedEngine, examine_engine, examined_engines
+from localllm.runtime import engines
 
 
 @click.group(name="engine")
@@ -17,16 +18,19 @@ def command() -> None:
 @options.JSON
 def list_engines(as_json: bool) -> None:
     """The installed builds, and the one that is chosen (*)."""
-    engines = examined_engines()
+    examined = engines.examined_engines()
     if as_json:
-        print_json({"engines": [_document(each) for each in engines]})
+        print_json({"engines": [_document(each) for each in examined]})
         return
-    rows = [("", "ENGINE", "VERSION", "LLAMA.CPP", "BACKENDS", "VERDICT"), *map(_row, engines)]
+    rows = [("", "ENGINE", "VERSION", "LLAMA.CPP", "BACKENDS", "VERDICT"), *map(_row, examined)]
     for i, line in enumerate(columns(rows, left=6)):
         print_line(line, bold=i == 0, wrap=False)
-    for each in engines:
-        if not each.verdict.accepted:
-            info(each.verdict.message)
+    for each in examined:
+        info(
+            f"{each.candidate.name}: {each.reason}"
+            if each.verdict.accepted
+            else each.verdict.message
+        )
 
 
 @command.command(name="check")
@@ -34,7 +38,7 @@ def list_engines(as_json: bool) -> None:
 @options.JSON
 def check_engine(engine: str | None, as_json: bool) -> int:
     """Examine a build again: the engine, or the one of this name or directory."""
-    examined = examine_engine(engine)
+    examined = engines.examine_engine(engine)
     if as_json:
         print_json(_document(examined))
     else:
@@ -43,15 +47,30 @@ def check_engine(engine: str | None, as_json: bool) -> int:
     return ExitCode.OK if examined.verdict.accepted else ExitCode.FAILED
 
 
+@command.command(name="use")
+@click.argument("engine", metavar="NAME|DIR|auto")
+@options.JSON
+def use_engine(engine: str, as_json: bool) -> None:
+    """Choose the engine for good: a name, the directory of a build, or auto."""
+    used = engines.use_engine(engine)
+    if as_json:
+        print_json(_document(used))
+    else:
+        print_line(f"The engine is {used.candidate.name}. {used.reason}", wrap=False)
+    if (variable := engines.overriding_variable()) is not None:
+        warn(f"LOCALLLM_ENGINE={variable} is set and comes before this choice. Unset it.")
+
+
 def _document(each: ExaminedEngine) -> dict[str, object]:
     """Return what `--json` prints of a build."""
     build, verdict = each.verdict.build, each.verdict
     return {
-        "name": each.candidate.name,
-        "directory": each.candidate.directory,
-        "version": each.candidate.version,
+        "id": each.candidate.name,
+        "path": each.candidate.directory,
+        "version": each.candidate.version or verdict.llama_cpp or None,
+        "verdict": "accepted" if verdict.accepted else "refused",
         "chosen": each.chosen,
-        "accepted": verdict.accepted,
+        "reason": each.reason or None,
         "refused": verdict.refused,
         "advice": verdict.advice or None,
         "llama_cpp": verdict.llama_cpp or None,
