@@ -6,7 +6,9 @@ common to its clients; short questions: with prompts of about 40 tokens after it
 ask twice or more, so that the second time every slot of any server has the prefix; with one
 question each none has. Answers have up to `--tokens` tokens at temperature 0; the rate is every
 completion token over the wall time of the round. Prefill: one client, one prompt of about 650
-tokens, one token of answer. Everything is new in each round, so that no prompt cache answers.
+tokens, one token of answer. Short behind long: a prompt of about 650 tokens for each slot but one,
+and a short question right after them; the rate is that of all prompt tokens, the first token that
+of the short question. Everything is new in each round, so that no prompt cache answers.
 
 Both servers have as many slots as there are clients at most, each with the same context, and
 are asked over HTTP by the same client; the native one keeps its defaults for all else.
@@ -56,7 +58,8 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Test:
-    """`clients` at once, `requests` each; 0 clients: reading one long prompt."""
+    """`clients` at once, `requests` each; 0 clients: reading one long prompt. `behind`: of so many
+    long prompts that are read already, the wait of a short question."""
 
     name: str
     clients: int
@@ -64,6 +67,7 @@ class Test:
     shared: bool = False
     words: int = 60
     """Of each prompt, after its beginning."""
+    behind: int = 0
 
 
 Answer = tuple[int, int, float]
@@ -245,6 +249,15 @@ async def prefill_round(ask: Ask, seed: int) -> tuple[int, float]:
     return tokens, first
 
 
+async def behind_round(ask: Ask, behind: int, seed: int) -> tuple[int, float]:
+    """Prompt tokens of all, and the seconds from a short question to its first token."""
+    *long, short = prompts(seed, behind + 1, 600)
+    reading = [asyncio.ensure_future(ask("", each, 1)) for each in long]
+    await asyncio.sleep(0.3)  # the first is being read
+    tokens, _, first = await ask("", short[:80], 1)
+    return tokens + sum(count for count, *_ in await asyncio.gather(*reading)), first
+
+
 async def timed(pid: int, work: Awaitable[tuple[int, float]]) -> Round:
     started, cpu = time.perf_counter(), cpu_s(pid)
     tokens, first = await work
@@ -292,7 +305,19 @@ def tests(clients: list[int]) -> list[Test]:
             found.append(Test(f"{name}, one question each", count, 1, shared=True))
         short = f"{name}, short questions"
         found.append(Test(short, count, requests, shared=True, words=SHORT_WORDS))
+    most = max(clients)
+    if most > 1:
+        found.append(Test(f"short behind {most - 1} long", 0, 1, behind=most - 1))
     return [*found, Test("prefill", 0, 1)]
+
+
+def work_of(
+    test: Test, ask: Ask, tokens: int, seed: int
+) -> Coroutine[None, None, tuple[int, float]]:
+    """Return the work of one system in one round of a test."""
+    if test.behind:
+        return behind_round(ask, test.behind, seed)
+    return decode_round(ask, test, tokens, seed) if test.clients else prefill_round(ask, seed)
 
 
 async def run(options: argparse.Namespace) -> None:
@@ -314,11 +339,7 @@ async def run(options: argparse.Namespace) -> None:
                 turn = number % len(systems)
                 for system in systems[turn:] + systems[:turn]:
                     seed = 1000 * (number + 1) + 10 * place
-                    work = (
-                        decode_round(system.ask, test, options.tokens, seed)
-                        if test.clients
-                        else prefill_round(system.ask, seed)
-                    )
+                    work = work_of(test, system.ask, options.tokens, seed)
                     results[system.name].append(await timed(system.pid, work))
             report(test.name, results)
     finally:

@@ -134,14 +134,13 @@ def test_turns_are_by_patience_and_then_by_length(sequences: list[Sequence], mos
 
 
 @given(st.integers(1, 4096), st.sampled_from([1, 63]))
-def test_a_prompt_s_end_is_left_for_a_small_chunk(tokens: int, final: int) -> None:
-    first = first_part(tokens, final)
-    assert 0 < first <= tokens
-    if tokens <= final:
-        assert first == tokens
-    else:
-        assert 1 <= tokens - first <= final
-        assert min(first, tokens - first) >= min(final // 2, tokens // 2)
+def test_the_last_token_of_a_prompt_is_computed_alone_or_as_if_it_were(
+    tokens: int, alike: int
+) -> None:
+    first = first_part(tokens, alike)
+    assert 1 <= first <= tokens
+    assert (first == tokens) == (tokens <= alike)
+    assert tokens - first <= 1
 
 
 def test_who_waits_for_a_slot_gets_one_in_the_order_of_coming(stepped: SteppedScheduler) -> None:

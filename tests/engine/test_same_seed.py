@@ -33,6 +33,14 @@ def ask(stepped: SteppedScheduler, name: str, prompt: str, sampling: Sampling) -
     return stepped.text(name)
 
 
+def test_a_request_with_a_seed_has_no_drafts_whose_number_is_measured(
+    stepped: SteppedScheduler,
+) -> None:
+    prompt = "one two three four five six seven eight nine ten. " * 4 + "one two three"
+    ask(stepped, "seeded", prompt, Sampling(temperature=0, seed=1))
+    assert stepped.finished("seeded").timings.drafted == 0
+
+
 # Below, at and beyond 64 tokens, from which on a batch is computed in another way than one token.
 @pytest.mark.parametrize(("words", "temperature"), [(50, 1.0), (110, 1.0), (200, 0.0)])
 def test_the_first_answer_with_a_seed_is_the_same_as_its_repetitions(

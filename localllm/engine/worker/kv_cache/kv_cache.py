@@ -57,20 +57,23 @@ class KvCache:
 
     # --- a request's slot ---
 
-    def acquire(self, prompt: list[int], lora_key: LoraKey = ()) -> int:
+    def acquire(
+        self, prompt: list[int], lora_key: LoraKey = (), *, repeatable: bool = False
+    ) -> int:
         """Return an idle slot (there must be one) for a prompt, with as much of its beginning as
-        can be reused; `length` says how much. Its last token is always computed again."""
+        can be reused; `length` says how much. Its last token is always computed again.
+
+        `repeatable`: when all the rest is there, what came after it is given up, so that the answer
+        takes the same cells as the one before: every sum over them has the same order and result.
+        """
         matches = self._match(prompt, lora_key)
+        repeats = repeatable and max(matches.values(), default=0) == len(prompt) - 1 > 0
+        if not repeats and self._apply(self.memory.expire(self._tree)):
+            matches = self._match(prompt, lora_key)
         slot, source = self.memory.place(matches, self._idle, self._running, self._tree)
-        if prompt and matches.get(source, 0) == len(prompt) - 1:
-            # The same request again: its answer takes the place of the one before, and no other
-            # cell is freed, so that every sum over the cells has the same order and result.
-            if source == slot or source in self._spare:
-                self.truncate(source, len(prompt) - 1)
-            return self._occupy(slot, source, matches, prompt, lora_key)
-        self._occupy(slot, source, matches, prompt, lora_key)
-        self._apply(self.memory.expire(self._tree))
-        return slot
+        if repeats and (source == slot or source in self._spare):
+            self.truncate(source, len(prompt) - 1)
+        return self._occupy(slot, source, matches, prompt, lora_key)
 
     def _occupy(
         self, slot: int, source: int, matches: dict[int, int], prompt: list[int], lora_key: LoraKey

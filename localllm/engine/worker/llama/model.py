@@ -32,11 +32,13 @@ _EFFICIENT_TOKENS = 64
 """Measured with SmolLM2-135M Q4_1 on two cores: a token of a batch of 64 takes 1.04 to 1.06 times
 what one of 512 does (AVX2, b11434)."""
 
-_ROW_BY_ROW_TOKENS = 63
-"""Up to so many tokens of a sequence in a batch, llama.cpp's CPU backend gives each the same bits
-as in a batch of its own: from 64 on (GGML_FA_TILE_Q) flash attention sums in tiles. Measured with
-SmolLM2-135M as Q4_1, Q4_0, Q8_0 and Q4_K_M (AVX2, two threads, b11434): of 2, 5, 16, 31 and 63
-tokens every bit of the last one's logits is the same, of 64 they differ by up to 0.7."""
+_ALIKE_TOKENS, _ALIKE_CELLS = 63, 256
+"""Up to so many tokens of a sequence in a batch, and cells of its own stream, llama.cpp's CPU
+backend gives each token the bits that it gets alone. From 64 tokens on (GGML_FA_TILE_Q) flash
+attention sums in tiles; from 512 cells on, to which 257 are padded, the threads share the cells of
+a token that is alone. Measured with SmolLM2-135M as Q4_0, Q4_1, Q8_0, Q4_K_M and Q6_K (AVX2, two
+threads, b11434): of 2 to 63 tokens every bit of the last one's logits is the same, of 64 they
+differ by up to 0.7."""
 
 _DECODED, _CACHE_FULL, _ABORTED = 0, 1, 2  # llama_decode's return values (llama.h, b11434)
 
@@ -112,9 +114,6 @@ class Model:
             min(self.max_batch_tokens, _EFFICIENT_TOKENS) if self._on_cpu else self.max_batch_tokens
         )
         """Batch size from which on a token costs hardly more than in the largest batch."""
-        self.final_chunk_tokens = _ROW_BY_ROW_TOKENS if self._on_cpu else 1
-        """Tokens that a prompt's final chunk may have, for its last token to get the logits that it
-        gets alone, when all others are in the cache. A GPU has other kernels for one token."""
         self._warm = False
         self._pending_copies: set[int] = set()
         self._reserve()
@@ -179,6 +178,12 @@ class Model:
         )
 
     # --- computing ---
+
+    def alike(self, cells: int) -> int:
+        """Return how many tokens a sequence of so many cells can have in a batch, for each to get
+        the bits that it gets alone. A GPU has other kernels for one token."""
+        small = self._on_cpu and not self.unified_cache and cells <= _ALIKE_CELLS
+        return _ALIKE_TOKENS if small else 1
 
     def decode(self, tokens: Sequence[BatchToken]) -> None:
         """Compute one batch of at most `max_batch_tokens`; afterwards the logits of token i can be

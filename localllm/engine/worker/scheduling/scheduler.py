@@ -48,6 +48,9 @@ from localllm.engine.worker.sequences.sequence import (
 from localllm.engine.worker.speculative.speculator import Drafter, Speculator
 from localllm.errors import BadRequest, DeadlineExceeded, GenerationFailed
 
+_RESERVED_CELLS = 512
+"""For the answer of a request with a seed; most are shorter."""
+
 
 class Scheduler:
     """Runs every request of one model. Not thread-safe: one thread calls `step`."""
@@ -166,13 +169,26 @@ class Scheduler:
             self._queue.remove(sequence)
             now, tokens = self._clock(), sequence.prompt.tokens
             reusable = [] if sequence.scores_prompt else tokens
-            slot = self.kv_cache.acquire(reusable, sequence.lora_key)
+            slot = self.kv_cache.acquire(
+                reusable, sequence.lora_key, repeatable=sequence.request.sampling.seed is not None
+            )
             sampler = Sampler(sampling_of(sequence), self._model.vocab)
             sampler.accept_prompt(tokens)
             if sequence.output.constraint is not None:
                 sequence.output.constraint.begin()
+            self._reserve(slot, sequence)
             sequence.admit(slot, sampler, cached_tokens=self.kv_cache.length(slot), now=now)
             self._running[slot] = sequence
+
+    def _reserve(self, slot: int, sequence: Sequence) -> None:
+        """Evict what an answer with a seed may need before it begins, where all cells are in one
+        pool: which cells it has decides the order of sums, and its repetition must find the same
+        ones free."""
+        if sequence.request.sampling.seed is None or not self._model.unified_cache:
+            return
+        if self._memory.can_share:
+            left = len(sequence.prompt.tokens) - self.kv_cache.length(slot)
+            self.kv_cache.evict(left + min(sequence.output.limit, _RESERVED_CELLS))
 
     # --- schedule ---
 
@@ -249,7 +265,7 @@ class Scheduler:
                 tokens = tokens[: prompt.scorable(start, 1 + spare_rows)]
                 spare_rows = 0
             elif start + len(tokens) == len(prompt.tokens) and self._memory.can_rewind:
-                tokens = tokens[: first_part(len(tokens), self._model.final_chunk_tokens)]
+                tokens = tokens[: first_part(len(tokens), self._model.alike(len(prompt.tokens)))]
             ends = start + len(tokens) == len(prompt.tokens)
             yield Chunk(sequence, start, tokens, samples=ends and sequence.output.limit > 0)
             tokens_left -= len(tokens)

@@ -39,9 +39,10 @@ def count_passed_over(prefilling: Iterable[Sequence], chunks: Chunks[Chunk]) -> 
         prompt.passed_over = 0 if id(sequence) in served else prompt.passed_over + tokens
 
 
-def first_part(tokens: int, final: int) -> int:
-    """Return how many of the last `tokens` of a prompt are computed now, so that no more than
-    `final` are left for its final chunk, and neither of the two is needlessly small."""
-    if tokens <= final:
-        return tokens
-    return max(tokens - final, min(tokens // 2, final // 2))
+def first_part(tokens: int, alike: int) -> int:
+    """Return how many of the last `tokens` of a prompt are computed now: all that give the last one
+    the bits that it gets alone, when all others are found in the cache, or else all others.
+
+    `alike`: see `Model.alike`.
+    """
+    return tokens if tokens <= alike else tokens - 1

@@ -96,7 +96,11 @@ class Speculator:
         if self._off:
             return {}
         tokens = self._kv_cache.tokens
-        able = [each for each in decoding if self._update(each, tokens[each.slot])]
+        able = [
+            each
+            for each in decoding
+            if self._may_draft(each) and self._update(each, tokens[each.slot])
+        ]
         states = [self._states[each.slot] for each in able]
         self._paused_steps = max(0, self._paused_steps - 1)
         most = 0 if self._paused_steps else min(most, self._max_tokens)
@@ -115,6 +119,13 @@ class Speculator:
             for sequence, state, count in zip(able, states, counts, strict=True)
             if count
         }
+
+    def _may_draft(self, sequence: Sequence) -> bool:
+        """Return False for a request with a seed, unless drafts were asked for at the load: how
+        many pay is measured, and a batch of more tokens may sum in another order. The same seed is
+        to give the same text."""
+        chosen = self._always or self._drafter is not None
+        return chosen or sequence.request.sampling.seed is None
 
     def _update(self, sequence: Sequence, tokens: Tokens[int]) -> bool:
         """Learn the tokens that came since the last step and draft from the text itself. Returns
