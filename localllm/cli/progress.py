@@ -75,6 +75,8 @@ async def load_with_progress(
 
     for warning in plan.warnings:
         warn(warning)
+    if (change := await runtime.engine_change()) is not None:
+        warn(change)
     settings = plan.candidates[0]
     loss = cache_loss(plan.spec.architecture, settings.kv_type_k, settings.kv_type_v)
     if loss is not None and not quiet:

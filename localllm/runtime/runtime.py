@@ -7,7 +7,7 @@ end starts an engine to generate with by itself.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,6 +57,7 @@ from localllm.library.files.settings import load as load_settings
 from localllm.library.store.companions import why_no_vision
 from localllm.library.store.installed import InstalledModel
 from localllm.library.store.store import Store
+from localllm.runtime.engine_change import engine_change
 from localllm.runtime.engine_support import architecture_of, find_unsupported
 from localllm.runtime.load_plan import LoadPlan, plan_load
 from localllm.runtime.load_policy import LoadChoice
@@ -134,6 +135,10 @@ class _LoadedModel:
         return self.supervisor.engine
 
 
+async def _no_change() -> None:
+    return None
+
+
 class Runtime:
     """The models in memory, on a machine, a library and engines that are passed in: a test passes
     a FakeEngine and a fake machine."""
@@ -147,9 +152,12 @@ class Runtime:
         settings: Settings = _DEFAULT_SETTINGS,
         probe_timeout_s: float = PROBE_TIMEOUT_S,
         clock: Callable[[], float] = time.monotonic,
+        engine_change: Callable[[], Awaitable[str | None]] = _no_change,
     ) -> None:
         """Take `settings` as the user's: they fill in loads, and reserve memory that no load is
-        planned into."""
+        planned into. `engine_change` returns a sentence, once, when another engine runs models than
+        last time (engine_change.py)."""
+        self.engine_change = engine_change
         self._store = store
         self._detect = detect
         self._start_engine = start_engine
@@ -183,6 +191,7 @@ class Runtime:
                 requested=requested,
             ),
             settings=settings,
+            engine_change=engine_change,
         )
         advice = crash_advice(lambda: runtime._build)  # it is this class
         return runtime

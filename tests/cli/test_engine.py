@@ -10,7 +10,7 @@ from localllm.engine.builds.candidates import LLAMA_CPP_PYTHON, chosen_candidate
 from localllm.errors import ExitCode
 from tests.cli.test_library_verbs import failed, localllm
 from tests.engine import broken_builds as broken
-from tests.engine.second_build import NAME, install_second_build
+from tests.engine.second_build import NAME, install_second_build, set_version
 
 
 @pytest.fixture
@@ -174,3 +174,42 @@ def test_a_choice_that_is_gone_is_one_message_with_the_way_back(
     assert "engine in settings.toml cannot be followed" in message
     assert "localllm engine use auto" in message
     assert localllm("engine", "use", "auto").returncode == ExitCode.OK
+
+
+# --- another engine than last time ---
+
+
+def test_an_upgrade_that_changes_the_engine_says_so_once(
+    second: Path, tmp_path: Path, smollm2: Path
+) -> None:
+    def warned() -> str:
+        done = localllm("run", smollm2, "hello", "--max-tokens", "1", "--quiet")
+        assert done.returncode == ExitCode.OK, done.stderr
+        return done.stderr
+
+    localllm("engine", "use", NAME)
+    assert "Another engine" not in warned()  # it was asked for
+    set_version(tmp_path / "site", "10.0.0")
+    os.utime(broken.library(second, "llama"))  # an upgrade writes its files anew
+    message = warned()
+    assert f"Another engine runs models now: {NAME} 10.0.0" in message
+    assert f"instead of {NAME} 9.9.0" in message
+    assert "Another engine" not in warned()
+
+
+def test_an_engine_that_is_gone_is_followed_by_another_with_a_word(
+    second: Path, tmp_path: Path, home: Path, smollm2: Path
+) -> None:
+    localllm("engine", "use", "auto")
+    kept = next((home / "cache" / "engine-used").iterdir())
+    assert LLAMA_CPP_PYTHON in kept.read_text()
+    localllm("engine", "use", NAME)
+    (home / "config" / "settings.toml").unlink()  # neither `use` nor the variable: an accident
+    message = localllm("run", smollm2, "hello", "--max-tokens", "1", "--quiet").stderr
+    assert f"Another engine runs models now: {LLAMA_CPP_PYTHON}" in message
+    assert f"instead of {NAME} 9.9.0" in message
+    assert "It " in message
+    kept.write_bytes(b"nonsense")
+    again = localllm("run", smollm2, "hello", "--max-tokens", "1", "--quiet")
+    assert again.returncode == ExitCode.OK
+    assert "Another engine" not in again.stderr

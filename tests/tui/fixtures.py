@@ -40,6 +40,7 @@ class AppFixture:
     available_bytes: int = 10 * GIB
     warnings: tuple[str, ...] = ()
     engine_reason: str = ""
+    engine_changed: str | None = None
     cpu_name: str = "Made-up 9000"
     suggest: Suggest = field(default_factory=FakeSuggestions)
     source: DownloadSource = field(default_factory=FakeHubSource)
@@ -62,6 +63,9 @@ class AppFixture:
             warnings=self.warnings,
         )
 
+    async def engine_change(self) -> str | None:
+        return self.engine_changed
+
     def start_engine(self) -> FakeEngine:
         self.engines.append(FakeEngine(self.script))
         return self.engine
@@ -72,6 +76,7 @@ class AppFixture:
             detect=self.detect,
             start_engine=self.start_engine,
             settings=self.settings,
+            engine_change=self.engine_change,
         )
         app = LocalLLMApp(running, clock=self.clock, suggest=self.suggest, source=self.source)
         app.animation_level = "none"

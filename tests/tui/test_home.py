@@ -39,6 +39,13 @@ async def test_it_says_why_the_engine_is_the_engine(app_fixture: AppFixture) -> 
     assert "llama-cpp-python: It was built" in words
 
 
+async def test_another_engine_than_last_time_is_said(app_fixture: AppFixture) -> None:
+    app_fixture.engine_changed = "Another engine runs [b]now[/b]."
+    app = app_fixture.app()
+    async with app.run_test(size=(120, 40), notifications=True) as pilot:
+        await wait_for_text(pilot, "Another engine runs [b]now[/b].")
+
+
 async def test_a_model_says_its_quant_its_size_and_that_it_fits(app_fixture: AppFixture) -> None:
     assert app_fixture.starter is not None
     app = app_fixture.app()

@@ -6,8 +6,10 @@ makes the directory it writes to.
 """
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from zlib import crc32
 
 from platformdirs import PlatformDirs
 
@@ -84,6 +86,12 @@ def architectures_file(cache: Path) -> Path:
     """Return the file of the architectures that the installed engine runs, in the cache
     directory."""
     return cache / "architectures.json"
+
+
+def used_engine_file(cache: Path) -> Path:
+    """Return the file that names the engine that ran last, in the cache directory; each
+    installation of localllm has its own."""
+    return cache / "engine-used" / f"{crc32(sys.prefix.encode()):08x}.json"
 
 
 def hf_token_file(environment: Mapping[str, str] = os.environ) -> Path:

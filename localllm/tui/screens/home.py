@@ -42,6 +42,10 @@ Suggest = Callable[[HardwareInfo, tuple[InstalledModel, ...]], Sequence[FitPlan]
 """Plan what else fits a machine that has these models. Blocks; raises LocalLLMError."""
 
 
+_CHANGE_S = 20.0
+"""For two sentences that are shown once."""
+
+
 class HomeScreen(WorkScreen[None]):
     """This machine, its models and suggestions; enter opens a model.
 
@@ -103,6 +107,8 @@ class HomeScreen(WorkScreen[None]):
     async def read_machine(self, *, fresh: bool = False) -> None:
         hardware = await self.runtime.hardware(fresh=fresh)
         await self.query_one(MachinePanel).show(hardware)
+        if (change := await self.runtime.engine_change()) is not None:
+            self.notify(change, title="Engine", timeout=_CHANGE_S, markup=False)
 
     @work(exclusive=True, group="library", exit_on_error=False)
     async def read_library(self) -> None:

@@ -1,5 +1,7 @@
 """`localllm engine`: builds of llama.cpp that could be the engine, and what is proved of each."""
 
+import asyncio
+
 import click
 
 from localllm.cli import options
@@ -7,6 +9,7 @@ from localllm.cli.output import columns, info, print_json, print_line, warn
 from localllm.engine.builds.choice import ExaminedEngine
 from localllm.errors import ExitCode
 from localllm.runtime import engines
+from localllm.runtime.engine_change import engine_change
 
 
 @click.group(name="engine")
@@ -53,6 +56,7 @@ def check_engine(engine: str | None, as_json: bool) -> int:
 def use_engine(engine: str, as_json: bool) -> None:
     """Choose the engine for good: a name, the directory of a build, or auto."""
     used = engines.use_engine(engine)
+    asyncio.run(engine_change())  # a change that was asked for is no news later
     if as_json:
         print_json(_document(used))
     else:
