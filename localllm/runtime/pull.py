@@ -9,11 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from localllm.core.model.architecture import Purpose
 from localllm.core.model.foreign import is_image_model, remedy_for
 from localllm.core.quality import quality
 from localllm.core.recommend import Candidate, FitPlan, Machine, Preferences, load_of, plans
 from localllm.core.recommend.repository import Offer
-from localllm.core.recommend.repository_files import LeftOut
+from localllm.core.recommend.repository_files import DRAFTER_REASON, LeftOut
 from localllm.core.sizing.fit import Fit, fit_in
 from localllm.core.sizing.placement import Budget
 from localllm.errors import AccessDenied, DoesNotFit, GgufError, LocalLLMError, NotFound
@@ -144,13 +145,20 @@ def _plan_named(
     """Take a quant that was named; what speaks against it is a warning."""
     candidate = offer.candidate
     reason = f"{printable(candidate.quant)} was asked for."
-    if machine is None:
-        return _plan(hub_models, offer, (reason, *candidate.caveats))
-    try:
-        reasons, warning = _reasons_and_warning(candidate, machine, preferences)
-    except GgufError as error:  # a kind of model whose memory nobody can work out yet
-        reasons, warning = candidate.caveats, f"What it needs here is not known: {error}."
-    return replace(_plan(hub_models, offer, (reason, *reasons)), warning=warning)
+    warning: str | None = None
+    if hub_models.header.arch.purpose is Purpose.DRAFT:  # rates and verdicts would be a model's
+        reasons: tuple[str, ...] = ()
+        warning = f"{printable(offer.files[0])} is {DRAFTER_REASON}: it cannot be run here."
+    elif machine is None:
+        reasons = candidate.caveats
+    else:
+        try:
+            reasons, warning = _reasons_and_warning(candidate, machine, preferences)
+        except GgufError as error:  # a kind of model whose memory nobody can work out yet
+            reasons, warning = candidate.caveats, f"What it needs here is not known: {error}."
+    # The other files are not what was asked for.
+    plan = _plan(hub_models, offer, (reason, *reasons))
+    return replace(plan, warning=warning, left_out=())
 
 
 def _reasons_and_warning(

@@ -432,6 +432,21 @@ def test_a_drafter_is_not_pulled_in_the_models_place(
     assert [left["name"] for left in rows(shown, "left_out")] == [drafter]
 
 
+def test_a_drafter_that_is_named_is_fetched_with_a_warning_and_no_praise(
+    hub: FakeHub, tmp_path: Path
+) -> None:
+    forge.write(forged("draft", "eagle3", layers=1), tmp_path / "draft.gguf")
+    files = with_quants(tmp_path / "model.gguf")
+    drafter = {"mtp-gemma.gguf": (tmp_path / "draft.gguf").read_bytes()}
+    hub.add_repo("acme/Gemma-GGUF", {**drafter, **files})
+    done = localllm(hub, "pull", "acme/Gemma-GGUF:mtp-gemma.gguf", "--dry-run")
+    assert done.returncode == 0
+    assert "mtp-gemma.gguf (" in done.stdout
+    assert "is a drafter" in done.stderr
+    for word in ("tok/s", "Fits", "Left out"):
+        assert word not in done.stderr
+
+
 def test_a_repository_of_drafters_says_that_it_is_one(hub: FakeHub, tmp_path: Path) -> None:
     forge.write(forged("draft", "eagle3", layers=1), tmp_path / "draft.gguf")
     hub.add_repo("acme/EAGLE-GGUF", {"m-EAGLE3-Q8_0.gguf": (tmp_path / "draft.gguf").read_bytes()})
