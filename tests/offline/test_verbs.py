@@ -32,6 +32,7 @@ LOCAL = {
     "config": ("--json",),
     "completions": ("bash",),
     "doctor": ("--json",),
+    "engine": ("ls", "--json"),
     "bench": (
         *("starter", "--prompt-tokens", "32", "--gen-tokens", "2"),
         *("--parallel", "1", "--repetitions", "1"),
