@@ -20,7 +20,7 @@ from localllm.core.sizing.fit import Fit, TooLarge, fit_on
 from localllm.core.sizing.load import LoadSettings
 from localllm.core.sizing.placement import HOST
 from localllm.core.text import single_line
-from localllm.engine.builds.candidates import requested_engine
+from localllm.engine.builds.candidates import RequestedEngine, requested_engine
 from localllm.engine.client.client import Engine, ProcessEngine
 from localllm.engine.client.exit_reason import ILLEGAL_INSTRUCTION
 from localllm.engine.client.supervisor import SupervisedEngine
@@ -177,10 +177,11 @@ class Runtime:
         return Thinking.of_effort(self._settings.reasoning_effort)
 
     @classmethod
-    def of_this_machine(cls) -> "Runtime":
-        """Make the runtime of the real machine, the user's library and real engines."""
+    def of_this_machine(cls, engine: RequestedEngine | None = None) -> "Runtime":
+        """Make the runtime of the real machine, the user's library and real engines: of the build
+        `engine`, or else the one that is chosen."""
         settings = load_settings()
-        requested = requested_engine(settings.engine)
+        requested = engine or requested_engine(settings.engine)
         runtime = cls(
             store=Store.default(),
             detect=machine.detect,

@@ -213,3 +213,28 @@ def test_an_engine_that_is_gone_is_followed_by_another_with_a_word(
     again = localllm("run", smollm2, "hello", "--max-tokens", "1", "--quiet")
     assert again.returncode == ExitCode.OK
     assert "Another engine" not in again.stderr
+
+
+# --- side by side ---
+
+
+def test_builds_are_measured_in_turns_and_their_rates_listed(second: Path, smollm2: Path) -> None:
+    done = localllm("engine", "bench", smollm2, "--rounds", "1", "--json")
+    assert done.returncode == ExitCode.OK, done.stderr
+    measured = json.loads(done.stdout)["engines"]
+    assert [each["id"] for each in measured] == [LLAMA_CPP_PYTHON, NAME]
+    assert measured[0]["prompt_ratio"] == measured[0]["decode_ratio"] == 1
+    for each in measured:
+        assert each["rates"]["prompt_tps"] > 0
+        assert each["decode_ratio"] > 0
+        assert listed()[each["id"]]["rates"] == each["rates"]
+    assert "tok/s" in localllm("engine", "ls").stdout
+    os.utime(broken.library(second, "llama"))
+    assert listed()[NAME]["rates"] is None  # another build
+
+
+def test_a_bench_of_what_is_not_there_is_one_message() -> None:
+    assert "neither a directory" in failed(
+        localllm("engine", "bench", "starter", "--engine", "nope"), ExitCode.FAILED
+    )
+    failed(localllm("engine", "bench", "no-such-model"), ExitCode.NOT_FOUND)

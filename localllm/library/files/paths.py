@@ -129,6 +129,11 @@ def measurements_file(data: Path) -> Path:
     return data / "measurements.json"
 
 
+def engine_rates_file(data: Path) -> Path:
+    """Return the measurements of `engine bench`, in the library in `data`."""
+    return data / "engine-rates.json"
+
+
 def models_dir(data: Path) -> Path:
     """Return the directory of the library's own hard links."""
     return data / "models"

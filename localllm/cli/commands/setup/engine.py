@@ -6,10 +6,13 @@ import click
 
 from localllm.cli import options
 from localllm.cli.output import columns, info, print_json, print_line, warn
+from localllm.core.units import format_rate
+from localllm.engine.builds.candidates import find_candidate
 from localllm.engine.builds.choice import ExaminedEngine
 from localllm.errors import ExitCode
 from localllm.runtime import engines
 from localllm.runtime.engine_change import engine_change
+from localllm.runtime.engine_rates import keep_rates, known_rates
 
 
 @click.group(name="engine")
@@ -25,8 +28,11 @@ def list_engines(as_json: bool) -> None:
     if as_json:
         print_json({"engines": [_document(each) for each in examined]})
         return
-    rows = [("", "ENGINE", "VERSION", "LLAMA.CPP", "BACKENDS", "VERDICT"), *map(_row, examined)]
-    for i, line in enumerate(columns(rows, left=6)):
+    rows = [
+        ("", "ENGINE", "VERSION", "LLAMA.CPP", "BACKENDS", "PROMPT/DECODE", "VERDICT"),
+        *map(_row, examined),
+    ]
+    for i, line in enumerate(columns(rows, left=7)):
         print_line(line, bold=i == 0, wrap=False)
     for each in examined:
         info(
@@ -65,6 +71,49 @@ def use_engine(engine: str, as_json: bool) -> None:
         warn(f"LOCALLLM_ENGINE={variable} is set and comes before this choice. Unset it.")
 
 
+@command.command(name="bench")
+@click.argument("model")
+@click.option("--engine", "chosen", multiple=True, metavar="NAME|DIR",
+              help="Measure this build; repeatable (default: those of `engine ls`).")  # fmt: skip
+@click.option("--rounds", type=click.IntRange(1, 100), default=3, metavar="N",
+              help="Turns of each build (default 3).")  # fmt: skip
+@options.JSON
+@options.QUIET
+def bench_engines(
+    model: str, chosen: tuple[str, ...], rounds: int, as_json: bool, quiet: bool
+) -> None:
+    """Measure builds side by side on MODEL, in turns; `engine ls` shows the rates."""
+    from localllm.cli.commands.setup.engine_bench import measure
+
+    if chosen:
+        candidates = [find_candidate(each) for each in chosen]
+    else:
+        usable = [each for each in engines.examined_engines() if each.verdict.accepted]
+        candidates = [each.candidate for each in sorted(usable, key=lambda e: not e.chosen)]
+    measured = asyncio.run(measure(candidates, model, rounds=rounds, quiet=quiet))
+    base = next(iter(measured.values()))
+    if as_json:
+        print_json({"rounds": rounds, "engines": [
+            {"id": engine.name, "path": engine.directory, "rates": rates,
+             "prompt_ratio": rates.prompt_tps / base.prompt_tps,
+             "decode_ratio": rates.decode_tps / base.decode_tps}
+            for engine, rates in measured.items()
+        ]})  # fmt: skip
+    else:
+        rows = [("ENGINE", "PROMPT", "RATIO", "DECODE", "RATIO")] + [
+            (engine.name, format_rate(rates.prompt_tps),
+             f"{rates.prompt_tps / base.prompt_tps:.2f}", format_rate(rates.decode_tps),
+             f"{rates.decode_tps / base.decode_tps:.2f}")
+            for engine, rates in measured.items()
+        ]  # fmt: skip
+        for i, line in enumerate(columns(rows, left=1)):
+            print_line(line, bold=i == 0, wrap=False)
+    try:
+        keep_rates(measured)
+    except OSError as error:
+        warn(f"The rates cannot be kept: {error.strerror or error}.")
+
+
 def _document(each: ExaminedEngine) -> dict[str, object]:
     """Return what `--json` prints of a build."""
     build, verdict = each.verdict.build, each.verdict
@@ -75,6 +124,7 @@ def _document(each: ExaminedEngine) -> dict[str, object]:
         "verdict": "accepted" if verdict.accepted else "refused",
         "chosen": each.chosen,
         "reason": each.reason or None,
+        "rates": known_rates(each.candidate),
         "refused": verdict.refused,
         "advice": verdict.advice or None,
         "llama_cpp": verdict.llama_cpp or None,
@@ -95,8 +145,16 @@ def _row(each: ExaminedEngine) -> tuple[str, ...]:
         each.candidate.version or "",
         f"{verdict.llama_cpp} {(build and build.commit) or ''}".strip(),
         ", ".join(build.backends) if build else "",
+        _rates(each),
         "refused" if not verdict.accepted else "ok" if not verdict.vision_problem else "no images",
     )
+
+
+def _rates(each: ExaminedEngine) -> str:
+    rates = known_rates(each.candidate)
+    if rates is None:
+        return ""
+    return f"{format_rate(rates.prompt_tps)}, {format_rate(rates.decode_tps)} ({rates.model})"
 
 
 def _facts(each: ExaminedEngine) -> list[tuple[str, str]]:
