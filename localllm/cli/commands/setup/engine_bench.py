@@ -24,6 +24,7 @@ async def measure(
     candidates: Sequence[Candidate], model: str, *, rounds: int, quiet: bool
 ) -> dict[Candidate, EngineRates]:
     """Load the model in each build once a round and time it. Raises as `Runtime.load` does."""
+    name = Runtime.of_this_machine().resolve(model).name  # a path is too long for a table
     rates: dict[Candidate, list[tuple[float, float]]] = {each: [] for each in candidates}
     for number in range(rounds):
         for candidate in candidates:
@@ -31,7 +32,7 @@ async def measure(
                 info(f"Round {number + 1} of {rounds}: {candidate.name}")
             rates[candidate].append(await _once(candidate, model))
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {each: rates_of(model, found, measured_at=now) for each, found in rates.items()}
+    return {each: rates_of(name, found, measured_at=now) for each, found in rates.items()}
 
 
 async def _once(candidate: Candidate, model: str) -> tuple[float, float]:
