@@ -68,6 +68,24 @@ def cors_origin(text: str) -> str:
     )
 
 
+CONTAINER_HOSTS = (
+    "gateway.docker.internal",
+    "host.containers.internal",
+    "host.docker.internal",
+    "host.lima.internal",
+    "host.minikube.internal",
+)
+"""This machine's names inside containers of Docker, Podman, Lima and minikube. Nobody can register
+them (`.internal` is reserved), but who answers a laptop's DNS questions can make them lead
+anywhere: they are names of a server that asks for a key, and of another one only when its owner
+says so."""
+
+
+def server_names(names: Iterable[str], *, has_key: bool) -> tuple[str, ...]:
+    """Return the names that a Host header may have: those given, and with a key containers'."""
+    return (*names, *(CONTAINER_HOSTS if has_key else ()))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostPolicy:
     """The names that a Host header may have: `localhost`, loopback addresses, and `names`.

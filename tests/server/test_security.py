@@ -14,7 +14,14 @@ from localllm.engine.fake import Script
 from localllm.errors import UsageError
 from localllm.server.dialects.openai.errors import error_body
 from localllm.server.dialects.protocol import ErrorResponses
-from localllm.server.security import ErrorMiddleware, HostPolicy, cors_origin, host_name
+from localllm.server.security import (
+    CONTAINER_HOSTS,
+    ErrorMiddleware,
+    HostPolicy,
+    cors_origin,
+    host_name,
+    server_names,
+)
 from tests.server.server_under_test import KEY, MODEL, ServerUnderTest, start_server
 
 
@@ -150,6 +157,18 @@ async def test_a_preflight_is_refused_and_no_answer_allows_an_origin(
     assert status(refused) == 403
     for answer in (refused, await server.raw(get("/v1/models", BEARER))):
         assert b"access-control" not in answer.lower()
+
+
+def test_a_server_with_a_key_answers_to_its_names_in_containers() -> None:
+    closed = HostPolicy.bound_to("127.0.0.1", server_names(["me"], has_key=True))
+    open_ = HostPolicy.bound_to("127.0.0.1", server_names(["me"], has_key=False))
+    for name in CONTAINER_HOSTS:
+        assert closed.allows(f"{name.upper()}.:11711")
+        assert not open_.allows(name)
+    assert closed.allows("me")
+    assert open_.allows("me")
+    assert not closed.allows("evil.host.docker.internal")
+    assert not closed.allows("host.docker.internal.evil.example")
 
 
 CONTAINER = "host.docker.internal"

@@ -286,11 +286,11 @@ async def serve_models(
     """Load, serve until a signal, free everything. Raises what loading raises."""
     from localllm.server.app import RequestRules, create_app
     from localllm.server.listen import StopSignals, bound_address, serve
-    from localllm.server.security import HostPolicy
+    from localllm.server.security import HostPolicy, server_names
 
     address = bound_address(sockets[0])
     names = (serving.host, socket.gethostname(), *serving.allowed_hosts)
-    policy = HostPolicy.bound_to(address.ip, names=names)
+    policy = HostPolicy.bound_to(address.ip, server_names(names, has_key=key is not None))
     stop = StopSignals()
     with stop.handled():
         try:
