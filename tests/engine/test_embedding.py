@@ -27,7 +27,13 @@ from localllm.engine.messages import (
     LoadRequest,
     RerankRequest,
 )
-from localllm.errors import BadRequest, ContextOverflow, EngineCrashed, GenerationFailed, LoadFailed
+from localllm.errors import (
+    BadRequest,
+    ContextOverflow,
+    EngineCrashed,
+    GenerationFailed,
+    UsageError,
+)
 from localllm.library.store.inspect import inspect_model
 from tests.engine import forged_lora, native, tiny, tiny_encoder
 from tests.engine.answers import ask, collect
@@ -243,7 +249,7 @@ async def test_an_encoder_loaded_to_answer_says_that_it_cannot(encoder: Path) ->
 
 async def test_a_model_without_a_classifier_is_not_loaded_to_rank(encoder: Path) -> None:
     settings = LoadSettings(context=48, embeddings=True, pooling=Pooling.RANK)
-    with pytest.raises(LoadFailed, match="no classifier"):
+    with pytest.raises(UsageError, match="no classifier"):
         async with loaded(encoder, settings):
             pass
 
