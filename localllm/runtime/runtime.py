@@ -225,8 +225,10 @@ class Runtime:
         """Return why the installed llama.cpp cannot run this model at all, with what would help;
         None when it can, or nothing is known."""
         architecture = await asyncio.to_thread(architecture_of, model.path)
-        if architecture is None:
-            return None
+        return None if architecture is None else await self.unsupported_architecture(architecture)
+
+    async def unsupported_architecture(self, architecture: str) -> str | None:
+        """Return what `unsupported` does, for a model that is not on this disk yet."""
 
         async def ask(names: tuple[str, ...]) -> Architectures:
             async with self._engine() as engine, asyncio.timeout(self._probe_timeout_s):

@@ -111,6 +111,19 @@ async def test_a_suggestion_says_what_it_is_and_asks_nobody(
     assert (hub_source.planned, hub_source.pulled) == ([], [])
 
 
+async def test_a_model_that_the_engine_cannot_run_is_said_to_be_one_before_the_download(
+    app_fixture: AppFixture, hub_source: FakeHubSource
+) -> None:
+    app_fixture.script.unknown_architectures = ("llama",)
+    async with app_fixture.app().run_test(size=(120, 40)) as pilot:
+        await open_offer(pilot)
+        text = " ".join(screen_text(pilot.app).split())
+        assert "cannot run it: the installed llama.cpp" in text
+        assert "pip install --upgrade localllm" in text
+        assert phase(pilot.app) is Phase.OFFERED  # a newer llama.cpp may run it
+    assert (hub_source.planned, hub_source.pulled) == ([], [])
+
+
 async def test_the_host_is_named_before_it_is_asked(
     app_fixture: AppFixture, hub_source: FakeHubSource
 ) -> None:

@@ -128,6 +128,7 @@ class DownloadScreen(WorkScreen[DownloadResult], ModalScreen[DownloadResult]):
         self._plan = plan
         self._preview: DownloadPreview | None = None
         self._pull_plan: PullPlan | None = None
+        self._engine_problem: str | None = None
         self._progress: Progress | None = None
         self._stop = threading.Event()
         self._model: InstalledModel | None = None
@@ -163,6 +164,8 @@ class DownloadScreen(WorkScreen[DownloadResult], ModalScreen[DownloadResult]):
         except LocalLLMError as error:
             self._go(Phase.FAILED, str(error))
             return
+        architecture = self._plan.spec.architecture
+        self._engine_problem = await self.runtime.unsupported_architecture(architecture)
         await self._show_facts()
         if preview.refusal is not None:
             self._go(Phase.FAILED, preview.refusal)
@@ -255,6 +258,8 @@ class DownloadScreen(WorkScreen[DownloadResult], ModalScreen[DownloadResult]):
         yield "memory", f"{format_bytes(need_bytes(plan))} with {context} tokens of context"
         likely = format_rate(plan.decode.likely)
         yield "speed", f"{rate_range(plan.decode)} tok/s, likely {likely}"
+        if self._engine_problem is not None:
+            yield "engine", f"cannot run it: {self._engine_problem}"
         if (named := (pull_plan and pull_plan.repo.license) or preview.license) is not None:
             yield "licence", named
         if pull_plan is not None and pull_plan.repo.gated:
