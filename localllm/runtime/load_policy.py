@@ -217,7 +217,7 @@ def context_warnings(
     choice: LoadChoice, spec: ModelSpec, load: LoadSettings, name: str
 ) -> tuple[str, ...]:
     """Say what is wrong with the context of a load, in at most one sentence."""
-    warning = context_warning(spec, load, name, asked=choice.context)
+    warning = context_warning(spec, load, name, requested=choice.context)
     return () if warning is None else (warning,)
 
 

@@ -136,8 +136,8 @@ class HostGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         allowed = self._check(scope)
-        asked = _values(scope, b"access-control-request-method")
-        preflight = allowed and scope["method"] == "OPTIONS" and asked
+        method = _values(scope, b"access-control-request-method")
+        preflight = allowed and scope["method"] == "OPTIONS" and method
         await (_preflight_response(scope) if preflight else self._app)(scope, receive, send)
 
     def _check(self, scope: Scope) -> bool:
@@ -203,8 +203,8 @@ def _preflight_response(scope: Scope) -> Response:
         "access-control-allow-methods": "GET, HEAD, POST",
         "access-control-max-age": str(_PREFLIGHT_AGE_S),
     }
-    if asked := _values(scope, b"access-control-request-headers"):
-        headers["access-control-allow-headers"] = ", ".join(asked)
+    if requested := _values(scope, b"access-control-request-headers"):
+        headers["access-control-allow-headers"] = ", ".join(requested)
     if _values(scope, b"access-control-request-private-network") == ["true"]:
         headers["access-control-allow-private-network"] = "true"
     return Response(status_code=204, headers=headers)

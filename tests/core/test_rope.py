@@ -48,17 +48,17 @@ def test_a_scaling_without_a_factor_reaches_the_context(context: int, kind: Rope
     assert filled.context == context
     assert (filled.rope.freq_scale is None) == (context <= TRAINED)
     assert trained_context(LLAMA, filled.rope) == max(context, TRAINED)
-    assert context_warning(LLAMA, filled, "m", asked=context) is None
+    assert context_warning(LLAMA, filled, "m", requested=context) is None
 
 
 @given(st.integers(1, 64 * TRAINED))
 def test_what_is_within_the_training_context_is_not_warned_of(context: int) -> None:
-    warning = context_warning(LLAMA, LoadSettings(context=context), "m", asked=context)
+    warning = context_warning(LLAMA, LoadSettings(context=context), "m", requested=context)
     assert (warning is None) == (context <= TRAINED)
 
 
 def test_the_warning_has_both_numbers_and_a_way_out() -> None:
-    warning = context_warning(LLAMA, load(2 * TRAINED), "m\x1b[2J", asked=2 * TRAINED)
+    warning = context_warning(LLAMA, load(2 * TRAINED), "m\x1b[2J", requested=2 * TRAINED)
     assert warning is not None
     assert f"trained for {TRAINED} tokens of context and gets {2 * TRAINED}" in warning
     assert "--rope-scaling yarn" in warning
@@ -67,7 +67,7 @@ def test_the_warning_has_both_numbers_and_a_way_out() -> None:
 
 def test_a_factor_that_is_too_small_is_said() -> None:
     short = with_rope_scaling(LLAMA, load(4 * TRAINED, freq_scale=0.5))
-    warning = context_warning(LLAMA, short, "m", asked=4 * TRAINED)
+    warning = context_warning(LLAMA, short, "m", requested=4 * TRAINED)
     assert warning is not None
     assert f"stretched to {2 * TRAINED}" in warning
     assert "--rope-scaling" not in warning  # it is scaled already
@@ -76,7 +76,7 @@ def test_a_factor_that_is_too_small_is_said() -> None:
 def test_another_base_frequency_is_taken_as_it_is() -> None:
     based = with_rope_scaling(LLAMA, load(4 * TRAINED, freq_base=4e6))
     assert based.rope == RopeSettings(freq_base=4e6)
-    assert context_warning(LLAMA, based, "m", asked=4 * TRAINED) is None
+    assert context_warning(LLAMA, based, "m", requested=4 * TRAINED) is None
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_learned_positions_end_with_their_table() -> None:
     assert learned_positions(gpt2) == 1024
     capped = with_rope_scaling(gpt2, LoadSettings(context=4096))
     assert capped.context == 1024
-    warning = context_warning(gpt2, capped, "m", asked=4096)
+    warning = context_warning(gpt2, capped, "m", requested=4096)
     assert warning is not None
     assert "positions for 1024 tokens and none beyond" in warning
     assert largest_context(gpt2, capped, Budget(host_bytes=2**40), beyond_training=True) == 1024

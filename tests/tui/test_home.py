@@ -26,7 +26,7 @@ async def test_it_says_what_the_machine_has(app_fixture: AppFixture) -> None:
     assert "8 cores, 16 usable" in text
     assert "10.0 GiB free of 16.0 GiB" in text
     assert "none found" in text
-    assert "llama.cpp 0.3.36 · CPU" in text
+    assert "llama-cpp-python 0.3.36 · CPU" in text
     assert "A GPU is here" in text
 
 

@@ -82,17 +82,17 @@ def _original_context(spec: ModelSpec, rope: RopeSettings) -> int:
 
 
 def context_warning(
-    spec: ModelSpec, load: LoadSettings, name: str, *, asked: int | None
+    spec: ModelSpec, load: LoadSettings, name: str, *, requested: int | None
 ) -> str | None:
     """Say what is wrong with a context that is longer than a model can use; None when it is not.
 
-    `asked` is the context that was asked for.
+    `requested`: the context of --ctx or the request; None when the policy chose it.
     """
     shown = single_line(name)
-    if asked is not None and load.context < asked:
+    if requested is not None and load.context < requested:
         return (
             f"{shown} has positions for {load.context} tokens and none beyond: that is its "
-            f"context, not {asked}."
+            f"context, not {requested}."
         )
     trained = trained_context(spec, load.rope)
     if trained is None or load.context <= trained:

@@ -91,4 +91,4 @@ def _engine(build: EngineBuild | None) -> str:
         return "llama.cpp is not usable here"
     where = ", ".join(build.backends) or "CPU"
     offline = " · no network" if build.network is not None and build.network.blocked else ""
-    return f"llama.cpp {build.version} · {where}{offline}"
+    return f"{build.name} {build.version} · {where}{offline}"

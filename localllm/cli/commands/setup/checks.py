@@ -64,7 +64,7 @@ def engine(machine: HardwareInfo) -> Check:
     return Check(
         name="engine",
         ok=True,
-        detail=f"{build.name} {build.version}{commit}: {backends}",
+        detail=f"{build.name} {build.version}{commit}: {backends}. {build.reason}".strip(),
     )
 
 
@@ -116,11 +116,12 @@ def directory(name: str, path: Path, variable: str) -> Check:
     """Check that a directory can be written to, by this user alone, and has space left;
     `variable` moves it."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path) as file:
+        # Nothing is created: who writes first makes the directory, with the mode that it needs.
+        existing = next((each for each in (path, *path.parents) if each.exists()), path)
+        with tempfile.TemporaryFile(dir=existing) as file:
             file.write(b"x")
-        free_bytes = shutil.disk_usage(path).free
-        mode = path.stat().st_mode
+        free_bytes = shutil.disk_usage(existing).free
+        mode = existing.stat().st_mode
     except OSError as error:
         return Check(
             name=name,
