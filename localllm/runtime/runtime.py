@@ -344,6 +344,11 @@ class Runtime:
         """List the models in memory, without those whose engine has ended."""
         return tuple(each.resident for each in self._models.values() if each.engine.alive)
 
+    def crashed(self) -> tuple[ResidentModel, ...]:
+        """List the models whose engine has ended, as they were in memory; the next request for one
+        loads it again."""
+        return tuple(each.resident for each in self._models.values() if not each.engine.alive)
+
     async def generate(
         self, name: str, request: GenerateRequest
     ) -> AsyncGenerator[GenerateEvent, None]:

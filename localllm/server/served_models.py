@@ -21,6 +21,7 @@ from localllm.engine.messages import (
     RerankRequest,
 )
 from localllm.errors import ContextOverflow, EngineCrashed
+from localllm.runtime.model_pool.listing import ModelListing, ModelState
 from localllm.runtime.runtime import ResidentModel, Runtime
 from localllm.server.errors import ApiError, api_error, is_shutdown
 
@@ -94,12 +95,36 @@ class ServedModels:
             )
         return name
 
+    def listed(self) -> tuple[ModelListing, ...]:
+        """List every model that a request can name, those that are not in memory too. Nothing is
+        loaded, and no model counts as used."""
+        alive = {each.model.name: each for each in self._runtime.resident()}
+        crashed = {each.model.name: each for each in self._runtime.crashed()}
+        return tuple(
+            ModelListing(
+                name=name,
+                model=(alive.get(name) or crashed[name]).model,
+                aliases=tuple(alias for alias, model in self._aliases.items() if model == name),
+                state=ModelState.READY if name in alive else ModelState.CRASHED,
+                resident=alive.get(name),
+            )
+            for name in self.names
+            if name in alive or name in crashed
+        )
+
     def generate(
-        self, name: str, request: GenerateRequest, *, prompt_field: str = "messages"
+        self,
+        name: str,
+        request: GenerateRequest,
+        *,
+        prompt_field: str = "messages",
+        keep_alive: float | None = None,
     ) -> AsyncGenerator[GenerateEvent, None]:
         """Generate with the model called `name`; closing the iterator cancels the request.
 
         `prompt_field`: the field that an error names when the prompt does not fit the context.
+        `keep_alive`: seconds that the model stays in memory after its last request; None: as it is
+        configured, negative or infinity: for ever, 0: until it has nothing to do.
         Raises ApiError at once for an unknown model; the iterator raises LocalLLMErrors.
         """
         return self._events(self.resolve(name), request, prompt_field)
@@ -118,12 +143,26 @@ class ServedModels:
             except ContextOverflow as error:
                 raise api_error(error, prompt_field=prompt_field) from error
 
-    async def embed(self, name: str, request: EmbedRequest, *, prompt_field: str) -> Embedded:
+    async def embed(
+        self,
+        name: str,
+        request: EmbedRequest,
+        *,
+        prompt_field: str,
+        keep_alive: float | None = None,
+    ) -> Embedded:
         """Embed with the model called `name`; as `generate`. Cancelling it cancels the request."""
         name = self.resolve(name)
         return await self._result(name, self._runtime.embed(name, request), prompt_field)
 
-    async def rerank(self, name: str, request: RerankRequest, *, prompt_field: str) -> Reranked:
+    async def rerank(
+        self,
+        name: str,
+        request: RerankRequest,
+        *,
+        prompt_field: str,
+        keep_alive: float | None = None,
+    ) -> Reranked:
         """Rerank with the model called `name`; as `embed`."""
         name = self.resolve(name)
         return await self._result(name, self._runtime.rerank(name, request), prompt_field)

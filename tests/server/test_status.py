@@ -2,6 +2,8 @@
 
 import pytest
 
+from localllm.runtime.model_pool.listing import ModelState
+from localllm.server.served_models import ServedModels
 from tests.server.server_under_test import MODEL, ServerUnderTest
 
 
@@ -21,6 +23,19 @@ async def test_health_needs_no_key_and_reports_a_crash(server: ServerUnderTest) 
         "status": "degraded",
         "models": [{"id": MODEL, "status": "crashed"}],
     }
+
+
+async def test_models_are_listed_with_their_state(server: ServerUnderTest) -> None:
+    models = ServedModels(server.runtime, (MODEL,), aliases={"other": MODEL})
+    (ready,) = models.listed()
+    assert (ready.name, ready.aliases, ready.state) == (MODEL, ("other",), ModelState.READY)
+    assert ready.resident is not None
+    server.script.crash_after = 0
+    with pytest.raises(Exception, match="SIGKILL"):
+        await server.client().completions.create(model=MODEL, prompt="x")
+    (crashed,) = models.listed()
+    assert (crashed.model, crashed.state) == (ready.model, ModelState.CRASHED)
+    assert crashed.resident is None
 
 
 async def test_without_adapters_the_list_is_empty(server: ServerUnderTest) -> None:

@@ -1,0 +1,37 @@
+"""A model that requests can name, as every front end shows it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from localllm.library.store.installed import InstalledModel
+from localllm.runtime.runtime import ResidentModel
+
+
+class ModelState(StrEnum):
+    """Where a model is: on the disk alone, on its way into memory, in memory, or its engine is gone
+    and starts again with the next request."""
+
+    UNLOADED = "unloaded"
+    LOADING = "loading"
+    READY = "ready"
+    CRASHED = "crashed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelListing:
+    """A model and what is known of it in memory.
+
+    `aliases` are its other names. `resident` is None unless it is READY. `keep_alive_s`: seconds
+    that it stays in memory after its last request, infinity: for ever. `expires_in_s`: seconds
+    until it is unloaded if nothing asks for it; None when it is not: it is in use, pinned, kept for
+    ever or not in memory.
+    """
+
+    name: str
+    model: InstalledModel
+    aliases: tuple[str, ...] = ()
+    state: ModelState = ModelState.UNLOADED
+    resident: ResidentModel | None = None
+    keep_alive_s: float = float("inf")
+    expires_in_s: float | None = None
+    pinned: bool = False
