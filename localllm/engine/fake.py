@@ -55,7 +55,7 @@ class Script:
     """The behaviour of a FakeEngine, and a record of the calls to it.
 
     Answers: `tokens`, with `reasoning` before and `calls` behind them, which end the answer with
-    TOOL_CALLS; `dropped_messages` of a request that rolls; `warnings` of every one.
+    TOOL_CALLS; `dropped_messages` of a request that rolls; `warnings` and `stop` of every one.
     Errors: `load_error`, `generate_error` and `probe_error` are raised instead of an answer;
     `crash_after` so many tokens the process ends.
     Gates are acquired before a step, so that a test decides when it happens: `accept_gate` before a
@@ -88,6 +88,7 @@ class Script:
     states: dict[str, int] = field(default_factory=dict)
     dropped_messages: int = 0
     warnings: tuple[str, ...] = ()
+    stop: str | None = None
     requests: list[GenerateRequest] = field(default_factory=list)
     embeds: list[EmbedRequest] = field(default_factory=list)
     reranks: list[RerankRequest] = field(default_factory=list)
@@ -244,6 +245,7 @@ class FakeEngine:
             ),
             dropped_messages=script.dropped_messages if request.overflow is Overflow.ROLL else 0,
             warnings=script.warnings,
+            stop=script.stop,
             index=index,
             remaining=request.n - 1 - index,
         )

@@ -29,14 +29,19 @@ def test_text_cut_anywhere_comes_out_whole(text: str, cuts: list[int]) -> None:
 def test_nothing_of_a_stop_string_and_nothing_after_it_comes_out(
     text: str, stop: list[str]
 ) -> None:
-    out, stopped = run([character.encode() for character in text], tuple(stop))
+    stream = IncrementalDetokenizer(tuple(stop))
+    out = [stream.push(character.encode()) for character in text]
+    out.append(stream.finish())
     expected = text
     for end in range(len(text) + 1):  # the first stop string to be complete decides
         starts = [text[:end].find(one) for one in stop if one in text[:end]]
         if starts:
             expected = text[: min(starts)]
             break
-    assert stopped == any(one in text for one in stop)
+    assert stream.stopped == any(one in text for one in stop)
+    if stream.stop is not None:
+        assert stream.stop in stop
+        assert text.startswith(stream.stop, len(expected))
     assert "".join(out) == expected
 
 

@@ -101,6 +101,7 @@ async def test_a_stop_string_ends_the_answer_and_is_not_part_of_it(engine: Proce
     stop = whole[len(whole) // 2 : len(whole) // 2 + 3]
     cut, done, _ = await collect(engine, ask("t2", "Count to five.", max_tokens=24, stop=(stop,)))
     assert cut == whole[: whole.index(stop)]
+    assert done.stop == stop
     assert done.reason is FinishReason.STOP
 
 

@@ -183,7 +183,7 @@ class Finished:
     that many of the oldest, after the leading system messages, did not fit the context and were
     left out (with `overflow` ROLL). `warnings`: sentences about what was done to the request to
     answer it, such as messages that had to be merged for the chat template. `reasoning_tokens` of
-    the completion's were reasoning.
+    the completion's were reasoning. `stop`: the stop string that ended the answer.
     """
 
     request_id: str
@@ -195,6 +195,7 @@ class Finished:
     dropped_messages: int = 0
     warnings: tuple[str, ...] = ()
     reasoning_tokens: int = 0
+    stop: str | None = None
     index: int = 0
     remaining: int = 0
 

@@ -18,8 +18,13 @@ class IncrementalDetokenizer:
         self._stop = tuple(text for text in stop if text)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._pending = ""
-        self.stopped = False
-        """True when a stop string has come: nothing follows."""
+        self.stop: str | None = None
+        """The stop string that has come: nothing follows."""
+
+    @property
+    def stopped(self) -> bool:
+        """True when a stop string has come."""
+        return self.stop is not None
 
     @property
     def has_pending(self) -> bool:
@@ -32,7 +37,7 @@ class IncrementalDetokenizer:
         return bool(self._decoder.getstate()[0])
 
     def push(self, piece: bytes) -> str:
-        """Add one token's bytes; return the text that is certain now. May set `stopped`."""
+        """Add one token's bytes; return the text that is certain now. May set `stop`."""
         return self._release(self._decoder.decode(piece))
 
     def finish(self) -> str:
@@ -47,10 +52,10 @@ class IncrementalDetokenizer:
         if self.stopped:
             return ""
         self._pending += text
-        ends = [at for stop in self._stop if (at := self._pending.find(stop)) >= 0]
-        if ends:
-            self.stopped = True
-            out, self._pending = self._pending[: min(ends)], ""
+        found = [(at, stop) for stop in self._stop if (at := self._pending.find(stop)) >= 0]
+        if found:
+            at, self.stop = min(found, key=lambda each: each[0])
+            out, self._pending = self._pending[:at], ""
             return out
         keep = max((overlap(self._pending, stop) for stop in self._stop), default=0)
         cut = len(self._pending) - keep

@@ -178,6 +178,7 @@ class OutputProcessor:
                 dropped_messages=prompt.dropped_messages,
                 warnings=(*prompt.warnings, *output.schema_warnings(reason)),
                 reasoning_tokens=output.events.reasoning_tokens,
+                stop=output.detokenizer.stop,
                 index=sequence.index,
                 remaining=remaining,
             )
