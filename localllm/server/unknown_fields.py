@@ -26,7 +26,8 @@ HARMLESS_FIELDS = frozenset(
         "parsed_arguments", "provider_specific_fields", "reasoning_details", "refusal",
         "signature", "thinking_blocks", "thought_signature", "usage",
         # What asks for speed, for a price or for a record, never for another answer.
-        "cache_control", "detail", "prediction", "prompt_cache_retention", "service_tier", "store",
+        "cache_control", "detail", "prediction", "prompt_cache_breakpoint", "prompt_cache_options",
+        "prompt_cache_retention", "service_tier", "store",
     }
 )  # fmt: skip
 """Fields that change no answer, whatever their value and wherever they stand: not worth a word.

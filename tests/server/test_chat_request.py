@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from localllm.engine.messages import Grammar, GrammarKind, Image, Sampling
 from localllm.engine.messages.limits import ranges_of
-from localllm.server.dialects.openai.chat_message import MAX_ITEMS, ChatMessage
+from localllm.server.dialects.openai.chat_message import ChatMessage
 from localllm.server.dialects.openai.chat_request import ChatCompletionRequest
+from localllm.server.dialects.openai.content_parts import MAX_ITEMS
 from localllm.server.errors import ApiError
 from localllm.server.request_body import validate
 from localllm.server.unknown_fields import unknown_fields
@@ -228,7 +229,7 @@ def test_an_empty_list_of_a_message_is_accepted(name: str) -> None:
         (
             {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
             "invalid_value",
-            "`messages[0].content[0].type` must be 'text', 'image_url' or 'thinking'.",
+            "`messages[0].content[0].type` must be 'text', 'image_url', 'file' or 'thinking'.",
         ),
         (
             {"stop": "x" * 65_537},

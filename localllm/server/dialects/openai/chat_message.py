@@ -5,19 +5,21 @@ answers are taken as they are, in the spellings of OpenAI's two APIs, Anthropic,
 LiteLLM and vLLM.
 """
 
-import re
-from collections.abc import Iterator
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from localllm.engine.messages import Message, Role, ToolCall
+from localllm.server.dialects.openai.content_parts import (
+    ContentPart,
+    Items,
+    read_parts,
+    text_or_none,
+    texts_in,
+)
 from localllm.server.dialects.openai.tools import FunctionCallParam, ToolCallParam
-from localllm.server.generation.request import decode_image, join_content
+from localllm.server.generation.request import join_content
 from localllm.server.schema import RequestModel, field_error
-
-MAX_ITEMS = 16384
-"""Messages of a request, parts of a message. The 230,000 that fit a body would take seconds."""
 
 MAX_CALLS = 256
 """Of one message."""
@@ -25,118 +27,7 @@ MAX_CALLS = 256
 MAX_PARTS = 32_768
 """Parts and calls of all messages together: each is checked by itself, in microseconds."""
 
-# Of a list that is wrong everywhere only the first error is kept: there could be millions.
-Items = Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)
-
 T = TypeVar("T")
-
-_DATA_URL = re.compile(r"data:image/[a-z0-9.+-]{1,32};base64,", re.IGNORECASE)
-
-
-def _decode_data_url(value: object) -> object:
-    """Decode a data: URL. Nothing is fetched for a client, from nowhere: an address that this
-    machine reaches may be one that the client does not."""
-    if not isinstance(value, str):
-        raise field_error("invalid_type", "must be a string")
-    head = _DATA_URL.match(value)
-    if head is None:
-        raise field_error(
-            "unsupported_url",
-            "must be data:image/...;base64,... with the image itself: this server fetches nothing",
-        )
-    return decode_image(value[head.end() :], invalid="is not valid base64 after its comma")
-
-
-class ImageUrl(RequestModel):
-    """`detail` changes nothing: an image is scaled to what the model's encoder takes."""
-
-    url: Annotated[bytes, BeforeValidator(_decode_data_url)]
-    detail: object = None
-
-    @classmethod
-    def understand(cls, value: object) -> object:
-        return {"url": value} if isinstance(value, str) else value
-
-
-PartType = Literal["text", "image_url", "thinking"]
-
-_TYPES: dict[object, PartType] = {
-    "input_text": "text",
-    "output_text": "text",
-    "refusal": "text",
-    "reasoning": "thinking",
-    "redacted_thinking": "thinking",
-    "input_image": "image_url",
-}
-"""Names that OpenAI's Responses API, Anthropic's and the AI SDK have for types of parts."""
-
-
-_OWN_FIELDS = ("text", "image_url", "thinking")
-
-
-class ContentPart(RequestModel):
-    """A text, an image or an earlier thought, by its `type`; the fields of another type are not
-    read."""
-
-    type: PartType
-    text: Annotated[str | None, Field(validate_default=True)] = None
-    image_url: Annotated[ImageUrl | None, Field(validate_default=True)] = None
-    thinking: object = None
-
-    @classmethod
-    def understand(cls, value: object) -> object:
-        if isinstance(value, str):
-            return {"type": "text", "text": value}
-        if not isinstance(value, dict):
-            return value
-        theirs = value.get("type", "text" if "text" in value else None)
-        ours = _TYPES.get(theirs, theirs) if isinstance(theirs, str) else theirs
-        part = {name: each for name, each in value.items() if name not in _OWN_FIELDS}
-        if ours is not None:
-            part["type"] = ours
-        if theirs == "refusal":
-            own = part.pop("refusal", None)
-        elif ours == "thinking":
-            own = value.get("thinking", part.pop("reasoning", value.get("text")))
-        else:
-            own = value.get(ours) if isinstance(ours, str) else None
-        if own is not None and isinstance(ours, str):
-            part[ours] = own
-        return part
-
-    @field_validator("text", "image_url")
-    @classmethod
-    def _of_its_type(cls, value: T, info: ValidationInfo) -> T:
-        if info.data.get("type") == info.field_name and value is None:
-            raise field_error("missing_required_parameter", "is required")
-        return value
-
-    @property
-    def content(self) -> str | bytes:
-        return self.image_url.url if self.image_url is not None else self.text or ""
-
-
-def _content_parts(value: object) -> object:
-    if isinstance(value, str) or (not value and isinstance(value, list)):
-        # An answer that only called tools, or that was cut before its first word, has none.
-        return [{"type": "text", "text": value or ""}]
-    if isinstance(value, dict):
-        return [value]
-    if isinstance(value, list) and all(isinstance(each, str) for each in value):
-        return [{"type": "text", "text": "\n".join(value)}]  # as `join_content` joins them
-    if value is not None and not isinstance(value, list):
-        raise field_error("invalid_type", "must be a string or an array of parts")
-    return value
-
-
-def _texts(value: object) -> Iterator[str]:
-    """Yield the texts in a thought: it is one, or a list of blocks that hold some."""
-    for block in value if isinstance(value, list) else [value]:
-        if isinstance(block, str):
-            yield block
-        elif isinstance(block, dict):
-            fields = (block.get(name) for name in ("thinking", "text", "reasoning", "summary"))
-            yield next((text for text in fields if isinstance(text, str)), "")
 
 
 class ChatMessage(RequestModel):
@@ -155,7 +46,7 @@ class ChatMessage(RequestModel):
     tool_call_id: object = None
     content: Annotated[
         Annotated[list[ContentPart], Items] | None,
-        BeforeValidator(_content_parts),
+        BeforeValidator(read_parts),
         Field(validate_default=True),
     ] = None
     name: object = None
@@ -181,8 +72,10 @@ class ChatMessage(RequestModel):
         role = info.data.get("role")
         if value is None and role in ("system", "developer", "user"):
             raise field_error("missing_required_parameter", "is required")
-        if role != "user" and any(part.image_url for part in value or ()):
-            raise field_error("invalid_value", "has an image, which belongs to a user's message")
+        if role not in _WITH_IMAGES and any(part.image_url for part in value or ()):
+            raise field_error(
+                "invalid_value", "has an image, which belongs to a user's message or a tool's"
+            )
         return value
 
     def message(self) -> Message:
@@ -196,8 +89,8 @@ class ChatMessage(RequestModel):
             content=text or (self.refusal if isinstance(self.refusal, str) else ""),
             images=images,
             tool_calls=self._calls(),
-            tool_call_id=_text_or_none(self.tool_call_id) if result else None,
-            name=_text_or_none(self.name) if result else None,
+            tool_call_id=text_or_none(self.tool_call_id) if result else None,
+            name=text_or_none(self.name) if result else None,
             reasoning=self._thought() if self.role == "assistant" else None,
         )
 
@@ -209,7 +102,7 @@ class ChatMessage(RequestModel):
         return calls
 
     def _thought(self) -> str | None:
-        parts = [text for part in self.content or () for text in _texts(part.thinking)]
+        parts = [text for part in self.content or () for text in texts_in(part.thinking)]
         spellings = (
             self.reasoning_content,
             self.reasoning,
@@ -218,14 +111,12 @@ class ChatMessage(RequestModel):
             self.thinking_blocks,
             self.reasoning_details,
         )
-        return next((text for each in spellings if (text := "".join(_texts(each)))), None)
+        return next((text for each in spellings if (text := "".join(texts_in(each)))), None)
 
+
+_WITH_IMAGES = ("user", "tool", "function")
 
 _ROLES = {"developer": Role.SYSTEM, "function": Role.TOOL}
-
-
-def _text_or_none(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
 
 
 def _not_too_many(value: object) -> object:

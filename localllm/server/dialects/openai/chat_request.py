@@ -102,6 +102,7 @@ class ChatCompletionRequest(OpenAiFields, ReasoningFields):
     # Of OpenAI's API, and not done here: the answer would be another one.
     modalities: Annotated[object, unsupported(["text"], [])] = None
     audio: Annotated[object, unsupported()] = None
+    moderation: Annotated[object, unsupported()] = None
     web_search_options: Annotated[object, unsupported()] = None
     chat_template: Annotated[object, unsupported("")] = None
 
