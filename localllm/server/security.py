@@ -200,7 +200,7 @@ def _allowed_origin(scope: Scope, allowed: Collection[str]) -> str | None:
 def _preflight_response(scope: Scope) -> Response:
     """Allow what the page asks for: which headers it sends decides nothing here."""
     headers = {
-        "access-control-allow-methods": "GET, HEAD, POST",
+        "access-control-allow-methods": "GET, HEAD, POST, DELETE",
         "access-control-max-age": str(_PREFLIGHT_AGE_S),
     }
     if requested := _values(scope, b"access-control-request-headers"):

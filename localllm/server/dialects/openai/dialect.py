@@ -13,6 +13,7 @@ from localllm.server.dialects.openai.completions_request import CompletionReques
 from localllm.server.dialects.openai.completions_response import CompletionStreamEncoder, completion
 from localllm.server.dialects.openai.embeddings import EmbeddingRequest, embedding_response
 from localllm.server.dialects.openai.errors import error_body
+from localllm.server.dialects.openai.responses.endpoints import ResponsesEndpoints
 from localllm.server.dialects.protocol import Dialect
 from localllm.server.generation.choices import Choices
 from localllm.server.generation.request import schema_warnings
@@ -42,7 +43,9 @@ not."""
 
 def _router(models: ServedModels) -> APIRouter:
     router, endpoints = APIRouter(), _Endpoints(models)
+    responses = ResponsesEndpoints(models)
     for prefix in _PREFIXES:
+        responses.add_routes(router, prefix)
         for path, read in (
             ("/models", endpoints.list_models),
             ("/models/{name:path}", endpoints.retrieve_model),

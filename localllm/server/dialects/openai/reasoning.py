@@ -47,9 +47,14 @@ def _switch(value: object) -> object:
 
 
 class ReasoningOptions(RequestModel):
-    """`exclude`: the model thinks, and the answer leaves it out."""
+    """`exclude`: the model thinks, and the answer leaves it out. What a summary is to be like, or
+    how much of earlier reasoning is read, changes nothing: the chat template decides that."""
 
     effort: EffortName | None = None
+    summary: object = None
+    generate_summary: object = None
+    context: object = None
+    mode: object = None
     max_tokens: Budget = None
     enabled: bool | None = None
     exclude: bool | None = None

@@ -13,7 +13,7 @@ from localllm.server.schema import RequestModel, field_error
 T = TypeVar("T")
 
 
-def _arguments(value: object) -> object:
+def read_arguments(value: object) -> object:
     """Accept arguments as a text or as what the text would say; a text is kept as it is, for half
     a call is shown to the model as it was."""
     if value is None or value in ("", []):  # PHP writes an empty object as []
@@ -30,7 +30,7 @@ class FunctionCallParam(RequestModel):
     """A function and its arguments, as an earlier answer has them."""
 
     name: str
-    arguments: Annotated[str, BeforeValidator(_arguments)] = "{}"
+    arguments: Annotated[str, BeforeValidator(read_arguments)] = "{}"
 
 
 class ToolCallParam(RequestModel):
