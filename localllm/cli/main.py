@@ -32,6 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "rm": ("localllm.cli.commands.rm", "Remove a model from the library."),
     "run": ("localllm.cli.commands.run", "One answer, or a conversation on a terminal."),
     "serve": ("localllm.cli.commands.serve", "The local API."),
+    "key": ("localllm.cli.commands.key", "Keys of the local API: create, list, revoke."),
     "bench": (
         "localllm.cli.commands.bench",
         "Prompt and decode rates, stored to correct the estimates.",

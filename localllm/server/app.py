@@ -18,19 +18,21 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from localllm.core.text import single_line
 from localllm.errors import LocalLLMError
 from localllm.runtime.runtime import Runtime
+from localllm.server.access.guard import KeyGuard
+from localllm.server.access.key_ring import KeyRing
+from localllm.server.access.scopes import plain_path
 from localllm.server.dialects.jina.rerank import JINA
 from localllm.server.dialects.openai.dialect import OPENAI
 from localllm.server.dialects.openai.errors import error_body
 from localllm.server.dialects.protocol import Dialect, ErrorResponses
 from localllm.server.errors import ApiError, api_error, unexpected_error
+from localllm.server.monitoring.access_log import AccessLog
+from localllm.server.monitoring.memory import MemoryCollector
+from localllm.server.monitoring.metrics import CONTENT_TYPE, ServerMetrics
+from localllm.server.monitoring.middleware import MonitoringMiddleware
+from localllm.server.monitoring.tracing import Tracer
 from localllm.server.schema import ApiModel
-from localllm.server.security import (
-    CorsMiddleware,
-    ErrorMiddleware,
-    HostGuard,
-    HostPolicy,
-    KeyGuard,
-)
+from localllm.server.security import CorsMiddleware, ErrorMiddleware, HostGuard, HostPolicy
 from localllm.server.served_models import ServedModels
 from localllm.server.unknown_fields import UnknownFields
 
@@ -51,26 +53,62 @@ class RequestRules:
     strict: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Who may come in: to which names of this machine, with which keys, from which web pages
+    (origins as `cors_origin` writes them)."""
+
+    hosts: HostPolicy
+    keys: KeyRing
+    cors_origins: Collection[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Monitoring:
+    """What watches the requests. `log` and `tracer` None: there is none."""
+
+    metrics: ServerMetrics = field(default_factory=ServerMetrics)
+    log: AccessLog | None = None
+    tracer: Tracer | None = None
+
+
 def create_app(
     runtime: Runtime,
     served: tuple[str, ...],
     *,
-    hosts: HostPolicy,
-    key: str | None,
-    cors_origins: Collection[str] = frozenset(),
+    access: Access,
+    monitoring: Monitoring | None = None,
     deadline_s: float | None = None,
     rules: RequestRules | None = None,
     dialects: Sequence[Dialect] = DIALECTS,
 ) -> ASGIApp:
     """Make the API of the models named `served`, which `runtime` has loaded.
 
-    `key` None: none is required, which is only for a server that no other machine reaches. Pages of
-    `cors_origins` (as `cors_origin` writes them) may use it, with the key.
     `deadline_s`: the time limit of every answer, None: no limit.
     """
-    rules = rules or RequestRules()
-    models = ServedModels(runtime, served, deadline_s, rules.aliases)
+    rules, monitoring = rules or RequestRules(), monitoring or Monitoring()
+    metrics = monitoring.metrics
+    models = ServedModels(runtime, served, deadline_s, rules.aliases, metrics)
+    metrics.add_collector(MemoryCollector(lambda: models.resident, models.memory_bytes))
     error_response = ErrorResponses(dialects, default=error_body)
+    app = _make_routes(models, dialects, error_response)
+    # The guards see the path as it was sent: only /health itself needs no key.
+    keyed = KeyGuard(PlainPaths(app), keys=access.keys)
+    guarded = HostGuard(keyed, policy=access.hosts, origins=access.cors_origins)
+    answering = ErrorMiddleware(guarded, error_response=error_response)
+    named = UnknownFields(answering, strict=rules.strict)
+    return MonitoringMiddleware(
+        CorsMiddleware(named, origins=access.cors_origins),
+        metrics=metrics,
+        log=monitoring.log,
+        tracer=monitoring.tracer,
+    )
+
+
+def _make_routes(
+    models: ServedModels, dialects: Sequence[Dialect], error_response: ErrorResponses
+) -> FastAPI:
+    """Make the routes of all dialects, without the guards."""
     app = FastAPI(
         openapi_url=None,
         docs_url=None,
@@ -84,22 +122,17 @@ def create_app(
     app.include_router(_status_router(models))
     for dialect in dialects:
         app.include_router(dialect.router(models))
-    # The guards see the path as it was sent: only /health itself needs no key.
-    guarded = HostGuard(KeyGuard(PlainPaths(app), key=key), policy=hosts, origins=cors_origins)
-    answering = ErrorMiddleware(guarded, error_response=error_response)
-    named = UnknownFields(answering, strict=rules.strict)
-    return CorsMiddleware(named, origins=cors_origins)
+    return app
 
 
 class PlainPaths:
-    """The middleware that takes stray slashes out of a path: `//v1/models/` is `/v1/models`.
-    Clients join addresses so."""
+    """The middleware that takes stray slashes out of a path (`plain_path`)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["path"] = "/" + "/".join(step for step in scope["path"].split("/") if step)
+        scope["path"] = plain_path(scope["path"])
         await self._app(scope, receive, send)
 
 
@@ -155,7 +188,7 @@ class LoraAdapter(ApiModel):
 
 
 def _status_router(models: ServedModels) -> APIRouter:
-    """Make the routes `/health`, which needs no key, and `/lora-adapters`."""
+    """Make the routes `/health`, which needs no key, `/lora-adapters` and `/metrics`."""
     routes = APIRouter()
 
     @routes.api_route("/health", methods=["GET", "HEAD"])
@@ -181,7 +214,13 @@ def _status_router(models: ServedModels) -> APIRouter:
                 model=resident.model.name,
             )
             for resident in models.resident
+            if models.allows(resident.model.name)
             for i, lora in enumerate(resident.settings.loras)
         ]
+
+    @routes.api_route("/metrics", methods=["GET", "HEAD"], include_in_schema=False)
+    async def metrics() -> Response:
+        """Write the counters for Prometheus. It asks no engine, and is no use of a model."""
+        return Response(models.metrics.exposition(), media_type=CONTENT_TYPE)
 
     return routes

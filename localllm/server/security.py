@@ -1,14 +1,13 @@
-"""Access to the API: pure ASGI middleware around the routes, outermost last.
+"""What web pages could send: pure ASGI middleware around the routes, outermost last.
 
 A web page can make its visitor's browser send requests to this machine. Four things stop it: the
 Host header must name this server (a rebound DNS name does not: CVE-2024-28224), Origin and
 Sec-Fetch-Site must not name another site, no answer has a CORS header, and all paths but `/health`
-require the key. Whoever starts the server can add names of hosts, and origins whose pages may use
-it: those alone get CORS headers, and need the key like everybody else. The guards raise; the
-outermost layer writes the error in the envelope of the dialect whose path was requested.
+require a key (access/guard.py). Whoever starts the server can add names of hosts, and origins whose
+pages may use it: those alone get CORS headers, and need a key like everybody else. The guards
+raise; `ErrorMiddleware` writes the error in the envelope of the dialect whose path was requested.
 """
 
-import hmac
 import ipaddress
 import logging
 import re
@@ -24,7 +23,6 @@ from localllm.errors import UsageError
 from localllm.server.errors import ApiError, unexpected_error
 
 MAX_HEADER_BYTES = 32 * 1024
-OPEN_PATHS = frozenset({"/health"})
 
 logger = logging.getLogger("localllm.server")
 
@@ -187,7 +185,9 @@ class CorsMiddleware:
         await self._app(scope, receive, send if origin is None else readable)
 
 
-_EXPOSED_HEADERS = b"x-localllm-ignored, x-localllm-warnings, retry-after, www-authenticate"
+_EXPOSED_HEADERS = (
+    b"x-localllm-ignored, x-localllm-warnings, x-request-id, retry-after, www-authenticate"
+)
 _PREFLIGHT_AGE_S = 600
 
 
@@ -233,34 +233,6 @@ def _unknown_origin(origin: str) -> str:
         f"{message} To allow this one, start the server with --cors-origin {own} or add it to "
         "`cors_origins` in the [serve] table of settings.toml."
     )
-
-
-class KeyGuard:
-    """Require the key: `Authorization: Bearer KEY` or `x-api-key: KEY`. None: let all pass."""
-
-    def __init__(self, app: ASGIApp, *, key: str | None) -> None:
-        self._app = app
-        self._key = None if key is None else key.encode("ascii")
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        key = self._key
-        if not (key is None or scope["path"] in OPEN_PATHS or self._matches(scope, key)):
-            raise ApiError(
-                "The API key is missing or wrong. Send it as Authorization: Bearer KEY; "
-                "`localllm serve` says at its start which file holds it.",
-                status=401,
-                code="invalid_api_key",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
-        await self._app(scope, receive, send)
-
-    def _matches(self, scope: Scope, key: bytes) -> bool:
-        offered = [value.encode("latin-1") for value in _values(scope, b"x-api-key")]
-        for value in _values(scope, b"authorization"):
-            scheme, _, token = value.partition(" ")
-            if scheme.lower() == "bearer":
-                offered.append(token.strip().encode("latin-1"))
-        return any(hmac.compare_digest(offer, key) for offer in offered)
 
 
 class ErrorMiddleware:

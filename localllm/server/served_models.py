@@ -24,6 +24,8 @@ from localllm.errors import ContextOverflow, EngineCrashed
 from localllm.runtime.model_pool.listing import ModelListing, ModelState
 from localllm.runtime.runtime import ResidentModel, Runtime
 from localllm.server.errors import ApiError, api_error, is_shutdown
+from localllm.server.monitoring.metrics import ServerMetrics
+from localllm.server.request_record import may_use
 
 logger = logging.getLogger("localllm.server")
 
@@ -44,8 +46,10 @@ class ServedModels:
         names: tuple[str, ...],
         deadline_s: float | None = None,
         aliases: Mapping[str, str] | None = None,
+        metrics: ServerMetrics | None = None,
     ) -> None:
         self.names = names
+        self.metrics = metrics or ServerMetrics()
         self._aliases = dict(aliases or {})
         self.started_at = int(time.time())
         self._runtime = runtime
@@ -61,8 +65,9 @@ class ServedModels:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The names that a request can use: those of the models, then the aliases."""
-        return tuple(dict.fromkeys((*self.names, *self._aliases)))
+        """The names that this request can use: those of the models, then the aliases."""
+        every = dict.fromkeys((*self.names, *self._aliases))
+        return tuple(name for name in every if self.allows(name))
 
     def requested(self, model: str | None) -> str:
         """Return the name in a request's field `model`, which can be left out or empty when there
@@ -72,8 +77,8 @@ class ServedModels:
         """
         if model:
             return model
-        if len(self.names) == 1:
-            return self.names[0]
+        if len(names := [name for name in self.names if self.allows(name)]) == 1:
+            return names[0]
         raise ApiError(
             f"`model` is required, since there are several: {', '.join(self.ids)}.",
             code="missing_required_parameter",
@@ -83,9 +88,17 @@ class ServedModels:
     def resolve(self, model: str) -> str:
         """Return the name of the model that is called `model`, which may be an alias.
 
-        Raises ApiError when none is.
+        Raises ApiError when none is (404), or when the request's key does not allow it (403).
         """
         name = model if model in self.names else self._aliases.get(model)
+        if name is not None and not self.allows(name):
+            own = ", ".join(self.ids) or "none of this server's"
+            raise ApiError(
+                f"This API key may not use that model. It may use: {own}.",
+                status=403,
+                code="model_not_allowed",
+                param="model",
+            )
         if name is None:
             raise ApiError(
                 f"This server does not serve that model. It serves: {', '.join(self.ids)}.",
@@ -96,8 +109,8 @@ class ServedModels:
         return name
 
     def listed(self) -> tuple[ModelListing, ...]:
-        """List every model that a request can name, those that are not in memory too. Nothing is
-        loaded, and no model counts as used."""
+        """List every model that this request can name, those that are not in memory too. Nothing
+        is loaded, and no model counts as used."""
         alive = {each.model.name: each for each in self._runtime.resident()}
         crashed = {each.model.name: each for each in self._runtime.crashed()}
         return tuple(
@@ -109,8 +122,14 @@ class ServedModels:
                 resident=alive.get(name),
             )
             for name in self.names
-            if name in alive or name in crashed
+            if (name in alive or name in crashed) and self.allows(name)
         )
+
+    def allows(self, name: str) -> bool:
+        """Tell whether the request's key allows a model, by its own name or one of its aliases."""
+        model = self._aliases.get(name, name)
+        others = (alias for alias, target in self._aliases.items() if target == model)
+        return may_use(model) or any(map(may_use, others))
 
     def generate(
         self,
@@ -133,15 +152,17 @@ class ServedModels:
         self, name: str, request: GenerateRequest, prompt_field: str
     ) -> AsyncGenerator[GenerateEvent, None]:
         request = replace(request, deadline_s=self._deadline_s)
-        async with aclosing(self._runtime.generate(name, request)) as events:
-            try:
-                async for event in events:
-                    yield event
-            except EngineCrashed as crash:
-                self._report(name, crash)
-                raise
-            except ContextOverflow as error:
-                raise api_error(error, prompt_field=prompt_field) from error
+        with self.metrics.generation(name) as measured:
+            async with aclosing(self._runtime.generate(name, request)) as events:
+                try:
+                    async for event in events:
+                        measured.note(event)
+                        yield event
+                except EngineCrashed as crash:
+                    self._report(name, crash)
+                    raise
+                except ContextOverflow as error:
+                    raise api_error(error, prompt_field=prompt_field) from error
 
     async def embed(
         self,
@@ -153,7 +174,9 @@ class ServedModels:
     ) -> Embedded:
         """Embed with the model called `name`; as `generate`. Cancelling it cancels the request."""
         name = self.resolve(name)
-        return await self._result(name, self._runtime.embed(name, request), prompt_field)
+        embedded = await self._result(name, self._runtime.embed(name, request), prompt_field)
+        self.metrics.read(name, embedded.prompt_tokens)
+        return embedded
 
     async def rerank(
         self,
@@ -165,7 +188,13 @@ class ServedModels:
     ) -> Reranked:
         """Rerank with the model called `name`; as `embed`."""
         name = self.resolve(name)
-        return await self._result(name, self._runtime.rerank(name, request), prompt_field)
+        reranked = await self._result(name, self._runtime.rerank(name, request), prompt_field)
+        self.metrics.read(name, reranked.prompt_tokens)
+        return reranked
+
+    def memory_bytes(self, name: str) -> int | None:
+        """Measure the resident memory of a model's process; None when there is none."""
+        return self._runtime.memory_bytes(name)
 
     async def _result(self, name: str, work: Coroutine[None, None, T], prompt_field: str) -> T:
         try:
@@ -180,4 +209,5 @@ class ServedModels:
         """Log a crash once, though every request that was in flight raises it."""
         if crash is not self._reported and not is_shutdown(crash):
             self._reported = crash
+            self.metrics.crashed(name)
             logger.warning("%s: %s", single_line(name), crash)

@@ -17,7 +17,8 @@ from localllm.library.store.installed import InstalledModel
 from localllm.library.store.store import Store
 from localllm.runtime.load_policy import LoadChoice
 from localllm.runtime.runtime import Runtime
-from localllm.server.app import DIALECTS, RequestRules, create_app
+from localllm.server.access.key_ring import KeyRing
+from localllm.server.app import DIALECTS, Access, Monitoring, RequestRules, create_app
 from localllm.server.dialects.protocol import Dialect
 from localllm.server.listen import (
     Address,
@@ -59,18 +60,23 @@ async def make_runtime(
 
 def make_app(
     runtime: Runtime,
-    key: str | None = KEY,
+    key: str | KeyRing | None = KEY,
     dialects: Sequence[Dialect] = DIALECTS,
     hosts: HostPolicy | None = None,
     cors_origins: frozenset[str] = frozenset(),
     rules: RequestRules | None = None,
+    monitoring: Monitoring | None = None,
 ) -> ASGIApp:
+    access = Access(
+        hosts=hosts or HostPolicy.bound_to("127.0.0.1"),
+        keys=key if isinstance(key, KeyRing) else KeyRing(key),
+        cors_origins=cors_origins,
+    )
     return create_app(
         runtime,
         (MODEL,),
-        hosts=hosts or HostPolicy.bound_to("127.0.0.1"),
-        key=key,
-        cors_origins=cors_origins,
+        access=access,
+        monitoring=monitoring,
         rules=rules,
         dialects=dialects,
     )
@@ -150,12 +156,13 @@ async def start_server(
     data: Path,
     *,
     limits: ConnectionLimits | None = None,
-    key: str | None = KEY,
+    key: str | KeyRing | None = KEY,
     start_engine: Callable[[], Engine] | None = None,
     dialects: Sequence[Dialect] = DIALECTS,
     hosts: HostPolicy | None = None,
     cors_origins: frozenset[str] = frozenset(),
     rules: RequestRules | None = None,
+    monitoring: Monitoring | None = None,
 ) -> AsyncIterator[ServerUnderTest]:
     """Run a server whose engine plays `script`, unless `start_engine` makes another one."""
     runtime = await make_runtime(script, model, data, start_engine=start_engine)
@@ -163,7 +170,7 @@ async def start_server(
     address, stop = bound_address(sock), StopSignals()
     serving = asyncio.create_task(
         serve(
-            make_app(runtime, key, dialects, hosts, cors_origins, rules),
+            make_app(runtime, key, dialects, hosts, cors_origins, rules, monitoring),
             (sock,),
             stop,
             abort_requests=runtime.close,

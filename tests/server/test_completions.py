@@ -21,7 +21,8 @@ from localllm.engine.messages import (
     TokenLogprob,
 )
 from localllm.errors import ContextOverflow, DeadlineExceeded
-from localllm.server.app import create_app
+from localllm.server.access.key_ring import KeyRing
+from localllm.server.app import Access, create_app
 from localllm.server.dialects.openai.completions_request import CompletionRequest
 from localllm.server.dialects.openai.completions_response import CompletionStreamEncoder, completion
 from localllm.server.generation.choices import Choices
@@ -171,7 +172,8 @@ async def test_the_deadline_of_the_server_is_every_request_s(
 ) -> None:
     runtime = await make_runtime(script, smollm2, tmp_path / "data")
     hosts = HostPolicy.bound_to("127.0.0.1")
-    app = create_app(runtime, (MODEL,), hosts=hosts, key=None, deadline_s=7.5)
+    access = Access(hosts=hosts, keys=KeyRing(None))
+    app = create_app(runtime, (MODEL,), access=access, deadline_s=7.5)
     transport = httpx2.ASGITransport(app)
     async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         for path, fields in (("completions", {"prompt": "a"}), ("chat/completions", CHAT)):

@@ -284,13 +284,19 @@ async def serve_models(
     serving: Serving,
 ) -> ExitCode:
     """Load, serve until a signal, free everything. Raises what loading raises."""
-    from localllm.server.app import RequestRules, create_app
+    from localllm.server.access.key_ring import KeyRing
+    from localllm.server.access.named_keys import KeyFile
+    from localllm.server.app import Access, RequestRules, create_app
     from localllm.server.listen import StopSignals, bound_address, serve
     from localllm.server.security import HostPolicy, server_names
 
     address = bound_address(sockets[0])
     names = (serving.host, socket.gethostname(), *serving.allowed_hosts)
-    policy = HostPolicy.bound_to(address.ip, server_names(names, has_key=key is not None))
+    access = Access(
+        hosts=HostPolicy.bound_to(address.ip, server_names(names, has_key=key is not None)),
+        keys=KeyRing(key.text if key else None, KeyFile(paths.keys_file(), paths.keys_used_file())),
+        cors_origins=frozenset(serving.cors_origins),
+    )
     stop = StopSignals()
     with stop.handled():
         try:
@@ -299,9 +305,7 @@ async def serve_models(
                 app = create_app(
                     runtime,
                     tuple(one.model.name for one in resident),
-                    hosts=policy,
-                    key=key.text if key else None,
-                    cors_origins=frozenset(serving.cors_origins),
+                    access=access,
                     deadline_s=serving.request_timeout_s,
                     rules=RequestRules(aliases=serving.aliases, strict=serving.strict),
                 )
@@ -310,6 +314,7 @@ async def serve_models(
                 await serve(app, sockets, stop, abort_requests=runtime.close)
         finally:
             await runtime.close()
+            access.keys.write_used()
     return ExitCode.INTERRUPTED if stop.signal is signal.SIGINT else ExitCode.OK
 
 

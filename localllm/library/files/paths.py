@@ -72,6 +72,16 @@ def key_file() -> Path:
     return config_dir() / "api-key"
 
 
+def keys_file() -> Path:
+    """Return the file with the hashes of the named keys of the local API."""
+    return config_dir() / "keys.json"
+
+
+def keys_used_file() -> Path:
+    """Return the file that says when each named key was last used."""
+    return config_dir() / "keys-used.json"
+
+
 def hub_headers_dir(cache: Path) -> Path:
     """Return the directory of headers that were read from the Hub, in the cache directory."""
     return cache / "hub-headers"
