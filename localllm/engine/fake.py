@@ -13,6 +13,8 @@ from localllm.core.hardware import EngineBuild, EngineDevice
 from localllm.core.sizing.load import Allocation, BufferKind
 from localllm.engine.messages import (
     Architectures,
+    Detokenized,
+    DetokenizeRequest,
     Embedded,
     EmbedRequest,
     Finished,
@@ -35,11 +37,14 @@ from localllm.engine.messages import (
     StateSaved,
     Timings,
     Token,
+    Tokenized,
+    TokenizeRequest,
     ToolCall,
     ToolCallArguments,
     ToolCallBegan,
+    VocabularyInfo,
 )
-from localllm.errors import EngineCrashed, LocalLLMError, StateFailed
+from localllm.errors import BadRequest, EngineCrashed, LocalLLMError, StateFailed
 
 FAKE_BUILD = EngineBuild(
     version="0.3.36",
@@ -48,6 +53,10 @@ FAKE_BUILD = EngineBuild(
     gpu_offload=False,
     devices=(EngineDevice(name="CPU", description="Fake CPU", kind="cpu"),),
 )
+
+
+FAKE_VOCABULARY = VocabularyInfo(size=256, bos="<s>", eos="</s>", infill=True)
+FAKE_TEMPLATE = "{% for m in messages %}{{ m.content }} {% endfor %}"
 
 
 @dataclass(kw_only=True)
@@ -72,6 +81,7 @@ class Script:
     has_chat_template: bool = True
     unknown_architectures: tuple[str, ...] = ()
     chat_template_problem: str | None = None
+    vocabulary: VocabularyInfo = FAKE_VOCABULARY
     load_error: LocalLLMError | None = None
     generate_error: LocalLLMError | None = None
     allocations: tuple[Allocation, ...] = (
@@ -92,6 +102,7 @@ class Script:
     requests: list[GenerateRequest] = field(default_factory=list)
     embeds: list[EmbedRequest] = field(default_factory=list)
     reranks: list[RerankRequest] = field(default_factory=list)
+    counted: list[GenerateRequest] = field(default_factory=list)
     loads: list[LoadRequest] = field(default_factory=list)
     probes: list[ProbeRequest] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
@@ -148,6 +159,8 @@ class FakeEngine:
             chat_template_sha256="0" * 64,
             chat_template_problem=self.script.chat_template_problem,
             load_s=0.5,
+            vocabulary=self.script.vocabulary,
+            chat_template=FAKE_TEMPLATE if self.script.has_chat_template else None,
         )
 
     async def probe(self, request: ProbeRequest) -> Probed:
@@ -288,6 +301,36 @@ class FakeEngine:
         return Reranked(
             request_id=request.request_id, scores=tuple(map(float, lengths)), tokens=lengths
         )
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokenized:
+        """Return the bytes of the text, each of them a token."""
+        self._check_alive()
+        raw = request.text.encode()
+        return Tokenized(
+            request_id=request.request_id,
+            tokens=tuple(raw),
+            pieces=tuple(bytes((byte,)) for byte in raw),
+        )
+
+    async def detokenize(self, request: DetokenizeRequest) -> Detokenized:
+        self._check_alive()
+        if any(token > 255 for token in request.tokens):
+            raise BadRequest("A token is above 255.")
+        text = bytes(request.tokens).decode("utf-8", "replace")
+        return Detokenized(request_id=request.request_id, text=text)
+
+    async def apply_template(self, request: GenerateRequest) -> str:
+        self._check_alive()
+        self.script.counted.append(request)
+        return _prompt_text(request)
+
+    async def count_tokens(self, request: GenerateRequest) -> int:
+        """Return the `prompt_tokens` that `generate` reports."""
+        self._check_alive()
+        self.script.counted.append(request)
+        if self.script.generate_error is not None:
+            raise self.script.generate_error
+        return len(_prompt_text(request).split())
 
     async def cancel(self, request_id: str) -> None:
         self.script.cancelled.append(request_id)

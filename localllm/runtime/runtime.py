@@ -26,6 +26,8 @@ from localllm.engine.client.exit_reason import ILLEGAL_INSTRUCTION
 from localllm.engine.client.supervisor import SupervisedEngine
 from localllm.engine.messages import (
     Architectures,
+    Detokenized,
+    DetokenizeRequest,
     Embedded,
     EmbedRequest,
     Finished,
@@ -42,6 +44,8 @@ from localllm.engine.messages import (
     StateRestored,
     StateSaved,
     Thinking,
+    Tokenized,
+    TokenizeRequest,
 )
 from localllm.engine.messages.validation import check_vision
 from localllm.errors import (
@@ -383,6 +387,24 @@ class Runtime:
         reranked = await (await loaded.supervisor.ready()).rerank(request)
         loaded.supervisor.record_success()
         return reranked
+
+    async def tokenize(self, name: str, request: TokenizeRequest) -> Tokenized:
+        """Cut a text into tokens of the resident model `name`. Raises as `embed` does."""
+        return await (await self._loaded_model(name).supervisor.ready()).tokenize(request)
+
+    async def detokenize(self, name: str, request: DetokenizeRequest) -> Detokenized:
+        """Write tokens of the resident model `name` as text. Raises as `embed` does."""
+        return await (await self._loaded_model(name).supervisor.ready()).detokenize(request)
+
+    async def apply_template(self, name: str, request: GenerateRequest) -> str:
+        """Write the prompt of a request as text. Raises as `generate` does."""
+        return await (await self._loaded_model(name).supervisor.ready()).apply_template(request)
+
+    async def count_tokens(self, name: str, request: GenerateRequest) -> int:
+        """Count the tokens of the prompt of a request. Raises as `generate` does."""
+        loaded = self._loaded_model(name)
+        check_vision(request, loaded.resident.vision_unavailable)
+        return await (await loaded.supervisor.ready()).count_tokens(request)
 
     async def save_state(self, name: str, request: SaveState) -> StateSaved:
         """Save the KV cache of a conversation with the resident model `name` in a file.

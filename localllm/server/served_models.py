@@ -5,20 +5,24 @@ deadline and the report of a crash are the same for all of them.
 """
 
 import logging
+import secrets
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TypeVar
 
 from localllm.core.text import single_line
 from localllm.engine.messages import (
+    DetokenizeRequest,
     Embedded,
     EmbedRequest,
     GenerateEvent,
     GenerateRequest,
     Reranked,
     RerankRequest,
+    Tokenized,
+    TokenizeRequest,
 )
 from localllm.errors import ContextOverflow, EngineCrashed
 from localllm.runtime.model_pool.listing import ModelListing, ModelState
@@ -195,6 +199,43 @@ class ServedModels:
     def memory_bytes(self, name: str) -> int | None:
         """Measure the resident memory of a model's process; None when there is none."""
         return self._runtime.memory_bytes(name)
+
+    async def tokenize(
+        self, name: str, text: str, *, add_special: bool = False, parse_special: bool = False
+    ) -> Tokenized:
+        """Cut a text into tokens of the model called `name` (see `TokenizeRequest`)."""
+        name = self.resolve(name)
+        request = TokenizeRequest(
+            request_id=f"tok-{secrets.token_hex(12)}",
+            text=text,
+            add_special=add_special,
+            parse_special=parse_special,
+        )
+        return await self._result(name, self._runtime.tokenize(name, request), "content")
+
+    async def detokenize(self, name: str, tokens: Sequence[int]) -> str:
+        """Write tokens of the model called `name` as text."""
+        name = self.resolve(name)
+        request = DetokenizeRequest(
+            request_id=f"detok-{secrets.token_hex(12)}", tokens=tuple(tokens)
+        )
+        result = await self._result(name, self._runtime.detokenize(name, request), "tokens")
+        return result.text
+
+    async def apply_template(
+        self, name: str, request: GenerateRequest, *, prompt_field: str = "messages"
+    ) -> str:
+        """Write the prompt of a request as text; nothing is generated. Raises as `generate`."""
+        name = self.resolve(name)
+        return await self._result(name, self._runtime.apply_template(name, request), prompt_field)
+
+    async def count_tokens(
+        self, name: str, request: GenerateRequest, *, prompt_field: str = "messages"
+    ) -> int:
+        """Count the tokens of the prompt of a request, as the usage of its answer would; nothing is
+        generated. Raises as `generate`."""
+        name = self.resolve(name)
+        return await self._result(name, self._runtime.count_tokens(name, request), prompt_field)
 
     async def _result(self, name: str, work: Coroutine[None, None, T], prompt_field: str) -> T:
         try:

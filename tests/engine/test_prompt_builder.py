@@ -17,6 +17,7 @@ from localllm.engine.messages import (
     ToolChoice,
     ToolMode,
 )
+from localllm.engine.worker.llama.vocabulary import InfillTokens
 from localllm.engine.worker.parsing.model_format import AnswerFormat
 from localllm.engine.worker.prompt.chat_template import ChatTemplate
 from localllm.engine.worker.prompt.control_words import LiteralText
@@ -42,6 +43,7 @@ class CharacterVocabulary:
         self.bos = "^"
         self.adds_bos = True
         self.control_words = frozenset(CONTROL)
+        self.infill_tokens: InfillTokens | None = None
         self.tokenized_chars = 0
 
     def tokenize(self, text: str, *, special: bool, ends: bool = True) -> list[int]:
@@ -53,6 +55,9 @@ class CharacterVocabulary:
 
     def piece(self, token: int) -> bytes:
         return chr(token).encode()
+
+    def written(self, token: int) -> bytes:
+        return next((word for word, each in CONTROL.items() if each == token), chr(token)).encode()
 
 
 class PlacingEncoder:

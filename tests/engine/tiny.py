@@ -61,6 +61,28 @@ def plain(
     )
 
 
+INFILL = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|repo_name|>", "<|file_sep|>")
+"""The control tokens of `infill`, behind END, with the names that llama.cpp knows them by."""
+
+
+def infill(path: Path) -> Path:
+    """One with the tokens that fill in the middle (llama)."""
+
+    def with_tokens(writer: gguf.GGUFWriter) -> None:
+        keys = writer.kv_data[0]
+        keys["tokenizer.ggml.tokens"].value.extend(INFILL)
+        keys["tokenizer.ggml.token_type"].value.extend([gguf.TokenType.CONTROL] * len(INFILL))
+
+    def with_rows(shapes: Shapes) -> Shapes:
+        rows = END + 1 + len(INFILL)
+        return {
+            name: (rows, WIDTH) if shape == (END + 1, WIDTH) else shape
+            for name, shape in shapes.items()
+        }
+
+    return plain(path, edit=with_tokens, tensors=with_rows)
+
+
 def experts(path: Path) -> Path:
     """Two of four feed-forward parts for each token (llama)."""
     writer = _writer(path, "llama", layers=2)
@@ -213,5 +235,5 @@ def _values(name: str, shape: tuple[int, ...], random: np.random.Generator) -> n
     else:
         values = random.normal(0, 1.5 / np.sqrt(shape[-1]), shape)
     if name.startswith("output."):
-        values[END] = 0  # never the most likely: an answer does not end by itself
+        values[END:] = 0  # never the most likely: an answer does not end by itself
     return values.astype(np.float32)

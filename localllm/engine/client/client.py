@@ -22,12 +22,16 @@ from localllm.engine.client.exit_reason import last_words
 from localllm.engine.client.pending import ControlEvent, ControlEvents, PendingRequests, SingleEvent
 from localllm.engine.client.watchdog import Watchdog, WatchdogTimeouts
 from localllm.engine.messages import (
+    ApplyTemplateRequest,
     Architectures,
     ArchitecturesRequest,
     BuildInfo,
     BuildInfoRequest,
     Cancel,
     Command,
+    CountTokensRequest,
+    Detokenized,
+    DetokenizeRequest,
     Embedded,
     EmbedRequest,
     GenerateEvent,
@@ -46,9 +50,19 @@ from localllm.engine.messages import (
     StateError,
     StateRestored,
     StateSaved,
+    TemplateApplied,
+    Tokenized,
+    TokenizeRequest,
+    TokensCounted,
 )
 from localllm.engine.messages.codec import UNAVAILABLE_STATUS, WireError, decode_event, encode
-from localllm.engine.messages.validation import check_embed, check_generate, check_rerank
+from localllm.engine.messages.validation import (
+    check_detokenize,
+    check_embed,
+    check_generate,
+    check_rerank,
+    check_tokenize,
+)
 from localllm.errors import (
     BadRequest,
     EngineCrashed,
@@ -75,6 +89,16 @@ ControlCommand = (
     BuildInfoRequest | LoadRequest | ProbeRequest | ArchitecturesRequest | SaveState | RestoreState
 )
 """Commands that are answered in their order; other requests are answered at the same time."""
+
+SingleRequest = (
+    EmbedRequest
+    | RerankRequest
+    | TokenizeRequest
+    | DetokenizeRequest
+    | ApplyTemplateRequest
+    | CountTokensRequest
+)
+"""Requests that are answered by one event, as soon as it is there."""
 
 C = TypeVar("C", bound=ControlEvent)
 S = TypeVar("S", bound=SingleEvent)
@@ -136,6 +160,18 @@ class Engine(Protocol):
 
     async def rerank(self, request: RerankRequest) -> Reranked:
         """Score documents against a query; as `embed`."""
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokenized:
+        """Cut a text into tokens, between two steps of the answers that run. Raises BadRequest."""
+
+    async def detokenize(self, request: DetokenizeRequest) -> Detokenized:
+        """Write tokens as text; as `tokenize`."""
+
+    async def apply_template(self, request: GenerateRequest) -> str:
+        """Write the prompt of a request as text; as `tokenize`. Raises GenerationFailed classes."""
+
+    async def count_tokens(self, request: GenerateRequest) -> int:
+        """Count the tokens of the prompt of a request; as `apply_template`."""
 
     async def cancel(self, request_id: str) -> None:
         """End a request; its stream ends with `Finished(reason=CANCELLED)`."""
@@ -253,6 +289,24 @@ class ProcessEngine:
         check_rerank(request)
         return await self._single(request, Reranked)
 
+    async def tokenize(self, request: TokenizeRequest) -> Tokenized:
+        check_tokenize(request)
+        return await self._single(request, Tokenized)
+
+    async def detokenize(self, request: DetokenizeRequest) -> Detokenized:
+        check_detokenize(request)
+        return await self._single(request, Detokenized)
+
+    async def apply_template(self, request: GenerateRequest) -> str:
+        check_generate(request)
+        command = ApplyTemplateRequest(request_id=request.request_id, request=request)
+        return (await self._single(command, TemplateApplied)).text
+
+    async def count_tokens(self, request: GenerateRequest) -> int:
+        check_generate(request)
+        command = CountTokensRequest(request_id=request.request_id, request=request)
+        return (await self._single(command, TokensCounted)).prompt_tokens
+
     async def cancel(self, request_id: str) -> None:
         if self._child is not None and self.alive:
             self._child.send(encode(Cancel(request_id=request_id)))
@@ -313,7 +367,7 @@ class ProcessEngine:
         child.send(line)
         return events
 
-    async def _single(self, request: EmbedRequest | RerankRequest, kind: type[S]) -> S:
+    async def _single(self, request: SingleRequest, kind: type[S]) -> S:
         """Send a request that has one event, and wait for it."""
         line = _line(request)
         child = await self._accepting_child()
@@ -424,7 +478,7 @@ def _line(command: Command) -> bytes:
     try:
         line = encode(command)
     except WireError as error:
-        if isinstance(command, GenerateRequest | EmbedRequest | RerankRequest):
+        if isinstance(command, GenerateRequest | SingleRequest):
             raise BadRequest(f"The request is not valid Unicode: {error}") from error
         if isinstance(command, SaveState | RestoreState):
             raise StateFailed(f"The engine cannot be told this path or text: {error}") from error

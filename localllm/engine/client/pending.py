@@ -6,7 +6,7 @@ A request is one of three kinds, by the way in which it is answered:
              event is the first that is no LoadProgress.
     stream   generate: by its id, any number of events. The last is the Finished with none
              remaining, or a RequestError.
-    single   embed, rerank: by its id, one event.
+    single   embed, rerank, tokenize and the like: by its id, one event.
 
 Each goes the same way:
 
@@ -26,6 +26,7 @@ from collections import deque
 from localllm.engine.messages import (
     Architectures,
     BuildInfo,
+    Detokenized,
     Embedded,
     Event,
     Finished,
@@ -42,7 +43,10 @@ from localllm.engine.messages import (
     StateError,
     StateRestored,
     StateSaved,
+    TemplateApplied,
     Token,
+    Tokenized,
+    TokensCounted,
     ToolCallArguments,
     ToolCallBegan,
 )
@@ -75,7 +79,7 @@ ControlEvent = (
     | StateRestored
     | StateError
 )
-SingleEvent = Embedded | Reranked
+SingleEvent = Embedded | Reranked | Tokenized | Detokenized | TemplateApplied | TokensCounted
 ControlEvents = asyncio.Queue[ControlEvent | LocalLLMError]
 """The events of one control request; after the last one nothing comes."""
 
@@ -157,7 +161,7 @@ class PendingRequests:
         return stream
 
     def add_single(self, request_id: str) -> "asyncio.Future[SingleEvent]":
-        """Add an embed or rerank request. Raises BadRequest (its id is taken), QueueFull."""
+        """Add a request that has one event. Raises BadRequest (its id is taken), QueueFull."""
         self._check_free(request_id)
         future = self._singles[request_id] = asyncio.get_running_loop().create_future()
         self.active.set()
@@ -192,7 +196,14 @@ class PendingRequests:
                         del self._streams[event.request_id]
                     if not stream.put(end):
                         overflown = event.request_id
-            case Embedded() | Reranked():
+            case (
+                Embedded()
+                | Reranked()
+                | Tokenized()
+                | Detokenized()
+                | TemplateApplied()
+                | TokensCounted()
+            ):
                 single = self._singles.pop(event.request_id, None)
                 if single is not None and not single.done():
                     single.set_result(event)

@@ -22,6 +22,7 @@ from localllm.engine.messages.types import (
     Message,
     Overflow,
     Sampling,
+    SourceFile,
     Thinking,
     Tool,
     ToolChoice,
@@ -70,6 +71,10 @@ class GenerateRequest:
     The prompt is exactly one of `messages` (rendered by the chat template), `prompt` and
     `prompt_tokens` (both as they are: no BOS, no template).
 
+    - `suffix`: fill in the middle: the answer stands between `prompt` and this text. Both are cut
+      where they do not fit (`worker/prompt/infill.py`). `files`: others of the same project, the
+      most important one last, for what is left of the context.
+
     - `max_tokens` None: until the model stops or the context is full. 0 goes with `echo` only:
       the prompt is scored and nothing is generated.
     - `min_tokens`: end-of-generation tokens and `stop_tokens` are banned before that many.
@@ -117,6 +122,53 @@ class GenerateRequest:
     echo: bool = False
     deadline_s: Annotated[float | None, Range(float, 0, MAX_DEADLINE_S)] = None
     prompt_tokens: tuple[int, ...] | None = None
+    suffix: str | None = None
+    files: tuple[SourceFile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizeRequest:
+    """Cut a text into tokens. Answered by `Tokenized` or `RequestError`.
+
+    `add_special`: with the BOS and EOS that the vocabulary puts around a prompt. `parse_special`:
+    control tokens that are written in the text are recognised.
+    """
+
+    request_id: str
+    text: str
+    add_special: bool = False
+    parse_special: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetokenizeRequest:
+    """Write tokens as text, control tokens by their names. Answered by `Detokenized` or
+    `RequestError`."""
+
+    request_id: str
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplyTemplateRequest:
+    """Write the prompt of `request`, which has the same id, as text. Nothing is generated.
+
+    Answered by `TemplateApplied` or `RequestError`.
+    """
+
+    request_id: str
+    request: GenerateRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountTokensRequest:
+    """Count the tokens of the prompt of `request`, which has the same id. Nothing is generated.
+
+    Answered by `TokensCounted` or `RequestError`.
+    """
+
+    request_id: str
+    request: GenerateRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +248,10 @@ Command = (
     | ArchitecturesRequest
     | ProbeRequest
     | GenerateRequest
+    | TokenizeRequest
+    | DetokenizeRequest
+    | ApplyTemplateRequest
+    | CountTokensRequest
     | SaveState
     | RestoreState
     | EmbedRequest

@@ -5,7 +5,7 @@ with a `request_id` belong to that request; the others answer control commands i
 The `*Error` events are data; the client raises an exception of `localllm.errors` for them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from localllm.core.hardware import EngineBuild
 from localllm.core.sizing.load import Allocation
@@ -24,6 +24,22 @@ class LoadProgress:
     """`fraction` of the weights is loaded, 0..1."""
 
     fraction: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VocabularyInfo:
+    """A model's vocabulary: its size and its special tokens as it writes them, None for none.
+
+    `adds_bos`: a prompt begins with BOS without anybody writing it. `infill`: it has the tokens
+    that fill in the middle.
+    """
+
+    size: int = 0
+    bos: str | None = None
+    eos: str | None = None
+    pad: str | None = None
+    adds_bos: bool = False
+    infill: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +64,8 @@ class Loaded:
     vision: bool = False  # messages may have images
     vision_unavailable: str | None = None
     draft: tuple[Allocation, ...] = ()
+    vocabulary: VocabularyInfo = field(default_factory=VocabularyInfo)
+    chat_template: str | None = None  # its source, if it has one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +248,39 @@ class Reranked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tokenized:
+    """The tokens of a text, and the bytes of each, possibly a part of a character."""
+
+    request_id: str
+    tokens: tuple[int, ...]
+    pieces: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detokenized:
+    """The text of a list of tokens."""
+
+    request_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateApplied:
+    """A prompt as text, without the BOS that the tokenizer adds."""
+
+    request_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokensCounted:
+    """The number of tokens of a prompt: the `prompt_tokens` of its answer."""
+
+    request_id: str
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestError:
     """A request failed; the worker goes on. `code` is that of a `GenerationFailed` class."""
 
@@ -287,6 +338,10 @@ Event = (
     | Finished
     | Embedded
     | Reranked
+    | Tokenized
+    | Detokenized
+    | TemplateApplied
+    | TokensCounted
     | RequestError
     | StateSaved
     | StateRestored

@@ -53,6 +53,13 @@ MAX_TOOL_NAME = 64
 TOOL_NAME_CHARS = frozenset(string.ascii_letters + string.digits + "_-.")
 MAX_LORAS = 64
 
+MAX_FILES = 256
+"""Beside the one whose middle is filled in."""
+MAX_TOKENIZE_CHARS = 2**18
+MAX_TOKENIZE_TOKENS = 2**18
+"""In one request that cuts a text into tokens, or writes them: no running answer goes on
+meanwhile."""
+
 MAX_INPUTS = 2048
 """Texts to embed in one request, as in OpenAI's API, or documents to rank."""
 

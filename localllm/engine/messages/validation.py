@@ -15,6 +15,7 @@ from localllm.core.sizing.load import LoadSettings, Pooling
 from localllm.core.sizing.lora import MAX_SCALE
 from localllm.core.units import format_bytes
 from localllm.engine.messages import (
+    DetokenizeRequest,
     EmbedRequest,
     GenerateRequest,
     Grammar,
@@ -24,6 +25,7 @@ from localllm.engine.messages import (
     RerankRequest,
     Role,
     Sampling,
+    TokenizeRequest,
     Tool,
     ToolChoice,
     ToolMode,
@@ -32,6 +34,7 @@ from localllm.engine.messages.limits import (
     LOGIT_BIAS,
     MAX_DRY_BREAKER_BYTES,
     MAX_DRY_BREAKERS,
+    MAX_FILES,
     MAX_GRAMMAR_CHARS,
     MAX_IMAGE_BYTES,
     MAX_IMAGES,
@@ -46,6 +49,8 @@ from localllm.engine.messages.limits import (
     MAX_STOP_STRINGS,
     MAX_TEMPLATE_OPTIONS,
     MAX_TEMPLATE_OPTIONS_CHARS,
+    MAX_TOKENIZE_CHARS,
+    MAX_TOKENIZE_TOKENS,
     MAX_TOOL_NAME,
     MAX_TOOLS,
     MAX_UINT32,
@@ -80,6 +85,7 @@ def check_generate(request: GenerateRequest) -> None:
         raise BadRequest("The conversation is empty: send at least one message.")
     if request.messages is None and request.overflow is Overflow.ROLL:
         raise BadRequest("A prompt has no turns that could be left out: overflow must be error.")
+    _check_infill(request)
     check_images(request.messages or ())
     _check_ranges(request)
     if request.max_tokens == 0 and not request.echo:
@@ -115,6 +121,39 @@ def check_rerank(request: RerankRequest) -> None:
     _check_count("documents", len(request.documents))
     if not request.query:
         raise BadRequest("The query is empty.")
+
+
+def check_tokenize(request: TokenizeRequest) -> None:
+    """Raise BadRequest for a text that would keep the running answers waiting."""
+    if len(request.text) > MAX_TOKENIZE_CHARS:
+        raise BadRequest(
+            f"The text has {len(request.text)} characters; at most {MAX_TOKENIZE_CHARS} are cut "
+            "into tokens at once. Send it in parts."
+        )
+
+
+def check_detokenize(request: DetokenizeRequest) -> None:
+    """Raise BadRequest for tokens that are too many, or that no model has."""
+    if len(request.tokens) > MAX_TOKENIZE_TOKENS:
+        raise BadRequest(
+            f"There are {len(request.tokens)} tokens; at most {MAX_TOKENIZE_TOKENS} are written "
+            "as text at once. Send them in parts."
+        )
+    for token in request.tokens:
+        _check_range("A token", token, TOKEN_ID)
+
+
+def _check_infill(request: GenerateRequest) -> None:
+    if request.suffix is None:
+        if request.files:
+            raise BadRequest("Files go with a suffix: they help to fill in the middle.")
+        return
+    if request.prompt is None:
+        raise BadRequest("A suffix goes with a prompt that is a text: the answer joins the two.")
+    if request.echo:
+        raise BadRequest("A prompt with a suffix cannot be echoed: ask without echo.")
+    if len(request.files) > MAX_FILES:
+        raise BadRequest(f"There are {len(request.files)} files; at most {MAX_FILES} are accepted.")
 
 
 def check_tokens(request: GenerateRequest, vocabulary: int) -> None:

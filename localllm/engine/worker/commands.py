@@ -7,14 +7,18 @@ thread while a batch is computed.
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from localllm.engine.messages import (
+    ApplyTemplateRequest,
     Architectures,
     ArchitecturesRequest,
     BuildInfo,
     BuildInfoRequest,
     Cancel,
     Command,
+    CountTokensRequest,
+    DetokenizeRequest,
     EmbedRequest,
     Event,
     GenerateRequest,
@@ -30,6 +34,9 @@ from localllm.engine.messages import (
     StateError,
     StateRestored,
     StateSaved,
+    TemplateApplied,
+    TokenizeRequest,
+    TokensCounted,
 )
 from localllm.engine.messages.validation import check_settings
 from localllm.engine.worker.binding import llama
@@ -41,6 +48,8 @@ from localllm.engine.worker.loaded_model import LoadedModel, load_model
 from localllm.errors import BadRequest, GenerationFailed, LoadFailed, StateFailed, UsageError
 
 Emit = Callable[[Event], None]
+
+Q = TypeVar("Q", TokenizeRequest | DetokenizeRequest, ApplyTemplateRequest | CountTokensRequest)
 
 
 class WorkerEngine:
@@ -73,6 +82,10 @@ class WorkerEngine:
                 self._generate(command, arrived)
             case EmbedRequest() | RerankRequest():
                 self._embed(command)
+            case TokenizeRequest() | DetokenizeRequest():
+                self._answer(command, self._tokens)
+            case ApplyTemplateRequest() | CountTokensRequest():
+                self._answer(command, self._prompt)
             case SaveState():
                 self._save_state(command)
             case RestoreState():
@@ -162,6 +175,30 @@ class WorkerEngine:
             self._loaded.embedder.submit(request)
         except GenerationFailed as error:
             self._refuse(request.request_id, error)
+
+    def _answer(self, command: Q, answer: Callable[[LoadedModel, Q], Event]) -> None:
+        """Answer a request at once that computes nothing."""
+        try:
+            if self._loaded is None:
+                raise BadRequest("No model is loaded.")
+            self._emit(answer(self._loaded, command))
+        except GenerationFailed as error:
+            self._refuse(command.request_id, error)
+
+    def _tokens(self, loaded: LoadedModel, command: TokenizeRequest | DetokenizeRequest) -> Event:
+        if isinstance(command, TokenizeRequest):
+            return loaded.tokenizer.tokenize(command)
+        return loaded.tokenizer.detokenize(command)
+
+    def _prompt(
+        self, loaded: LoadedModel, command: ApplyTemplateRequest | CountTokensRequest
+    ) -> Event:
+        request_id, request = command.request_id, command.request
+        loaded.check_generates()
+        if isinstance(command, ApplyTemplateRequest):
+            return TemplateApplied(request_id=request_id, text=loaded.prompts.text_of(request))
+        cells = loaded.prompts.build(request).cells
+        return TokensCounted(request_id=request_id, prompt_tokens=cells)
 
     def _refuse(self, request_id: str, error: GenerationFailed) -> None:
         self._emit(RequestError(request_id=request_id, code=error.code, message=str(error)))

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 from localllm.core.sizing.embedding import with_embedding_defaults
 from localllm.core.sizing.load import ChatTemplateFile
-from localllm.engine.messages import Event, Loaded, LoadRequest
+from localllm.engine.messages import Event, Loaded, LoadRequest, VocabularyInfo
 from localllm.engine.messages.validation import check_settings
 from localllm.engine.worker.binding import llama
 from localllm.engine.worker.kv_cache.state_file import ModelFiles, StateFiles
 from localllm.engine.worker.llama.heartbeat import HeartbeatState
 from localllm.engine.worker.llama.model import Model
 from localllm.engine.worker.llama.native_log import NativeLog, note
+from localllm.engine.worker.llama.vocabulary import Vocabulary
 from localllm.engine.worker.prompt.chat_template import ChatTemplate
 from localllm.engine.worker.prompt.prompt_builder import PromptBuilder
+from localllm.engine.worker.prompt.text_tokenizer import TextTokenizer
 from localllm.engine.worker.scheduling.scheduler import Scheduler
 from localllm.errors import BadRequest, EngineUnavailable, LoadFailed, UsageError
 
@@ -37,12 +39,14 @@ class LoadedModel:
     model: Model
     scheduler: Scheduler
     prompts: PromptBuilder
+    tokenizer: TextTokenizer
     states: StateFiles
     embedder: "Embedder | None"
     encoder: "VisionEncoder | None"
     vision_unavailable: str | None
     drafter: "DraftModel | None"
     has_chat_template: bool
+    chat_template: str | None
     chat_template_sha256: str | None
     chat_template_problem: str | None
 
@@ -75,6 +79,8 @@ class LoadedModel:
             vision=encoder is not None,
             vision_unavailable=self.vision_unavailable,
             draft=self.drafter.allocations if self.drafter is not None else (),
+            vocabulary=_describe(model.vocab),
+            chat_template=self.chat_template,
         )
 
     def close(self) -> None:
@@ -127,16 +133,19 @@ def load_model(
             model.vocab,
             template,
             context=model.context,
+            batch=model.settings.batch,
             encoder=encoder,
             vision_unavailable=vision_unavailable,
             template_problem=problem,
         ),
+        tokenizer=TextTokenizer(model.vocab),
         states=StateFiles(model, scheduler.kv_cache, files=files, log=log, chat_template=digest),
         embedder=embedder,
         encoder=encoder,
         vision_unavailable=vision_unavailable,
         drafter=drafter,
         has_chat_template=template is not None,
+        chat_template=source,
         chat_template_sha256=digest,
         chat_template_problem=problem,
     )
@@ -184,6 +193,17 @@ def _compile(source: str | None, model: Model) -> tuple[ChatTemplate | None, str
         note(f"localllm worker: {error}")
         return None, f"{error}."
     return template, template.problem()
+
+
+def _describe(vocab: Vocabulary) -> VocabularyInfo:
+    return VocabularyInfo(
+        size=vocab.size,
+        bos=vocab.bos or None,
+        eos=vocab.eos or None,
+        pad=vocab.pad or None,
+        adds_bos=vocab.adds_bos,
+        infill=vocab.infill_tokens is not None,
+    )
 
 
 def _offloaded_layers(model: Model) -> int:

@@ -61,6 +61,7 @@ LLAMA_STATE_SEQ_VERSIONS = (3, 4)
 """LLAMA_STATE_SEQ_VERSION of 0c1e570 and of 86a2835; both begin alike."""
 LLAMA_TOKEN_ATTR_UNKNOWN = 1 << 0
 LLAMA_TOKEN_ATTR_CONTROL = 1 << 3
+LLAMA_TOKEN_ATTR_USER_DEFINED = 1 << 4
 
 llama_log_callback = CFUNCTYPE(None, c_int, c_char_p, c_void_p)
 ggml_abort_callback = CFUNCTYPE(c_bool, c_void_p)
@@ -196,6 +197,12 @@ llama_tokenize = _function(
 llama_version = _function("llama_version", c_char_p)
 llama_vocab_bos = _function("llama_vocab_bos", c_int32, c_void_p)
 llama_vocab_eos = _function("llama_vocab_eos", c_int32, c_void_p)
+llama_vocab_fim_mid = _function("llama_vocab_fim_mid", c_int32, c_void_p)
+llama_vocab_fim_pad = _function("llama_vocab_fim_pad", c_int32, c_void_p)
+llama_vocab_fim_pre = _function("llama_vocab_fim_pre", c_int32, c_void_p)
+llama_vocab_fim_rep = _function("llama_vocab_fim_rep", c_int32, c_void_p)
+llama_vocab_fim_sep = _function("llama_vocab_fim_sep", c_int32, c_void_p)
+llama_vocab_fim_suf = _function("llama_vocab_fim_suf", c_int32, c_void_p)
 llama_vocab_get_add_bos = _function("llama_vocab_get_add_bos", c_bool, c_void_p)
 llama_vocab_get_add_eos = _function("llama_vocab_get_add_eos", c_bool, c_void_p)
 llama_vocab_get_add_sep = _function("llama_vocab_get_add_sep", c_bool, c_void_p)
@@ -203,6 +210,7 @@ llama_vocab_get_attr = _function("llama_vocab_get_attr", c_int32, c_void_p, c_in
 llama_vocab_get_text = _function("llama_vocab_get_text", c_char_p, c_void_p, c_int32)
 llama_vocab_is_eog = _function("llama_vocab_is_eog", c_bool, c_void_p, c_int32)
 llama_vocab_n_tokens = _function("llama_vocab_n_tokens", c_int32, c_void_p)
+llama_vocab_pad = _function("llama_vocab_pad", c_int32, c_void_p)
 llama_vocab_sep = _function("llama_vocab_sep", c_int32, c_void_p)
 llama_vocab_type = _function("llama_vocab_type", c_int32, c_void_p)
 

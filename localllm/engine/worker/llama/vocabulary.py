@@ -5,11 +5,28 @@ Apart from `Model` because the prompt, the parser and the grammar need tokens an
 
 import ctypes
 import functools
+from dataclasses import astuple, dataclass
 
 from localllm.engine.worker.binding import llama
 
 _PIECE_BYTES = 128
 """Long enough for nearly every token; a longer one takes a second call."""
+
+
+@dataclass(frozen=True, slots=True)
+class InfillTokens:
+    """The tokens that fill in the middle of a text; those that a vocabulary has not are None."""
+
+    prefix: int
+    suffix: int
+    middle: int
+    repository: int | None = None
+    file: int | None = None
+    pad: int | None = None
+
+    @property
+    def all(self) -> tuple[int, ...]:
+        return tuple(token for token in astuple(self) if token is not None)
 
 
 class Vocabulary:
@@ -57,6 +74,10 @@ class Vocabulary:
             size = llama.llama_token_to_piece(self._vocab, token, buffer, -size, 0, False)
         return buffer.raw[: max(size, 0)]
 
+    def written(self, token: int) -> bytes:
+        """Return the bytes of a token as a person writes it: control tokens by their names."""
+        return self.piece(token) or self.token_text(token).encode()
+
     def token_text(self, token: int) -> str:
         """Return a token's text as the vocabulary writes it ("<s>"); "" for a negative one."""
         if token < 0:
@@ -76,7 +97,15 @@ class Vocabulary:
     def control_words(self) -> frozenset[str]:
         """The texts of the tokens that `tokenize` recognises with `special` only. Reads the whole
         vocabulary the first time."""
-        kinds = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
+        return self._words_of(llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN)
+
+    @functools.cached_property
+    def user_words(self) -> frozenset[str]:
+        """The texts of further tokens that `tokenize` looks for before it cuts a text into pieces.
+        Reads the whole vocabulary the first time."""
+        return self._words_of(llama.LLAMA_TOKEN_ATTR_USER_DEFINED)
+
+    def _words_of(self, kinds: int) -> frozenset[str]:
         attributes = llama.llama_vocab_get_attr
         return frozenset(
             self.token_text(token)
@@ -96,6 +125,23 @@ class Vocabulary:
     @property
     def eos(self) -> str:
         return self.token_text(llama.llama_vocab_eos(self._vocab))
+
+    @property
+    def pad(self) -> str:
+        return self.token_text(llama.llama_vocab_pad(self._vocab))
+
+    @functools.cached_property
+    def infill_tokens(self) -> InfillTokens | None:
+        """The tokens that fill in the middle; None for a model that was not trained for it."""
+        needed = (llama.llama_vocab_fim_pre, llama.llama_vocab_fim_suf, llama.llama_vocab_fim_mid)
+        further = (llama.llama_vocab_fim_rep, llama.llama_vocab_fim_sep, llama.llama_vocab_fim_pad)
+        found = [token if token >= 0 else None for token in (f(self._vocab) for f in needed)]
+        if None in found:
+            return None
+        return InfillTokens(
+            *(token for token in found if token is not None),
+            *(token if token >= 0 else None for token in (f(self._vocab) for f in further)),
+        )
 
     @property
     def adds_bos(self) -> bool:

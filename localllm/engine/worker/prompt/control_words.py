@@ -46,9 +46,9 @@ class ControlWords:
 
     def __init__(self, words: Iterable[str]) -> None:
         self.words = frozenset(word for word in words if len(word) >= _PREFIX_CHARS)
-        self._exact = _Finder(self.words)
+        self._exact = WordFinder(self.words)
         # A template may write a text in small letters.
-        self._any_case = _Finder(frozenset(map(str.lower, self.words)))
+        self._any_case = WordFinder(frozenset(map(str.lower, self.words)))
 
     def mark(
         self, messages: Sequence[Message], tools: Sequence[Tool], options: str = "{}"
@@ -120,7 +120,7 @@ class ControlWords:
         return "".join([*pieces, text[done:]]) if pieces else text
 
 
-class _Finder:
+class WordFinder:
     """Finds words in a text: first their beginnings, which are few, then the longest of each."""
 
     def __init__(self, words: frozenset[str]) -> None:

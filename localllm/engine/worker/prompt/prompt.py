@@ -93,6 +93,7 @@ class Prompt:
     """A prompt, ready to be computed. Its length is that of `tokens`, one a position.
 
     `dropped_messages`: so many of the conversation were left out, for want of context.
+    `stop_tokens` end the answer, beside those of the request.
     `warnings`: sentences about what else was done to the conversation, for `Finished`.
     """
 
@@ -100,6 +101,7 @@ class Prompt:
     images: PromptImages | None = None
     dropped_messages: int = 0
     warnings: tuple[str, ...] = ()
+    stop_tokens: tuple[int, ...] = ()
     answer_format: AnswerFormat = field(default_factory=AnswerFormat)
 
     def __len__(self) -> int:

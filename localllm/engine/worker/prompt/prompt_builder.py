@@ -12,6 +12,7 @@ from typing import Protocol
 
 from localllm.engine.messages import GenerateRequest, Message, Overflow, Role, Thinking
 from localllm.engine.messages.validation import check_generate, check_tokens
+from localllm.engine.worker.llama.vocabulary import InfillTokens
 from localllm.engine.worker.parsing.formats import ReasoningTags
 from localllm.engine.worker.parsing.model_format import (
     ModelFormat,
@@ -22,6 +23,7 @@ from localllm.engine.worker.parsing.model_format import (
 from localllm.engine.worker.prompt.chat_template import ChatTemplate
 from localllm.engine.worker.prompt.context_window import RollingWindow, prompt_limit
 from localllm.engine.worker.prompt.control_words import ControlWords, LiteralText
+from localllm.engine.worker.prompt.infill import NO_INFILL, infill_prompt
 from localllm.engine.worker.prompt.prompt import ImageEncoder, Prompt, PromptPart
 from localllm.errors import BadRequest, ContextOverflow
 
@@ -33,6 +35,10 @@ _UNUSABLE_TEMPLATE = (
     "Take another file of the model, load it with a template of your own (--chat-template FILE), "
     "or send a plain prompt instead of a conversation."
 )
+IMAGE_MARK = "<__media__>"
+"""What stands for an image in a prompt that is written as text, as in llama-server
+(mtmd_default_marker)."""
+
 _NO_MMPROJ = "This model was loaded without an image encoder (mmproj): it cannot see images."
 
 _CHARS_PER_TOKEN = 8
@@ -52,6 +58,8 @@ class PromptVocabulary(Tokenizer, Protocol):
 
     size: int
 
+    def written(self, token: int) -> bytes: ...
+
     @property
     def bos(self) -> str: ...
 
@@ -60,6 +68,9 @@ class PromptVocabulary(Tokenizer, Protocol):
 
     @property
     def adds_bos(self) -> bool: ...
+
+    @property
+    def infill_tokens(self) -> InfillTokens | None: ...
 
 
 class PromptBuilder:
@@ -71,15 +82,18 @@ class PromptBuilder:
         template: ChatTemplate | None,
         *,
         context: int,
+        batch: int = 2048,
         encoder: ImageEncoder | None = None,
         vision_unavailable: str | None = None,
         template_problem: str | None = None,
     ) -> None:
-        """`context`: tokens that one conversation can hold. `vision_unavailable`: why there is no
+        """`context`: tokens that one conversation can hold; `batch`: that are read at once (what
+        llama.cpp calls n_batch). `vision_unavailable`: why there is no
         `encoder`, though the load has asked for one; `template_problem`: why there is no
         `template`, though the model's file has one."""
         self._vocab = vocab
         self._context = context
+        self._batch = batch
         self._template = template
         self._no_template = _NO_TEMPLATE
         if template is None and template_problem is not None:
@@ -101,6 +115,26 @@ class PromptBuilder:
             raise BadRequest("The prompt is empty.")
         return prompt
 
+    def text_of(self, request: GenerateRequest) -> str:
+        """Write the prompt of a request as text, without the BOS that the tokenizer adds, with
+        IMAGE_MARK for each image. Raises BadRequest, ContextOverflow."""
+        check_generate(request)
+        check_tokens(request, self._vocab.size)
+        if request.messages is None:
+            if request.prompt is not None and request.suffix is None:
+                return request.prompt
+            pieces = (self._vocab.written(token) for token in self._prompt(request).tokens)
+            return b"".join(pieces).decode("utf-8", "replace")
+        template = self._require_template()
+        self._check_texts(request.messages)
+        placeholder = _ImagePlaceholder()
+        rendered = self._render(template, request, placeholder.insert(request.messages))
+        parts = placeholder.split(rendered.text)
+        return "".join(
+            IMAGE_MARK if isinstance(part, bytes) else self._without_marks(part, rendered.mark)
+            for part in parts
+        )
+
     def tokens_of(self, messages: tuple[Message, ...], thinking: Thinking = NO_WISH) -> list[int]:
         """Return the tokens of a conversation, up to the beginning of the assistant's next message.
         Raises BadRequest, ContextOverflow."""
@@ -113,12 +147,34 @@ class PromptBuilder:
     def _prompt(self, request: GenerateRequest) -> Prompt:
         if request.prompt_tokens is not None:
             return Prompt(tokens=list(request.prompt_tokens))
+        if request.prompt is not None and request.suffix is not None:
+            return self._infill(request, request.prompt, request.suffix)
         if request.prompt is not None:
             return Prompt(tokens=self._tokenize(request.prompt))
         messages = request.messages or ()
         if request.overflow is Overflow.ERROR:
             return self._conversation(request, messages)
         return self._rolled(request, messages)
+
+    def _infill(self, request: GenerateRequest, prefix: str, suffix: str) -> Prompt:
+        """Make the prompt whose answer stands between two texts, and ends with any token that a
+        text of its own kind begins with."""
+        marks = self._vocab.infill_tokens
+        if marks is None:
+            raise BadRequest(NO_INFILL)
+        ends = self._vocab.tokenize("", special=True)
+        made = infill_prompt(
+            marks,
+            lambda text: self._vocab.tokenize(text, special=False, ends=False),
+            prefix=prefix,
+            suffix=suffix,
+            files=request.files,
+            bos=ends[:1] if self._vocab.adds_bos else (),
+            limit=prompt_limit(self._context, request.max_tokens),
+            batch=self._batch,
+        )
+        stops = () if request.ignore_eos else marks.all
+        return Prompt(tokens=made.tokens, warnings=made.warnings, stop_tokens=stops)
 
     def _rolled(self, request: GenerateRequest, messages: tuple[Message, ...]) -> Prompt:
         """Make the prompt of a conversation whose oldest turns may be left out."""
@@ -138,15 +194,14 @@ class PromptBuilder:
 
     def _conversation(self, request: GenerateRequest, messages: tuple[Message, ...]) -> Prompt:
         """Make the prompt of these of the request's messages."""
-        if self._template is None:
-            raise BadRequest(self._no_template)
+        template = self._require_template()
         self._check_texts(messages)
         placeholder = _ImagePlaceholder()
         has_images = any(message.images for message in messages)
         if has_images and self._encoder is None:
             raise BadRequest(self._vision_unavailable or _NO_MMPROJ)
         rendered = self._render(
-            self._template, request, placeholder.insert(messages) if has_images else messages
+            template, request, placeholder.insert(messages) if has_images else messages
         )
         if self._encoder is None or not has_images:
             tokens, images = self._tokenize_pieces(rendered.text, rendered.mark), None
@@ -170,6 +225,11 @@ class PromptBuilder:
                 request, tokens, place=rendered.place, budget=rendered.budget
             ),
         )
+
+    def _require_template(self) -> ChatTemplate:
+        if self._template is None:
+            raise BadRequest(self._no_template)
+        return self._template
 
     def _render(
         self, template: ChatTemplate, request: GenerateRequest, messages: Sequence[Message]
@@ -222,6 +282,9 @@ class PromptBuilder:
 
     def _pieces(self, part: PromptPart, mark: str | None) -> Sequence[PromptPart]:
         return [part] if isinstance(part, bytes) else self._words.pieces(part, mark)
+
+    def _without_marks(self, text: str, mark: str | None) -> str:
+        return "".join(self._words.pieces(text, mark))
 
     def _tokenize_pieces(self, text: str, mark: str | None) -> list[int]:
         """Tokenize a prompt, in some stretches of which no control tokens are recognised."""

@@ -39,6 +39,8 @@ def sequences_of(
     """
     if prompt.images is not None and request.echo:
         raise BadRequest("A conversation with pictures cannot be echoed: ask without echo.")
+    if prompt.stop_tokens:
+        request = replace(request, stop_tokens=(*request.stop_tokens, *prompt.stop_tokens))
     cells = prompt.cells
     available = model.context - cells
     if available < (0 if request.max_tokens == 0 else 1):
