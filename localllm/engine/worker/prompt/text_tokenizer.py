@@ -55,7 +55,9 @@ class TextTokenizer:
         check_detokenize(request)
         for token in request.tokens:
             if token >= self._vocab.size:
-                raise BadRequest(f"A token is {token}; this model's are 0 to {self._vocab.size-1}.")
+                raise BadRequest(
+                    f"A token is {token}; this model's are 0 to {self._vocab.size - 1}."
+                )
         text = b"".join(map(self._vocab.written, request.tokens)).decode("utf-8", "replace")
         return Detokenized(request_id=request.request_id, text=text)
 
