@@ -13,6 +13,7 @@ from localllm.engine.messages.limits import (
     MAX_DEADLINE_S,
     MAX_INT32,
     MAX_N,
+    MAX_PRIORITY,
     MAX_TOP_LOGPROBS,
     Range,
 )
@@ -95,6 +96,8 @@ class GenerateRequest:
     - `echo`: the prompt's own tokens come first, as `Token` with `of_prompt`, once for all
       answers. With `top_logprobs` the prompt is computed in full, since cached tokens have no
       logits.
+    - `priority`: 0 is served first, as in vLLM. An answer rests while one of a lower number is
+      being written, and gives its slot to one that waits.
     - `deadline_s`: seconds from the request's arrival after which it ends with an error, wherever
       it is.
     """
@@ -121,6 +124,7 @@ class GenerateRequest:
     n: Annotated[int, Range(int, 1, MAX_N)] = 1
     echo: bool = False
     deadline_s: Annotated[float | None, Range(float, 0, MAX_DEADLINE_S)] = None
+    priority: Annotated[int, Range(int, 0, MAX_PRIORITY)] = 0
     prompt_tokens: tuple[int, ...] | None = None
     suffix: str | None = None
     files: tuple[SourceFile, ...] = ()

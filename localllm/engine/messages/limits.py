@@ -91,6 +91,9 @@ class Range:
         return f"{'above ' if self.low_open else ''}{self.low:g} to {self.high:g}"
 
 
+MAX_PRIORITY = 100
+"""0 is served first."""
+
 TOKEN_ID = Range(int, 0, MAX_INT32)
 """Of any model; `validation.check_tokens` knows the vocabulary of one."""
 LOGIT_BIAS = Range(float, -100, 100)

@@ -162,6 +162,7 @@ class GenerationFields(RequestModel):
     mirostat_eta: Annotated[float, sampling_field("mirostat_eta")] | None = None
     min_tokens: Annotated[int, in_range(REQUEST_RANGES["min_tokens"]), WHOLE] | None = None
     ignore_eos: bool | None = None
+    priority: Annotated[int, in_range(REQUEST_RANGES["priority"]), WHOLE] | None = None
     return_progress: bool | None = None
     stop_token_ids: (
         Annotated[
@@ -185,6 +186,7 @@ class GenerationFields(RequestModel):
             min_tokens=self.min_tokens or 0,
             stop_tokens=tuple(self.stop_token_ids or ()),
             ignore_eos=bool(self.ignore_eos),
+            priority=self.priority or 0,
             loras=None
             if self.lora is None
             else tuple(LoraScale(id=lora.id, scale=lora.scale) for lora in self.lora),

@@ -1,4 +1,4 @@
-"""Sequences that wait for a slot, in the order in which they arrived."""
+"""Sequences that wait for a slot, in the order of their priority and then of their arrival."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -23,8 +23,13 @@ _GRAMMAR_WAIT_S = 0.02
 """No longer than a cancel may wait."""
 
 
+def _priority(sequence: Sequence) -> int:
+    return sequence.request.priority
+
+
 class RequestQueue:
-    """First come, first served, but for those whose grammar is still being compiled."""
+    """First come, first served among those of one priority, but for those whose grammar is still
+    being compiled."""
 
     def __init__(self, model: Model, *, can_share: bool) -> None:
         """`can_share`: the sequences of one request can share its prompt's cells."""
@@ -93,15 +98,19 @@ class RequestQueue:
         return True
 
     def next_ready(self, refuse: Callable[[Sequence, GenerationFailed], None]) -> Sequence | None:
-        """Return the first sequence that can start. One whose grammar is being compiled is
+        """Return the first sequence that can start or go on. One whose grammar is being compiled is
         overtaken; one whose grammar cannot be used is passed to `refuse`, which removes it."""
-        for sequence in list(self._waiting):
+        for sequence in sorted(self._waiting, key=_priority):  # stable: by arrival
             if sequence.status is not WAITING:  # refused together with the one before it
                 continue
             constraint = sequence.output.constraint
             if constraint is None or (constraint.ready and self._usable(sequence, refuse)):
                 return sequence
         return None
+
+    def requeue(self, sequence: Sequence) -> None:
+        """Queue a sequence again that has lost its slot, before those that arrived after it."""
+        self._waiting.appendleft(sequence)
 
     def wait_for_grammar(self) -> None:
         """Wait a moment for a grammar, before which no sequence can start."""

@@ -124,9 +124,14 @@ class Scheduler:
     def _unfinished(self, request: GenerateRequest) -> list[Sequence]:
         return [each for each in self._all() if each.request is request]
 
+    def _active(self) -> list[Sequence]:
+        """Return the running sequences of the first priority; the others rest."""
+        first = min((s.request.priority for s in self._running.values()), default=0)
+        return [s for s in self._running.values() if s.request.priority == first]
+
     def _in_turn(self) -> Iterator[Sequence]:
-        """Iterate over the sequences whose adapters the next batch has."""
-        return (s for s in self._running.values() if s.lora_key == self._loras.current)
+        """Iterate over the active sequences whose adapters the next batch has."""
+        return (s for s in self._active() if s.lora_key == self._loras.current)
 
     def _prefilling(self) -> list[Sequence]:
         """Return the sequences whose prompt is being computed, in the order of their turns."""
@@ -161,10 +166,9 @@ class Scheduler:
             self._emit(PromptProgress(request_id=sequence.id, processed=0, total=total))
 
     def _admit(self) -> None:
-        """Give sequences that wait a slot, as long as there is one."""
-        while len(self._running) < self._model.settings.parallel:
-            sequence = self._queue.next_ready(self._refuse)
-            if sequence is None:
+        """Give sequences that wait a slot, as long as there is one or one can be preempted."""
+        while (sequence := self._queue.next_ready(self._refuse)) is not None:
+            if len(self._running) >= self._model.settings.parallel and not self._preempt(sequence):
                 return
             self._queue.remove(sequence)
             now, tokens = self._clock(), sequence.prompt.tokens
@@ -172,13 +176,42 @@ class Scheduler:
             slot = self.kv_cache.acquire(
                 reusable, sequence.lora_key, repeatable=sequence.request.sampling.seed is not None
             )
-            sampler = Sampler(sampling_of(sequence), self._model.vocab)
-            sampler.accept_prompt(tokens)
-            if sequence.output.constraint is not None:
-                sequence.output.constraint.begin()
+            sampler = sequence.output.sampler
+            if sampler is None:  # not after it was preempted
+                sampler = Sampler(sampling_of(sequence), self._model.vocab)
+                sampler.accept_prompt(tokens)
+                if sequence.output.constraint is not None:
+                    sequence.output.constraint.begin()
             self._reserve(slot, sequence)
             sequence.admit(slot, sampler, cached_tokens=self.kv_cache.length(slot), now=now)
             self._running[slot] = sequence
+
+    def _preempt(self, waiting: Sequence) -> bool:
+        """Take the slot of the sequence that `waiting` may go before: of the last priority the one
+        that has computed least. It goes on when a slot is free. Returns False when none can."""
+        lower = [
+            s
+            for s in self._running.values()
+            if s.request.priority > waiting.request.priority and s.preemptible
+        ]
+        victim = min(
+            lower,
+            key=lambda s: (-s.request.priority, self.kv_cache.length(s.slot)),
+            default=None,
+        )
+        if victim is None:
+            return False
+        tokens = list(self.kv_cache.tokens[victim.slot])  # a slot that is idle may be emptied
+        self._vacate(victim)
+        victim.preempt(tokens)
+        self._queue.requeue(victim)
+        return True
+
+    def _vacate(self, sequence: Sequence) -> None:
+        """Free the slot; its cells stay for the next prompt that begins the same way."""
+        self._speculator.finish(sequence)
+        del self._running[sequence.slot]
+        self.kv_cache.release(sequence.slot)
 
     def _reserve(self, slot: int, sequence: Sequence) -> None:
         """Evict what an answer with a seed may need before it begins, where all cells are in one
@@ -216,7 +249,7 @@ class Scheduler:
 
     def _schedule(self) -> Batch | None:
         """Make a batch of all that decode, and of the beginning of those that prefill."""
-        self._model.apply_loras(self._loras.next(s.lora_key for s in self._running.values()))
+        self._model.apply_loras(self._loras.next(s.lora_key for s in self._active()))
         prefilling = self._prefilling()
         chunks = self._decode_chunks(may_draft=not prefilling)
         # One physical batch a step: larger ones are split inside llama_decode anyway, and this
@@ -438,12 +471,10 @@ class Scheduler:
         self._emit(RequestError(request_id=sequence.id, code=error.code, message=str(error)))
 
     def _release(self, sequence: Sequence) -> None:
-        """Free the slot; its cells stay for the next prompt that begins the same way."""
+        """End a sequence, wherever it is, and free its slot."""
         waiting = sequence.status is WAITING
         sequence.finish()
         if waiting:
             self._queue.remove(sequence)
-            return
-        self._speculator.finish(sequence)
-        del self._running[sequence.slot]
-        self.kv_cache.release(sequence.slot)
+        else:
+            self._vacate(sequence)

@@ -14,7 +14,8 @@
     FINISHED         its slot is free; `finish` ends a sequence in any state
 
 DECODE goes back to PREFILL when its cells are lost or given up: the text so far is computed again,
-as in vLLM's preemption by recomputation, and nobody outside notices.
+as in vLLM's preemption by recomputation, and nobody outside notices. `preempt` takes a sequence
+that runs back to WAITING in the same way.
 
 Several modules work on a sequence. Each part is written by one:
 
@@ -170,9 +171,10 @@ class Sequence:
     def admit(self, slot: int, sampler: Sampler, *, cached_tokens: int, now: float) -> None:
         """Give a sequence that waits its slot."""
         self.slot = slot
-        self.prompt.cached_tokens = cached_tokens
+        if self.metrics.admitted is None:  # not after it was preempted
+            self.prompt.cached_tokens = cached_tokens
+            self.metrics.admitted = now
         self.output.sampler = sampler
-        self.metrics.admitted = now
         parent = self.parent
         if parent is not None and parent.status is PREFILL and parent.output.count == 0:
             self.status = AWAITING_PARENT
@@ -204,6 +206,18 @@ class Sequence:
             self.output.next_token = None
         self.prompt.tokens = [*self.prompt.tokens, *answer]
         self.status = PREFILL
+
+    @property
+    def preemptible(self) -> bool:
+        """True when another sequence may have its slot: it has no siblings and no echo, whose
+        books cannot be kept through it."""
+        return self.request.n == 1 and self.prompt.echo is None
+
+    def preempt(self, tokens: Tokens[int]) -> None:
+        """Give up the slot, whose cells are those of `tokens`, and wait for another one."""
+        self.recompute(tokens)
+        self.status = WAITING
+        self.slot = -1
 
     def finish(self) -> None:
         """End it, in whatever state it is."""
