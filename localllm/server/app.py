@@ -22,6 +22,7 @@ from localllm.server.access.guard import KeyGuard
 from localllm.server.access.key_ring import KeyRing
 from localllm.server.access.scopes import plain_path
 from localllm.server.dialects.jina.rerank import JINA
+from localllm.server.dialects.ollama.dialect import OLLAMA
 from localllm.server.dialects.openai.dialect import OPENAI
 from localllm.server.dialects.openai.errors import error_body
 from localllm.server.dialects.protocol import Dialect, ErrorResponses
@@ -40,6 +41,7 @@ Handler = Callable[[Request, Exception], Coroutine[None, None, Response]]
 
 DIALECTS: tuple[Dialect, ...] = (
     OPENAI,
+    OLLAMA,
     JINA,
 )
 

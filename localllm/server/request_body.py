@@ -34,12 +34,13 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 M = TypeVar("M", bound=RequestModel)
 
 
-async def read_body(request: Request, model: type[M]) -> M:
+async def read_body(request: Request, model: type[M], *, any_type: bool = False) -> M:
     """Read the body of a request as `model`; its unknown fields are named in the answer's header.
 
-    Raises what `read_json` raises, and ApiError that names the field at fault.
+    `any_type`: as in `read_json`. Raises what that raises, and ApiError that names the field at
+    fault.
     """
-    body = validate(model, await read_json(request))
+    body = validate(model, await read_json(request, any_type=any_type))
     note_unknown(request.scope, unknown_fields(body))
     return body
 
@@ -52,13 +53,19 @@ def validate(model: type[M], document: object) -> M:
         raise request_validation_error(error) from None
 
 
-async def read_json(request: Request, *, timeout_s: float = BODY_TIMEOUT_S) -> dict[str, object]:
+async def read_json(
+    request: Request, *, timeout_s: float = BODY_TIMEOUT_S, any_type: bool = False
+) -> dict[str, object]:
     """Read the body of a request as one JSON object.
 
+    `any_type`: of what no browser has sent, the declared type does not count: `curl -d` says it is
+    a form, and Ollama takes it.
     Raises ApiError: 408 too slow, 413 too large, 415 not declared as JSON, 400 not JSON or not
     an object. Raises ClientDisconnect when the client leaves meanwhile.
     """
-    _check_declared(request)
+    if not any_type or _from_browser(request):
+        _check_type(request)
+    _check_size(request)
     try:
         async with asyncio.timeout(timeout_s):
             body = await _read(request)
@@ -118,7 +125,16 @@ _SYNTAX_ERRORS = (
 """Of Python's `json` (3.11 to 3.14), in our words."""
 
 
-def _check_declared(request: Request) -> None:
+def _from_browser(request: Request) -> bool:
+    """Return True for what a web page may have sent. Every browser calls itself Mozilla, and a page
+    that changes that needs a preflight."""
+    agent = request.headers.get("user-agent", "")
+    return agent.lower().startswith("mozilla/") or any(
+        name in request.headers for name in ("origin", "referer", "sec-fetch-site")
+    )
+
+
+def _check_type(request: Request) -> None:
     # A page of another origin may post text/plain or a form without a CORS preflight; JSON needs
     # one, and no preflight is ever allowed.
     kind, _, parameters = request.headers.get("content-type", "").partition(";")
@@ -129,6 +145,9 @@ def _check_declared(request: Request) -> None:
             status=415,
             code="unsupported_media_type",
         )
+
+
+def _check_size(request: Request) -> None:
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise ApiError(
             "Compressed bodies are not supported: leave Content-Encoding out.",

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 
 import pytest
+from ollama import _types as ollama
 from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 from openai.types.responses import (
@@ -18,6 +19,10 @@ from openai.types.responses import (
 )
 from pydantic import AliasChoices
 
+from localllm.server.dialects.ollama.chat_request import ChatRequest
+from localllm.server.dialects.ollama.embeddings import EmbedBody, EmbeddingsBody
+from localllm.server.dialects.ollama.generate_request import PromptRequest
+from localllm.server.dialects.ollama.models import ShowBody
 from localllm.server.dialects.openai.chat_request import ChatCompletionRequest
 from localllm.server.dialects.openai.completions_request import CompletionRequest
 from localllm.server.dialects.openai.embeddings import EmbeddingRequest
@@ -77,6 +82,15 @@ REQUESTS = [
         model=EmbeddingRequest,
         body={"input": "hi"},
     ),
+    DocumentedRequest(path="POST /api/chat", types=(ollama.ChatRequest,), model=ChatRequest),
+    DocumentedRequest(
+        path="POST /api/generate", types=(ollama.GenerateRequest,), model=PromptRequest
+    ),
+    DocumentedRequest(path="POST /api/embed", types=(ollama.EmbedRequest,), model=EmbedBody),
+    DocumentedRequest(
+        path="POST /api/embeddings", types=(ollama.EmbeddingsRequest,), model=EmbeddingsBody
+    ),
+    DocumentedRequest(path="POST /api/show", types=(ollama.ShowRequest,), model=ShowBody),
 ]
 TOP_LEVEL = [
     (request, name, here)
