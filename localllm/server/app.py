@@ -21,6 +21,7 @@ from localllm.runtime.runtime import Runtime
 from localllm.server.access.guard import KeyGuard
 from localllm.server.access.key_ring import KeyRing
 from localllm.server.access.scopes import plain_path
+from localllm.server.dialects.anthropic.dialect import ANTHROPIC
 from localllm.server.dialects.jina.rerank import JINA
 from localllm.server.dialects.ollama.dialect import OLLAMA
 from localllm.server.dialects.openai.dialect import OPENAI
@@ -40,6 +41,7 @@ from localllm.server.unknown_fields import UnknownFields
 Handler = Callable[[Request, Exception], Coroutine[None, None, Response]]
 
 DIALECTS: tuple[Dialect, ...] = (
+    ANTHROPIC,  # before OPENAI: of /v1/models it takes those requests that name its version
     OPENAI,
     OLLAMA,
     JINA,

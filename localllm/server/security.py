@@ -186,7 +186,8 @@ class CorsMiddleware:
 
 
 _EXPOSED_HEADERS = (
-    b"x-localllm-ignored, x-localllm-warnings, x-request-id, retry-after, www-authenticate"
+    b"x-localllm-ignored, x-localllm-warnings, x-request-id, request-id, retry-after, "
+    b"www-authenticate"
 )
 _PREFLIGHT_AGE_S = 600
 

@@ -12,8 +12,8 @@ from localllm.engine.messages import Grammar, GrammarKind, Image, Sampling
 from localllm.engine.messages.limits import ranges_of
 from localllm.server.dialects.openai.chat_message import ChatMessage
 from localllm.server.dialects.openai.chat_request import ChatCompletionRequest
-from localllm.server.dialects.openai.content_parts import MAX_ITEMS
 from localllm.server.errors import ApiError
+from localllm.server.generation.history import MAX_ITEMS
 from localllm.server.request_body import validate
 from localllm.server.unknown_fields import unknown_fields
 from tests.engine.fake_vision import png

@@ -49,7 +49,8 @@ RESERVED_TEMPLATE_OPTIONS = frozenset(
 """Variables that a template gets from the engine alone."""
 
 MAX_TOOLS = 128
-MAX_TOOL_NAME = 64
+MAX_TOOL_NAME = 128
+"""As in Anthropic's API; OpenAI's takes 64."""
 TOOL_NAME_CHARS = frozenset(string.ascii_letters + string.digits + "_-.")
 MAX_LORAS = 64
 

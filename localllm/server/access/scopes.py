@@ -20,8 +20,9 @@ _ROWS: tuple[tuple[frozenset[Scope], tuple[str, ...]], ...] = (
         _TEXT,
         (
             "/chat/completions", "/chat/completions/*", "/completions", "/responses",
-            "/responses/*", "/messages", "/messages/*", "/completion", "/infill", "/api/chat",
-            "/api/generate", "/files", "/files/*", "/batches", "/batches/*", "/api/pull",
+            "/responses/*", "/messages", "/messages/*", "/anthropic/messages",
+            "/anthropic/messages/*", "/completion", "/infill", "/api/chat", "/api/generate",
+            "/files", "/files/*", "/batches", "/batches/*", "/api/pull",
             "/api/push", "/api/create", "/api/copy", "/api/delete", "/api/blobs/*",
         ),
     ),
@@ -36,7 +37,8 @@ _ROWS: tuple[tuple[frozenset[Scope], tuple[str, ...]], ...] = (
     (
         _EITHER,
         (
-            "/health", "/models", "/models/*", "/lora-adapters", "/props", "/slots", "/slots/*",
+            "/health", "/models", "/models/*", "/anthropic/models", "/anthropic/models/*",
+            "/lora-adapters", "/props", "/slots", "/slots/*",
             "/tokenize", "/detokenize", "/apply-template", "/tokenizer_info", "/info", "/version",
             "/openapi.json", "/docs", "/api/version", "/api/tags", "/api/show", "/api/ps",
         ),

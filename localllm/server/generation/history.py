@@ -9,6 +9,12 @@ from dataclasses import replace
 
 from localllm.engine.messages import Message, Role, ToolCall
 
+MAX_ITEMS = 16384
+"""Messages of a request, parts of a message. The 230,000 that fit a body would take seconds."""
+
+MAX_PARTS = 32_768
+"""Parts and calls of all messages together: each is checked by itself, in microseconds."""
+
 
 def link_results(messages: Sequence[Message]) -> tuple[Message, ...]:
     """Give calls without an id one, and results without one that of the call they answer.

@@ -7,6 +7,7 @@ Their names are llama.cpp's, which most vendors share; where one has another nam
 import base64
 import binascii
 import json
+import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import fields
@@ -218,6 +219,23 @@ def decode_image(text: str, *, invalid: LiteralString = "is not valid base64") -
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise field_error("invalid_value", invalid) from None
+
+
+_DATA_URL = re.compile(r"data:image/[a-z0-9.+-]{1,32};base64,", re.IGNORECASE)
+
+
+def decode_data_url(value: object) -> object:
+    """Decode the data: URL of an image. Nothing is fetched for a client, from nowhere: an address
+    that this machine reaches may be one that the client does not. Raises a field error."""
+    if not isinstance(value, str):
+        raise field_error("invalid_type", "must be a string")
+    head = _DATA_URL.match(value)
+    if head is None:
+        raise field_error(
+            "unsupported_url",
+            "must be data:image/...;base64,... with the image itself: this server fetches nothing",
+        )
+    return decode_image(value[head.end() :], invalid="is not valid base64 after its comma")
 
 
 def join_content(parts: Iterable[str | bytes]) -> tuple[str, tuple[Image, ...]]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from localllm.core.json_schema import JsonSchema, tool_parameters
 from localllm.engine.messages import Tool, ToolChoice
@@ -36,6 +36,23 @@ def _read_parameters(value: object) -> JsonSchema | None:
 ToolName = Annotated[str, AfterValidator(_check_name)]
 ToolParameters = Annotated[object, AfterValidator(_read_parameters)]
 """The JSON Schema of a tool's arguments, whatever a client writes there."""
+
+
+def _call_arguments(value: object) -> object:
+    """Accept arguments as a text or as what the text would say; a text is kept as it is, for half
+    a call is shown to the model as it was."""
+    if value is None or value in ("", []):  # PHP writes an empty object as []
+        return "{}"
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        raise field_error("invalid_value", "is nested too deeply") from None
+
+
+CallArguments = Annotated[str, BeforeValidator(_call_arguments)]
+"""The arguments of an earlier call."""
 
 
 def make_tool(

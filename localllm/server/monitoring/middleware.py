@@ -126,7 +126,10 @@ def _route(scope: Scope) -> str:
 def _answer_headers(
     record: RequestRecord, trace: TraceContext | None, span_id: str | None
 ) -> list[tuple[bytes, bytes]]:
-    headers = [(b"x-request-id", record.request_id.encode("ascii"))]
+    # OpenAI's name of it, and Anthropic's.
+    headers = [
+        (name, record.request_id.encode("ascii")) for name in (b"x-request-id", b"request-id")
+    ]
     if trace is not None:
         headers.append((b"traceparent", trace.traceparent(span_id).encode("ascii")))
         if trace.state:

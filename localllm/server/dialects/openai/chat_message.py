@@ -18,14 +18,12 @@ from localllm.server.dialects.openai.content_parts import (
     texts_in,
 )
 from localllm.server.dialects.openai.tools import FunctionCallParam, ToolCallParam
+from localllm.server.generation.history import MAX_PARTS
 from localllm.server.generation.request import join_content
 from localllm.server.schema import RequestModel, field_error
 
 MAX_CALLS = 256
 """Of one message."""
-
-MAX_PARTS = 32_768
-"""Parts and calls of all messages together: each is checked by itself, in microseconds."""
 
 T = TypeVar("T")
 

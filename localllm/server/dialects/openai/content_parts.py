@@ -5,38 +5,19 @@ They are the same in OpenAI's two APIs but for the names of their types.
 
 import base64
 import binascii
-import re
 from collections.abc import Iterator
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from localllm.server.generation.request import decode_image
+from localllm.server.generation.history import MAX_ITEMS
+from localllm.server.generation.request import decode_data_url
 from localllm.server.schema import RequestModel, field_error, unsupported
-
-MAX_ITEMS = 16384
-"""Messages of a request, parts of a message. The 230,000 that fit a body would take seconds."""
 
 # Of a list that is wrong everywhere only the first error is kept: there could be millions.
 Items = Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)
 
 T = TypeVar("T")
-
-_DATA_URL = re.compile(r"data:image/[a-z0-9.+-]{1,32};base64,", re.IGNORECASE)
-
-
-def _decode_data_url(value: object) -> object:
-    """Decode a data: URL. Nothing is fetched for a client, from nowhere: an address that this
-    machine reaches may be one that the client does not."""
-    if not isinstance(value, str):
-        raise field_error("invalid_type", "must be a string")
-    head = _DATA_URL.match(value)
-    if head is None:
-        raise field_error(
-            "unsupported_url",
-            "must be data:image/...;base64,... with the image itself: this server fetches nothing",
-        )
-    return decode_image(value[head.end() :], invalid="is not valid base64 after its comma")
 
 
 _NOT_HERE = "names a file that this server does not have: send its content, as `file_data`"
@@ -77,7 +58,7 @@ class FileParam(RequestModel):
 class ImageUrl(RequestModel):
     """`detail` changes nothing: an image is scaled to what the model's encoder takes."""
 
-    url: Annotated[bytes, BeforeValidator(_decode_data_url)]
+    url: Annotated[bytes, BeforeValidator(decode_data_url)]
     detail: object = None
 
     @classmethod

@@ -1,36 +1,28 @@
 """Tools in OpenAI's form: those that a request offers, and the calls of earlier turns."""
 
-import json
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from localllm.engine.messages import Tool, ToolCall, ToolChoice, ToolMode
 from localllm.engine.messages.limits import MAX_TOOLS
-from localllm.server.generation.tools import ToolName, ToolParameters, check_unique, make_tool
+from localllm.server.generation.tools import (
+    CallArguments,
+    ToolName,
+    ToolParameters,
+    check_unique,
+    make_tool,
+)
 from localllm.server.schema import RequestModel, field_error
 
 T = TypeVar("T")
-
-
-def read_arguments(value: object) -> object:
-    """Accept arguments as a text or as what the text would say; a text is kept as it is, for half
-    a call is shown to the model as it was."""
-    if value is None or value in ("", []):  # PHP writes an empty object as []
-        return "{}"
-    if isinstance(value, str):
-        return value
-    try:
-        return json.dumps(value, ensure_ascii=False)
-    except RecursionError:
-        raise field_error("invalid_value", "is nested too deeply") from None
 
 
 class FunctionCallParam(RequestModel):
     """A function and its arguments, as an earlier answer has them."""
 
     name: str
-    arguments: Annotated[str, BeforeValidator(read_arguments)] = "{}"
+    arguments: CallArguments = "{}"
 
 
 class ToolCallParam(RequestModel):

@@ -13,9 +13,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from localllm.engine.messages import Message, Role, ToolCall
-from localllm.server.dialects.openai.chat_message import MAX_PARTS
 from localllm.server.dialects.openai.content_parts import (
-    MAX_ITEMS,
     ContentPart,
     Items,
     read_parts,
@@ -23,9 +21,9 @@ from localllm.server.dialects.openai.content_parts import (
     texts_in,
 )
 from localllm.server.dialects.openai.responses.tools import ResponseTools, ToolTable
-from localllm.server.dialects.openai.tools import read_arguments
-from localllm.server.generation.history import link_results
+from localllm.server.generation.history import MAX_ITEMS, MAX_PARTS, link_results
 from localllm.server.generation.request import join_content
+from localllm.server.generation.tools import CallArguments
 from localllm.server.schema import RequestModel, field_error
 
 T = TypeVar("T")
@@ -79,7 +77,7 @@ class ResponseItem(RequestModel):
         Field(validate_default=True),
     ] = None
     name: Annotated[str | None, Field(validate_default=True)] = None
-    arguments: Annotated[str, BeforeValidator(read_arguments)] = "{}"
+    arguments: CallArguments = "{}"
     input: str | None = None
     call_id: Annotated[object, Field(validate_default=True)] = None
     output: Annotated[
