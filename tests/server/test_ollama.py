@@ -114,11 +114,9 @@ async def test_models_are_listed_under_names_that_requests_can_use(
     assert (loaded.model, loaded.context_length) == (model.model, 4096)
     assert (loaded.size or 0) > 0
     shown = await client.show(model.model)
-    assert shown.capabilities == ["completion"]
     assert shown.modelinfo is not None
     assert shown.modelinfo["llama.context_length"] == 8192
     assert shown.modelinfo["tokenizer.ggml.tokens"] is None
-    assert "im_start" in (shown.template or "")
     verbose = await server.post("/api/show", {"name": MODEL, "verbose": True})
     document: dict[str, Any] = verbose.document
     assert len(document["model_info"]["tokenizer.ggml.tokens"]) == 49152
@@ -190,6 +188,10 @@ async def test_a_real_model_answers_both_clients(smollm2: Path, tmp_path: Path) 
 
     async with start_server(Script(), smollm2, tmp_path, start_engine=start) as server:
         async_client = client_of(server, ollama.AsyncClient)
+        model = await async_client.show(MODEL)
+        assert (model.capabilities, "im_start" in (model.template or "")) == (["completion"], True)
+        with pytest.raises(ollama.ResponseError, match="no tokens to fill in the middle"):
+            await async_client.generate(MODEL, "def f(x):", suffix="return y")
         schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
         greedy = {"temperature": 0, "num_predict": 24}
         answer = await async_client.chat(
@@ -200,6 +202,11 @@ async def test_a_real_model_answers_both_clients(smollm2: Path, tmp_path: Path) 
         assert len(answer.logprobs[0].top_logprobs or ()) == 1
         durations = (answer.prompt_eval_duration or 0, answer.eval_duration or 0)
         assert 0 < sum(durations) <= (answer.total_duration or 0)
+
+        body = {"model": MODEL, "messages": [USER], "_debug_render_only": True}
+        rendered: dict[str, Any] = (await server.post("/api/chat", body)).document
+        prompt = rendered["_debug_info"]["rendered_template"]
+        assert "<|im_start|>user\nWeather in Rome?" in prompt
 
         def ask() -> list[ollama.GenerateResponse]:
             with client_of(server, ollama.Client) as client:

@@ -96,6 +96,8 @@ def test_a_prompt_is_a_conversation_unless_it_is_raw() -> None:
     assert asked.grammar.kind is GrammarKind.JSON_OBJECT
     raw = validate(PromptRequest, {"prompt": "x", "raw": True, "format": ""}).generate_request()
     assert (raw.prompt, raw.messages, raw.grammar) == ("x", None, None)
+    middle = validate(PromptRequest, {"prompt": "a", "suffix": "b"}).generate_request()
+    assert (middle.prompt, middle.suffix, middle.messages) == ("a", "b", None)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,7 @@ def test_a_prompt_is_a_conversation_unless_it_is_raw() -> None:
         ({"prompt": "x", "template": "{{ .Prompt }}"}, "template"),
         ({"prompt": "x", "context": [1, 2]}, "context"),
         ({"prompt": "x", "raw": True, "system": "s"}, "system"),
-        ({"prompt": "x", "raw": True, "images": [PIXEL]}, "images"),
+        ({"prompt": "x", "suffix": "y", "images": [PIXEL]}, "images"),
         ({"prompt": "x", "width": 512}, "width"),
         ({"prompt": "x", "images": ["%"]}, "images[0]"),
         ({"prompt": "x", "think": "much"}, "think"),

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
+from pydantic import ConfigDict, Field
+
 from localllm.engine.messages import (
     Finished,
     FinishReason,
@@ -111,11 +113,20 @@ def durations_s(timings: Timings) -> tuple[float, float]:
     return max(0.0, first_s - timings.queue_s), max(0.0, timings.total_s - first_s)
 
 
+class DebugInfo(ApiModel):
+    """The prompt as the model would have read it."""
+
+    rendered_template: str
+    image_count: int
+
+
 class Answer(ApiModel):
     """An answer or a piece of one: a `message` in a chat, a `response` of `/api/generate`.
 
     `warnings` and `dropped_messages` are ours.
     """
+
+    model_config = ConfigDict(serialize_by_alias=True)
 
     model: str
     created_at: str
@@ -133,6 +144,9 @@ class Answer(ApiModel):
     eval_duration: Annotated[int | None, OMIT_IF_NONE] = None
     dropped_messages: Annotated[int | None, OMIT_IF_NONE] = None
     warnings: Annotated[list[str] | None, OMIT_IF_NONE] = None
+    debug_info: Annotated[
+        DebugInfo | None, OMIT_IF_NONE, Field(serialization_alias="_debug_info")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +177,7 @@ class AnswerWriter:
         *,
         warnings: Sequence[str] = (),
         reason: DoneReason | None = None,
+        debug_info: DebugInfo | None = None,
     ) -> Answer:
         """Write a piece; the last has the `end`, or a `reason` why nothing is answered."""
         metrics = Metrics.of(end, self._clock() - self._arrived) if end is not None else None
@@ -178,6 +193,7 @@ class AnswerWriter:
             done_reason=_done_reason(end) if end is not None else reason,
             dropped_messages=(end.dropped_messages or None) if end is not None else None,
             warnings=list(warnings) or None,
+            debug_info=debug_info,
             **(metrics.model_dump() if metrics is not None else {}),
         )
 

@@ -12,7 +12,12 @@ from starlette.responses import PlainTextResponse
 from localllm import __version__
 from localllm.engine.messages import Embedded, EmbedRequest
 from localllm.runtime.model_pool.listing import ModelListing
-from localllm.server.dialects.ollama.answer import AnswerStreamEncoder, AnswerWriter, Piece
+from localllm.server.dialects.ollama.answer import (
+    AnswerStreamEncoder,
+    AnswerWriter,
+    DebugInfo,
+    Piece,
+)
 from localllm.server.dialects.ollama.chat_request import ChatRequest
 from localllm.server.dialects.ollama.embeddings import (
     EmbedAnswer,
@@ -113,6 +118,12 @@ class _Endpoints:
             reason = await self._load(name, body)
             return json_response(writer.write(Piece(), reason=reason))
         generate = body.generate_request()
+        if body.debug_render_only:
+            work = self._models.apply_template(name, generate, prompt_field=body.prompt_field)
+            prompt = await cancel_on_disconnect(request.receive, work)
+            images = sum(len(message.images) for message in generate.messages or ())
+            shown_prompt = DebugInfo(rendered_template=prompt, image_count=images)
+            return json_response(writer.write(Piece(), debug_info=shown_prompt))
         events = self._models.generate(
             name, generate, prompt_field=body.prompt_field, keep_alive=body.keep_alive
         )

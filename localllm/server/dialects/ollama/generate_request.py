@@ -20,7 +20,7 @@ class PromptRequest(AnswerFields):
 
     prompt: str | None = None
     raw: bool | None = None
-    suffix: Annotated[object, unsupported("")] = None
+    suffix: str | None = None
     system: str | None = None
     images: Images | None = None
 
@@ -57,6 +57,7 @@ class PromptRequest(AnswerFields):
             return replace(
                 request,
                 prompt=self.prompt or "",
+                suffix=self.suffix or None,
                 overflow=Overflow.ERROR,
                 thinking=Thinking(),
             )

@@ -195,8 +195,7 @@ def _shown(listing: ModelListing, verbose: bool) -> Shown:
 
 def _template(facts: ModelFacts, resident: ResidentModel | None) -> str:
     """Return the chat template that answers are made with: one that was given for the file's."""
-    given = resident.settings.chat_template if resident is not None else None
-    return given.source if given is not None else facts.template
+    return (resident.loaded.chat_template if resident is not None else None) or facts.template
 
 
 def _modelfile(name: str, template: str, context: int | None) -> str:
@@ -222,7 +221,7 @@ def _capabilities(facts: ModelFacts, listing: ModelListing) -> list[str]:
     return facts.capabilities(
         vision=_sees(listing),
         embeds=resident is not None and resident.settings.embeddings,
-        infill=False,
+        infill=resident is not None and resident.loaded.vocabulary.infill,
     )
 
 
