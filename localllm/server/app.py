@@ -5,6 +5,7 @@ does not load is an exit status and not a failed HTTP server. There is no schema
 ones load their scripts from other machines.
 """
 
+import functools
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from localllm import __version__
 from localllm.core.text import single_line
 from localllm.errors import LocalLLMError
 from localllm.runtime.runtime import Runtime
@@ -25,7 +27,7 @@ from localllm.server.dialects.anthropic.dialect import ANTHROPIC
 from localllm.server.dialects.jina.rerank import JINA
 from localllm.server.dialects.ollama.dialect import OLLAMA
 from localllm.server.dialects.openai.dialect import OPENAI
-from localllm.server.dialects.openai.errors import error_body
+from localllm.server.dialects.openai.errors import ErrorResponse, error_body
 from localllm.server.dialects.protocol import Dialect, ErrorResponses
 from localllm.server.errors import ApiError, api_error, unexpected_error
 from localllm.server.monitoring.access_log import AccessLog
@@ -33,6 +35,7 @@ from localllm.server.monitoring.memory import MemoryCollector
 from localllm.server.monitoring.metrics import CONTENT_TYPE, ServerMetrics
 from localllm.server.monitoring.middleware import MonitoringMiddleware
 from localllm.server.monitoring.tracing import Tracer
+from localllm.server.openapi import Described, Operation, encode, openapi_document
 from localllm.server.schema import ApiModel
 from localllm.server.security import CorsMiddleware, ErrorMiddleware, HostGuard, HostPolicy
 from localllm.server.served_models import ServedModels
@@ -124,6 +127,7 @@ def _make_routes(
         exception_handlers=_exception_handlers(error_response),
     )
     app.include_router(_status_router(models))
+    app.include_router(_description_router(dialects))
     for dialect in dialects:
         app.include_router(dialect.router(models))
     return app
@@ -226,5 +230,54 @@ def _status_router(models: ServedModels) -> APIRouter:
     async def metrics() -> Response:
         """Write the counters for Prometheus. It asks no engine, and is no use of a model."""
         return Response(models.metrics.exposition(), media_type=CONTENT_TYPE)
+
+    return routes
+
+
+_STATUS_OPERATIONS = (
+    Operation(
+        method="GET",
+        paths=("/health",),
+        summary="Report whether the engines run. It needs no key.",
+        answer=Health,
+    ),
+    Operation(
+        method="GET",
+        paths=("/lora-adapters",),
+        summary="List the adapters that requests can name in `lora`.",
+        answer=list[LoraAdapter],
+    ),
+    Operation(
+        method="GET",
+        paths=("/metrics",),
+        summary="Write the counters for Prometheus.",
+        media_types=(CONTENT_TYPE,),
+    ),
+)
+
+
+def described_dialects(dialects: Sequence[Dialect]) -> tuple[Described, ...]:
+    """Return all operations of the API, with the envelope of their errors."""
+    return (
+        Described(name="server", operations=_STATUS_OPERATIONS, error=ErrorResponse),
+        *(
+            Described(name=each.name, operations=each.operations, error=each.error or ErrorResponse)
+            for each in dialects
+        ),
+    )
+
+
+def _description_router(dialects: Sequence[Dialect]) -> APIRouter:
+    """Make the route of the API's own description."""
+    routes = APIRouter()
+
+    @functools.cache
+    def description() -> bytes:
+        return encode(openapi_document(described_dialects(dialects), version=__version__))
+
+    @routes.api_route("/openapi.json", methods=["GET", "HEAD"], include_in_schema=False)
+    async def openapi() -> Response:
+        """Describe every endpoint, with nothing to load from elsewhere."""
+        return Response(description(), media_type="application/json")
 
     return routes

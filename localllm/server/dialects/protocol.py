@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fastapi import APIRouter
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from localllm.server.errors import ApiError
+from localllm.server.openapi import Operation
 from localllm.server.served_models import ServedModels
 
 
@@ -21,13 +23,16 @@ class Dialect:
 
     `router` makes its routes. Errors on paths that begin with one of `prefixes` are written by
     `error_body`, also those of the layers in front of the routes (a wrong key, a path that does
-    not exist); a dialect without an envelope of its own leaves both out.
+    not exist); `error` is its model. A dialect without an envelope of its own leaves them out.
+    `operations` describe its routes in `/openapi.json`.
     """
 
     name: str
     router: Callable[[ServedModels], APIRouter]
     prefixes: tuple[str, ...] = ()
     error_body: Callable[[ApiError], bytes] | None = None
+    error: type[BaseModel] | None = None
+    operations: tuple[Operation, ...] = ()
 
 
 class ErrorResponses:

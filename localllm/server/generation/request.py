@@ -70,7 +70,9 @@ def _check_stop(value: object) -> object:
     return stops
 
 
-StopStrings = Annotated[list[str], BeforeValidator(_check_stop)]
+StopStrings = Annotated[
+    list[str], BeforeValidator(_check_stop, json_schema_input_type=str | list[str])
+]
 """A string or an array of them; empty ones are left out."""
 
 

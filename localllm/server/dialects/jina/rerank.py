@@ -13,6 +13,7 @@ from localllm.engine.messages import Reranked, RerankRequest
 from localllm.engine.messages.limits import MAX_INPUTS, MAX_INT32
 from localllm.server.dialects.protocol import Dialect
 from localllm.server.generation.request import Truncate, new_request_id
+from localllm.server.openapi import Operation
 from localllm.server.request_body import read_body
 from localllm.server.schema import (
     OMIT_IF_NONE,
@@ -132,4 +133,12 @@ def _router(models: ServedModels) -> APIRouter:
     return router
 
 
-JINA = Dialect(name="jina", router=_router)
+_RERANK = Operation(
+    method="POST",
+    paths=PATHS,
+    summary="Sort documents by their relevance to a query.",
+    body=RerankBody,
+    answer=RerankResponse,
+)
+
+JINA = Dialect(name="jina", router=_router, operations=(_RERANK,))

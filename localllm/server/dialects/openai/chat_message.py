@@ -44,7 +44,7 @@ class ChatMessage(RequestModel):
     tool_call_id: object = None
     content: Annotated[
         Annotated[list[ContentPart], Items] | None,
-        BeforeValidator(read_parts),
+        BeforeValidator(read_parts, json_schema_input_type=str | list[ContentPart]),
         Field(validate_default=True),
     ] = None
     name: object = None

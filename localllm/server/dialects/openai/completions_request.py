@@ -43,7 +43,9 @@ def _is_prompt_of_tokens(value: object) -> bool:
 class CompletionRequest(OpenAiFields):
     """The body of `/v1/completions`; null is the same as nothing."""
 
-    prompt: Annotated[list[Prompt], BeforeValidator(_prompts)]
+    prompt: Annotated[
+        list[Prompt], BeforeValidator(_prompts, json_schema_input_type=Prompt | list[Prompt])
+    ]
     echo: bool | None = None
     logprobs: TopLogprobs | None = None
     max_tokens: Annotated[

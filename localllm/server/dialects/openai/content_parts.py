@@ -44,7 +44,7 @@ class FileParam(RequestModel):
     """A text file, which stands in the prompt under its name."""
 
     filename: str | None = None
-    file_data: Annotated[str, BeforeValidator(_decode_text_file)]
+    file_data: Annotated[str, BeforeValidator(_decode_text_file, json_schema_input_type=str)]
     file_id: Annotated[object, unsupported(reason=_NOT_HERE)] = None
     file_url: Annotated[
         object, unsupported(reason="is not supported: this server fetches nothing")
@@ -58,7 +58,7 @@ class FileParam(RequestModel):
 class ImageUrl(RequestModel):
     """`detail` changes nothing: an image is scaled to what the model's encoder takes."""
 
-    url: Annotated[bytes, BeforeValidator(decode_data_url)]
+    url: Annotated[bytes, BeforeValidator(decode_data_url, json_schema_input_type=str)]
     detail: object = None
 
     @classmethod

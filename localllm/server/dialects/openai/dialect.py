@@ -1,7 +1,5 @@
 """The OpenAI dialect: its routes under /v1, in front of the served models."""
 
-from typing import Literal
-
 from fastapi import APIRouter, Request, Response
 
 from localllm.server.dialects.openai.chat_request import ChatCompletionRequest
@@ -12,39 +10,23 @@ from localllm.server.dialects.openai.chat_response import (
 from localllm.server.dialects.openai.completions_request import CompletionRequest
 from localllm.server.dialects.openai.completions_response import CompletionStreamEncoder, completion
 from localllm.server.dialects.openai.embeddings import EmbeddingRequest, embedding_response
-from localllm.server.dialects.openai.errors import error_body
+from localllm.server.dialects.openai.errors import ErrorResponse, error_body
+from localllm.server.dialects.openai.operations import OPERATIONS, PREFIXES, Model, ModelList
 from localllm.server.dialects.openai.responses.endpoints import ResponsesEndpoints
 from localllm.server.dialects.protocol import Dialect
 from localllm.server.generation.choices import Choices
 from localllm.server.generation.request import schema_warnings
 from localllm.server.generation.stream import stream_response
 from localllm.server.request_body import read_body
-from localllm.server.schema import ApiModel, json_response, warning_headers
+from localllm.server.schema import json_response, warning_headers
 from localllm.server.served_models import ServedModels
 from localllm.server.streaming import cancel_on_disconnect
-
-
-class Model(ApiModel):
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "localllm"
-
-
-class ModelList(ApiModel):
-    object: Literal["list"] = "list"
-    data: list[Model]
-
-
-_PREFIXES = ("/v1", "", "/v1/v1")
-"""The address that a client was given ends with /v1 or does not, and the client adds it or does
-not."""
 
 
 def _router(models: ServedModels) -> APIRouter:
     router, endpoints = APIRouter(), _Endpoints(models)
     responses = ResponsesEndpoints(models)
-    for prefix in _PREFIXES:
+    for prefix in PREFIXES:
         responses.add_routes(router, prefix)
         for path, read in (
             ("/models", endpoints.list_models),
@@ -110,4 +92,11 @@ class _Endpoints:
         return json_response(embedding_response(body, model, result))
 
 
-OPENAI = Dialect(name="openai", router=_router, prefixes=("/v1/",), error_body=error_body)
+OPENAI = Dialect(
+    name="openai",
+    router=_router,
+    prefixes=("/v1/",),
+    error_body=error_body,
+    error=ErrorResponse,
+    operations=OPERATIONS,
+)

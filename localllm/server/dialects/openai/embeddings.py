@@ -58,11 +58,14 @@ def _text_of(value: object) -> object:
     return value["text"] if isinstance(value, dict) and value.keys() == {"text"} else value
 
 
+_InputTypes = str | list[str] | list[int] | list[list[int]]
+
+
 class EmbeddingRequest(RequestModel):
     """The body of `/v1/embeddings`. `truncate` cuts what is too long; OpenAI has no such field."""
 
     model: ModelName | None = None
-    input: Annotated[list[object], BeforeValidator(_inputs)]
+    input: Annotated[list[object], BeforeValidator(_inputs, json_schema_input_type=_InputTypes)]
     encoding_format: Annotated[
         Literal["float", "base64"] | None, also_named("encoding_format", "embedding_type")
     ] = None

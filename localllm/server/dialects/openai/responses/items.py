@@ -73,7 +73,7 @@ class ResponseItem(RequestModel):
     ] = None
     content: Annotated[
         Annotated[list[ContentPart], Items] | None,
-        BeforeValidator(read_parts),
+        BeforeValidator(read_parts, json_schema_input_type=str | list[ContentPart]),
         Field(validate_default=True),
     ] = None
     name: Annotated[str | None, Field(validate_default=True)] = None
@@ -82,7 +82,7 @@ class ResponseItem(RequestModel):
     call_id: Annotated[object, Field(validate_default=True)] = None
     output: Annotated[
         Annotated[list[ContentPart], Items] | None,
-        BeforeValidator(read_parts),
+        BeforeValidator(read_parts, json_schema_input_type=str | list[ContentPart]),
         Field(validate_default=True),
     ] = None
     namespace: str | None = None
@@ -166,7 +166,9 @@ def _items(value: object) -> object:
 
 
 ResponseItems = Annotated[
-    list[ResponseItem], Field(max_length=MAX_ITEMS, fail_fast=True), BeforeValidator(_items)
+    list[ResponseItem],
+    Field(max_length=MAX_ITEMS, fail_fast=True),
+    BeforeValidator(_items, json_schema_input_type=str | list[ResponseItem]),
 ]
 
 

@@ -1,0 +1,112 @@
+"""The operations of OpenAI's API, as `/openapi.json` describes them."""
+
+from typing import Literal
+
+from localllm.server.dialects.openai.chat_request import ChatCompletionRequest
+from localllm.server.dialects.openai.chat_response import ChatCompletion
+from localllm.server.dialects.openai.completions_request import CompletionRequest
+from localllm.server.dialects.openai.completions_response import Completion
+from localllm.server.dialects.openai.embeddings import CreateEmbeddingResponse, EmbeddingRequest
+from localllm.server.dialects.openai.responses.documents import (
+    InputItemList,
+    Response,
+    ResponseDeleted,
+)
+from localllm.server.dialects.openai.responses.endpoints import InputItemsQuery
+from localllm.server.dialects.openai.responses.request import ResponseRequest
+from localllm.server.openapi import Operation
+from localllm.server.schema import ApiModel
+from localllm.server.streaming import SSE_MEDIA_TYPE
+
+
+class Model(ApiModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "localllm"
+
+
+class ModelList(ApiModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+PREFIXES = ("/v1", "", "/v1/v1")
+"""The address that a client was given ends with /v1 or does not, and the client adds it or does
+not."""
+
+
+def _paths(path: str) -> tuple[str, ...]:
+    return tuple(prefix + path for prefix in PREFIXES)
+
+
+OPERATIONS = (
+    Operation(
+        method="GET",
+        paths=_paths("/models"),
+        summary="List the models that requests can name.",
+        answer=ModelList,
+    ),
+    Operation(
+        method="GET",
+        paths=_paths("/models/{name:path}"),
+        summary="Describe one model.",
+        answer=Model,
+    ),
+    Operation(
+        method="POST",
+        paths=_paths("/chat/completions"),
+        summary="Answer a conversation.",
+        body=ChatCompletionRequest,
+        answer=ChatCompletion,
+        media_types=(SSE_MEDIA_TYPE,),
+    ),
+    Operation(
+        method="POST",
+        paths=_paths("/completions"),
+        summary="Continue a text, or fill in its middle.",
+        body=CompletionRequest,
+        answer=Completion,
+        media_types=(SSE_MEDIA_TYPE,),
+    ),
+    Operation(
+        method="POST",
+        paths=_paths("/embeddings"),
+        summary="Turn texts into vectors.",
+        body=EmbeddingRequest,
+        answer=CreateEmbeddingResponse,
+    ),
+    Operation(
+        method="POST",
+        paths=_paths("/responses"),
+        summary="Make a response, after an earlier one or not.",
+        body=ResponseRequest,
+        answer=Response,
+        media_types=(SSE_MEDIA_TYPE,),
+    ),
+    Operation(
+        method="GET",
+        paths=_paths("/responses/{response_id}"),
+        summary="Read a response that is kept.",
+        answer=Response,
+    ),
+    Operation(
+        method="DELETE",
+        paths=_paths("/responses/{response_id}"),
+        summary="Forget a response.",
+        answer=ResponseDeleted,
+    ),
+    Operation(
+        method="POST",
+        paths=_paths("/responses/{response_id}/cancel"),
+        summary="Refused: no response is made in the background.",
+        answer=Response,
+    ),
+    Operation(
+        method="GET",
+        paths=_paths("/responses/{response_id}/input_items"),
+        summary="List what a kept response was asked.",
+        query=InputItemsQuery,
+        answer=InputItemList,
+    ),
+)
