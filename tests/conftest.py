@@ -24,6 +24,7 @@ from localllm.engine.builds.candidates import chosen_candidate, installed_candid
 from localllm.engine.builds.verdict import VerdictFile, fingerprint
 from localllm.engine.client.examination import EXAMINATION, verdict_of
 from localllm.errors import EngineUnavailable
+from localllm.library.files import paths
 from tests.hub.fixture import hub as hub
 
 _real_connect = socket.socket.connect
@@ -81,6 +82,9 @@ def no_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", connect)
 
 
+_MEASURE_KERNELS = "from localllm.runtime.kernel_rates import engine_kernels; engine_kernels()"
+
+
 @pytest.fixture(scope="session")
 def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The verdicts on the builds that may be chosen. Without them each of the hundreds of programs
@@ -97,19 +101,24 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         verdict = verdict_of(candidate.name, done.stdout, done.stderr, done.returncode)
         with suppress(EngineUnavailable):
             VerdictFile(path).put(fingerprint(candidate), verdict)
+    environment = os.environ | {
+        f"LOCALLLM_{name}_DIR": str(path.parent) for name in ("CACHE", "CONFIG")
+    }
+    subprocess.run((sys.executable, "-c", _MEASURE_KERNELS), check=True, env=environment)
     return path
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdicts: Path) -> Path:
     """Give each test, and the processes it starts, directories of its own. They are empty, but for
-    what is known of the engine."""
+    what is known of the engine and its kernels."""
     for name in ("DATA", "CONFIG", "CACHE"):
         directory = tmp_path / "home" / name.lower()
         directory.mkdir(parents=True)
         monkeypatch.setenv(f"LOCALLLM_{name}_DIR", str(directory))
-    if verdicts.exists():
-        shutil.copyfile(verdicts, tmp_path / "home" / "cache" / verdicts.name)
+    for file in (verdicts, verdicts.with_name(paths.kernels_file().name)):
+        if file.exists():
+            shutil.copyfile(file, tmp_path / "home" / "cache" / file.name)
     monkeypatch.setenv("GGML_NO_BACKTRACE", "1")
     monkeypatch.delenv("LOCALLLM_API_KEY", raising=False)
     for name in (*_OF_THE_USER, *(each.upper() for each in _OF_THE_USER)):

@@ -143,11 +143,20 @@ def print_stats(answer: Answer, resident: ResidentModel, memory_bytes: int | Non
         f"load {_duration(resident.loaded.load_s)}",
         f"estimated {format_bytes(resident.fit.with_draft_bytes)}",
     ]
+    if resident.settings.threads is not None:
+        parts.append(_threads(resident))
     if timings.drafted:
         parts.insert(4, f"{timings.accepted} of {timings.drafted} guesses right")
     if memory_bytes is not None:
         parts.append(f"engine {format_bytes(memory_bytes)}")
     info(" · ".join(parts))
+
+
+def _threads(resident: ResidentModel) -> str:
+    """Name the threads that computed, and what they were compared with when it was loaded."""
+    threads, trials = resident.settings.threads, resident.loaded.thread_trials
+    others = ", ".join(str(each.threads) for each in trials if each.threads != threads)
+    return f"{threads} threads" + (f" (fastest beside {others})" if others else "")
 
 
 def _rate(tokens_per_s: float | None) -> str:

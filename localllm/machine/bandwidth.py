@@ -145,7 +145,7 @@ def cached_bandwidth(
     empty, one that cannot be written is left alone: the figure is right either way. The file is
     replaced in one step. Raises what `measure` raises, unless there is a figure already.
     """
-    key = f"{cpu_name}, {threads} threads"
+    key = _key(cpu_name, threads)
     stored, time_s = _stored(path), now()
     crowded = busy() if busy is not None else _busy_now(threads)
     known = stored.get(key)
@@ -162,6 +162,16 @@ def cached_bandwidth(
     with suppress(OSError):
         _write(path, stored)
     return stored[key].bytes_per_s
+
+
+def stored_bandwidth(path: Path, cpu_name: str, threads: int) -> float | None:
+    """Return the bandwidth stored at `path`, in bytes/s; None where none was measured."""
+    known = _stored(path).get(_key(cpu_name, threads))
+    return None if known is None else known.bytes_per_s
+
+
+def _key(cpu_name: str, threads: int) -> str:
+    return f"{cpu_name}, {threads} threads"
 
 
 def _busy_now(threads: int) -> bool:

@@ -9,7 +9,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,12 +18,14 @@ from localllm.core.hardware import Backend, Device, EngineBuild, HardwareInfo
 from localllm.core.recommend import CalibrationPoint, Machine, predict
 from localllm.core.sizing.placement import Budget, GpuBudget, budget_of
 from localllm.core.speed import DeviceSpeed, gpus
+from localllm.core.speed.kernels import CpuKernels
 from localllm.errors import EngineError, EngineUnavailable, LocalLLMError, UsageError
 from localllm.library.files import paths
 from localllm.machine import detect
 from localllm.machine.advice import illegal_instruction
 from localllm.machine.apple import working_set
-from localllm.machine.bandwidth import cached_bandwidth, measure_bandwidth
+from localllm.machine.bandwidth import cached_bandwidth, measure_bandwidth, stored_bandwidth
+from localllm.runtime.thread_counts import ThreadChoice, ThreadChoices
 
 if TYPE_CHECKING:
     from localllm.core.speed.measured import MeasuredMachine
@@ -46,10 +48,16 @@ def machine_now() -> HardwareInfo:
 
 
 def machine_and_engine() -> HardwareInfo:
-    """Detect this machine and describe its engine in any case; why there is none is a warning."""
+    """Detect this machine and describe its engine in any case; why there is none is a warning, and
+    that it is another one than last time (engine_change.py)."""
+    import asyncio
+
+    from localllm.runtime.engine_change import engine_change
+
     build, problem = installed_engine()
     found = detect(build)
-    return found if problem is None else replace(found, warnings=(problem, *found.warnings))
+    said = problem if problem is not None else asyncio.run(engine_change())
+    return found if said is None else replace(found, warnings=(said, *found.warnings))
 
 
 def crash_advice(build: Callable[[], EngineBuild | None] = lambda: None) -> Callable[[str], str]:
@@ -111,7 +119,8 @@ def machine_of(found: HardwareInfo, reserve_bytes: int = 0) -> Machine:
 def described_machine(
     ram_bytes: int | None, vram_bytes: tuple[int, ...], gpu: str | None
 ) -> Machine:
-    """Describe a machine that is not here; what is left open is as on this one.
+    """Describe a machine that is not here; what is left open is as on this one, but for the
+    engine's kernels, which are those of the reference processor.
 
     `ram_bytes` and `vram_bytes` are what may be used. A GPU without memory of its own gets the
     share of the system's that its driver lends it; with AMD's, `vram_bytes` is what the firmware
@@ -151,7 +160,7 @@ def described_machine(
     )
     return Machine(
         budget=Budget(host_bytes=host, gpus=gpu_budgets),
-        host=host_speed(found),
+        host=host_speed(found, kernels=False),  # of a processor that nobody knows
         gpus=(speed,) * len(gpu_budgets),
     )
 
@@ -163,10 +172,14 @@ def _lent_bytes(gpu: gpus.Gpu, host_bytes: int) -> int:
     return working_set(host_bytes, "") if apple else host_bytes // 2
 
 
-def host_speed(found: HardwareInfo, *, measure_again: bool = False) -> DeviceSpeed:
-    """Measure this machine's processor, or take what was measured before.
+def host_speed(
+    found: HardwareInfo, *, measure_again: bool = False, kernels: bool = True
+) -> DeviceSpeed:
+    """Measure this machine's processor and what its engine makes of each quant type, or take what
+    was measured before. Without `kernels` those are the reference processor's.
 
-    `bench` measures again, and so does everybody when the machine was busy then and is quiet now.
+    `bench` measures the memory again, and so does everybody when the machine was busy then and is
+    quiet now.
     Raises LocalLLMError when the memory for the measurement cannot be had.
     """
     cores = found.cpu.threads
@@ -179,7 +192,37 @@ def host_speed(found: HardwareInfo, *, measure_again: bool = False) -> DeviceSpe
             f"The speed of this machine's memory cannot be measured: {error}. "
             "Close other programs and try again."
         ) from error
-    return DeviceSpeed(bandwidth_bytes_per_s=bandwidth, cores=cores)
+    if not kernels:
+        return DeviceSpeed(bandwidth_bytes_per_s=bandwidth, cores=cores)
+    from localllm.runtime.kernel_rates import engine_kernels
+
+    return DeviceSpeed(bandwidth_bytes_per_s=bandwidth, cores=cores, kernels=engine_kernels())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredProcessor:
+    """What was measured of this processor so far; nothing is measured for it.
+
+    `memory_bytes_per_s` is the read bandwidth, None before it was measured; `thread_choices` the
+    numbers of threads that were found best, by size of the model.
+    """
+
+    memory_bytes_per_s: float | None
+    kernels: CpuKernels
+    thread_choices: tuple[ThreadChoice, ...]
+
+
+def measured_processor(found: HardwareInfo) -> MeasuredProcessor:
+    """Read what is kept of a machine's measurements."""
+    from localllm.runtime.kernel_rates import known_kernels
+
+    choices = ThreadChoices(paths.threads_file())
+    cpu = found.cpu
+    return MeasuredProcessor(
+        memory_bytes_per_s=stored_bandwidth(paths.bandwidth_file(), cpu.name, cpu.threads),
+        kernels=known_kernels(),
+        thread_choices=tuple(choices.known(found).values()),
+    )
 
 
 def _device_speed(device: Device) -> DeviceSpeed:

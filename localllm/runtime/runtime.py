@@ -19,6 +19,7 @@ from localllm.core.sizing.comparison import Comparison
 from localllm.core.sizing.fit import Fit, TooLarge, fit_on
 from localllm.core.sizing.load import LoadSettings
 from localllm.core.sizing.placement import HOST
+from localllm.core.speed.threads import size_class
 from localllm.core.text import single_line
 from localllm.engine.builds.candidates import RequestedEngine, requested_engine
 from localllm.engine.client.client import Engine, ProcessEngine
@@ -66,6 +67,7 @@ from localllm.runtime.engine_support import architecture_of, find_unsupported
 from localllm.runtime.load_plan import LoadPlan, plan_load
 from localllm.runtime.load_policy import LoadChoice
 from localllm.runtime.local_machine import crash_advice
+from localllm.runtime.thread_counts import ThreadChoice, ThreadChoices
 
 __all__ = ["Fit", "ResidentModel", "Runtime", "TooLarge"]
 
@@ -157,10 +159,12 @@ class Runtime:
         probe_timeout_s: float = PROBE_TIMEOUT_S,
         clock: Callable[[], float] = time.monotonic,
         engine_change: Callable[[], Awaitable[str | None]] = _no_change,
+        thread_choices: ThreadChoices | None = None,
     ) -> None:
         """Take `settings` as the user's: they fill in loads, and reserve memory that no load is
         planned into. `engine_change` returns a sentence, once, when another engine runs models than
-        last time (engine_change.py)."""
+        last time (engine_change.py); `thread_choices` knows the threads that are best."""
+        self._thread_choices = thread_choices
         self.engine_change = engine_change
         self._store = store
         self._detect = detect
@@ -197,6 +201,7 @@ class Runtime:
             ),
             settings=settings,
             engine_change=engine_change,
+            thread_choices=ThreadChoices(paths.threads_file()),
         )
         advice = crash_advice(lambda: runtime._build)  # it is this class
         return runtime
@@ -330,11 +335,14 @@ class Runtime:
             engine = self._start_engine()
             self._starting.add(engine)
             try:
-                async with aclosing(engine.load(_load_request(model, fit.settings))) as events:
+                request = await self._request_of(plan, fit)
+                fit = replace(fit, settings=request.settings)
+                async with aclosing(engine.load(request)) as events:
                     async for event in events:
                         if isinstance(event, LoadProgress):
                             yield event
                             continue
+                        fit = await self._with_threads(plan, fit, event)
                         resident = ResidentModel(model=model, fit=fit, loaded=event)
                         self._models[model.name] = self._loaded_in(resident, engine)
                         yield resident
@@ -343,6 +351,13 @@ class Runtime:
                 loaded = self._models.get(model.name)
                 if loaded is None or loaded.engine is not engine:
                     await engine.close()
+
+    def thread_choice(self, model: InstalledModel, hardware: HardwareInfo) -> ThreadChoice | None:
+        """Return the threads that were found best for models of this size; None before that."""
+        choices = self._thread_choices
+        return (
+            None if choices is None else choices.known(hardware).get(size_class(model.size_bytes))
+        )
 
     def resident(self) -> tuple[ResidentModel, ...]:
         """List the models in memory, without those whose engine has ended."""
@@ -460,6 +475,26 @@ class Runtime:
             clock=self._clock,
         )
         return _LoadedModel(resident, supervisor)
+
+    async def _request_of(self, plan: LoadPlan, fit: Fit) -> LoadRequest:
+        """Make the request of a load; where nobody has said how many threads compute, with those
+        that are known to be best, or those that it is to compare."""
+        model, settings, counts = plan.model, fit.settings, tuple[int, ...]()
+        if plan.candidates[0].threads is None and self._thread_choices is not None:
+            hardware = await self.hardware()
+            settings, counts = self._thread_choices.settled(settings, model.size_bytes, hardware)
+        return replace(_load_request(model, settings), try_threads=counts)
+
+    async def _with_threads(self, plan: LoadPlan, fit: Fit, loaded: Loaded) -> Fit:
+        """Keep the threads that a load has found best, and note those that it uses."""
+        if loaded.thread_trials and self._thread_choices is not None:
+            self._thread_choices.keep(loaded, plan.model.size_bytes, await self.hardware())
+        if loaded.threads is None:
+            return fit
+        batch = loaded.threads_batch
+        return replace(
+            fit, settings=replace(fit.settings, threads=loaded.threads, threads_batch=batch)
+        )
 
     @asynccontextmanager
     async def _engine(self) -> AsyncGenerator[Engine, None]:

@@ -15,6 +15,7 @@ import pytest
 
 from localllm.cli.commands.bench import (
     BenchPlan,
+    Measured,
     document,
     measure,
     parse_parallel,
@@ -64,6 +65,12 @@ def test_json_has_the_promised_keys_and_what_it_says_is_stored() -> None:
         assert one["tps_mean"] > 0 <= one["tps_stdev"]
     kept = [(one.test, one.parallel, one.tps_mean) for one in stored()]
     assert kept == [(one["test"], one["parallel"], one["tps_mean"]) for one in report["results"]]
+    read = report["memory_read"]
+    alone = report["results"][1]["tps_mean"]
+    assert read["bytes_per_s"] == pytest.approx(read["bytes_per_token"] * alone)
+    assert 80e6 < read["bytes_per_token"] < report["size_bytes"]  # no input embeddings
+    assert read["share"] == pytest.approx(read["bytes_per_s"] / read["measured_bytes_per_s"])
+    assert all(isinstance(sentence, str) for sentence in report["advice"])
     machine = stored()[0].machine
     assert report["machine"]["cpu"] == machine.cpu != ""
     assert machine.threads >= 1
@@ -76,6 +83,7 @@ def test_the_table_goes_to_stdout_and_the_talk_to_stderr() -> None:
     assert b"pp32" in done.stdout
     assert b"tg4" in done.stdout
     assert b"tok/s" in done.stdout
+    assert b"of the" in done.stdout  # "One conversation reads 4.1 GB/s of the 31 GB/s"
     assert b"Stored in" in done.stderr
     assert b"Stored in" not in done.stdout
     again = bench("starter", *SMALL, "--repetitions", "1", "--parallel", "1", "--quiet")
@@ -172,6 +180,12 @@ def machine(tmp_path: Path) -> FakeMachine:
 async def measured(
     machine: FakeMachine, plan: BenchPlan = PLAN, *, force: bool = False
 ) -> tuple[Measurement, ...]:
+    return (await everything(machine, plan, force=force)).results
+
+
+async def everything(
+    machine: FakeMachine, plan: BenchPlan = PLAN, *, force: bool = False
+) -> Measured:
     runtime = machine.runtime()
     return await measure(runtime, runtime.resolve("starter"), plan, force=force, quiet=True)
 
@@ -248,7 +262,7 @@ async def test_a_load_that_fails_is_said_and_measures_nothing(machine: FakeMachi
 
 async def test_the_document_holds_unknown_as_null(machine: FakeMachine) -> None:
     plan = BenchPlan(prompt_tokens=32, gen_tokens=8, parallel=(1,), repetitions=1)
-    report = document(await measured(machine, plan))
+    report = document(await everything(machine, plan))
     assert isinstance(report["results"], list)
     assert [one["tps_stdev"] for one in report["results"]] == [None, None]
 

@@ -21,7 +21,12 @@ from localllm.core.hardware import (
     HardwareInfo,
     Memory,
 )
+from localllm.core.model.quants import GgmlType
+from localllm.core.speed.kernels import CpuKernel, CpuKernels
+from localllm.core.speed.threads import ThreadTrial
 from localllm.engine.builds.library_files import REQUIRED, usual_names
+from localllm.runtime.local_machine import MeasuredProcessor
+from localllm.runtime.thread_counts import ThreadChoice
 
 GIB = 1 << 30
 INFO = HardwareInfo(
@@ -43,11 +48,34 @@ INFO = HardwareInfo(
     engine=EngineBuild(version="0.3.36", commit="abc", backends=("CUDA", "CPU"), gpu_offload=True),
     warnings=("Something is wrong.",),
 )
+NOTHING_MEASURED = MeasuredProcessor(
+    memory_bytes_per_s=None, kernels=CpuKernels(), thread_choices=()
+)
+MEASURED = MeasuredProcessor(
+    memory_bytes_per_s=41e9,
+    kernels=CpuKernels(
+        measured={
+            GgmlType.IQ4_XS: CpuKernel(decode_s=4e-11),
+            GgmlType.Q4_K: CpuKernel(decode_s=2e-11, buffer="CPU_REPACK"),
+        }
+    ),
+    thread_choices=(
+        ThreadChoice(
+            threads=6,
+            threads_batch=8,
+            trials=(
+                ThreadTrial(threads=8, steps_s=(0.11, 0.12)),
+                ThreadTrial(threads=6, steps_s=(0.09, 0.09)),
+            ),
+            size_class=32,
+        ),
+    ),
+)
 
 
-def drawn(info: HardwareInfo) -> str:
+def drawn(info: HardwareInfo, measured: MeasuredProcessor = NOTHING_MEASURED) -> str:
     stream = io.StringIO()
-    Console(file=stream, width=120, markup=False).print(table(info))
+    Console(file=stream, width=120, markup=False).print(table(info, measured))
     return stream.getvalue()
 
 
@@ -90,8 +118,11 @@ def broken_engine(directory: Path) -> str:
 
 
 def test_the_document_has_the_keys_that_others_rely_on() -> None:
-    written = json.loads(json.dumps(document(INFO)))
-    assert set(written) == {"cpu", "ram", "devices", "engine", "warnings"}
+    written = json.loads(json.dumps(document(INFO, MEASURED)))
+    assert set(written) == {
+        "cpu", "ram", "devices", "engine", "threads", "memory_read_bytes_per_s", "kernels",
+        "warnings",
+    }  # fmt: skip
     assert written["cpu"] == {
         "name": "AMD Ryzen 9",
         "cores_physical": 16,
@@ -121,6 +152,32 @@ def test_the_document_has_the_keys_that_others_rely_on() -> None:
     assert written["devices"][1]["total_bytes"] is None
     assert {"version", "commit", "backends", "gpu_offload"} <= set(written["engine"])
     assert written["warnings"] == ["Something is wrong."]
+    assert written["memory_read_bytes_per_s"] == 41e9
+    assert written["kernels"]["Q4_K"] == {
+        "decode_s_per_weight": 2e-11,
+        "repacked_in": "CPU_REPACK",
+    }
+    assert written["threads"] == {
+        "default": 8,
+        "measured": [
+            {
+                "model_bytes_from": 4 * GIB,
+                "threads": 6,
+                "threads_batch": 8,
+                "step_s": {"8": 0.11, "6": 0.09},
+            }
+        ],
+    }
+
+
+def test_the_table_says_what_was_measured() -> None:
+    text = drawn(INFO, MEASURED)
+    assert "8, one for each usable core" in text
+    assert "6 for models of 4.0 GiB to 8.0 GiB, as measured" in text
+    assert "110 ms with 8, 90 ms with 6" in text
+    assert "fastest first, * repacked: Q4_K*, IQ4_XS" in text
+    assert "read at 41" in text
+    assert "Kernels" not in drawn(INFO)
 
 
 def test_the_table_says_what_there_is() -> None:

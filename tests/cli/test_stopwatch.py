@@ -8,16 +8,14 @@ from pathlib import Path
 import pytest
 
 from localllm.cli.stopwatch import (
-    CpuTime,
     Stopwatch,
     Timed,
     context_for,
-    cpu_time,
-    crowded,
     rate_together,
 )
 from localllm.core.sizing.load import LoadSettings
 from localllm.engine.client.client import ProcessEngine
+from localllm.engine.cpu_time import CpuTime, cpu_time, crowded
 from localllm.engine.messages import (
     Finished,
     FinishReason,

@@ -98,3 +98,10 @@ def test_each_file_and_each_side_counts_once() -> None:
         on_gpu,
         other,
     }
+
+
+def test_threads_that_were_found_best_are_those_of_this_machine() -> None:
+    fewer = replace(HERE, threads=6)
+    assert not fewer.comparable(HERE)
+    assert replace(fewer, threads_measured=True).comparable(HERE)
+    assert HERE.comparable(replace(fewer, threads_measured=True))

@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 
 from localllm.core.hardware import Backend
+from localllm.core.model.quants import GgmlType
 from localllm.core.model.spec import ModelSpec
 from localllm.core.recommend import (
     CalibrationPoint,
@@ -25,6 +26,7 @@ from localllm.core.recommend.search import Ceiling
 from localllm.core.sizing.placement import Budget, GpuBudget
 from localllm.core.speed import DeviceSpeed, workload_of
 from localllm.core.speed.gpus import Generation
+from localllm.core.speed.kernels import CpuKernel, CpuKernels
 from tests.core.test_recommend import GIB, LAPTOP_CPU, chat_models, entries, laptop, workstation
 
 LIMIT = 8
@@ -66,6 +68,11 @@ def _described() -> Iterator[tuple[str, Machine]]:
     )
     point = CalibrationPoint(measured_tps=30.0, predicted_tps=22.0, on_gpu=False)
     yield "measured", replace(laptop(14), calibration=(point,))
+    slow_q5 = {GgmlType.Q5_K: 400.0, GgmlType.Q6_K: 20.0, GgmlType.Q4_K: 15.0, GgmlType.Q3_K: 90.0}
+    kernels = CpuKernels(
+        measured={kind: CpuKernel(decode_s=ps * 1e-12) for kind, ps in slow_q5.items()}
+    )
+    yield "kernels", replace(laptop(14), host=replace(LAPTOP_CPU, kernels=kernels))
 
 
 MACHINES = dict(_described())
@@ -91,7 +98,9 @@ def exhaustively(name: str, preferences: Preferences) -> list[tuple[str, str]]:
     chosen: list[FitPlan] = []
     for model in models:
         group = [candidate for candidate in few_models() if candidate.model == model]
-        tried = [evaluated[model, c.quant] for c in worth_trying(group, preferences.goal)]
+        tried = [
+            evaluated[model, c.quant] for c in worth_trying(group, preferences.goal, MACHINES[name])
+        ]
         good = [plan for plan in tried if plan.verdict is Verdict.GOOD]
         slow = [plan for plan in tried if plan.verdict is Verdict.SLOW]
         if good:

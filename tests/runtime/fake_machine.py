@@ -10,6 +10,7 @@ from localllm.engine.fake import FakeEngine, Script
 from localllm.library.files.settings import Settings
 from localllm.library.store.store import Store
 from localllm.runtime.runtime import PROBE_TIMEOUT_S, Runtime
+from localllm.runtime.thread_counts import ThreadChoices
 
 GIB = 2**30
 
@@ -25,6 +26,7 @@ class FakeMachine:
     settings: Settings = field(default_factory=Settings)
     probe_timeout_s: float = PROBE_TIMEOUT_S
     script: Callable[[], Script] = Script
+    thread_choices: ThreadChoices | None = None
     engines: list[FakeEngine] = field(default_factory=list)
     started: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -48,4 +50,5 @@ class FakeMachine:
             settings=self.settings,
             probe_timeout_s=self.probe_timeout_s,
             clock=lambda: self.now_s,
+            thread_choices=self.thread_choices,
         )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from localllm.core.hardware import Cpu, EngineBuild, HardwareInfo, Memory
+from localllm.core.hardware import Cpu, EngineBuild, HardwareInfo, Memory, NetworkAccess
 from localllm.engine.fake import FakeEngine, Script
 from localllm.library.files.settings import Settings
 from localllm.library.store.installed import InstalledModel
@@ -39,6 +39,7 @@ class AppFixture:
     engines: list[FakeEngine] = field(default_factory=list)
     available_bytes: int = 10 * GIB
     warnings: tuple[str, ...] = ()
+    network: NetworkAccess | None = None
     engine_reason: str = ""
     engine_changed: str | None = None
     cpu_name: str = "Made-up 9000"
@@ -59,7 +60,7 @@ class AppFixture:
         return HardwareInfo(
             cpu=Cpu(name=self.cpu_name, cores_physical=8, cores_usable=16),
             ram=Memory(total_bytes=16 * GIB, available_bytes=self.available_bytes),
-            engine=build and replace(build, reason=self.engine_reason),
+            engine=build and replace(build, reason=self.engine_reason, network=self.network),
             warnings=self.warnings,
         )
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from gguf import PoolingType
 
+from localllm.core.hardware import NetworkAccess
 from localllm.core.units import format_bytes
 from localllm.library.store import starter
 from localllm.library.store.installed import InstalledModel
@@ -37,6 +38,33 @@ async def test_it_says_why_the_engine_is_the_engine(app_fixture: AppFixture) -> 
         await wait_for_text(pilot, "Made-up 9000")
         words = " ".join(screen_text(app).split())
     assert "llama-cpp-python: It was built" in words
+
+
+@pytest.mark.parametrize(
+    ("blocked", "detail", "shown"),
+    [
+        (
+            True,
+            "socket() refused by the kernel (seccomp)",
+            "the process that sees your prompts cannot open a socket: socket() refused by the "
+            "kernel (seccomp)",
+        ),
+        (
+            False,
+            "not restricted: macOS has no supported filter",
+            "the process that sees your prompts is not restricted: macOS has no supported filter",
+        ),
+    ],
+)
+async def test_it_says_whether_the_engine_can_open_a_socket(
+    app_fixture: AppFixture, *, blocked: bool, detail: str, shown: str
+) -> None:
+    app_fixture.network = NetworkAccess(blocked=blocked, detail=detail)
+    app = app_fixture.app()
+    async with app.run_test(size=(140, 40)) as pilot:
+        await wait_for_text(pilot, "Made-up 9000")
+        words = " ".join(screen_text(app).split())
+    assert shown in words
 
 
 async def test_another_engine_than_last_time_is_said(app_fixture: AppFixture) -> None:

@@ -5,7 +5,7 @@ load for all of them the cells of idle conversations would slow down the others.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -24,13 +24,15 @@ from localllm.cli.stopwatch import (
     Stopwatch,
     Timed,
     context_for,
-    cpu_time,
-    crowded,
 )
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.load import Speculate
+from localllm.core.speed import DeviceSpeed, workload_of
+from localllm.core.speed.decode_report import DecodeReport, decode_report
 from localllm.core.speed.measured import MeasuredMachine, MeasuredModel, Measurement
-from localllm.core.units import format_bytes, format_rate
+from localllm.core.speed.threads import ThreadTrial
+from localllm.core.units import format_bandwidth, format_bytes, format_rate
+from localllm.engine.cpu_time import cpu_time, crowded
 from localllm.errors import ExitCode, LocalLLMError, UsageError
 from localllm.library.files import measurements, paths
 from localllm.library.store.installed import InstalledModel
@@ -39,6 +41,7 @@ from localllm.runtime.local_machine import host_speed, measured_machine
 from localllm.runtime.runtime import ResidentModel, Runtime, TooLarge
 
 MAX_TOKENS = 2**20
+_DISTURBED = "Other programs used the processors: the figures of a quiet machine say more."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,16 +151,17 @@ def command(
     with asyncio.Runner() as runner:
         try:
             installed = runtime.resolve(model)
-            results = runner.run(measure(runtime, installed, plan, force=force, quiet=quiet))
+            measured = runner.run(measure(runtime, installed, plan, force=force, quiet=quiet))
         except KeyboardInterrupt:
             info("Interrupted: nothing is stored.")
             return ExitCode.INTERRUPTED
         finally:
             runner.run(runtime.close())
+    results = measured.results
     if as_json:
-        print_json(document(results))
+        print_json(document(measured))
     else:
-        _print(results)
+        _print(measured)
     warn_if_unsteady(results)
     store = paths.measurements_file(paths.data_dir())
     measurements.add(store, *results, warn=warn)
@@ -166,9 +170,20 @@ def command(
     return ExitCode.OK
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What `bench` has found: `report` is of one conversation on the processor, None where a GPU
+    takes part, none was measured, or nothing is known of the memory. `threads_measured`: they were
+    found by a measurement (runtime/thread_counts.py)."""
+
+    results: tuple[Measurement, ...]
+    report: DecodeReport | None
+    threads_measured: bool = False
+
+
 async def measure(
     runtime: Runtime, model: InstalledModel, plan: BenchPlan, *, force: bool, quiet: bool
-) -> tuple[Measurement, ...]:
+) -> Measured:
     """Load the model once for each number of conversations and time it.
 
     Raises DoesNotFit before anything is measured when the largest load does not fit, UsageError
@@ -178,10 +193,12 @@ async def measure(
     if not largest.fits and not force:
         raise TooLarge(model.name, largest)
     hardware = await runtime.hardware()
+    host: DeviceSpeed | None = None
     with suppress(LocalLLMError):  # the figure that there is stays; `hardware` says what is wrong
-        await asyncio.to_thread(host_speed, hardware, measure_again=True)
+        host = await asyncio.to_thread(host_speed, hardware, measure_again=True)
     machine = measured_machine(hardware)
     results: list[Measurement] = []
+    alone: tuple[ModelSpec, ResidentModel] | None = None
     for parallel in plan.loads:
         load = await runtime.plan(model, plan.choice(parallel))
         resident = await load_with_progress(runtime, load, force=force, quiet=quiet)
@@ -189,12 +206,46 @@ async def measure(
             plan=plan,
             spec=load.spec,
             resident=resident,
-            machine=replace(machine, threads=resident.settings.threads or machine.threads),
+            machine=replace(
+                machine,
+                threads=resident.settings.threads or machine.threads,
+                threads_measured=plan.threads is None,
+            ),
             quiet=quiet,
         )
         results += await tests.run(runtime)
         await runtime.unload(model.name)
-    return tuple(results)
+        if parallel == 1:
+            alone = load.spec, resident
+    known = runtime.thread_choice(model, hardware)
+    return Measured(
+        results=tuple(results),
+        report=_report(results, alone, host, () if known is None else known.trials),
+        threads_measured=plan.threads is None and known is not None,
+    )
+
+
+def _report(
+    results: Sequence[Measurement],
+    alone: tuple[ModelSpec, ResidentModel] | None,
+    host: DeviceSpeed | None,
+    trials: Sequence[ThreadTrial],
+) -> DecodeReport | None:
+    """Compare one conversation's rate with the memory."""
+    rates = {one.parallel: one for one in results if one.n_gen}
+    one = rates.get(1)
+    if one is None or alone is None or host is None or one.gpu_layers:
+        return None
+    spec, resident = alone
+    report = decode_report(
+        workload_of(spec, resident.settings),
+        replace(host, cores=one.machine.threads),
+        tps=one.tps_mean,
+        depth=one.n_gen // 2,
+        together={parallel: each.tps_mean for parallel, each in rates.items()},
+        trials=trials,
+    )
+    return report if one.steady else replace(report, advice=(_DISTURBED,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,8 +319,9 @@ class LoadTests:
         )
 
 
-def document(results: tuple[Measurement, ...]) -> dict[str, object]:
+def document(measured: Measured) -> dict[str, object]:
     """Return what `bench --json` prints (docs/bench.md says what each key means)."""
+    results, report = measured.results, measured.report
     first = results[0]
     return {
         "model": first.model.name,
@@ -293,6 +345,15 @@ def document(results: tuple[Measurement, ...]) -> dict[str, object]:
             }
             for one in results
         ],
+        "memory_read": None
+        if report is None
+        else {
+            "bytes_per_token": report.bytes_per_token,
+            "bytes_per_s": report.bytes_per_s,
+            "measured_bytes_per_s": report.memory_bytes_per_s,
+            "share": report.share,
+        },
+        "advice": [] if report is None else list(report.advice),
     }
 
 
@@ -309,7 +370,8 @@ def table(results: tuple[Measurement, ...]) -> Table:
     return rows
 
 
-def _print(results: tuple[Measurement, ...]) -> None:
+def _print(measured: Measured) -> None:
+    results, report = measured.results, measured.report
     model, machine = results[0].model, results[0].machine
     devices = ", ".join((machine.cpu, *machine.devices))
     console = stdout()
@@ -319,8 +381,19 @@ def _print(results: tuple[Measurement, ...]) -> None:
             f"{format_bytes(model.size_bytes)}"
         )
     )
-    console.print(literal(f"{devices}; {machine.threads} threads"))
+    how = " (measured best for this size)" if measured.threads_measured else ""
+    console.print(literal(f"{devices}; {machine.threads} threads{how}"))
     console.print(table(results))
+    if report is not None:
+        console.print(
+            literal(
+                f"One conversation reads {format_bandwidth(report.bytes_per_s)} of the "
+                f"{format_bandwidth(report.memory_bytes_per_s)} that the memory was measured at "
+                f"({report.share:.0%})."
+            )
+        )
+        for sentence in report.advice:
+            console.print(literal(f"  {sentence}"))
 
 
 def warn_if_unsteady(results: tuple[Measurement, ...]) -> None:

@@ -9,8 +9,14 @@ from rich.text import Text
 from localllm.cli import options
 from localllm.cli.output import info, literal, print_json, stdout, warn
 from localllm.core.hardware import Cpu, Device, EngineBuild, HardwareInfo, Memory
-from localllm.core.units import format_bandwidth, format_bytes
-from localllm.runtime.local_machine import machine_and_engine
+from localllm.core.speed.kernels import CpuKernels
+from localllm.core.units import format_bandwidth, format_bytes, format_duration
+from localllm.runtime.local_machine import (
+    MeasuredProcessor,
+    machine_and_engine,
+    measured_processor,
+)
+from localllm.runtime.thread_counts import ThreadChoice
 
 
 @click.command(name="hardware")
@@ -18,34 +24,61 @@ from localllm.runtime.local_machine import machine_and_engine
 def command(as_json: bool) -> None:
     """What this machine has and what the engine can use."""
     machine = machine_and_engine()
+    measured = measured_processor(machine)
     if as_json:
-        print_json(document(machine))
+        print_json(document(machine, measured))
         return
-    stdout().print(table(machine))
+    stdout().print(table(machine, measured))
     for warning in machine.warnings:
         info()
         warn(warning)
 
 
-def document(machine: HardwareInfo) -> dict[str, object]:
+def document(machine: HardwareInfo, measured: MeasuredProcessor) -> dict[str, object]:
     """Return what `hardware --json` prints (docs/hardware.md says what each key means)."""
     return {
         "cpu": asdict(machine.cpu),
         "ram": asdict(machine.ram),
         "devices": [asdict(device) for device in machine.devices],
         "engine": asdict(machine.engine) if machine.engine else None,
+        "threads": {
+            "default": machine.cpu.threads,
+            "measured": [_choice(each) for each in measured.thread_choices],
+        },
+        "memory_read_bytes_per_s": measured.memory_bytes_per_s,
+        "kernels": {
+            kind.name: {"decode_s_per_weight": each.decode_s, "repacked_in": each.buffer}
+            for kind, each in measured.kernels.measured.items()
+        },
         "warnings": list(machine.warnings),
     }
 
 
-def table(machine: HardwareInfo) -> Table:
+def _choice(choice: ThreadChoice) -> dict[str, object]:
+    return {
+        "model_bytes_from": 2**choice.size_class,
+        "threads": choice.threads,
+        "threads_batch": choice.threads_batch,
+        "step_s": {str(each.threads): each.best_s for each in choice.trials},
+    }
+
+
+def table(machine: HardwareInfo, measured: MeasuredProcessor) -> Table:
     """Draw the machine as labels and facts."""
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
     facts.add_row("Processor", literal(_cpu(machine.cpu)))
     facts.add_row("", literal(", ".join(machine.cpu.features) or "features unknown", "dim"))
+    facts.add_row("Threads", literal(_threads(machine.cpu)))
+    for choice in measured.thread_choices:
+        facts.add_row("", literal(_measured_threads(choice)))
+    if measured.kernels.measured:
+        facts.add_row("Kernels", literal(_kernels(measured.kernels)))
     facts.add_row("Memory", literal(_memory(machine.ram)))
+    if measured.memory_bytes_per_s is not None:
+        rate = format_bandwidth(measured.memory_bytes_per_s)
+        facts.add_row("", literal(f"read at {rate}, as it was measured", "dim"))
     for device in machine.devices:
         facts.add_row("GPU", literal(_device(device)))
         facts.add_row("", literal(_driver(device), "dim"))
@@ -63,6 +96,29 @@ def _cpu(cpu: Cpu) -> str:
     cores = "unknown number of" if cpu.cores_physical is None else str(cpu.cores_physical)
     fast = f", {cpu.cores_fast} of them fast" if cpu.cores_fast is not None else ""
     return f"{cpu.name}: {cores} cores, {cpu.cores_usable} usable{fast}"
+
+
+def _threads(cpu: Cpu) -> str:
+    kind = "usable core" if cpu.cores_fast is None or cpu.threads > cpu.cores_fast else "fast core"
+    return f"{cpu.threads}, one for each {kind}"
+
+
+def _measured_threads(choice: ThreadChoice) -> str:
+    size = 2**choice.size_class
+    times = ", ".join(
+        f"{format_duration(each.best_s)} with {each.threads}" for each in choice.trials
+    )
+    return (
+        f"{choice.threads} for models of {format_bytes(size)} to {format_bytes(2 * size)}, as "
+        f"measured: a token took {times}"
+    )
+
+
+def _kernels(kernels: CpuKernels) -> str:
+    """Name the types in the order of their speed; those that are repacked are marked."""
+    order = sorted(kernels.measured.items(), key=lambda each: each[1].decode_s)
+    names = (f"{kind.name}{'*' if kernel.repacked else ''}" for kind, kernel in order)
+    return f"fastest first, * repacked: {', '.join(names)}"
 
 
 def _memory(ram: Memory) -> str:

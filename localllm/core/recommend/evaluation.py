@@ -1,6 +1,6 @@
 """The evaluation of one candidate on one machine: placed and timed, with verdict and reasons."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -17,6 +17,7 @@ from localllm.core.recommend.plan import (
     Preferences,
     Verdict,
 )
+from localllm.core.recommend.processor import processor_reasons
 from localllm.core.sizing import footprint
 from localllm.core.sizing.embedding import with_embedding_defaults
 from localllm.core.sizing.load import LoadSettings, Mmproj, Pooling, Speculate, capped_context
@@ -98,15 +99,19 @@ def _hops(placement: Placement) -> int:
     return along + 2 * placement.cpu_moe
 
 
-def with_reasons(plan: FitPlan, preferences: Preferences) -> FitPlan:
-    """Add what only the plans that are shown need."""
+def with_reasons(
+    plan: FitPlan, preferences: Preferences, machine: Machine, group: Sequence[Candidate]
+) -> FitPlan:
+    """Add what only the plans that are shown need; `group` are the quants that it was chosen
+    from."""
     candidate = plan.candidate
     plan = replace(
         plan,
         footprint=footprint.of(plan.spec, plan.settings),
         quality=quality.of(candidate.quant, candidate.parameters, candidate.architecture),
     )
-    return replace(plan, reasons=tuple(reasons(plan, preferences)))
+    of_processor = processor_reasons(candidate, group, machine)
+    return replace(plan, reasons=(*reasons(plan, preferences), *of_processor))
 
 
 def _work(

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from datetime import date
 
 from localllm.core.quality import quality
-from localllm.core.recommend.plan import Candidate, FitPlan, Goal, Preferences
+from localllm.core.recommend.plan import Candidate, FitPlan, Goal, Machine, Preferences
+from localllm.core.recommend.processor import processor_first
 from localllm.core.units import format_bytes
 
 COMFORTABLE_TPS = 15.0
@@ -76,16 +77,20 @@ def usual(group: Sequence[Candidate]) -> Candidate:
     return min(group, key=lambda candidate: candidate.size_bytes)
 
 
-def worth_trying(group: Sequence[Candidate], goal: Goal) -> list[Candidate]:
+def worth_trying(
+    group: Sequence[Candidate], goal: Goal, machine: Machine | None = None
+) -> list[Candidate]:
     """Put the quants of a model in the order of the goal. `quality`: from the largest down.
-    Otherwise from the knee of the quality curve down, or all when nothing lies above it."""
+    Otherwise from the knee of the quality curve down, or all when nothing lies above it; before
+    each of them one that is as good and faster on the processor of `machine`."""
     good = [candidate for candidate in group if not _loses_too_much(candidate)]
     large = sorted(good, key=lambda candidate: -candidate.size_bytes)
     if goal is Goal.QUALITY:
         return large
     knee = _knee_bits(group[0])
     above = [i for i, candidate in enumerate(large) if _bits(candidate) >= knee]
-    return large[above[-1] if above else 0 :]
+    first = above[-1] if above else 0
+    return processor_first(large[first:], large[:first], machine)
 
 
 def _loses_too_much(candidate: Candidate) -> bool:

@@ -123,7 +123,7 @@ def plans(
     while queue and len(best) < limit:
         _, i, contender = heappop(queue)
         if contender.plan is not None:
-            best.append(with_reasons(contender.plan, preferences))
+            best.append(with_reasons(contender.plan, preferences, machine, contender.group))
         elif contender.refine():
             heappush(queue, (contender.rank, i, contender))
     return Advice(plans=tuple(best), next_better=next_better(best, groups.values(), memory_bytes))
@@ -144,7 +144,7 @@ class _Contender:
         memory_bytes: int,
         ceiling: Ceiling,
     ) -> None:
-        self._group, self._preferences, self._machine = group, preferences, machine
+        self.group, self._preferences, self._machine = group, preferences, machine
         self._memory_bytes, self._ceiling = memory_bytes, ceiling
         self._sorted = False
         self._fast: list[tuple[int, float, Candidate]] = []  # place, tokens/s at most
@@ -157,7 +157,7 @@ class _Contender:
     @property
     def may_fit(self) -> bool:
         """True when any file of it is smaller than all memory together."""
-        return any(candidate.size_bytes < self._memory_bytes for candidate in self._group)
+        return any(candidate.size_bytes < self._memory_bytes for candidate in self.group)
 
     def refine(self) -> bool:
         """Make the rank exact or worse by one step; return False when no quant of it fits."""
@@ -179,7 +179,9 @@ class _Contender:
     def _sort(self) -> None:
         """Separate the quants that may be fast enough from those that surely are not."""
         self._sorted = True
-        for place, candidate in enumerate(worth_trying(self._group, self._preferences.goal)):
+        for place, candidate in enumerate(
+            worth_trying(self.group, self._preferences.goal, self._machine)
+        ):
             if candidate.size_bytes < self._memory_bytes:
                 tps = self._ceiling.tps(candidate)
                 quants = self._fast if tps >= self._preferences.slowest_tps else self._slow
@@ -199,7 +201,7 @@ class _Contender:
         return self._fastest is None or (tps, -place) > self._fastest[:2]
 
     def _best_rank(self) -> _Rank:
-        ability = capability(self._group[0])
+        ability = capability(self.group[0])
         if self.plan is not None:
             slow = self.plan.verdict is not Verdict.GOOD
             return slow, -score(ability, self.plan.decode.likely, self._preferences)

@@ -146,7 +146,8 @@ class LoadSettings:
     `cpu_moe` layers stay in system memory. `devices` are those the engine may use, by its names
     ("CUDA0"): None all it has, () none; `tensor_split` is the number of layers on each, () in
     proportion to free memory. Without `kv_offload` the KV cache stays in system memory, and
-    attention is computed there. `threads` None: the physical cores this process may use.
+    attention is computed there. `threads` None: the physical cores this process may use;
+    `threads_batch` are those for batches of several tokens, None: as many.
 
     Speculation: `draft_max` is the number of drafted tokens that one step can verify, over all
     sequences; `draft` the file of a draft model, which drafts besides the n-grams.
@@ -168,6 +169,7 @@ class LoadSettings:
     swa_full: bool = False
     mmap: bool = True
     threads: int | None = None
+    threads_batch: int | None = None
     kv_unified: bool = False
     kv_offload: bool = True
     devices: tuple[str, ...] | None = None

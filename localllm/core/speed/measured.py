@@ -26,8 +26,9 @@ _CLOCKS_DIFFER = timedelta(days=1)
 class MeasuredMachine:
     """The machine and the engine of a measurement: equal values, comparable rates.
 
-    `threads` is what the engine computed with; `devices` the accelerators that were found,
-    `backends` what the engine's build can drive (the same version with another backend is
+    `threads` is what the engine computed with, `threads_measured`: it took as many as was found
+    best (runtime/thread_counts.py), nobody has said how many; `devices` the accelerators that were
+    found, `backends` what the engine's build can drive (the same version with another backend is
     another machine).
     """
 
@@ -37,11 +38,15 @@ class MeasuredMachine:
     engine_version: str | None = None
     engine_commit: str | None = None
     backends: tuple[str, ...] = ()
+    threads_measured: bool = False
 
     def comparable(self, other: "MeasuredMachine") -> bool:
-        """Return True when rates on the two compare: the same processor, threads and accelerators,
-        and no difference in what is known of both engines."""
-        if (self.cpu, self.threads, self.devices) != (other.cpu, other.threads, other.devices):
+        """Return True when rates on the two compare: the same processor, threads (or those that
+        were found best here) and accelerators, and no difference in what is known of both
+        engines."""
+        if (self.cpu, self.devices) != (other.cpu, other.devices):
+            return False
+        if self.threads != other.threads and not (self.threads_measured or other.threads_measured):
             return False
         known = (
             (self.engine_version, other.engine_version),

@@ -15,6 +15,7 @@ from localllm.core.model.quants import GgmlType
 from localllm.core.speed import constants as fitted
 from localllm.core.speed.estimate import Estimate
 from localllm.core.speed.gpus import Generation
+from localllm.core.speed.kernels import REFERENCE_KERNELS, CpuKernels
 from localllm.core.speed.workload import WeightRead, Workload
 
 
@@ -25,7 +26,8 @@ class DeviceSpeed:
     `backend` None is the CPU. `bandwidth_bytes_per_s`: a GPU's nominal one (data sheet, driver or
     `core/speed/gpus.py`), a CPU's measured one. `compute_flops`: for a CPU, float32 matrix products
     of all its cores as `machine/bandwidth.py` measures them; for a GPU, what a prompt was seen to
-    reach; None uses what the generation usually has. `cores` are the CPU's threads at work.
+    reach; None uses what the generation usually has. `cores` are the CPU's threads at work,
+    `kernels` what its engine makes of each quant type.
     Raises ValueError for numbers that no device has.
     """
 
@@ -34,6 +36,7 @@ class DeviceSpeed:
     generation: Generation | None = None
     compute_flops: float | None = None
     cores: int = 1
+    kernels: CpuKernels = REFERENCE_KERNELS
 
     def __post_init__(self) -> None:
         for name in ("bandwidth_bytes_per_s", "compute_flops"):
@@ -130,7 +133,7 @@ def _cpu_token(share: DeviceWork, depth: int) -> _Seconds:
     add up."""
     device, work = share.device, share.work
     cores = _reference_cores(device)
-    arithmetic = sum(read.elements * fitted.cpu_decode_s(read.type) for read in work.weights)
+    arithmetic = sum(read.elements * device.kernels.decode_s(read.type) for read in work.weights)
     for part in work.attention:
         each = (
             part.macs_per_cell * fitted.CPU_ATTENTION_S

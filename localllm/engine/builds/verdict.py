@@ -14,8 +14,10 @@ from localllm.core.hardware import EngineBuild
 from localllm.engine.builds.candidates import Candidate
 
 _WORKER = Path(__file__).resolve().parents[1] / "worker"
-_JUDGES = ("binding", "examination.py", "llama/counting_model.py")
-"""Our own files that a verdict rests on, below the worker's."""
+_JUDGES = (
+    "binding", "examination.py", "kernels.py", "llama/counting_model.py", "llama/kernel_model.py",
+)  # fmt: skip
+"""Our own files that a verdict or a measurement of a build rests on, below the worker's."""
 
 _MOST_KEPT = 16
 _DEVICE_VARIABLES = (

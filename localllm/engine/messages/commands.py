@@ -37,10 +37,15 @@ class BuildInfoRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadRequest:
-    """Load the GGUF at `path`. Answered by `LoadProgress`*, then `Loaded` or `LoadError`."""
+    """Load the GGUF at `path`. Answered by `LoadProgress`*, then `Loaded` or `LoadError`.
+
+    `try_threads`: numbers of threads to compare after the load, the usual one first, none above it;
+    the best is used instead of the settings' own.
+    """
 
     path: str
     settings: LoadSettings = field(default_factory=LoadSettings)
+    try_threads: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

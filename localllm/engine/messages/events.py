@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from localllm.core.hardware import EngineBuild
 from localllm.core.sizing.load import Allocation
+from localllm.core.speed.threads import ThreadTrial
 from localllm.engine.messages.types import FinishReason
 
 
@@ -49,7 +50,8 @@ class Loaded:
     `allocations`: the buffers that llama.cpp allocated, as its log reports them; `draft`: those of
     the draft model. `chat_template_problem`: why a template that is there cannot be used, or what
     it does to a conversation. `vision_unavailable`: why messages may not have images although a
-    projector was to be loaded.
+    projector was to be loaded. `threads` compute a token, `threads_batch` several at once;
+    `thread_trials` were compared for that, none where nothing was.
     """
 
     allocations: tuple[Allocation, ...]
@@ -66,6 +68,9 @@ class Loaded:
     draft: tuple[Allocation, ...] = ()
     vocabulary: VocabularyInfo = field(default_factory=VocabularyInfo)
     chat_template: str | None = None  # its source, if it has one
+    threads: int | None = None
+    threads_batch: int | None = None
+    thread_trials: tuple[ThreadTrial, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

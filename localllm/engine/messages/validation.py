@@ -68,6 +68,7 @@ _SETTINGS = {
     "batch": Range(int, 1, MAX_INT32),
     "ubatch": Range(int, 1, MAX_INT32),
     "threads": Range(int, 1, 512),  # GGML_MAX_N_THREADS (ggml.h, b11434)
+    "threads_batch": Range(int, 1, 512),
     "gpu_layers": Range(int, 0, MAX_INT32),
     "cpu_moe": Range(int, 0, MAX_INT32),
     # A longer draft is rejected long before its end, and each token has a row of logits.
@@ -172,6 +173,12 @@ def check_tokens(request: GenerateRequest, vocabulary: int) -> None:
         for token in ids:
             if token not in known:
                 raise BadRequest(f"{name} is {token}; this model's are 0 to {vocabulary - 1}.")
+
+
+def check_thread_counts(counts: tuple[int, ...]) -> None:
+    """Raise LoadFailed when threads are to be tried that llama.cpp cannot have."""
+    if any(count not in _SETTINGS["threads"] for count in counts):
+        raise LoadFailed(f"The numbers of threads to try are {counts}; they can be 1 to 512.")
 
 
 def check_settings(settings: LoadSettings) -> None:

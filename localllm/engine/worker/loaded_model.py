@@ -6,10 +6,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.embedding import with_embedding_defaults
 from localllm.core.sizing.load import ChatTemplateFile
+from localllm.core.speed.threads import ThreadTrial
 from localllm.engine.messages import Event, Loaded, LoadRequest, VocabularyInfo
-from localllm.engine.messages.validation import check_settings
+from localllm.engine.messages.validation import check_settings, check_thread_counts
 from localllm.engine.worker.binding import llama
 from localllm.engine.worker.kv_cache.state_file import ModelFiles, StateFiles
 from localllm.engine.worker.llama.heartbeat import HeartbeatState
@@ -20,6 +22,7 @@ from localllm.engine.worker.prompt.chat_template import ChatTemplate
 from localllm.engine.worker.prompt.prompt_builder import PromptBuilder
 from localllm.engine.worker.prompt.text_tokenizer import TextTokenizer
 from localllm.engine.worker.scheduling.scheduler import Scheduler
+from localllm.engine.worker.thread_trial import try_threads
 from localllm.errors import BadRequest, EngineUnavailable, LoadFailed, UsageError
 
 if TYPE_CHECKING:  # imported by loads that need them, and numpy or mtmd with them
@@ -49,6 +52,7 @@ class LoadedModel:
     chat_template: str | None
     chat_template_sha256: str | None
     chat_template_problem: str | None
+    thread_trials: tuple[ThreadTrial, ...]
 
     @property
     def runner(self) -> "Embedder | Scheduler":
@@ -81,6 +85,9 @@ class LoadedModel:
             draft=self.drafter.allocations if self.drafter is not None else (),
             vocabulary=_describe(model.vocab),
             chat_template=self.chat_template,
+            threads=model.threads,
+            threads_batch=model.prompt_threads,
+            thread_trials=self.thread_trials,
         )
 
     def close(self) -> None:
@@ -99,6 +106,7 @@ def load_model(
 ) -> LoadedModel:
     """Load a model and its companions. Raises LoadFailed, UsageError."""
     check_settings(request.settings)
+    check_thread_counts(request.try_threads)
     own = request.settings.chat_template
     if own is not None:
         _check_template(own)
@@ -118,11 +126,7 @@ def load_model(
         drafter = _load_drafter(model, log)
         stack.pop_all()
     scheduler = Scheduler(model, emit, drafter=drafter)
-    embedder = None
-    if spec is not None:
-        from localllm.engine.worker.embedding import Embedder
-
-        embedder = Embedder(model, spec, emit)
+    embedder = None if spec is None else _make_embedder(model, spec, emit)
     source = own.source if own is not None else model.chat_template
     template, problem = _compile(source, model)
     digest = hashlib.sha256(source.encode()).hexdigest() if source is not None else None
@@ -148,6 +152,7 @@ def load_model(
         chat_template=source,
         chat_template_sha256=digest,
         chat_template_problem=problem,
+        thread_trials=() if settings.embeddings else try_threads(model, request.try_threads),
     )
 
 
@@ -162,6 +167,12 @@ def _load_encoder(model: Model, log: NativeLog) -> "tuple[VisionEncoder | None, 
         return VisionEncoder(mmproj, model, log=log), None
     except (LoadFailed, EngineUnavailable) as error:  # the file, or this build of llama.cpp
         return None, str(error)
+
+
+def _make_embedder(model: Model, spec: ModelSpec, emit: Callable[[Event], None]) -> "Embedder":
+    from localllm.engine.worker.embedding import Embedder
+
+    return Embedder(model, spec, emit)
 
 
 def _load_drafter(model: Model, log: NativeLog) -> "DraftModel | None":

@@ -52,6 +52,16 @@ def engine_verdicts_file() -> Path:
     return cache_dir() / "engines.json"
 
 
+def kernels_file() -> Path:
+    """Return what was measured of the engines' kernels on this processor."""
+    return cache_dir() / "kernels.json"
+
+
+def threads_file() -> Path:
+    """Return the cache of the thread counts that were found best."""
+    return cache_dir() / "threads.json"
+
+
 def catalogue_cache_file() -> Path:
     """Return the cache of the parsed catalogue."""
     return cache_dir() / "catalogue.json"

@@ -6,7 +6,7 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Static
 
-from localllm.core.hardware import Cpu, Device, EngineBuild, HardwareInfo, Memory
+from localllm.core.hardware import Cpu, Device, EngineBuild, HardwareInfo, Memory, NetworkAccess
 from localllm.core.units import format_bandwidth, format_bytes
 from localllm.tui import literal
 from localllm.tui.widgets.labels import Bar, Fact
@@ -41,6 +41,8 @@ def _facts(hardware: HardwareInfo) -> Iterator[Horizontal | Static]:
     yield Fact("engine", _engine(hardware.engine))
     if hardware.engine is not None and hardware.engine.reason:
         yield Fact("", f"{hardware.engine.name}: {hardware.engine.reason}")
+    if hardware.engine is not None and hardware.engine.network is not None:
+        yield Fact("network", _network(hardware.engine.network))
     for warning in hardware.warnings:
         yield Static(literal.line(f"! {warning}"), classes="warning")
 
@@ -90,5 +92,11 @@ def _engine(build: EngineBuild | None) -> str:
     if build is None:
         return "llama.cpp is not usable here"
     where = ", ".join(build.backends) or "CPU"
-    offline = " · no network" if build.network is not None and build.network.blocked else ""
-    return f"{build.name} {build.version} · {where}{offline}"
+    return f"{build.name} {build.version} · {where}"
+
+
+def _network(access: NetworkAccess) -> str:
+    """Say what was tried in the engine's own process, not what is meant to hold."""
+    if access.blocked:
+        return f"the process that sees your prompts cannot open a socket: {access.detail}"
+    return f"the process that sees your prompts is {access.detail}"

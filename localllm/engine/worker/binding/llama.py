@@ -164,6 +164,7 @@ llama_set_abort_callback = _function(
 llama_set_adapters_lora = _function(
     "llama_set_adapters_lora", c_int32, c_void_p, POINTER(c_void_p), c_size_t, POINTER(c_float)
 )
+llama_set_n_threads = _function("llama_set_n_threads", None, c_void_p, c_int32, c_int32)
 llama_state_seq_get_size = _function("llama_state_seq_get_size", c_size_t, c_void_p, c_int32)
 llama_state_seq_load_file = _function(
     "llama_state_seq_load_file",

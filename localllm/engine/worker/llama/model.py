@@ -96,7 +96,9 @@ class Model:
         except LoadFailed:
             llama.llama_model_free(self._model)
             raise
-        params = context_params(settings, settings.threads or default_threads())
+        self.threads = settings.threads or default_threads()
+        self.prompt_threads = settings.threads_batch or self.threads
+        params = context_params(settings, self.threads, self.prompt_threads)
         self._context = llama.llama_init_from_model(self._model, params)
         if not self._context:
             llama.llama_model_free(self._model)
@@ -216,6 +218,11 @@ class Model:
         if self.abort.nodes() is None:
             return False
         return self._on_cpu or (self._warm and tokens <= _QUICK_TOKENS)
+
+    def set_threads(self, threads: int, prompt_threads: int) -> None:
+        """Compute from now on with so many threads: a single token, and a batch of several."""
+        self.threads, self.prompt_threads = threads, prompt_threads
+        llama.llama_set_n_threads(self._context, threads, prompt_threads)
 
     def apply_loras(self, key: LoraKey) -> None:
         """Compute the next batches with these adapters."""

@@ -89,8 +89,10 @@ def _experts_on_cpu(layers: int) -> "ctypes.Array[_Override]":
     return (_Override * (layers + 1))(*rows, _Override(None, None))
 
 
-def context_params(settings: LoadSettings, threads: int) -> llama.llama_context_params:
-    """Return the context's half: cache, batches, outputs. `threads` is for decode and prefill."""
+def context_params(
+    settings: LoadSettings, threads: int, prompt_threads: int | None = None
+) -> llama.llama_context_params:
+    """Return the context's half: cache, batches, outputs. `prompt_threads` None: as `threads`."""
     params: llama.llama_context_params = llama.llama_context_default_params()
     params.n_ctx = settings.cells
     params.n_seq_max = settings.parallel
@@ -115,6 +117,6 @@ def context_params(settings: LoadSettings, threads: int) -> llama.llama_context_
     params.rope_freq_scale = settings.rope.freq_scale or 0.0
     params.yarn_orig_ctx = settings.rope.yarn_orig_ctx or 0
     params.n_threads = threads
-    params.n_threads_batch = threads
+    params.n_threads_batch = prompt_threads or threads
     params.no_perf = True
     return params
