@@ -10,6 +10,7 @@ from localllm.core.units import format_rate
 from localllm.engine.builds.candidates import find_candidate
 from localllm.engine.builds.choice import ExaminedEngine
 from localllm.errors import ExitCode
+from localllm.library.files import measurements, paths
 from localllm.runtime import engines
 from localllm.runtime.engine_change import engine_change
 from localllm.runtime.engine_rates import keep_rates, known_rates
@@ -82,7 +83,8 @@ def use_engine(engine: str, as_json: bool) -> None:
 def bench_engines(
     model: str, chosen: tuple[str, ...], rounds: int, as_json: bool, quiet: bool
 ) -> None:
-    """Measure builds side by side on MODEL, in turns; `engine ls` shows the rates."""
+    """Measure builds side by side on MODEL, in turns; `engine ls` shows the rates, and `suggest`
+    expects as much of this machine with the build."""
     from localllm.cli.commands.setup.engine_bench import measure
 
     if chosen:
@@ -90,7 +92,8 @@ def bench_engines(
     else:
         usable = [each for each in engines.examined_engines() if each.verdict.accepted]
         candidates = [each.candidate for each in sorted(usable, key=lambda e: not e.chosen)]
-    measured = asyncio.run(measure(candidates, model, rounds=rounds, quiet=quiet))
+    done = asyncio.run(measure(candidates, model, rounds=rounds, quiet=quiet))
+    measured = done.rates
     base = next(iter(measured.values()))
     if as_json:
         print_json({"rounds": rounds, "engines": [
@@ -108,6 +111,7 @@ def bench_engines(
         ]  # fmt: skip
         for i, line in enumerate(columns(rows, left=1)):
             print_line(line, bold=i == 0, wrap=False)
+    measurements.add(paths.measurements_file(paths.data_dir()), *done.measurements, warn=warn)
     try:
         keep_rates(measured)
     except OSError as error:
