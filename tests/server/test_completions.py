@@ -123,7 +123,8 @@ async def test_lists_of_token_ids_are_prompts_each(server: ServerUnderTest) -> N
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"suffix": "end"}, "suffix"),
+        ({"suffix": "end", "echo": True}, "suffix"),
+        ({"suffix": "end", "prompt": [1, 2]}, "suffix"),
         ({"best_of": 2}, "best_of"),
         ({"n": 2, "best_of": 3}, "best_of"),
         ({"n": 129}, "n"),
@@ -271,3 +272,11 @@ async def test_without_alternatives_only_the_own_log_probabilities_come() -> Non
     choice = await whole(request(logprobs=0))
     assert choice["logprobs"]["top_logprobs"] is None
     assert choice["logprobs"]["token_logprobs"] == EXPECTED["token_logprobs"]
+
+
+async def test_a_suffix_asks_for_what_stands_between(server: ServerUnderTest) -> None:
+    client = server.client()
+    await client.completions.create(model=MODEL, prompt=["def f(", "x"], suffix="return y")
+    await client.completions.create(model=MODEL, prompt="x", suffix="")
+    sent = [(request.prompt, request.suffix) for request in server.script.requests]
+    assert sent == [("def f(", "return y"), ("x", "return y"), ("x", None)]

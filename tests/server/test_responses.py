@@ -227,6 +227,23 @@ async def test_a_loop_of_tools_goes_on_by_the_items_or_by_the_id(server: ServerU
     ]  # fmt: skip
 
 
+async def test_counted_tokens_are_those_of_the_usage(server: ServerUnderTest) -> None:
+    client = server.client()
+    first = await client.responses.create(model=MODEL, input="one two three")
+    fields: dict[str, Any] = {
+        "input": "four five",
+        "instructions": "Be brief.",
+        "previous_response_id": first.id,
+        "tools": TOOLS,
+    }
+    counted = await client.responses.input_tokens.count(model=MODEL, **fields)
+    made = await client.responses.create(model=MODEL, **fields)
+    assert made.usage is not None
+    assert counted.input_tokens == made.usage.input_tokens > 5
+    assert server.script.counted[0].messages == server.script.requests[-1].messages
+    assert counted.object == "response.input_tokens"
+
+
 async def test_a_response_is_kept_for_its_own_key_until_it_is_deleted(
     server: ServerUnderTest,
 ) -> None:

@@ -54,7 +54,7 @@ class CompletionRequest(OpenAiFields):
         also_named("max_tokens", "max_new_tokens", "n_predict"),
     ] = None
     best_of: Annotated[int, Field(ge=1), WHOLE] | None = None
-    suffix: Annotated[object, unsupported("")] = None
+    suffix: str | None = None
     messages: Annotated[
         object, unsupported([], reason="belongs to /v1/chat/completions: here is a `prompt`")
     ] = None
@@ -71,6 +71,15 @@ class CompletionRequest(OpenAiFields):
                 answers=answers,
                 most=MAX_N,
             )
+        return value
+
+    @field_validator("suffix")
+    @classmethod
+    def _joins_texts(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value and info.data.get("echo"):
+            raise field_error("invalid_value", "goes with no `echo`")
+        if value and any(isinstance(prompt, tuple) for prompt in info.data.get("prompt") or ()):
+            raise field_error("invalid_value", "goes with a `prompt` that is a text")
         return value
 
     @field_validator("max_tokens")
@@ -103,6 +112,7 @@ class CompletionRequest(OpenAiFields):
                 base,
                 request_id=f"{request_id}-{index}" if index else request_id,
                 prompt=prompt if isinstance(prompt, str) else None,
+                suffix=self.suffix or None,  # an empty one asks for a continuation
                 prompt_tokens=None if isinstance(prompt, str) else prompt,
             )
             for index, prompt in enumerate(self.prompt)

@@ -9,6 +9,7 @@ from localllm.server.dialects.openai.completions_response import Completion
 from localllm.server.dialects.openai.embeddings import CreateEmbeddingResponse, EmbeddingRequest
 from localllm.server.dialects.openai.responses.documents import (
     InputItemList,
+    InputTokens,
     Response,
     ResponseDeleted,
 )
@@ -83,6 +84,13 @@ OPERATIONS = (
         body=ResponseRequest,
         answer=Response,
         media_types=(SSE_MEDIA_TYPE,),
+    ),
+    Operation(
+        method="POST",
+        paths=_paths("/responses/input_tokens"),
+        summary="Count the tokens of a response's input; nothing is generated.",
+        body=ResponseRequest,
+        answer=InputTokens,
     ),
     Operation(
         method="GET",

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field
 from localllm.engine.messages import GenerateEvent
 from localllm.server.dialects.openai.responses.documents import (
     InputItemList,
+    InputTokens,
     Response,
     ResponseDeleted,
 )
@@ -25,7 +26,7 @@ from localllm.server.dialects.openai.responses.response import (
 from localllm.server.dialects.openai.responses.store import Item, ResponseStore
 from localllm.server.errors import ApiError
 from localllm.server.generation.choices import Choices, Events
-from localllm.server.generation.request import schema_warnings
+from localllm.server.generation.request import new_request_id, schema_warnings
 from localllm.server.generation.stream import stream_response
 from localllm.server.request_body import read_json, validate
 from localllm.server.schema import RequestModel, json_response, warning_headers
@@ -55,6 +56,7 @@ class ResponsesEndpoints:
     def add_routes(self, router: APIRouter, prefix: str) -> None:
         path = f"{prefix}/responses"
         router.post(path, response_model=None)(self.create)
+        router.post(path + "/input_tokens", response_model=None)(self.input_tokens)
         router.get(path + "/{response_id}", response_model=None)(self.retrieve)
         router.delete(path + "/{response_id}", response_model=None)(self.delete)
         router.post(path + "/{response_id}/cancel", response_model=None)(self.cancel)
@@ -84,6 +86,17 @@ class ResponsesEndpoints:
         response = pending.finished()
         keep(response)
         return json_response(response, headers=warning_headers(pending.choices.warnings))
+
+    async def input_tokens(self, request: Request) -> HttpResponse:
+        """Count what `usage.input_tokens` of the same request would be."""
+        body, _ = self._read(request, await read_json(request), key_owner(request))
+        model = self._models.requested(body.model)
+        generate = body.generate_request(new_request_id("count"))
+        work = self._models.count_tokens(model, generate, prompt_field="input")
+        tokens = await cancel_on_disconnect(request.receive, work)
+        return json_response(
+            InputTokens(input_tokens=tokens), headers=warning_headers(body.warnings())
+        )
 
     def _read(
         self, request: Request, document: dict[str, object], owner: str
