@@ -4,9 +4,19 @@ Another dialect adds its requests to `REQUESTS`, and its tables to the page.
 """
 
 import re
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 import pytest
+from anthropic.types import message_count_tokens_params, message_create_params
+from anthropic.types.beta import (
+    BetaContentBlockParam,
+    BetaRawMessageStreamEvent,
+    BetaToolUnionParam,
+)
+from anthropic.types.beta import message_count_tokens_params as beta_count_tokens_params
+from anthropic.types.beta import message_create_params as beta_create_params
+from anthropic.types.beta.beta_raw_content_block_delta import BetaRawContentBlockDelta
 from ollama import _types as ollama
 from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_create_params
@@ -19,6 +29,9 @@ from openai.types.responses import (
 )
 from pydantic import AliasChoices
 
+from localllm.server.dialects.anthropic.content import Block
+from localllm.server.dialects.anthropic.messages_request import MessagesRequest
+from localllm.server.dialects.anthropic.tools import CLIENT_TOOL
 from localllm.server.dialects.ollama.chat_request import ChatRequest
 from localllm.server.dialects.ollama.embeddings import EmbedBody, EmbeddingsBody
 from localllm.server.dialects.ollama.generate_request import PromptRequest
@@ -49,6 +62,19 @@ class DocumentedRequest:
 
 
 REQUESTS = [
+    DocumentedRequest(
+        path="POST /v1/messages",
+        types=(
+            message_create_params.MessageCreateParamsNonStreaming,
+            message_create_params.MessageCreateParamsStreaming,
+            beta_create_params.MessageCreateParamsNonStreaming,
+            beta_create_params.MessageCreateParamsStreaming,
+            message_count_tokens_params.MessageCountTokensParams,
+            beta_count_tokens_params.MessageCountTokensParams,
+        ),
+        model=MessagesRequest,
+        body={"messages": [{"role": "user", "content": "hi"}]},
+    ),
     DocumentedRequest(
         path="POST /v1/chat/completions",
         types=(
@@ -92,6 +118,10 @@ REQUESTS = [
     ),
     DocumentedRequest(path="POST /api/show", types=(ollama.ShowRequest,), model=ShowBody),
 ]
+BLOCKS_LEFT_OUT = literals_of(BetaContentBlockParam) - Block.OWN.keys()
+RUN_BY_CLIENTS = {
+    each for each in literals_of(BetaToolUnionParam) if each == "custom" or CLIENT_TOOL.match(each)
+}
 TOP_LEVEL = [
     (request, name, here)
     for request in REQUESTS
@@ -186,10 +216,21 @@ def test_fields_of_counting_are_those_of_responses() -> None:
             {"works": tools.OFFERED | {"namespace"}, "left out": tools.LEFT_OUT},
         ),
         ("Events of a stream", response_stream_event.ResponseStreamEvent, {}),
+        (
+            "Content blocks",
+            BetaContentBlockParam,
+            {"works": frozenset(Block.OWN), "left out": BLOCKS_LEFT_OUT},
+        ),
+        (
+            "Tools of messages",
+            BetaToolUnionParam,
+            {"works": RUN_BY_CLIENTS, "left out": literals_of(BetaToolUnionParam) - RUN_BY_CLIENTS},
+        ),
+        ("Events of messages", BetaRawMessageStreamEvent | BetaRawContentBlockDelta, {}),
     ],
 )
 def test_every_type_of_the_client_is_on_the_page(
-    heading: str, union: object, groups: dict[str, frozenset[str]]
+    heading: str, union: object, groups: dict[str, Set[str]]
 ) -> None:
     rows = table(heading)
     types = literals_of(union)

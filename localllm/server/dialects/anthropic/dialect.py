@@ -7,18 +7,29 @@ from fastapi.routing import APIRoute
 from starlette.routing import Match
 from starlette.types import Scope
 
-from localllm.server.dialects.anthropic.errors import error_body
+from localllm.server.dialects.anthropic.errors import ErrorResponse, error_body
 from localllm.server.dialects.anthropic.messages_request import MessagesRequest
-from localllm.server.dialects.anthropic.messages_response import MessageStreamEncoder, message
-from localllm.server.dialects.anthropic.models import ModelInfo, ModelPage, page
+from localllm.server.dialects.anthropic.messages_response import (
+    Message,
+    MessageStreamEncoder,
+    message,
+)
+from localllm.server.dialects.anthropic.models import (
+    ModelInfo,
+    ModelPage,
+    ModelsQuery,
+    page,
+    read_query,
+)
 from localllm.server.dialects.protocol import Dialect
 from localllm.server.errors import ApiError
 from localllm.server.generation.choices import Choices
 from localllm.server.generation.stream import stream_response
+from localllm.server.openapi import Operation
 from localllm.server.request_body import read_body
 from localllm.server.schema import ApiModel, json_response, warning_headers
 from localllm.server.served_models import ServedModels
-from localllm.server.streaming import cancel_on_disconnect
+from localllm.server.streaming import SSE_MEDIA_TYPE, cancel_on_disconnect
 
 _PREFIXES = ("/v1", "", "/v1/v1", "/anthropic/v1", "/anthropic")
 """The address that a client was given ends with /v1 or does not, and the client adds it or does
@@ -88,15 +99,7 @@ class _Endpoints:
         return json_response(MessageTokensCount(input_tokens=count), headers=headers)
 
     async def list_models(self, request: Request) -> Response:
-        query = request.query_params
-        return _answer(
-            lambda: page(
-                self._infos(),
-                limit=query.get("limit"),
-                after_id=query.get("after_id"),
-                before_id=query.get("before_id"),
-            )
-        )
+        return _answer(lambda: page(self._infos(), read_query(request.query_params)))
 
     async def retrieve_model(self, name: str) -> Response:
         def find() -> ModelInfo:
@@ -145,9 +148,46 @@ def _answer(read: Callable[[], ModelPage | ModelInfo]) -> Response:
         return Response(error_body(error), error.status, media_type="application/json")
 
 
+def _paths(path: str) -> tuple[str, ...]:
+    return tuple(prefix + path for prefix in _PREFIXES)
+
+
+_OPERATIONS = (
+    Operation(
+        method="POST",
+        paths=_paths("/messages"),
+        summary="Answer a conversation.",
+        body=MessagesRequest,
+        answer=Message,
+        media_types=(SSE_MEDIA_TYPE,),
+    ),
+    Operation(
+        method="POST",
+        paths=_paths("/messages/count_tokens"),
+        summary="Count the tokens of a conversation.",
+        body=MessagesRequest,
+        answer=MessageTokensCount,
+    ),
+    Operation(
+        method="GET",
+        paths=_paths("/models"),
+        summary="List the models that requests can name.",
+        query=ModelsQuery,
+        answer=ModelPage,
+    ),
+    Operation(
+        method="GET",
+        paths=_paths("/models/{name:path}"),
+        summary="Describe one model.",
+        answer=ModelInfo,
+    ),
+)
+
 ANTHROPIC = Dialect(
     name="anthropic",
     router=_router,
     prefixes=("/v1/messages", "/messages", "/v1/v1/messages", _OWN_PREFIX),
     error_body=error_body,
+    error=ErrorResponse,
+    operations=_OPERATIONS,
 )

@@ -61,7 +61,6 @@ class OutputFormat(RequestModel):
 class OutputConfig(RequestModel):
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     format: OutputFormat | None = None
-    task_budget: object = None
 
 
 class MessagesRequest(GenerationFields):

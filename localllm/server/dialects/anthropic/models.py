@@ -1,14 +1,13 @@
 """`/v1/models` in Anthropic's form: pages of models, with a cursor on each side."""
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, ValidationError
 
 from localllm.server.errors import ApiError
 from localllm.server.schema import OMIT_IF_NONE, ApiModel
-
-MAX_LIMIT = 1000
-_DEFAULT_LIMIT = 20
 
 
 class ModelInfo(ApiModel):
@@ -40,41 +39,39 @@ class ModelPage(ApiModel):
     last_id: str | None
 
 
-def page(
-    models: Sequence[ModelInfo],
-    *,
-    limit: str | None = None,
-    after_id: str | None = None,
-    before_id: str | None = None,
-) -> ModelPage:
-    """Cut a page of `limit` models: those after one, or the last of those before one.
+class ModelsQuery(BaseModel):
+    """What stands behind `/v1/models?`."""
 
-    The arguments are those of the query. Raises ApiError for a limit that is none; a cursor that
-    is not there counts as the beginning, or the end: models come and go.
+    limit: Annotated[int, Field(ge=1, le=1000)] = 20
+    after_id: str | None = None
+    before_id: str | None = None
+
+
+def read_query(parameters: Mapping[str, str]) -> ModelsQuery:
+    """Read the query of a request; what is not known in it is not read. Raises ApiError."""
+    try:
+        return ModelsQuery.model_validate(dict(parameters))
+    except ValidationError:
+        raise ApiError(
+            "`limit` must be a whole number from 1 to 1000.", code="invalid_value", param="limit"
+        ) from None
+
+
+def page(models: Sequence[ModelInfo], query: ModelsQuery) -> ModelPage:
+    """Cut a page of models: the first after one, or the last of those before one.
+
+    A cursor that is not there counts as the beginning, or the end: models come and go.
     """
-    count = _read_limit(limit)
     ids = [model.id for model in models]
-    if before_id in ids:
-        rest = models[: ids.index(before_id)]
-        chosen = rest[-count:]
+    if query.before_id in ids:
+        rest = models[: ids.index(query.before_id)]
+        chosen = rest[-query.limit :]
     else:
-        rest = models[ids.index(after_id) + 1 :] if after_id in ids else models
-        chosen = rest[:count]
+        rest = models[ids.index(query.after_id) + 1 :] if query.after_id in ids else models
+        chosen = rest[: query.limit]
     return ModelPage(
         data=list(chosen),
         has_more=len(chosen) < len(rest),
         first_id=chosen[0].id if chosen else None,
         last_id=chosen[-1].id if chosen else None,
-    )
-
-
-def _read_limit(text: str | None) -> int:
-    if not text:
-        return _DEFAULT_LIMIT
-    if text.isascii() and text.isdigit() and len(text) < 5 and 1 <= int(text) <= MAX_LIMIT:
-        return int(text)
-    raise ApiError(
-        f"`limit` must be a whole number from 1 to {MAX_LIMIT}.",
-        code="invalid_value",
-        param="limit",
     )

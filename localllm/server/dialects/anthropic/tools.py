@@ -53,7 +53,7 @@ class ToolParam(RequestModel):
         kind = value.get("type", "custom")
         if not isinstance(kind, str) or kind == "custom" or "input_schema" in value:
             return value
-        if _CLIENT_TOOL.fullmatch(kind):
+        if CLIENT_TOOL.fullmatch(kind):
             return value
         # The options of a tool that is left out mean nothing.
         return {name: value[name] for name in ("type", "name") if isinstance(value.get(name), str)}
@@ -71,14 +71,14 @@ class ToolParam(RequestModel):
             return make_tool(
                 self.name or "", self.description, self.input_schema, strict=self.strict is True
             )
-        if _CLIENT_TOOL.fullmatch(self.type):
+        if CLIENT_TOOL.fullmatch(self.type):
             size = (self.display_width_px, self.display_height_px)
             return client_tool(self.type, self.name, size)
         return None
 
 
-_CLIENT_TOOL = re.compile(r"(bash|text_editor|memory|computer)_[0-9]{8}")
-
+CLIENT_TOOL = re.compile(r"(bash|text_editor|memory|computer)_[0-9]{8}")
+"""The types of tools of Anthropic's definition that a client runs."""
 
 ToolParams = Annotated[list[ToolParam], Field(max_length=MAX_TOOLS, fail_fast=True)]
 
