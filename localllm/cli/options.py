@@ -68,6 +68,10 @@ GPU_LAYERS = click.option(
     "--gpu-layers", metavar="N|auto", callback=lambda _c, _p, value: parse_gpu_layers(value),
     help="Layers on the GPU (default auto: as many as fit).",
 )  # fmt: skip
+TRUST_GPU = click.option(
+    "--trust-gpu", is_flag=True, callback=true_or_none,
+    help="Use the GPU without comparing what it computes with the CPU first.",
+)  # fmt: skip
 FORCE = click.option("--force", is_flag=True, help="Load even when it does not seem to fit.")
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 QUIET = click.option("--quiet", is_flag=True, help="No progress on stderr.")

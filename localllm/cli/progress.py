@@ -91,11 +91,13 @@ async def load_with_progress(
         disable=quiet or not console.is_terminal,
     )
     with bar:
-        task = bar.add_task(single_line(plan.model.name), total=1.0)
+        name = single_line(plan.model.name)
+        task = bar.add_task(name, total=1.0)
         async with aclosing(runtime.load(plan, force=force)) as events:
             async for event in events:
                 if isinstance(event, LoadProgress):
-                    bar.update(task, completed=event.fraction)
+                    testing = " (testing the GPU)" if event.testing_devices else ""
+                    bar.update(task, completed=event.fraction, description=f"{name}{testing}")
                 else:
                     return event
     raise AssertionError("a load ends with its resident model")

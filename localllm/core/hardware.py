@@ -102,7 +102,8 @@ class EngineDevice:
     """One device as the installed llama.cpp build names it (`ggml_backend_dev_*`).
 
     `max_buffer_bytes` is the largest single tensor that it takes, None where there is no limit or
-    none is known.
+    none is known. `driver` names its driver with the version, None where nobody says.
+    `test_device`: it counts as a GPU although it is computed on the processor (docs/gpu.md).
     """
 
     name: str
@@ -111,12 +112,15 @@ class EngineDevice:
     total_bytes: int | None = None
     free_bytes: int | None = None
     max_buffer_bytes: int | None = None
+    driver: str | None = None
+    test_device: bool = False
 
     @property
     def is_gpu(self) -> bool:
         """True for a GPU; not for one that a driver imitates on the processor, which computes
         slower than the processor's own backend."""
-        return self.kind in ("gpu", "igpu") and not _SOFTWARE.search(self.description)
+        software = not self.test_device and _SOFTWARE.search(self.description)
+        return self.kind in ("gpu", "igpu") and not software
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +140,7 @@ class EngineBuild:
 
     `name` is that of the package that carries it, or else its directory; `version` the package's.
     `network`: what its process can reach; None where that was not tried. `reason`: why it is the
-    engine, in one sentence.
+    engine, in one sentence. `digest` changes when a file of it does.
     """
 
     version: str
@@ -148,6 +152,7 @@ class EngineBuild:
     name: str = "llama-cpp-python"
     network: NetworkAccess | None = None
     reason: str = ""
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,3 +173,45 @@ class DetectedDevices:
 
     devices: tuple[Device, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+# --- what a device computes ---
+
+TEXT_TOKENS = 32
+"""Tokens of the text that is computed on both."""
+
+WORST_KL = 100.0
+"""The divergence of a row that cannot be compared, or is further away than it matters, in nats."""
+
+MOST_MEAN_KL = 0.25
+LEAST_AGREEMENT = 0.75
+"""A device fails beyond either. docs/gpu.md has the measurements behind both: what was measured of
+working devices is far inside them, and what a faulty one computes far outside."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceTest:
+    """A device's logits against the processor's, at `rows` positions of one text.
+
+    `mean_kl`: the mean Kullback-Leibler divergence of the processor's distribution from the
+    device's, in nats, each at most WORST_KL. `agreement`: the share of positions at which both
+    find the same token most likely.
+    """
+
+    rows: int
+    mean_kl: float
+    agreement: float
+
+    @property
+    def passed(self) -> bool:
+        """True for a device that computes what the processor does, but for rounding."""
+        return self.mean_kl <= MOST_MEAN_KL and self.agreement >= LEAST_AGREEMENT
+
+    @property
+    def numbers(self) -> str:
+        """The figures in words, with what they should be."""
+        return (
+            f"KL divergence {self.mean_kl:.3g} (at most {MOST_MEAN_KL:g}), the same most likely "
+            f"token at {self.agreement:.0%} of {self.rows} positions (at least "
+            f"{LEAST_AGREEMENT:.0%})"
+        )

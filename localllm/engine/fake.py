@@ -9,7 +9,7 @@ from array import array
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 
-from localllm.core.hardware import EngineBuild, EngineDevice
+from localllm.core.hardware import DeviceTest, EngineBuild, EngineDevice
 from localllm.core.sizing.load import Allocation, BufferKind
 from localllm.engine.messages import (
     Architectures,
@@ -67,6 +67,7 @@ class Script:
     TOOL_CALLS; `dropped_messages` of a request that rolls; `warnings` and `stop` of every one.
     Errors: `load_error`, `generate_error` and `probe_error` are raised instead of an answer;
     `crash_after` so many tokens the process ends.
+    GPUs: a load that tests devices reports `device_test`, or ends like `device_crash`.
     Gates are acquired before a step, so that a test decides when it happens: `accept_gate` before a
     request is accepted, `prompt_gate` before its prompt is read, `gate` before each token,
     `load_gate` before each event of a load, `probe_gate` and `describe_gate` before the answer.
@@ -79,6 +80,9 @@ class Script:
     reasoning: tuple[str, ...] = ()
     calls: tuple[ToolCall, ...] = ()
     has_chat_template: bool = True
+    build: EngineBuild = FAKE_BUILD
+    device_test: DeviceTest | None = None
+    device_crash: str | None = None
     unknown_architectures: tuple[str, ...] = ()
     chat_template_problem: str | None = None
     vocabulary: VocabularyInfo = FAKE_VOCABULARY
@@ -130,13 +134,16 @@ class FakeEngine:
         if self.script.describe_gate is not None:
             await self.script.describe_gate.acquire()
             self._check_alive()
-        return FAKE_BUILD
+        return self.script.build
 
     async def load(self, request: LoadRequest) -> AsyncGenerator[LoadProgress | Loaded, None]:
         self._check_alive()
         self.script.loads.append(request)
         if self.script.load_error is not None:
             raise self.script.load_error
+        if self.script.device_crash is not None and request.test_devices:
+            self._alive = False
+            raise EngineCrashed("It ended.", reason=self.script.device_crash)
         for step in range(5):
             if self.script.load_gate is not None:
                 await self.script.load_gate.acquire()
@@ -161,6 +168,7 @@ class FakeEngine:
             load_s=0.5,
             vocabulary=self.script.vocabulary,
             chat_template=FAKE_TEMPLATE if self.script.has_chat_template else None,
+            device_test=self.script.device_test if request.test_devices else None,
         )
 
     async def probe(self, request: ProbeRequest) -> Probed:

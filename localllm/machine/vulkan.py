@@ -131,6 +131,7 @@ def _new_device(listed: EngineDevice, backend: Backend, ram: Memory) -> Device:
         unified=unified,
         dedicated_bytes=dedicated,
         dedicated_free_bytes=dedicated_free if dedicated is not None else None,
+        driver=listed.driver,
     )
 
 
@@ -176,4 +177,5 @@ def _completed(device: Device, listed: EngineDevice, backend: Backend, ram: Memo
         dedicated_free_bytes=dedicated_free,
         total_bytes=listed.total_bytes if total is None else total,
         free_bytes=listed.free_bytes if free is None else free,
+        driver=device.driver or listed.driver,
     )

@@ -48,7 +48,8 @@ class LoadPlan:
 
     The first of `candidates` that fits is loaded; when none does, the last says what is missing.
     `warnings` name companions of the model that are left out because they cannot be used, a context
-    that is too long for it, and a file that is read instead of mapped.
+    that is too long for it, and a file that is read instead of mapped. `trust_gpu`: its devices are
+    not tested.
     """
 
     model: InstalledModel
@@ -56,6 +57,15 @@ class LoadPlan:
     candidates: tuple[LoadSettings, ...]
     draft: ModelSpec | None = None
     warnings: tuple[str, ...] = ()
+    trust_gpu: bool = False
+
+    @property
+    def on_processor(self) -> "LoadPlan":
+        """The plan without any device."""
+        return replace(
+            self,
+            candidates=tuple(replace(each, gpu_layers=0, cpu_moe=0) for each in self.candidates),
+        )
 
     @property
     def forced(self) -> "LoadPlan":
@@ -93,6 +103,7 @@ def plan_load(
         spec=spec,
         candidates=candidates,
         draft=companions.draft,
+        trust_gpu=settings.trust_gpu if choice.trust_gpu is None else choice.trust_gpu,
         warnings=(
             *companions.warnings,
             *context_warnings(choice, spec, candidates[0], model.name),

@@ -53,6 +53,8 @@ class LoadChoice:
       model does nothing else.
     - `vision`: True requires an mmproj, False loads none. None: the model's own, if it has a
       usable one here.
+    - `trust_gpu`: True uses a GPU without comparing what it computes with the processor. None: as
+      the settings say.
 
     The other fields are those of `LoadSettings`; `kv_type` is of keys and values.
     """
@@ -81,6 +83,7 @@ class LoadChoice:
     embeddings: bool | None = None
     pooling: Pooling | None = None
     vision: bool | None = None
+    trust_gpu: bool | None = None
 
 
 CHAT = LoadChoice(parallel=1, embeddings=False, vision=False)

@@ -15,7 +15,6 @@ from pathlib import Path
 from localllm import machine
 from localllm.core.hardware import EngineBuild, HardwareInfo
 from localllm.core.model.foreign import is_image_model
-from localllm.core.sizing.comparison import Comparison
 from localllm.core.sizing.fit import Fit, TooLarge, fit_on
 from localllm.core.sizing.load import LoadSettings
 from localllm.core.sizing.placement import HOST
@@ -50,6 +49,7 @@ from localllm.engine.messages import (
 )
 from localllm.engine.messages.validation import check_vision
 from localllm.errors import (
+    DoesNotFit,
     EngineCrashed,
     EngineUnavailable,
     GgufError,
@@ -59,13 +59,20 @@ from localllm.errors import (
 from localllm.library.files import paths
 from localllm.library.files.settings import Settings
 from localllm.library.files.settings import load as load_settings
-from localllm.library.store.companions import why_no_vision
 from localllm.library.store.installed import InstalledModel
 from localllm.library.store.store import Store
 from localllm.runtime.engine_change import engine_change
 from localllm.runtime.engine_support import architecture_of, find_unsupported
 from localllm.runtime.load_plan import LoadPlan, plan_load
 from localllm.runtime.load_policy import LoadChoice
+from localllm.runtime.loading.gpu_tests import (
+    GpuFailed,
+    GpuTest,
+    GpuVerdict,
+    GpuVerdicts,
+    blames_gpu,
+)
+from localllm.runtime.loading.resident_model import ResidentModel
 from localllm.runtime.local_machine import crash_advice
 from localllm.runtime.thread_counts import ThreadChoice, ThreadChoices
 
@@ -74,55 +81,6 @@ __all__ = ["Fit", "ResidentModel", "Runtime", "TooLarge"]
 PROBE_TIMEOUT_S = 60.0
 """A dry run takes milliseconds, a first import from a cold disk seconds, a hung driver for ever."""
 _DEFAULT_SETTINGS = Settings()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResidentModel:
-    """A model in memory: its settings and estimate (`fit`), and what was really allocated
-    (`loaded`)."""
-
-    model: InstalledModel
-    fit: Fit
-    loaded: Loaded
-
-    @property
-    def settings(self) -> LoadSettings:
-        """The settings that it was loaded with."""
-        return self.fit.settings
-
-    @property
-    def comparison(self) -> Comparison:
-        """Estimate, dry run and read-back of this load, side by side."""
-        return self.fit.compared(self.loaded.allocations, self.loaded.draft)
-
-    @property
-    def chat_template_warning(self) -> str | None:
-        """What a person must know of the chat template before the first answer; None when it is as
-        it should be, or has no part in what the model does."""
-        loaded, name = self.loaded, single_line(self.model.name)
-        if self.settings.embeddings or (
-            loaded.has_chat_template and loaded.chat_template_problem is None
-        ):
-            return None
-        if loaded.has_chat_template:
-            return f"{name}: {loaded.chat_template_problem}"
-        if loaded.chat_template_problem is None:
-            return (
-                f"{name} has no chat template: it continues text instead of answering. If "
-                "it is made for chat, give its template with --chat-template FILE."
-            )
-        return (
-            f"{name}: {loaded.chat_template_problem} So it only continues plain text, which is not "
-            "how it was trained to answer. Take another file of the model, or give a "
-            "template with --chat-template FILE."
-        )
-
-    @property
-    def vision_unavailable(self) -> str | None:
-        """The reason why it has no vision, and what to do about it; None when it has."""
-        if self.loaded.vision:
-            return None
-        return self.loaded.vision_unavailable or why_no_vision(self.model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +122,7 @@ class Runtime:
         """Take `settings` as the user's: they fill in loads, and reserve memory that no load is
         planned into. `engine_change` returns a sentence, once, when another engine runs models than
         last time (engine_change.py); `thread_choices` knows the threads that are best."""
+        self.gpu_verdicts = GpuVerdicts()
         self._thread_choices = thread_choices
         self.engine_change = engine_change
         self._store = store
@@ -203,6 +162,7 @@ class Runtime:
             engine_change=engine_change,
             thread_choices=ThreadChoices(paths.threads_file()),
         )
+        runtime.gpu_verdicts = GpuVerdicts(paths.gpu_verdicts_file())
         advice = crash_advice(lambda: runtime._build)  # it is this class
         return runtime
 
@@ -320,37 +280,31 @@ class Runtime:
 
         One load at a time: the next one sees what this one has left. A model of the same name that
         is already resident is unloaded first. A load that would take most of what is free, or that
-        the estimate is unsure of, is probed first, unless `force`.
+        the estimate is unsure of, is probed first, unless `force`. A GPU that computes wrong
+        numbers with this model, or ends the engine, is not used (gpu_tests.py).
         Raises TooLarge (a DoesNotFit, unless `force`), UsageError for settings that llama.cpp
         refuses, GgufError, LoadFailed, EngineCrashed.
         """
-        model = plan.model
         async with self._loading:
-            fit = await self.fit(plan.forced if force else plan)
-            if fit.wants_probe and not force:
-                fit = await self.probe(model, fit)
-            if not fit.fits and not force:
-                raise TooLarge(model.name, fit)
-            await self.unload(model.name)
-            engine = self._start_engine()
-            self._starting.add(engine)
             try:
-                request = await self._request_of(plan, fit)
-                fit = replace(fit, settings=request.settings)
-                async with aclosing(engine.load(request)) as events:
+                async with aclosing(self._load(plan, force=force)) as events:
                     async for event in events:
-                        if isinstance(event, LoadProgress):
-                            yield event
-                            continue
-                        fit = await self._with_threads(plan, fit, event)
-                        resident = ResidentModel(model=model, fit=fit, loaded=event)
-                        self._models[model.name] = self._loaded_in(resident, engine)
-                        yield resident
-            finally:
-                self._starting.discard(engine)
-                loaded = self._models.get(model.name)
-                if loaded is None or loaded.engine is not engine:
-                    await engine.close()
+                        yield event
+                return
+            except GpuFailed as failed:
+                failure = failed
+            on_processor = self._load(plan.on_processor, force=force, failure=failure.verdict)
+            try:
+                async with aclosing(on_processor) as events:
+                    async for event in events:
+                        if isinstance(event, ResidentModel):  # so the processor is not to blame
+                            self.gpu_verdicts.put(failure.test, failure.verdict)
+                        yield event
+            except TooLarge as large:
+                raise DoesNotFit(
+                    f"{failure.verdict.fault}. Without the GPU, {large} Or use the GPU all the "
+                    "same with --trust-gpu."
+                ) from large
 
     def thread_choice(self, model: InstalledModel, hardware: HardwareInfo) -> ThreadChoice | None:
         """Return the threads that were found best for models of this size; None before that."""
@@ -459,6 +413,62 @@ class Runtime:
         await asyncio.gather(*(self.unload(name) for name in tuple(self._models)))
 
     # --- inside ---
+
+    async def _load(
+        self, plan: LoadPlan, *, force: bool, failure: GpuVerdict | None = None
+    ) -> AsyncGenerator[LoadProgress | ResidentModel, None]:
+        """Do what `load` does, in its turn. `failure`: why `plan` uses no GPU.
+
+        Raises GpuFailed when its devices failed a test, now or before.
+        """
+        model = plan.model
+        fit = await self.fit(plan.forced if force else plan)
+        if fit.wants_probe and not force:
+            fit = await self.probe(model, fit)
+        if not fit.fits and not force:
+            raise TooLarge(model.name, fit)
+        test = None if plan.trust_gpu else GpuTest.of(model, fit, await self.hardware())
+        known = self.gpu_verdicts.get(test) if test is not None else None
+        if test is not None and known is not None:
+            if not known.passed:
+                raise GpuFailed(test, known)
+            test = None
+        await self.unload(model.name)
+        engine = self._start_engine()
+        self._starting.add(engine)
+        try:
+            request = replace(await self._request_of(plan, fit), test_devices=test is not None)
+            fit = replace(fit, settings=request.settings)
+            async with aclosing(engine.load(request)) as events:
+                async for event in events:
+                    if isinstance(event, LoadProgress):
+                        yield event
+                        continue
+                    self._judge(test, event)
+                    fit = await self._with_threads(plan, fit, event)
+                    resident = ResidentModel(
+                        model=model, fit=fit, loaded=event, gpu_failure=failure
+                    )
+                    self._models[model.name] = self._loaded_in(resident, engine)
+                    yield resident
+        except EngineCrashed as crash:
+            if test is None or not blames_gpu(crash.reason):
+                raise
+            raise GpuFailed(test, test.verdict(crash=crash.reason)) from crash
+        finally:
+            self._starting.discard(engine)
+            loaded = self._models.get(model.name)
+            if loaded is None or loaded.engine is not engine:
+                await engine.close()
+
+    def _judge(self, test: GpuTest | None, loaded: Loaded) -> None:
+        """Keep the verdict on a load's devices. Raises GpuFailed for one that did not pass."""
+        if test is None or loaded.device_test is None:
+            return
+        verdict = test.verdict(loaded.device_test)
+        if not verdict.passed:
+            raise GpuFailed(test, verdict)
+        self.gpu_verdicts.put(test, verdict)
 
     def _loaded_model(self, name: str) -> _LoadedModel:
         if (loaded := self._models.get(name)) is None:

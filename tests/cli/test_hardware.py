@@ -25,6 +25,7 @@ from localllm.core.model.quants import GgmlType
 from localllm.core.speed.kernels import CpuKernel, CpuKernels
 from localllm.core.speed.threads import ThreadTrial
 from localllm.engine.builds.library_files import REQUIRED, usual_names
+from localllm.runtime.loading.gpu_tests import GpuVerdicts
 from localllm.runtime.local_machine import MeasuredProcessor
 from localllm.runtime.thread_counts import ThreadChoice
 
@@ -75,7 +76,7 @@ MEASURED = MeasuredProcessor(
 
 def drawn(info: HardwareInfo, measured: MeasuredProcessor = NOTHING_MEASURED) -> str:
     stream = io.StringIO()
-    Console(file=stream, width=120, markup=False).print(table(info, measured))
+    Console(file=stream, width=120, markup=False).print(table(info, measured, GpuVerdicts()))
     return stream.getvalue()
 
 
@@ -118,7 +119,7 @@ def broken_engine(directory: Path) -> str:
 
 
 def test_the_document_has_the_keys_that_others_rely_on() -> None:
-    written = json.loads(json.dumps(document(INFO, MEASURED)))
+    written = json.loads(json.dumps(document(INFO, MEASURED, GpuVerdicts())))
     assert set(written) == {
         "cpu", "ram", "devices", "engine", "threads", "memory_read_bytes_per_s", "kernels",
         "warnings",
@@ -148,6 +149,7 @@ def test_the_document_has_the_keys_that_others_rely_on() -> None:
         "dedicated_free_bytes": None,
         "driver": "550.54",
         "compute_capability": "8.6",
+        "tests": [],
     }
     assert written["devices"][1]["total_bytes"] is None
     assert {"version", "commit", "backends", "gpu_offload"} <= set(written["engine"])

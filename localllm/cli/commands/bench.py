@@ -54,6 +54,7 @@ class BenchPlan:
     repetitions: int
     context: int | None = None
     gpu_layers: int | None = None
+    trust_gpu: bool | None = None
     threads: int | None = None
 
     @property
@@ -75,6 +76,7 @@ class BenchPlan:
             context=self.context or needed,
             parallel=parallel,
             gpu_layers=self.gpu_layers,
+            trust_gpu=self.trust_gpu,
             threads=self.threads,
             speculate=Speculate.OFF,
         )
@@ -117,6 +119,7 @@ def parse_parallel(value: str) -> tuple[int, ...]:
     help="Context of one conversation, in tokens (default: what the tests need).",
 )  # fmt: skip
 @options.GPU_LAYERS
+@options.TRUST_GPU
 @options.THREADS
 @options.FORCE
 @options.JSON
@@ -129,6 +132,7 @@ def command(
     repetitions: int,
     context: int | None,
     gpu_layers: int | None,
+    trust_gpu: bool | None,
     threads: int | None,
     force: bool,
     as_json: bool,
@@ -145,6 +149,7 @@ def command(
         repetitions=repetitions,
         context=context,
         gpu_layers=gpu_layers,
+        trust_gpu=trust_gpu,
         threads=threads,
     )
     runtime = Runtime.of_this_machine()
@@ -202,6 +207,8 @@ async def measure(
     for parallel in plan.loads:
         load = await runtime.plan(model, plan.choice(parallel))
         resident = await load_with_progress(runtime, load, force=force, quiet=quiet)
+        if resident.gpu_failure is not None:
+            warn(resident.gpu_failure.warning)
         tests = LoadTests(
             plan=plan,
             spec=load.spec,

@@ -11,6 +11,8 @@ from localllm.cli.output import info, literal, print_json, stdout, warn
 from localllm.core.hardware import Cpu, Device, EngineBuild, HardwareInfo, Memory
 from localllm.core.speed.kernels import CpuKernels
 from localllm.core.units import format_bandwidth, format_bytes, format_duration
+from localllm.library.files import paths
+from localllm.runtime.loading.gpu_tests import GpuVerdict, GpuVerdicts, summary
 from localllm.runtime.local_machine import (
     MeasuredProcessor,
     machine_and_engine,
@@ -25,21 +27,28 @@ def command(as_json: bool) -> None:
     """What this machine has and what the engine can use."""
     machine = machine_and_engine()
     measured = measured_processor(machine)
+    verdicts = GpuVerdicts(paths.gpu_verdicts_file())
     if as_json:
-        print_json(document(machine, measured))
+        print_json(document(machine, measured, verdicts))
         return
-    stdout().print(table(machine, measured))
+    stdout().print(table(machine, measured, verdicts))
     for warning in machine.warnings:
         info()
         warn(warning)
 
 
-def document(machine: HardwareInfo, measured: MeasuredProcessor) -> dict[str, object]:
+def document(
+    machine: HardwareInfo, measured: MeasuredProcessor, verdicts: GpuVerdicts
+) -> dict[str, object]:
     """Return what `hardware --json` prints (docs/hardware.md says what each key means)."""
     return {
         "cpu": asdict(machine.cpu),
         "ram": asdict(machine.ram),
-        "devices": [asdict(device) for device in machine.devices],
+        "devices": [
+            asdict(device)
+            | {"tests": [_test(each) for each in verdicts.of(device, _digest(machine))]}
+            for device in machine.devices
+        ],
         "engine": asdict(machine.engine) if machine.engine else None,
         "threads": {
             "default": machine.cpu.threads,
@@ -63,7 +72,21 @@ def _choice(choice: ThreadChoice) -> dict[str, object]:
     }
 
 
-def table(machine: HardwareInfo, measured: MeasuredProcessor) -> Table:
+def _digest(machine: HardwareInfo) -> str:
+    return machine.engine.digest if machine.engine is not None else ""
+
+
+def _test(verdict: GpuVerdict) -> dict[str, object]:
+    return {
+        "model": verdict.model,
+        "passed": verdict.passed,
+        "test": asdict(verdict.test) if verdict.test is not None else None,
+        "crash": verdict.crash or None,
+        "tested_at": verdict.tested_at,
+    }
+
+
+def table(machine: HardwareInfo, measured: MeasuredProcessor, verdicts: GpuVerdicts) -> Table:
     """Draw the machine as labels and facts."""
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold", no_wrap=True)
@@ -82,6 +105,8 @@ def table(machine: HardwareInfo, measured: MeasuredProcessor) -> Table:
     for device in machine.devices:
         facts.add_row("GPU", literal(_device(device)))
         facts.add_row("", literal(_driver(device), "dim"))
+        if known := verdicts.of(device, _digest(machine)):
+            facts.add_row("", literal(summary(known), "dim"))
     if not machine.devices:
         facts.add_row("GPU", Text("none found"))
     facts.add_row("Engine", literal(_engine(machine.engine)))

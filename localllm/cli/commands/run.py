@@ -117,6 +117,7 @@ def _sampling_option(field: str, help_text: str) -> Callable[[Command], Command]
     options.GPU_LAYERS,
     options.CPU_MOE,
     options.NO_KV_OFFLOAD,
+    options.TRUST_GPU,
     options.SPECULATE,
     options.DRAFT,
     options.THREADS,
@@ -182,7 +183,7 @@ def command(
     ):
         try:
             resident = runner.run(_load(runtime, model, choice, force=force, quiet=quiet))
-            if (warning := resident.chat_template_warning) is not None:
+            for warning in resident.warnings:
                 warn(warning)
             if stats:
                 info(resident.comparison.sentence())

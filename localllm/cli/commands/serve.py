@@ -94,6 +94,7 @@ class Serving:
     options.GPU_LAYERS,
     options.CPU_MOE,
     options.NO_KV_OFFLOAD,
+    options.TRUST_GPU,
     *options.ROPE,
     options.LORA,
     options.SPECULATE,
@@ -340,7 +341,7 @@ async def _load_all(
         if not serving.quiet:
             info(f"Loaded {_summary(resident)}")
             info(f"  {resident.comparison.sentence()}")
-        if (problem := resident.chat_template_warning) is not None:
+        for problem in resident.warnings:
             warn(problem)
         loaded.append(resident)
     return tuple(loaded)

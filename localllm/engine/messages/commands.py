@@ -41,11 +41,13 @@ class LoadRequest:
 
     `try_threads`: numbers of threads to compare after the load, the usual one first, none above it;
     the best is used instead of the settings' own.
+    `test_devices`: compare what the devices compute with what the processor does.
     """
 
     path: str
     settings: LoadSettings = field(default_factory=LoadSettings)
     try_threads: tuple[int, ...] = ()
+    test_devices: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ The `*Error` events are data; the client raises an exception of `localllm.errors
 
 from dataclasses import dataclass, field
 
-from localllm.core.hardware import EngineBuild
+from localllm.core.hardware import DeviceTest, EngineBuild
 from localllm.core.sizing.load import Allocation
 from localllm.core.speed.threads import ThreadTrial
 from localllm.engine.messages.types import FinishReason
@@ -22,9 +22,11 @@ class BuildInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadProgress:
-    """`fraction` of the weights is loaded, 0..1."""
+    """`fraction` of the weights is loaded, 0..1. `testing_devices`: the GPU is being tested, before
+    the load and behind it."""
 
     fraction: float
+    testing_devices: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +53,8 @@ class Loaded:
     the draft model. `chat_template_problem`: why a template that is there cannot be used, or what
     it does to a conversation. `vision_unavailable`: why messages may not have images although a
     projector was to be loaded. `threads` compute a token, `threads_batch` several at once;
-    `thread_trials` were compared for that, none where nothing was.
+    `thread_trials` were compared for that, none where nothing was. `device_test`: what came of
+    testing its devices; None: they were not tested.
     """
 
     allocations: tuple[Allocation, ...]
@@ -71,6 +74,7 @@ class Loaded:
     threads: int | None = None
     threads_batch: int | None = None
     thread_trials: tuple[ThreadTrial, ...] = ()
+    device_test: DeviceTest | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

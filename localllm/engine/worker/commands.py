@@ -132,9 +132,9 @@ class WorkerEngine:
             return
         self._emit(self._loaded.loaded())
 
-    def _report_progress(self, fraction: float) -> None:
+    def _report_progress(self, progress: LoadProgress) -> None:
         self._heartbeat.beat()
-        self._emit(LoadProgress(fraction=fraction))
+        self._emit(progress)
         self._flush()
 
     def _probe(self, request: ProbeRequest) -> None:

@@ -6,11 +6,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from localllm.core.hardware import DeviceTest
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.embedding import with_embedding_defaults
-from localllm.core.sizing.load import ChatTemplateFile
+from localllm.core.sizing.load import ChatTemplateFile, LoadSettings
 from localllm.core.speed.threads import ThreadTrial
-from localllm.engine.messages import Event, Loaded, LoadRequest, VocabularyInfo
+from localllm.engine.messages import Event, Loaded, LoadProgress, LoadRequest, VocabularyInfo
 from localllm.engine.messages.validation import check_settings, check_thread_counts
 from localllm.engine.worker.binding import llama
 from localllm.engine.worker.kv_cache.state_file import ModelFiles, StateFiles
@@ -53,6 +54,7 @@ class LoadedModel:
     chat_template_sha256: str | None
     chat_template_problem: str | None
     thread_trials: tuple[ThreadTrial, ...]
+    device_test: DeviceTest | None
 
     @property
     def runner(self) -> "Embedder | Scheduler":
@@ -88,6 +90,7 @@ class LoadedModel:
             threads=model.threads,
             threads_batch=model.prompt_threads,
             thread_trials=self.thread_trials,
+            device_test=self.device_test,
         )
 
     def close(self) -> None:
@@ -102,7 +105,7 @@ def load_model(
     *,
     log: NativeLog,
     heartbeat: HeartbeatState,
-    on_progress: Callable[[float], None],
+    on_progress: Callable[[LoadProgress], None],
 ) -> LoadedModel:
     """Load a model and its companions. Raises LoadFailed, UsageError."""
     check_settings(request.settings)
@@ -111,14 +114,11 @@ def load_model(
     if own is not None:
         _check_template(own)
     files = ModelFiles(request.path, request.settings.loras)
-    settings, spec = request.settings, None
-    if settings.embeddings:
-        from localllm.engine.worker.llama.dry_run import read_header
-
-        spec = read_header(request.path)
-        settings = with_embedding_defaults(spec, settings)
+    settings, spec = _embedding_settings(request)
     with ExitStack() as stack:
-        model = Model(request.path, settings, log=log, on_progress=on_progress, heartbeat=heartbeat)
+        model, tested = _load_tested(
+            request, settings, log=log, heartbeat=heartbeat, on_progress=on_progress
+        )
         stack.callback(model.close)
         encoder, vision_unavailable = _load_encoder(model, log)
         if encoder is not None:
@@ -153,7 +153,48 @@ def load_model(
         chat_template_sha256=digest,
         chat_template_problem=problem,
         thread_trials=() if settings.embeddings else try_threads(model, request.try_threads),
+        device_test=tested,
     )
+
+
+def _embedding_settings(request: LoadRequest) -> tuple[LoadSettings, ModelSpec | None]:
+    """Return the settings as they are used; for embeddings with the header. Raises LoadFailed."""
+    if not request.settings.embeddings:
+        return request.settings, None
+    from localllm.engine.worker.llama.dry_run import read_header
+
+    spec = read_header(request.path)
+    return with_embedding_defaults(spec, request.settings), spec
+
+
+def _load_tested(
+    request: LoadRequest,
+    settings: LoadSettings,
+    *,
+    log: NativeLog,
+    heartbeat: HeartbeatState,
+    on_progress: Callable[[LoadProgress], None],
+) -> tuple[Model, DeviceTest | None]:
+    """Load the model itself, and test its devices where that is asked of it."""
+
+    def load() -> Model:
+        return Model(
+            request.path,
+            settings,
+            log=log,
+            on_progress=lambda fraction: on_progress(LoadProgress(fraction=fraction)),
+            heartbeat=heartbeat,
+        )
+
+    if not request.test_devices or settings.embeddings:
+        return load(), None
+    from localllm.engine.worker.device_test import check_devices, compute_reference
+
+    on_progress(LoadProgress(fraction=0, testing_devices=True))
+    reference = compute_reference(request.path, settings, log=log, heartbeat=heartbeat)
+    model = load()
+    on_progress(LoadProgress(fraction=1, testing_devices=True))
+    return model, check_devices(model, reference)
 
 
 def _load_encoder(model: Model, log: NativeLog) -> "tuple[VisionEncoder | None, str | None]":

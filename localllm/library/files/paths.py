@@ -62,6 +62,11 @@ def threads_file() -> Path:
     return cache_dir() / "threads.json"
 
 
+def gpu_verdicts_file() -> Path:
+    """Return what tests of GPUs have found."""
+    return cache_dir() / "gpus.json"
+
+
 def catalogue_cache_file() -> Path:
     """Return the cache of the parsed catalogue."""
     return cache_dir() / "catalogue.json"

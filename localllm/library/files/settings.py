@@ -34,6 +34,7 @@ class Settings:
     reserve_bytes: int = 0
     context: int | None = None
     threads: int | None = None
+    trust_gpu: bool = False
     reasoning_effort: str | None = None
     chat_templates: tuple[tuple[str, str], ...] = ()
     rope_scaling: tuple[tuple[str, str], ...] = ()
@@ -162,6 +163,14 @@ _SETTINGS = (
         minimum=1,
         maximum=MAX_THREADS,
         unset="one for each fast core that may be used",
+    ),
+    Setting(
+        key="trust_gpu",
+        field="trust_gpu",
+        value_type=bool,
+        description="Use a GPU without comparing what it computes with the processor first, as"
+        " --trust-gpu does.",
+        used_by="run, serve, bench, the app",
     ),
     Setting(
         key="reasoning_effort",

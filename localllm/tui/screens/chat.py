@@ -111,8 +111,8 @@ class ChatScreen(WorkScreen[Conversation]):
             ),
             remark=Content(f"{layers} layers on the GPU" if layers else "on the CPU"),
         )
-        if (warning := self._resident.chat_template_warning) is not None:
-            yield Static(literal.line(warning), id="chat-warning")
+        if warnings := self._resident.warnings:
+            yield Static(literal.line(" ".join(warnings)), id="chat-warning")
         with Container(id="chat"):
             yield Transcript()
             yield MeterPanel(

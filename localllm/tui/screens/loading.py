@@ -84,6 +84,7 @@ class LoadScreen(WorkScreen[ResidentModel | None]):
                 match event:
                     case LoadProgress():
                         bar.update(progress=event.fraction)
+                        self._show_subject(testing=event.testing_devices)
                     case ResidentModel():
                         resident = event
         return resident
@@ -96,6 +97,10 @@ class LoadScreen(WorkScreen[ResidentModel | None]):
                 self.load_model()
             case _:
                 self.leave(None)
+
+    def _show_subject(self, *, testing: bool) -> None:
+        words = "comparing the GPU with the CPU…" if testing else _subject(self._model)
+        self.query_one("#loading-subject", Static).update(literal.line(words))
 
     def _show_need(self, fit: Fit) -> None:
         need, free = format_bytes(fit.total_bytes), format_bytes(fit.free_bytes)

@@ -26,6 +26,7 @@ from localllm.library.http.urls import printable_url
 from localllm.library.store.installed import FileState, InstalledModel
 from localllm.library.store.store import remedy
 from localllm.runtime.effective_settings import EffectiveSetting, Origin, effective_settings
+from localllm.runtime.loading.gpu_tests import GpuVerdicts, summary
 from localllm.server import key
 
 LOW_DISK_BYTES = 2**30
@@ -76,6 +77,23 @@ def gpu(machine: HardwareInfo) -> Check:
         return Check(name="gpu", ok=False, detail=names or "none found", fix=" ".join(warnings))
     detail = f"used: {names}" if names else "none found: models run on the processor"
     return Check(name="gpu", ok=True, detail=detail)
+
+
+def gpu_test(machine: HardwareInfo, verdicts: GpuVerdicts, *, trusted: bool = False) -> Check:
+    """Check that no GPU has computed wrong numbers with a model; `trusted`: the settings use it
+    untested."""
+    engine = machine.engine.digest if machine.engine is not None else ""
+    found = {device.name: verdicts.of(device, engine) for device in machine.devices}
+    failed = [each for tests in found.values() for each in tests if not each.passed]
+    details = [f"{name}: {summary(tests)}" for name, tests in found.items()]
+    if trusted:
+        details.append("trust_gpu in settings: GPUs are not tested")
+    return Check(
+        name="gpu test",
+        ok=not failed,
+        detail="; ".join(details) or "not needed: there is no GPU",
+        fix="Update the GPU's driver; until then these models run on the CPU." if failed else None,
+    )
 
 
 def network_filter(machine: HardwareInfo, system: str = sys.platform) -> Check:

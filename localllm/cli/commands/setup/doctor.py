@@ -23,6 +23,7 @@ from localllm.library.files.settings import load as load_settings
 from localllm.library.store.header_cache import cached_spec
 from localllm.library.store.installed import FileState, InstalledModel
 from localllm.runtime.load_policy import CHAT
+from localllm.runtime.loading.gpu_tests import GpuVerdicts
 from localllm.runtime.local_machine import machine_and_engine
 from localllm.runtime.runtime import ResidentModel, Runtime
 
@@ -65,7 +66,9 @@ def run_checks() -> Iterator[Check]:
     yield checks.gpu(machine)
     yield checks.network_filter(machine)
     if machine.engine is not None:
-        yield from asyncio.run(_answers())
+        yield from asyncio.run(_answers())  # which tests a GPU that was not
+    verdicts = GpuVerdicts(paths.gpu_verdicts_file())
+    yield checks.gpu_test(machine, verdicts, trusted=_usable_settings().trust_gpu)
 
 
 def _usable_settings() -> Settings:

@@ -82,15 +82,17 @@ class Model:
         log: NativeLog,
         on_progress: Callable[[float], None],
         heartbeat: HeartbeatState | None = None,
+        repack: bool = True,
     ) -> None:
-        """Load weights, then make the context. Raises LoadFailed with llama.cpp's own reason."""
+        """Load weights, then make the context. Without `repack` the processor computes with the
+        weights as they are in the file. Raises LoadFailed with llama.cpp's own reason."""
         started = time.monotonic()
         log.take()
         self.settings = settings
         self.abort = abort_flag()
         self.heartbeat = heartbeat or HeartbeatState()
         self.heartbeat.count_nodes(self.abort.nodes)
-        self._model = _load_weights(path, settings, log, on_progress)
+        self._model = _load_weights(path, settings, log, on_progress, repack=repack)
         try:
             self.loras = LoraAdapters(self._model, settings.loras, log)
         except LoadFailed:
@@ -328,7 +330,12 @@ def default_threads() -> int:
 
 
 def _load_weights(
-    path: str, settings: LoadSettings, log: NativeLog, on_progress: Callable[[float], None]
+    path: str,
+    settings: LoadSettings,
+    log: NativeLog,
+    on_progress: Callable[[float], None],
+    *,
+    repack: bool,
 ) -> int:
     reported = -1
 
@@ -340,6 +347,7 @@ def _load_weights(
         return True
 
     params = model_params(settings)
+    params.use_extra_bufts = repack
     params.progress_callback = llama.llama_progress_callback(report)
     model = llama.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
