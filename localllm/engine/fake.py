@@ -269,6 +269,8 @@ class FakeEngine:
             stop=script.stop,
             index=index,
             remaining=request.n - 1 - index,
+            batches=sent,
+            batch_share=float(sent),
         )
 
     async def save_state(self, request: SaveState) -> StateSaved:

@@ -11,8 +11,10 @@ import ipaddress
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from types import FrameType
 
 import h11
@@ -21,6 +23,8 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from localllm.errors import ServeError
+from localllm.server.access.guard import PEER
+from localllm.server.access.unix_socket import is_allowed, peer_uid
 from localllm.server.dialects.openai.errors import error_body
 from localllm.server.errors import ApiError
 from localllm.server.security import MAX_HEADER_BYTES
@@ -53,10 +57,11 @@ _BACKLOG = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """The IP address and the port that the server is bound to."""
+    """The IP address and the port that the server is bound to, and whether it speaks TLS there."""
 
     ip: str
     port: int
+    tls: bool = False
 
     @property
     def loopback(self) -> bool:
@@ -67,7 +72,8 @@ class Address:
         """The URL that reaches it from this machine."""
         any_of = {"0.0.0.0": "127.0.0.1", "::": "::1"}
         ip = any_of.get(self.ip, self.ip)
-        return f"http://[{ip}]:{self.port}" if ":" in ip else f"http://{ip}:{self.port}"
+        host = f"[{ip}]" if ":" in ip else ip
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
 
 
 LOOPBACK = ("127.0.0.1", "::1")
@@ -151,9 +157,9 @@ def open_socket(address: Address) -> socket.socket:
     return sock
 
 
-def bound_address(sock: socket.socket) -> Address:
+def bound_address(sock: socket.socket, *, tls: bool = False) -> Address:
     ip, port = sock.getsockname()[:2]
-    return Address(ip=str(ip), port=int(port))
+    return Address(ip=str(ip), port=int(port), tls=tls)
 
 
 class StopSignals:
@@ -197,28 +203,43 @@ async def serve(
     *,
     abort_requests: Callable[[], Awaitable[None]],
     limits: ConnectionLimits = DEFAULT_LIMITS,
+    tls: ssl.SSLContext | None = None,
 ) -> None:
-    """Serve requests on `sockets` until `stop`.
+    """Serve requests on `sockets` until `stop`, with `tls` on those that are no Unix sockets.
 
     After the first signal answers have `limits.shutdown_grace_s` seconds to end by themselves;
     then, or at the second signal, `abort_requests` ends them.
     """
-    server = _Server(_config(app, limits))
-    serving = asyncio.create_task(server.serve(sockets=list(sockets)))
+    local = [sock for sock in sockets if sock.family not in _INTERNET]
+    servers = {
+        _Server(_config(app, limits, context)): chosen
+        for chosen, context in (
+            ([sock for sock in sockets if sock not in local], tls),
+            (local, None),
+        )
+        if chosen
+    }
+    serving = asyncio.gather(*(each.serve(sockets=own) for each, own in servers.items()))
     try:
         await _wait_first(serving, stop.should_exit.wait())
-        server.should_exit = True
+        for server in servers:
+            server.should_exit = True
         await _wait_first(serving, stop.force_exit.wait(), timeout_s=limits.shutdown_grace_s)
         if not serving.done():
             await abort_requests()
-        server.force_exit = stop.force_exit.is_set()
+        for server in servers:
+            server.force_exit = stop.force_exit.is_set()
     finally:
-        server.should_exit = True
+        for server in servers:
+            server.should_exit = True
         await serving
 
 
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
+
+
 async def _wait_first(
-    serving: asyncio.Task[None], event: Awaitable[object], timeout_s: float | None = None
+    serving: "asyncio.Future[list[None]]", event: Awaitable[object], timeout_s: float | None = None
 ) -> None:
     """Wait until `serving` ends, `event` is set or `timeout_s` has passed."""
     other = asyncio.ensure_future(event)
@@ -234,10 +255,22 @@ class LimitedProtocol(H11Protocol):
     _send_timer: asyncio.TimerHandle | None = None
     _probe_timer: asyncio.TimerHandle | None = None
     _half_closed: asyncio.Event
+    _peer: dict[object, object] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as H11Protocol narrows it
         super().connection_made(transport)
         self._half_closed = asyncio.Event()
+        sock = transport.get_extra_info("socket")
+        if sock.family not in _INTERNET:
+            try:
+                uid = peer_uid(sock)
+            except ServeError:
+                uid = -1
+            if not is_allowed(uid):
+                transport.write(_FOREIGN)
+                transport.close()
+                return
+            self._peer = {"uid": uid}
         if len(self.connections) > self.limits.max_connections:
             transport.write(_BUSY)
             transport.close()
@@ -260,11 +293,15 @@ class LimitedProtocol(H11Protocol):
         if self.cycle is not before:  # its task has not begun
             extensions = self.scope.setdefault("extensions", {})
             extensions[HALF_CLOSED] = {"event": self._half_closed}
+            if self._peer is not None:
+                extensions[PEER] = self._peer
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio takes an answer
         """Keep the connection of a client that has sent its request and closed its sending side:
         it still reads. One that has closed both sides looks the same until something is written."""
         theirs = self.conn.their_state
+        if self.transport.get_extra_info("sslcontext") is not None:
+            return None  # TLS has no half: asyncio closes it, whatever is returned
         if self.cycle is None or self.cycle.response_complete or theirs is not h11.DONE:
             return None  # the request is not complete, or there is none: close
         self._half_closed.set()
@@ -325,12 +362,39 @@ class LimitedProtocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen as uvicorn does, but with a timeout for handshakes that is ours: a connection
+        counts only after its handshake, and a minute of silence before it would be too long."""
+        config, loop = self.config, asyncio.get_running_loop()
+        await self.lifespan.startup()
+
+        def protocol() -> asyncio.Protocol:
+            return config.http_protocol_class(  # type: ignore[call-arg]  # as H11Protocol has them
+                config=config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+
+        timeout_s = None if config.ssl is None else _HANDSHAKE_TIMEOUT_S
+        self.servers = [
+            await loop.create_server(
+                protocol,
+                sock=sock,
+                ssl=config.ssl,
+                backlog=config.backlog,
+                ssl_handshake_timeout=timeout_s,
+            )
+            for sock in sockets or ()
+        ]
+        self.started = True
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield  # StopSignals handles them, also while the model loads
 
 
-def _config(app: ASGIApp, limits: ConnectionLimits) -> uvicorn.Config:
+_HANDSHAKE_TIMEOUT_S = 10.0
+
+
+def _config(app: ASGIApp, limits: ConnectionLimits, tls: ssl.SSLContext | None) -> uvicorn.Config:
     # uvicorn makes the protocol itself and passes nothing of ours on, so the class carries it.
     protocol = type("LimitedProtocol", (LimitedProtocol,), {"limits": limits})
     return uvicorn.Config(
@@ -347,6 +411,7 @@ def _config(app: ASGIApp, limits: ConnectionLimits) -> uvicorn.Config:
         timeout_graceful_shutdown=int(limits.shutdown_grace_s) + 10,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,  # HostGuard measures complete ones
         backlog=_BACKLOG,
+        ssl_context_factory=None if tls is None else lambda _config, _default: tls,
     )
 
 
@@ -367,7 +432,7 @@ def _cannot_listen(address: Address, error: OSError) -> ServeError:
 def _raw_response(error: ApiError) -> bytes:
     """Write an error as a whole HTTP response, for bytes that are no request."""
     body = error_body(error)  # the default envelope: there is no path
-    phrase = {400: "Bad Request", 503: "Service Unavailable"}[error.status]
+    phrase = HTTPStatus(error.status).phrase
     head = (
         f"HTTP/1.1 {error.status} {phrase}\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
@@ -376,3 +441,6 @@ def _raw_response(error: ApiError) -> bytes:
 
 
 _BUSY = _raw_response(ApiError("Too many connections.", status=503, code="too_many_connections"))
+_FOREIGN = _raw_response(
+    ApiError("This socket is for processes of its owner.", status=403, code="foreign_peer")
+)

@@ -35,9 +35,6 @@ from tests.engine import forged_lora, tiny_encoder
 from tests.engine.test_embedding import tokens
 from tests.server.server_under_test import detect
 
-LOOPBACK = Address(ip="127.0.0.1", port=11711)
-EVERYWHERE = Address(ip="0.0.0.0", port=11711)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
@@ -463,47 +460,6 @@ def test_adapters_are_chosen_by_each_request(tmp_path: Path, smollm2: Path) -> N
 def test_what_no_model_can_be_loaded_for_is_said(arguments: list[str], match: str) -> None:
     with pytest.raises(UsageError, match=match):
         invoke("--port", "0", "--no-auth", *arguments)
-
-
-def test_the_key_comes_from_the_option_the_environment_or_a_new_file(
-    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = serve.choose_key(LOOPBACK, None, no_auth=False)
-    assert made is not None
-    assert made.file == home / "config" / "api-key"
-    monkeypatch.setenv("LOCALLLM_API_KEY", "")
-    assert serve.choose_key(LOOPBACK, None, no_auth=False) == made
-    monkeypatch.setenv("LOCALLLM_API_KEY", "from-the-environment")
-    named = serve.choose_key(LOOPBACK, None, no_auth=False)
-    assert named is not None
-    assert (named.text, named.file) == ("from-the-environment", None)
-    (tmp_path / "key").write_text("from-the-option\n")
-    given = serve.choose_key(LOOPBACK, tmp_path / "key", no_auth=False)
-    assert given is not None
-    assert given.text == "from-the-option"
-    assert serve.choose_key(LOOPBACK, None, no_auth=True) is None
-
-
-def test_a_short_key_does_not_guard_an_address_that_others_reach(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("LOCALLLM_API_KEY", "short")
-    assert serve.choose_key(LOOPBACK, None, no_auth=False) is not None
-    with pytest.raises(UsageError, match="16"):
-        serve.choose_key(EVERYWHERE, None, no_auth=False)
-
-
-def test_what_is_less_safe_is_said_loudly(capsys: pytest.CaptureFixture[str]) -> None:
-    key = serve.choose_key(LOOPBACK, None, no_auth=False)
-    assert key is not None
-    serve.warn_unsafe(LOOPBACK, key)
-    assert capsys.readouterr().err == ""
-    serve.warn_unsafe(EVERYWHERE, key)
-    loud = capsys.readouterr().err
-    assert loud.startswith("WARNING: listening on 0.0.0.0")
-    assert key.text not in loud
-    serve.warn_unsafe(LOOPBACK, None)
-    assert capsys.readouterr().err.startswith("WARNING: no API key")
 
 
 def runtime_with(tmp_path: Path, starter: InstalledModel | None, *files: Path) -> Runtime:

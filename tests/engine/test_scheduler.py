@@ -1,7 +1,7 @@
 """The scheduler on models of every kind of memory: whatever happens, an answer stays the same."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import pytest
 
 from localllm.core.sizing.load import LoadSettings
 from localllm.engine.messages import Finished, FinishReason, PromptProgress, RequestError
+from localllm.engine.worker.llama.model import BatchToken
 from localllm.errors import BadRequest
 from tests.engine import tiny
 from tests.engine.stepped_scheduler import Reference, SteppedScheduler, settings
@@ -304,4 +305,25 @@ def test_cancelling_twice_or_cancelling_nobody_changes_nothing(plain: Path) -> N
     ends = [e for e in stepped.events if isinstance(e, Finished | RequestError)]
     assert [e.request_id for e in ends] == ["waits too", "waits"]
     assert not stepped.scheduler.busy
+    stepped.close()
+
+
+def test_the_shares_of_all_answers_are_the_batches_that_were_computed(plain: Path) -> None:
+    stepped = SteppedScheduler(plain, settings())
+    computed: list[int] = []
+    decode = stepped.model.decode
+
+    def counted(tokens: Sequence[BatchToken]) -> None:
+        computed.append(len({token.slot for token in tokens}))
+        decode(tokens)
+
+    stepped.model.decode = counted  # type: ignore[method-assign]  # to look on
+    dice, names = random.Random(1), [f"r{i}" for i in range(5)]
+    for name in names:
+        stepped.submit(name, characters(dice, dice.randrange(1, 90)), max_tokens=dice.randrange(9))
+    stepped.run()
+    ends = [stepped.finished(name) for name in names]
+    assert sum(end.batch_share for end in ends) == pytest.approx(len(computed))
+    assert sum(end.batches for end in ends) == sum(computed)
+    assert max(computed) > 1
     stepped.close()

@@ -2,10 +2,9 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -14,6 +13,7 @@ import click
 
 from localllm.cli import options
 from localllm.cli.completion import model_names
+from localllm.cli.listening import ListenChoice, Listening, listening
 from localllm.cli.model_aliases import resolve_aliases
 from localllm.cli.output import info, print_json, print_line, warn
 from localllm.cli.progress import load_with_progress
@@ -27,8 +27,8 @@ from localllm.runtime.load_policy import LoadChoice
 from localllm.runtime.runtime import ResidentModel, Runtime
 
 if TYPE_CHECKING:  # the HTTP server is loaded when it is used
-    from localllm.server.key import ApiKey
-    from localllm.server.listen import Address, StopSignals
+    from localllm.server.app import Access, Monitoring
+    from localllm.server.listen import StopSignals
 
 T = TypeVar("T")
 
@@ -36,7 +36,8 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
     """The options that hold while models are loaded and served. `host` is the name to listen on,
-    as it was given, `allowed_hosts` are more names of this machine; pages of `cors_origins` may use
+    as it was given; `access_log` is a file, `-` for stderr; spans go to `otel_endpoint`;
+    `allowed_hosts` are more names of this machine; pages of `cors_origins` may use
     the server; a request ends after `request_timeout_s`, None: never. `aliases` maps further names
     to those of models."""
 
@@ -47,6 +48,8 @@ class Serving:
     request_timeout_s: int | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
+    access_log: str | None = None
+    otel_endpoint: str | None = None
     force: bool = False
     as_json: bool = False
     quiet: bool = False
@@ -126,6 +129,39 @@ class Serving:
 )
 @click.option("--no-auth", is_flag=True, help="Ask for no key; loopback addresses only.")
 @click.option(
+    "--tls-cert",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Serve over TLS with the certificate (and chain) in FILE, PEM; renewed files are loaded.",
+)
+@click.option(
+    "--tls-key", type=click.Path(path_type=Path), metavar="FILE", help="The certificate's key, PEM."
+)
+@click.option(
+    "--socket",
+    "socket_path",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Listen on a Unix socket for this user's processes, which need no key; and on no port, "
+    "unless --host or --port is given too.",
+)
+@click.option(
+    "--insecure-lan",
+    is_flag=True,
+    help="Let other machines in without TLS (and without a key, with --no-auth).",
+)
+@click.option(
+    "--access-log",
+    metavar="FILE|-",
+    help="Write a line for each request, without its content; - is stderr.",
+)
+@click.option(
+    "--otel-endpoint",
+    metavar="URL",
+    help="Send a trace of each request, without its content, to an OpenTelemetry collector "
+    "(OTLP over HTTP); needs the extra `otel`.",
+)
+@click.option(
     "--alias",
     "aliases",
     multiple=True,
@@ -161,6 +197,12 @@ def command(
     choice: LoadChoice,
     api_key_file: Path | None,
     no_auth: bool,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    socket_path: Path | None,
+    insecure_lan: bool,
+    access_log: str | None,
+    otel_endpoint: str | None,
     aliases: tuple[str, ...],
     strict: bool,
     force: bool,
@@ -172,7 +214,6 @@ def command(
     Without MODEL: the only installed one, or `starter`. Ctrl+C stops (status 130), SIGTERM too
     (status 0); answers that are being written get 5 seconds to end, a second signal ends them.
     """
-    from localllm.server.listen import bound_address, find_addresses, open_sockets
     from localllm.server.security import cors_origin, host_name
 
     if choice.draft is not None and len(models) > 1:
@@ -192,55 +233,32 @@ def command(
         cors_origins=tuple(map(cors_origin, (*user.cors_origins, *split_commas(cors_origins)))),
         request_timeout_s=user.request_timeout_s,
         strict=strict or user.strict,
+        access_log=access_log or user.access_log,
+        otel_endpoint=otel_endpoint,
         force=force,
         as_json=as_json,
         quiet=quiet,
     )
-    addresses = find_addresses(serving.host, user.port if port is None else port)
-    key = choose_key(addresses[0], api_key_file, no_auth=no_auth)
+    where = ListenChoice(
+        host=host,
+        port=port,
+        socket=socket_path,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        api_key_file=api_key_file,
+        no_auth=no_auth,
+        insecure_lan=insecure_lan,
+    )
     runtime = Runtime.of_this_machine()
     chosen = choose_models(runtime, models)
     serving = replace(serving, aliases=resolve_aliases(runtime, chosen, aliases, user.aliases))
-    with contextlib.ExitStack() as stack:
-        sockets = tuple(stack.enter_context(sock) for sock in open_sockets(addresses))
-        warn_unsafe(bound_address(sockets[0]), key)
-        return asyncio.run(serve_models(runtime, chosen, sockets, key, serving))
+    with listening(where, user) as open_:
+        return asyncio.run(serve_models(runtime, chosen, open_, serving))
 
 
 def split_commas(values: tuple[str, ...]) -> list[str]:
     """Return the values of an option that may be repeated, or hold several."""
     return [each.strip() for value in values for each in value.split(",") if each.strip()]
-
-
-def choose_key(address: "Address", file: Path | None, *, no_auth: bool) -> "ApiKey | None":
-    """Find the key: the option, the environment, or the file made at the first start.
-
-    Raises UsageError when other machines could come in without a key, or with a weak one.
-    """
-    from localllm.server import key as keys
-
-    if no_auth:
-        if file is not None:
-            raise UsageError("--no-auth and --api-key-file exclude each other.")
-        if not address.loopback:
-            raise UsageError(
-                f"--no-auth would let every machine that reaches {address.ip} use this one. "
-                "Leave it out, or listen on 127.0.0.1."
-            )
-        return None
-    environment = os.environ.get("LOCALLLM_API_KEY")
-    if file is not None:
-        key = keys.from_file(file)
-    elif environment:
-        key = keys.from_environment(environment)
-    else:
-        key = keys.read_or_create(paths.key_file())
-    if not address.loopback and len(key.text) < keys.SHORTEST_KEY_BEYOND_LOOPBACK:
-        raise UsageError(
-            f"The API key has {len(key.text)} characters; to listen on {address.ip}, where other "
-            f"machines can try keys, it needs {keys.SHORTEST_KEY_BEYOND_LOOPBACK}."
-        )
-    return key
 
 
 def choose_models(runtime: Runtime, names: tuple[str, ...]) -> tuple[InstalledModel, ...]:
@@ -264,59 +282,79 @@ def choose_models(runtime: Runtime, names: tuple[str, ...]) -> tuple[InstalledMo
     return installed if len(installed) == 1 else starters
 
 
-def warn_unsafe(address: "Address", key: "ApiKey | None") -> None:
-    """Name on stderr what is less safe than the defaults."""
-    if key is None:
-        info("WARNING: no API key: every program and user of this machine can use the API.")
-    elif key.warning is not None:
-        info(f"WARNING: {key.warning}")
-    if not address.loopback:
-        info(
-            f"WARNING: listening on {address.ip}, not only on this machine: whoever reaches port "
-            f"{address.port} and has the API key can use it, and what is sent is not encrypted."
-        )
-
-
 async def serve_models(
-    runtime: Runtime,
-    models: tuple[InstalledModel, ...],
-    sockets: tuple[socket.socket, ...],
-    key: "ApiKey | None",
-    serving: Serving,
+    runtime: Runtime, models: tuple[InstalledModel, ...], at: Listening, serving: Serving
 ) -> ExitCode:
     """Load, serve until a signal, free everything. Raises what loading raises."""
+    from localllm.server.app import RequestRules, create_app
+    from localllm.server.listen import StopSignals, serve
+
+    access = access_to(at, serving)
+    stop = StopSignals()
+    async with contextlib.AsyncExitStack() as stack:
+        monitoring = stack.enter_context(monitored(serving))
+        stack.callback(access.keys.write_used)
+        stack.enter_context(stop.handled())
+        stack.push_async_callback(runtime.close)
+        resident = await _unless_stopped(_load_all(runtime, models, serving), stop)
+        if resident is not None:
+            app = create_app(
+                runtime,
+                tuple(one.model.name for one in resident),
+                access=access,
+                monitoring=monitoring,
+                deadline_s=serving.request_timeout_s,
+                rules=RequestRules(aliases=serving.aliases, strict=serving.strict),
+            )
+            if at.tls is not None:
+                renewing = asyncio.create_task(at.tls.keep_fresh())
+                stack.callback(renewing.cancel)
+            # The sockets take connections already.
+            _print_ready(at, resident, serving)
+            tls = None if at.tls is None else at.tls.server
+            await serve(app, at.sockets, stop, abort_requests=runtime.close, tls=tls)
+    return ExitCode.INTERRUPTED if stop.signal is signal.SIGINT else ExitCode.OK
+
+
+def access_to(at: Listening, serving: Serving) -> "Access":
+    """Say who may come in where a server listens."""
     from localllm.server.access.key_ring import KeyRing
     from localllm.server.access.named_keys import KeyFile
-    from localllm.server.app import Access, RequestRules, create_app
-    from localllm.server.listen import StopSignals, bound_address, serve
+    from localllm.server.app import Access
     from localllm.server.security import HostPolicy, server_names
 
-    address = bound_address(sockets[0])
     names = (serving.host, socket.gethostname(), *serving.allowed_hosts)
-    access = Access(
-        hosts=HostPolicy.bound_to(address.ip, server_names(names, has_key=key is not None)),
-        keys=KeyRing(key.text if key else None, KeyFile(paths.keys_file(), paths.keys_used_file())),
+    ip = at.address.ip if at.address is not None else "127.0.0.1"
+    return Access(
+        hosts=HostPolicy.bound_to(ip, server_names(names, has_key=at.key is not None)),
+        keys=KeyRing(
+            None if at.key is None else at.key.text,
+            KeyFile(paths.keys_file(), paths.keys_used_file()),
+        ),
         cors_origins=frozenset(serving.cors_origins),
     )
-    stop = StopSignals()
-    with stop.handled():
-        try:
-            resident = await _unless_stopped(_load_all(runtime, models, serving), stop)
-            if resident is not None:
-                app = create_app(
-                    runtime,
-                    tuple(one.model.name for one in resident),
-                    access=access,
-                    deadline_s=serving.request_timeout_s,
-                    rules=RequestRules(aliases=serving.aliases, strict=serving.strict),
-                )
-                # The sockets take connections already.
-                _print_ready(address, resident, key, serving)
-                await serve(app, sockets, stop, abort_requests=runtime.close)
-        finally:
-            await runtime.close()
-            access.keys.write_used()
-    return ExitCode.INTERRUPTED if stop.signal is signal.SIGINT else ExitCode.OK
+
+
+@contextlib.contextmanager
+def monitored(serving: Serving) -> "Iterator[Monitoring]":
+    """Open the access log and the export of traces, if there are any. Raises UsageError."""
+    from localllm.server.app import Monitoring
+    from localllm.server.monitoring.access_log import AccessLog
+    from localllm.server.monitoring.tracing import Tracer
+
+    with contextlib.ExitStack() as stack:
+        log = tracer = None
+        if serving.access_log is not None:
+            to_stderr = serving.access_log == "-"
+            log = AccessLog(None if to_stderr else paths.absolute(Path(serving.access_log)))
+            stack.callback(log.close)
+        if serving.otel_endpoint is not None:
+            from localllm.library.http.export import open_exporter
+
+            post = stack.enter_context(open_exporter(serving.otel_endpoint, settings.load()))
+            tracer = Tracer(post)
+            stack.callback(tracer.close)
+        yield Monitoring(log=log, tracer=tracer)
 
 
 async def _unless_stopped(work: Coroutine[None, None, T], stop: "StopSignals") -> T | None:
@@ -363,21 +401,25 @@ def _summary(resident: ResidentModel) -> str:
     )
 
 
-def _print_ready(
-    address: "Address", resident: tuple[ResidentModel, ...], key: "ApiKey | None", serving: Serving
-) -> None:
+def _print_ready(at: Listening, resident: tuple[ResidentModel, ...], serving: Serving) -> None:
     names = [one.model.name for one in resident]
+    key = at.key
     file = str(key.file.absolute()) if key is not None and key.file is not None else None
+    path = None if at.path is None else str(at.path.absolute())
     if serving.as_json:
-        print_json({"url": address.url, "models": names, "key_file": file}, indent=None)
+        document: dict[str, object] = {"url": at.url, "models": names, "key_file": file}
+        print_json(document if path is None else {**document, "socket": path}, indent=None)
         return
-    print_line(f"Serving {', '.join(names)} at {address.url}/v1", wrap=False)
+    where = [place for place in (at.url and f"{at.url}/v1", path) if place]
+    print_line(f"Serving {', '.join(names)} at {' and '.join(where)}", wrap=False)
     for alias, name in serving.aliases.items():
         print_line(f"  also called {single_line(alias)}: {name}", wrap=False)
-    if file is not None:
+    if at.url is None:
+        print_line(f"  curl --unix-socket {path} http://localhost/v1/models", wrap=False)
+    elif file is not None:
         print_line(f"API key: in {file}", wrap=False)
         name = single_line(file).replace('"', '\\"')
-        curl = f'curl -H "Authorization: Bearer $(cat "{name}")" {address.url}/v1/models'
+        curl = f'curl -H "Authorization: Bearer $(cat "{name}")" {at.url}/v1/models'
         print_line(f"  {curl}", wrap=False)
     elif key is not None:
         print_line("API key: LOCALLLM_API_KEY")

@@ -210,7 +210,9 @@ class Finished:
     that many of the oldest, after the leading system messages, did not fit the context and were
     left out (with `overflow` ROLL). `warnings`: sentences about what was done to the request to
     answer it, such as messages that had to be merged for the chat template. `reasoning_tokens` of
-    the completion's were reasoning. `stop`: the stop string that ended the answer.
+    the completion's were reasoning. `batches`: in how many calls of llama_decode the answer was;
+    `batch_share`: their sum with each divided by the answers in it, so that the shares of all
+    answers together are the calls. `stop`: the stop string that ended the answer.
     """
 
     request_id: str
@@ -225,6 +227,8 @@ class Finished:
     stop: str | None = None
     index: int = 0
     remaining: int = 0
+    batches: int = 0
+    batch_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

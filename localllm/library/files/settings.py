@@ -44,6 +44,9 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     strict: bool = False
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    access_log: str | None = None
     endpoints: tuple[str, ...] = ()
     ca_cert: str | None = None
     request_timeout_s: int | None = None
@@ -268,6 +271,30 @@ _SETTINGS = (
         value_type=bool,
         description="Refuse requests with fields that the server does not know, as --strict does.",
         used_by="serve",
+    ),
+    Setting(
+        key="serve.tls_cert",
+        field="tls_cert",
+        value_type=str,
+        description="File of the certificate (PEM, with its chain) when --tls-cert is not given.",
+        used_by="serve",
+        unset="no TLS",
+    ),
+    Setting(
+        key="serve.tls_key",
+        field="tls_key",
+        value_type=str,
+        description="File of the certificate's key (PEM) when --tls-key is not given.",
+        used_by="serve",
+        unset="no TLS",
+    ),
+    Setting(
+        key="serve.access_log",
+        field="access_log",
+        value_type=str,
+        description="File for a line about each request, without its content; - is stderr.",
+        used_by="serve",
+        unset="none",
     ),
     Setting(
         key="hub.endpoints",

@@ -122,6 +122,13 @@ OUTBOUND_REQUESTS: tuple[OutboundRequest, ...] = (
         request="GET the address that the endpoint gave",
         sent=f"a byte range; {_ALWAYS}; never the token",
     ),
+    OutboundRequest(
+        purpose="send traces of requests, when --otel-endpoint is given",
+        verbs=("serve",),
+        host="the collector that --otel-endpoint names",
+        request="POST its address, /v1/traces (export.py)",
+        sent=f"method, route, status, times, token counts, names of model and key, ids; {_ALWAYS}",
+    ),
 )
 """Every request that localllm can send to another machine. There are no others."""
 

@@ -59,8 +59,11 @@ class ServerMetrics:
         self.predicted_seconds = counter("tokens_predicted_seconds", "Time of generating tokens.")
         self.drafted = counter("spec_decode_num_draft_tokens", "Tokens drafted.")
         self.accepted = counter("spec_decode_num_accepted_tokens", "Drafted tokens accepted.")
-        self.decodes = counter("n_decode", "Calls of llama_decode.")
-        self.busy_slots = gauge("n_busy_slots_per_decode", "Mean of the slots in a llama_decode.")
+        self.decodes = counter("n_decode", "Calls of llama_decode, for answers that have ended.")
+        self._decodes, self._batches = 0.0, 0
+        gauge("n_busy_slots_per_decode", "Mean of the answers in a llama_decode.").set_function(
+            lambda: self._batches / self._decodes if self._decodes else 0.0
+        )
         self._tokens_max = gauge("n_tokens_max", "Most tokens of a prompt with its answer.")
         self._longest = 0
         self.processing = gauge("requests_processing", "Requests being computed.")
@@ -161,6 +164,12 @@ class ServerMetrics:
         """Count a request that begins to wait (1) or no longer does (-1)."""
         self.waiting.labels(model).inc(change)
         self.deferred.inc(change)
+
+    def count_decodes(self, calls: float, answers: int) -> None:
+        """Count calls of llama_decode, and the answers in each of them together."""
+        self._decodes += calls
+        self._batches += answers
+        self.decodes.inc(calls)
 
     def note_length(self, tokens: int) -> None:
         """Note the tokens of a prompt with its answer."""
@@ -281,6 +290,7 @@ class Generation:
         metrics.predicted_tokens.inc(end.completion_tokens)
         metrics.drafted.inc(end.timings.drafted)
         metrics.accepted.inc(end.timings.accepted)
+        metrics.count_decodes(end.batch_share, end.batches)
         metrics.note_length(end.prompt_tokens + end.completion_tokens)
         if (rate := end.timings.decode_tps) and end.completion_tokens > 1:
             # The first token comes out of the prompt: n tokens are n - 1 steps.

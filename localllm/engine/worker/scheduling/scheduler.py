@@ -347,6 +347,8 @@ class Scheduler:
             self._fail(batch, GenerationFailed(reason))
         else:
             self._speculator.record_step(len(batch.tokens), self._clock() - started)
+            for chunk in batch.chunks:
+                chunk.sequence.metrics.count_batch(len(batch.chunks))
             return True
         return False
 

@@ -181,5 +181,7 @@ class OutputProcessor:
                 stop=output.detokenizer.stop,
                 index=sequence.index,
                 remaining=remaining,
+                batches=sequence.metrics.batches,
+                batch_share=sequence.metrics.batch_share,
             )
         )

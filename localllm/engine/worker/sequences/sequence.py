@@ -129,7 +129,8 @@ class OutputState:
 
 @dataclass(slots=True, kw_only=True)
 class SequenceMetrics:
-    """Moments in seconds of the scheduler's clock, and the draft tokens that were computed."""
+    """Moments in seconds of the scheduler's clock, the draft tokens that were computed, and the
+    batches that it was in (`Finished` says what a share is)."""
 
     arrived: float
     admitted: float | None = None
@@ -137,6 +138,13 @@ class SequenceMetrics:
     last_token: float | None = None
     drafted: int = 0
     accepted: int = 0
+    batches: int = 0
+    batch_share: float = 0.0
+
+    def count_batch(self, sequences: int) -> None:
+        """Count a batch that was computed for this sequence, and others, `sequences` in all."""
+        self.batches += 1
+        self.batch_share += 1 / sequences
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
