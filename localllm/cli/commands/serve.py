@@ -216,15 +216,7 @@ def command(
     """
     from localllm.server.security import cors_origin, host_name
 
-    if choice.draft is not None and len(models) > 1:
-        raise UsageError("--draft belongs to one model: serve it alone.")
-    if choice.chat_template is not None and len(models) > 1:
-        raise UsageError(
-            "--chat-template belongs to one model: serve it alone, or name a file for each in the "
-            "settings (chat_templates)."
-        )
-    if choice.loras and len(models) > 1:
-        raise UsageError("--lora belongs to one model: serve it alone.")
+    check_alone(models, choice)
     user = settings.load()
     serving = Serving(
         host=user.host if host is None else host,
@@ -254,6 +246,21 @@ def command(
     serving = replace(serving, aliases=resolve_aliases(runtime, chosen, aliases, user.aliases))
     with listening(where, user) as open_:
         return asyncio.run(serve_models(runtime, chosen, open_, serving))
+
+
+def check_alone(models: tuple[str, ...], choice: LoadChoice) -> None:
+    """Refuse options that belong to one model when there are several. Raises UsageError."""
+    if len(models) <= 1:
+        return
+    if choice.draft is not None:
+        raise UsageError("--draft belongs to one model: serve it alone.")
+    if choice.chat_template is not None:
+        raise UsageError(
+            "--chat-template belongs to one model: serve it alone, or name a file for each in the "
+            "settings (chat_templates)."
+        )
+    if choice.loras:
+        raise UsageError("--lora belongs to one model: serve it alone.")
 
 
 def split_commas(values: tuple[str, ...]) -> list[str]:

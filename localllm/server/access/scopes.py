@@ -37,7 +37,7 @@ _ROWS: tuple[tuple[frozenset[Scope], tuple[str, ...]], ...] = (
     (
         _EITHER,
         (
-            "/health", "/models", "/models/*", "/anthropic/models", "/anthropic/models/*",
+            "/", "/health", "/models", "/models/*", "/anthropic/models", "/anthropic/models/*",
             "/lora-adapters", "/props", "/slots", "/slots/*",
             "/tokenize", "/detokenize", "/apply-template", "/tokenizer_info", "/info", "/version",
             "/openapi.json", "/docs", "/api/version", "/api/tags", "/api/show", "/api/ps",
