@@ -25,7 +25,9 @@ from localllm.server.access.key_ring import KeyRing
 from localllm.server.access.scopes import plain_path
 from localllm.server.dialects.anthropic.dialect import ANTHROPIC
 from localllm.server.dialects.jina.rerank import JINA
+from localllm.server.dialects.llama_server.dialect import llama_server
 from localllm.server.dialects.ollama.dialect import OLLAMA
+from localllm.server.dialects.openai.chat_request import ChatCompletionRequest
 from localllm.server.dialects.openai.dialect import OPENAI
 from localllm.server.dialects.openai.errors import ErrorResponse, error_body
 from localllm.server.dialects.protocol import Dialect, ErrorResponses
@@ -36,6 +38,7 @@ from localllm.server.monitoring.metrics import CONTENT_TYPE, ServerMetrics
 from localllm.server.monitoring.middleware import MonitoringMiddleware
 from localllm.server.monitoring.tracing import Tracer
 from localllm.server.openapi import Described, Operation, encode, openapi_document
+from localllm.server.request_body import validate
 from localllm.server.schema import ApiModel
 from localllm.server.security import CorsMiddleware, ErrorMiddleware, HostGuard, HostPolicy
 from localllm.server.served_models import ServedModels
@@ -43,11 +46,16 @@ from localllm.server.unknown_fields import UnknownFields
 
 Handler = Callable[[Request, Exception], Coroutine[None, None, Response]]
 
+LLAMA_SERVER = llama_server(
+    lambda document: validate(ChatCompletionRequest, document), ChatCompletionRequest, error_body
+)
+
 DIALECTS: tuple[Dialect, ...] = (
     ANTHROPIC,  # before OPENAI: of /v1/models it takes those requests that name its version
     OPENAI,
     OLLAMA,
     JINA,
+    LLAMA_SERVER,
 )
 
 

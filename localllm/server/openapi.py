@@ -14,8 +14,6 @@ from typing import Literal
 
 from pydantic import BaseModel, TypeAdapter
 
-from localllm.server.schema import RequestModel
-
 JSON = "application/json"
 Mode = Literal["validation", "serialization"]
 _REF = "#/components/schemas/{model}"
@@ -30,16 +28,16 @@ _WITH_BODY = (408, 413, 415, 504, 507)
 class Operation:
     """One endpoint: a method on one path or several, which are the same.
 
-    `body`: the model that reads the request. `answer`: the type of the JSON document that answers
-    it with `status`; None: there is none. `media_types`: further ones of the answer, such as that
-    of a stream, which are described as text. `statuses`: those of errors that not every endpoint
-    has. `query`: the parameters behind the path.
+    `body`: the model that reads the request, or several; None: it has none. `answer`: the type of
+    the JSON document that answers it with `status`; None: there is none. `media_types`: further
+    ones of the answer, such as that of a stream, which are described as text. `statuses`: those of
+    errors that not every endpoint has. `query`: the parameters behind the path.
     """
 
     method: Literal["GET", "POST", "DELETE"]
     paths: tuple[str, ...]
     summary: str
-    body: type[RequestModel] | None = None
+    body: object = None
     answer: object = None
     status: int = 200
     media_types: tuple[str, ...] = ()

@@ -160,6 +160,11 @@ class ServerMetrics:
         self.running.labels(model).inc(change)
         self.processing.inc(change)
 
+    def running_of(self, model: str) -> int:
+        """The number of requests that `model` computes now."""
+        labels = {"model": model}
+        return int(self.registry.get_sample_value("localllm_requests_running", labels) or 0)
+
     def count_waiting(self, model: str, change: int) -> None:
         """Count a request that begins to wait (1) or no longer does (-1)."""
         self.waiting.labels(model).inc(change)
