@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import BaseModel, TypeAdapter
 
 JSON = "application/json"
+Method = Literal["GET", "POST", "PUT", "DELETE"]
 Mode = Literal["validation", "serialization"]
 _REF = "#/components/schemas/{model}"
 
@@ -34,7 +35,7 @@ class Operation:
     errors that not every endpoint has. `query`: the parameters behind the path.
     """
 
-    method: Literal["GET", "POST", "DELETE"]
+    method: Method
     paths: tuple[str, ...]
     summary: str
     body: object = None

@@ -9,7 +9,6 @@ from typing import Literal, TypeVar
 from fastapi import APIRouter, Request, Response
 from starlette.responses import PlainTextResponse
 
-from localllm import __version__
 from localllm.engine.messages import Embedded, EmbedRequest
 from localllm.runtime.model_pool.listing import ModelListing
 from localllm.server.dialects.ollama.answer import (
@@ -26,35 +25,29 @@ from localllm.server.dialects.ollama.embeddings import (
     EmbeddingsBody,
     vectors,
 )
-from localllm.server.dialects.ollama.errors import add_refusals, error_body
+from localllm.server.dialects.ollama.errors import ErrorResponse, add_refusals, error_body
 from localllm.server.dialects.ollama.fields import ModelFields, context_warnings
 from localllm.server.dialects.ollama.generate_request import PromptRequest
 from localllm.server.dialects.ollama.models import (
     ShowBody,
+    Version,
     running,
     served_name,
     shown,
     tags,
 )
+from localllm.server.dialects.ollama.operations import OPERATIONS
 from localllm.server.dialects.protocol import Dialect
 from localllm.server.errors import ApiError
 from localllm.server.generation.choices import Choices
 from localllm.server.generation.request import schema_warnings
 from localllm.server.generation.stream import stream_response
 from localllm.server.request_body import read_body
-from localllm.server.schema import ApiModel, RequestModel, json_response, warning_headers
+from localllm.server.schema import RequestModel, json_response, warning_headers
 from localllm.server.served_models import ServedModels
 from localllm.server.streaming import cancel_on_disconnect
 
-API_VERSION = "0.32.6"
-"""The version of Ollama whose API this is (2026-08): clients refuse versions that are too old."""
-
 B = TypeVar("B", bound=RequestModel)
-
-
-class Version(ApiModel):
-    version: str = API_VERSION
-    server: str = f"localllm {__version__}"
 
 
 def _router(models: ServedModels) -> APIRouter:
@@ -194,4 +187,11 @@ async def _read(request: Request, model: type[B]) -> B:
     return await read_body(request, model, any_type=True)
 
 
-OLLAMA = Dialect(name="ollama", router=_router, prefixes=("/api/",), error_body=error_body)
+OLLAMA = Dialect(
+    name="ollama",
+    router=_router,
+    prefixes=("/api/",),
+    error_body=error_body,
+    error=ErrorResponse,
+    operations=OPERATIONS,
+)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from fastapi import APIRouter, Request, Response
 
 from localllm.server.errors import ApiError
+from localllm.server.openapi import Method, Operation
 from localllm.server.schema import ApiModel
 
 
@@ -38,14 +39,33 @@ _COMMANDS = {
     "delete": "Models are not deleted over the API: use `localllm rm NAME`.",
     "blobs": "Files are not uploaded over the API: use `localllm import FILE.gguf`.",
 }
-_METHODS = ["POST", "DELETE", "GET", "HEAD", "PUT"]
+_METHODS: tuple[Method, ...] = ("POST", "DELETE", "GET", "PUT")
 
 
 def add_refusals(router: APIRouter) -> None:
     """Add the refusals, whatever the method."""
     for verb, message in _COMMANDS.items():
-        path = "/api/blobs/{digest}" if verb == "blobs" else f"/api/{verb}"
-        router.add_api_route(path, _refusal(message), methods=_METHODS, response_model=None)
+        methods = [*_METHODS, "HEAD"]
+        router.add_api_route(_path(verb), _refusal(message), methods=methods, response_model=None)
+
+
+def refused_operations() -> tuple[Operation, ...]:
+    """Describe the refusals."""
+    return tuple(
+        Operation(
+            method=method,
+            paths=(_path(verb),),
+            summary=f"Refused. {message}",
+            answer=ErrorResponse,
+            status=403,
+        )
+        for verb, message in _COMMANDS.items()
+        for method in _METHODS
+    )
+
+
+def _path(verb: str) -> str:
+    return "/api/blobs/{digest}" if verb == "blobs" else f"/api/{verb}"
 
 
 def _refusal(message: str) -> Callable[[Request], Awaitable[Response]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
+from localllm import __version__
 from localllm.errors import LocalLLMError
 from localllm.library.store.installed import InstalledModel
 from localllm.library.store.spelling import models_spelled
@@ -71,6 +72,15 @@ class TagItem(ApiModel):
     digest: str
     details: ModelDetails
     capabilities: list[str]
+
+
+API_VERSION = "0.32.6"
+"""The version of Ollama whose API this is (2026-08): clients refuse versions that are too old."""
+
+
+class Version(ApiModel):
+    version: str = API_VERSION
+    server: str = f"localllm {__version__}"
 
 
 class Tags(ApiModel):
