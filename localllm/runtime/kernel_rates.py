@@ -4,7 +4,6 @@ As the memory's bandwidth, it is measured by what first needs it (`suggest`, `pu
 app). The key is the examination's: files of the build, processor and our own code.
 """
 
-import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,12 +12,11 @@ import msgspec
 
 from localllm.core.model.quants import GgmlType
 from localllm.core.speed.kernels import REFERENCE_KERNELS, CpuKernel, CpuKernels
-from localllm.engine.builds.candidates import Candidate
+from localllm.engine.builds.candidates import Candidate, requested_engine
 from localllm.engine.builds.choice import likely_engine
 from localllm.engine.builds.verdict import fingerprint
 from localllm.errors import EngineError, UsageError
-from localllm.library.files import atomic_write, paths
-from localllm.runtime.engines import find_engine, requested
+from localllm.library.files import atomic_write, paths, settings
 
 _MOST_KEPT = 8
 
@@ -33,12 +31,9 @@ def engine_kernels() -> CpuKernels:
     """Return the kernels of the engine that is chosen; measure them (half a second) when that was
     not done. Where no engine can be used: those of the reference processor."""
     try:
-        likely = likely_engine(paths.engine_verdicts_file(), requested())
-        if (known := _read().get(fingerprint(likely))) is not None:
+        if (known := _read().get(fingerprint(_likely()))) is not None:
             return known
-        candidate = asyncio.run(find_engine()).candidate  # nothing runs that was not examined
-        known = _read().get(fingerprint(candidate))
-        return _measure(candidate) if known is None else known
+        return _measured_now()
     except (EngineError, UsageError, OSError):
         return REFERENCE_KERNELS
 
@@ -46,16 +41,27 @@ def engine_kernels() -> CpuKernels:
 def known_kernels() -> CpuKernels:
     """Return what was measured of the chosen engine; nothing is measured and no process started."""
     with suppress(EngineError, UsageError, OSError):
-        candidate = likely_engine(paths.engine_verdicts_file(), requested())
-        return _read().get(fingerprint(candidate), REFERENCE_KERNELS)
+        return _read().get(fingerprint(_likely()), REFERENCE_KERNELS)
     return REFERENCE_KERNELS
 
 
-def _measure(candidate: Candidate) -> CpuKernels:
-    """Measure a build and keep the result with what was there. A build of which nothing could be
-    measured is kept, too: the next verb would wait in vain again."""
-    from localllm.engine.client.kernels import measure_kernels
+def _likely() -> Candidate:
+    """Return the build that is the engine, as far as that is known without a process."""
+    requested = requested_engine(settings.load().engine)
+    return likely_engine(paths.engine_verdicts_file(), requested)
 
+
+def _measured_now() -> CpuKernels:
+    """Measure the engine, examined before, and keep the result with what was there. A build of
+    which nothing could be measured is kept, too: the next verb would wait in vain again."""
+    import asyncio  # not needed, nor what is below, when everything is known: `suggest` is quick
+
+    from localllm.engine.client.kernels import measure_kernels
+    from localllm.runtime.engines import find_engine
+
+    candidate = asyncio.run(find_engine()).candidate
+    if (known := _read().get(fingerprint(candidate))) is not None:
+        return known
     kernels = asyncio.run(measure_kernels(candidate))
     kept = dict([*_read().items(), (fingerprint(candidate), kernels)][-_MOST_KEPT:])
     with suppress(OSError):

@@ -8,6 +8,7 @@ import pytest
 
 from localllm.engine.builds.candidates import LLAMA_CPP_PYTHON, chosen_candidate
 from localllm.errors import ExitCode
+from localllm.library.files import measurements, paths
 from tests.cli.test_library_verbs import failed, localllm
 from tests.engine import broken_builds as broken
 from tests.engine.second_build import NAME, install_second_build, set_version
@@ -205,6 +206,11 @@ def test_an_engine_that_is_gone_is_followed_by_another_with_a_word(
     assert LLAMA_CPP_PYTHON in kept.read_text()
     localllm("engine", "use", NAME)
     (home / "config" / "settings.toml").unlink()  # neither `use` nor the variable: an accident
+    before = kept.read_bytes()
+    [warning, *_] = json.loads(localllm("hardware", "--json").stdout)["warnings"]
+    assert f"Another engine runs models now: {LLAMA_CPP_PYTHON}" in warning
+    assert "Another engine" not in localllm("hardware").stderr  # once
+    kept.write_bytes(before)
     message = localllm("run", smollm2, "hello", "--max-tokens", "1", "--quiet").stderr
     assert f"Another engine runs models now: {LLAMA_CPP_PYTHON}" in message
     assert f"instead of {NAME} 9.9.0" in message
@@ -228,6 +234,9 @@ def test_builds_are_measured_in_turns_and_their_rates_listed(second: Path, smoll
         assert each["rates"]["prompt_tps"] > 0
         assert each["decode_ratio"] > 0
         assert listed()[each["id"]]["rates"] == each["rates"]
+    stored = measurements.load(paths.measurements_file(paths.data_dir()))
+    assert [one.tps_mean for one in stored] == [each["rates"]["decode_tps"] for each in measured]
+    assert len({one.machine.engine_version for one in stored}) == 2  # each counts for its own build
     assert "tok/s" in localllm("engine", "ls").stdout
     os.utime(broken.library(second, "llama"))
     assert listed()[NAME]["rates"] is None  # another build
