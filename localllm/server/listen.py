@@ -433,9 +433,10 @@ def _raw_response(error: ApiError) -> bytes:
     """Write an error as a whole HTTP response, for bytes that are no request."""
     body = error_body(error)  # the default envelope: there is no path
     phrase = HTTPStatus(error.status).phrase
+    later = "Retry-After: 1\r\n" if error.status == HTTPStatus.SERVICE_UNAVAILABLE else ""
     head = (
         f"HTTP/1.1 {error.status} {phrase}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
+        f"Content-Length: {len(body)}\r\n{later}Connection: close\r\n\r\n"
     )
     return head.encode("ascii") + body
 

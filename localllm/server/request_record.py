@@ -35,9 +35,11 @@ NO_LIMITS = KeyLimits()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who sends a request: the name of a key, and what it allows. `models` None: all of them."""
+    """Who sends a request: the name of a key, and what it allows. `models` None: all of them.
+    `key_id` tells a key from one of the same name that was revoked before."""
 
     name: str
+    key_id: str = ""
     scopes: frozenset[Scope]
     models: frozenset[str] | None = None
     limits: KeyLimits = NO_LIMITS
@@ -82,6 +84,12 @@ def current_record() -> RequestRecord | None:
 def use_record(record: RequestRecord) -> None:
     """Make `record` that of the running task, and of the tasks that it starts."""
     _current.set(record)
+
+
+def current_caller() -> Caller:
+    """Return who has sent the request that this code runs for; outside of requests the owner."""
+    record = _current.get()
+    return OWNER if record is None or record.caller is None else record.caller
 
 
 def may_use(model: str) -> bool:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -20,10 +21,12 @@ from localllm.engine.messages import (
     ToolMode,
 )
 from localllm.errors import GenerationFailed
+from localllm.server.access.key_ring import KeyRing
+from localllm.server.access.named_keys import KeyFile
 from localllm.server.dialects.openai.responses.request import ResponseRequest
 from localllm.server.request_body import validate
 from tests.engine.fake_vision import png
-from tests.server.server_under_test import MODEL, ServerUnderTest
+from tests.server.server_under_test import KEY, MODEL, ServerUnderTest, start_server
 
 CALL = ToolCall(id="a1", name="get_weather", arguments='{"city": "Rome"}')
 PATCH = ToolCall(id="a2", name="patch", arguments='{"input": "*** Begin"}')
@@ -244,18 +247,32 @@ async def test_counted_tokens_are_those_of_the_usage(server: ServerUnderTest) ->
     assert counted.object == "response.input_tokens"
 
 
-async def test_a_response_is_kept_for_its_own_key_until_it_is_deleted(
-    server: ServerUnderTest,
+async def test_a_response_is_kept_for_its_own_key(
+    script: Script, smollm2: Path, tmp_path: Path
 ) -> None:
+    keys = KeyFile(tmp_path / "keys.json", tmp_path / "used.json")
+    own, other = (keys.create(name, now=0.0)[1] for name in ("own", "other"))
+    ring = KeyRing(KEY, keys)
+    async with start_server(script, smollm2, tmp_path / "data", key=ring) as server:
+        kept = await server.client(own).responses.create(model=MODEL, input="hi")
+        await server.client(own).responses.retrieve(kept.id)
+        path = f"GET /v1/responses/{kept.id} HTTP/1.1\r\nHost: localhost\r\n"
+        for key, status in ((own, b" 200 "), (other, b" 404 "), (KEY, b" 404 ")):
+            for header in ("Authorization: Bearer", "x-api-key:", "api-key:"):
+                answer = await server.raw(
+                    f"{path}{header} {key}\r\nConnection: close\r\n\r\n".encode()
+                )
+                assert status in answer
+        assert b"in memory alone, for 60 minutes" in answer
+
+
+async def test_a_response_is_kept_until_it_is_deleted(server: ServerUnderTest) -> None:
     client = server.client()
     kept = await client.responses.create(model=MODEL, input="hi")
     again = await client.responses.retrieve(kept.id)
     assert again.output_text == kept.output_text == "Hello, world."
     with pytest.raises(openai.BadRequestError, match="can be cancelled"):
         await client.responses.cancel(kept.id)
-    other = client.with_options(default_headers={"x-api-key": "another-key"})
-    with pytest.raises(openai.NotFoundError, match="in memory alone, for 60 minutes"):
-        await other.responses.retrieve(kept.id)
     await client.responses.delete(kept.id)
     unkept = await client.responses.create(model=MODEL, input="hi", store=False)
     for response_id in (kept.id, unkept.id):

@@ -6,9 +6,11 @@ import socket
 import stat
 import struct
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from localllm.engine.fake import Script
 from localllm.errors import ServeError, UsageError
@@ -59,6 +61,33 @@ async def test_a_process_of_this_user_needs_no_key(
         await serving
     await runtime.close()
     assert not path.exists()
+
+
+@pytest.mark.skipif(ME != 0, reason="only root can be somebody else")
+async def test_a_process_of_another_user_is_refused_though_the_mode_lets_it_in() -> None:
+    async def nothing() -> None:
+        pass
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("a request of another user")
+
+    connect = (
+        "import os, socket, sys; os.setuid(65534); s = socket.socket(socket.AF_UNIX);"
+        "s.connect(sys.argv[1]); sys.stdout.buffer.write(s.recv(1000))"
+    )
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:  # one that others can enter
+        path, stop = Path(directory) / "s", StopSignals()
+        path.parent.chmod(0o755)
+        with unix_socket(path) as sock:
+            serving = asyncio.create_task(serve(app, (sock,), stop, abort_requests=nothing))
+            path.chmod(0o666)
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", connect, str(path), stdout=asyncio.subprocess.PIPE
+            )
+            output, _ = await process.communicate()
+            assert b"foreign_peer" in output
+            stop.should_exit.set()
+            await serving
 
 
 def test_the_system_says_who_has_connected() -> None:

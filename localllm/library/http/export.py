@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx2
 
-from localllm.errors import HubError, Offline
+from localllm.errors import HubError, Offline, UsageError
 from localllm.library.files import paths
 from localllm.library.files.settings import Settings, offline_switch
 from localllm.library.http.certificates import ssl_context
@@ -30,7 +30,12 @@ def open_exporter(endpoint: str, settings: Settings) -> Iterator[Callable[[bytes
     Raises UsageError for an address that cannot be used, Offline while the network is switched off
     and the collector is not on this machine. Sending raises HubError.
     """
-    url = httpx2.URL(checked_endpoint(endpoint, "--otel-endpoint"))
+    try:
+        url = httpx2.URL(checked_endpoint(endpoint, "--otel-endpoint"))
+    except UsageError as error:  # the example in its message is the Hub
+        raise UsageError(
+            f"{str(error).partition('. ')[0]}. Give the collector's, such as http://localhost:4318."
+        ) from None
     if not url.path.endswith(_TRACES_PATH):
         url = url.copy_with(path=url.path.rstrip("/") + _TRACES_PATH)
     switch = offline_switch(settings)

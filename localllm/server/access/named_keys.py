@@ -54,6 +54,7 @@ class NamedKey:
         limited = self.requests is not None or self.tokens_per_minute is not None
         return Caller(
             name=self.name,
+            key_id=self.sha256,
             scopes=frozenset(self.scopes),
             models=None if self.models is None else frozenset(self.models),
             limits=KeyLimits(requests=self.requests, tokens_per_minute=self.tokens_per_minute)

@@ -1,6 +1,5 @@
 """The routes of `/v1/responses`."""
 
-import hashlib
 import json
 import secrets
 from collections.abc import Mapping
@@ -29,6 +28,7 @@ from localllm.server.generation.choices import Choices, Events
 from localllm.server.generation.request import new_request_id, schema_warnings
 from localllm.server.generation.stream import stream_response
 from localllm.server.request_body import read_json, validate
+from localllm.server.request_record import current_caller
 from localllm.server.schema import RequestModel, json_response, warning_headers
 from localllm.server.served_models import ServedModels
 from localllm.server.streaming import cancel_on_disconnect, merge_streams
@@ -63,7 +63,7 @@ class ResponsesEndpoints:
         router.get(path + "/{response_id}/input_items", response_model=None)(self.input_items)
 
     async def create(self, request: Request) -> HttpResponse:
-        owner = key_owner(request)
+        owner = key_owner()
         document = await read_json(request)
         body, new_input = self._read(request, document, owner)
         model = self._models.requested(body.model)
@@ -89,7 +89,7 @@ class ResponsesEndpoints:
 
     async def input_tokens(self, request: Request) -> HttpResponse:
         """Count what `usage.input_tokens` of the same request would be."""
-        body, _ = self._read(request, await read_json(request), key_owner(request))
+        body, _ = self._read(request, await read_json(request), key_owner())
         model = self._models.requested(body.model)
         generate = body.generate_request(new_request_id("count"))
         work = self._models.count_tokens(model, generate, prompt_field="input")
@@ -173,18 +173,18 @@ class ResponsesEndpoints:
                 code="unsupported_parameter",
                 param="stream",
             )
-        found = self._store.get(response_id, key_owner(request))
+        found = self._store.get(response_id, key_owner())
         if found is None:
             raise self._gone("response_id", "response_not_found")
         return HttpResponse(found.document, media_type="application/json")
 
     async def delete(self, request: Request, response_id: str) -> HttpResponse:
-        if not self._store.delete(response_id, key_owner(request)):
+        if not self._store.delete(response_id, key_owner()):
             raise self._gone("response_id", "response_not_found")
         return json_response(ResponseDeleted(id=response_id))
 
     async def cancel(self, request: Request, response_id: str) -> HttpResponse:
-        if self._store.get(response_id, key_owner(request)) is None:
+        if self._store.get(response_id, key_owner()) is None:
             raise self._gone("response_id", "response_not_found")
         raise ApiError(
             "Only a response that was made with `background` can be cancelled, which this server "
@@ -195,7 +195,7 @@ class ResponsesEndpoints:
 
     async def input_items(self, request: Request, response_id: str) -> HttpResponse:
         query = validate(InputItemsQuery, _query(request.query_params))
-        found = self._store.get(response_id, key_owner(request))
+        found = self._store.get(response_id, key_owner())
         if found is None:
             raise self._gone("response_id", "response_not_found")
         items = list(found.input if query.order == "asc" else reversed(found.input))
@@ -215,10 +215,10 @@ class ResponsesEndpoints:
         )
 
 
-def key_owner(request: Request) -> str:
-    """Return what tells the holders of keys apart: a hash of the key that a request came with."""
-    offered = [request.headers.get(name, "") for name in ("authorization", "x-api-key")]
-    return hashlib.sha256("\n".join(offered).encode()).hexdigest()
+def key_owner() -> str:
+    """Return what tells the holders of keys apart, in whichever header a key came."""
+    caller = current_caller()
+    return f"{caller.name} {caller.key_id}"
 
 
 def _reference(item: dict[str, object]) -> str | None:
