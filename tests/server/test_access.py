@@ -327,6 +327,7 @@ async def test_tokens_are_limited_by_key_and_their_wait_is_named(
     assert refused.status == 429
     assert b"1 tokens a minute" in refused.body
     assert "retry-after: 6" in refused.head.lower()
+    assert json.loads(refused.body)["error"]["type"] == "rate_limit_error"
     assert (await post(closed, KEY)).status == 200  # each key has its own
 
 
