@@ -7,8 +7,8 @@ import llguidance
 import pytest
 
 from localllm.core.json_schema import normalize
-from localllm.engine.messages import Token, ToolCallArguments
-from localllm.engine.worker.parsing.call_grammar import Preamble, call_grammar
+from localllm.engine.messages import Token, Tool, ToolCallArguments
+from localllm.engine.worker.parsing.call_grammar import Preamble, call_grammar, schema_of
 from localllm.engine.worker.parsing.call_section import Schema
 from localllm.engine.worker.parsing.formats import (
     GEMMA4,
@@ -162,3 +162,26 @@ def test_with_a_form_an_answer_is_calls_or_json_of_that_form(example: Example) -
     assert follows(both, opening + '{"ok": true}')
     assert not follows(both, opening + '{"ok": 1}')
     assert not follows(both, "Hello.")
+
+
+CITY = {"city": {"type": "string"}}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "closed"),
+    [
+        ({"properties": CITY, "required": ["city"]}, True),
+        ({"properties": {}}, True),
+        ({}, False),
+        ({"type": "object"}, False),
+        ({"properties": CITY, "additionalProperties": True}, False),
+        ({"properties": CITY, "patternProperties": {"^x": {}}}, False),
+        ({"properties": CITY, "anyOf": [{"required": ["a"]}]}, False),
+        ({"properties": CITY, "required": ["other"]}, False),
+    ],
+)
+def test_a_call_has_no_argument_that_its_tool_does_not_know(
+    parameters: dict[str, object], closed: bool
+) -> None:
+    schema = schema_of(Tool(name="f", parameters=json.dumps(parameters)))
+    assert (schema.get("additionalProperties") is False) == closed

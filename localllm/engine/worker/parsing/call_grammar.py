@@ -38,8 +38,25 @@ class Preamble:
 
 
 def schema_of(tool: Tool) -> Schema:
-    """Return the schema of a tool's arguments: that of an object."""
-    return {"type": "object", **json.loads(tool.parameters)}
+    """Return the schema of a tool's arguments: that of an object.
+
+    One that lists its properties has no others unless it says so: a function takes no argument that
+    it does not know, and most clients send their schemas without a word on it.
+    """
+    schema = {"type": "object", **json.loads(tool.parameters)}
+    listed = schema.get("properties")
+    if isinstance(listed, dict) and not _OPENS & schema.keys():
+        required = schema.get("required", [])
+        if isinstance(required, list) and all(name in listed for name in required):
+            schema["additionalProperties"] = False
+    return schema
+
+
+_OPENS = {
+    "additionalProperties", "unevaluatedProperties", "patternProperties", "propertyNames", "$ref",
+    "allOf", "anyOf", "oneOf", "if", "dependentSchemas", "dependencies", "minProperties",
+}  # fmt: skip
+"""Keywords that may stand for further properties."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
