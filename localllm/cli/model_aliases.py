@@ -1,10 +1,10 @@
-"""Other names of served models: `--alias NAME=MODEL` and the setting `serve.aliases`."""
+"""Other names of served models: `--alias NAME=MODEL` and the setting `aliases`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from localllm.core.text import single_line
-from localllm.errors import LocalLLMError, UsageError
-from localllm.library.store.installed import InstalledModel
+from localllm.errors import LocalLLMError, NotFound, UsageError
+from localllm.runtime.model_pool.pool_model import PoolModels
 from localllm.runtime.runtime import Runtime
 
 MAX_ALIAS_CHARS = 512
@@ -12,55 +12,56 @@ MAX_ALIAS_CHARS = 512
 
 
 def resolve_aliases(
-    runtime: Runtime,
-    chosen: tuple[InstalledModel, ...],
-    given: Sequence[str],
-    saved: Sequence[str],
+    runtime: Runtime, models: PoolModels, given: Sequence[str], saved: Mapping[str, str]
 ) -> dict[str, str]:
-    """Map the aliases of the command line (`given`) and of the settings (`saved`) to the models.
+    """Map the aliases of the command line (`given`) and of the settings (`saved`) to models.
 
-    Of the settings, which are for every `serve`, those of models that are not served now are left
-    out; what is given comes first. Raises UsageError for one that names no served model, that is
-    the name of one, or that names two.
+    What is given comes first. Of the settings, which are for every `serve`, a model may not be
+    served, or not be installed yet: its alias then names nothing. Raises UsageError for a given one
+    that names no model, that is the name of one, or that names two.
     """
-    served = tuple(model.name for model in chosen)
+    known = {model.name for model in models.all()}
     aliases: dict[str, str] = {}
     for text in given:
-        alias, model = _alias(runtime, served, text, origin="--alias")
-        if alias in served:
+        alias, model = _alias(runtime, models, text)
+        if alias in known:
             raise UsageError(f"--alias {single_line(alias)!r} is the name of a model already.")
-        if model is None:
-            raise UsageError(
-                f"--alias {single_line(text)!r} names a model that is not served here: "
-                f"{', '.join(map(single_line, served))}."
-            )
         if aliases.setdefault(alias, model) != model:
             raise UsageError(f"--alias {single_line(alias)!r} is given for two models.")
-    for text in saved:
-        alias, model = _alias(runtime, served, text, origin="serve.aliases")
-        if model is not None and alias not in served:
+    for alias, model in saved.items():
+        if alias not in known:
             aliases.setdefault(alias, model)
     return aliases
 
 
-def _alias(
-    runtime: Runtime, served: tuple[str, ...], text: str, *, origin: str
-) -> tuple[str, str | None]:
-    """Split NAME=MODEL into the alias and the name of the served model, None for another one."""
+def _alias(runtime: Runtime, models: PoolModels, text: str) -> tuple[str, str]:
+    """Split NAME=MODEL into the alias and the name of a served model."""
     alias, equals, query = (each.strip() for each in text.partition("="))
     if not alias or not (query or not equals) or len(alias) > MAX_ALIAS_CHARS:
-        raise UsageError(f"{origin} {single_line(text)[:80]!r} is not NAME=MODEL.")
-    if query in served:
-        return alias, query
+        raise UsageError(f"--alias {single_line(text)[:80]!r} is not NAME=MODEL.")
     if query:
-        try:
-            model = runtime.resolve(query).name
-        except LocalLLMError:
-            return alias, None
-        return alias, model if model in served else None
-    if len(served) > 1:
+        return alias, _served(runtime, models, query, text)
+    if models.default is None:
+        names = ", ".join(single_line(model.name) for model in models.given or models.all())
         raise UsageError(
-            f"{origin} {single_line(alias)!r}: which model? Write NAME=MODEL with one of "
-            f"{', '.join(map(single_line, served))}."
+            f"--alias {single_line(alias)!r}: which model? Write NAME=MODEL with one of {names}."
         )
-    return alias, served[0]
+    return alias, models.default.name
+
+
+def _served(runtime: Runtime, models: PoolModels, query: str, text: str) -> str:
+    """Find a served model by its name, or by what else finds it on this disk (a path)."""
+    try:
+        return models.find(query).name
+    except NotFound:
+        pass
+    try:
+        found = models.exact(runtime.resolve(query).name)
+    except LocalLLMError:
+        found = None
+    if found is None:
+        served = ", ".join(single_line(model.name) for model in models.all())
+        raise UsageError(
+            f"--alias {single_line(text)!r} names a model that is not served here: {served}."
+        )
+    return found.name

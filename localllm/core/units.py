@@ -78,6 +78,28 @@ def parse_bytes(text: str) -> int:
     return size
 
 
+def parse_keep_alive(text: str) -> float:
+    """Read how long a model stays in memory: "5m", "1h30m", "300" (seconds), "0"; a negative one is
+    for ever (infinity), as Ollama reads it. Raises UsageError."""
+    text = text.strip()
+    body = text.removeprefix("-")
+    try:
+        seconds = float(body) if _NUMBER.fullmatch(body) else None
+    except OverflowError:
+        seconds = None
+    if seconds is None and _DURATION.fullmatch(body):
+        seconds = sum(float(n) * _SECONDS[unit] for n, unit in _DURATION_PART.findall(body))
+    if seconds is None:
+        raise _unreadable(text, "a time to keep a model", "10m, 1h30m, 300 (seconds), 0 or -1")
+    return float("inf") if text.startswith("-") and seconds else seconds
+
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION_PART = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h)", re.ASCII)
+_DURATION = re.compile(rf"(?:{_DURATION_PART.pattern})+", re.ASCII)
+_NUMBER = re.compile(r"\d{1,12}(?:\.\d{1,9})?", re.ASCII)
+
+
 def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
     """Write `value` in the unit that keeps the rounded number below `base`."""
     for unit in units[:-1]:

@@ -25,7 +25,7 @@ from localllm.machine import detect
 from localllm.machine.advice import illegal_instruction
 from localllm.machine.apple import working_set
 from localllm.machine.bandwidth import cached_bandwidth, measure_bandwidth, stored_bandwidth
-from localllm.runtime.thread_counts import ThreadChoice, ThreadChoices
+from localllm.runtime.loading.thread_counts import ThreadChoice, ThreadChoices
 
 if TYPE_CHECKING:
     from localllm.core.speed.measured import MeasuredMachine

@@ -7,7 +7,7 @@ end starts an engine to generate with by itself.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +15,8 @@ from pathlib import Path
 from localllm import machine
 from localllm.core.hardware import EngineBuild, HardwareInfo
 from localllm.core.model.foreign import is_image_model
-from localllm.core.sizing.fit import Fit, TooLarge, fit_on
+from localllm.core.sizing.fit import Fit, TooLarge
 from localllm.core.sizing.load import LoadSettings
-from localllm.core.sizing.placement import HOST
 from localllm.core.speed.threads import size_class
 from localllm.core.text import single_line
 from localllm.engine.builds.candidates import RequestedEngine, requested_engine
@@ -73,8 +72,9 @@ from localllm.runtime.loading.gpu_tests import (
     blames_gpu,
 )
 from localllm.runtime.loading.resident_model import ResidentModel
+from localllm.runtime.loading.thread_counts import ThreadChoice, ThreadChoices
 from localllm.runtime.local_machine import crash_advice
-from localllm.runtime.thread_counts import ThreadChoice, ThreadChoices
+from localllm.runtime.memory_outlook import MemoryOutlook, held_memory
 
 __all__ = ["Fit", "ResidentModel", "Runtime", "TooLarge"]
 
@@ -123,6 +123,8 @@ class Runtime:
         planned into. `engine_change` returns a sentence, once, when another engine runs models than
         last time (engine_change.py); `thread_choices` knows the threads that are best."""
         self.gpu_verdicts = GpuVerdicts()
+        self.max_memory_bytes: int | None = None
+        """The memory that all models together may take; None: no limit but what is free."""
         self._thread_choices = thread_choices
         self.engine_change = engine_change
         self._store = store
@@ -219,32 +221,36 @@ class Runtime:
             await self._require_runnable(model, error)
             raise
 
+    async def outlook(self) -> MemoryOutlook:
+        """Measure the memory that is free now, and what each resident model holds of it."""
+        hardware = await self._detect_now()
+        return MemoryOutlook(
+            hardware=hardware,
+            held={
+                name: held_memory(each.first.fit, each.supervisor.loaded, running=each.engine.alive)
+                for name, each in self._models.items()
+            },
+            reserve_bytes=self._settings.reserve_bytes,
+            max_memory_bytes=self.max_memory_bytes,
+        )
+
     async def fit(self, plan: LoadPlan) -> Fit:
         """Compare what this load needs with what is free now, its companions included.
 
         The result is the fit of the first candidate that fits, else of the last.
         """
-        hardware = await self._detect_now()
-        returned = self._returned_bytes(plan.model.name)
-        host_bytes = returned.pop(HOST, 0)
-        threads = hardware.cpu.threads
+        return await self.fit_in(await self.outlook(), plan)
+
+    async def fit_in(
+        self, outlook: MemoryOutlook, plan: LoadPlan, *, unloading: Collection[str] = ()
+    ) -> Fit:
+        """Do what `fit` does in memory that was measured before, as if the models called
+        `unloading` were gone."""
         try:
-            for candidate in plan.candidates:
-                fit = fit_on(
-                    plan.spec,
-                    replace(candidate, threads=candidate.threads or threads),
-                    hardware,
-                    draft=plan.draft,
-                    reserve_bytes=self._settings.reserve_bytes,
-                    returned_bytes=host_bytes,
-                    returned_gpu_bytes=returned,
-                )
-                if fit.fits:
-                    break
+            return await asyncio.to_thread(outlook.fit, plan, unloading)
         except GgufError as error:  # a kind of model whose memory nobody can work out
             await self._require_runnable(plan.model, error)
             raise
-        return fit
 
     async def probe(self, model: InstalledModel, fit: Fit) -> Fit:
         """Let llama.cpp itself size this load (a dry run), in a process that has ended when this
@@ -274,20 +280,21 @@ class Runtime:
     # --- models in memory ---
 
     async def load(
-        self, plan: LoadPlan, *, force: bool = False
+        self, plan: LoadPlan, *, force: bool = False, probed: Fit | None = None
     ) -> AsyncGenerator[LoadProgress | ResidentModel, None]:
         """Load a model in an engine of its own; the last value is the ResidentModel.
 
         One load at a time: the next one sees what this one has left. A model of the same name that
         is already resident is unloaded first. A load that would take most of what is free, or that
-        the estimate is unsure of, is probed first, unless `force`. A GPU that computes wrong
-        numbers with this model, or ends the engine, is not used (gpu_tests.py).
-        Raises TooLarge (a DoesNotFit, unless `force`), UsageError for settings that llama.cpp
-        refuses, GgufError, LoadFailed, EngineCrashed.
+        the estimate is unsure of, is probed first, unless `force`; `probed` is the result of an
+        earlier probe of it. A GPU that computes wrong numbers with this model, or ends the engine,
+        is not used (gpu_tests.py).
+        Raises TooLarge or another DoesNotFit (unless `force`), UsageError for settings that
+        llama.cpp refuses, GgufError, LoadFailed, EngineCrashed.
         """
         async with self._loading:
             try:
-                async with aclosing(self._load(plan, force=force)) as events:
+                async with aclosing(self._load(plan, force=force, probed=probed)) as events:
                     async for event in events:
                         yield event
                 return
@@ -316,6 +323,11 @@ class Runtime:
     def resident(self) -> tuple[ResidentModel, ...]:
         """List the models in memory, without those whose engine has ended."""
         return tuple(each.resident for each in self._models.values() if each.engine.alive)
+
+    def holds(self, name: str) -> bool:
+        """Tell whether a model of this name was loaded and not unloaded since, even if its engine
+        has crashed."""
+        return name in self._models
 
     def crashed(self) -> tuple[ResidentModel, ...]:
         """List the models whose engine has ended, as they were in memory; the next request for one
@@ -415,18 +427,22 @@ class Runtime:
     # --- inside ---
 
     async def _load(
-        self, plan: LoadPlan, *, force: bool, failure: GpuVerdict | None = None
+        self,
+        plan: LoadPlan,
+        *,
+        force: bool,
+        probed: Fit | None = None,
+        failure: GpuVerdict | None = None,
     ) -> AsyncGenerator[LoadProgress | ResidentModel, None]:
         """Do what `load` does, in its turn. `failure`: why `plan` uses no GPU.
 
         Raises GpuFailed when its devices failed a test, now or before.
         """
         model = plan.model
-        fit = await self.fit(plan.forced if force else plan)
-        if fit.wants_probe and not force:
-            fit = await self.probe(model, fit)
-        if not fit.fits and not force:
-            raise TooLarge(model.name, fit)
+        outlook = await self.outlook()
+        fit = await self.fit_in(outlook, plan.forced if force else plan)
+        if not force:
+            fit = await self._require_fit(plan, fit, outlook, probed)
         test = None if plan.trust_gpu else GpuTest.of(model, fit, await self.hardware())
         known = self.gpu_verdicts.get(test) if test is not None else None
         if test is not None and known is not None:
@@ -469,6 +485,21 @@ class Runtime:
         if not verdict.passed:
             raise GpuFailed(test, verdict)
         self.gpu_verdicts.put(test, verdict)
+
+    async def _require_fit(
+        self, plan: LoadPlan, fit: Fit, outlook: MemoryOutlook, probed: Fit | None
+    ) -> Fit:
+        """Return the fit, probed if it wants to be. Raises DoesNotFit when there is no room."""
+        if fit.wants_probe:
+            if probed is not None and probed.probed is not None and probed.settings == fit.settings:
+                fit = fit.with_probe(probed.probed)
+            else:
+                fit = await self.probe(plan.model, fit)
+        if not fit.fits:
+            raise TooLarge(plan.model.name, fit)
+        if outlook.over_limit_bytes(plan, fit):
+            raise DoesNotFit(outlook.limit_message(plan, fit))
+        return fit
 
     def _loaded_model(self, name: str) -> _LoadedModel:
         if (loaded := self._models.get(name)) is None:
@@ -536,21 +567,6 @@ class Runtime:
             except (EngineUnavailable, EngineCrashed, TimeoutError):
                 self._build = None  # detect() warns that no engine answers
         return await asyncio.to_thread(self._detect, self._build)
-
-    def _returned_bytes(self, name: str) -> dict[str, int]:
-        """Count the bytes that unloading `name` frees, by the engine's name of the device. Mapped
-        weights on the host are page cache, which is free already."""
-        loaded = self._models.get(name)
-        if loaded is None or not loaded.engine.alive:
-            return {}
-        resident = loaded.resident
-        *gpus, host = resident.fit.placement.devices
-        freed = {gpu.engine_name: gpu.total_bytes for gpu in gpus if gpu.engine_name is not None}
-        mapped = host.weights_bytes if resident.settings.mmap else 0
-        draft = resident.fit.draft
-        if draft is not None and not gpus:  # otherwise nobody knows which device has it
-            freed[HOST] = draft.total_bytes - (draft.weights_bytes if mapped else 0)
-        return freed | {HOST: freed.get(HOST, 0) + host.total_bytes - mapped}
 
 
 def _load_request(model: InstalledModel, settings: LoadSettings) -> LoadRequest:

@@ -1,12 +1,13 @@
 """The local API as one ASGI application: the routes of all dialects behind the guards.
 
-It loads and closes nothing: whoever made the runtime does (`localllm serve`), so that a model that
-does not load is an exit status and not a failed HTTP server. There is no schema page: the usual
+It closes nothing, and loads what a request names: whoever made the pool does the rest (`localllm
+serve`), so that a model that does not load at the start is an exit status and not a failed HTTP
+server. There is no schema page: the usual
 ones load their scripts from other machines.
 """
 
 import functools
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,7 +20,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from localllm import __version__
 from localllm.core.text import single_line
 from localllm.errors import LocalLLMError
-from localllm.runtime.runtime import Runtime
+from localllm.runtime.model_pool.listing import ModelState
+from localllm.runtime.model_pool.pool import ModelPool
 from localllm.server.access.guard import KeyGuard
 from localllm.server.access.key_ring import KeyRing
 from localllm.server.access.scopes import plain_path
@@ -61,10 +63,8 @@ DIALECTS: tuple[Dialect, ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRules:
-    """What requests may have. `aliases`: further names of the models. `strict`: a field that is not
-    known is an error."""
+    """What requests may have. `strict`: a field that is not known is an error."""
 
-    aliases: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
 
 
@@ -88,8 +88,7 @@ class Monitoring:
 
 
 def create_app(
-    runtime: Runtime,
-    served: tuple[str, ...],
+    pool: ModelPool,
     *,
     access: Access,
     monitoring: Monitoring | None = None,
@@ -97,13 +96,13 @@ def create_app(
     rules: RequestRules | None = None,
     dialects: Sequence[Dialect] = DIALECTS,
 ) -> ASGIApp:
-    """Make the API of the models named `served`, which `runtime` has loaded.
+    """Make the API of the models of `pool`.
 
     `deadline_s`: the time limit of every answer, None: no limit.
     """
     rules, monitoring = rules or RequestRules(), monitoring or Monitoring()
     metrics = monitoring.metrics
-    models = ServedModels(runtime, served, deadline_s, rules.aliases, metrics)
+    models = ServedModels(pool, deadline_s, metrics)
     metrics.add_collector(MemoryCollector(lambda: models.resident, models.memory_bytes))
     error_response = ErrorResponses(dialects, default=error_body)
     app = _make_routes(models, dialects, error_response)
@@ -185,7 +184,7 @@ def _exception_handlers(error_response: ErrorResponses) -> dict[int | type[Excep
 
 class ModelStatus(ApiModel):
     id: str
-    status: Literal["ready", "crashed"]
+    status: ModelState
 
 
 class Health(ApiModel):
@@ -209,13 +208,15 @@ def _status_router(models: ServedModels) -> APIRouter:
 
     @routes.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> Health:
-        """Report which engines run. A crashed one starts again with the next request for it."""
-        running = {resident.model.name for resident in models.resident}
+        """Report the models in memory, and on their way there. A crashed one starts again with the
+        next request for it."""
+        states = {each.name: each.state for each in models.listed()}
         return Health(
-            status="ok" if running.issuperset(models.names) else "degraded",
+            status="degraded" if ModelState.CRASHED in states.values() else "ok",
             models=[
-                ModelStatus(id=name, status="ready" if name in running else "crashed")
-                for name in models.names
+                ModelStatus(id=name, status=state)
+                for name, state in states.items()
+                if state is not ModelState.UNLOADED
             ],
         )
 
@@ -227,11 +228,11 @@ def _status_router(models: ServedModels) -> APIRouter:
                 id=i,
                 path=single_line(Path(lora.path).name),
                 scale=lora.scale,
-                model=resident.model.name,
+                model=each.name,
             )
-            for resident in models.resident
-            if models.allows(resident.model.name)
-            for i, lora in enumerate(resident.settings.loras)
+            for each in models.listed()
+            if each.resident is not None
+            for i, lora in enumerate(each.resident.settings.loras)
         ]
 
     @routes.api_route("/metrics", methods=["GET", "HEAD"], include_in_schema=False)

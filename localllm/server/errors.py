@@ -22,6 +22,7 @@ from localllm.errors import (
     NotFound,
     QueueFull,
 )
+from localllm.runtime.model_pool.admission import InsufficientMemory
 
 
 class ApiError(LocalLLMError):
@@ -82,6 +83,9 @@ def api_error(error: LocalLLMError, *, prompt_field: str = "messages") -> ApiErr
         case EngineCrashed(reason=reason):  # its own message names files of this machine
             crashed = f"The model's engine crashed ({reason}); its log is on the server."
             return ApiError(crashed, status=503, code=error.code)
+        case InsufficientMemory(retry_after=seconds):
+            status, headers = (503, {"Retry-After": str(seconds)}) if seconds else (507, {})
+            return ApiError(message, status=status, code=error.code, headers=headers)
         case EngineError() | DoesNotFit():
             return ApiError(message, status=503, code=error.code)
         case _:

@@ -1,14 +1,15 @@
 """The models of a server, by the names that its clients use: what every dialect calls.
 
-A dialect turns its requests into the engine's and gives them to `ServedModels`; the checks, the
-deadline and the report of a crash are the same for all of them.
+A dialect turns its requests into the engine's and gives them to `ServedModels`; the load of a model
+that is not in memory, the checks, the deadline and the report of a crash are the same for all of
+them.
 """
 
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
 
@@ -21,15 +22,18 @@ from localllm.engine.messages import (
     GenerateRequest,
     Reranked,
     RerankRequest,
+    Token,
     Tokenized,
     TokenizeRequest,
 )
-from localllm.errors import ContextOverflow, EngineCrashed
-from localllm.runtime.model_pool.listing import ModelListing, ModelState
-from localllm.runtime.runtime import ResidentModel, Runtime
+from localllm.errors import ContextOverflow, EngineCrashed, NotFound
+from localllm.runtime.model_pool.listing import ModelListing
+from localllm.runtime.model_pool.pool import ModelPool
+from localllm.runtime.runtime import ResidentModel
 from localllm.server.errors import ApiError, api_error, is_shutdown
 from localllm.server.monitoring.metrics import ServerMetrics
 from localllm.server.request_record import may_use
+from localllm.server.streaming import DescribedStream
 
 logger = logging.getLogger("localllm.server")
 
@@ -37,41 +41,38 @@ T = TypeVar("T")
 
 
 class ServedModels:
-    """The models called `names`, which `runtime` has loaded.
+    """The models of `pool`, which loads them when a request names one.
 
-    One request does not wait for another: the engine batches them. `deadline_s`: seconds after
-    which an answer that is not complete ends with an error, None: never. `aliases`: other names,
-    each of one of them.
+    One request does not wait for another of the same model: the engine batches them. `deadline_s`:
+    seconds after which an answer that is not complete ends with an error, the load of its model
+    included, None: never.
     """
 
     def __init__(
         self,
-        runtime: Runtime,
-        names: tuple[str, ...],
+        pool: ModelPool,
         deadline_s: float | None = None,
-        aliases: Mapping[str, str] | None = None,
         metrics: ServerMetrics | None = None,
     ) -> None:
-        self.names = names
         self.metrics = metrics or ServerMetrics()
-        self._aliases = dict(aliases or {})
         self.started_at = int(time.time())
-        self._runtime = runtime
+        self._pool = pool
+        self._runtime = pool.runtime
         self._deadline_s = deadline_s
         self._reported: EngineCrashed | None = None
 
     @property
     def resident(self) -> tuple[ResidentModel, ...]:
-        """The served models whose engine runs; a crashed one starts with its next request."""
-        return tuple(
-            resident for resident in self._runtime.resident() if resident.model.name in self.names
-        )
+        """The models in memory whose engine runs; a crashed one starts with its next request."""
+        return self._runtime.resident()
 
     @property
     def ids(self) -> tuple[str, ...]:
         """The names that this request can use: those of the models, then the aliases."""
-        every = dict.fromkeys((*self.names, *self._aliases))
-        return tuple(name for name in every if self.allows(name))
+        names = self._allowed_names()
+        return tuple(
+            dict.fromkeys([*(own for own, *_ in names), *(alias for _, *a in names for alias in a)])
+        )
 
     def requested(self, model: str | None) -> str:
         """Return the name in a request's field `model`, which can be left out or empty when there
@@ -81,8 +82,11 @@ class ServedModels:
         """
         if model:
             return model
-        if len(names := [name for name in self.names if self.allows(name)]) == 1:
-            return names[0]
+        default = self._pool.models.default
+        if default is not None and self._allows(default.name):
+            return default.name
+        if len(names := self._allowed_names()) == 1:
+            return names[0][0]
         raise ApiError(
             f"`model` is required, since there are several: {', '.join(self.ids)}.",
             code="missing_required_parameter",
@@ -90,12 +94,17 @@ class ServedModels:
         )
 
     def resolve(self, model: str) -> str:
-        """Return the name of the model that is called `model`, which may be an alias.
+        """Return the name of the model that is called `model`: a name, an alias, another spelling
+        or the beginning of one name. No name is read as a path.
 
-        Raises ApiError when none is (404), or when the request's key does not allow it (403).
+        Raises ApiError when none is (404), with the names that there are, or when the request's key
+        does not allow it (403).
         """
-        name = model if model in self.names else self._aliases.get(model)
-        if name is not None and not self.allows(name):
+        try:
+            name = self._pool.models.find(model).name
+        except NotFound as error:
+            raise self._unknown_model(error) from None
+        if not self._allows(name):
             own = ", ".join(self.ids) or "none of this server's"
             raise ApiError(
                 f"This API key may not use that model. It may use: {own}.",
@@ -103,37 +112,33 @@ class ServedModels:
                 code="model_not_allowed",
                 param="model",
             )
-        if name is None:
-            raise ApiError(
-                f"This server does not serve that model. It serves: {', '.join(self.ids)}.",
-                status=404,
-                code="model_not_found",
-                param="model",
-            )
         return name
+
+    def _unknown_model(self, error: NotFound) -> ApiError:
+        """Name the models that there are, or of them those that the request's key allows."""
+        if all(map(may_use, (name for each in self._pool.models.names() for name in each))):
+            return api_error(error)
+        return ApiError(
+            f"No model here is called so. There are: {', '.join(self.ids) or 'none'}.",
+            status=404,
+            code="model_not_found",
+            param="model",
+        )
 
     def listed(self) -> tuple[ModelListing, ...]:
         """List every model that this request can name, those that are not in memory too. Nothing
         is loaded, and no model counts as used."""
-        alive = {each.model.name: each for each in self._runtime.resident()}
-        crashed = {each.model.name: each for each in self._runtime.crashed()}
         return tuple(
-            ModelListing(
-                name=name,
-                model=(alive.get(name) or crashed[name]).model,
-                aliases=tuple(alias for alias, model in self._aliases.items() if model == name),
-                state=ModelState.READY if name in alive else ModelState.CRASHED,
-                resident=alive.get(name),
-            )
-            for name in self.names
-            if (name in alive or name in crashed) and self.allows(name)
+            each for each in self._pool.listed() if any(map(may_use, (each.name, *each.aliases)))
         )
 
-    def allows(self, name: str) -> bool:
+    def _allows(self, name: str) -> bool:
         """Tell whether the request's key allows a model, by its own name or one of its aliases."""
-        model = self._aliases.get(name, name)
-        others = (alias for alias, target in self._aliases.items() if target == model)
-        return may_use(model) or any(map(may_use, others))
+        return may_use(name) or any(map(may_use, self._pool.models.aliases_of(name)))
+
+    def _allowed_names(self) -> list[tuple[str, ...]]:
+        """List the models that the request's key allows, each with its own name first."""
+        return [names for names in self._pool.models.names() if any(map(may_use, names))]
 
     def generate(
         self,
@@ -143,30 +148,34 @@ class ServedModels:
         prompt_field: str = "messages",
         keep_alive: float | None = None,
     ) -> AsyncGenerator[GenerateEvent, None]:
-        """Generate with the model called `name`; closing the iterator cancels the request.
+        """Generate with the model called `name`, once it is in memory; closing the iterator cancels
+        the request.
 
         `prompt_field`: the field that an error names when the prompt does not fit the context.
         `keep_alive`: seconds that the model stays in memory after its last request; None: as it is
         configured, negative or infinity: for ever, 0: until it has nothing to do.
         Raises ApiError at once for an unknown model; the iterator raises LocalLLMErrors.
         """
-        return self._events(self.resolve(name), request, prompt_field)
+        name = self.resolve(name)
+        events = self._events(name, request, prompt_field, keep_alive)
+        return DescribedStream(events, lambda: self._pool.waiting_for(name))
 
     async def _events(
-        self, name: str, request: GenerateRequest, prompt_field: str
+        self, name: str, request: GenerateRequest, prompt_field: str, keep_alive: float | None
     ) -> AsyncGenerator[GenerateEvent, None]:
-        request = replace(request, deadline_s=self._deadline_s)
+        tokens = None if request.max_tokens is None else request.max_tokens * request.n
+        acquired = self._pool.acquire(
+            name, keep_alive=keep_alive, max_tokens=tokens, deadline_s=self._deadline_s
+        )
         with self.metrics.generation(name) as measured:
-            async with aclosing(self._runtime.generate(name, request)) as events:
-                try:
+            async with acquired as use, self._reported_errors(name, prompt_field):
+                request = replace(request, deadline_s=use.left_s(self._deadline_s))
+                async with aclosing(self._runtime.generate(name, request)) as events:
                     async for event in events:
+                        if isinstance(event, Token):
+                            use.count_token()
                         measured.note(event)
                         yield event
-                except EngineCrashed as crash:
-                    self._report(name, crash)
-                    raise
-                except ContextOverflow as error:
-                    raise api_error(error, prompt_field=prompt_field) from error
 
     async def embed(
         self,
@@ -178,7 +187,9 @@ class ServedModels:
     ) -> Embedded:
         """Embed with the model called `name`; as `generate`. Cancelling it cancels the request."""
         name = self.resolve(name)
-        embedded = await self._result(name, self._runtime.embed(name, request), prompt_field)
+        embedded = await self._result(
+            name, lambda: self._runtime.embed(name, request), prompt_field, keep_alive
+        )
         self.metrics.read(name, embedded.prompt_tokens)
         return embedded
 
@@ -192,7 +203,9 @@ class ServedModels:
     ) -> Reranked:
         """Rerank with the model called `name`; as `embed`."""
         name = self.resolve(name)
-        reranked = await self._result(name, self._runtime.rerank(name, request), prompt_field)
+        reranked = await self._result(
+            name, lambda: self._runtime.rerank(name, request), prompt_field, keep_alive
+        )
         self.metrics.read(name, reranked.prompt_tokens)
         return reranked
 
@@ -211,7 +224,7 @@ class ServedModels:
             add_special=add_special,
             parse_special=parse_special,
         )
-        return await self._result(name, self._runtime.tokenize(name, request), "content")
+        return await self._result(name, lambda: self._runtime.tokenize(name, request), "content")
 
     async def detokenize(self, name: str, tokens: Sequence[int]) -> str:
         """Write tokens of the model called `name` as text."""
@@ -219,7 +232,7 @@ class ServedModels:
         request = DetokenizeRequest(
             request_id=f"detok-{secrets.token_hex(12)}", tokens=tuple(tokens)
         )
-        result = await self._result(name, self._runtime.detokenize(name, request), "tokens")
+        result = await self._result(name, lambda: self._runtime.detokenize(name, request), "tokens")
         return result.text
 
     async def apply_template(
@@ -227,7 +240,9 @@ class ServedModels:
     ) -> str:
         """Write the prompt of a request as text; nothing is generated. Raises as `generate`."""
         name = self.resolve(name)
-        return await self._result(name, self._runtime.apply_template(name, request), prompt_field)
+        return await self._result(
+            name, lambda: self._runtime.apply_template(name, request), prompt_field
+        )
 
     async def count_tokens(
         self, name: str, request: GenerateRequest, *, prompt_field: str = "messages"
@@ -235,11 +250,27 @@ class ServedModels:
         """Count the tokens of the prompt of a request, as the usage of its answer would; nothing is
         generated. Raises as `generate`."""
         name = self.resolve(name)
-        return await self._result(name, self._runtime.count_tokens(name, request), prompt_field)
+        return await self._result(
+            name, lambda: self._runtime.count_tokens(name, request), prompt_field
+        )
 
-    async def _result(self, name: str, work: Coroutine[None, None, T], prompt_field: str) -> T:
+    async def _result(
+        self,
+        name: str,
+        work: Callable[[], Coroutine[None, None, T]],
+        prompt_field: str,
+        keep_alive: float | None = None,
+    ) -> T:
+        """Do `work` once the model is in memory."""
+        acquired = self._pool.acquire(name, keep_alive=keep_alive, deadline_s=self._deadline_s)
+        async with acquired, self._reported_errors(name, prompt_field):
+            return await work()
+
+    @asynccontextmanager
+    async def _reported_errors(self, name: str, prompt_field: str) -> AsyncIterator[None]:
+        """Log a crash, and name the field at fault when the context overflows."""
         try:
-            return await work
+            yield
         except EngineCrashed as crash:
             self._report(name, crash)
             raise

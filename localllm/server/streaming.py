@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from types import TracebackType
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect
@@ -30,6 +31,30 @@ def sse_comment(text: str) -> bytes:
 def sse_event(data: bytes) -> bytes:
     """Write one server-sent event; `data` has no line break."""
     return b"data: " + data + b"\n\n"
+
+
+class DescribedStream(AsyncGenerator[T, None]):
+    """A stream that says, while nothing comes, what its consumer waits for; `describe` returns None
+    when there is nothing to say."""
+
+    def __init__(self, stream: AsyncGenerator[T, None], describe: Callable[[], str | None]) -> None:
+        self._stream = stream
+        self.describe = describe
+
+    async def asend(self, value: None) -> T:
+        return await self._stream.asend(value)
+
+    async def athrow(
+        self,
+        typ: type[BaseException] | BaseException,
+        val: BaseException | object = None,
+        tb: TracebackType | None = None,
+    ) -> T:
+        # Only an exception itself: the form of three arguments is deprecated.
+        return await self._stream.athrow(typ if isinstance(typ, BaseException) else typ())
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 async def cancel_on_disconnect(receive: Receive, work: Coroutine[None, None, T]) -> T:

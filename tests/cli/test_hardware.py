@@ -26,8 +26,8 @@ from localllm.core.speed.kernels import CpuKernel, CpuKernels
 from localllm.core.speed.threads import ThreadTrial
 from localllm.engine.builds.library_files import REQUIRED, usual_names
 from localllm.runtime.loading.gpu_tests import GpuVerdicts
+from localllm.runtime.loading.thread_counts import ThreadChoice
 from localllm.runtime.local_machine import MeasuredProcessor
-from localllm.runtime.thread_counts import ThreadChoice
 
 GIB = 1 << 30
 INFO = HardwareInfo(

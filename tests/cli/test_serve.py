@@ -26,7 +26,7 @@ from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
 from localllm.cli.commands import serve
 from localllm.engine.fake import FakeEngine
-from localllm.errors import NotFound, ServeError, UsageError
+from localllm.errors import DoesNotFit, NotFound, ServeError, UsageError
 from localllm.library.store.installed import InstalledModel
 from localllm.library.store.store import Store
 from localllm.runtime.runtime import Runtime
@@ -368,6 +368,10 @@ def test_a_port_of_the_settings_that_is_taken_is_said(home: Path) -> None:
         (["--port", "65536"], BadParameter, "65535"),
         (["--allowed-host", "a:80"], UsageError, "without a port"),
         (["--cors-origin", "null"], UsageError, "is not an origin"),
+        (["--keep-alive", "soon"], UsageError, "Write it like 10m"),
+        (["--max-memory", "much"], UsageError, "16GiB"),
+        (["--pin", "no-such-model"], UsageError, "There are: starter"),
+        (["starter", "--max-memory", "1MiB"], DoesNotFit, "--max-memory"),
     ],
 )
 def test_what_cannot_be_served_is_said_at_once(
@@ -469,16 +473,14 @@ def runtime_with(tmp_path: Path, starter: InstalledModel | None, *files: Path) -
     return Runtime(store=store, detect=detect, start_engine=FakeEngine)
 
 
-def test_without_a_name_the_only_model_or_the_starter_is_taken(
+def test_without_a_name_the_only_model_is_loaded_and_of_several_none(
     tmp_path: Path, smollm2: Path, gemma3: Path
 ) -> None:
-    starter = InstalledModel(name="starter", quant=None, path=smollm2, size_bytes=98_362_432)
     with pytest.raises(NotFound, match="import"):
         serve.choose_models(runtime_with(tmp_path / "0", None), ())
     only = runtime_with(tmp_path / "1", None, smollm2)
-    assert [model.name for model in serve.choose_models(only, ())] == ["model-0"]
-    both = runtime_with(tmp_path / "2", starter, gemma3)
-    assert [model.name for model in serve.choose_models(both, ())] == ["starter"]
+    assert [model.name for model in serve.choose_models(only, (), only=True)] == ["model-0"]
     two = runtime_with(tmp_path / "3", None, smollm2, gemma3)
+    assert serve.choose_models(two, ()) == ()
     with pytest.raises(UsageError, match="model-0, model-1"):
-        serve.choose_models(two, ())
+        serve.choose_models(two, (), only=True)

@@ -9,8 +9,8 @@ from localllm.core.hardware import Cpu, EngineBuild, HardwareInfo, Memory
 from localllm.engine.fake import FakeEngine, Script
 from localllm.library.files.settings import Settings
 from localllm.library.store.store import Store
+from localllm.runtime.loading.thread_counts import ThreadChoices
 from localllm.runtime.runtime import PROBE_TIMEOUT_S, Runtime
-from localllm.runtime.thread_counts import ThreadChoices
 
 GIB = 2**30
 

@@ -10,8 +10,8 @@ from localllm.core.sizing.load import LoadSettings
 from localllm.core.speed.threads import ThreadTrial
 from localllm.engine.messages import Loaded
 from localllm.runtime.load_policy import CHAT
+from localllm.runtime.loading.thread_counts import ThreadChoices
 from localllm.runtime.runtime import ResidentModel, Runtime
-from localllm.runtime.thread_counts import ThreadChoices
 from tests.runtime.fake_machine import FakeMachine
 
 GIB = 2**30

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from localllm.engine.fake import FakeEngine, Script
 from localllm.library.store.installed import InstalledModel
 from localllm.library.store.store import Store
 from localllm.runtime.load_policy import LoadChoice
+from localllm.runtime.model_pool.pool import ModelPool
+from localllm.runtime.model_pool.pool_model import FOREVER, NO_NAMES, PoolModel, PoolModels
 from localllm.runtime.runtime import Runtime
 from localllm.server.access.key_ring import KeyRing
 from localllm.server.app import DIALECTS, Access, Monitoring, RequestRules, create_app
@@ -32,6 +34,7 @@ from localllm.server.security import HostPolicy
 
 KEY = "a-key-that-only-the-tests-know"
 MODEL = "tiny"
+CHOICE = LoadChoice(parallel=4, threads=1)
 
 
 def detect(build: EngineBuild | None) -> HardwareInfo:
@@ -52,10 +55,19 @@ async def make_runtime(
         start_engine=start_engine or (lambda: FakeEngine(script)),
     )
     installed = InstalledModel(name=MODEL, quant=None, path=model, size_bytes=98_362_432)
-    plan = await runtime.plan(installed, LoadChoice(parallel=4, threads=1))
+    plan = await runtime.plan(installed, CHOICE)
     async for _ in runtime.load(plan):
         pass
     return runtime
+
+
+def make_pool(runtime: Runtime, aliases: Mapping[str, str] = NO_NAMES) -> ModelPool:
+    """A pool of the models that a runtime has loaded, which loads no other."""
+    given = [
+        PoolModel(model=each.model, choice=CHOICE, keep_alive_s=FOREVER)
+        for each in runtime.resident()
+    ]
+    return ModelPool(runtime, PoolModels(runtime, given, aliases=aliases))
 
 
 def make_app(
@@ -66,6 +78,7 @@ def make_app(
     cors_origins: frozenset[str] = frozenset(),
     rules: RequestRules | None = None,
     monitoring: Monitoring | None = None,
+    aliases: Mapping[str, str] = NO_NAMES,
 ) -> ASGIApp:
     access = Access(
         hosts=hosts or HostPolicy.bound_to("127.0.0.1"),
@@ -73,8 +86,7 @@ def make_app(
         cors_origins=cors_origins,
     )
     return create_app(
-        runtime,
-        (MODEL,),
+        make_pool(runtime, aliases),
         access=access,
         monitoring=monitoring,
         rules=rules,
@@ -163,6 +175,7 @@ async def start_server(
     cors_origins: frozenset[str] = frozenset(),
     rules: RequestRules | None = None,
     monitoring: Monitoring | None = None,
+    aliases: Mapping[str, str] = NO_NAMES,
 ) -> AsyncIterator[ServerUnderTest]:
     """Run a server whose engine plays `script`, unless `start_engine` makes another one."""
     runtime = await make_runtime(script, model, data, start_engine=start_engine)
@@ -170,7 +183,7 @@ async def start_server(
     address, stop = bound_address(sock), StopSignals()
     serving = asyncio.create_task(
         serve(
-            make_app(runtime, key, dialects, hosts, cors_origins, rules, monitoring),
+            make_app(runtime, key, dialects, hosts, cors_origins, rules, monitoring, aliases),
             (sock,),
             stop,
             abort_requests=runtime.close,

@@ -26,6 +26,7 @@ from tests.server.server_under_test import (
     MODEL,
     HttpResponse,
     ServerUnderTest,
+    make_pool,
     make_runtime,
     start_server,
 )
@@ -48,8 +49,9 @@ async def closed(
 ) -> AsyncIterator[ServerUnderTest]:
     """A server that takes KEY and the named keys of `keys`."""
     ring = KeyRing(KEY, keys)
-    rules = api.RequestRules(aliases={"fast": MODEL})
-    async with start_server(script, smollm2, tmp_path / "data", key=ring, rules=rules) as server:
+    async with start_server(
+        script, smollm2, tmp_path / "data", key=ring, aliases={"fast": MODEL}
+    ) as server:
         yield server
 
 
@@ -66,7 +68,7 @@ async def post(server: ServerUnderTest, key: str) -> HttpResponse:
 
 async def test_every_route_has_a_scope(script: Script, smollm2: Path, tmp_path: Path) -> None:
     runtime = await make_runtime(script, smollm2, tmp_path / "data")
-    models = ServedModels(runtime, (MODEL,))
+    models = ServedModels(make_pool(runtime))
     routers = [api._status_router(models), *(each.router(models) for each in api.DIALECTS)]
     paths = {str(getattr(route, "path", "")) for router in routers for route in router.routes}
     await runtime.close()
@@ -327,7 +329,6 @@ async def test_tokens_are_limited_by_key_and_their_wait_is_named(
     assert refused.status == 429
     assert b"1 tokens a minute" in refused.body
     assert "retry-after: 6" in refused.head.lower()
-    assert json.loads(refused.body)["error"]["type"] == "rate_limit_error"
     assert (await post(closed, KEY)).status == 200  # each key has its own
 
 

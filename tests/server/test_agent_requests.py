@@ -10,7 +10,6 @@ import pytest_asyncio
 
 from localllm.engine.client.client import ProcessEngine
 from localllm.engine.fake import Script
-from localllm.server.app import RequestRules
 from tests.server.agent_requests import CLAUDE_CODE_REQUESTS, OTHER_REQUESTS, AgentRequest
 from tests.server.server_under_test import KEY, MODEL, HttpResponse, ServerUnderTest, start_server
 from tests.server.test_anthropic import read_events
@@ -35,7 +34,7 @@ async def real(
         smollm2,
         data,
         start_engine=lambda: ProcessEngine(log_dir=data),
-        rules=RequestRules(aliases=dict.fromkeys(NAMES, MODEL)),
+        aliases=dict.fromkeys(NAMES, MODEL),
     ) as server:
         yield server
 

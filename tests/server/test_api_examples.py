@@ -9,11 +9,10 @@ import pytest
 
 from localllm.engine.client.client import ProcessEngine
 from localllm.engine.fake import Script
-from localllm.server.app import RequestRules
 from tests.server.api_page import PAGE, URL, Example, examples
 from tests.server.server_under_test import KEY, MODEL, start_server
 
-STARTER = RequestRules(aliases={"starter": MODEL})
+STARTER = {"starter": MODEL}
 
 
 def run(example: Example, url: str) -> None:
@@ -40,7 +39,7 @@ async def test_every_example_works_as_it_is_pasted(
         smollm2,
         tmp_path / "data",
         start_engine=lambda: ProcessEngine(log_dir=tmp_path / "log"),
-        rules=STARTER,
+        aliases=STARTER,
     ) as server:
         found = examples()
         assert len(found) > 4

@@ -29,7 +29,7 @@ from localllm.server.generation.choices import Choices
 from localllm.server.generation.stream import encode_stream
 from localllm.server.request_body import validate
 from localllm.server.security import HostPolicy
-from tests.server.server_under_test import MODEL, ServerUnderTest, make_runtime
+from tests.server.server_under_test import MODEL, ServerUnderTest, make_pool, make_runtime
 
 CHAT = {"messages": [{"role": "user", "content": "Hello"}]}
 
@@ -174,13 +174,13 @@ async def test_the_deadline_of_the_server_is_every_request_s(
     runtime = await make_runtime(script, smollm2, tmp_path / "data")
     hosts = HostPolicy.bound_to("127.0.0.1")
     access = Access(hosts=hosts, keys=KeyRing(None))
-    app = create_app(runtime, (MODEL,), access=access, deadline_s=7.5)
+    app = create_app(make_pool(runtime), access=access, deadline_s=7.5)
     transport = httpx2.ASGITransport(app)
     async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         for path, fields in (("completions", {"prompt": "a"}), ("chat/completions", CHAT)):
             answer = await client.post(f"/v1/{path}", json={"model": MODEL, **fields})
             assert answer.status_code == 200
-    assert [request.deadline_s for request in script.requests] == [7.5, 7.5]
+    assert all(7 < (request.deadline_s or 0) <= 7.5 for request in script.requests)
     await runtime.close()
 
 

@@ -12,6 +12,9 @@ from openai import AsyncOpenAI
 from starlette.types import Receive, Scope, Send
 
 from localllm.engine.fake import Script
+from localllm.library.store.installed import InstalledModel
+from localllm.runtime.model_pool.pool import ModelPool
+from localllm.runtime.model_pool.pool_model import PoolModel, PoolModels
 from localllm.server.app import PlainPaths, RequestRules
 from localllm.server.errors import ApiError
 from localllm.server.served_models import ServedModels
@@ -29,8 +32,8 @@ ALIAS = "gpt-4o"
 
 @pytest.fixture
 async def aliased(script: Script, smollm2: Path, tmp_path: Path) -> AsyncIterator[ServerUnderTest]:
-    rules = RequestRules(aliases={ALIAS: MODEL})
-    async with start_server(script, smollm2, tmp_path / "data", rules=rules) as server:
+    aliases = {ALIAS: MODEL}
+    async with start_server(script, smollm2, tmp_path / "data", aliases=aliases) as server:
         yield server
 
 
@@ -75,7 +78,12 @@ async def test_of_several_models_one_must_be_named(
     script: Script, smollm2: Path, tmp_path: Path
 ) -> None:
     runtime = await make_runtime(script, smollm2, tmp_path)
-    models = ServedModels(runtime, ("a", "b"), aliases={"c": "a", "b": "a"})
+    a, b = (
+        PoolModel(model=InstalledModel(name=name, quant=None, path=smollm2, size_bytes=1))
+        for name in "ab"
+    )
+    pool = ModelPool(runtime, PoolModels(runtime, (a, b), aliases={"c": "a", "b": "a"}))
+    models = ServedModels(pool)
     with pytest.raises(ApiError, match="a, b, c") as raised:
         models.requested(None)
     assert (raised.value.status, raised.value.param) == (400, "model")

@@ -10,14 +10,14 @@ from localllm import __version__
 from localllm.server.app import DIALECTS, described_dialects
 from localllm.server.openapi import openapi_document
 from localllm.server.served_models import ServedModels
-from tests.server.server_under_test import ServerUnderTest
+from tests.server.server_under_test import ServerUnderTest, make_pool
 
 DOCUMENT = openapi_document(described_dialects(DIALECTS), version=__version__)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda each: each.name)
 def test_a_dialect_describes_its_routes(server: ServerUnderTest, dialect) -> None:  # type: ignore[no-untyped-def]
-    router: APIRouter = dialect.router(ServedModels(server.runtime, ()))
+    router: APIRouter = dialect.router(ServedModels(make_pool(server.runtime)))
     routes = {
         (method, route.path)
         for route in router.routes

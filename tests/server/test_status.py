@@ -4,7 +4,7 @@ import pytest
 
 from localllm.runtime.model_pool.listing import ModelState
 from localllm.server.served_models import ServedModels
-from tests.server.server_under_test import MODEL, ServerUnderTest
+from tests.server.server_under_test import MODEL, ServerUnderTest, make_pool
 
 
 async def test_health_needs_no_key_and_reports_a_crash(server: ServerUnderTest) -> None:
@@ -26,7 +26,7 @@ async def test_health_needs_no_key_and_reports_a_crash(server: ServerUnderTest) 
 
 
 async def test_models_are_listed_with_their_state(server: ServerUnderTest) -> None:
-    models = ServedModels(server.runtime, (MODEL,), aliases={"other": MODEL})
+    models = ServedModels(make_pool(server.runtime, {"other": MODEL}))
     (ready,) = models.listed()
     assert (ready.name, ready.aliases, ready.state) == (MODEL, ("other",), ModelState.READY)
     assert ready.resident is not None

@@ -6,7 +6,7 @@ machine that runs it.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from textual.widgets import Input, ProgressBar
 
 from localllm.errors import HubError
 from localllm.runtime.load_plan import LoadPlan
+from localllm.runtime.memory_outlook import MemoryOutlook
 from localllm.runtime.runtime import Fit, Runtime
 from localllm.tui.screens.dialog import Dialog
 from localllm.tui.screens.download import DownloadScreen
@@ -67,9 +68,11 @@ class FixedFitRuntime(Runtime):
 
     need_bytes = 249 * MIB
 
-    async def fit(self, plan: LoadPlan) -> Fit:
+    async def fit_in(
+        self, outlook: MemoryOutlook, plan: LoadPlan, *, unloading: Collection[str] = ()
+    ) -> Fit:
         advice = "Try --ctx 2048 (9.4 GiB)." if self.need_bytes > 10 * GIB else None
-        real = await super().fit(plan)
+        real = await super().fit_in(outlook, plan, unloading=unloading)
         return fake_fit(real, need_bytes=self.need_bytes, free_bytes=10 * GIB, advice=advice)
 
 

@@ -13,12 +13,12 @@ from localllm.core.speed.kernels import CpuKernels
 from localllm.core.units import format_bandwidth, format_bytes, format_duration
 from localllm.library.files import paths
 from localllm.runtime.loading.gpu_tests import GpuVerdict, GpuVerdicts, summary
+from localllm.runtime.loading.thread_counts import ThreadChoice
 from localllm.runtime.local_machine import (
     MeasuredProcessor,
     machine_and_engine,
     measured_processor,
 )
-from localllm.runtime.thread_counts import ThreadChoice
 
 
 @click.command(name="hardware")

@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Coroutine, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,16 +14,18 @@ import click
 from localllm.cli import options
 from localllm.cli.completion import model_names
 from localllm.cli.listening import ListenChoice, Listening, listening
-from localllm.cli.model_aliases import resolve_aliases
 from localllm.cli.output import info, print_json, print_line, warn
+from localllm.cli.pool_models import PoolOptions, pool_models, pool_options
 from localllm.cli.progress import load_with_progress
 from localllm.core.sizing.load import Pooling
 from localllm.core.text import single_line
-from localllm.core.units import format_duration
+from localllm.core.units import format_duration, parse_bytes
 from localllm.errors import ExitCode, NotFound, UsageError
 from localllm.library.files import paths, settings
 from localllm.library.store.installed import InstalledModel
 from localllm.runtime.load_policy import LoadChoice
+from localllm.runtime.model_pool.pool import ModelPool
+from localllm.runtime.model_pool.pool_model import PoolModels
 from localllm.runtime.runtime import ResidentModel, Runtime
 
 if TYPE_CHECKING:  # the HTTP server is loaded when it is used
@@ -38,19 +40,15 @@ class Serving:
     """The options that hold while models are loaded and served. `host` is the name to listen on,
     as it was given; `access_log` is a file, `-` for stderr; spans go to `otel_endpoint`;
     `allowed_hosts` are more names of this machine; pages of `cors_origins` may use
-    the server; a request ends after `request_timeout_s`, None: never. `aliases` maps further names
-    to those of models."""
+    the server; a request ends after `request_timeout_s`, None: never."""
 
     host: str
-    choice: LoadChoice
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     request_timeout_s: int | None = None
-    aliases: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
     access_log: str | None = None
     otel_endpoint: str | None = None
-    force: bool = False
     as_json: bool = False
     quiet: bool = False
 
@@ -161,14 +159,7 @@ class Serving:
     help="Send a trace of each request, without its content, to an OpenTelemetry collector "
     "(OTLP over HTTP); needs the extra `otel`.",
 )
-@click.option(
-    "--alias",
-    "aliases",
-    multiple=True,
-    metavar="NAME[=MODEL]",
-    help="Another name that requests can call MODEL by; without =MODEL, the only one that is "
-    "served. Repeatable.",
-)
+@pool_options
 @click.option(
     "--strict",
     is_flag=True,
@@ -203,31 +194,30 @@ def command(
     insecure_lan: bool,
     access_log: str | None,
     otel_endpoint: str | None,
-    aliases: tuple[str, ...],
+    pooled: PoolOptions,
     strict: bool,
     force: bool,
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Serve MODELs over an OpenAI-compatible API on this machine.
+    """Serve models over an OpenAI-compatible API on this machine.
 
-    Without MODEL: the only installed one, or `starter`. Ctrl+C stops (status 130), SIGTERM too
-    (status 0); answers that are being written get 5 seconds to end, a second signal ends them.
+    MODELs are loaded at the start; without any, the only installed one. Every other installed model
+    is loaded when a request names it, if need be after an idle one is unloaded. Ctrl+C stops
+    (status 130), SIGTERM too (status 0); answers that are being written get 5 seconds to end, a
+    second signal ends them.
     """
     from localllm.server.security import cors_origin, host_name
 
-    check_alone(models, choice)
     user = settings.load()
     serving = Serving(
         host=user.host if host is None else host,
-        choice=choice,
         allowed_hosts=tuple(map(host_name, (*user.allowed_hosts, *split_commas(allowed_hosts)))),
         cors_origins=tuple(map(cors_origin, (*user.cors_origins, *split_commas(cors_origins)))),
         request_timeout_s=user.request_timeout_s,
         strict=strict or user.strict,
         access_log=access_log or user.access_log,
         otel_endpoint=otel_endpoint,
-        force=force,
         as_json=as_json,
         quiet=quiet,
     )
@@ -241,11 +231,23 @@ def command(
         no_auth=no_auth,
         insecure_lan=insecure_lan,
     )
-    runtime = Runtime.of_this_machine()
-    chosen = choose_models(runtime, models)
-    serving = replace(serving, aliases=resolve_aliases(runtime, chosen, aliases, user.aliases))
+    pool = make_pool(models, replace(pooled, choice=choice, force=force), user)
     with listening(where, user) as open_:
-        return asyncio.run(serve_models(runtime, chosen, open_, serving))
+        return asyncio.run(serve_models(pool, open_, serving))
+
+
+def make_pool(names: tuple[str, ...], options: PoolOptions, user: settings.Settings) -> ModelPool:
+    """Make the pool of this machine, with the models of these names.
+
+    Raises UsageError, NotFound.
+    """
+    check_alone(names, options.choice)
+    runtime = Runtime.of_this_machine()
+    runtime.max_memory_bytes = options.max_memory_bytes
+    if runtime.max_memory_bytes is None and user.max_memory is not None:
+        runtime.max_memory_bytes = parse_bytes(user.max_memory)
+    chosen = choose_models(runtime, names, only=options.only)
+    return ModelPool(runtime, pool_models(runtime, chosen, options, user))
 
 
 def check_alone(models: tuple[str, ...], choice: LoadChoice) -> None:
@@ -268,10 +270,12 @@ def split_commas(values: tuple[str, ...]) -> list[str]:
     return [each.strip() for value in values for each in value.split(",") if each.strip()]
 
 
-def choose_models(runtime: Runtime, names: tuple[str, ...]) -> tuple[InstalledModel, ...]:
-    """Resolve the names; without any, take the only model or `starter`.
+def choose_models(
+    runtime: Runtime, names: tuple[str, ...], *, only: bool = False
+) -> tuple[InstalledModel, ...]:
+    """Resolve the names of the models to load at the start; without any, take the only one.
 
-    Raises UsageError when there is a choice to make or one name twice, NotFound.
+    Raises UsageError for one name twice, and when `only` needs a choice to be made, NotFound.
     """
     if names:
         chosen = tuple(runtime.resolve(name) for name in names)
@@ -282,16 +286,13 @@ def choose_models(runtime: Runtime, names: tuple[str, ...]) -> tuple[InstalledMo
     installed = runtime.installed()
     if not installed:
         raise NotFound("No model is installed. Try: localllm import FILE.gguf")
-    starters = tuple(model for model in installed if model.name == "starter")
-    if len(installed) > 1 and not starters:
+    if len(installed) > 1 and only:
         listed = ", ".join(single_line(model.name) for model in installed)
-        raise UsageError(f"Which model? Installed: {listed}. Try: localllm serve NAME")
-    return installed if len(installed) == 1 else starters
+        raise UsageError(f"Which model? Installed: {listed}. Try: localllm serve NAME --only")
+    return installed if len(installed) == 1 else ()
 
 
-async def serve_models(
-    runtime: Runtime, models: tuple[InstalledModel, ...], at: Listening, serving: Serving
-) -> ExitCode:
+async def serve_models(pool: ModelPool, at: Listening, serving: Serving) -> ExitCode:
     """Load, serve until a signal, free everything. Raises what loading raises."""
     from localllm.server.app import RequestRules, create_app
     from localllm.server.listen import StopSignals, serve
@@ -302,24 +303,24 @@ async def serve_models(
         monitoring = stack.enter_context(monitored(serving))
         stack.callback(access.keys.write_used)
         stack.enter_context(stop.handled())
-        stack.push_async_callback(runtime.close)
-        resident = await _unless_stopped(_load_all(runtime, models, serving), stop)
+        stack.push_async_callback(pool.close)
+        resident = await _unless_stopped(_load_all(pool, serving), stop)
         if resident is not None:
+            pool.keep_idle_times()
             app = create_app(
-                runtime,
-                tuple(one.model.name for one in resident),
+                pool,
                 access=access,
                 monitoring=monitoring,
                 deadline_s=serving.request_timeout_s,
-                rules=RequestRules(aliases=serving.aliases, strict=serving.strict),
+                rules=RequestRules(strict=serving.strict),
             )
             if at.tls is not None:
                 renewing = asyncio.create_task(at.tls.keep_fresh())
                 stack.callback(renewing.cancel)
             # The sockets take connections already.
-            _print_ready(at, resident, serving)
+            _print_ready(at, pool.models, serving)
             tls = None if at.tls is None else at.tls.server
-            await serve(app, at.sockets, stop, abort_requests=runtime.close, tls=tls)
+            await serve(app, at.sockets, stop, abort_requests=pool.close, tls=tls)
     return ExitCode.INTERRUPTED if stop.signal is signal.SIGINT else ExitCode.OK
 
 
@@ -376,13 +377,11 @@ async def _unless_stopped(work: Coroutine[None, None, T], stop: "StopSignals") -
     return None if task.cancelled() else task.result()
 
 
-async def _load_all(
-    runtime: Runtime, models: tuple[InstalledModel, ...], serving: Serving
-) -> tuple[ResidentModel, ...]:
-    loaded = []
-    for model in models:
-        plan = await runtime.plan(model, serving.choice)
-        resident = await load_with_progress(runtime, plan, force=serving.force, quiet=serving.quiet)
+async def _load_all(pool: ModelPool, serving: Serving) -> tuple[ResidentModel, ...]:
+    loaded, runtime = [], pool.runtime
+    for given in pool.models.given:
+        plan = await runtime.plan(given.model, given.choice)
+        resident = await load_with_progress(runtime, plan, force=given.force, quiet=serving.quiet)
         if not serving.quiet:
             info(f"Loaded {_summary(resident)}")
             info(f"  {resident.comparison.sentence()}")
@@ -408,8 +407,8 @@ def _summary(resident: ResidentModel) -> str:
     )
 
 
-def _print_ready(at: Listening, resident: tuple[ResidentModel, ...], serving: Serving) -> None:
-    names = [one.model.name for one in resident]
+def _print_ready(at: Listening, models: PoolModels, serving: Serving) -> None:
+    names = [model.name for model in models.given]
     key = at.key
     file = str(key.file.absolute()) if key is not None and key.file is not None else None
     path = None if at.path is None else str(at.path.absolute())
@@ -418,9 +417,15 @@ def _print_ready(at: Listening, resident: tuple[ResidentModel, ...], serving: Se
         print_json(document if path is None else {**document, "socket": path}, indent=None)
         return
     where = [place for place in (at.url and f"{at.url}/v1", path) if place]
-    print_line(f"Serving {', '.join(names)} at {' and '.join(where)}", wrap=False)
-    for alias, name in serving.aliases.items():
-        print_line(f"  also called {single_line(alias)}: {name}", wrap=False)
+    everything = models.all()
+    others = [single_line(each.name) for each in everything if each.name not in names]
+    print_line(f"Serving {', '.join(names or others)} at {' and '.join(where)}", wrap=False)
+    if others:
+        what = f"  on demand: {', '.join(others)}" if names else "  loaded when a request names one"
+        print_line(what, wrap=False)
+    for model in everything:
+        for alias in models.aliases_of(model.name, everything):
+            print_line(f"  also called {single_line(alias)}: {model.name}", wrap=False)
     if at.url is None:
         print_line(f"  curl --unix-socket {path} http://localhost/v1/models", wrap=False)
     elif file is not None:

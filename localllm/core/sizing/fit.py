@@ -94,6 +94,21 @@ class Fit:
             advice=advice,
         )
 
+    def allocated(self, loaded: tuple[Allocation, ...]) -> tuple[DeviceShare, ...]:
+        """Return the share of each device with cache and compute buffers as llama.cpp has allocated
+        them; the estimate's where it reported nothing."""
+        if not loaded:
+            return self.placement.devices
+        kv, compute = _sums(loaded, self._gpus)
+        return tuple(
+            dataclasses.replace(
+                share,
+                kv_bytes=kv.get(_key(share), 0),
+                compute_bytes=compute.get(_key(share), 0),
+            )
+            for share in self.placement.devices
+        )
+
     def compared(
         self, loaded: tuple[Allocation, ...], draft: tuple[Allocation, ...] = ()
     ) -> Comparison:

@@ -9,13 +9,14 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from localllm.core.sizing.load import RopeScaling
 from localllm.core.text import single_line
+from localllm.core.units import parse_bytes, parse_keep_alive
 from localllm.errors import UsageError
 from localllm.library.files import paths
 
@@ -38,11 +39,14 @@ class Settings:
     reasoning_effort: str | None = None
     chat_templates: tuple[tuple[str, str], ...] = ()
     rope_scaling: tuple[tuple[str, str], ...] = ()
+    aliases: tuple[tuple[str, str], ...] = ()
     host: str = "localhost"
     port: int = 11711
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
-    aliases: tuple[str, ...] = ()
+    keep_alive: str | None = None
+    pin: tuple[str, ...] = ()
+    max_memory: str | None = None
     strict: bool = False
     tls_cert: str | None = None
     tls_key: str | None = None
@@ -73,7 +77,7 @@ class Setting:
     `minimum` and `maximum` bound a number; a list holds strings; a text, and each value of a
     table, is one of `words`, if there are any. `unset` says what holds while the
     value is None or empty. `variable` is the environment variable that overrides it, `used_by` the
-    verbs that obey it.
+    verbs that obey it. `parse` reads a text and raises UsageError for one that is not allowed.
     """
 
     key: str
@@ -86,6 +90,7 @@ class Setting:
     words: tuple[str, ...] = ()
     unset: str = ""
     variable: str | None = None
+    parse: Callable[[str], object] | None = None
 
     @property
     def default(self) -> object:
@@ -113,6 +118,11 @@ class Setting:
             return f"must be {_TYPE_NAMES[dict]}"
         if isinstance(value, str) and self.words and value not in self.words:
             return f"must be {self.allowed}"
+        if isinstance(value, str) and self.parse is not None:
+            try:
+                self.parse(value)
+            except UsageError as error:
+                return f"is not allowed: {error}".removesuffix(".")
         if isinstance(value, dict) and self.words and not {*value.values()} <= {*self.words}:
             return f"must be {self.allowed}"
         if isinstance(value, int) and not self.minimum <= value <= self.maximum:
@@ -205,6 +215,14 @@ _SETTINGS = (
         unset="as the model's file says",
     ),
     Setting(
+        key="aliases",
+        field="aliases",
+        value_type=dict,
+        description="Other names of models in requests, each with the model's name.",
+        used_by="serve",
+        unset="none",
+    ),
+    Setting(
         key="session_cache_bytes",
         field="session_cache_bytes",
         value_type=int,
@@ -258,12 +276,32 @@ _SETTINGS = (
         unset="never",
     ),
     Setting(
-        key="serve.aliases",
-        field="aliases",
+        key="serve.keep_alive",
+        field="keep_alive",
+        value_type=str,
+        description="How long a model stays in memory after its last request when --keep-alive is"
+        " not given: 10m, 1h30m, 300 (seconds), 0, or -1 for ever.",
+        used_by="serve",
+        unset="5m, and for ever of models that are named at the start",
+        parse=parse_keep_alive,
+    ),
+    Setting(
+        key="serve.pin",
+        field="pin",
         value_type=list,
-        description="Other names of models in requests, each as NAME=MODEL; --alias adds to them.",
+        description="Models that are never unloaded once they are in memory; --pin adds to them.",
         used_by="serve",
         unset="none",
+    ),
+    Setting(
+        key="serve.max_memory",
+        field="max_memory",
+        value_type=str,
+        description="Memory that all models together may take when --max-memory is not given, such"
+        " as 8GiB.",
+        used_by="serve",
+        unset="what is free",
+        parse=parse_bytes,
     ),
     Setting(
         key="serve.strict",

@@ -25,6 +25,11 @@ class ModelListing:
     that it stays in memory after its last request, infinity: for ever. `expires_in_s`: seconds
     until it is unloaded if nothing asks for it; None when it is not: it is in use, pinned, kept for
     ever or not in memory.
+    `memory_bytes` are measured of its engine's process, `estimated_bytes` are what it was planned
+    to take on all devices. `last_used_s`: seconds since its last request; None: it had none.
+    `requests` are those that it answers or that wait for it, `slots` the answers it gives at the
+    same time. `progress`: the part of a load that is done, None when it is not LOADING. `plan`
+    explains its last load, or what a load waits for; None when there was none.
     """
 
     name: str
@@ -35,3 +40,10 @@ class ModelListing:
     keep_alive_s: float = float("inf")
     expires_in_s: float | None = None
     pinned: bool = False
+    memory_bytes: int | None = None
+    estimated_bytes: int | None = None
+    last_used_s: float | None = None
+    requests: int = 0
+    slots: int | None = None
+    progress: float | None = None
+    plan: str | None = None

@@ -22,7 +22,7 @@ from localllm.engine.messages import (
     ToolCallBegan,
 )
 from localllm.server.errors import ApiError
-from localllm.server.streaming import merge_streams
+from localllm.server.streaming import DescribedStream, merge_streams
 
 Events = AsyncGenerator[GenerateEvent, None]
 
@@ -49,17 +49,18 @@ class Usage:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """Tokens of the prompts of a request: `processed` of `total`, `cached` among them, in the time
-    since the first was begun."""
+    since the first was begun. `waits_for`: what is to happen first, such as the model's load."""
 
     processed: int
     total: int
     cached: int
     elapsed_s: float
+    waits_for: str | None = None
 
     def sentence(self) -> str:
         """Describe what the client waits for."""
         if self.total == 0:
-            return "waiting for the engine"
+            return self.waits_for or "waiting for the engine"
         if self.processed < self.total:
             return f"prompt: {self.processed} of {self.total} tokens"
         return "waiting for the next token"
@@ -125,6 +126,7 @@ class Choices:
         self._ended = 0
         self._last: Finished | None = None
         self._progress: dict[int, PromptProgress] = {}
+        self._described: tuple[DescribedStream[GenerateEvent], ...] = ()
 
     def __iter__(self) -> Iterator[Choice]:
         return iter(self._choices)
@@ -157,7 +159,12 @@ class Choices:
             total=sum(each.total for each in self._progress.values()),
             cached=sum(each.cached for each in self._progress.values()),
             elapsed_s=max((each.elapsed_s for each in self._progress.values()), default=0.0),
+            waits_for=next(filter(None, (each.describe() for each in self._described)), None),
         )
+
+    def describe_waits(self, streams: Sequence[Events]) -> None:
+        """Let `progress` say what the streams wait for."""
+        self._described = tuple(each for each in streams if isinstance(each, DescribedStream))
 
     async def read(self, streams: Sequence[Events]) -> None:
         """Add all events of the prompts' streams. Raises what one raises; closes them always."""

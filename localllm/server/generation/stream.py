@@ -39,6 +39,7 @@ def stream_response(
     encoder: StreamEncoder, choices: Choices, streams: Sequence[Events]
 ) -> StreamResponse:
     """Answer with the events of the prompts' streams while they come."""
+    choices.describe_waits(streams)
     return StreamResponse(
         encode_stream(encoder, choices, streams),
         encoder.media_type,

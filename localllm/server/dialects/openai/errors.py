@@ -34,8 +34,6 @@ def _error_type(status: int) -> str:
             return "authentication_error"
         case 403:
             return "permission_error"
-        case 429:
-            return "rate_limit_error"
         case _ if status < 500:
             return "invalid_request_error"
         case _:

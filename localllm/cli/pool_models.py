@@ -1,0 +1,174 @@
+"""What `serve` serves: the models that were named, and all others that are installed, on demand."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import click
+
+from localllm.cli.completion import model_names
+from localllm.cli.model_aliases import resolve_aliases
+from localllm.core.text import single_line
+from localllm.core.units import parse_bytes, parse_keep_alive
+from localllm.errors import NotFound, UsageError
+from localllm.library.files.settings import Settings
+from localllm.library.store.installed import InstalledModel
+from localllm.runtime.load_policy import LoadChoice
+from localllm.runtime.model_pool.pool_model import (
+    DEFAULT_KEEP_ALIVE_S,
+    FOREVER,
+    OnDemand,
+    PoolModel,
+    PoolModels,
+)
+from localllm.runtime.runtime import Runtime
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolOptions:
+    """The options of the command line that say how models are loaded, kept and named. `only`:
+    installed models that were not named are not served."""
+
+    choice: LoadChoice = field(default_factory=LoadChoice)
+    keep_alive_s: float | None = None
+    pins: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    max_memory_bytes: int | None = None
+    only: bool = False
+    force: bool = False
+
+
+_OPTIONS = (
+    click.option(
+        "--alias",
+        "aliases",
+        multiple=True,
+        metavar="NAME[=MODEL]",
+        help="Another name that requests can call MODEL by; without =MODEL, the only one that is "
+        "served. Repeatable.",
+    ),
+    click.option(
+        "--keep-alive",
+        metavar="TIME",
+        callback=lambda _context, _parameter, value: (
+            None if value is None else parse_keep_alive(value)
+        ),
+        help="How long a model stays in memory after its last request: 10m, 300 (seconds), 0, or "
+        "-1 for ever (default: that of the settings, else 5m, and for ever of MODELs).",
+    ),
+    click.option(
+        "--pin",
+        "pins",
+        multiple=True,
+        metavar="MODEL",
+        shell_complete=model_names,
+        help="Never unload this model once it is in memory; repeatable.",
+    ),
+    click.option(
+        "--max-memory",
+        metavar="SIZE",
+        callback=lambda _c, _p, value: None if value is None else parse_bytes(value),
+        help="Memory that all models together may take, such as 8GiB (default: that of the "
+        "settings, else what is free).",
+    ),
+    click.option(
+        "--only",
+        is_flag=True,
+        help="Serve the MODELs alone; load no other installed one on demand.",
+    ),
+)
+
+
+def pool_options(command: Callable[..., Result]) -> Callable[..., Result]:
+    """Give a verb the options that say how models are kept and named, as one argument `pooled`."""
+
+    @functools.wraps(command)
+    def with_pool(
+        aliases: tuple[str, ...],
+        keep_alive: float | None,
+        pins: tuple[str, ...],
+        max_memory: int | None,
+        only: bool,
+        **values: object,
+    ) -> Result:
+        pooled = PoolOptions(
+            aliases=aliases,
+            keep_alive_s=keep_alive,
+            pins=pins,
+            max_memory_bytes=max_memory,
+            only=only,
+        )
+        return command(pooled=pooled, **values)
+
+    for option in reversed(_OPTIONS):
+        with_pool = option(with_pool)
+    return with_pool
+
+
+def pool_models(
+    runtime: Runtime, chosen: Sequence[InstalledModel], options: PoolOptions, user: Settings
+) -> PoolModels:
+    """Say how the models of a server are loaded, kept and named: the `chosen` ones, and others on
+    demand. The settings fill in what no option says.
+
+    Raises UsageError for a pin or an alias of the command line that names no model.
+    """
+    choice, only, keep_alive_s = options.choice, options.only, options.keep_alive_s
+    if keep_alive_s is None and user.keep_alive is not None:
+        keep_alive_s = parse_keep_alive(user.keep_alive)
+    given = tuple(
+        PoolModel(
+            model=model,
+            choice=choice,
+            keep_alive_s=FOREVER if keep_alive_s is None else keep_alive_s,
+            force=options.force,
+        )
+        for model in chosen
+    )
+    on_demand = OnDemand(
+        choice=choice_on_demand(choice),
+        default_keep_alive_s=DEFAULT_KEEP_ALIVE_S if keep_alive_s is None else keep_alive_s,
+    )
+    models = PoolModels(runtime, given, on_demand=None if only else on_demand)
+    pinned = _pinned(models, options.pins, user.pin)
+    return PoolModels(
+        runtime,
+        [replace(model, pinned=model.name in pinned) for model in given],
+        aliases=resolve_aliases(runtime, models, options.aliases, dict(user.aliases)),
+        on_demand=None if only else replace(on_demand, pinned=pinned),
+    )
+
+
+def choice_on_demand(choice: LoadChoice) -> LoadChoice:
+    """Return the options of a load without those that belong to the models that were named."""
+    return replace(
+        choice,
+        draft=None,
+        loras=(),
+        chat_template=None,
+        embeddings=None,
+        pooling=None,
+        rope_scaling=None,
+        rope_scale=None,
+        rope_freq_base=None,
+        rope_freq_scale=None,
+        yarn_orig_ctx=None,
+    )
+
+
+def _pinned(models: PoolModels, given: Sequence[str], saved: Sequence[str]) -> frozenset[str]:
+    names = set()
+    for text in given:
+        try:
+            names.add(models.find(text).name)
+        except NotFound as error:
+            raise UsageError(f"--pin {single_line(text)[:80]!r}: {error}") from None
+    for text in saved:  # for every `serve`, also one that does not serve it
+        try:
+            names.add(models.find(text).name)
+        except NotFound:
+            continue
+    return frozenset(names)
