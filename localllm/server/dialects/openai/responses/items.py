@@ -103,7 +103,7 @@ class ResponseItem(RequestModel):
         type_ = value.get("type")
         if type_ is None:
             type_ = "item_reference" if value.keys() == {"id"} else "message"
-        if type_ in LEFT_OUT:
+        if isinstance(type_, str) and type_ in LEFT_OUT:
             return {"type": type_}
         if type_ == "reasoning":
             return {"type": type_, "reasoning": value}

@@ -67,7 +67,7 @@ class ResponseTool(RequestModel):
             return value
         if value.get("type") == "function" and isinstance(value.get("function"), dict):
             return {"type": "function", **value["function"]}  # as in chat completions
-        if value.get("type") in LEFT_OUT:
+        if _is_left_out(value):
             return {"type": value["type"]}
         return value
 
@@ -198,7 +198,8 @@ _FORCED = "forces a tool that runs at OpenAI, which this server does not have"
 
 
 def _is_left_out(tool: object) -> bool:
-    return isinstance(tool, dict) and tool.get("type") in LEFT_OUT
+    type_ = tool.get("type") if isinstance(tool, dict) else None
+    return isinstance(type_, str) and type_ in LEFT_OUT
 
 
 def _named(tool: object) -> object:
