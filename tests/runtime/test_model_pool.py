@@ -434,3 +434,46 @@ async def test_a_crowd_of_clients_that_come_and_leave_is_served_without_a_hang(
     assert len(machine.running) <= room
     assert {each.requests for each in pool.listed()} == {0}
     await pool.close()
+
+
+class Observed:
+    """What a pool's observer is informed of."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+
+    def load_finished(self, model: str, seconds: float, *, failed: bool = False) -> None:
+        assert seconds >= 0
+        self.events.append(("failed" if failed else "loaded", model))
+
+    def evicted(self, model: str) -> None:
+        self.events.append(("evicted", model))
+
+    def unloaded(self, model: str) -> None:
+        self.events.append(("unloaded", model))
+
+
+async def test_an_observer_is_informed_of_every_model_that_comes_and_goes(
+    machine: PoolMachine, smollm2: Path
+) -> None:
+    pool = await machine.pool(smollm2)
+    observed = Observed()
+    pool.observer = observed
+    await use(pool, "a")
+    await use(pool, "b")
+    await pool.unload("b")
+    machine.scripts["c"] = Script(load_error=LoadFailed("It is no model."))
+    with pytest.raises(LoadFailed):
+        await use(pool, "c")
+    await use(pool, "a", keep_alive=0)
+    await until(lambda: observed.events[-1] == ("unloaded", "a"))
+    assert observed.events == [
+        ("loaded", "a"),
+        ("evicted", "a"),
+        ("loaded", "b"),
+        ("unloaded", "b"),
+        ("failed", "c"),
+        ("loaded", "a"),
+        ("unloaded", "a"),
+    ]
+    await pool.close()

@@ -301,12 +301,15 @@ async def serve_models(pool: ModelPool, at: Listening, serving: Serving) -> Exit
     stop = StopSignals()
     async with contextlib.AsyncExitStack() as stack:
         monitoring = stack.enter_context(monitored(serving))
+        pool.observer = monitoring.metrics
         stack.callback(access.keys.write_used)
         stack.enter_context(stop.handled())
         stack.push_async_callback(pool.close)
         resident = await _unless_stopped(_load_all(pool, serving), stop)
         if resident is not None:
             pool.keep_idle_times()
+            for one in resident:  # they were loaded without the pool, with a bar
+                monitoring.metrics.load_finished(one.model.name, one.loaded.load_s)
             app = create_app(
                 pool,
                 access=access,

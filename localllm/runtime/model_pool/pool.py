@@ -27,6 +27,7 @@ from localllm.runtime.model_pool.admission import Admission, Probes, decide, sho
 from localllm.runtime.model_pool.entry import PoolEntry, Use
 from localllm.runtime.model_pool.eviction import Candidate, CannotFit, WaitFor
 from localllm.runtime.model_pool.listing import ModelListing, ModelState
+from localllm.runtime.model_pool.observer import PoolObserver
 from localllm.runtime.model_pool.pool_model import FOREVER, PoolModel, PoolModels
 from localllm.runtime.model_pool.timing import Clock, LoadTimes, SystemClock
 from localllm.runtime.runtime import ResidentModel, Runtime
@@ -64,6 +65,7 @@ class ModelPool:
         self.runtime = runtime
         self.models = models
         self.before_unload = before_unload
+        self.observer: PoolObserver | None = None
         self._clock = clock or SystemClock()
         self._times = LoadTimes()
         self._entries: dict[str, PoolEntry] = {}
@@ -150,6 +152,8 @@ class ModelPool:
                 if not self._resident(entry):
                     return False
                 await self._free((entry,))
+                if self.observer is not None:
+                    self.observer.unloaded(entry.name)
                 logger.info("%s is unloaded.", single_line(entry.name))
                 return True
         finally:
@@ -408,6 +412,9 @@ class ModelPool:
         victims = [self._entries[name] for name in sorted(admission.gone)]
         if victims:
             await self._free(victims)
+            if self.observer is not None:
+                for each in victims:
+                    self.observer.evicted(each.name)
             await self._await_memory(admission, [each.name for each in victims])
         await self._bring_in(entry, admission)
         logger.info(
@@ -428,8 +435,13 @@ class ModelPool:
                         entry.progress = event.fraction
         except LocalLLMError as error:
             entry.record_failure(str(error), self._clock.now())
+            if self.observer is not None:
+                seconds = self._clock.now() - started
+                self.observer.load_finished(entry.name, seconds, failed=True)
             raise
         entry.record_load(started, self._clock.now())
+        if self.observer is not None:
+            self.observer.load_finished(entry.name, self._clock.now() - started)
         self._times.record(entry.source.model, entry.load_s)
 
     async def _free(self, entries: Iterable[PoolEntry]) -> None:
@@ -471,6 +483,8 @@ class ModelPool:
             try:
                 before = await self.runtime.outlook()
                 await self._free((entry,))
+                if self.observer is not None:
+                    self.observer.unloaded(entry.name)
                 logger.info(
                     "%s is unloaded: nothing has asked for it in %s. %s.",
                     single_line(entry.name),
