@@ -1,0 +1,63 @@
+"""langchain-ollama, unmodified, with langchain's own integration tests."""
+
+import pytest
+
+pytestmark = pytest.mark.clients
+pytest.importorskip("langchain_ollama")
+pytest.importorskip("langchain_tests")
+
+from langchain_core.language_models import BaseChatModel
+from langchain_ollama import ChatOllama, OllamaLLM
+from langchain_tests.integration_tests import ChatModelIntegrationTests
+
+from tests.clients.conftest import Served
+
+
+def client_kwargs(served: Served) -> dict[str, object]:
+    return {"headers": {"Authorization": f"Bearer {served.key}"}}
+
+
+class TestChat(ChatModelIntegrationTests):  # type: ignore[misc]  # untyped where not installed
+    """Over `/api/chat`."""
+
+    @pytest.fixture(autouse=True)
+    def _served(self, served: Served) -> None:
+        self.served = served
+
+    @property
+    def chat_model_class(self) -> type[BaseChatModel]:
+        kind: type[BaseChatModel] = ChatOllama
+        return kind
+
+    @property
+    def chat_model_params(self) -> dict[str, object]:
+        return {
+            "model": f"{self.served.model}:latest",
+            "base_url": self.served.url,
+            "client_kwargs": client_kwargs(self.served),
+            "temperature": 0,
+            "repeat_penalty": 1.3,  # without it, so small a model writes one sentence for ever
+            "num_predict": 120,
+        }
+
+    @property
+    def has_tool_calling(self) -> bool:
+        """Ollama's API cannot demand a call, and a model of 135 million parameters makes none of
+        its own accord. What is called and sent back is in tests/server/test_ollama.py."""
+        return False
+
+    @property
+    def model_override_value(self) -> str:
+        return self.served.model
+
+
+def test_a_prompt_is_continued(served: Served) -> None:
+    model = OllamaLLM(
+        model=served.model,
+        base_url=served.url,
+        client_kwargs=client_kwargs(served),
+        validate_model_on_init=True,
+        num_predict=8,
+        temperature=0,
+    )
+    assert model.invoke("Say hello.") == "".join(model.stream("Say hello."))
