@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,6 +93,14 @@ async def test_a_prompt_streams_unless_it_is_not_to(
     assert (answer.response, answer.done, answer.done_reason) == ("Hello, world.", True, "stop")
     loaded = await client.generate(MODEL, "")
     assert (loaded.response, loaded.done_reason) == ("", "load")
+    unloaded = await client.generate(MODEL, "", keep_alive=0)
+    assert (unloaded.done_reason, (await client.ps()).models) == ("unload", [])
+    again = await client.chat(MODEL, [USER], keep_alive="90s")
+    assert again.message.content == "Hello, world."
+    (running,) = (await client.ps()).models
+    assert running.expires_at is not None
+    left = running.expires_at - datetime.now(UTC)
+    assert timedelta(seconds=0) < left <= timedelta(seconds=90)
 
 
 async def test_a_context_that_the_model_does_not_have_is_named(server: ServerUnderTest) -> None:

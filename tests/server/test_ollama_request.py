@@ -24,7 +24,6 @@ from localllm.server.dialects.ollama.chat_request import ChatRequest
 from localllm.server.dialects.ollama.generate_request import PromptRequest
 from localllm.server.dialects.ollama.model_facts import human_number
 from localllm.server.dialects.ollama.models import served_name, tagged
-from localllm.server.dialects.ollama.options import parse_keep_alive
 from localllm.server.errors import ApiError
 from localllm.server.request_body import validate
 
@@ -131,7 +130,7 @@ def test_what_cannot_be_done_names_the_field(body: dict[str, object], at_fault: 
     ],
 )  # fmt: skip
 def test_a_time_to_keep_a_model_is_read_as_go_reads_it(value: object, seconds: float) -> None:
-    assert parse_keep_alive(value) == pytest.approx(seconds)
+    assert validate(ChatRequest, {"keep_alive": value}).keep_alive == pytest.approx(seconds)
 
 
 @given(st.text(max_size=12) | st.none() | st.booleans() | st.lists(st.integers(), max_size=1))

@@ -108,7 +108,7 @@ class _Endpoints:
         name = self._name(body)
         writer = AnswerWriter(body.model or name, chat=isinstance(body, ChatRequest))
         if body.only_loads:
-            reason = await self._load(name, body)
+            reason = await self._load(request, name, body)
             return json_response(writer.write(Piece(), reason=reason))
         generate = body.generate_request()
         if body.debug_render_only:
@@ -153,20 +153,20 @@ class _Endpoints:
     ) -> Embedded | None:
         name = self._name(body)
         if embed is None:
-            await self._load(name, body)
+            await self._load(request, name, body)
             return None
         work = self._models.embed(name, embed, prompt_field=field, keep_alive=body.keep_alive)
         return await cancel_on_disconnect(request.receive, work)
 
-    async def _load(self, name: str, body: ModelFields) -> Literal["load", "unload"]:
+    async def _load(
+        self, request: Request, name: str, body: ModelFields
+    ) -> Literal["load", "unload"]:
         """Bring a model into memory, or out of it when it is not to be kept there."""
-        self._models.resolve(name)
         if body.keep_alive == 0:
-            raise ApiError(
-                "The models of this server stay in memory until it ends.",
-                code="unsupported_parameter",
-                param="keep_alive",
-            )
+            await cancel_on_disconnect(request.receive, self._models.unload(name))
+            return "unload"
+        work = self._models.load(name, keep_alive=body.keep_alive)
+        await cancel_on_disconnect(request.receive, work)
         return "load"
 
     def _name(self, body: ModelFields) -> str:

@@ -6,12 +6,13 @@ no field here: it is ignored and named in `x-localllm-ignored`, as every unknown
 """
 
 import math
-import re
-from typing import Annotated
+from typing import Annotated, LiteralString
 
 from pydantic import BeforeValidator, Field
 
+from localllm.core.units import parse_keep_alive
 from localllm.engine.messages.limits import MAX_INT32
+from localllm.errors import UsageError
 from localllm.server.generation.request import GenerationFields, StopStrings
 from localllm.server.schema import WHOLE, field_error
 
@@ -40,42 +41,22 @@ class Options(GenerationFields):
     ] = None
 
 
-_PIECE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
-_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
-_MAX_CHARS = 64
-
-
-def parse_keep_alive(value: object) -> float:
-    """Read a number of seconds, or a duration as Go writes it ("5m", "1h30m", "-1s"), in seconds.
-
-    Anything negative is for ever, infinity. Raises a field error.
-    """
+def _keep_alive(value: object) -> object:
+    """Read a number of seconds, or a duration; what is negative is for ever."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return math.inf if value < 0 else float(value)
+        return math.inf if value < 0 else float(min(value, _LONGEST_S))
     if not isinstance(value, str):
-        raise field_error("invalid_type", "must be a number of seconds or a duration such as '5m'")
-    text = value.strip()[: _MAX_CHARS + 1]
-    sign, digits = (text[0], text[1:]) if text[:1] in ("-", "+") else ("", text)
+        raise field_error("invalid_type", _KEEP_ALIVE)
     try:
-        seconds = float(digits) if _is_number(digits) else _duration_s(digits)
-    except ValueError:
-        raise field_error(
-            "invalid_value", "must be a number of seconds or a duration such as '5m'"
-        ) from None
-    return math.inf if sign == "-" and seconds else seconds
+        return parse_keep_alive(value)
+    except UsageError:
+        raise field_error("invalid_value", _KEEP_ALIVE) from None
 
 
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"\d+(\.\d*)?", text, re.ASCII) is not None
+_KEEP_ALIVE: LiteralString = "must be a number of seconds or a duration such as '5m'"
+_LONGEST_S = 10**9
+"""Thirty years; a number may have 64 digits."""
 
-
-def _duration_s(text: str) -> float:
-    """Sum up the pieces of a duration. Raises ValueError."""
-    pieces = _PIECE.findall(text)
-    if not pieces or len(text) > _MAX_CHARS or "".join(map("".join, pieces)) != text:
-        raise ValueError(text)
-    return math.fsum(float(number) * _UNITS_S[unit] for number, unit in pieces)
-
-
-KeepAlive = Annotated[float, BeforeValidator(parse_keep_alive)]
-"""Seconds; infinity for ever, 0 until the model has nothing to do."""
+KeepAlive = Annotated[float, BeforeValidator(_keep_alive)]
+"""Seconds that a model stays in memory after its last request; infinity for ever, 0 until it has
+nothing to do."""
