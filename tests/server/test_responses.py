@@ -224,6 +224,8 @@ async def test_a_loop_of_tools_goes_on_by_the_items_or_by_the_id(server: ServerU
 
     items_of_second = await client.responses.input_items.list(second.id, order="asc", limit=3)
     assert [item.type for item in items_of_second.data] == ["message", "reasoning", "message"]
+    first_item = items_of_second.data[0].model_dump(exclude_none=True)
+    assert first_item["content"] == [{"type": "input_text", "text": "hi"}]
     assert [item.type async for item in items_of_second] == [
         "message", "reasoning", "message", "function_call", "custom_tool_call",
         "function_call_output", "custom_tool_call_output",

@@ -142,9 +142,7 @@ class ResponsesEndpoints:
 
     def _keep(self, response: Response, owner: str, new_input: list[Item]) -> None:
         output: list[Item] = [item.model_dump(mode="json") for item in response.output]
-        named = [
-            {"type": "message", "id": f"msg_{secrets.token_hex(12)}", **item} for item in new_input
-        ]
+        named = [_named(item) for item in new_input]
         self._store.put(
             response.id,
             owner,
@@ -219,6 +217,15 @@ def key_owner() -> str:
     """Return what tells the holders of keys apart, in whichever header a key came."""
     caller = current_caller()
     return f"{caller.name} {caller.key_id}"
+
+
+def _named(item: Item) -> Item:
+    """Write an item of the input as clients read it back: with a type, an id, and parts."""
+    named: Item = {"type": "message", "id": f"msg_{secrets.token_hex(12)}", **item}
+    if named["type"] == "message" and isinstance(named.get("content"), str):
+        type_ = "output_text" if named.get("role") == "assistant" else "input_text"
+        named["content"] = [{"type": type_, "text": named["content"]}]
+    return named
 
 
 def _reference(item: dict[str, object]) -> str | None:
