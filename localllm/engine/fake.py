@@ -48,7 +48,7 @@ from localllm.errors import BadRequest, EngineCrashed, LocalLLMError, StateFaile
 
 FAKE_BUILD = EngineBuild(
     version="0.3.36",
-    commit="0123abc",
+    commit="0c1e570",
     backends=("CPU",),
     gpu_offload=False,
     devices=(EngineDevice(name="CPU", description="Fake CPU", kind="cpu"),),

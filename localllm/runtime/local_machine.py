@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from localllm.core.hardware import Backend, Device, EngineBuild, HardwareInfo
 from localllm.core.recommend import CalibrationPoint, Machine, predict
+from localllm.core.sizing.load import Graphs
 from localllm.core.sizing.placement import Budget, GpuBudget, budget_of
 from localllm.core.speed import DeviceSpeed, gpus
 from localllm.core.speed.kernels import CpuKernels
@@ -90,6 +91,23 @@ def installed_engine() -> tuple[EngineBuild | None, str | None]:
         return None, f"The engine did not say what it is within {ENGINE_TIMEOUT_S:.0f} s."
     except OSError as error:
         return None, f"The engine's process cannot be started: {error}."
+
+
+def likely_graphs() -> Graphs:
+    """Return the graphs of the build that will run, from what is known of it: no process is
+    started, and a build that was not examined counts as the newest."""
+    from localllm.engine.builds.candidates import requested_engine
+    from localllm.engine.builds.choice import likely_engine
+    from localllm.engine.builds.verdict import VerdictFile, fingerprint
+    from localllm.library.files import settings
+
+    commit = None
+    with suppress(EngineUnavailable, OSError):
+        kept = paths.engine_verdicts_file()
+        candidate = likely_engine(kept, requested_engine(settings.load().engine))
+        verdict = VerdictFile(kept).get(fingerprint(candidate))
+        commit = verdict.build.commit if verdict is not None and verdict.build else None
+    return Graphs.of_commit(commit)
 
 
 # --- its memory and speed ---

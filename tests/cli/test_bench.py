@@ -209,7 +209,7 @@ async def test_a_result_says_on_what_it_was_measured(machine: FakeMachine) -> No
     prompt, answer, _ = await measured(machine)
     here = prompt.machine
     assert (here.cpu, here.threads, here.devices) == ("Made up", 4, ())
-    assert (here.engine_version, here.engine_commit) == ("0.3.36", "0123abc")
+    assert (here.engine_version, here.engine_commit) == ("0.3.36", "0c1e570")
     assert (prompt.model.name, prompt.model.architecture) == ("starter", "llama")
     assert (prompt.tps_mean, answer.tps_mean) == (200.0, 40.0)  # the script's rates
     assert prompt.tps_stdev == answer.tps_stdev == 0.0

@@ -41,7 +41,7 @@ def machine(ram_gib: float, *vram_gib: float) -> HardwareInfo:
         ),
         engine=EngineBuild(
             version="1",
-            commit=None,
+            commit="0c1e570",
             backends=("CPU", "CUDA"),
             gpu_offload=True,
             devices=(

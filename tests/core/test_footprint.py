@@ -10,7 +10,7 @@ from localllm.core.model.spec import MetadataValue, ModelSpec
 from localllm.core.sizing import footprint
 from localllm.core.sizing.footprint import Footprint, LayerKind
 from localllm.core.sizing.footprint.arena import Graph
-from localllm.core.sizing.load import FlashAttention, KvType, LoadSettings
+from localllm.core.sizing.load import FlashAttention, Graphs, KvType, LoadSettings
 from localllm.errors import GgufError, UsageError
 from tests.core.forge import spec
 from tests.core.forge_published import EVERY_ATTENTION
@@ -287,3 +287,13 @@ def test_the_peak_holds_the_largest_step_and_no_more_than_everything(
         for node in range(len(graph.sizes))
     )
     assert largest <= graph.peak_bytes() <= sum(graph.sizes)
+
+
+def test_a_build_holds_the_rows_that_its_graphs_hold() -> None:
+    known, load = spec(EVERY_ATTENTION[0]), LoadSettings(ubatch=256, parallel=3)
+    old = footprint.of(known, replace(load, graphs=Graphs.of_commit("0c1e57098-dirty")))
+    new = footprint.of(known, replace(load, graphs=Graphs.of_commit("86a2835")))
+    row = 4 * known.embedding * 258  # a micro-batch of whole sequences
+    assert new.compute_bytes - old.compute_bytes == row
+    assert new.total_bytes - old.total_bytes == row
+    assert Graphs.of_commit("fffffff") is Graphs.of_commit(None) is Graphs.B86A2835

@@ -3,15 +3,15 @@
 import ctypes
 from ctypes import POINTER, c_bool, c_char_p, c_int32, c_size_t, c_uint32, c_void_p
 
+from localllm.core.sizing.load import Graphs
 from localllm.engine.worker.binding import ggml
 from localllm.engine.worker.binding.libraries import Functions
 from localllm.engine.worker.binding.llama import llama_logit_bias, llama_pos
 
 LLAMA_FTYPE_MOSTLY_Q4_0 = 2
 
-IS_CALIBRATED = (ggml.ggml_commit() or b"").startswith(b"0c1e570")
-"""True for the llama.cpp whose graphs the estimates of `core/sizing` follow. 86a2835 holds one more
-row of activations for each token: 1.2 MB more for 512 tokens of the starter model."""
+GRAPHS = Graphs.of_commit((ggml.ggml_commit() or b"").decode())
+"""Whose graphs this build makes."""
 
 _function = Functions("llama", "mtmd")
 

