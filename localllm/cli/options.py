@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from localllm.core.sizing.load import (
     DEFAULT_CONTEXT,
@@ -206,8 +207,10 @@ def load_options(
         @functools.wraps(command)
         def with_choice(**values: object) -> Result:
             # The options' callbacks have made each value what its field is.
-            given: dict[str, Any] = {n: values.pop(n) for n in _LOAD_FIELDS & values.keys()}
-            return command(choice=replace(base, **given), **values)
+            options: dict[str, Any] = {n: values.pop(n) for n in _LOAD_FIELDS & values.keys()}
+            source = click.get_current_context().get_parameter_source
+            given = frozenset(n for n in options if source(n) is ParameterSource.COMMANDLINE)
+            return command(choice=replace(base, **options, given=given), **values)
 
         for option in reversed(options):
             with_choice = option(with_choice)

@@ -117,13 +117,19 @@ def pool_models(
     Raises UsageError for a pin or an alias of the command line that names no model.
     """
     choice, only, keep_alive_s = options.choice, options.only, options.keep_alive_s
+    tables = {name: dict(table) for name, table in user.models}
+    kept = {
+        name: parse_keep_alive(str(table["keep_alive"]))
+        for name, table in tables.items()
+        if keep_alive_s is None and "keep_alive" in table
+    }
     if keep_alive_s is None and user.keep_alive is not None:
         keep_alive_s = parse_keep_alive(user.keep_alive)
     given = tuple(
         PoolModel(
             model=model,
             choice=choice,
-            keep_alive_s=FOREVER if keep_alive_s is None else keep_alive_s,
+            keep_alive_s=kept.get(model.name, FOREVER if keep_alive_s is None else keep_alive_s),
             force=options.force,
         )
         for model in chosen
@@ -131,9 +137,12 @@ def pool_models(
     on_demand = OnDemand(
         choice=choice_on_demand(choice),
         default_keep_alive_s=DEFAULT_KEEP_ALIVE_S if keep_alive_s is None else keep_alive_s,
+        keep_alive_s=kept,
+        profiles={name: str(table["model"]) for name, table in tables.items() if "model" in table},
     )
     models = PoolModels(runtime, given, on_demand=None if only else on_demand)
-    pinned = _pinned(models, options.pins, user.pin)
+    saved = (*user.pin, *(name for name, table in tables.items() if table.get("pin")))
+    pinned = _pinned(models, options.pins, saved)
     return PoolModels(
         runtime,
         [replace(model, pinned=model.name in pinned) for model in given],

@@ -7,7 +7,10 @@ load the same model another way than the others do.
 Nothing is read or asked here: `load_plan.py` reads the files that a load needs.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
 
 from localllm.core.model.purpose import is_embedding_model, why_not_generative
 from localllm.core.model.spec import ModelSpec
@@ -30,6 +33,7 @@ from localllm.core.sizing.load import (
 from localllm.core.sizing.rope import context_warning, with_rope_scaling
 from localllm.core.text import single_line
 from localllm.errors import UsageError
+from localllm.library.files.model_options import MODEL_OPTIONS
 from localllm.library.files.settings import Settings
 
 AUTO_PARALLEL = (4, 2, 1)
@@ -56,7 +60,8 @@ class LoadChoice:
     - `trust_gpu`: True uses a GPU without comparing what it computes with the processor. None: as
       the settings say.
 
-    The other fields are those of `LoadSettings`; `kv_type` is of keys and values.
+    The other fields are those of `LoadSettings`; `kv_type` is of keys and values. `given` are the
+    names of the fields that were given by themselves, which no setting overrides.
     """
 
     context: int | None = None
@@ -84,6 +89,7 @@ class LoadChoice:
     pooling: Pooling | None = None
     vision: bool | None = None
     trust_gpu: bool | None = None
+    given: frozenset[str] = field(default_factory=frozenset, compare=False)
 
 
 CHAT = LoadChoice(parallel=1, embeddings=False, vision=False)
@@ -209,11 +215,27 @@ def load_settings(
 
 
 def choice_for_model(choice: LoadChoice, name: str, settings: Settings) -> LoadChoice:
-    """Fill in what the settings say of a model by its name."""
+    """Fill in what the settings say of a model by its name.
+
+    Of its table: what was neither given on the command line nor is what the front end needs.
+    """
+    free, values = LoadChoice(), dict[str, Any]()  # each was checked by its ModelOption
+    for key, value in dict(settings.models).get(name, ()):
+        left_open = key not in choice.given and MODEL_OPTIONS[key].load
+        if left_open and getattr(choice, key) == getattr(free, key):
+            values[key] = _ENUMS[key](str(value)) if key in _ENUMS else value
+    choice = replace(choice, **values)
     scaling = dict(settings.rope_scaling).get(name)
     if choice.rope_scaling is not None or scaling is None:
         return choice
     return replace(choice, rope_scaling=RopeScaling(scaling))
+
+
+_ENUMS: Mapping[str, type[StrEnum]] = {
+    "kv_type": KvType,
+    "speculate": Speculate,
+    "pooling": Pooling,
+}
 
 
 def context_warnings(

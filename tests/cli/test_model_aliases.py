@@ -4,12 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from localllm.cli.pool_models import PoolOptions, pool_models
 from localllm.core.sizing.load import KvType, Lora
+from localllm.core.units import parse_keep_alive
 from localllm.errors import UsageError
-from localllm.library.files.settings import Settings
-from localllm.runtime.load_policy import LoadChoice
+from localllm.library.files.settings import Settings, parse
+from localllm.runtime.load_policy import CHAT, LoadChoice, choice_for_model
 from localllm.runtime.model_pool.pool_model import DEFAULT_KEEP_ALIVE_S, FOREVER, PoolModels
 from localllm.runtime.runtime import Runtime
 from tests.cli.test_serve import runtime_with
@@ -31,13 +34,13 @@ def pooled(
 
 
 def aliases(
-    runtime: Runtime, served: str, *given: str, only: bool = True, **saved: str
+    runtime: Runtime, served: str, *names: str, only: bool = True, **saved: str
 ) -> dict[str, str]:
     """The aliases and the models that requests find by them."""
     user = Settings(aliases=tuple(saved.items()))
-    models = pooled(runtime, served, user, aliases=given, only=only)
-    names = {model.name for model in models.all()}
-    return {alias: models.find(alias).name for alias in models.ids() if alias not in names}
+    models = pooled(runtime, served, user, aliases=names, only=only)
+    own = {model.name for model in models.all()}
+    return {alias: models.find(alias).name for alias in models.ids() if alias not in own}
 
 
 def test_an_alias_belongs_to_the_model_it_names_or_to_the_only_one(
@@ -105,3 +108,63 @@ def test_what_belongs_to_the_named_models_is_not_for_others(runtime: Runtime) ->
     named, other = pooled(runtime, "model-0", choice=choice).all()
     assert named.choice == choice
     assert other.choice == LoadChoice(context=512, kv_type=KvType.Q8_0)
+
+
+def test_a_model_has_options_of_its_own_and_profiles(runtime: Runtime) -> None:
+    user = parse(
+        """
+[models.model-0]
+context = 1024
+kv_type = "q8_0"
+keep_alive = "1m"
+pin = true
+
+[models.writer]
+model = "model-1"
+context = 2048
+keep_alive = "-1"
+
+[models.broken]
+model = "nobody"
+"""
+    )
+    named, writer, other = pooled(runtime, "model-0", user).all()
+    assert (named.keep_alive_s, named.pinned) == (60, True)
+    assert (writer.name, writer.model.path) == ("writer", other.model.path)
+    assert (writer.keep_alive_s, other.keep_alive_s) == (FOREVER, DEFAULT_KEEP_ALIVE_S)
+    choice = choice_for_model(named.choice, named.name, user)
+    assert (choice.context, choice.kv_type) == (1024, KvType.Q8_0)
+    assert choice_for_model(writer.choice, writer.name, user).context == 2048
+    assert choice_for_model(other.choice, other.name, user) == other.choice
+    explicit = LoadChoice(context=512, given=frozenset({"context", "kv_type"}))
+    assert choice_for_model(explicit, "model-0", user) == explicit
+    assert (
+        choice_for_model(CHAT, "model-0", Settings(models=(("model-0", (("parallel", 4),)),)))
+        == CHAT
+    )
+
+
+@pytest.mark.parametrize(
+    ("table", "match"),
+    [
+        ("context = 1", "context is 1 and must be from 16"),
+        ('kv_type = "q3"', "kv_type must be one of f32"),
+        ('keep_alive = "soon"', "keep_alive is not allowed"),
+        ("contxt = 1", "'contxt' is none of model, keep_alive"),
+        ('pin = "yes"', "pin must be true or false"),
+    ],
+)
+def test_a_wrong_option_of_a_model_is_said(table: str, match: str) -> None:
+    with pytest.raises(UsageError, match=f"of mine: {match}"):
+        parse(f"[models.mine]\n{table}")
+
+
+@given(st.floats(0, 1e6), st.sampled_from(["", "s", "m", "h"]))
+def test_a_time_to_keep_a_model_is_read_as_it_is_written(number: float, unit: str) -> None:
+    text = f"{number:.3f}{unit}"
+    seconds = float(f"{number:.3f}") * {"": 1, "s": 1, "m": 60, "h": 3600}[unit]
+    assert parse_keep_alive(text) == pytest.approx(seconds)
+    assert parse_keep_alive(f"-{text}") == (FOREVER if seconds else 0)
+    for wrong in (f"{text}x", f"x{text}", "m", ""):
+        with pytest.raises(UsageError):
+            parse_keep_alive(wrong)

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from localllm.core.units import format_bytes
+from localllm.library.files.model_options import MODEL_OPTIONS
 from localllm.library.files.settings import Setting, Settings, parse, settings_table
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +62,8 @@ def test_the_example_is_valid_and_has_every_key() -> None:
     (example,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
     parse(example)
     for setting in settings_table():
-        assert re.search(rf"^{setting.key.rpartition('.')[2]} = ", example, re.MULTILINE)
+        key = setting.key.rpartition(".")[2]
+        assert re.search(rf"^({key} = |\[{key}\.)", example, re.MULTILINE)
 
 
 def test_every_variable_of_our_own_is_on_the_page() -> None:
@@ -72,3 +74,8 @@ def test_every_variable_of_our_own_is_on_the_page() -> None:
     assert named == read
     others = set(re.findall(r"`([A-Z][A-Z_]+)`", PAGE))
     assert {setting.variable for setting in settings_table()} <= others | {None}
+
+
+def test_the_options_of_a_model_are_those_of_the_code() -> None:
+    listed = re.findall(r"^\| `([a-z_]+)` \| ([^|]+) \|$", PAGE, re.MULTILINE)
+    assert listed == [(key, option.description) for key, option in MODEL_OPTIONS.items()]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 from collections.abc import Coroutine, Iterator
@@ -304,6 +305,7 @@ async def serve_models(pool: ModelPool, at: Listening, serving: Serving) -> Exit
         pool.observer = monitoring.metrics
         stack.callback(access.keys.write_used)
         stack.enter_context(stop.handled())
+        stack.enter_context(loads_logged(serving))
         stack.push_async_callback(pool.close)
         resident = await _unless_stopped(_load_all(pool, serving), stop)
         if resident is not None:
@@ -366,6 +368,20 @@ def monitored(serving: Serving) -> "Iterator[Monitoring]":
             tracer = Tracer(post)
             stack.callback(tracer.close)
         yield Monitoring(log=log, tracer=tracer)
+
+
+@contextlib.contextmanager
+def loads_logged(serving: Serving) -> "Iterator[None]":
+    """Write on stderr what is loaded and unloaded, and why; nothing of a request is in it."""
+    logger, handler = logging.getLogger("localllm.pool"), logging.StreamHandler()
+    logger.setLevel(logging.WARNING if serving.quiet else logging.INFO)
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
 
 
 async def _unless_stopped(work: Coroutine[None, None, T], stop: "StopSignals") -> T | None:

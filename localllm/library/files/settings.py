@@ -19,6 +19,7 @@ from localllm.core.text import single_line
 from localllm.core.units import parse_bytes, parse_keep_alive
 from localllm.errors import UsageError
 from localllm.library.files import paths
+from localllm.library.files.model_options import ModelTable, models_problem
 
 _ON, _OFF = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
@@ -40,6 +41,7 @@ class Settings:
     chat_templates: tuple[tuple[str, str], ...] = ()
     rope_scaling: tuple[tuple[str, str], ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
+    models: tuple[tuple[str, ModelTable], ...] = ()
     host: str = "localhost"
     port: int = 11711
     allowed_hosts: tuple[str, ...] = ()
@@ -78,6 +80,7 @@ class Setting:
     table, is one of `words`, if there are any. `unset` says what holds while the
     value is None or empty. `variable` is the environment variable that overrides it, `used_by` the
     verbs that obey it. `parse` reads a text and raises UsageError for one that is not allowed.
+    `check` replaces all other checks.
     """
 
     key: str
@@ -91,6 +94,7 @@ class Setting:
     unset: str = ""
     variable: str | None = None
     parse: Callable[[str], object] | None = None
+    check: Callable[[object], str | None] | None = None
 
     @property
     def default(self) -> object:
@@ -101,6 +105,8 @@ class Setting:
     def allowed(self) -> str:
         """The allowed values, in words."""
         name = _TYPE_NAMES[self.value_type]
+        if self.check is not None:
+            return "tables, see below"
         if self.words:
             return f"{name}: {', '.join(self.words)}"
         if self.value_type is not int:
@@ -110,6 +116,8 @@ class Setting:
 
     def problem(self, value: object) -> str | None:
         """Say why a TOML value is not allowed, as the end of a sentence; None when it is."""
+        if self.check is not None:
+            return self.check(value)
         if type(value) is not self.value_type or value == "":
             return f"must be {_TYPE_NAMES[self.value_type]}"
         if isinstance(value, list) and not all(isinstance(each, str) and each for each in value):
@@ -221,6 +229,16 @@ _SETTINGS = (
         description="Other names of models in requests, each with the model's name.",
         used_by="serve",
         unset="none",
+    ),
+    Setting(
+        key="models",
+        field="models",
+        value_type=dict,
+        description="Options of one model's loads, by the model's name, when they are not given on"
+        " the command line; and profiles, models under another name with options of their own.",
+        used_by="run, serve, size, bench, the app",
+        unset="none",
+        check=models_problem,
     ),
     Setting(
         key="session_cache_bytes",
@@ -430,7 +448,7 @@ def parse(text: str, *, origin: str = "settings.toml") -> Settings:
 def _frozen(value: object) -> object:
     """Return a TOML value as a field of Settings holds it."""
     if isinstance(value, dict):
-        return tuple(value.items())
+        return tuple((key, _frozen(each)) for key, each in value.items())
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -55,12 +55,14 @@ class InsufficientMemory(DoesNotFit):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
     """How a load can come about: `decision` says what gives way, `fit` what it then takes; `plan`
-    is what to load, `outlook` the memory that it was decided in."""
+    is what to load, `outlook` the memory that it was decided in. `without`: the models that `fit`
+    imagines gone, all that could be where it does not fit."""
 
     plan: LoadPlan
     fit: Fit
     decision: EvictionPlan
     outlook: MemoryOutlook
+    without: frozenset[str]
     sentence: str
 
     @property
@@ -70,7 +72,7 @@ class Admission:
 
     def refusal(self) -> InsufficientMemory:
         """Make the error of a load that cannot come about now."""
-        fit, name, gone = self.fit, single_line(self.plan.model.name), self.gone
+        fit, name, gone = self.fit, single_line(self.plan.model.name), self.without
         if self.outlook.over_limit_bytes(self.plan, fit, gone):
             reason = self.outlook.limit_message(self.plan, fit, gone)
         else:
@@ -167,6 +169,7 @@ async def decide(
         fit=fit,
         decision=decision,
         outlook=outlook,
+        without=gone,
         sentence=_sentence(plan, fit, decision, times),
     )
 
@@ -236,7 +239,7 @@ def _sentence(plan: LoadPlan, fit: Fit, decision: EvictionPlan, times: LoadTimes
             )
         case WaitFor(busy=busy, wait_s=wait_s):
             wait = (
-                "for a time that nobody can know"
+                "for an unknown time"
                 if wait_s is None
                 else (f"for about {format_duration(wait_s)}")
             )

@@ -86,9 +86,9 @@ def _text(each: EffectiveSetting) -> str:
 
 
 def _plain(value: object) -> object:
-    """Return a value of Settings as JSON has it: a table of texts is pairs there."""
+    """Return a value of Settings as JSON has it: a table is pairs there."""
     if isinstance(value, tuple):
         if value and isinstance(value[0], tuple):
-            return dict(value)
+            return {key: _plain(each) for key, each in value}
         return list(value)
     return value
