@@ -17,7 +17,7 @@ from localllm.library.files.references import read_reference
 from localllm.library.hub.hub import HubRepo
 from localllm.runtime.hub_models import HubModels, hub_models_of, repo_files
 from localllm.runtime.load_policy import context_or_default
-from localllm.runtime.local_machine import this_machine
+from localllm.runtime.local_machine import likely_graphs, this_machine
 from localllm.runtime.pull import best_plan
 
 
@@ -67,7 +67,7 @@ def _rows(hub_models: HubModels) -> Iterator[Row]:
     """Judge each offer on this machine as `suggest` would."""
     user = settings.load()
     machine = this_machine(user.reserve_bytes)[0]
-    preferences = Preferences(context=context_or_default(None, user))
+    preferences = Preferences(context=context_or_default(None, user), graphs=likely_graphs())
     try:
         pick = best_plan(hub_models, machine, preferences)
         plans: list[FitPlan | None] = [

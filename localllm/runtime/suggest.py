@@ -16,7 +16,7 @@ from localllm.library.files import settings
 from localllm.library.files.catalogue_file import read_catalogue
 from localllm.library.store.installed import InstalledModel
 from localllm.runtime.load_policy import context_or_default
-from localllm.runtime.local_machine import machine_of
+from localllm.runtime.local_machine import likely_graphs, machine_of
 
 
 def suggestions(
@@ -31,7 +31,7 @@ def suggestions(
     entries = tuple(entry for entry in read_catalogue() if Task.CHAT in entry.tasks)
     have = tuple(each.spec() for each in installed_candidates(installed, entries))
     entries = tuple(entry for entry in entries if not any(_same(entry, spec) for spec in have))
-    preferences = Preferences(context=context_or_default(None, user))
+    preferences = Preferences(context=context_or_default(None, user), graphs=likely_graphs())
     advice = plans(
         candidates(entries), preferences, machine_of(found, user.reserve_bytes), limit=limit
     )

@@ -23,7 +23,7 @@ from localllm.library.store import starter
 from localllm.library.store.store import Store
 from localllm.runtime.find_model import ModelQuery, OnHub, find_published
 from localllm.runtime.load_policy import context_or_default
-from localllm.runtime.local_machine import this_machine
+from localllm.runtime.local_machine import likely_graphs, this_machine
 from localllm.runtime.pull import (
     Pulled,
     PullPlan,
@@ -83,7 +83,9 @@ def command(
             revision=revision,
             hub=hub,
             machine=this_machine(user.reserve_bytes)[0],
-            preferences=Preferences(goal=Goal(goal), context=context_or_default(context, user)),
+            preferences=Preferences(
+                goal=Goal(goal), context=context_or_default(context, user), graphs=likely_graphs()
+            ),
         )
     store = open_library()
     if not quiet:

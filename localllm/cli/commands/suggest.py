@@ -27,7 +27,7 @@ from localllm.library.files import settings
 from localllm.library.files.catalogue_file import read_catalogue
 from localllm.library.files.references import read_reference
 from localllm.runtime.load_policy import context_or_default
-from localllm.runtime.local_machine import described_machine, this_machine
+from localllm.runtime.local_machine import described_machine, likely_graphs, this_machine
 from localllm.runtime.suggest import candidates, installed_candidates
 
 BUSINESS = "business"
@@ -87,6 +87,7 @@ def command(
     user = settings.load()
     machine = this_machine(user.reserve_bytes)[0] if this_one else _described(ram, vram, gpu)
     preferences = Preferences(
+        graphs=likely_graphs(),
         goal=Goal(goal),
         context=context_or_default(context, user),
         parallel=parallel,

@@ -57,6 +57,7 @@ def load_of(spec: ModelSpec, preferences: Preferences, mmproj: Mmproj | None) ->
     but this is said (`runtime/load_policy.py`; a test compares them)."""
     embeddings = is_embedding_model(spec)
     load = LoadSettings(
+        graphs=preferences.graphs,
         context=capped_context(preferences.context, spec),
         parallel=preferences.parallel,
         speculate=Speculate.OFF if embeddings else Speculate.AUTO,

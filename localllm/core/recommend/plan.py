@@ -8,7 +8,7 @@ from enum import StrEnum
 from localllm.core.model.spec import ModelSpec
 from localllm.core.quality.quality import Quality
 from localllm.core.sizing.footprint import Footprint
-from localllm.core.sizing.load import DEFAULT_CONTEXT, LoadSettings, Mmproj
+from localllm.core.sizing.load import DEFAULT_CONTEXT, Graphs, LoadSettings, Mmproj
 from localllm.core.sizing.placement import Budget, Placement
 from localllm.core.speed import DeviceSpeed, Estimate, Workload
 
@@ -64,12 +64,14 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preferences:
-    """The user's wishes for a suggestion. `min_tps` None: READING_TPS."""
+    """The user's wishes for a suggestion. `min_tps` None: READING_TPS. `graphs`: those of the build
+    that will run."""
 
     goal: Goal = Goal.BALANCED
     context: int = DEFAULT_CONTEXT
     parallel: int = 1
     min_tps: float | None = None
+    graphs: Graphs = Graphs.B0C1E570
 
     @property
     def slowest_tps(self) -> float:
