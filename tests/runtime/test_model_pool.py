@@ -244,6 +244,7 @@ async def test_a_limit_on_all_models_unloads_the_idle_one(
     assert machine.running == ["a", "b"]
     await use(pool, "c")
     assert machine.running == ["b", "c"]
+    assert "of 572 MiB stay free" in (listing(pool, "c").plan or "")
     await pool.close()
 
 

@@ -170,7 +170,7 @@ async def decide(
         decision=decision,
         outlook=outlook,
         without=gone,
-        sentence=_sentence(plan, fit, decision, times),
+        sentence=_sentence(plan, fit, decision, times, _left(plan, fit, outlook, gone)),
     )
 
 
@@ -227,16 +227,14 @@ def _index(plan: LoadPlan, fit: Fit) -> int:
     )
 
 
-def _sentence(plan: LoadPlan, fit: Fit, decision: EvictionPlan, times: LoadTimes) -> str:
+def _sentence(plan: LoadPlan, fit: Fit, decision: EvictionPlan, times: LoadTimes, left: str) -> str:
     name = single_line(plan.model.name)
     match decision:
         case Evict(names=()):
-            return f"{name} loads {times.phrase(plan.model)}; {_left(fit)}."
+            return f"{name} loads {times.phrase(plan.model)}; {left}."
         case Evict(names=names):
             others = _list(names)
-            return (
-                f"{name} loads {times.phrase(plan.model)} after unloading {others}; {_left(fit)}."
-            )
+            return f"{name} loads {times.phrase(plan.model)} after unloading {others}; {left}."
         case WaitFor(busy=busy, wait_s=wait_s):
             wait = (
                 "for an unknown time"
@@ -251,8 +249,12 @@ def _sentence(plan: LoadPlan, fit: Fit, decision: EvictionPlan, times: LoadTimes
             return f"{name} does not fit."
 
 
-def _left(fit: Fit) -> str:
-    """Say what stays free on the devices that are used."""
+def _left(plan: LoadPlan, fit: Fit, outlook: MemoryOutlook, gone: Collection[str]) -> str:
+    """Say what stays free on the devices that are used, or of the limit on all models."""
+    if (limit := outlook.max_memory_bytes) is not None:
+        beside = outlook.beside_bytes({plan.model.name, *gone})
+        left_bytes = max(0, limit - beside - fit.with_draft_bytes)
+        return f"{format_bytes(left_bytes)} of {format_bytes(limit)} stay free"
     parts = []
     for share in fit.placement.devices:
         if share.total_bytes:
