@@ -104,7 +104,7 @@ def create_app(
     metrics = monitoring.metrics
     models = ServedModels(pool, deadline_s, metrics)
     metrics.add_collector(MemoryCollector(lambda: models.resident, models.memory_bytes))
-    error_response = ErrorResponses(dialects, default=error_body)
+    error_response = ErrorResponses(dialects, default=error_body, default_model=ErrorResponse)
     app = _make_routes(models, dialects, error_response)
     # The guards see the path as it was sent: only /health itself needs no key.
     keyed = KeyGuard(PlainPaths(app), keys=access.keys)
@@ -267,12 +267,14 @@ _STATUS_OPERATIONS = (
 
 def described_dialects(dialects: Sequence[Dialect]) -> tuple[Described, ...]:
     """Return all operations of the API, with the envelope of their errors."""
-    return (
-        Described(name="server", operations=_STATUS_OPERATIONS, error=ErrorResponse),
-        *(
-            Described(name=each.name, operations=each.operations, error=each.error or ErrorResponse)
-            for each in dialects
-        ),
+    errors = ErrorResponses(dialects, default=error_body, default_model=ErrorResponse)
+    listed = (
+        ("server", _STATUS_OPERATIONS),
+        *((each.name, each.operations) for each in dialects),
+    )
+    return tuple(
+        Described(name=name, operations=operations, error_at=errors.model_at)
+        for name, operations in listed
     )
 
 

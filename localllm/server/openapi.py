@@ -7,7 +7,7 @@ when one of the two has what the other one has not.
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Literal
@@ -44,17 +44,15 @@ class Operation:
     media_types: tuple[str, ...] = ()
     statuses: tuple[int, ...] = ()
     query: type[BaseModel] | None = None
-    error: type[BaseModel] | None = None
-    """The envelope of its errors; None: that of its dialect."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Described:
-    """The operations of one dialect and its envelope."""
+    """The operations of one dialect. `error_at` returns the envelope of errors on a path."""
 
     name: str
     operations: Sequence[Operation]
-    error: type[BaseModel]
+    error_at: Callable[[str], type[BaseModel]]
 
 
 def openapi_document(described: Sequence[Described], *, version: str) -> dict[str, object]:
@@ -92,9 +90,9 @@ class _Schemas:
         for each in described:
             for operation in each.operations:
                 requests += [t for t in (operation.body, operation.query) if t is not None]
-                answers += [
-                    t for t in (operation.answer, operation.error, each.error) if t is not None
-                ]
+                answers += [each.error_at(path) for path in operation.paths]
+                if operation.answer is not None:
+                    answers.append(operation.answer)
         adapters = [
             *_adapters(requests, "validation"),
             *_adapters(answers, "serialization"),
@@ -139,7 +137,7 @@ def _operation(
         "summary": operation.summary,
         "tags": [described.name],
         "operationId": f"{operation.method.lower()}{re.sub(r'[^A-Za-z0-9]+', '_', path)}",
-        "responses": _responses(operation, described, schemas),
+        "responses": _responses(operation, described.error_at(path), schemas),
     }
     if parameters := [*_path_parameters(path), *_query_parameters(operation, schemas)]:
         entry["parameters"] = parameters
@@ -152,7 +150,7 @@ def _operation(
 
 
 def _responses(
-    operation: Operation, described: Described, schemas: _Schemas
+    operation: Operation, envelope: type[BaseModel], schemas: _Schemas
 ) -> dict[str, dict[str, object]]:
     content: dict[str, object] = {}
     if operation.answer is not None:
@@ -163,7 +161,7 @@ def _responses(
     if content:
         answered["content"] = content
     responses = {str(operation.status): answered}
-    error = schemas.of(operation.error or described.error, "serialization")
+    error = schemas.of(envelope, "serialization")
     common = (*_ALWAYS, *(_WITH_BODY if operation.body is not None else ()))
     for status in sorted({*common, *operation.statuses} - {operation.status}):
         responses[str(status)] = {

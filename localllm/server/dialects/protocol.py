@@ -38,21 +38,30 @@ class Dialect:
 class ErrorResponses:
     """Writes each error in the envelope of the dialect whose path was requested."""
 
-    def __init__(self, dialects: Sequence[Dialect], default: Callable[[ApiError], bytes]) -> None:
+    def __init__(
+        self,
+        dialects: Sequence[Dialect],
+        default: Callable[[ApiError], bytes],
+        default_model: type[BaseModel] = BaseModel,
+    ) -> None:
+        """`default` is the envelope of all other paths, `default_model` what describes it."""
         self._default = default
+        self._default_model = default_model
         # The longest prefix wins: /v1/messages is Anthropic's within OpenAI's /v1.
         self._envelopes = sorted(
-            (
-                (prefix, dialect.error_body)
-                for dialect in dialects
-                if dialect.error_body is not None
-                for prefix in dialect.prefixes
-            ),
+            ((prefix, dialect) for dialect in dialects for prefix in dialect.prefixes),
             key=lambda envelope: -len(envelope[0]),
         )
 
     def __call__(self, error: ApiError, path: str) -> Response:
-        body = next(
-            (write for prefix, write in self._envelopes if path.startswith(prefix)), self._default
-        )
-        return Response(body(error), error.status, error.headers, media_type="application/json")
+        dialect = self._dialect(path)
+        write = (dialect and dialect.error_body) or self._default
+        return Response(write(error), error.status, error.headers, media_type="application/json")
+
+    def model_at(self, path: str) -> type[BaseModel]:
+        """Return the model of the envelope on a path."""
+        dialect = self._dialect(path)
+        return (dialect and dialect.error) or self._default_model
+
+    def _dialect(self, path: str) -> Dialect | None:
+        return next((each for prefix, each in self._envelopes if path.startswith(prefix)), None)
