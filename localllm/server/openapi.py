@@ -31,7 +31,7 @@ class Operation:
 
     `body`: the model that reads the request, or several; None: it has none. `answer`: the type of
     the JSON document that answers it with `status`; None: there is none. `media_types`: further
-    ones of the answer, such as that of a stream, which are described as text. `statuses`: those of
+    ones of the answer, such as that of a stream, which have no schema. `statuses`: those of
     errors that not every endpoint has. `query`: the parameters behind the path.
     """
 
@@ -156,7 +156,7 @@ def _responses(
     if operation.answer is not None:
         content[JSON] = {"schema": schemas.of(operation.answer, "serialization")}
     for media_type in operation.media_types:
-        content[media_type] = {"schema": {"type": "string"}}
+        content[media_type] = {}
     answered: dict[str, object] = {"description": "The answer."}
     if content:
         answered["content"] = content
