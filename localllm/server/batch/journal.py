@@ -103,6 +103,8 @@ class Journal:
             opener: Callable[[str, int], int] = lambda name, flags: os.open(name, flags, 0o600)  # noqa: E731
             with open(temporary, "wb", opener=opener) as out:
                 for key in keys:
+                    if key not in places:
+                        continue  # a batch that was cancelled
                     start, size = places[key]
                     file.seek(start)
                     out.write(file.read(size))

@@ -1,0 +1,250 @@
+"""The batches of the API: run one after another beside the other requests, from the disk on.
+
+A line of a batch is a request to the same routes that answer everybody, as the key that has made
+the batch, with a priority after everything that somebody waits for.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import logging
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from starlette.types import ASGIApp, Message, Scope
+
+from localllm.errors import LocalLLMError, NotFound, StoreError, UsageError
+from localllm.server.batch.input_file import BatchInput, scan
+from localllm.server.batch.journal import Journal, partial_file
+from localllm.server.batch.lines import BatchLine
+from localllm.server.batch.runner import BatchProgress, HttpAnswer, run_batch
+from localllm.server.batch.store import BatchStore, LineError, StoredBatch, is_success
+from localllm.server.request_record import Caller, RequestRecord, use_record
+from localllm.server.request_record import Scope as KeyScope
+
+logger = logging.getLogger("localllm.batch")
+
+MAX_ERRORS = 20
+"""Lines of an input that are named; OpenAI stops at one thousand."""
+
+CallAsgi = Callable[[BatchLine, Caller], Awaitable[HttpAnswer]]
+
+
+def call_app(app: ASGIApp) -> CallAsgi:
+    """Make what sends a line to the routes of `app`, as a caller that was checked before."""
+
+    async def call(line: BatchLine, caller: Caller) -> HttpAnswer:
+        body = json.dumps(line.body, ensure_ascii=True).encode("ascii")
+        scope: Scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": line.url,
+            "raw_path": line.url.encode(),
+            "query_string": b"",
+            "headers": [
+                (b"content-type", b"application/json"),
+                (b"content-length", str(len(body)).encode()),
+            ],
+            "client": None,
+            "server": None,
+        }
+        sent = False
+        never = asyncio.Event()
+        status, headers, parts = 500, {}, []
+
+        async def receive() -> Message:
+            nonlocal sent
+            if sent:
+                await never.wait()  # this client never leaves
+            sent = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Message) -> None:
+            nonlocal status, headers
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = {
+                    name.decode("latin-1").lower(): value.decode("latin-1")
+                    for name, value in message["headers"]
+                }
+            else:
+                parts.append(message.get("body", b""))
+
+        record = RequestRecord(request_id=f"batch-{line.number}", caller=caller)
+
+        async def run() -> None:
+            use_record(record)
+            await app(scope, receive, send)
+
+        await asyncio.create_task(run())  # a task of its own: the record is its own, too
+        return HttpAnswer(status=status, headers=headers, body=b"".join(parts))
+
+    return call
+
+
+class BatchService:
+    """Batches that were created, by the API or before this process began: one runs, in the order
+    in which they were made."""
+
+    def __init__(self, store: BatchStore, call: CallAsgi) -> None:
+        self.store = store
+        self._call = call
+        self._running: tuple[str, asyncio.Task[None]] | None = None
+        self._worker: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Go on with what has not ended. To be called when requests can be answered."""
+        with contextlib.suppress(StoreError):
+            self.store.delete_expired()
+        self._wake()
+
+    async def close(self) -> None:
+        """Stop where it is; the next start goes on."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.cancel()
+            await asyncio.wait((worker,))
+
+    def create(self, batch: StoredBatch) -> StoredBatch:
+        """Keep a new batch, and begin it when those before it have ended. Raises StoreError."""
+        self.store.put_batch(batch)
+        self._wake()
+        return batch
+
+    def cancel(self, batch: StoredBatch) -> StoredBatch:
+        """End a batch early; the results that are there become its files. Raises StoreError."""
+        if batch.ended or batch.status == "cancelling":
+            return batch
+        batch = self._update(batch.id, status="cancelling", cancelling_at=self._now())
+        if self._running is not None and self._running[0] == batch.id:
+            self._running[1].cancel()
+        else:
+            self._wake()
+        return batch
+
+    # --- inside ---
+
+    def _now(self) -> int:
+        return int(self.store.clock())
+
+    def _update(self, batch_id: str, *, keep: bool = True, **changes: object) -> StoredBatch:
+        batch = self.store.batch_of_any(batch_id)
+        return self.store.put_batch(msgspec.structs.replace(batch, **changes), keep=keep)
+
+    def _wake(self) -> None:
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.get_running_loop().create_task(self._work())
+
+    async def _work(self) -> None:
+        while waiting := [each for each in self.store.batches() if not each.ended]:
+            batch = waiting[-1]
+            task = asyncio.create_task(self._run(batch))
+            self._running = batch.id, task
+            try:
+                await asyncio.wait((task,))
+            finally:
+                self._running = None
+                if not task.done():  # this worker is cancelled, not the batch
+                    task.cancel()
+                    await asyncio.wait((task,))
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                self._fail(batch.id, error)
+
+    def _fail(self, batch_id: str, error: BaseException) -> None:
+        if not isinstance(error, LocalLLMError):
+            logger.error("A batch has failed: a fault of this program.", exc_info=error)
+        message = str(error) if isinstance(error, LocalLLMError) else "The server has a fault."
+        errors = (LineError(line=0, message=message),)
+        try:
+            self._update(batch_id, status="failed", failed_at=self._now(), errors=errors)
+        except StoreError as full:  # known in memory; the next start tries it again
+            logger.warning("%s", full)
+
+    async def _run(self, batch: StoredBatch) -> None:
+        """Bring a batch to its end, from wherever it is."""
+        out = self.store.results(batch)
+        if out.exists() and not partial_file(out).exists():
+            await asyncio.to_thread(self._complete, batch.id)
+            return
+        try:
+            file = self.store.file(batch.input_file_id, batch.owner)
+            found = await asyncio.to_thread(scan, self.store.content(file), endpoint=batch.endpoint)
+        except (NotFound, UsageError) as error:
+            raise UsageError(f"The input file cannot be used: {error}") from error
+        if found.invalid:
+            errors = tuple(
+                LineError(line=number, message=result.error or "")
+                for number, result in found.invalid[:MAX_ERRORS]
+            )
+            self._update(batch.id, status="failed", failed_at=self._now(), errors=errors)
+            return
+        journal = await asyncio.to_thread(Journal.open, out, found)
+        try:
+            if batch.status != "cancelling":
+                began = batch.in_progress_at or self._now()
+                self._update(
+                    batch.id, status="in_progress", in_progress_at=began, total=found.total
+                )
+                await self._run_lines(batch, found, journal)
+            await asyncio.to_thread(journal.finish, found, in_order=True)
+        finally:
+            journal.close()
+        await asyncio.to_thread(self._complete, batch.id)
+
+    async def _run_lines(self, batch: StoredBatch, found: BatchInput, journal: Journal) -> None:
+        scopes = frozenset({KeyScope.INFER, KeyScope.EMBED})
+        caller = Caller(
+            name=batch.owner,
+            scopes=scopes,
+            models=None if batch.models is None else frozenset(batch.models),
+        )
+
+        def note(progress: BatchProgress) -> None:
+            completed = progress.done - progress.failed
+            self._update(batch.id, keep=False, completed=completed, failed=progress.failed)
+
+        async def send(line: BatchLine) -> HttpAnswer:
+            return await self._call(line, caller)
+
+        await run_batch(found, journal, send, on_progress=note)
+
+    def _complete(self, batch_id: str) -> None:
+        """Make the files of the results, and the last state."""
+        batch = self.store.batch_of_any(batch_id)
+        cancelled = batch.status == "cancelling"
+        self._update(batch_id, finalizing_at=self._now())
+        out = self.store.results(batch)
+        names = {True: "output", False: "error"}
+        ids: dict[bool, str | None] = {True: None, False: None}
+        counts = {True: 0, False: 0}
+        for success, name in names.items():
+            with out.open("rb") as results:
+                lines = (raw for raw in results if is_success(raw) is success)
+                first = next(lines, None)
+                if first is None:
+                    continue
+                with self.store.new_file(
+                    owner=batch.owner,
+                    filename=f"{batch.id}_{name}.jsonl",
+                    purpose="batch_output",
+                ) as new:
+                    for raw in itertools.chain((first,), lines):
+                        new.file.write(raw)
+                        counts[success] += 1
+                ids[success] = new.id
+        self._update(
+            batch_id,
+            status="cancelled" if cancelled else "completed",
+            output_file_id=ids[True],
+            error_file_id=ids[False],
+            completed=counts[True],
+            failed=counts[False],
+            cancelled_at=self._now() if cancelled else None,
+            completed_at=None if cancelled else self._now(),
+        )
+        out.unlink(missing_ok=True)
