@@ -6,18 +6,17 @@ fields beside it.
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import (
-    MultipartCallbacks,
-    MultipartParser,
-    parse_options_header,
-)
+from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from localllm.core.text import single_line
 from localllm.server.errors import ApiError
+
+if TYPE_CHECKING:  # it is there for type checkers alone
+    from python_multipart.multipart import MultipartCallbacks
 
 MAX_FILE_BYTES = 2 * 2**30
 """OpenAI takes inputs of 200 MB; files here lie on the user's own disk."""
@@ -96,7 +95,7 @@ class _Form:
         self._name = ""
         self._value: bytearray | None = None
 
-    def callbacks(self) -> MultipartCallbacks:
+    def callbacks(self) -> "MultipartCallbacks":
         return {
             "on_part_begin": self._begin_part,
             "on_header_field": lambda data, start, end: self._add_header(0, data[start:end]),
