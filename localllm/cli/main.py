@@ -32,6 +32,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "rm": ("localllm.cli.commands.rm", "Remove a model from the library."),
     "run": ("localllm.cli.commands.run", "One answer, or a conversation on a terminal."),
     "serve": ("localllm.cli.commands.serve", "The local API."),
+    "batch": (
+        "localllm.cli.commands.batch",
+        "Run the requests of a file, and go on after a stop.",
+    ),
     "key": ("localllm.cli.commands.key", "Keys of the local API: create, list, revoke."),
     "bench": (
         "localllm.cli.commands.bench",

@@ -15,6 +15,7 @@ from localllm.errors import NotFound, UsageError
 from localllm.library.files.settings import Settings
 from localllm.library.store.installed import InstalledModel
 from localllm.runtime.load_policy import LoadChoice
+from localllm.runtime.model_pool.pool import ModelPool
 from localllm.runtime.model_pool.pool_model import (
     DEFAULT_KEEP_ALIVE_S,
     FOREVER,
@@ -106,6 +107,57 @@ def pool_options(command: Callable[..., Result]) -> Callable[..., Result]:
     for option in reversed(_OPTIONS):
         with_pool = option(with_pool)
     return with_pool
+
+
+def make_pool(names: tuple[str, ...], options: PoolOptions, user: Settings) -> ModelPool:
+    """Make the pool of this machine, with the models of these names.
+
+    Raises UsageError, NotFound.
+    """
+    check_alone(names, options.choice)
+    runtime = Runtime.of_this_machine()
+    runtime.max_memory_bytes = options.max_memory_bytes
+    if runtime.max_memory_bytes is None and user.max_memory is not None:
+        runtime.max_memory_bytes = parse_bytes(user.max_memory)
+    chosen = choose_models(runtime, names, only=options.only)
+    return ModelPool(runtime, pool_models(runtime, chosen, options, user))
+
+
+def check_alone(models: tuple[str, ...], choice: LoadChoice) -> None:
+    """Refuse options that belong to one model when there are several. Raises UsageError."""
+    if len(models) <= 1:
+        return
+    if choice.draft is not None:
+        raise UsageError("--draft belongs to one model: serve it alone.")
+    if choice.chat_template is not None:
+        raise UsageError(
+            "--chat-template belongs to one model: serve it alone, or name a file for each in the "
+            "settings (chat_templates)."
+        )
+    if choice.loras:
+        raise UsageError("--lora belongs to one model: serve it alone.")
+
+
+def choose_models(
+    runtime: Runtime, names: tuple[str, ...], *, only: bool = False
+) -> tuple[InstalledModel, ...]:
+    """Resolve the names of the models to load at the start; without any, take the only one.
+
+    Raises UsageError for one name twice, and when `only` needs a choice to be made, NotFound.
+    """
+    if names:
+        chosen = tuple(runtime.resolve(name) for name in names)
+        twice = {model.name for model in chosen if sum(m.name == model.name for m in chosen) > 1}
+        if twice:
+            raise UsageError(f"Two of the models have the name {single_line(twice.pop())}.")
+        return chosen
+    installed = runtime.installed()
+    if not installed:
+        raise NotFound("No model is installed. Try: localllm import FILE.gguf")
+    if len(installed) > 1 and only:
+        listed = ", ".join(single_line(model.name) for model in installed)
+        raise UsageError(f"Which model? Installed: {listed}. Try: localllm serve NAME --only")
+    return installed if len(installed) == 1 else ()
 
 
 def pool_models(

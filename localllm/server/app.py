@@ -25,6 +25,8 @@ from localllm.runtime.model_pool.pool import ModelPool
 from localllm.server.access.guard import KeyGuard
 from localllm.server.access.key_ring import KeyRing
 from localllm.server.access.scopes import plain_path
+from localllm.server.batch.routes import batch_dialect
+from localllm.server.batch.service import BatchService, call_app
 from localllm.server.dialects.anthropic.dialect import ANTHROPIC
 from localllm.server.dialects.jina.rerank import JINA
 from localllm.server.dialects.llama_server.dialect import llama_server
@@ -94,18 +96,24 @@ def create_app(
     monitoring: Monitoring | None = None,
     deadline_s: float | None = None,
     rules: RequestRules | None = None,
+    batches: BatchService | None = None,
     dialects: Sequence[Dialect] = DIALECTS,
 ) -> ASGIApp:
     """Make the API of the models of `pool`.
 
-    `deadline_s`: the time limit of every answer, None: no limit.
+    `deadline_s`: the time limit of every answer, None: no limit. `batches` None: there are no files
+    and batches.
     """
     rules, monitoring = rules or RequestRules(), monitoring or Monitoring()
     metrics = monitoring.metrics
     models = ServedModels(pool, deadline_s, metrics)
     metrics.add_collector(MemoryCollector(lambda: models.resident, models.memory_bytes))
+    if batches is not None:
+        dialects = (*dialects, batch_dialect(batches))
     error_response = ErrorResponses(dialects, default=error_body, default_model=ErrorResponse)
     app = _make_routes(models, dialects, error_response)
+    if batches is not None:
+        batches.call = call_app(ErrorMiddleware(PlainPaths(app), error_response=error_response))
     # The guards see the path as it was sent: only /health itself needs no key.
     keyed = KeyGuard(PlainPaths(app), keys=access.keys)
     guarded = HostGuard(keyed, policy=access.hosts, origins=access.cors_origins)
@@ -117,6 +125,13 @@ def create_app(
         log=monitoring.log,
         tracer=monitoring.tracer,
     )
+
+
+def create_routes(pool: ModelPool) -> ASGIApp:
+    """Make the API of the models of `pool` for this process alone: without the guards."""
+    error_response = ErrorResponses(DIALECTS, default=error_body, default_model=ErrorResponse)
+    app = _make_routes(ServedModels(pool, None, ServerMetrics()), DIALECTS, error_response)
+    return ErrorMiddleware(PlainPaths(app), error_response=error_response)
 
 
 def _make_routes(

@@ -164,12 +164,14 @@ class ServedModels:
         self, name: str, request: GenerateRequest, prompt_field: str, keep_alive: float | None
     ) -> AsyncGenerator[GenerateEvent, None]:
         tokens = None if request.max_tokens is None else request.max_tokens * request.n
+        # An answer that rests while others are written may take as long as they like.
+        deadline_s = self._deadline_s if request.priority == 0 else None
         acquired = self._pool.acquire(
-            name, keep_alive=keep_alive, max_tokens=tokens, deadline_s=self._deadline_s
+            name, keep_alive=keep_alive, max_tokens=tokens, deadline_s=deadline_s
         )
         with self.metrics.generation(name) as measured:
             async with acquired as use, self._reported_errors(name, prompt_field):
-                request = replace(request, deadline_s=use.left_s(self._deadline_s))
+                request = replace(request, deadline_s=use.left_s(deadline_s))
                 async with aclosing(self._runtime.generate(name, request)) as events:
                     async for event in events:
                         if isinstance(event, Token):

@@ -24,6 +24,7 @@ from click.testing import CliRunner
 from gguf import PoolingType
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
+from localllm.cli import pool_models
 from localllm.cli.commands import serve
 from localllm.engine.fake import FakeEngine
 from localllm.errors import DoesNotFit, NotFound, ServeError, UsageError
@@ -477,10 +478,10 @@ def test_without_a_name_the_only_model_is_loaded_and_of_several_none(
     tmp_path: Path, smollm2: Path, gemma3: Path
 ) -> None:
     with pytest.raises(NotFound, match="import"):
-        serve.choose_models(runtime_with(tmp_path / "0", None), ())
+        pool_models.choose_models(runtime_with(tmp_path / "0", None), ())
     only = runtime_with(tmp_path / "1", None, smollm2)
-    assert [model.name for model in serve.choose_models(only, (), only=True)] == ["model-0"]
+    assert [model.name for model in pool_models.choose_models(only, (), only=True)] == ["model-0"]
     two = runtime_with(tmp_path / "3", None, smollm2, gemma3)
-    assert serve.choose_models(two, ()) == ()
+    assert pool_models.choose_models(two, ()) == ()
     with pytest.raises(UsageError, match="model-0, model-1"):
-        serve.choose_models(two, (), only=True)
+        pool_models.choose_models(two, (), only=True)

@@ -21,6 +21,7 @@ from localllm.runtime.model_pool.pool_model import FOREVER, NO_NAMES, PoolModel,
 from localllm.runtime.runtime import Runtime
 from localllm.server.access.key_ring import KeyRing
 from localllm.server.app import DIALECTS, Access, Monitoring, RequestRules, create_app
+from localllm.server.batch.service import BatchService
 from localllm.server.dialects.protocol import Dialect
 from localllm.server.listen import (
     Address,
@@ -79,6 +80,7 @@ def make_app(
     rules: RequestRules | None = None,
     monitoring: Monitoring | None = None,
     aliases: Mapping[str, str] = NO_NAMES,
+    batches: BatchService | None = None,
 ) -> ASGIApp:
     access = Access(
         hosts=hosts or HostPolicy.bound_to("127.0.0.1"),
@@ -91,6 +93,7 @@ def make_app(
         monitoring=monitoring,
         rules=rules,
         dialects=dialects,
+        batches=batches,
     )
 
 
@@ -176,14 +179,16 @@ async def start_server(
     rules: RequestRules | None = None,
     monitoring: Monitoring | None = None,
     aliases: Mapping[str, str] = NO_NAMES,
+    batches: BatchService | None = None,
 ) -> AsyncIterator[ServerUnderTest]:
     """Run a server whose engine plays `script`, unless `start_engine` makes another one."""
     runtime = await make_runtime(script, model, data, start_engine=start_engine)
     sock = open_socket(Address(ip="127.0.0.1", port=0))
     address, stop = bound_address(sock), StopSignals()
+    app = make_app(runtime, key, dialects, hosts, cors_origins, rules, monitoring, aliases, batches)
     serving = asyncio.create_task(
         serve(
-            make_app(runtime, key, dialects, hosts, cors_origins, rules, monitoring, aliases),
+            app,
             (sock,),
             stop,
             abort_requests=runtime.close,

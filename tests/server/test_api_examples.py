@@ -9,6 +9,8 @@ import pytest
 
 from localllm.engine.client.client import ProcessEngine
 from localllm.engine.fake import Script
+from localllm.server.batch.service import BatchService
+from localllm.server.batch.store import BatchStore
 from tests.server.api_page import PAGE, URL, Example, examples
 from tests.server.server_under_test import KEY, MODEL, start_server
 
@@ -34,12 +36,14 @@ async def test_every_example_works_as_it_is_pasted(
 ) -> None:
     monkeypatch.setenv("LOCALLLM_API_KEY", KEY)
     assert os.environ["LOCALLLM_API_KEY"] == KEY
+    batches = BatchService(BatchStore(directory=tmp_path / "batches"))
     async with start_server(
         Script(),
         smollm2,
         tmp_path / "data",
         start_engine=lambda: ProcessEngine(log_dir=tmp_path / "log"),
         aliases=STARTER,
+        batches=batches,
     ) as server:
         found = examples()
         assert len(found) > 4
@@ -49,3 +53,4 @@ async def test_every_example_works_as_it_is_pasted(
             except Exception as error:
                 error.add_note(f"In this example of docs/api.md:\n{example.text}")
                 raise
+        await batches.close()

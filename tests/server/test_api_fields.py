@@ -18,7 +18,11 @@ from anthropic.types.beta import message_count_tokens_params as beta_count_token
 from anthropic.types.beta import message_create_params as beta_create_params
 from anthropic.types.beta.beta_raw_content_block_delta import BetaRawContentBlockDelta
 from ollama import _types as ollama
-from openai.types import completion_create_params, embedding_create_params
+from openai.types import (
+    batch_create_params,
+    completion_create_params,
+    embedding_create_params,
+)
 from openai.types.chat import completion_create_params as chat_create_params
 from openai.types.responses import (
     input_token_count_params,
@@ -29,6 +33,7 @@ from openai.types.responses import (
 )
 from pydantic import AliasChoices
 
+from localllm.server.batch.routes import BatchRequest
 from localllm.server.dialects.anthropic.content import Block
 from localllm.server.dialects.anthropic.messages_request import MessagesRequest
 from localllm.server.dialects.anthropic.tools import CLIENT_TOOL
@@ -107,6 +112,12 @@ REQUESTS = [
         types=(embedding_create_params.EmbeddingCreateParams,),
         model=EmbeddingRequest,
         body={"input": "hi"},
+    ),
+    DocumentedRequest(
+        path="POST /v1/batches",
+        types=(batch_create_params.BatchCreateParams,),
+        model=BatchRequest,
+        body={"input_file_id": "file-1", "endpoint": "/v1/embeddings"},
     ),
     DocumentedRequest(path="POST /api/chat", types=(ollama.ChatRequest,), model=ChatRequest),
     DocumentedRequest(

@@ -7,20 +7,23 @@ import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.types import Message
 
+from localllm.engine.fake import Script
 from localllm.errors import NotFound
-from localllm.server.batch.lines import BatchLine
+from localllm.server.batch.lines import BATCH_PRIORITY, BatchLine
 from localllm.server.batch.runner import HttpAnswer
 from localllm.server.batch.service import BatchService
 from localllm.server.batch.store import BatchStore, StoredBatch
 from localllm.server.batch.upload import read_upload
 from localllm.server.errors import ApiError
 from localllm.server.request_record import Caller
+from tests.server.server_under_test import MODEL, start_server
 from tests.server.test_batch import answer, line
 
 URL = "/v1/chat/completions"
@@ -268,3 +271,43 @@ async def test_a_form_that_is_none_is_refused(body: bytes, kind: str | None, sta
     with pytest.raises(ApiError) as refused:
         await read(body, 64, kind)
     assert refused.value.status == status
+
+
+async def test_the_official_client_runs_a_batch(smollm2: Path, tmp_path: Path) -> None:
+    batches = BatchService(BatchStore(directory=tmp_path / "batches"))
+    script = Script(tokens=("Yes", "."))
+    async with start_server(script, smollm2, tmp_path / "data", batches=batches) as server:
+        client = server.client()
+        content = "\n".join(line(name, MODEL) for name in ("a", "b")).encode()
+        file = await client.files.create(file=("in.jsonl", content), purpose="batch")
+        assert (file.bytes, file.filename) == (len(content), "in.jsonl")
+        made = await client.batches.create(
+            input_file_id=file.id,
+            endpoint="/v1/chat/completions",
+            completion_window="24h",
+            metadata={"night": "1"},
+            output_expires_after={"anchor": "created_at", "seconds": 3600},
+        )
+        await ended(batches)
+        end = await client.batches.retrieve(made.id)
+        assert end.status == "completed"
+        assert end.metadata == {"night": "1"}
+        assert end.request_counts is not None
+        assert (end.request_counts.completed, end.request_counts.total) == (2, 2)
+        assert end.output_file_id is not None
+        output = await client.files.content(end.output_file_id)
+        results = [json.loads(each) for each in output.text.splitlines()]
+        assert [each["custom_id"] for each in results] == ["a", "b"]
+        answers = [each["response"]["body"]["choices"][0]["message"] for each in results]
+        assert {each["content"] for each in answers} == {"Yes."}
+        assert all(each["response"]["request_id"].startswith("req_") for each in results)
+        assert [each.id for each in (await client.batches.list(limit=1)).data] == [made.id]
+        assert len([each async for each in client.files.list(limit=1)]) == 2
+        assert (await client.batches.cancel(made.id)).status == "completed"
+        assert (await client.files.delete(file.id)).deleted
+        with pytest.raises(openai.NotFoundError):
+            await client.files.retrieve(file.id)
+        with pytest.raises(openai.BadRequestError, match="purpose"):
+            await client.files.create(file=("x", b"y"), purpose="fine-tune")
+        assert {request.priority for request in script.requests} == {BATCH_PRIORITY}
+        await batches.close()

@@ -16,18 +16,17 @@ from localllm.cli import options
 from localllm.cli.completion import model_names
 from localllm.cli.listening import ListenChoice, Listening, listening
 from localllm.cli.output import info, print_json, print_line, warn
-from localllm.cli.pool_models import PoolOptions, pool_models, pool_options
+from localllm.cli.pool_models import PoolOptions, make_pool, pool_options
 from localllm.cli.progress import load_with_progress
 from localllm.core.sizing.load import Pooling
 from localllm.core.text import single_line
-from localllm.core.units import format_duration, parse_bytes
-from localllm.errors import ExitCode, NotFound, UsageError
+from localllm.core.units import format_duration
+from localllm.errors import ExitCode
 from localllm.library.files import paths, settings
-from localllm.library.store.installed import InstalledModel
 from localllm.runtime.load_policy import LoadChoice
 from localllm.runtime.model_pool.pool import ModelPool
 from localllm.runtime.model_pool.pool_model import PoolModels
-from localllm.runtime.runtime import ResidentModel, Runtime
+from localllm.runtime.runtime import ResidentModel
 
 if TYPE_CHECKING:  # the HTTP server is loaded when it is used
     from localllm.server.app import Access, Monitoring
@@ -237,68 +236,20 @@ def command(
         return asyncio.run(serve_models(pool, open_, serving))
 
 
-def make_pool(names: tuple[str, ...], options: PoolOptions, user: settings.Settings) -> ModelPool:
-    """Make the pool of this machine, with the models of these names.
-
-    Raises UsageError, NotFound.
-    """
-    check_alone(names, options.choice)
-    runtime = Runtime.of_this_machine()
-    runtime.max_memory_bytes = options.max_memory_bytes
-    if runtime.max_memory_bytes is None and user.max_memory is not None:
-        runtime.max_memory_bytes = parse_bytes(user.max_memory)
-    chosen = choose_models(runtime, names, only=options.only)
-    return ModelPool(runtime, pool_models(runtime, chosen, options, user))
-
-
-def check_alone(models: tuple[str, ...], choice: LoadChoice) -> None:
-    """Refuse options that belong to one model when there are several. Raises UsageError."""
-    if len(models) <= 1:
-        return
-    if choice.draft is not None:
-        raise UsageError("--draft belongs to one model: serve it alone.")
-    if choice.chat_template is not None:
-        raise UsageError(
-            "--chat-template belongs to one model: serve it alone, or name a file for each in the "
-            "settings (chat_templates)."
-        )
-    if choice.loras:
-        raise UsageError("--lora belongs to one model: serve it alone.")
-
-
 def split_commas(values: tuple[str, ...]) -> list[str]:
     """Return the values of an option that may be repeated, or hold several."""
     return [each.strip() for value in values for each in value.split(",") if each.strip()]
 
 
-def choose_models(
-    runtime: Runtime, names: tuple[str, ...], *, only: bool = False
-) -> tuple[InstalledModel, ...]:
-    """Resolve the names of the models to load at the start; without any, take the only one.
-
-    Raises UsageError for one name twice, and when `only` needs a choice to be made, NotFound.
-    """
-    if names:
-        chosen = tuple(runtime.resolve(name) for name in names)
-        twice = {model.name for model in chosen if sum(m.name == model.name for m in chosen) > 1}
-        if twice:
-            raise UsageError(f"Two of the models have the name {single_line(twice.pop())}.")
-        return chosen
-    installed = runtime.installed()
-    if not installed:
-        raise NotFound("No model is installed. Try: localllm import FILE.gguf")
-    if len(installed) > 1 and only:
-        listed = ", ".join(single_line(model.name) for model in installed)
-        raise UsageError(f"Which model? Installed: {listed}. Try: localllm serve NAME --only")
-    return installed if len(installed) == 1 else ()
-
-
 async def serve_models(pool: ModelPool, at: Listening, serving: Serving) -> ExitCode:
     """Load, serve until a signal, free everything. Raises what loading raises."""
     from localllm.server.app import RequestRules, create_app
+    from localllm.server.batch.service import BatchService
+    from localllm.server.batch.store import BatchStore
     from localllm.server.listen import StopSignals, serve
 
     access = access_to(at, serving)
+    batches = BatchService(BatchStore(directory=paths.batch_dir()))
     stop = StopSignals()
     async with contextlib.AsyncExitStack() as stack:
         monitoring = stack.enter_context(monitored(serving))
@@ -318,7 +269,10 @@ async def serve_models(pool: ModelPool, at: Listening, serving: Serving) -> Exit
                 monitoring=monitoring,
                 deadline_s=serving.request_timeout_s,
                 rules=RequestRules(strict=serving.strict),
+                batches=batches,
             )
+            batches.start()
+            stack.push_async_callback(batches.close)
             if at.tls is not None:
                 renewing = asyncio.create_task(at.tls.keep_fresh())
                 stack.callback(renewing.cancel)

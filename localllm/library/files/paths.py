@@ -32,6 +32,11 @@ def cache_dir() -> Path:
     return _directory("LOCALLLM_CACHE_DIR", _DIRS.user_cache_path)
 
 
+def batch_dir() -> Path:
+    """Return the directory of the files and batches of the API."""
+    return data_dir() / "batches"
+
+
 def log_dir() -> Path:
     """Return the directory of the engines' logs: what llama.cpp prints."""
     return cache_dir() / "logs"

@@ -37,7 +37,8 @@ class BatchInput:
 
     path: Path
     sha256: str
-    endpoint: str | None
+    endpoint: str | None = None
+    model: str | None = None
     places: list[_Place] = field(default_factory=list)
     invalid: list[tuple[int, LineResult]] = field(default_factory=list)
 
@@ -55,11 +56,15 @@ class BatchInput:
                     continue
                 file.seek(place.offset)
                 try:
-                    yield parse_line(file.read(place.size), place.number, endpoint=self.endpoint)
+                    yield self.parse(file.read(place.size), place.number)
                 except InvalidLine as error:
                     raise UsageError(
                         f"Line {place.number} of {self.path} has changed meanwhile: it {error}."
                     ) from None
+
+    def parse(self, raw: bytes, number: int) -> BatchLine:
+        """Read one of its lines. Raises InvalidLine."""
+        return parse_line(raw, number, endpoint=self.endpoint, model=self.model)
 
     def keys(self) -> list[bytes]:
         """Return the keys of all lines in the order of the file."""
@@ -68,15 +73,16 @@ class BatchInput:
         return [key for _, key in sorted(numbered)]
 
 
-def scan(path: Path, *, endpoint: str | None = None) -> BatchInput:
+def scan(path: Path, *, endpoint: str | None = None, model: str | None = None) -> BatchInput:
     """Check each line of a file; blank ones are passed over.
 
-    `endpoint`: the only one that its lines may have. Raises NotFound, UsageError.
+    `endpoint`: the only one that its lines may have; `model`: of lines that name none. Raises
+    NotFound, UsageError.
     """
     try:
         with path.open("rb") as file:
             digest = hashlib.sha256()
-            found = BatchInput(path=path, sha256="", endpoint=endpoint)
+            found = BatchInput(path=path, sha256="", endpoint=endpoint, model=model)
             seen: set[bytes] = set()
             offset = number = 0
             while raw := file.readline(MAX_LINE_BYTES + 2):
@@ -104,7 +110,7 @@ def scan(path: Path, *, endpoint: str | None = None) -> BatchInput:
 
 def _add(found: BatchInput, raw: bytes, place: _Place, seen: set[bytes]) -> None:
     try:
-        line = parse_line(raw, place.number, endpoint=found.endpoint)
+        line = found.parse(raw, place.number)
         key = id_key(line.custom_id)
         if key in seen:
             shown = single_line(line.custom_id)[:80]

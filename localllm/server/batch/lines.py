@@ -91,8 +91,11 @@ class LineResult:
         return json.dumps(document, ensure_ascii=True).encode("ascii") + b"\n"
 
 
-def parse_line(raw: bytes, number: int, *, endpoint: str | None = None) -> BatchLine:
-    """Read one line. `endpoint`: the only one that its batch may have. Raises InvalidLine."""
+def parse_line(
+    raw: bytes, number: int, *, endpoint: str | None = None, model: str | None = None
+) -> BatchLine:
+    """Read one line. `endpoint`: the only one that its batch may have; `model`: of a line that
+    names none. Raises InvalidLine."""
     if len(raw) > MAX_LINE_BYTES:
         raise InvalidLine(f"is longer than {MAX_LINE_BYTES} bytes")
     try:
@@ -115,6 +118,8 @@ def parse_line(raw: bytes, number: int, *, endpoint: str | None = None) -> Batch
         raise InvalidLine("has no `body` (an object: the request)")
     if body.get("stream"):
         raise InvalidLine("wants a stream, which a batch has none of: leave `stream` out")
+    if model is not None and not body.get("model"):
+        body = {**body, "model": model}
     if url != "/v1/embeddings":
         body = {"priority": BATCH_PRIORITY, **body}
     return BatchLine(number=number, custom_id=custom_id, url=url, body=body)

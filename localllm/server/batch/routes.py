@@ -20,7 +20,7 @@ from localllm.server.errors import ApiError
 from localllm.server.openapi import Operation
 from localllm.server.request_body import read_body
 from localllm.server.request_record import OWNER, Caller, current_record
-from localllm.server.schema import ApiModel, RequestModel, json_response
+from localllm.server.schema import WHOLE, ApiModel, RequestModel, json_response
 from localllm.server.served_models import ServedModels
 
 PREFIXES = ("/v1", "", "/v1/v1")
@@ -107,6 +107,11 @@ class BatchList(ApiModel):
     has_more: bool
 
 
+class ExpiresAfter(RequestModel):
+    anchor: Literal["created_at"] = "created_at"
+    seconds: Annotated[int, Field(ge=60, le=366 * 86_400), WHOLE]
+
+
 class BatchRequest(RequestModel):
     """`completion_window` is a wish that nobody needs here: a batch has all the time that it
     takes."""
@@ -119,7 +124,7 @@ class BatchRequest(RequestModel):
         "/v1/messages",
         "/v1/responses",
     ]
-    completion_window: Annotated[str, Field(max_length=16)] | None = None
+    completion_window: object = None
     metadata: (
         Annotated[
             dict[
@@ -130,6 +135,7 @@ class BatchRequest(RequestModel):
         ]
         | None
     ) = None
+    output_expires_after: ExpiresAfter | None = None
 
 
 class PageQuery(BaseModel):
@@ -290,8 +296,11 @@ class _Endpoints:
             endpoint=body.endpoint,
             input_file_id=file.id,
             created_at=int(self._store.clock()),
-            completion_window=body.completion_window or "24h",
+            completion_window="24h",
             metadata=body.metadata,
+            output_expires_s=(
+                None if body.output_expires_after is None else body.output_expires_after.seconds
+            ),
         )
         return json_response(_batch(self._service.create(batch)))
 

@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import logging
+import secrets
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -74,13 +75,14 @@ def call_app(app: ASGIApp) -> CallAsgi:
             else:
                 parts.append(message.get("body", b""))
 
-        record = RequestRecord(request_id=f"batch-{line.number}", caller=caller)
+        record = RequestRecord(request_id=f"req_{secrets.token_hex(12)}", caller=caller)
 
         async def run() -> None:
             use_record(record)
             await app(scope, receive, send)
 
         await asyncio.create_task(run())  # a task of its own: the record is its own, too
+        headers.setdefault("x-request-id", record.request_id)
         return HttpAnswer(status=status, headers=headers, body=b"".join(parts))
 
     return call
@@ -90,9 +92,10 @@ class BatchService:
     """Batches that were created, by the API or before this process began: one runs, in the order
     in which they were made."""
 
-    def __init__(self, store: BatchStore, call: CallAsgi) -> None:
+    def __init__(self, store: BatchStore, call: CallAsgi | None = None) -> None:
+        """`call`: what sends a line; there must be one when batches run."""
         self.store = store
-        self._call = call
+        self.call = call
         self._running: tuple[str, asyncio.Task[None]] | None = None
         self._worker: asyncio.Task[None] | None = None
 
@@ -208,8 +211,11 @@ class BatchService:
             completed = progress.done - progress.failed
             self._update(batch.id, keep=False, completed=completed, failed=progress.failed)
 
+        call = self.call
+        assert call is not None
+
         async def send(line: BatchLine) -> HttpAnswer:
-            return await self._call(line, caller)
+            return await call(line, caller)
 
         await run_batch(found, journal, send, on_progress=note)
 
@@ -233,6 +239,8 @@ class BatchService:
                     filename=f"{batch.id}_{name}.jsonl",
                     purpose="batch_output",
                 ) as new:
+                    if batch.output_expires_s is not None:
+                        new.expires_at = self._now() + batch.output_expires_s
                     for raw in itertools.chain((first,), lines):
                         new.file.write(raw)
                         counts[success] += 1

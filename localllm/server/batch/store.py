@@ -72,6 +72,7 @@ class StoredBatch(msgspec.Struct, frozen=True, kw_only=True):
     output_file_id: str | None = None
     error_file_id: str | None = None
     errors: tuple[LineError, ...] = ()
+    output_expires_s: int | None = None
     total: int = 0
     completed: int = 0
     failed: int = 0
