@@ -12,8 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
-
 from localllm.core.hardware import HardwareInfo
 from localllm.core.sizing.load import LoadSettings
 from localllm.core.speed.threads import ThreadTrial, counts_to_try, size_class
@@ -74,6 +72,8 @@ class ThreadChoices:
         key = _key(hardware, number)
         others = [each for each in self._read().items() if each[0] != key]
         kept = dict([*others, (key, choice)][-_MOST_KEPT:])
+        import msgspec  # `suggest` reads and writes none of this
+
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             atomic_write.write_atomically(self._path, msgspec.json.encode(kept))
@@ -85,6 +85,8 @@ class ThreadChoices:
         return {each.size_class: each for each in sorted(mine, key=lambda each: each.size_class)}
 
     def _read(self) -> dict[str, ThreadChoice]:
+        import msgspec
+
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=dict[str, ThreadChoice])
         except (OSError, msgspec.DecodeError):
