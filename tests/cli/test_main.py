@@ -11,7 +11,7 @@ from localllm.cli.main import LazyGroup
 NOT_FOR_SUGGEST = {
     "asyncio", "httpx2", "huggingface_hub", "importlib.metadata", "keyring", "llama_cpp",
     "localllm.engine.client.client", "localllm.library.store.store",
-    "msgspec", "numpy", "rich", "textual",
+    "numpy", "rich", "textual",
 }  # fmt: skip
 LISTING = """
 import sys
