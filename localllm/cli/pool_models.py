@@ -10,8 +10,9 @@ import click
 from localllm.cli.completion import model_names
 from localllm.cli.model_aliases import resolve_aliases
 from localllm.core.text import single_line
-from localllm.core.units import parse_bytes, parse_keep_alive
+from localllm.core.units import parse_bytes, parse_keep_alive, parse_swap_bytes
 from localllm.errors import NotFound, UsageError
+from localllm.library.files import paths
 from localllm.library.files.settings import Settings
 from localllm.library.store.installed import InstalledModel
 from localllm.runtime.load_policy import LoadChoice
@@ -23,6 +24,7 @@ from localllm.runtime.model_pool.pool_model import (
     PoolModel,
     PoolModels,
 )
+from localllm.runtime.model_pool.warm_swap import SwapLimits, WarmSwap
 from localllm.runtime.runtime import Runtime
 
 Result = TypeVar("Result")
@@ -120,7 +122,12 @@ def make_pool(names: tuple[str, ...], options: PoolOptions, user: Settings) -> M
     if runtime.max_memory_bytes is None and user.max_memory is not None:
         runtime.max_memory_bytes = parse_bytes(user.max_memory)
     chosen = choose_models(runtime, names, only=options.only)
-    return ModelPool(runtime, pool_models(runtime, chosen, options, user))
+    limits = SwapLimits(
+        ram_bytes=parse_swap_bytes(user.warm_swap_ram or "auto"),
+        disk_bytes=parse_bytes(user.warm_swap_disk or "0"),
+    )
+    swap = WarmSwap(runtime, limits, paths.swap_dir())
+    return ModelPool(runtime, pool_models(runtime, chosen, options, user), warm_swap=swap)
 
 
 def check_alone(models: tuple[str, ...], choice: LoadChoice) -> None:

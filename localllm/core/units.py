@@ -78,6 +78,11 @@ def parse_bytes(text: str) -> int:
     return size
 
 
+def parse_swap_bytes(text: str) -> int | None:
+    """Read a size, or "auto": None. Raises UsageError."""
+    return None if text.strip().lower() == "auto" else parse_bytes(text)
+
+
 def parse_keep_alive(text: str) -> float:
     """Read how long a model stays in memory: "5m", "1h30m", "300" (seconds), "0"; a negative one is
     for ever (infinity), as Ollama reads it. Raises UsageError."""

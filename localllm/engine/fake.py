@@ -5,9 +5,11 @@ implements.
 """
 
 import asyncio
+import os
 from array import array
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from localllm.core.hardware import DeviceTest, EngineBuild, EngineDevice
 from localllm.core.sizing.load import Allocation, BufferKind
@@ -17,10 +19,12 @@ from localllm.engine.messages import (
     DetokenizeRequest,
     Embedded,
     EmbedRequest,
+    ExportState,
     Finished,
     FinishReason,
     GenerateEvent,
     GenerateRequest,
+    ImportState,
     Loaded,
     LoadProgress,
     LoadRequest,
@@ -73,7 +77,9 @@ class Script:
     `load_gate` before each event of a load, `probe_gate` and `describe_gate` before the answer.
     Records: the requests of each kind; `opened` gets the id of each generate request, `closed` that
     of each whose stream was closed before its end; `states` has the number of tokens in each state
-    file.
+    file. The cache holds `conversations` of so many tokens, 1000 bytes each; `imported` are the
+    tokens of those that it got back; with `torn` it takes none, and with `crash_on_export` it ends
+    when it is to copy one.
     """
 
     tokens: tuple[str, ...] = ("Hello", ", ", "world", ".")
@@ -100,6 +106,10 @@ class Script:
     probe_gate: asyncio.Semaphore | None = None
     describe_gate: asyncio.Semaphore | None = None
     states: dict[str, int] = field(default_factory=dict)
+    conversations: tuple[int, ...] = ()
+    imported: list[int] = field(default_factory=list)
+    torn: bool = False
+    crash_on_export: bool = False
     dropped_messages: int = 0
     warnings: tuple[str, ...] = ()
     stop: str | None = None
@@ -288,6 +298,30 @@ class FakeEngine:
             raise StateFailed("There is no file of this conversation's cells.")
         return StateRestored(tokens=self.script.states[request.path])
 
+    async def list_states(self) -> tuple[int, ...]:
+        self._check_alive()
+        return self.script.conversations
+
+    async def export_state(self, request: ExportState) -> StateSaved:
+        """Write the number of tokens, as text, and zeros behind it."""
+        self._check_alive()
+        if self.script.crash_on_export:
+            self.kill()
+            self._check_alive()
+        tokens = self.script.conversations[request.index]
+        if 1000 * tokens > request.max_bytes:
+            raise StateFailed("The cells take more than is allowed.")
+        _write(request.path, str(tokens).encode(), 1000 * tokens)
+        return StateSaved(tokens=tokens, size_bytes=1000 * tokens)
+
+    async def import_state(self, request: ImportState) -> StateRestored:
+        self._check_alive()
+        if self.script.torn:
+            raise StateFailed("The kept cells are not complete.")
+        tokens = int(_read(request.path).rstrip(b"\0"))
+        self.script.imported.append(tokens)
+        return StateRestored(tokens=tokens)
+
     async def embed(self, request: EmbedRequest) -> Embedded:
         """Return a vector for each input that has its length in it."""
         self._check_alive()
@@ -366,6 +400,16 @@ class FakeEngine:
                 reason="SIGKILL",
                 log_tail=("fake: killed",),
             )
+
+
+def _write(path: str, data: bytes, size_bytes: int) -> None:
+    Path(path).write_bytes(data)
+    os.truncate(path, size_bytes)
+
+
+def _read(path: str) -> bytes:
+    with Path(path).open("rb") as file:
+        return file.read(100)
 
 
 def _calls(calls: tuple[ToolCall, ...], request_id: str, index: int) -> Iterator[GenerateEvent]:

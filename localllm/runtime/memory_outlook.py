@@ -12,7 +12,7 @@ from types import MappingProxyType
 from localllm.core.hardware import HardwareInfo
 from localllm.core.sizing.fit import Fit, fit_on
 from localllm.core.sizing.load import LoadSettings
-from localllm.core.sizing.placement.budget import NO_BYTES
+from localllm.core.sizing.placement.budget import NO_BYTES, budget_of
 from localllm.core.units import format_bytes
 from localllm.engine.messages import Loaded
 from localllm.runtime.load_plan import LoadPlan
@@ -63,13 +63,14 @@ def held_memory(fit: Fit, loaded: Loaded, *, running: bool = True) -> HeldMemory
 class MemoryOutlook:
     """This machine's free memory, what the resident models (`held`, by name) take of it, and the
     limits: `reserve_bytes` stay free on each device, all models together take at most
-    `max_memory_bytes`.
+    `max_memory_bytes`. `releasable_bytes` of the host are given back before a load that needs them.
     """
 
     hardware: HardwareInfo
     held: Mapping[str, HeldMemory] = field(default_factory=lambda: MappingProxyType({}))
     reserve_bytes: int = 0
     max_memory_bytes: int | None = None
+    releasable_bytes: int = 0
     mapped_is_free: bool = MAPPED_FILES_COUNT_AS_FREE
 
     def fit(self, plan: LoadPlan, unloading: Collection[str] = ()) -> Fit:
@@ -98,7 +99,7 @@ class MemoryOutlook:
             for device in self.hardware.devices
         )
         empty = replace(self.hardware, ram=replace(ram, available_bytes=total), devices=devices)
-        return replace(self, hardware=empty, held={})
+        return replace(self, hardware=empty, held={}, releasable_bytes=0)
 
     def over_limit_bytes(self, plan: LoadPlan, fit: Fit, unloading: Collection[str] = ()) -> int:
         """Return the bytes by which this load would exceed `max_memory_bytes`; 0: it does not."""
@@ -110,6 +111,12 @@ class MemoryOutlook:
     def beside_bytes(self, gone: Collection[str]) -> int:
         """Sum the bytes of the resident models that stay when those called `gone` do not."""
         return sum(held.total_bytes for name, held in self.held.items() if name not in gone)
+
+    def free_host_bytes(self, gone: Collection[str]) -> int:
+        """Return what is free of the host's memory when the models called `gone` are not there and
+        all is released that can be."""
+        free = budget_of(self.hardware, reserve_bytes=self.reserve_bytes).host_bytes
+        return free + self._returned_bytes(gone)[0]
 
     def limit_message(self, plan: LoadPlan, fit: Fit, unloading: Collection[str] = ()) -> str:
         """Describe, with its numbers, that a load exceeds `max_memory_bytes`."""
@@ -136,9 +143,9 @@ class MemoryOutlook:
 
     def _returned_bytes(self, gone: Collection[str]) -> tuple[int, dict[str, int]]:
         """Correct the measured free bytes, of the host and of each GPU: what `gone` give back is
-        added. Of those that stay, what is measured as free and is not theirs to lose is taken off:
-        mapped weights, and all of a crashed one that will be restarted."""
-        host, gpus = 0, dict[str, int]()
+        added, and what can be released. Of those that stay, what is measured as free and is not
+        theirs to lose is taken off: mapped weights, and all of a crashed one that will restart."""
+        host, gpus = self.releasable_bytes, dict[str, int]()
         for name, held in self.held.items():
             mapped_free = held.mapped_bytes if self.mapped_is_free else 0
             if name in gone:

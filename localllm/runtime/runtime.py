@@ -80,6 +80,8 @@ __all__ = ["Fit", "ResidentModel", "Runtime", "TooLarge"]
 
 PROBE_TIMEOUT_S = 60.0
 """A dry run takes milliseconds, a first import from a cold disk seconds, a hung driver for ever."""
+_RATED_TOKENS = 64
+"""Fewer tokens say little about the rate of reading."""
 _DEFAULT_SETTINGS = Settings()
 
 
@@ -125,6 +127,9 @@ class Runtime:
         self.gpu_verdicts = GpuVerdicts()
         self.max_memory_bytes: int | None = None
         """The memory that all models together may take; None: no limit but what is free."""
+        self.releasable_bytes: Callable[[], int] = int
+        """Memory that is given back as soon as a load needs it."""
+        self._reading_rates: dict[str, float] = {}
         self._thread_choices = thread_choices
         self.engine_change = engine_change
         self._store = store
@@ -232,6 +237,7 @@ class Runtime:
             },
             reserve_bytes=self._settings.reserve_bytes,
             max_memory_bytes=self.max_memory_bytes,
+            releasable_bytes=self.releasable_bytes(),
         )
 
     async def fit(self, plan: LoadPlan) -> Fit:
@@ -350,6 +356,7 @@ class Runtime:
             async for event in events:
                 if isinstance(event, Finished):
                     loaded.supervisor.record_success()
+                    self._note_reading(name, event)
                 yield event
 
     async def embed(self, name: str, request: EmbedRequest) -> Embedded:
@@ -397,6 +404,19 @@ class Runtime:
     async def restore_state(self, name: str, request: RestoreState) -> StateRestored:
         """Load the KV cache of a conversation from a file. Raises as `save_state` does."""
         return await self._loaded_model(name).engine.restore_state(request)
+
+    def running_engine(self, name: str) -> Engine | None:
+        """Return the engine of the resident model `name`; None when there is none that runs."""
+        loaded = self._models.get(name)
+        return loaded.engine if loaded is not None and loaded.engine.alive else None
+
+    def reading_rate(self, name: str) -> float | None:
+        """Return the tokens/s at which the model `name` has last read a prompt; None: not known."""
+        return self._reading_rates.get(name)
+
+    def _note_reading(self, name: str, end: Finished) -> None:
+        if end.timings.prefill_tps and end.prompt_tokens - end.cached_tokens >= _RATED_TOKENS:
+            self._reading_rates[name] = end.timings.prefill_tps
 
     async def cancel(self, name: str, request_id: str) -> None:
         """End a request; its stream ends with reason CANCELLED."""

@@ -107,7 +107,9 @@ def create_app(
     rules, monitoring = rules or RequestRules(), monitoring or Monitoring()
     metrics = monitoring.metrics
     models = ServedModels(pool, deadline_s, metrics)
-    metrics.add_collector(MemoryCollector(lambda: models.resident, models.memory_bytes))
+    metrics.add_collector(
+        MemoryCollector(lambda: models.resident, models.memory_bytes, models.kept)
+    )
     if batches is not None:
         dialects = (*dialects, batch_dialect(batches))
     error_response = ErrorResponses(dialects, default=error_body, default_model=ErrorResponse)

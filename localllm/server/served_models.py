@@ -29,6 +29,7 @@ from localllm.engine.messages import (
 from localllm.errors import ContextOverflow, EngineCrashed, NotFound
 from localllm.runtime.model_pool.listing import ModelListing
 from localllm.runtime.model_pool.pool import ModelPool
+from localllm.runtime.model_pool.warm_swap import KeptConversations
 from localllm.runtime.runtime import ResidentModel
 from localllm.server.errors import ApiError, api_error, is_shutdown
 from localllm.server.monitoring.metrics import ServerMetrics
@@ -224,6 +225,10 @@ class ServedModels:
     def memory_bytes(self, name: str) -> int | None:
         """Measure the resident memory of a model's process; None when there is none."""
         return self._runtime.memory_bytes(name)
+
+    def kept(self) -> dict[str, KeptConversations]:
+        """Map the models whose conversations wait for their next load to what is kept of them."""
+        return {each.name: each.kept for each in self._pool.listed() if each.kept is not None}
 
     async def tokenize(
         self, name: str, text: str, *, add_special: bool = False, parse_special: bool = False

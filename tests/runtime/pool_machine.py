@@ -1,7 +1,7 @@
 """A machine with memory for so many models, scripted engines and a clock that a test moves."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -64,7 +64,8 @@ class NamedEngine(FakeEngine):
 @dataclass
 class PoolMachine(FakeMachine):
     """A machine on which `room` models of `model_bytes` fit; with `leaks`, what was loaded once is
-    never free again. `loads` are the names of all loads, in their order."""
+    never free again. `loads` are the names of all loads, in their order. Conversations that are
+    kept take `kept_bytes` of the memory."""
 
     room: float = 1.5
     model_bytes: int = 0
@@ -73,6 +74,7 @@ class PoolMachine(FakeMachine):
     scripts: dict[str, Script] = field(default_factory=dict)
     loads: list[str] = field(default_factory=list)
     clock: FakeClock = field(default_factory=FakeClock)
+    kept_bytes: Callable[[], int] = int
 
     def start_engine(self) -> FakeEngine:
         engine = NamedEngine(self)
@@ -93,7 +95,7 @@ class PoolMachine(FakeMachine):
         if not self.model_bytes:
             return found
         used = len(self.loads) if self.leaks else len(self.running)
-        free = max(0, int(self.model_bytes * (self.room - used)))
+        free = max(0, int(self.model_bytes * (self.room - used)) - self.kept_bytes())
         return replace(found, ram=replace(found.ram, available_bytes=free))
 
     def runtime(self) -> Runtime:

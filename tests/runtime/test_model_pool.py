@@ -108,16 +108,9 @@ async def test_what_does_not_fit_beside_an_idle_model_replaces_it(
 ) -> None:
     caplog.set_level(logging.INFO, "localllm.pool")
     pool = await machine.pool(smollm2)
-    unloaded: list[tuple[str, list[str]]] = []
-
-    async def before_unload(name: str) -> None:
-        unloaded.append((name, machine.running))
-
-    pool.before_unload = before_unload
     await use(pool, "a")
     await use(pool, "b")
     assert machine.running == ["b"]
-    assert unloaded == [("a", ["a"])]
     assert "after unloading a;" in caplog.text
     machine.room = 2.5
     await use(pool, "a")

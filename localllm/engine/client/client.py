@@ -34,8 +34,11 @@ from localllm.engine.messages import (
     DetokenizeRequest,
     Embedded,
     EmbedRequest,
+    ExportState,
     GenerateEvent,
     GenerateRequest,
+    ImportState,
+    ListStates,
     Loaded,
     LoadError,
     LoadProgress,
@@ -50,6 +53,7 @@ from localllm.engine.messages import (
     StateError,
     StateRestored,
     StateSaved,
+    StatesListed,
     TemplateApplied,
     Tokenized,
     TokenizeRequest,
@@ -85,9 +89,9 @@ MAX_REQUEST_BYTES = 64 * 2**20
 
 _MAX_UNREAD_BYTES = 64 * 2**20
 
-ControlCommand = (
-    BuildInfoRequest | LoadRequest | ProbeRequest | ArchitecturesRequest | SaveState | RestoreState
-)
+StateCommand = SaveState | RestoreState | ListStates | ExportState | ImportState
+
+ControlCommand = BuildInfoRequest | LoadRequest | ProbeRequest | ArchitecturesRequest | StateCommand
 """Commands that are answered in their order; other requests are answered at the same time."""
 
 SingleRequest = (
@@ -151,6 +155,16 @@ class Engine(Protocol):
 
     async def restore_state(self, request: RestoreState) -> StateRestored:
         """Load them from a file. Raises StateFailed, and the cache is as it was or emptier."""
+
+    async def list_states(self) -> tuple[int, ...]:
+        """List the conversations in the cache, used last first, by their tokens. Raises
+        StateFailed."""
+
+    async def export_state(self, request: ExportState) -> StateSaved:
+        """Copy one of those that were listed out of the process. Raises StateFailed."""
+
+    async def import_state(self, request: ImportState) -> StateRestored:
+        """Take back what was exported; as `restore_state`."""
 
     async def embed(self, request: EmbedRequest) -> Embedded:
         """Turn texts into vectors. Being cancelled cancels the request.
@@ -266,6 +280,15 @@ class ProcessEngine:
         return await self._control(request, StateSaved)
 
     async def restore_state(self, request: RestoreState) -> StateRestored:
+        return await self._control(request, StateRestored)
+
+    async def list_states(self) -> tuple[int, ...]:
+        return (await self._control(ListStates(), StatesListed)).tokens
+
+    async def export_state(self, request: ExportState) -> StateSaved:
+        return await self._control(request, StateSaved)
+
+    async def import_state(self, request: ImportState) -> StateRestored:
         return await self._control(request, StateRestored)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
@@ -480,7 +503,7 @@ def _line(command: Command) -> bytes:
     except WireError as error:
         if isinstance(command, GenerateRequest | SingleRequest):
             raise BadRequest(f"The request is not valid Unicode: {error}") from error
-        if isinstance(command, SaveState | RestoreState):
+        if isinstance(command, StateCommand):
             raise StateFailed(f"The engine cannot be told this path or text: {error}") from error
         raise LoadFailed(
             f"The engine cannot be told this path; rename the file to plain letters: {error}"

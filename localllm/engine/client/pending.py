@@ -43,6 +43,7 @@ from localllm.engine.messages import (
     StateError,
     StateRestored,
     StateSaved,
+    StatesListed,
     TemplateApplied,
     Token,
     Tokenized,
@@ -77,6 +78,7 @@ ControlEvent = (
     | LoadError
     | StateSaved
     | StateRestored
+    | StatesListed
     | StateError
 )
 SingleEvent = Embedded | Reranked | Tokenized | Detokenized | TemplateApplied | TokensCounted

@@ -242,6 +242,39 @@ class RestoreState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ListStates:
+    """List the conversations in the KV cache that are worth keeping. Answered by `StatesListed` or
+    `StateError`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportState:
+    """Copy a conversation of the last `StatesListed`, by its `index` there, to the file `path`.
+
+    The file is there already and empty: memory of the parent that has a name, or, with a `key` (64
+    hexadecimal digits; used once), a file on a disk, which it is encrypted for. A state of more
+    than `max_bytes` is not copied. Answered by `StateSaved` or `StateError`.
+    """
+
+    index: int
+    path: str
+    max_bytes: int
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportState:
+    """Take back what `ExportState` has copied, as a prefix for the next prompt that begins with it.
+
+    What is not encrypted has to be memory that is sealed: nobody can change it any more.
+    Answered by `StateRestored` or `StateError`.
+    """
+
+    path: str
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel:
     """Cancel a request, which ends with the reason CANCELLED. Unknown ids are ignored."""
 
@@ -265,6 +298,9 @@ Command = (
     | CountTokensRequest
     | SaveState
     | RestoreState
+    | ListStates
+    | ExportState
+    | ImportState
     | EmbedRequest
     | RerankRequest
     | Cancel

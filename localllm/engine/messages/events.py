@@ -318,6 +318,13 @@ class StateRestored:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StatesListed:
+    """The conversations that the KV cache holds, by their numbers of tokens: used last first."""
+
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StateError:
     """A state was neither written nor restored; `message` is the reason."""
 
@@ -358,6 +365,7 @@ Event = (
     | RequestError
     | StateSaved
     | StateRestored
+    | StatesListed
     | StateError
     | Heartbeat
 )

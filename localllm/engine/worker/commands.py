@@ -21,7 +21,10 @@ from localllm.engine.messages import (
     DetokenizeRequest,
     EmbedRequest,
     Event,
+    ExportState,
     GenerateRequest,
+    ImportState,
+    ListStates,
     LoadError,
     LoadProgress,
     LoadRequest,
@@ -34,6 +37,7 @@ from localllm.engine.messages import (
     StateError,
     StateRestored,
     StateSaved,
+    StatesListed,
     TemplateApplied,
     TokenizeRequest,
     TokensCounted,
@@ -90,6 +94,8 @@ class WorkerEngine:
                 self._save_state(command)
             case RestoreState():
                 self._restore_state(command)
+            case ListStates() | ExportState() | ImportState():
+                self._swap_state(command)
             case Cancel():
                 self._cancel(command)
 
@@ -227,6 +233,26 @@ class WorkerEngine:
             self._emit(StateRestored(tokens=tokens))
         except StateFailed as error:
             self._emit(StateError(message=str(error)))
+
+    def _swap_state(self, request: ListStates | ExportState | ImportState) -> None:
+        try:
+            with self._heartbeat.long_call():
+                self._emit(self._swapped(request))
+        except StateFailed as error:
+            self._emit(StateError(message=str(error)))
+
+    def _swapped(self, request: ListStates | ExportState | ImportState) -> Event:
+        if self._loaded is None:
+            raise StateFailed("No model is loaded.")
+        states = self._loaded.exports
+        if isinstance(request, ListStates):
+            return StatesListed(tokens=states.listed())
+        key = None if request.key is None else self._with_states(request.key)[1]
+        path = Path(request.path)
+        if isinstance(request, ImportState):
+            return StateRestored(tokens=states.restore(path, key=key))
+        count, size = states.save(request.index, path, key=key, max_bytes=request.max_bytes)
+        return StateSaved(tokens=count, size_bytes=size)
 
     def _with_states(self, key: str) -> tuple[LoadedModel, bytes]:
         """Return the model and a state's key. Raises StateFailed when one of them is none."""

@@ -14,6 +14,7 @@ from localllm.core.speed.threads import ThreadTrial
 from localllm.engine.messages import Event, Loaded, LoadProgress, LoadRequest, VocabularyInfo
 from localllm.engine.messages.validation import check_settings, check_thread_counts
 from localllm.engine.worker.binding import llama
+from localllm.engine.worker.kv_cache.exported_state import ExportedStates
 from localllm.engine.worker.kv_cache.state_file import ModelFiles, StateFiles
 from localllm.engine.worker.llama.heartbeat import HeartbeatState
 from localllm.engine.worker.llama.model import Model
@@ -45,6 +46,7 @@ class LoadedModel:
     prompts: PromptBuilder
     tokenizer: TextTokenizer
     states: StateFiles
+    exports: ExportedStates
     embedder: "Embedder | None"
     encoder: "VisionEncoder | None"
     vision_unavailable: str | None
@@ -130,6 +132,7 @@ def load_model(
     source = own.source if own is not None else model.chat_template
     template, problem = _compile(source, model)
     digest = hashlib.sha256(source.encode()).hexdigest() if source is not None else None
+    states = StateFiles(model, scheduler.kv_cache, files=files, log=log, chat_template=digest)
     return LoadedModel(
         model=model,
         scheduler=scheduler,
@@ -143,7 +146,8 @@ def load_model(
             template_problem=problem,
         ),
         tokenizer=TextTokenizer(model.vocab),
-        states=StateFiles(model, scheduler.kv_cache, files=files, log=log, chat_template=digest),
+        states=states,
+        exports=ExportedStates(model, scheduler.kv_cache, states),
         embedder=embedder,
         encoder=encoder,
         vision_unavailable=vision_unavailable,

@@ -47,6 +47,11 @@ def session_cache_dir() -> Path:
     return cache_dir() / "states"
 
 
+def swap_dir() -> Path:
+    """Return the directory of the encrypted conversations of models that a server has unloaded."""
+    return cache_dir() / "swap"
+
+
 def bandwidth_file() -> Path:
     """Return the cache of the measured memory bandwidth."""
     return cache_dir() / "bandwidth.json"

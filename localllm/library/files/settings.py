@@ -16,7 +16,7 @@ from typing import Any
 
 from localllm.core.sizing.load import RopeScaling
 from localllm.core.text import single_line
-from localllm.core.units import parse_bytes, parse_keep_alive
+from localllm.core.units import parse_bytes, parse_keep_alive, parse_swap_bytes
 from localllm.errors import UsageError
 from localllm.library.files import paths
 from localllm.library.files.model_options import ModelTable, models_problem
@@ -49,6 +49,8 @@ class Settings:
     keep_alive: str | None = None
     pin: tuple[str, ...] = ()
     max_memory: str | None = None
+    warm_swap_ram: str | None = None
+    warm_swap_disk: str | None = None
     strict: bool = False
     tls_cert: str | None = None
     tls_key: str | None = None
@@ -319,6 +321,26 @@ _SETTINGS = (
         " as 8GiB.",
         used_by="serve",
         unset="what is free",
+        parse=parse_bytes,
+    ),
+    Setting(
+        key="serve.warm_swap_ram",
+        field="warm_swap_ram",
+        value_type=str,
+        description="Memory for the conversations of models that were unloaded, which go on after"
+        " the next load without being read again: auto, a size such as 2GiB, or 0.",
+        used_by="serve",
+        unset="auto: a quarter of what stays free",
+        parse=parse_swap_bytes,
+    ),
+    Setting(
+        key="serve.warm_swap_disk",
+        field="warm_swap_disk",
+        value_type=str,
+        description="Disk space for such conversations where the memory does not take them,"
+        " encrypted with a key that ends with the server: a size such as 8GiB.",
+        used_by="serve",
+        unset="none",
         parse=parse_bytes,
     ),
     Setting(

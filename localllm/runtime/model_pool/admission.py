@@ -181,8 +181,10 @@ def shortfall(before: MemoryOutlook, after: MemoryOutlook, gone: Collection[str]
     then, now = budget_of(before.hardware), budget_of(after.hardware)
     held = [each for name, each in before.held.items() if name in gone and each.running]
     expected = sum(each.host_bytes for each in held)
-    if _short(expected, now.host_bytes - then.host_bytes):
-        found.append((expected, now.host_bytes - then.host_bytes, "system memory"))
+    kept = after.releasable_bytes - before.releasable_bytes  # of it, conversations
+    came = now.host_bytes - then.host_bytes + kept
+    if _short(expected, came):
+        found.append((expected, came, "system memory"))
     for old, new in zip(then.gpus, now.gpus, strict=False):
         expected = sum(each.gpu_bytes.get(old.engine_name or "", 0) for each in held)
         if _short(expected, new.free_bytes - old.free_bytes):
@@ -251,18 +253,20 @@ def _sentence(plan: LoadPlan, fit: Fit, decision: EvictionPlan, times: LoadTimes
 
 def _left(plan: LoadPlan, fit: Fit, outlook: MemoryOutlook, gone: Collection[str]) -> str:
     """Say what stays free on the devices that are used, or of the limit on all models."""
+    size = outlook.releasable_bytes
+    kept = f" ({format_bytes(size)} of them with kept conversations)" if size else ""
     if (limit := outlook.max_memory_bytes) is not None:
         beside = outlook.beside_bytes({plan.model.name, *gone})
         left_bytes = max(0, limit - beside - fit.with_draft_bytes)
-        return f"{format_bytes(left_bytes)} of {format_bytes(limit)} stay free"
+        return f"{format_bytes(left_bytes)} of {format_bytes(limit)} stay free{kept}"
     parts = []
     for share in fit.placement.devices:
         if share.total_bytes:
             left = format_bytes(max(0, share.free_bytes - share.total_bytes))
             parts.append(f"{left} on {share.name}")
     if len(parts) == 1:
-        return f"{parts[0].partition(' on ')[0]} stay free"
-    return f"{' and '.join(parts)} stay free"
+        return f"{parts[0].partition(' on ')[0]} stay free{kept}"
+    return f"{' and '.join(parts)} stay free{kept}"
 
 
 def _with_memory(name: str, held: Mapping[str, HeldMemory]) -> str:

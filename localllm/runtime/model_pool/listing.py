@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from localllm.library.store.installed import InstalledModel
+from localllm.runtime.model_pool.warm_swap import KeptConversations
 from localllm.runtime.runtime import ResidentModel
 
 
@@ -29,7 +30,8 @@ class ModelListing:
     to take on all devices. `last_used_s`: seconds since its last request; None: it had none.
     `requests` are those that it answers or that wait for it, `slots` the answers it gives at the
     same time. `progress`: the part of a load that is done, None when it is not LOADING. `plan`
-    explains its last load, or what a load waits for; None when there was none.
+    explains its last load, or what a load waits for; None when there was none. `kept` are its
+    conversations that wait for its next load.
     """
 
     name: str
@@ -47,3 +49,4 @@ class ModelListing:
     slots: int | None = None
     progress: float | None = None
     plan: str | None = None
+    kept: KeptConversations | None = None

@@ -15,7 +15,7 @@ The order of things is what keeps it fair and free of deadlocks:
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import aclosing, asynccontextmanager
 
 from localllm.core.text import single_line
@@ -30,6 +30,7 @@ from localllm.runtime.model_pool.listing import ModelListing, ModelState
 from localllm.runtime.model_pool.observer import PoolObserver
 from localllm.runtime.model_pool.pool_model import FOREVER, PoolModel, PoolModels
 from localllm.runtime.model_pool.timing import Clock, LoadTimes, SystemClock
+from localllm.runtime.model_pool.warm_swap import SwapRoom, WarmSwap
 from localllm.runtime.runtime import ResidentModel, Runtime
 
 logger = logging.getLogger("localllm.pool")
@@ -43,15 +44,11 @@ MAX_WAITING = 512
 _MEMORY_RETURN_S = 5.0
 """A driver frees a device's memory a moment after the process has ended."""
 
-BeforeUnload = Callable[[str], Awaitable[None]]
-"""Called with a model's name before it is unloaded, while its engine still runs."""
-
 
 class ModelPool:
     """The models that requests can name, as many of them in memory as fit.
 
-    `before_unload` may keep what an engine knows (never longer than it must: the load of another
-    model waits for it).
+    `warm_swap` keeps the conversations of models that are unloaded for their next load.
     """
 
     def __init__(
@@ -60,11 +57,11 @@ class ModelPool:
         models: PoolModels,
         *,
         clock: Clock | None = None,
-        before_unload: BeforeUnload | None = None,
+        warm_swap: WarmSwap | None = None,
     ) -> None:
         self.runtime = runtime
         self.models = models
-        self.before_unload = before_unload
+        self.warm_swap = warm_swap
         self.observer: PoolObserver | None = None
         self._clock = clock or SystemClock()
         self._times = LoadTimes()
@@ -151,6 +148,8 @@ class ModelPool:
             async with self._loading:
                 if not self._resident(entry):
                     return False
+                if self.warm_swap is not None:  # somebody wants the memory
+                    self.warm_swap.drop(entry.name)
                 await self._free((entry,))
                 if self.observer is not None:
                     self.observer.unloaded(entry.name)
@@ -193,6 +192,8 @@ class ModelPool:
         for task in tuple(self._tasks):
             task.cancel()
         await self.runtime.close()
+        if self.warm_swap is not None:
+            self.warm_swap.close()
         if self._tasks:
             await asyncio.wait(tuple(self._tasks))
 
@@ -260,6 +261,7 @@ class ModelPool:
             slots=resident.loaded.parallel if resident is not None else None,
             progress=entry.progress,
             plan=entry.plan,
+            kept=self.warm_swap.kept(model.name) if self.warm_swap is not None else None,
         )
 
     def _left(self, entry: PoolEntry) -> None:
@@ -345,7 +347,7 @@ class ModelPool:
                     admission = await decide(self.runtime, plan, residents, self._times, probes)
                     entry.plan = admission.sentence
                     if await self._hold_victims(entry, admission, owner, began):
-                        await self._swap(entry, admission)
+                        await self._swap(entry, admission, owner)
                         return
             finally:
                 self._release(self._entries.values(), owner)
@@ -405,18 +407,27 @@ class ModelPool:
             self._stop_timer(each)
         return True
 
-    async def _swap(self, entry: PoolEntry, admission: Admission) -> None:
+    async def _swap(self, entry: PoolEntry, admission: Admission, owner: object) -> None:
         """Unload what gives way, see that its memory comes back, and load."""
         logger.info("%s", admission.sentence)
         began = self._clock.now()
         victims = [self._entries[name] for name in sorted(admission.gone)]
+        room = SwapRoom.beside(admission.outlook, admission.fit, admission.gone | {entry.name})
+        if self.warm_swap is not None:
+            self.warm_swap.make_room(room, entry.name)
+            if self.warm_swap.kept(entry.name) is not None:
+                entry.hold(owner)  # requests that come now begin when the conversations are back
         if victims:
-            await self._free(victims)
+            await self._free(victims, room, loading=entry.name)
             if self.observer is not None:
                 for each in victims:
                     self.observer.evicted(each.name)
-            await self._await_memory(admission, [each.name for each in victims])
+            now = await self._await_memory(admission, [each.name for each in victims])
+            if self.warm_swap is not None:  # what has really come back
+                self.warm_swap.make_room(SwapRoom.beside(now, admission.fit, ()), entry.name)
         await self._bring_in(entry, admission)
+        if self.warm_swap is not None:
+            await self.warm_swap.give_back(entry.name)
         logger.info(
             "%s is loaded, in %s.",
             single_line(entry.name),
@@ -444,18 +455,22 @@ class ModelPool:
             self.observer.load_finished(entry.name, self._clock.now() - started)
         self._times.record(entry.source.model, entry.load_s)
 
-    async def _free(self, entries: Iterable[PoolEntry]) -> None:
+    async def _free(
+        self,
+        entries: Iterable[PoolEntry],
+        room: SwapRoom | None = None,
+        loading: str | None = None,
+    ) -> None:
+        """Unload models, and keep their conversations if there is `room`."""
         for entry in entries:
-            if self.before_unload is not None:
-                try:
-                    await self.before_unload(entry.name)
-                except LocalLLMError as error:  # it is unloaded all the same
-                    logger.warning("%s: %s", single_line(entry.name), error)
+            if self.warm_swap is not None and room is not None:
+                await self.warm_swap.keep(entry.name, room, loading)
             await self.runtime.unload(entry.name)
             entry.plan = None
 
-    async def _await_memory(self, admission: Admission, gone: list[str]) -> None:
-        """Wait until the memory of the models that were unloaded is there; warn when it is not."""
+    async def _await_memory(self, admission: Admission, gone: list[str]) -> MemoryOutlook:
+        """Wait until the memory of the models that were unloaded is there; warn when it is not.
+        Returns the memory as it is then."""
         before, until = admission.outlook, self._clock.now() + _MEMORY_RETURN_S
         while True:
             after = await self.runtime.outlook()
@@ -470,6 +485,7 @@ class ModelPool:
                 missing,
                 ", ".join(map(single_line, gone)),
             )
+        return after
 
     async def _expire(self, entry: PoolEntry) -> None:
         assert entry.expires_at is not None
@@ -482,7 +498,7 @@ class ModelPool:
             entry.hold(owner)
             try:
                 before = await self.runtime.outlook()
-                await self._free((entry,))
+                await self._free((entry,), SwapRoom.without(before, entry.name))
                 if self.observer is not None:
                     self.observer.unloaded(entry.name)
                 logger.info(

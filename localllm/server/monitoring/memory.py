@@ -3,13 +3,14 @@
 Reading it asks no engine and counts as no use: whoever watches a server keeps no model in memory.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from localllm.core.sizing.load import BufferKind
+from localllm.runtime.model_pool.warm_swap import KeptConversations
 from localllm.runtime.runtime import ResidentModel
 
 
@@ -50,14 +51,17 @@ def memory_parts(resident: ResidentModel) -> Iterator[MemoryPart]:
 
 
 class MemoryCollector(Collector):
-    """Reads the models in memory; `engine_bytes` measures the process of one, None: it is gone."""
+    """Reads the models in memory; `engine_bytes` measures the process of one, None: it is gone;
+    `kept` are the conversations of models that are not."""
 
     def __init__(
         self,
         resident: Callable[[], Iterable[ResidentModel]],
         engine_bytes: Callable[[str], int | None],
+        kept: Callable[[], Mapping[str, KeptConversations]],
     ) -> None:
         self._resident = resident
+        self._kept = kept
         self._engine_bytes = engine_bytes
 
     def collect(self) -> Iterator[Metric]:
@@ -91,3 +95,21 @@ class MemoryCollector(Collector):
             if (size_bytes := self._engine_bytes(name)) is not None:
                 process.add_metric((name,), size_bytes)
         yield from (loaded, estimated, allocated, process)
+        yield from self._conversations()
+
+    def _conversations(self) -> Iterator[Metric]:
+        count = GaugeMetricFamily(
+            "localllm_kept_conversations",
+            "Conversations of an unloaded model that wait for its next load.",
+            labels=("model",),
+        )
+        size = GaugeMetricFamily(
+            "localllm_kept_bytes",
+            "What they take in memory and, encrypted, on the disk.",
+            labels=("model", "where"),
+        )
+        for name, kept in self._kept().items():
+            count.add_metric((name,), kept.conversations)
+            size.add_metric((name, "memory"), kept.ram_bytes)
+            size.add_metric((name, "disk"), kept.disk_bytes)
+        yield from (count, size)

@@ -165,6 +165,9 @@ llama_set_adapters_lora = _function(
     "llama_set_adapters_lora", c_int32, c_void_p, POINTER(c_void_p), c_size_t, POINTER(c_float)
 )
 llama_set_n_threads = _function("llama_set_n_threads", None, c_void_p, c_int32, c_int32)
+llama_state_seq_get_data = _function(
+    "llama_state_seq_get_data", c_size_t, c_void_p, c_void_p, c_size_t, c_int32
+)
 llama_state_seq_get_size = _function("llama_state_seq_get_size", c_size_t, c_void_p, c_int32)
 llama_state_seq_load_file = _function(
     "llama_state_seq_load_file",
@@ -178,6 +181,9 @@ llama_state_seq_load_file = _function(
 )
 llama_state_seq_save_file = _function(
     "llama_state_seq_save_file", c_size_t, c_void_p, c_char_p, c_int32, POINTER(c_int32), c_size_t
+)
+llama_state_seq_set_data = _function(
+    "llama_state_seq_set_data", c_size_t, c_void_p, c_void_p, c_size_t, c_int32
 )
 llama_supports_gpu_offload = _function("llama_supports_gpu_offload", c_bool)
 llama_supports_mmap = _function("llama_supports_mmap", c_bool)

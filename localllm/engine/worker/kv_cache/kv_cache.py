@@ -136,7 +136,19 @@ class KvCache:
         self._idle.add(slot)
         self._apply({})
 
-    # --- state files ---
+    # --- states ---
+
+    def conversations(self, lora_key: LoraKey = ()) -> list[list[int]]:
+        """Return the tokens of every slot that these adapters computed, the one used last first."""
+        self._sync()
+        slots = [
+            slot
+            for slot in self._tokens
+            if self._tree.length(slot)
+            and self._tree.namespace(slot) == self.memory.tree_key(lora_key, slot)
+        ]
+        slots.sort(key=self._tree.last_used, reverse=True)
+        return [list(self._tokens[slot]) for slot in slots]
 
     def acquire_to_read(self, tokens: list[int], lora_key: LoraKey = ()) -> int | None:
         """Return an idle slot with as much of the beginning of `tokens` as the cache has, whose

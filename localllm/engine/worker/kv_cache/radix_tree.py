@@ -85,6 +85,10 @@ class RadixTree:
         """The clock when its last cell was used; 0 when it has none."""
         return self._ends[slot].used if self.length(slot) else 0
 
+    def namespace(self, slot: int) -> Hashable:
+        """The tree that this slot is in; None when it is in none."""
+        return self._namespaces.get(slot)
+
     def redundant(self, slot: int) -> bool:
         """True when other slots have every cell that it has."""
         end = self._ends.get(slot)

@@ -167,7 +167,7 @@ class StateFiles:
             raise StateFailed(f"The cache holds {len(tokens)} tokens of this conversation.")
         if min(tokens) < 0:
             raise StateFailed("A conversation with images cannot be kept.")
-        header = msgspec.json.encode(self._fingerprint())
+        header = msgspec.json.encode(self.fingerprint())
         size = self._model.state_bytes(slot) + 4 * len(tokens) + len(header) + _TRAILER.size
         if max_bytes is not None and size > max_bytes:
             raise StateFailed(
@@ -217,7 +217,7 @@ class StateFiles:
             fingerprint = msgspec.json.decode(header, type=Fingerprint)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise StateFailed("The file of cells is damaged: its header says nothing.") from None
-        if (other := _difference(fingerprint, self._fingerprint())) is not None:
+        if (other := difference(fingerprint, self.fingerprint())) is not None:
             raise StateFailed(f"The cells were computed with another {other}.")
         if not _is_signed(file, key, signed):
             raise StateFailed("The file of cells is damaged, or was written with another key.")
@@ -240,7 +240,8 @@ class StateFiles:
                 f"{directory} is."
             )
 
-    def _fingerprint(self) -> Fingerprint:
+    def fingerprint(self) -> Fingerprint:
+        """Describe what the cells of this model depend on. Raises StateFailed."""
         model, settings = self._model, self._model.settings
         architecture = model.metadata("general.architecture")
         trained = model.metadata(f"{architecture}.rope.scaling.original_context_length")
@@ -263,7 +264,7 @@ class StateFiles:
         )
 
 
-def _difference(one: Fingerprint, other: Fingerprint) -> str | None:
+def difference(one: Fingerprint, other: Fingerprint) -> str | None:
     """Name the first field in which they differ."""
     mine, theirs = asdict(one), asdict(other)
     return next((name.replace("_", " ") for name in mine if mine[name] != theirs[name]), None)

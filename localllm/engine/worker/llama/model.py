@@ -282,7 +282,7 @@ class Model:
         """The highest position that `slot` has a cell for; -1 for none."""
         return int(llama.llama_memory_seq_pos_max(self._memory, slot))
 
-    # --- state files ---
+    # --- states ---
 
     def state_bytes(self, slot: int) -> int:
         """The size of what `write_state` is about to write."""
@@ -309,6 +309,27 @@ class Model:
             self._context, path.encode(), slot, read, tokens, ctypes.byref(count)
         )
         if took and self.newest_position(slot) == tokens - 1:
+            return True
+        self.remove_cells(slot)
+        return False
+
+    def copy_state(self, slot: int, cells: memoryview) -> bool:
+        """Copy the cells of `slot` to `cells`, which has `state_bytes` of room. Returns False when
+        that failed."""
+        if slot in self._pending_copies:
+            return False
+        place = (ctypes.c_uint8 * len(cells)).from_buffer(cells)
+        size = llama.llama_state_seq_get_data(self._context, place, len(cells), slot)
+        return int(size) == len(cells)
+
+    def put_state(self, slot: int, tokens: int, cells: memoryview) -> bool:
+        """Replace the cells of `slot` by those of so many tokens that `copy_state` has copied.
+        llama.cpp trusts them. Returns False, and leaves the slot empty, when it fails."""
+        if slot in self._pending_copies:
+            return False
+        place = (ctypes.c_uint8 * len(cells)).from_buffer(cells)
+        took = llama.llama_state_seq_set_data(self._context, place, len(cells), slot)
+        if took == len(cells) and self.newest_position(slot) == tokens - 1:
             return True
         self.remove_cells(slot)
         return False
