@@ -36,6 +36,16 @@ VERBS: dict[str, tuple[str, str]] = {
         "localllm.cli.commands.batch",
         "Run the requests of a file, and go on after a stop.",
     ),
+    "ps": ("localllm.cli.commands.server.ps", "The running server and the models in its memory."),
+    "load": (
+        "localllm.cli.commands.server.load",
+        "Bring a model into the memory of the running server.",
+    ),
+    "unload": (
+        "localllm.cli.commands.server.load:unload_command",
+        "Free a model's memory in the running server.",
+    ),
+    "stop": ("localllm.cli.commands.server.stop", "End the running server."),
     "key": ("localllm.cli.commands.key", "Keys of the local API: create, list, revoke."),
     "bench": (
         "localllm.cli.commands.bench",
@@ -52,7 +62,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "The script that completes words in a shell.",
     ),
 }
-"""Verb -> (module that holds `command`, one line for --help)."""
+"""Verb -> (module that holds `command`, or module:name; one line for --help)."""
 
 _GARBAGE_THRESHOLD = 50_000
 """New objects between two looks for garbage; Python's default is 700."""
@@ -76,7 +86,8 @@ class LazyGroup(click.Group):
         # what a verb makes is mostly needed until its end.
         gc.disable()
         try:
-            command = importlib.import_module(VERBS[cmd_name][0]).command
+            module, _, name = VERBS[cmd_name][0].partition(":")
+            command = getattr(importlib.import_module(module), name or "command")
         finally:
             gc.freeze()
             gc.set_threshold(_GARBAGE_THRESHOLD)

@@ -25,6 +25,7 @@ from localllm.runtime.model_pool.pool import ModelPool
 from localllm.server.access.guard import KeyGuard
 from localllm.server.access.key_ring import KeyRing
 from localllm.server.access.scopes import plain_path
+from localllm.server.admin import ADMIN_OPERATIONS, Stop, admin_router
 from localllm.server.batch.routes import batch_dialect
 from localllm.server.batch.service import BatchService, call_app
 from localllm.server.dialects.anthropic.dialect import ANTHROPIC
@@ -98,11 +99,12 @@ def create_app(
     rules: RequestRules | None = None,
     batches: BatchService | None = None,
     dialects: Sequence[Dialect] = DIALECTS,
+    stop: Stop | None = None,
 ) -> ASGIApp:
     """Make the API of the models of `pool`.
 
     `deadline_s`: the time limit of every answer, None: no limit. `batches` None: there are no files
-    and batches.
+    and batches. `stop`: what `/admin/stop` does.
     """
     rules, monitoring = rules or RequestRules(), monitoring or Monitoring()
     metrics = monitoring.metrics
@@ -113,7 +115,7 @@ def create_app(
     if batches is not None:
         dialects = (*dialects, batch_dialect(batches))
     error_response = ErrorResponses(dialects, default=error_body, default_model=ErrorResponse)
-    app = _make_routes(models, dialects, error_response)
+    app = _make_routes(models, dialects, error_response, stop)
     if batches is not None:
         batches.call = call_app(ErrorMiddleware(PlainPaths(app), error_response=error_response))
     # The guards see the path as it was sent: only /health itself needs no key.
@@ -137,7 +139,10 @@ def create_routes(pool: ModelPool) -> ASGIApp:
 
 
 def _make_routes(
-    models: ServedModels, dialects: Sequence[Dialect], error_response: ErrorResponses
+    models: ServedModels,
+    dialects: Sequence[Dialect],
+    error_response: ErrorResponses,
+    stop: Stop | None = None,
 ) -> FastAPI:
     """Make the routes of all dialects, without the guards."""
     app = FastAPI(
@@ -151,6 +156,7 @@ def _make_routes(
         exception_handlers=_exception_handlers(error_response),
     )
     app.include_router(_status_router(models))
+    app.include_router(admin_router(models, stop))
     app.include_router(_description_router(dialects))
     for dialect in dialects:
         app.include_router(dialect.router(models))
@@ -286,7 +292,7 @@ def described_dialects(dialects: Sequence[Dialect]) -> tuple[Described, ...]:
     """Return all operations of the API, with the envelope of their errors."""
     errors = ErrorResponses(dialects, default=error_body, default_model=ErrorResponse)
     listed = (
-        ("server", _STATUS_OPERATIONS),
+        ("server", (*_STATUS_OPERATIONS, *ADMIN_OPERATIONS)),
         *((each.name, each.operations) for each in dialects),
     )
     return tuple(

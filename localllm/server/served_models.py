@@ -212,15 +212,18 @@ class ServedModels:
         self.metrics.read(name, reranked.prompt_tokens)
         return reranked
 
-    async def load(self, name: str, *, keep_alive: float | None = None) -> None:
+    async def load(
+        self, name: str, *, keep_alive: float | None = None, pin: bool | None = None
+    ) -> ModelListing:
         """Bring the model called `name` into memory, as a request to `generate` does."""
         name = self.resolve(name)
         async with self._reported_errors(name, "model"):
-            await self._pool.load(name, keep_alive=keep_alive)
+            return await self._pool.load(name, keep_alive=keep_alive, pin=pin)
 
-    async def unload(self, name: str) -> None:
-        """Free the model called `name` when its requests are done; it may not be in memory."""
-        await self._pool.unload(self.resolve(name))
+    async def unload(self, name: str) -> bool:
+        """Free the model called `name` when its requests are done. False when it was not in
+        memory."""
+        return await self._pool.unload(self.resolve(name))
 
     def memory_bytes(self, name: str) -> int | None:
         """Measure the resident memory of a model's process; None when there is none."""

@@ -50,6 +50,8 @@ NETWORK = {
     "suggest": ("--repo", REPO),
 }
 """What needs the Hub, and how each verb is asked for it."""
+SERVER = {"serve", "ps", "load", "unload", "stop"}
+"""What is a server or talks to one: test_servers.py, test_server_verbs.py."""
 WITH_AN_ENGINE = {"size", "run", "bench", "hardware", "doctor"}
 READS_CERTIFICATES = {"doctor"}
 """Opens the client of downloads, to see whether its certificates can be read, and sends nothing."""
@@ -73,7 +75,7 @@ def words(smollm2: Path, tmp_path: Path) -> Mapping[str, str]:
 
 
 def test_every_verb_is_watched() -> None:
-    assert set(VERBS) == {*LOCAL, *NETWORK, "serve"}  # serve: test_servers.py
+    assert set(VERBS) == {*LOCAL, *NETWORK, *SERVER}
 
 
 def test_the_verbs_that_use_the_network_are_those_of_the_list() -> None:

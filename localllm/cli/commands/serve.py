@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
+import sys
 from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,12 +16,14 @@ import click
 
 from localllm.cli import options
 from localllm.cli.completion import model_names
-from localllm.cli.listening import ListenChoice, Listening, listening
-from localllm.cli.output import info, print_json, print_line, warn
+from localllm.cli.listening import ListenChoice, Listening, listen_options, listening
+from localllm.cli.local_server.detached import report_ready, short_log, start_detached, take_own_log
+from localllm.cli.local_server.running import Place, instance_option, one_server, server_log_file
+from localllm.cli.output import error, info, print_json, print_line, warn, write_stderr
 from localllm.cli.pool_models import PoolOptions, make_pool, pool_options
 from localllm.cli.progress import load_with_progress
 from localllm.core.sizing.load import Pooling
-from localllm.core.text import single_line
+from localllm.core.text import single_line, strip_controls
 from localllm.core.units import format_duration
 from localllm.errors import ExitCode
 from localllm.library.files import paths, settings
@@ -40,7 +44,8 @@ class Serving:
     """The options that hold while models are loaded and served. `host` is the name to listen on,
     as it was given; `access_log` is a file, `-` for stderr; spans go to `otel_endpoint`;
     `allowed_hosts` are more names of this machine; pages of `cors_origins` may use
-    the server; a request ends after `request_timeout_s`, None: never."""
+    the server; a request ends after `request_timeout_s`, None: never. `place` is where it says how
+    it is reached; `log`: that of a server without a terminal."""
 
     host: str
     allowed_hosts: tuple[str, ...] = ()
@@ -49,21 +54,15 @@ class Serving:
     strict: bool = False
     access_log: str | None = None
     otel_endpoint: str | None = None
+    place: Place = field(default_factory=Place)
+    log: Path | None = None
     as_json: bool = False
     quiet: bool = False
 
 
 @click.command()
 @click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=model_names)
-@click.option(
-    "--host",
-    help="Address to listen on (default: that of the settings, else localhost: 127.0.0.1 and ::1).",
-)
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    help="Port; 0 takes any free one (default: that of the settings, else 11711).",
-)
+@listen_options
 @click.option(
     "--allowed-host",
     "--allowed-hosts",
@@ -119,36 +118,6 @@ class Serving:
     base=LoadChoice(),
 )
 @click.option(
-    "--api-key-file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Read the key from FILE (default: LOCALLLM_API_KEY, else a random key that is made at "
-    "the first start).",
-)
-@click.option("--no-auth", is_flag=True, help="Ask for no key; loopback addresses only.")
-@click.option(
-    "--tls-cert",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Serve over TLS with the certificate (and chain) in FILE, PEM; renewed files are loaded.",
-)
-@click.option(
-    "--tls-key", type=click.Path(path_type=Path), metavar="FILE", help="The certificate's key, PEM."
-)
-@click.option(
-    "--socket",
-    "socket_path",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="Listen on a Unix socket for this user's processes, which need no key; and on no port, "
-    "unless --host or --port is given too.",
-)
-@click.option(
-    "--insecure-lan",
-    is_flag=True,
-    help="Let other machines in without TLS (and without a key, with --no-auth).",
-)
-@click.option(
     "--access-log",
     metavar="FILE|-",
     help="Write a line for each request, without its content; - is stderr.",
@@ -165,6 +134,12 @@ class Serving:
     is_flag=True,
     help="Refuse requests with fields that this server does not know, instead of ignoring them.",
 )
+@click.option(
+    "--detach",
+    is_flag=True,
+    help="Go on without this terminal, once it is ready; `localllm stop` ends it.",
+)
+@instance_option
 @options.FORCE
 @click.option(
     "--offline",
@@ -181,21 +156,16 @@ class Serving:
 @options.QUIET
 def command(
     models: tuple[str, ...],
-    host: str | None,
-    port: int | None,
+    where: ListenChoice,
     allowed_hosts: tuple[str, ...],
     cors_origins: tuple[str, ...],
     choice: LoadChoice,
-    api_key_file: Path | None,
-    no_auth: bool,
-    tls_cert: Path | None,
-    tls_key: Path | None,
-    socket_path: Path | None,
-    insecure_lan: bool,
     access_log: str | None,
     otel_endpoint: str | None,
     pooled: PoolOptions,
     strict: bool,
+    detach: bool,
+    instance: str | None,
     force: bool,
     as_json: bool,
     quiet: bool,
@@ -209,31 +179,38 @@ def command(
     """
     from localllm.server.security import cors_origin, host_name
 
+    log = take_own_log()
+    if detach and log is None:
+        return detached(server_log_file(instance))
     user = settings.load()
     serving = Serving(
-        host=user.host if host is None else host,
+        host=user.host if where.host is None else where.host,
         allowed_hosts=tuple(map(host_name, (*user.allowed_hosts, *split_commas(allowed_hosts)))),
         cors_origins=tuple(map(cors_origin, (*user.cors_origins, *split_commas(cors_origins)))),
         request_timeout_s=user.request_timeout_s,
         strict=strict or user.strict,
         access_log=access_log or user.access_log,
         otel_endpoint=otel_endpoint,
+        log=log,
         as_json=as_json,
         quiet=quiet,
     )
-    where = ListenChoice(
-        host=host,
-        port=port,
-        socket=socket_path,
-        tls_cert=tls_cert,
-        tls_key=tls_key,
-        api_key_file=api_key_file,
-        no_auth=no_auth,
-        insecure_lan=insecure_lan,
-    )
-    pool = make_pool(models, replace(pooled, choice=choice, force=force), user)
-    with listening(where, user) as open_:
-        return asyncio.run(serve_models(pool, open_, serving))
+    with one_server(instance) as place:
+        pool = make_pool(models, replace(pooled, choice=choice, force=force), user)
+        with listening(where, user) as open_:
+            return asyncio.run(serve_models(pool, open_, replace(serving, place=place)))
+
+
+def detached(log: Path) -> int:
+    """Start the same server without this terminal, and print what it prints."""
+    started = start_detached(sys.argv[1:], log)
+    write_stderr(strip_controls(started.messages))
+    if started.status is None:
+        click.echo(started.ready, nl=False)
+        return ExitCode.OK
+    if not started.messages:
+        error(f"The server has ended (status {started.status}) without a word.")
+    return started.status if started.status > 0 else ExitCode.FAILED
 
 
 def split_commas(values: tuple[str, ...]) -> list[str]:
@@ -270,17 +247,33 @@ async def serve_models(pool: ModelPool, at: Listening, serving: Serving) -> Exit
                 deadline_s=serving.request_timeout_s,
                 rules=RequestRules(strict=serving.strict),
                 batches=batches,
+                stop=lambda: stop.receive(signal.SIGTERM),
             )
             batches.start()
             stack.push_async_callback(batches.close)
             if at.tls is not None:
                 renewing = asyncio.create_task(at.tls.keep_fresh())
                 stack.callback(renewing.cancel)
+            stack.enter_context(published(at, serving))
             # The sockets take connections already.
             _print_ready(at, pool.models, serving)
+            if serving.log is not None:
+                report_ready()
+                stack.enter_context(short_log(serving.log))
             tls = None if at.tls is None else at.tls.server
             await serve(app, at.sockets, stop, abort_requests=pool.close, tls=tls)
     return ExitCode.INTERRUPTED if stop.signal is signal.SIGINT else ExitCode.OK
+
+
+def published(at: Listening, serving: Serving) -> contextlib.AbstractContextManager[None]:
+    """Say how the server is reached, for the other verbs, while it runs."""
+    return serving.place.published(
+        url=at.url,
+        socket=at.path,
+        key_file=None if at.key is None else at.key.file,
+        certificate=None if at.tls is None else at.tls.certificate,
+        log_file=serving.log,
+    )
 
 
 def access_to(at: Listening, serving: Serving) -> "Access":
@@ -297,6 +290,7 @@ def access_to(at: Listening, serving: Serving) -> "Access":
         keys=KeyRing(
             None if at.key is None else at.key.text,
             KeyFile(paths.keys_file(), paths.keys_used_file()),
+            run=serving.place.key,
         ),
         cors_origins=frozenset(serving.cors_origins),
     )
@@ -328,6 +322,8 @@ def monitored(serving: Serving) -> "Iterator[Monitoring]":
 def loads_logged(serving: Serving) -> "Iterator[None]":
     """Write on stderr what is loaded and unloaded, and why; nothing of a request is in it."""
     logger, handler = logging.getLogger("localllm.pool"), logging.StreamHandler()
+    if serving.log is not None:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logger.setLevel(logging.WARNING if serving.quiet else logging.INFO)
     logger.addHandler(handler)
     logger.propagate = False
@@ -387,7 +383,11 @@ def _print_ready(at: Listening, models: PoolModels, serving: Serving) -> None:
     path = None if at.path is None else str(at.path.absolute())
     if serving.as_json:
         document: dict[str, object] = {"url": at.url, "models": names, "key_file": file}
-        print_json(document if path is None else {**document, "socket": path}, indent=None)
+        if path is not None:
+            document["socket"] = path
+        if serving.log is not None:
+            document |= {"pid": os.getpid(), "log_file": str(serving.log)}
+        print_json(document, indent=None)
         return
     where = [place for place in (at.url and f"{at.url}/v1", path) if place]
     everything = models.all()
@@ -408,4 +408,7 @@ def _print_ready(at: Listening, models: PoolModels, serving: Serving) -> None:
         print_line(f"  {curl}", wrap=False)
     elif key is not None:
         print_line("API key: LOCALLLM_API_KEY")
-    print_line("Ctrl+C stops.")
+    if serving.log is None:
+        print_line("Ctrl+C stops.")
+    else:
+        print_line(f"`localllm stop` stops it. Its log: {serving.log}", wrap=False)

@@ -107,6 +107,17 @@ def keys_used_file() -> Path:
     return config_dir() / "keys-used.json"
 
 
+def server_file(name: str) -> Path:
+    """Return the file in which a running server says where it listens; `name` tells servers of one
+    user apart. It stands with the keys: the library may be shared, this is not."""
+    return config_dir() / "run" / f"{name}.json"
+
+
+def server_log_file(name: str) -> Path:
+    """Return the log of a server without a terminal."""
+    return log_dir() / f"serve-{name}.log"
+
+
 def hub_headers_dir(cache: Path) -> Path:
     """Return the directory of headers that were read from the Hub, in the cache directory."""
     return cache / "hub-headers"

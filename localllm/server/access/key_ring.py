@@ -30,16 +30,20 @@ class _Known:
 
 
 class KeyRing:
-    """The owner's key and those of `file`. `owner` None: no request needs a key."""
+    """The owner's key and those of `file`. `owner` None: no request needs a key. `run`: another key
+    of the owner, which holds while this process runs."""
 
     def __init__(
         self,
         owner: str | None,
         file: KeyFile | None = None,
         clock: Callable[[], float] = time.time,
+        *,
+        run: str | None = None,
     ) -> None:
         self.required = owner is not None
-        self._owner = () if owner is None else (_Known(digest_of(owner), OWNER),)
+        own = (key for key in (owner, run) if key is not None)
+        self._owner = tuple(_Known(digest_of(key), OWNER) for key in own)
         self._file = file
         self._clock = clock
         self._signature: tuple[int, ...] | None = None

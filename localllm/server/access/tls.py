@@ -145,6 +145,11 @@ class RenewedContext:
         self._newest = self.server = open_context(files, warn)
         self.server.sni_callback = self._choose
 
+    @property
+    def certificate(self) -> Path:
+        """The file of the certificate and its chain."""
+        return self._files.certificate
+
     def _choose(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
         connection.context = self._newest
 
