@@ -21,7 +21,7 @@ for line in sys.stdin:
     path, load = msgspec.json.decode(line, type=tuple[str, LoadSettings])
     try:
         sizes = {}
-        for part in probe(path, load):
+        for part in probe(path, load, header_only=sys.argv[1] == "header"):
             sizes[part.kind] = sizes.get(part.kind, 0) + part.size_bytes
         print(json.dumps(sizes), flush=True)
     except LoadFailed as error:
@@ -31,24 +31,27 @@ for line in sys.stdin:
 Sizes = dict[str, int]
 
 
-def dry_runs(loads: Iterable[tuple[Path, LoadSettings]]) -> list[Sizes | str]:
+def dry_runs(
+    loads: Iterable[tuple[Path, LoadSettings]], *, header_only: bool = True
+) -> list[Sizes | str]:
     """Sizes by kind for each load, or why llama.cpp gave none. One child runs them in turn and is
-    started again after an abort."""
+    started again after an abort. Where the tokenizer is short, as in forged files, the whole file
+    is read sooner than its header is rewritten without (`header_only`)."""
     waiting = list(loads)
     results: list[Sizes | str] = []
     while len(results) < len(waiting):
         batch = waiting[len(results) :]
-        done = _batch(batch)
+        done = _batch(batch, header_only=header_only)
         results += done
         if len(done) < len(batch):
             results.append("llama.cpp aborted")
     return results
 
 
-def _batch(loads: Sequence[tuple[Path, LoadSettings]]) -> list[Sizes | str]:
+def _batch(loads: Sequence[tuple[Path, LoadSettings]], *, header_only: bool) -> list[Sizes | str]:
     lines = "".join(json.dumps([str(path), asdict(load)]) + "\n" for path, load in loads)
     child = subprocess.run(
-        [sys.executable, "-c", _CHILD],
+        [sys.executable, "-c", _CHILD, "header" if header_only else "whole"],
         input=lines,
         capture_output=True,
         text=True,

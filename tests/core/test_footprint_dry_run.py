@@ -35,13 +35,17 @@ PRINTED_BYTES = 2**20 // 100  # llama.cpp prints MiB with two decimals, and may 
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Sizes | str]]:
     """llama.cpp's sizes for every model and load."""
     directory = tmp_path_factory.mktemp("forge")
-    loads = []
+    paths = {forged.name: directory / f"{forged.name}.gguf" for forged in MODELS}
     for forged in MODELS:
-        write(forged, directory / f"{forged.name}.gguf")
-        loads += [(directory / f"{forged.name}.gguf", load) for load in GRID]
-    sizes = dry_runs(loads)
+        write(forged, paths[forged.name])
+    first = dry_runs([(path, GRID[0]) for path in paths.values()])
+    rest = dry_runs(
+        [(path, load) for path in paths.values() for load in GRID[1:]], header_only=False
+    )
+    others = len(GRID) - 1
     return {
-        forged.name: sizes[i * len(GRID) : (i + 1) * len(GRID)] for i, forged in enumerate(MODELS)
+        name: [sizes, *rest[i * others : (i + 1) * others]]
+        for i, (name, sizes) in enumerate(zip(paths, first, strict=True))
     }
 
 

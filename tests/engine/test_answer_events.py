@@ -124,8 +124,8 @@ def test_reasoning_that_the_prompt_has_opened_is_seen_in_its_last_tokens() -> No
 
 
 @pytest.fixture(scope="module")
-def starter(smollm2: Path) -> Iterator[SteppedScheduler]:
-    stepped = SteppedScheduler(smollm2, settings())
+def starter(shallow_smollm2: Path) -> Iterator[SteppedScheduler]:
+    stepped = SteppedScheduler(shallow_smollm2, settings())
     yield stepped
     stepped.close()
 

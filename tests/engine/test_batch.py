@@ -15,8 +15,8 @@ PROMPTS = ("The capital of France is", "Once upon a time", "To make bread you ne
 
 
 @pytest.fixture(scope="module")
-def stepped(smollm2: Path) -> Iterator[SteppedScheduler]:
-    stepped = SteppedScheduler(smollm2, LoadSettings(context=64, parallel=8, threads=1))
+def stepped(shallow_smollm2: Path) -> Iterator[SteppedScheduler]:
+    stepped = SteppedScheduler(shallow_smollm2, LoadSettings(context=64, parallel=8, threads=1))
     yield stepped
     stepped.close()
 

@@ -98,8 +98,8 @@ def test_words_hidden_in_json_escapes_are_found() -> None:
 
 
 @pytest.fixture(scope="module")
-def starter(smollm2: Path) -> Iterator[SteppedScheduler]:
-    stepped = SteppedScheduler(smollm2, settings())
+def starter(shallow_smollm2: Path) -> Iterator[SteppedScheduler]:
+    stepped = SteppedScheduler(shallow_smollm2, settings())
     yield stepped
     stepped.close()
 

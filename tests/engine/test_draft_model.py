@@ -22,21 +22,21 @@ PROMPT = "The old harbour master opened the gate and"
 
 
 @pytest.fixture(scope="module")
-def smaller(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def smaller(shallow_smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The starter model in 4.5 bits."""
     log()
     target = tmp_path_factory.mktemp("draft") / "q4_0.gguf"
     params = native.llama_model_quantize_default_params()
     params.ftype = native.LLAMA_FTYPE_MOSTLY_Q4_0
     params.allow_requantize = True
-    source, out = str(smollm2).encode(), str(target).encode()
+    source, out = str(shallow_smollm2).encode(), str(target).encode()
     assert native.llama_model_quantize(source, out, ctypes.byref(params)) == 0
     return target
 
 
 @pytest.fixture(scope="module")
-def plainly(smollm2: Path) -> Iterator[SteppedScheduler]:
-    stepped = SteppedScheduler(smollm2, EXACT)
+def plainly(shallow_smollm2: Path) -> Iterator[SteppedScheduler]:
+    stepped = SteppedScheduler(shallow_smollm2, EXACT)
     yield stepped
     stepped.close()
 
@@ -72,10 +72,10 @@ def finished(stepped: SteppedScheduler, request_id: str = "a") -> Finished:
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=0.7, seed=4)])
 def test_an_answer_is_that_of_the_model_alone(
-    plainly: SteppedScheduler, smollm2: Path, smaller: Path, sampling: Sampling
+    plainly: SteppedScheduler, shallow_smollm2: Path, smaller: Path, sampling: Sampling
 ) -> None:
     expected = answer(plainly, PROMPT, sampling)
-    stepped = with_draft(smollm2, smaller)
+    stepped = with_draft(shallow_smollm2, smaller)
     assert answer(stepped, PROMPT, sampling) == expected
     timings = finished(stepped).timings
     assert 0 < timings.accepted < timings.drafted
@@ -83,9 +83,9 @@ def test_an_answer_is_that_of_the_model_alone(
 
 
 def test_a_model_that_drafts_for_itself_is_right_but_for_what_is_uncertain(
-    plainly: SteppedScheduler, smollm2: Path
+    plainly: SteppedScheduler, shallow_smollm2: Path
 ) -> None:
-    stepped = with_draft(smollm2, smollm2)
+    stepped = with_draft(shallow_smollm2, shallow_smollm2)
     assert answer(stepped, PROMPT, Sampling(temperature=0.7, top_k=1, seed=1)) == answer(
         plainly, PROMPT, GREEDY
     )
@@ -95,11 +95,11 @@ def test_a_model_that_drafts_for_itself_is_right_but_for_what_is_uncertain(
 
 
 def test_conversations_side_by_side_have_drafts_of_their_own(
-    plainly: SteppedScheduler, smollm2: Path, smaller: Path
+    plainly: SteppedScheduler, shallow_smollm2: Path, smaller: Path
 ) -> None:
     prompts = {"one": PROMPT, "two": "Water boils at"}
     expected = {name: answer(plainly, prompt, GREEDY) for name, prompt in prompts.items()}
-    stepped = with_draft(smollm2, smaller)
+    stepped = with_draft(shallow_smollm2, smaller)
     for name, prompt in prompts.items():
         ask(stepped, name, prompt, GREEDY)
     stepped.run()

@@ -18,10 +18,10 @@ def long_prompt(seed: int, words: int) -> str:
 
 
 @pytest.fixture(scope="module", params=[1, 3])
-def stepped(smollm2: Path, request: pytest.FixtureRequest) -> Iterator[SteppedScheduler]:
+def stepped(shallow_smollm2: Path, request: pytest.FixtureRequest) -> Iterator[SteppedScheduler]:
     """A real model as it is served: flash attention and quantized weights."""
     settings = LoadSettings(context=1024, parallel=request.param, threads=1)
-    stepped = SteppedScheduler(smollm2, settings)
+    stepped = SteppedScheduler(shallow_smollm2, settings)
     yield stepped
     stepped.close()
 

@@ -168,8 +168,10 @@ def test_cells_are_kept_with_the_adapters_that_computed_them(plain: Path, direct
 # --- the real engine ---
 
 
-async def test_an_engine_takes_up_what_another_one_has_kept(smollm2: Path, directory: Path) -> None:
-    load = LoadRequest(path=str(smollm2), settings=LoadSettings(context=512, parallel=2))
+async def test_an_engine_takes_up_what_another_one_has_kept(
+    shallow_smollm2: Path, directory: Path
+) -> None:
+    load = LoadRequest(path=str(shallow_smollm2), settings=LoadSettings(context=512, parallel=2))
     question = ask("first", "Tell me about the sea. " * 10)
     key, path = KEY.hex(), str(directory / "cells")
     async with loaded(load) as engine:
@@ -187,14 +189,14 @@ async def test_an_engine_takes_up_what_another_one_has_kept(smollm2: Path, direc
 
 
 async def test_what_cannot_be_kept_is_an_error_and_the_engine_lives(
-    smollm2: Path, directory: Path
+    shallow_smollm2: Path, directory: Path
 ) -> None:
     talk = ask("first", "Hello").messages or ()
     path = str(directory / "cells")
     async with loaded(None) as engine:
         with pytest.raises(StateFailed, match="No model"):
             await engine.restore_state(RestoreState(path=path, key=KEY.hex()))
-    load = LoadRequest(path=str(smollm2), settings=LoadSettings(context=256))
+    load = LoadRequest(path=str(shallow_smollm2), settings=LoadSettings(context=256))
     async with loaded(load) as engine:
         for command in (
             SaveState(path=path, messages=talk, key=KEY.hex()),  # nothing was asked yet

@@ -176,8 +176,8 @@ def test_reasoning_that_has_begun_goes_on() -> None:
 
 
 @pytest.fixture(scope="module")
-def starter(smollm2: Path) -> Iterator[SteppedScheduler]:
-    stepped = SteppedScheduler(smollm2, settings(context=512))
+def starter(shallow_smollm2: Path) -> Iterator[SteppedScheduler]:
+    stepped = SteppedScheduler(shallow_smollm2, settings(context=512))
     yield stepped
     stepped.close()
 

@@ -1,4 +1,4 @@
-"""The real worker on the real starter model."""
+"""The real worker on the first layers of the starter model."""
 
 import asyncio
 from contextlib import aclosing
