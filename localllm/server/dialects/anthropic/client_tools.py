@@ -67,7 +67,9 @@ def _bash(name: str) -> Tool:
 
 
 def _text_editor(name: str, version: str) -> Tool:
-    """The tool's versions differ in `undo_edit`, and in the name of what `insert` inserts."""
+    """The tool's versions differ in `undo_edit`, and in the name of what `insert` inserts: since
+    20250728 Anthropic's models send `insert_text`, which its page called `new_str`
+    (anthropic-sdk-python issue 1155, 2026-01)."""
     commands = ["view", "create", "str_replace", "insert"]
     properties: dict[str, object] = {"path": _PATH, "view_range": _VIEW_RANGE, **_REPLACEMENT}
     if version < "20250429":
