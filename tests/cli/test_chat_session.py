@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -17,15 +18,30 @@ from tests.cli.test_run import GREEDY, LOCALLLM, run, terminal
 KEPT = ["--max-tokens", "12", *GREEDY]
 
 
-def run_turn(session: Path, question: str, *more: str) -> subprocess.CompletedProcess[bytes]:
-    return run("starter", question, *KEPT, "--stats", "--session", str(session), *more)
+class RunTurn(Protocol):
+    def __call__(
+        self, session: Path, question: str, *more: str
+    ) -> subprocess.CompletedProcess[bytes]: ...
+
+
+@pytest.fixture
+def run_turn(shallow_smollm2: Path) -> RunTurn:
+    """One turn of a session, in a process of its own."""
+
+    def turn(session: Path, question: str, *more: str) -> subprocess.CompletedProcess[bytes]:
+        given = (*KEPT, "--stats", "--session", str(session), *more)
+        return run(str(shallow_smollm2), question, *given)
+
+    return turn
 
 
 def cells(home: Path) -> list[Path]:
     return sorted((home / "cache" / "states").glob("*.cells"))
 
 
-def test_a_conversation_goes_on_in_another_process(home: Path, tmp_path: Path) -> None:
+def test_a_conversation_goes_on_in_another_process(
+    run_turn: RunTurn, home: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "chat.json"
     story = "My name is Ada and I live in a house by the sea. " * 4
     first = run_turn(file, story + "Say hello.")
@@ -47,7 +63,9 @@ def test_a_conversation_goes_on_in_another_process(home: Path, tmp_path: Path) -
     assert without.returncode == 0
 
 
-def test_the_answer_is_the_same_with_and_without_the_cells(home: Path, tmp_path: Path) -> None:
+def test_the_answer_is_the_same_with_and_without_the_cells(
+    run_turn: RunTurn, home: Path, tmp_path: Path
+) -> None:
     one, two = tmp_path / "one.json", tmp_path / "two.json"
     assert run_turn(one, "Tell me about the sea.").returncode == 0
     two.write_bytes(one.read_bytes())
@@ -60,7 +78,7 @@ def test_the_answer_is_the_same_with_and_without_the_cells(home: Path, tmp_path:
     assert len(cells(home)) == 1
 
 
-def test_damaged_cells_are_no_obstacle(home: Path, tmp_path: Path) -> None:
+def test_damaged_cells_are_no_obstacle(run_turn: RunTurn, home: Path, tmp_path: Path) -> None:
     file = tmp_path / "chat.json"
     run_turn(file, "Tell me about the sea.")
     (stored_state,) = cells(home)
@@ -73,13 +91,17 @@ def test_damaged_cells_are_no_obstacle(home: Path, tmp_path: Path) -> None:
     assert b"kept" in done.stderr
 
 
-def test_the_cache_can_be_switched_off_in_the_settings(home: Path, tmp_path: Path) -> None:
+def test_the_cache_can_be_switched_off_in_the_settings(
+    run_turn: RunTurn, home: Path, tmp_path: Path
+) -> None:
     (home / "config" / "settings.toml").write_text("session_cache_bytes = 0\n")
     assert run_turn(tmp_path / "chat.json", "Hello.").returncode == 0
     assert not (home / "cache" / "states").exists()
 
 
-def test_more_than_the_cache_may_hold_is_not_kept(home: Path, tmp_path: Path) -> None:
+def test_more_than_the_cache_may_hold_is_not_kept(
+    run_turn: RunTurn, home: Path, tmp_path: Path
+) -> None:
     (home / "config" / "settings.toml").write_text("session_cache_bytes = 1000\n")
     done = run_turn(tmp_path / "chat.json", "Hello.")
     assert done.returncode == 0
@@ -87,9 +109,11 @@ def test_more_than_the_cache_may_hold_is_not_kept(home: Path, tmp_path: Path) ->
     assert cells(home) == []
 
 
-def test_a_conversation_on_a_terminal_is_gone_on_with(home: Path, tmp_path: Path) -> None:
+def test_a_conversation_on_a_terminal_is_gone_on_with(
+    shallow_smollm2: Path, home: Path, tmp_path: Path
+) -> None:
     file = str(tmp_path / "chat.json")
-    command = [*LOCALLLM, "run", "starter", *KEPT, "--stats", "--session", file]
+    command = [*LOCALLLM, "run", str(shallow_smollm2), *KEPT, "--stats", "--session", file]
     for greeting in (b"Ctrl+D leaves", b"Going on with"):
         with terminal(command) as (process, screen):
             screen.until(greeting)
@@ -111,7 +135,7 @@ def test_a_conversation_on_a_terminal_is_gone_on_with(home: Path, tmp_path: Path
     assert json.loads(Path(file).read_bytes())["messages"] == []
 
 
-def test_a_session_outgrows_the_context_and_says_so(tmp_path: Path) -> None:
+def test_a_session_outgrows_the_context_and_says_so(run_turn: RunTurn, tmp_path: Path) -> None:
     file = tmp_path / "chat.json"
     long = "The cat sat on the mat and looked at the moon. " * 12
     outputs = [run_turn(file, f"{i}: {long}", "--system", "You are brief.") for i in range(5)]

@@ -224,8 +224,10 @@ def test_an_engine_that_is_gone_is_followed_by_another_with_a_word(
 # --- side by side ---
 
 
-def test_builds_are_measured_in_turns_and_their_rates_listed(second: Path, smollm2: Path) -> None:
-    done = localllm("engine", "bench", smollm2, "--rounds", "1", "--json")
+def test_builds_are_measured_in_turns_and_their_rates_listed(
+    second: Path, shallow_smollm2: Path
+) -> None:
+    done = localllm("engine", "bench", shallow_smollm2, "--rounds", "1", "--json")
     assert done.returncode == ExitCode.OK, done.stderr
     measured = json.loads(done.stdout)["engines"]
     assert [each["id"] for each in measured] == [LLAMA_CPP_PYTHON, NAME]

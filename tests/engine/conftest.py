@@ -9,15 +9,8 @@ import pytest_asyncio
 from localllm.core.sizing.load import LoadSettings
 from localllm.engine.client.client import ProcessEngine
 from localllm.engine.messages import LoadRequest
-from tests.engine.shallow import shallow
 
 SMALL = LoadSettings(context=512, parallel=4, threads=2)
-
-
-@pytest.fixture(scope="session")
-def shallow_smollm2(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """SmolLM2 with 2 of its 30 layers: the same tokenizer and template, in a tenth of the time."""
-    return shallow(smollm2, tmp_path_factory.mktemp("shallow") / "smollm2-2-layers.gguf")
 
 
 @pytest.fixture(scope="module")
