@@ -130,6 +130,7 @@ class FakeEngine:
     def __init__(self, script: Script | None = None) -> None:
         self.script = script or Script()
         self._alive = True
+        self._closed = False
 
     @property
     def pid(self) -> int | None:
@@ -218,6 +219,7 @@ class FakeEngine:
         script.opened.put_nowait(request.request_id)
         if script.accept_gate is not None:
             await script.accept_gate.acquire()
+            self._check_alive()
         if script.generate_error is not None:
             raise script.generate_error
         prompt_tokens = len(_prompt_text(request).split())
@@ -391,9 +393,11 @@ class FakeEngine:
         return 220_000_000 if self._alive else None
 
     async def close(self) -> None:
-        self._alive = False
+        self._alive, self._closed = False, True
 
     def _check_alive(self) -> None:
+        if self._closed:
+            raise EngineCrashed("The engine was closed.", reason="closed")
         if not self._alive:
             raise EngineCrashed(
                 "The engine's process ended (SIGKILL).",

@@ -27,6 +27,7 @@ from localllm.server.access.guard import PEER
 from localllm.server.access.unix_socket import is_allowed, peer_uid
 from localllm.server.dialects.openai.errors import error_body
 from localllm.server.errors import ApiError
+from localllm.server.open_files import allow_connections
 from localllm.server.security import MAX_HEADER_BYTES
 from localllm.server.streaming import HALF_CLOSED
 
@@ -210,6 +211,7 @@ async def serve(
     After the first signal answers have `limits.shutdown_grace_s` seconds to end by themselves;
     then, or at the second signal, `abort_requests` ends them.
     """
+    limits = replace(limits, max_connections=allow_connections(limits.max_connections))
     local = [sock for sock in sockets if sock.family not in _INTERNET]
     servers = {
         _Server(_config(app, limits, context)): chosen

@@ -65,10 +65,11 @@ INFILL = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|repo_name|>",
 """The control tokens of `infill`, behind END, with the names that llama.cpp knows them by."""
 
 
-def infill(path: Path) -> Path:
+def infill(path: Path, *, edit: Callable[[gguf.GGUFWriter], None] = lambda _: None) -> Path:
     """One with the tokens that fill in the middle (llama)."""
 
     def with_tokens(writer: gguf.GGUFWriter) -> None:
+        edit(writer)
         keys = writer.kv_data[0]
         keys["tokenizer.ggml.tokens"].value.extend(INFILL)
         keys["tokenizer.ggml.token_type"].value.extend([gguf.TokenType.CONTROL] * len(INFILL))

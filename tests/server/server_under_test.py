@@ -47,7 +47,12 @@ def detect(build: EngineBuild | None) -> HardwareInfo:
 
 
 async def make_runtime(
-    script: Script, model: Path, data: Path, *, start_engine: Callable[[], Engine] | None = None
+    script: Script,
+    model: Path,
+    data: Path,
+    *,
+    start_engine: Callable[[], Engine] | None = None,
+    choice: LoadChoice = CHOICE,
 ) -> Runtime:
     """A real Runtime that has loaded MODEL in a FakeEngine, unless another one is started."""
     runtime = Runtime(
@@ -56,7 +61,7 @@ async def make_runtime(
         start_engine=start_engine or (lambda: FakeEngine(script)),
     )
     installed = InstalledModel(name=MODEL, quant=None, path=model, size_bytes=98_362_432)
-    plan = await runtime.plan(installed, CHOICE)
+    plan = await runtime.plan(installed, choice)
     async for _ in runtime.load(plan):
         pass
     return runtime
@@ -180,9 +185,10 @@ async def start_server(
     monitoring: Monitoring | None = None,
     aliases: Mapping[str, str] = NO_NAMES,
     batches: BatchService | None = None,
+    choice: LoadChoice = CHOICE,
 ) -> AsyncIterator[ServerUnderTest]:
     """Run a server whose engine plays `script`, unless `start_engine` makes another one."""
-    runtime = await make_runtime(script, model, data, start_engine=start_engine)
+    runtime = await make_runtime(script, model, data, start_engine=start_engine, choice=choice)
     sock = open_socket(Address(ip="127.0.0.1", port=0))
     address, stop = bound_address(sock), StopSignals()
     app = make_app(runtime, key, dialects, hosts, cors_origins, rules, monitoring, aliases, batches)
