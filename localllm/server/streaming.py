@@ -41,6 +41,9 @@ class DescribedStream(AsyncGenerator[T, None]):
         self._stream = stream
         self.describe = describe
 
+    def __anext__(self) -> Coroutine[object, object, T]:
+        return self._stream.__anext__()  # no frame of its own: it is called for every token
+
     async def asend(self, value: None) -> T:
         return await self._stream.asend(value)
 

@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator
 
 import openai
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from openai import AsyncStream
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
@@ -17,6 +19,7 @@ from localllm.engine.messages import (
     LoraScale,
     Message,
     Overflow,
+    PromptProgress,
     Role,
     Sampling,
     Timings,
@@ -25,6 +28,7 @@ from localllm.engine.messages import (
 )
 from localllm.errors import BadRequest, ContextOverflow, GenerationFailed, LocalLLMError, QueueFull
 from localllm.server.dialects.openai.chat_request import ChatCompletionRequest
+from localllm.server.dialects.openai.chat_response import ChatCompletionChunk as ChatChunk
 from localllm.server.dialects.openai.chat_response import ChatStreamEncoder, chat_completion
 from localllm.server.generation.choices import Choices
 from localllm.server.generation.stream import encode_stream
@@ -364,6 +368,31 @@ async def test_a_request_chooses_its_adapters(server: ServerUnderTest, script: S
     ]  # fmt: skip
     wrong = await server.post("/v1/chat/completions", body | {"lora": [{"id": -1, "scale": 1}]})
     assert wrong.error[0] == "lora[0].id"
+
+
+# --- chunks ---
+
+
+@given(texts=st.lists(st.text(min_size=1), max_size=4), model=st.text())
+@settings(max_examples=50)
+def test_a_chunk_of_text_is_what_its_model_would_write(texts: list[str], model: str) -> None:
+    """It is put together from bytes: only the text differs between most chunks."""
+    choices = Choices(n=2)
+    request = validate(ChatCompletionRequest, chat_body(stream=True, n=2))
+    encoder = ChatStreamEncoder(request, model, "a", choices)
+    list(encoder.encode(PromptProgress(request_id="a", processed=0, total=1), ()))
+    for text in texts:
+        for choice in choices:
+            token = Token(request_id="a", text=text, index=choice.index)
+            (piece,) = encoder.encode(token, (choice,))
+            assert piece.startswith(b"data: ")
+            assert piece.isascii()
+            chunk = json.loads(piece.removeprefix(b"data: "))
+            assert ChatChunk.model_validate(chunk).model == model
+            assert chunk["choices"] == [
+                {"index": choice.index, "delta": {"content": text}, "logprobs": None,
+                 "finish_reason": None}
+            ]  # fmt: skip
 
 
 # --- log probabilities ---

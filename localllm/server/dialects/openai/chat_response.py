@@ -3,6 +3,7 @@
 The classes have the names of OpenAI's official client.
 """
 
+import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Literal
@@ -260,6 +261,9 @@ def chat_completion(
     )
 
 
+_NO_TEXT = b'"content":""'
+
+
 class ChatStreamEncoder:
     """Writes an answer as server-sent chunks.
 
@@ -278,6 +282,7 @@ class ChatStreamEncoder:
         self._choices = choices
         self._created = int(time.time())
         self._started = False
+        self._around_text: dict[int, tuple[bytes, bytes]] = {}
 
     def encode(self, event: GenerateEvent, choices: Sequence[Choice]) -> Iterator[bytes]:
         if not self._started:
@@ -290,6 +295,8 @@ class ChatStreamEncoder:
             yield self._chunk(nothing, progress=PromptProgress.of(self._choices.progress))
         for choice in choices:
             match event:
+                case Token(text=text, logprob=None) if text:
+                    yield self._text(choice.index, text)
                 case Token() if event.text or event.logprob:
                     yield self._chunk(
                         ChunkChoice(
@@ -310,6 +317,16 @@ class ChatStreamEncoder:
 
     def keep_alive(self) -> bytes:
         return sse_comment(self._choices.progress.sentence())
+
+    def _text(self, index: int, text: str) -> bytes:
+        """Write a chunk that has nothing but text, as `_chunk` does. Most are like that, and all
+        but the text is the same in them, so it is encoded once."""
+        around = self._around_text.get(index)
+        if around is None:
+            empty = self._chunk(ChunkChoice(index=index, delta=ChoiceDelta(content="")))
+            before, after = empty.split(_NO_TEXT)  # in a string of JSON its quotes are escaped
+            around = self._around_text[index] = before + _NO_TEXT[:-2], after
+        return around[0] + json.dumps(text).encode("ascii") + around[1]
 
     def _delta(self, event: Reasoning | ToolCallBegan | ToolCallArguments) -> ChoiceDelta:
         if isinstance(event, Reasoning):
