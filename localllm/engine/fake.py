@@ -86,6 +86,7 @@ class Script:
     reasoning: tuple[str, ...] = ()
     calls: tuple[ToolCall, ...] = ()
     has_chat_template: bool = True
+    vision: bool = False
     build: EngineBuild = FAKE_BUILD
     device_test: DeviceTest | None = None
     device_crash: str | None = None
@@ -174,6 +175,7 @@ class FakeEngine:
             parallel=settings.parallel,
             gpu_layers=0,
             has_chat_template=self.script.has_chat_template,
+            vision=self.script.vision,
             chat_template_sha256="0" * 64,
             chat_template_problem=self.script.chat_template_problem,
             load_s=0.5,

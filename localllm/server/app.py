@@ -43,6 +43,7 @@ from localllm.server.monitoring.metrics import CONTENT_TYPE, ServerMetrics
 from localllm.server.monitoring.middleware import MonitoringMiddleware
 from localllm.server.monitoring.tracing import Tracer
 from localllm.server.openapi import Described, Operation, encode, openapi_document
+from localllm.server.page.routes import page_router
 from localllm.server.request_body import validate
 from localllm.server.schema import ApiModel
 from localllm.server.security import CorsMiddleware, ErrorMiddleware, HostGuard, HostPolicy
@@ -115,10 +116,11 @@ def create_app(
     if batches is not None:
         dialects = (*dialects, batch_dialect(batches))
     error_response = ErrorResponses(dialects, default=error_body, default_model=ErrorResponse)
-    app = _make_routes(models, dialects, error_response, stop)
+    page = page_router(access.keys.pages)
+    app = _make_routes(models, dialects, error_response, stop, page)
     if batches is not None:
         batches.call = call_app(ErrorMiddleware(PlainPaths(app), error_response=error_response))
-    # The guards see the path as it was sent: only /health itself needs no key.
+    # The guards see the path as it was sent: only that of OPEN_PATHS itself needs no key.
     keyed = KeyGuard(PlainPaths(app), keys=access.keys)
     guarded = HostGuard(keyed, policy=access.hosts, origins=access.cors_origins)
     answering = ErrorMiddleware(guarded, error_response=error_response)
@@ -143,8 +145,9 @@ def _make_routes(
     dialects: Sequence[Dialect],
     error_response: ErrorResponses,
     stop: Stop | None = None,
+    page: APIRouter | None = None,
 ) -> FastAPI:
-    """Make the routes of all dialects, without the guards."""
+    """Make the routes of all dialects, and of the chat page if there is one, without the guards."""
     app = FastAPI(
         openapi_url=None,
         docs_url=None,
@@ -155,6 +158,8 @@ def _make_routes(
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         exception_handlers=_exception_handlers(error_response),
     )
+    if page is not None:  # before OLLAMA: of / it takes the requests of browsers
+        app.include_router(page)
     app.include_router(_status_router(models))
     app.include_router(admin_router(models, stop))
     app.include_router(_description_router(dialects))

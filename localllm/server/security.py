@@ -1,11 +1,12 @@
 """What web pages could send: pure ASGI middleware around the routes, outermost last.
 
 A web page can make its visitor's browser send requests to this machine. Four things stop it: the
-Host header must name this server (a rebound DNS name does not: CVE-2024-28224), Origin and
-Sec-Fetch-Site must not name another site, no answer has a CORS header, and all paths but `/health`
-require a key (access/guard.py). Whoever starts the server can add names of hosts, and origins whose
-pages may use it: those alone get CORS headers, and need a key like everybody else. The guards
-raise; `ErrorMiddleware` writes the error in the envelope of the dialect whose path was requested.
+Host header must name this server (a rebound DNS name does not: CVE-2024-28224), Origin and Sec-
+Fetch-Site must not name another site, no answer has a CORS header, and all paths but a few that
+give nothing away (`OPEN_PATHS`) require a key (access/guard.py). Whoever starts the server can add
+names of hosts, and origins whose pages may use it: those alone get CORS headers, and need a key
+like everybody else. The guards raise; `ErrorMiddleware` writes the error in the envelope of the
+dialect whose path was requested.
 """
 
 import ipaddress
@@ -157,9 +158,21 @@ class HostGuard:
         origins = _values(scope, b"origin")
         if any(origin.lower() != own for origin in origins):
             raise _forbidden(_unknown_origin(origins[0]), "origin_not_allowed")
-        if any(site not in ("same-origin", "none") for site in _values(scope, b"sec-fetch-site")):
+        sites = _values(scope, b"sec-fetch-site")
+        if any(site not in ("same-origin", "none") for site in sites) and not _follows_link(scope):
             raise _forbidden("Web pages of other sites may not use it.", "origin_not_allowed")
         return False
+
+
+def _follows_link(scope: Scope) -> bool:
+    """Return True for a link to the chat page on somebody's site, opened as a page of its own: what
+    is at `/` is the same for everybody, and the site cannot read it."""
+    return (
+        scope["path"] == "/"
+        and scope["method"] == "GET"
+        and _values(scope, b"sec-fetch-mode") == ["navigate"]
+        and _values(scope, b"sec-fetch-dest") == ["document"]
+    )
 
 
 class CorsMiddleware:

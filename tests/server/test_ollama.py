@@ -188,7 +188,8 @@ async def test_clients_find_the_server(server: ServerUnderTest) -> None:
     assert (root.status, root.body) == (200, b"Ollama is running")
     version: dict[str, Any] = (await server.request("GET /api/version")).document
     assert int(version["version"].split(".")[1]) >= 6
-    assert (await server.request("GET /", key=None)).status == 401
+    assert (await server.request("GET /", key=None)).body == b"Ollama is running"
+    assert (await server.request("GET /api/version", key=None)).status == 401
 
 
 async def test_a_real_model_answers_both_clients(smollm2: Path, tmp_path: Path) -> None:

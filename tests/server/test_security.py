@@ -364,8 +364,8 @@ async def test_a_server_without_a_key_requires_none(smollm2: Path, tmp_path: Pat
         assert status(await server.raw(get("/v1/models"))) == 200
 
 
-@pytest.mark.parametrize("path", ["/docs", "/redoc", "/", "/v1", "/v2/models"])
-async def test_there_is_no_page(server: ServerUnderTest, path: str) -> None:
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/v1", "/v2/models"])
+async def test_there_is_no_page_of_the_schema(server: ServerUnderTest, path: str) -> None:
     answer = await server.raw(get(path, BEARER, "Accept: text/html"))
     assert status(answer) == 404
     assert b"http" not in answer.partition(b"\r\n\r\n")[2].lower()

@@ -25,7 +25,7 @@ from localllm.cli.progress import load_with_progress
 from localllm.core.sizing.load import Pooling
 from localllm.core.text import single_line, strip_controls
 from localllm.core.units import format_duration
-from localllm.errors import ExitCode
+from localllm.errors import ExitCode, UsageError
 from localllm.library.files import paths, settings
 from localllm.runtime.load_policy import LoadChoice
 from localllm.runtime.model_pool.pool import ModelPool
@@ -33,6 +33,7 @@ from localllm.runtime.model_pool.pool_model import PoolModels
 from localllm.runtime.runtime import ResidentModel
 
 if TYPE_CHECKING:  # the HTTP server is loaded when it is used
+    from localllm.server.access.key_ring import KeyRing
     from localllm.server.app import Access, Monitoring
     from localllm.server.listen import StopSignals
 
@@ -56,6 +57,7 @@ class Serving:
     otel_endpoint: str | None = None
     place: Place = field(default_factory=Place)
     log: Path | None = None
+    opens_page: bool = False
     as_json: bool = False
     quiet: bool = False
 
@@ -140,6 +142,9 @@ class Serving:
     help="Go on without this terminal, once it is ready; `localllm stop` ends it.",
 )
 @instance_option
+@click.option(
+    "--open", "opens_page", is_flag=True, help="Open the chat page in the browser when ready."
+)
 @options.FORCE
 @click.option(
     "--offline",
@@ -166,6 +171,7 @@ def command(
     strict: bool,
     detach: bool,
     instance: str | None,
+    opens_page: bool,
     force: bool,
     as_json: bool,
     quiet: bool,
@@ -192,6 +198,7 @@ def command(
         access_log=access_log or user.access_log,
         otel_endpoint=otel_endpoint,
         log=log,
+        opens_page=opens_page,
         as_json=as_json,
         quiet=quiet,
     )
@@ -225,6 +232,8 @@ async def serve_models(pool: ModelPool, at: Listening, serving: Serving) -> Exit
     from localllm.server.batch.store import BatchStore
     from localllm.server.listen import StopSignals, serve
 
+    if serving.opens_page and at.url is None:
+        raise UsageError("--open needs a port, since no browser opens a Unix socket: give --port.")
     access = access_to(at, serving)
     batches = BatchService(BatchStore(directory=paths.batch_dir()))
     stop = StopSignals()
@@ -257,6 +266,11 @@ async def serve_models(pool: ModelPool, at: Listening, serving: Serving) -> Exit
             stack.enter_context(published(at, serving))
             # The sockets take connections already.
             _print_ready(at, pool.models, serving)
+            if serving.opens_page and at.url is not None:
+                opening = asyncio.create_task(open_page(at.url, access.keys))
+                stack.callback(opening.cancel)
+                if serving.log is not None:  # its link goes to the terminal that waits
+                    await opening
             if serving.log is not None:
                 report_ready()
                 stack.enter_context(short_log(serving.log))
@@ -274,6 +288,19 @@ def published(at: Listening, serving: Serving) -> contextlib.AbstractContextMana
         certificate=None if at.tls is None else at.tls.certificate,
         log_file=serving.log,
     )
+
+
+async def open_page(url: str, keys: "KeyRing") -> None:
+    """Open the chat page with a new link; write that to stderr when no browser opens."""
+    from localllm.server.page.browser import open_in_browser, page_link
+
+    link = page_link(url, keys.pages.create_link() if keys.required else None)
+    if await open_in_browser(link):
+        info("The chat page opens in the browser.")
+        return
+    once = " (once, within a minute)" if keys.required else ""
+    info(f"Open the chat page in a browser of yours{once}:")
+    info(f"  {link}")
 
 
 def access_to(at: Listening, serving: Serving) -> "Access":

@@ -1,4 +1,5 @@
-"""All keys that a running server takes: the owner's, and the named ones as keys.json has them now.
+"""All keys that a running server takes: the owner's, those of chat pages that a link opened, and
+the named ones as keys.json has them now.
 
 keys.json is looked at with every request (one `stat`) and read again when it has changed, so that a
 key that was made or revoked counts from the next request on, without a restart. An answer that is
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 from localllm.errors import StoreError
 from localllm.server.access.named_keys import KeyFile, NamedKey, digest_of
+from localllm.server.access.page_sessions import PAGE, PageSessions
 from localllm.server.errors import ApiError
 from localllm.server.request_record import OWNER, Caller
 
@@ -45,6 +47,7 @@ class KeyRing:
         own = (key for key in (owner, run) if key is not None)
         self._owner = tuple(_Known(digest_of(key), OWNER) for key in own)
         self._file = file
+        self.pages = PageSessions()
         self._clock = clock
         self._signature: tuple[int, ...] | None = None
         self._known: tuple[_Known, ...] = self._owner
@@ -61,7 +64,7 @@ class KeyRing:
         found: _Known | None = None
         for text in offered:
             digest = digest_of(text)
-            for known in self._known:
+            for known in (*self._known, *(_Known(page, PAGE) for page in self.pages.digests)):
                 if hmac.compare_digest(digest, known.digest) and found is None:
                     found = known
         if found is None:

@@ -8,8 +8,9 @@ import re
 
 from localllm.server.request_record import Scope
 
-OPEN_PATHS = frozenset({"/health"})
-"""What needs no key at all, spelled exactly so."""
+OPEN_PATHS = frozenset({"/", "/health", "/page/session"})
+"""What needs no key at all, spelled exactly so: the chat page, which holds nothing, whether a
+server is there, and the exchange of a link for a key."""
 
 _TEXT = frozenset({Scope.INFER})
 _VECTORS = frozenset({Scope.EMBED})
@@ -38,7 +39,7 @@ _ROWS: tuple[tuple[frozenset[Scope], tuple[str, ...]], ...] = (
         _EITHER,
         (
             "/", "/health", "/models", "/models/*", "/anthropic/models", "/anthropic/models/*",
-            "/lora-adapters", "/props", "/slots", "/slots/*",
+            "/page/session", "/lora-adapters", "/props", "/slots", "/slots/*",
             "/tokenize", "/detokenize", "/apply-template", "/tokenizer_info", "/info", "/version",
             "/openapi.json", "/docs", "/api/version", "/api/tags", "/api/show", "/api/ps",
         ),

@@ -75,10 +75,8 @@ class _Endpoints:
     def __init__(self, models: ServedModels) -> None:
         self._models = models
 
-    async def root(self, request: Request) -> Response:
-        """Answer what clients look for to find the server; a browser is shown no such thing."""
-        if "text/html" in request.headers.get("accept", ""):
-            raise ApiError("There is no page here.", status=404, code="unknown_url")
+    async def root(self) -> Response:
+        """Answer what clients look for to find the server."""
         return PlainTextResponse("Ollama is running")
 
     async def version(self) -> Response:

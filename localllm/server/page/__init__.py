@@ -1,0 +1,1 @@
+"""The chat page at `/`, for people without a terminal."""
