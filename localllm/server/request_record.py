@@ -44,6 +44,12 @@ class Caller:
     models: frozenset[str] | None = None
     limits: KeyLimits = NO_LIMITS
 
+    @property
+    def identity(self) -> str:
+        """What tells this key from all others, also from one of the same name (no name has
+        a space)."""
+        return f"{self.name} {self.key_id}".rstrip()
+
 
 OWNER = Caller(name="owner", scopes=frozenset(Scope))
 """The user who has started the server: the key of the file or the environment, the user's own

@@ -16,14 +16,16 @@ from starlette.types import Message
 
 from localllm.engine.fake import Script
 from localllm.errors import NotFound
+from localllm.server.access.key_ring import KeyRing
+from localllm.server.access.named_keys import KeyFile
 from localllm.server.batch.lines import BATCH_PRIORITY, BatchLine
 from localllm.server.batch.runner import HttpAnswer
 from localllm.server.batch.service import BatchService
 from localllm.server.batch.store import BatchStore, StoredBatch
 from localllm.server.batch.upload import read_upload
 from localllm.server.errors import ApiError
-from localllm.server.request_record import Caller
-from tests.server.server_under_test import MODEL, start_server
+from localllm.server.request_record import Caller, Scope
+from tests.server.server_under_test import KEY, MODEL, start_server
 from tests.server.test_batch import answer, line
 
 URL = "/v1/chat/completions"
@@ -310,4 +312,36 @@ async def test_the_official_client_runs_a_batch(smollm2: Path, tmp_path: Path) -
         with pytest.raises(openai.BadRequestError, match="purpose"):
             await client.files.create(file=("x", b"y"), purpose="fine-tune")
         assert {request.priority for request in script.requests} == {BATCH_PRIORITY}
+        await batches.close()
+
+
+async def test_a_batch_can_do_what_its_key_can_and_is_seen_by_no_key_of_the_same_name(
+    smollm2: Path, tmp_path: Path
+) -> None:
+    batches = BatchService(BatchStore(directory=tmp_path / "batches"))
+    keys = KeyFile(tmp_path / "keys.json", tmp_path / "used.json")
+    script = Script(tokens=("Yes", "."))
+    async with start_server(
+        script, smollm2, tmp_path / "data", key=KeyRing(KEY, keys), batches=batches
+    ) as server:
+        first = server.client(keys.create("kim", now=0, scopes=(Scope.INFER,))[1])
+        content = line("a", MODEL).encode()
+        file = await first.files.create(file=("in.jsonl", content), purpose="batch")
+        with pytest.raises(openai.PermissionDeniedError, match="embed"):
+            await first.batches.create(
+                input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h"
+            )
+        made = await first.batches.create(
+            input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+        )
+        await ended(batches)
+        keys.revoke("kim")
+        second = server.client(keys.create("kim", now=0, scopes=(Scope.EMBED,))[1])
+        assert not (await second.files.list()).data
+        assert not (await second.batches.list()).data
+        with pytest.raises(openai.NotFoundError):
+            await second.files.content(file.id)
+        owner = server.client()
+        assert [each.id for each in (await owner.batches.list()).data] == [made.id]
+        assert (await owner.files.delete(file.id)).deleted
         await batches.close()

@@ -41,9 +41,7 @@ class KeyGuard:
         record = current_record()
         if record is not None:
             record.caller = caller
-        needed = scopes_of(scope["path"])
-        if not needed & caller.scopes:
-            raise _scope_missing(caller, needed)
+        needed = check_scope(caller, scope["path"])
         self._write_used()
         if caller.limits is NO_LIMITS or not needed & _GENERATING or scope["method"] != "POST":
             await self._app(scope, receive, send)
@@ -78,6 +76,15 @@ class KeyGuard:
         """Have the last uses written, now and then, beside the requests."""
         if (used := self._keys.take_used()) is not None:
             self._writing = asyncio.create_task(asyncio.to_thread(self._keys.write_used, used))
+
+
+def check_scope(caller: Caller, path: str) -> frozenset[KeyScope]:
+    """Return the scopes of which a path asks for one. Raises ApiError (403) when the key has
+    none of them."""
+    needed = scopes_of(path)
+    if not needed & caller.scopes:
+        raise _scope_missing(caller, needed)
+    return needed
 
 
 _GENERATING = frozenset({KeyScope.INFER, KeyScope.EMBED})

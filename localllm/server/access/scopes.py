@@ -23,8 +23,7 @@ _ROWS: tuple[tuple[frozenset[Scope], tuple[str, ...]], ...] = (
             "/chat/completions", "/chat/completions/*", "/completions", "/responses",
             "/responses/*", "/messages", "/messages/*", "/anthropic/messages",
             "/anthropic/messages/*", "/completion", "/infill", "/api/chat", "/api/generate",
-            "/files", "/files/*", "/batches", "/batches/*", "/api/pull",
-            "/api/push", "/api/create", "/api/copy", "/api/delete", "/api/blobs/*",
+            "/api/pull", "/api/push", "/api/create", "/api/copy", "/api/delete", "/api/blobs/*",
         ),
     ),
     (
@@ -34,13 +33,15 @@ _ROWS: tuple[tuple[frozenset[Scope], tuple[str, ...]], ...] = (
             "/reranking",
         ),
     ),
-    # What a client asks before it knows what it wants, and what it needs to count tokens.
+    # What a client asks before it knows what it wants, and what it needs to count tokens. (A batch
+    # asks for the scope of its endpoint when it is made.)
     (
         _EITHER,
         (
             "/", "/health", "/models", "/models/*", "/anthropic/models", "/anthropic/models/*",
             "/page/session", "/lora-adapters", "/props", "/slots", "/slots/*",
             "/tokenize", "/detokenize", "/apply-template", "/tokenizer_info", "/info", "/version",
+            "/files", "/files/*", "/batches", "/batches/*",
             "/openapi.json", "/docs", "/api/version", "/api/tags", "/api/show", "/api/ps",
         ),
     ),

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import StreamingResponse
 
 from localllm.errors import NotFound
+from localllm.server.access.guard import check_scope
 from localllm.server.batch.service import BatchService
 from localllm.server.batch.store import StoredBatch, StoredFile
 from localllm.server.batch.upload import read_upload
@@ -19,7 +20,7 @@ from localllm.server.dialects.protocol import Dialect
 from localllm.server.errors import ApiError
 from localllm.server.openapi import Operation
 from localllm.server.request_body import read_body
-from localllm.server.request_record import OWNER, Caller, current_record
+from localllm.server.request_record import OWNER, current_caller
 from localllm.server.schema import WHOLE, ApiModel, RequestModel, json_response
 from localllm.server.served_models import ServedModels
 
@@ -160,7 +161,7 @@ OPERATIONS = (
     Operation(
         method="GET",
         paths=_paths("/files"),
-        summary="List the files of this key.",
+        summary="List the files of this key; the owner's key sees all.",
         answer=FileList,
         query=PageQuery,
     ),
@@ -240,7 +241,7 @@ class _Endpoints:
         )
 
     async def upload(self, request: Request) -> Response:
-        with self._store.new_file(owner=_caller().name) as new:
+        with self._store.new_file(owner=current_caller().identity) as new:
             form = await read_upload(request, new.file)
             purpose = form.fields.get("purpose", "batch")
             if purpose not in _PURPOSES:
@@ -252,10 +253,10 @@ class _Endpoints:
             new.filename, new.purpose = form.filename or "", purpose
             new.expires_at = _expires_at(form.fields, self._store.clock())
             file_id = new.id
-        return json_response(_file(self._store.file(file_id, _caller().name)))
+        return json_response(_file(self._store.file(file_id, _seen_by())))
 
     async def list_files(self, request: Request) -> Response:
-        files = await asyncio.to_thread(self._store.files, _caller().name)
+        files = await asyncio.to_thread(self._store.files, _seen_by())
         page, more = _page([_file(each) for each in files], request)
         return json_response(
             FileList(
@@ -267,10 +268,10 @@ class _Endpoints:
         )
 
     async def retrieve_file(self, file_id: str) -> Response:
-        return json_response(_file(self._find_file(file_id)))
+        return json_response(_file(self._find_file(file_id, _seen_by())))
 
     async def delete_file(self, file_id: str) -> Response:
-        file = self._find_file(file_id)
+        file = self._find_file(file_id, _seen_by())
         if any(each.input_file_id == file.id and not each.ended for each in self._store.batches()):
             raise ApiError(
                 "A batch reads this file: cancel it first, or wait for its end.",
@@ -281,17 +282,18 @@ class _Endpoints:
         return json_response(FileDeleted(id=file.id))
 
     async def content(self, file_id: str) -> Response:
-        file = self._find_file(file_id)
+        file = self._find_file(file_id, _seen_by())
         path = self._store.content(file)
         headers = {"Content-Length": str(file.bytes), "X-Content-Type-Options": "nosniff"}
         return StreamingResponse(_read(path), media_type=_JSONL, headers=headers)
 
     async def create(self, request: Request) -> Response:
-        body, caller = await read_body(request, BatchRequest), _caller()
-        file = self._find_file(body.input_file_id, param="input_file_id")
+        body, caller = await read_body(request, BatchRequest), current_caller()
+        check_scope(caller, body.endpoint)
+        file = self._find_file(body.input_file_id, caller.identity, param="input_file_id")
         batch = StoredBatch(
             id=f"batch_{secrets.token_hex(12)}",
-            owner=caller.name,
+            owner=caller.identity,
             models=None if caller.models is None else tuple(sorted(caller.models)),
             endpoint=body.endpoint,
             input_file_id=file.id,
@@ -305,7 +307,7 @@ class _Endpoints:
         return json_response(_batch(self._service.create(batch)))
 
     async def list_batches(self, request: Request) -> Response:
-        batches = await asyncio.to_thread(self._store.batches, _caller().name)
+        batches = await asyncio.to_thread(self._store.batches, _seen_by())
         page, more = _page([_batch(each) for each in batches], request)
         return json_response(
             BatchList(
@@ -322,22 +324,24 @@ class _Endpoints:
     async def cancel(self, batch_id: str) -> Response:
         return json_response(_batch(self._service.cancel(self._find_batch(batch_id))))
 
-    def _find_file(self, file_id: str, *, param: str = "file_id") -> StoredFile:
+    def _find_file(self, file_id: str, owner: str | None, *, param: str = "file_id") -> StoredFile:
         try:
-            return self._store.file(file_id, _caller().name)
+            return self._store.file(file_id, owner)
         except NotFound as error:
             raise ApiError(str(error), status=404, code="not_found", param=param) from None
 
     def _find_batch(self, batch_id: str) -> StoredBatch:
         try:
-            return self._store.batch(batch_id, _caller().name)
+            return self._store.batch(batch_id, _seen_by())
         except NotFound as error:
             raise ApiError(str(error), status=404, code="not_found", param="batch_id") from None
 
 
-def _caller() -> Caller:
-    record = current_record()
-    return record.caller if record is not None and record.caller is not None else OWNER
+def _seen_by() -> str | None:
+    """Return whose files and batches this request may see; None, for the owner of the server: all,
+    or nobody could end what a key has begun that was revoked."""
+    caller = current_caller()
+    return None if caller == OWNER else caller.identity
 
 
 def _expires_at(fields: Mapping[str, str], now: float) -> int | None:

@@ -16,13 +16,13 @@ import msgspec
 from starlette.types import ASGIApp, Message, Scope
 
 from localllm.errors import LocalLLMError, NotFound, StoreError, UsageError
+from localllm.server.access.scopes import scopes_of
 from localllm.server.batch.input_file import BatchInput, scan
 from localllm.server.batch.journal import Journal, partial_file
 from localllm.server.batch.lines import BatchLine
 from localllm.server.batch.runner import BatchProgress, HttpAnswer, run_batch
 from localllm.server.batch.store import BatchStore, LineError, StoredBatch, is_success
 from localllm.server.request_record import Caller, RequestRecord, use_record
-from localllm.server.request_record import Scope as KeyScope
 
 logger = logging.getLogger("localllm.batch")
 
@@ -200,10 +200,11 @@ class BatchService:
         await asyncio.to_thread(self._complete, batch.id)
 
     async def _run_lines(self, batch: StoredBatch, found: BatchInput, journal: Journal) -> None:
-        scopes = frozenset({KeyScope.INFER, KeyScope.EMBED})
+        name, _, key_id = batch.owner.partition(" ")
         caller = Caller(
-            name=batch.owner,
-            scopes=scopes,
+            name=name,
+            key_id=key_id,
+            scopes=scopes_of(batch.endpoint),
             models=None if batch.models is None else frozenset(batch.models),
         )
 

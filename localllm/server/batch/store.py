@@ -4,7 +4,8 @@
     batches/batch_....json what the batch is       batches/batch_....out   its results, for a moment
 
 Everything is readable by its owner alone. An id becomes part of a path only after it was checked to
-be one that this module makes. Each key sees what it has made and nothing else.
+be one that this module makes. Each key (`Caller.identity`) sees what it has made and nothing else;
+the owner of the server sees all.
 """
 
 import contextlib
@@ -92,15 +93,15 @@ class BatchStore:
 
     # --- files ---
 
-    def files(self, owner: str) -> list[StoredFile]:
-        """List the files of a key, newest first. Raises StoreError."""
-        found = [each for each in self._all_files() if each.owner == owner]
+    def files(self, owner: str | None) -> list[StoredFile]:
+        """List the files of a key (None: of all), newest first. Raises StoreError."""
+        found = [each for each in self._all_files() if owner in (None, each.owner)]
         return sorted(found, key=lambda each: (each.created_at, each.id), reverse=True)
 
-    def file(self, file_id: str, owner: str) -> StoredFile:
-        """Return a file of a key. Raises NotFound."""
+    def file(self, file_id: str, owner: str | None) -> StoredFile:
+        """Return a file of a key (None: of any). Raises NotFound."""
         found = self._read(self._files, file_id, StoredFile)
-        if found is None or found.owner != owner or self._expired(found):
+        if found is None or owner not in (None, found.owner) or self._expired(found):
             raise NotFound("There is no file with that id.")
         return found
 
@@ -166,13 +167,13 @@ class BatchStore:
         with _stored():
             ids = [path.stem for path in self._batch_dir.glob("batch_*.json")]
         found = [self._batch(batch_id) for batch_id in ids]
-        owned = [each for each in found if each and (owner is None or each.owner == owner)]
+        owned = [each for each in found if each and owner in (None, each.owner)]
         return sorted(owned, key=lambda each: (each.created_at, each.id), reverse=True)
 
-    def batch(self, batch_id: str, owner: str) -> StoredBatch:
-        """Return a batch of a key. Raises NotFound."""
+    def batch(self, batch_id: str, owner: str | None) -> StoredBatch:
+        """Return a batch of a key (None: of any). Raises NotFound."""
         found = self.batch_of_any(batch_id)
-        if found.owner != owner:
+        if owner not in (None, found.owner):
             raise NotFound("There is no batch with that id.")
         return found
 

@@ -215,8 +215,7 @@ class ResponsesEndpoints:
 
 def key_owner() -> str:
     """Return what tells the holders of keys apart, in whichever header a key came."""
-    caller = current_caller()
-    return f"{caller.name} {caller.key_id}"
+    return current_caller().identity
 
 
 def _named(item: Item) -> Item:
