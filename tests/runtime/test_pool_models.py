@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localllm.errors import NotFound
+from localllm.library.store.installed import InstalledModel
 from localllm.library.store.store import Store
 from localllm.runtime.model_pool.pool_model import OnDemand, PoolModels
+from localllm.runtime.model_pool.timing import LoadTimes
 from tests.library import tiny
 from tests.runtime.fake_machine import FakeMachine
 
@@ -73,3 +75,16 @@ def test_any_text_finds_a_model_that_there_is_or_none(models: PoolModels, text: 
     except NotFound:
         return
     assert models.exact(found.name) == found
+
+
+@given(small=st.integers(1, 10**7), seconds=st.floats(0.1, 10))
+def test_the_load_of_a_small_file_says_nothing_of_a_large_one(small: int, seconds: float) -> None:
+    def of_size(size_bytes: int) -> InstalledModel:
+        path = Path(f"{size_bytes}.gguf")
+        return InstalledModel(name="m", quant=None, path=path, size_bytes=size_bytes)
+
+    times, large = LoadTimes(), of_size(10**9)
+    before = times.predict(large)
+    times.record(of_size(small), seconds)
+    assert times.predict(large) == before
+    assert times.predict(of_size(small)).likely == seconds

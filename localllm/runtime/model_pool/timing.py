@@ -14,6 +14,10 @@ _SLOW_BYTES_PER_S, _USUAL_BYTES_PER_S, _FAST_BYTES_PER_S = 200e6, 1e9, 5e9
 """What is assumed until a load was measured: a hard disk or a drive that an encryption slows down,
 an NVMe drive, and a file that is in the page cache."""
 
+_MIN_RATE_BYTES = 32 * 2**20
+"""The load of a smaller file takes as long as the process takes to start: it says nothing of how
+fast files are read."""
+
 
 class Clock(Protocol):
     """Time that a test can pass by itself."""
@@ -44,7 +48,8 @@ class LoadTimes:
     def record(self, model: InstalledModel, seconds: float) -> None:
         """Note a load that took so long, from the start of its process to its end."""
         self._by_model[_key(model)] = seconds
-        self._rates.append(model.size_bytes / max(seconds - START_S, 0.05))
+        if model.size_bytes >= _MIN_RATE_BYTES:
+            self._rates.append(model.size_bytes / max(seconds - START_S, 0.05))
 
     def predict(self, model: InstalledModel) -> Estimate:
         """Estimate the seconds that this model's load takes.
