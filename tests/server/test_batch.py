@@ -211,6 +211,30 @@ def test_the_results_of_another_input_are_not_mixed_in(tmp_path: Path) -> None:
         Journal.open(tmp_path / "out", scan(write(tmp_path / "2", line("b"))))
 
 
+async def test_failed_lines_of_a_batch_that_has_ended_run_again(tmp_path: Path) -> None:
+    path, out = write(tmp_path / "in", *map(line, "abc")), tmp_path / "out"
+    server = FakeServer(lambda each: None if each.custom_id == "a" else answer(each, 404))
+    await run(scan(path), out, server)
+    other = scan(write(tmp_path / "other", line("b")))
+    with pytest.raises(UsageError, match="holds no results"):
+        Journal.open(out, other, retry_failed=True)
+    Journal.open(out, scan(path), retry_failed=True).close()  # killed at once
+    server = FakeServer(lambda each: answer(each, 400) if each.custom_id == "c" else None)
+    journal = Journal.open(out, scan(path), retry_failed=True)
+    await run_batch(scan(path), journal, server.send)
+    journal.close()
+    assert server.seen == ["b", "c"]
+    again = Journal.open(out, scan(path))
+    assert (len(again.done), again.failed) == (3, 1)
+    again.finish(scan(path), in_order=True)
+    assert ids(out) == ["a", "b", "c"]
+
+
+def test_the_id_of_an_invalid_line_is_no_other_lines(tmp_path: Path) -> None:
+    batch = scan(write(tmp_path / "in", line("line-2"), "{", line("line-2-invalid")))
+    assert len(set(batch.keys())) == batch.total == 3
+
+
 def test_an_input_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="There is no file"):
         scan(tmp_path / "missing")

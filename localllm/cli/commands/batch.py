@@ -86,8 +86,11 @@ def command(
     from localllm.server.batch.input_file import scan
     from localllm.server.batch.journal import Journal, partial_file
 
-    if out.exists() and not partial_file(out).exists():
-        raise UsageError(f"{out} exists already. Choose another name, or delete it.")
+    if out.exists() and not retry_failed and not partial_file(out).exists():
+        raise UsageError(
+            f"{out} exists already. Choose another name, or delete it; --retry-failed runs the "
+            "lines again whose result in it is an error."
+        )
     if not out.parent.is_dir():
         raise UsageError(f"{out.parent} is not a directory.")
     batch = scan(source, model=model)

@@ -5,7 +5,7 @@ Only places and short keys of its lines are remembered, so that a file may be la
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from localllm.core.text import single_line
@@ -105,7 +105,17 @@ def scan(path: Path, *, endpoint: str | None = None, model: str | None = None) -
             '{"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {...}}'
         )
     found.sha256 = digest.hexdigest()
+    found.invalid = [(number, _named(result, seen)) for number, result in found.invalid]
     return found
+
+
+def _named(result: LineResult, seen: set[bytes]) -> LineResult:
+    """Give the result of an invalid line an id that no other line has."""
+    custom_id = result.custom_id
+    while id_key(custom_id) in seen:
+        custom_id += "-invalid"
+    seen.add(id_key(custom_id))
+    return replace(result, custom_id=custom_id)
 
 
 def _add(found: BatchInput, raw: bytes, place: _Place, seen: set[bytes]) -> None:

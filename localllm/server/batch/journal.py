@@ -32,12 +32,12 @@ def partial_file(out: Path) -> Path:
 
 @dataclass(slots=True, kw_only=True)
 class Journal:
-    """The partial file of a batch. `done` has the keys of the results that it holds, `failed` says
-    how many of them are errors."""
+    """The partial file of a batch. `done` has the keys of the results that it holds, `errors` those
+    of them that are errors."""
 
     out: Path
     done: set[bytes] = field(default_factory=set)
-    failed: int = 0
+    errors: set[bytes] = field(default_factory=set)
     clock: Callable[[], float] = time.monotonic
     _file: BinaryIO | None = None
     _synced: float = 0.0
@@ -47,11 +47,13 @@ class Journal:
     def open(cls, out: Path, batch: BatchInput, *, retry_failed: bool = False) -> "Journal":
         """Open the partial file of `out`, or begin one.
 
-        `retry_failed`: results that are errors do not count. Raises UsageError when it belongs to
-        another input, StoreError when it cannot be written.
+        `retry_failed`: results that are errors do not count; of a batch that has ended, too. Raises
+        UsageError when it belongs to another input, StoreError when it cannot be written.
         """
         journal, path = cls(out=out), partial_file(out)
         try:
+            if retry_failed and out.exists():
+                _reopen(out, batch)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
             file = os.fdopen(descriptor, "r+b")
             journal._file = file
@@ -72,8 +74,20 @@ class Journal:
         """Keep a result. Raises StoreError, after which the file is as it was before."""
         with self._lock:
             self._append(result)
-        self.done.add(id_key(result.custom_id))
-        self.failed += result.failed
+        self._note(id_key(result.custom_id), failed=result.failed)
+
+    def _note(self, key: bytes, *, failed: bool) -> None:
+        """Count a result; the last one of a line is what it came to."""
+        self.done.add(key)
+        if failed:
+            self.errors.add(key)
+        else:
+            self.errors.discard(key)
+
+    @property
+    def failed(self) -> int:
+        """How many lines have an error as their result."""
+        return len(self.errors)
 
     def _append(self, result: LineResult) -> None:
         file = self._file
@@ -111,7 +125,7 @@ class Journal:
                 out.flush()
                 sync(out.fileno())
             self.close()
-            rename(temporary, self.out, temporary.exists)
+            rename(temporary, self.out, self.out.exists)
             path.unlink()
             sync_directory(self.out.parent)
         except OSError as error:
@@ -148,10 +162,10 @@ class Journal:
                 break  # torn: the last, unless somebody else has written here
             end += len(raw)
             custom_id, failed = found
-            if failed and retry_failed:
-                continue
-            self.failed += failed and id_key(custom_id) not in self.done
-            self.done.add(id_key(custom_id))
+            self._note(id_key(custom_id), failed=failed)
+        if retry_failed:
+            self.done -= self.errors
+            self.errors.clear()
         file.seek(end)
         file.truncate()
         return True
@@ -168,6 +182,27 @@ class Journal:
                 places[id_key(found[0])] = (start, len(raw))
             start += len(raw)
         return places
+
+
+def _reopen(out: Path, batch: BatchInput) -> None:
+    """Make the partial file of results that are whole again, as before the last one came. Raises
+    OSError, UsageError when they are of another input."""
+    path, known = partial_file(out), set(batch.keys())
+    if not path.exists():  # else a run that was killed between the two has done this already
+        temporary = path.with_name(path.name + ".tmp")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file, out.open("rb") as results:
+            file.write(json.dumps({_HEADER: batch.sha256}).encode() + b"\n")
+            for raw in results:
+                found = result_id(raw)
+                if found is None or id_key(found[0]) not in known:
+                    temporary.unlink()
+                    raise UsageError(f"{out} holds no results of {batch.path}.")
+                file.write(raw)
+            file.flush()
+            sync(file.fileno())
+        rename(temporary, path, path.exists)
+    out.unlink()
 
 
 def _unwritable(path: Path, error: OSError) -> StoreError:
