@@ -1,9 +1,10 @@
 """Other names of served models: `--alias NAME=MODEL` and the setting `aliases`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from localllm.core.text import single_line
 from localllm.errors import LocalLLMError, NotFound, UsageError
+from localllm.library.files.settings import Settings
 from localllm.runtime.model_pool.pool_model import PoolModels
 from localllm.runtime.runtime import Runtime
 
@@ -32,6 +33,27 @@ def resolve_aliases(
         if alias not in known:
             aliases.setdefault(alias, model)
     return aliases
+
+
+def names_without_effect(models: PoolModels, saved: Settings) -> Iterator[str]:
+    """Say of each alias and profile of the settings that no request can use why that is so."""
+    everything = models.all()
+    known = {model.name.lower() for model in everything}
+    for alias, target in saved.aliases:
+        if alias.lower() in known:
+            yield f"The alias {single_line(alias)!r} of the settings is a model's own name already."
+        elif not any(alias in models.aliases_of(model.name, everything) for model in everything):
+            yield (
+                f"The alias {single_line(alias)!r} of the settings names nothing: no model here is "
+                f"called {single_line(target)!r} (an alias of an alias is none)."
+            )
+    for name, table in saved.models:
+        target = str(dict(table).get("model", ""))
+        if target and name.lower() not in known:
+            yield (
+                f"The profile {single_line(name)!r} of the settings is not offered: no installed "
+                f"model is called {single_line(target)!r}."
+            )
 
 
 def _alias(runtime: Runtime, models: PoolModels, text: str) -> tuple[str, str]:

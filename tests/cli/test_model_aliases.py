@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from localllm.cli.model_aliases import names_without_effect
 from localllm.cli.pool_models import PoolOptions, pool_models
 from localllm.core.sizing.load import KvType, Lora
 from localllm.core.units import parse_keep_alive
@@ -53,6 +54,15 @@ def test_an_alias_belongs_to_the_model_it_names_or_to_the_only_one(
     }
     both = aliases(runtime, "model-0", "gpt-4o=model-1", "small=model-0", only=False)
     assert both == {"gpt-4o": "model-1", "small": "model-0"}
+
+
+def test_names_of_the_settings_that_lead_nowhere_are_reported(runtime: Runtime) -> None:
+    user = parse(
+        'aliases = { a = "model-1", b = "c", c = "b", "model-0" = "model-1", gone = "nobody" }\n'
+        '[models.ok]\nmodel = "model-0"\n[models.twice]\nmodel = "ok"\n[models.model-1]\npin = true'
+    )
+    notes = list(names_without_effect(pooled(runtime, "model-0", user), user))
+    assert [note.split("'")[1] for note in notes] == ["b", "c", "model-0", "gone", "twice"]
 
 
 def test_the_command_line_comes_before_the_settings(runtime: Runtime) -> None:

@@ -22,6 +22,9 @@ from localllm.errors import DoesNotFit, EngineCrashed
 from localllm.library.files.settings import Settings
 from localllm.runtime.load_policy import CHAT, LoadChoice
 from localllm.runtime.loading.gpu_tests import SCHEMA, GpuVerdicts, blames_gpu, summary
+from localllm.runtime.model_pool.admission import decide
+from localllm.runtime.model_pool.eviction import CannotFit
+from localllm.runtime.model_pool.timing import LoadTimes
 from localllm.runtime.runtime import ResidentModel, Runtime
 from tests.runtime.fake_machine import GIB, FakeMachine
 
@@ -133,6 +136,21 @@ async def test_trust_uses_the_gpu_untested_even_after_a_failure(machine: GpuMach
     assert trusted.settings.gpu_layers
     assert by_settings.settings.gpu_layers
     assert machine.tests[2:] == [False, False]
+
+
+async def test_a_pool_plans_without_a_gpu_that_is_known_to_fail(machine: GpuMachine) -> None:
+    machine.device_test = BAD
+    model = (await load(machine)).model
+    runtime = machine.runtime()
+    plan = await runtime.plan(model, CHOICE)
+    admission = await decide(runtime, plan, (), LoadTimes(), [])
+    assert admission.fit.settings.gpu_layers == 0
+    assert admission.plan == plan  # the load itself says why it uses no GPU
+    machine.available_bytes = 100 * 2**20  # too few for the processor
+    assert isinstance((await decide(runtime, plan, (), LoadTimes(), [])).decision, CannotFit)
+    trusted = await runtime.plan(model, replace(CHOICE, trust_gpu=True))
+    assert not isinstance((await decide(runtime, trusted, (), LoadTimes(), [])).decision, CannotFit)
+    await runtime.close()
 
 
 @pytest.mark.parametrize(

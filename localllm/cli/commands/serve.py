@@ -19,6 +19,7 @@ from localllm.cli.completion import model_names
 from localllm.cli.listening import ListenChoice, Listening, listen_options, listening
 from localllm.cli.local_server.detached import report_ready, short_log, start_detached, take_own_log
 from localllm.cli.local_server.running import Place, instance_option, one_server, server_log_file
+from localllm.cli.model_aliases import names_without_effect
 from localllm.cli.output import error, info, print_json, print_line, warn, write_stderr
 from localllm.cli.pool_models import PoolOptions, make_pool, pool_options
 from localllm.cli.progress import load_with_progress
@@ -204,6 +205,9 @@ def command(
     )
     with one_server(instance) as place:
         pool = make_pool(models, replace(pooled, choice=choice, force=force), user)
+        if not quiet and not pooled.only:  # with --only a name of the settings may well be none
+            for note in names_without_effect(pool.models, user):
+                warn(note)
         with listening(where, user) as open_:
             return asyncio.run(serve_models(pool, open_, replace(serving, place=place)))
 

@@ -16,6 +16,7 @@ from localllm.core.text import single_line
 from localllm.core.units import format_bytes, format_duration
 from localllm.errors import DoesNotFit
 from localllm.runtime.load_plan import LoadPlan
+from localllm.runtime.loading.gpu_tests import GpuTest
 from localllm.runtime.memory_outlook import HeldMemory, MemoryOutlook
 from localllm.runtime.model_pool.eviction import (
     Assessment,
@@ -145,9 +146,34 @@ async def decide(
 ) -> Admission:
     """Decide how this load can come about beside, or instead of, the resident models.
 
-    `probes` are those of earlier decisions on it; new ones are appended. Raises as `Runtime.fit`
-    and `Runtime.probe` do.
+    Where the GPU is known to fail with the model, the decision is that of a load on the processor,
+    which `Runtime.load` then makes of the plan. `probes` are those of earlier decisions on it; new
+    ones are appended. Raises as `Runtime.fit` and `Runtime.probe` do.
     """
+    admission = await _decide(runtime, plan, residents, times, probes)
+    if not await _gpu_has_failed(runtime, plan, admission.fit):
+        return admission
+    admission = await _decide(runtime, plan.on_processor, residents, times, probes)
+    if isinstance(admission.decision, CannotFit):
+        return admission
+    first = _index(plan, admission.fit)
+    return replace(admission, plan=replace(plan, candidates=plan.candidates[first:]))
+
+
+async def _gpu_has_failed(runtime: Runtime, plan: LoadPlan, fit: Fit) -> bool:
+    """Tell whether the devices of this fit are known to fail with the model."""
+    test = None if plan.trust_gpu else GpuTest.of(plan.model, fit, await runtime.hardware())
+    known = None if test is None else runtime.gpu_verdicts.get(test)
+    return known is not None and not known.passed
+
+
+async def _decide(
+    runtime: Runtime,
+    plan: LoadPlan,
+    residents: Sequence[Candidate],
+    times: LoadTimes,
+    probes: Probes,
+) -> Admission:
     outlook = await runtime.outlook()
     await runtime.fit_in(outlook, plan)  # raises for what no memory can be worked out of
     assessor = _Assessor(plan, outlook, probes)
