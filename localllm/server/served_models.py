@@ -29,6 +29,7 @@ from localllm.engine.messages import (
 from localllm.errors import ContextOverflow, EngineCrashed, NotFound
 from localllm.runtime.model_pool.listing import ModelListing
 from localllm.runtime.model_pool.pool import ModelPool
+from localllm.runtime.model_pool.pool_model import unknown_model_message
 from localllm.runtime.model_pool.warm_swap import KeptConversations
 from localllm.runtime.runtime import ResidentModel
 from localllm.server.errors import ApiError, api_error, is_shutdown
@@ -104,23 +105,24 @@ class ServedModels:
         try:
             name = self._pool.models.find(model).name
         except NotFound as error:
-            raise self._unknown_model(error) from None
+            raise self._unknown_model(model, error) from None
         if not self._allows(name):
             own = ", ".join(self.ids) or "none of this server's"
             raise ApiError(
-                f"This API key may not use that model. It may use: {own}.",
+                f"This API key may not use that model. It may use: {own}. "
+                "Who runs the server makes others: localllm key create NAME --model MODEL",
                 status=403,
                 code="model_not_allowed",
                 param="model",
             )
         return name
 
-    def _unknown_model(self, error: NotFound) -> ApiError:
+    def _unknown_model(self, model: str, error: NotFound) -> ApiError:
         """Name the models that there are, or of them those that the request's key allows."""
         if all(map(may_use, (name for each in self._pool.models.names() for name in each))):
             return api_error(error)
         return ApiError(
-            f"No model here is called so. There are: {', '.join(self.ids) or 'none'}.",
+            unknown_model_message(model, self.ids),
             status=404,
             code="model_not_found",
             param="model",

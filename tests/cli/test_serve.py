@@ -371,7 +371,7 @@ def test_a_port_of_the_settings_that_is_taken_is_said(home: Path) -> None:
         (["--cors-origin", "null"], UsageError, "is not an origin"),
         (["--keep-alive", "soon"], UsageError, "Write it like 10m"),
         (["--max-memory", "much"], UsageError, "16GiB"),
-        (["--pin", "no-such-model"], UsageError, "There are: starter"),
+        (["--pin", "no-such-model"], UsageError, "Choose from: starter"),
         (["starter", "--max-memory", "1MiB"], DoesNotFit, "--max-memory"),
     ],
 )

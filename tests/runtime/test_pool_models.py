@@ -48,7 +48,7 @@ def test_a_model_is_found_as_people_write_it(models: PoolModels, text: str, name
 
 
 def test_what_is_ambiguous_or_unknown_names_what_there_is(models: PoolModels) -> None:
-    with pytest.raises(NotFound, match=r"More than one .* qwen3-4b-q4_k_m, qwen3-4b-q8_0"):
+    with pytest.raises(NotFound, match=r"can mean more than one .* qwen3-4b-q4_k_m, qwen3-4b-q8_0"):
         models.find("qwen3-4b")
     for unknown in ("gpt-4o", "nobody", "lost", "none", ""):
         with pytest.raises(NotFound, match="fast"):
@@ -63,7 +63,7 @@ def test_no_name_is_read_as_a_path(models: PoolModels) -> None:
     path = models.find("gemma-3-1b").model.path
     relative = Path("..") / path.parent.name / path.name
     for text in (str(path), str(relative), "/etc/passwd", "./gemma-3-1b", "gemma-3-1b/x"):
-        with pytest.raises(NotFound, match="No model here"):
+        with pytest.raises(NotFound, match=r"There is no model `.*` here"):
             models.find(text)
 
 

@@ -152,6 +152,6 @@ def _no_file_message(text: str, error: OSError | ValueError) -> str:
         return f"No model was pulled from {name}. To download it: localllm pull {name}"
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         hint = f" To download it: localllm pull {name}" if _REPOSITORY.fullmatch(text) else ""
-        return f"There is no file {name}, and no installed model is called so.{hint}"
+        return f"There is no file {name}, and no installed model has that name.{hint}"
     reason = getattr(error, "strerror", None) or str(error)
     return f"{name} cannot be reached: {reason}."

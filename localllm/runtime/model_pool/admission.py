@@ -85,11 +85,13 @@ class Admission:
             case CannotFit(pinned=pinned) if pinned:
                 held = " and ".join(_with_memory(each, self.outlook.held) for each in pinned)
                 return InsufficientMemory(
-                    f"{reason} {held} cannot be unloaded for it (pinned).", retry_after_s=None
+                    f"{reason} {held} cannot be unloaded for it (pinned): start the server without "
+                    "its --pin, or ask for a smaller model.",
+                    retry_after_s=None,
                 )
         if self._fits_alone():
             return InsufficientMemory(
-                f"{reason} Other programs hold the rest of the memory.",
+                f"{reason} Other programs hold the rest of the memory: close some, or try later.",
                 retry_after_s=UNKNOWN_WAIT_S,
             )
         return InsufficientMemory(reason, retry_after_s=None)

@@ -93,7 +93,7 @@ class ModelPool:
         """
         entry = self._entry(self.models.find(model))
         if not self._ready(entry) and self._waiting() >= MAX_WAITING:
-            raise QueueFull(f"{MAX_WAITING} requests wait for models already.")
+            raise QueueFull(f"{MAX_WAITING} requests wait for models already. Try again later.")
         if keep_alive is not None:
             entry.keep_alive_s = FOREVER if keep_alive < 0 else keep_alive
         use = Use(self._clock.now, max_tokens)

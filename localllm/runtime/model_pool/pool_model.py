@@ -142,7 +142,7 @@ class PoolModels:
             return found[0]
         if found:
             listed = ", ".join(single_line(model.name) for model in found)
-            raise NotFound(f"More than one model is called so. Name one: {listed}.")
+            raise NotFound(f"{_quoted(text)} can mean more than one model. Name one: {listed}.")
         raise NotFound(self._unknown_message(text))
 
     def _target(self, alias: str, models: Sequence[PoolModel]) -> PoolModel | None:
@@ -170,11 +170,26 @@ class PoolModels:
         ids = self.ids()
         near = difflib.get_close_matches(text.lower(), ids, n=_MAX_LISTED, cutoff=0.5)
         if near and len(ids) > _MAX_LISTED:
-            return f"No model here is called so. Nearest: {_listed(near)}."
-        return f"No model here is called so. There are: {_listed(ids) or 'none'}."
+            return f"There is no model {_quoted(text)} here. Nearest: {_listed(near)}."
+        hint = "" if ids else " `localllm pull NAME` downloads one."
+        return unknown_model_message(text, ids) + hint
+
+
+def unknown_model_message(text: str, ids: Sequence[str]) -> str:
+    """Say that no model is called `text`, and which can be asked for instead."""
+    start = f"There is no model {_quoted(text)} here."
+    if not ids:
+        return f"{start} There is none to choose from."
+    return f"{start} Choose from: {_listed(ids)}."
 
 
 _MAX_LISTED = 12
+_MAX_QUOTED = 80
+"""Characters of a name that a request has made up."""
+
+
+def _quoted(text: str) -> str:
+    return f"`{single_line(text if len(text) <= _MAX_QUOTED else f'{text[:_MAX_QUOTED]}...')}`"
 
 
 def _listed(ids: Sequence[str]) -> str:

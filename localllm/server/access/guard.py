@@ -106,7 +106,8 @@ def _scope_missing(caller: Caller, needed: frozenset[KeyScope]) -> ApiError:
     wanted = " or ".join(f"`{each}`" for each in sorted(needed))
     has = ", ".join(f"`{each}`" for each in sorted(caller.scopes))
     return ApiError(
-        f"This path needs a key with the scope {wanted}; {caller.name} has {has}.",
+        f"This path needs a key with the scope {wanted}; {caller.name} has {has}. "
+        "Who runs the server makes others: localllm key create NAME --scope SCOPE",
         status=403,
         code="insufficient_scope",
     )

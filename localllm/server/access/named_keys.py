@@ -197,7 +197,7 @@ class KeyFile:
             found = next((key for key in keys if key.name == name), None)
             if found is None:
                 names = ", ".join(key.name for key in keys) or "none"
-                raise NotFound(f"There is no key of that name. There are: {names}.")
+                raise NotFound(f"There is no key of that name. The keys are: {names}.")
             self._write(tuple(key for key in keys if key is not found))
         return found
 
