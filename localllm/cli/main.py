@@ -46,6 +46,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "Free a model's memory in the running server.",
     ),
     "stop": ("localllm.cli.commands.server.stop", "End the running server."),
+    "launch": (
+        "localllm.cli.commands.server.launch",
+        "Start a coding agent against the local server.",
+    ),
     "key": ("localllm.cli.commands.key", "Keys of the local API: create, list, revoke."),
     "bench": (
         "localllm.cli.commands.bench",

@@ -241,7 +241,7 @@ def test_without_a_place_for_the_log_nothing_is_started(tmp_path: Path) -> None:
 @pytest.fixture
 def model() -> ModelStatus:
     document = {
-        "name": "m", "quant": None, "state": "ready", "size_bytes": 2**20,
+        "name": "m", "aliases": ["fast"], "quant": None, "state": "ready", "size_bytes": 2**20,
         "estimated_bytes": 2**30, "context": 512, "slots": 4, "requests": 0, "last_used_s": None,
         "keep_alive_s": 300.0, "expires_in_s": 60.0, "pinned": False, "progress": None,
         "plan": None, "later": 1,

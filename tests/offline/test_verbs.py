@@ -4,6 +4,7 @@ Each one runs in processes of its own, its engine included, under the guard: wit
 switched on, so that nothing but the verb's own restraint keeps it here.
 """
 
+import json
 import re
 import shutil
 import subprocess
@@ -34,13 +35,14 @@ LOCAL = {
     "doctor": ("--json",),
     "engine": ("ls", "--json"),
     "key": ("ls", "--json"),
+    "batch": ("REQUESTS", "RESULTS", "--parallel", "1", "--json"),
     "bench": (
         *("starter", "--prompt-tokens", "32", "--gen-tokens", "2"),
         *("--parallel", "1", "--repetitions", "1"),
     ),
 }
 """Every verb that works without a network, on what is on this disk. MODEL: a GGUF file,
-MINE: a model that was imported."""
+MINE: a model that was imported, REQUESTS and RESULTS: files of a batch."""
 REPO = "orchard/quince-GGUF"
 NETWORK = {
     "search": ("quince",),
@@ -50,9 +52,9 @@ NETWORK = {
     "suggest": ("--repo", REPO),
 }
 """What needs the Hub, and how each verb is asked for it."""
-SERVER = {"serve", "ps", "load", "unload", "stop"}
+SERVER = {"serve", "ps", "load", "unload", "stop", "launch"}
 """What is a server or talks to one: test_servers.py, test_server_verbs.py."""
-WITH_AN_ENGINE = {"size", "run", "bench", "hardware", "doctor"}
+WITH_AN_ENGINE = {"size", "run", "batch", "bench", "hardware", "doctor"}
 READS_CERTIFICATES = {"doctor"}
 """Opens the client of downloads, to see whether its certificates can be read, and sends nothing."""
 SWITCHES = ("option", "environment", "settings", "HF_HUB_OFFLINE")
@@ -71,7 +73,16 @@ def words(smollm2: Path, tmp_path: Path) -> Mapping[str, str]:
     imported, file = tmp_path / "mine.gguf", tmp_path / "other.gguf"
     for each in (imported, file):
         each.symlink_to(smollm2)
-    return {"MODEL": str(file), "MINE": Store.default().adopt(imported).name}
+    requests = tmp_path / "requests.jsonl"
+    body = {"messages": [{"role": "user", "content": "Say hi."}], "max_tokens": 4}
+    line = {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions"}
+    requests.write_text(json.dumps(line | {"body": {"model": "starter", **body}}))
+    return {
+        "MODEL": str(file),
+        "MINE": Store.default().adopt(imported).name,
+        "REQUESTS": str(requests),
+        "RESULTS": str(tmp_path / "results.jsonl"),
+    }
 
 
 def test_every_verb_is_watched() -> None:

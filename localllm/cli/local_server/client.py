@@ -48,6 +48,7 @@ class ModelStatus:
     for ever."""
 
     name: str
+    aliases: tuple[str, ...]
     quant: str | None
     state: str
     size_bytes: int
