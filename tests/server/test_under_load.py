@@ -22,9 +22,9 @@ from localllm.engine.fake import Script
 from localllm.engine.messages import GenerateEvent, GenerateRequest
 from localllm.errors import QueueFull
 from localllm.runtime.load_policy import LoadChoice
-from localllm.server.listen import ConnectionLimits
-from localllm.server.open_files import (
-    RESERVED,
+from localllm.server.listen import (
+    RESERVED_FILES,
+    ConnectionLimits,
     allow_connections,
     connections_within,
     raised_limit,
@@ -421,7 +421,7 @@ def test_the_limit_of_open_files_makes_room_for_the_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (low, before[1]))
         room = allow_connections(512)
         assert room == 512
-        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 512 + RESERVED
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 512 + RESERVED_FILES
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
@@ -438,6 +438,6 @@ def test_the_limit_of_open_files_makes_room_for_the_connections() -> None:
 def test_a_hard_limit_bounds_the_connections(
     soft: int, hard: int | None, limit: int, connections: int
 ) -> None:
-    assert raised_limit(512 + RESERVED, soft=soft, hard=hard) == limit
+    assert raised_limit(512 + RESERVED_FILES, soft=soft, hard=hard) == limit
     assert connections_within(limit, 512) == connections
-    assert raised_limit(512 + RESERVED, soft=None, hard=None) is None
+    assert raised_limit(512 + RESERVED_FILES, soft=None, hard=None) is None
