@@ -192,10 +192,10 @@ class ModelPool:
         for task in tuple(self._tasks):
             task.cancel()
         await self.runtime.close()
-        if self.warm_swap is not None:
-            self.warm_swap.close()
         if self._tasks:
             await asyncio.wait(tuple(self._tasks))
+        if self.warm_swap is not None:
+            self.warm_swap.close()
 
     # --- state ---
 
