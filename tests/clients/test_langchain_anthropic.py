@@ -7,17 +7,15 @@ pytest.importorskip("langchain_anthropic")
 pytest.importorskip("langchain_tests")
 
 from langchain_anthropic import ChatAnthropic, _client_utils
-from langchain_tests.integration_tests import ChatModelIntegrationTests
 
-from tests.clients.conftest import Served
+from tests.clients.langchain_chat import ChatTests
 
 
-class TestChatAnthropic(ChatModelIntegrationTests):  # type: ignore[misc]  # untyped where not installed
-    """Over `/v1/messages`. The starter sees no images, so nothing is asked about them."""
+class TestChatAnthropic(ChatTests):
+    """Over `/v1/messages`."""
 
     @pytest.fixture(autouse=True)
-    def _served(self, served: Served) -> None:
-        self.served = served
+    def _own_client(self) -> None:
         # langchain shares one among event loops, and each test has its own.
         _client_utils._get_default_async_httpx_client.cache_clear()
 
@@ -33,13 +31,9 @@ class TestChatAnthropic(ChatModelIntegrationTests):  # type: ignore[misc]  # unt
             "api_key": self.served.key,
             "max_retries": 0,
             "temperature": 0,
-            "max_tokens": 200,
+            "max_tokens": self.max_tokens,
         }
 
     @property
     def supports_anthropic_inputs(self) -> bool:
         return True
-
-    @property
-    def model_override_value(self) -> str:
-        return self.served.model

@@ -8,21 +8,17 @@ pytest.importorskip("langchain_tests")
 
 from langchain_core.language_models import BaseChatModel
 from langchain_ollama import ChatOllama, OllamaLLM
-from langchain_tests.integration_tests import ChatModelIntegrationTests
 
 from tests.clients.conftest import Served
+from tests.clients.langchain_chat import ChatTests
 
 
 def client_kwargs(served: Served) -> dict[str, object]:
     return {"headers": {"Authorization": f"Bearer {served.key}"}}
 
 
-class TestChat(ChatModelIntegrationTests):  # type: ignore[misc]  # untyped where not installed
+class TestChat(ChatTests):
     """Over `/api/chat`."""
-
-    @pytest.fixture(autouse=True)
-    def _served(self, served: Served) -> None:
-        self.served = served
 
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
@@ -37,7 +33,7 @@ class TestChat(ChatModelIntegrationTests):  # type: ignore[misc]  # untyped wher
             "client_kwargs": client_kwargs(self.served),
             "temperature": 0,
             "repeat_penalty": 1.3,  # without it, so small a model writes one sentence for ever
-            "num_predict": 120,
+            "num_predict": self.max_tokens,
         }
 
     @property
@@ -45,10 +41,6 @@ class TestChat(ChatModelIntegrationTests):  # type: ignore[misc]  # untyped wher
         """Ollama's API cannot demand a call, and a model of 135 million parameters makes none of
         its own accord. What is called and sent back is in tests/server/test_ollama.py."""
         return False
-
-    @property
-    def model_override_value(self) -> str:
-        return self.served.model
 
 
 def test_a_prompt_is_continued(served: Served) -> None:

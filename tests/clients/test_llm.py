@@ -13,7 +13,15 @@ pytest.importorskip("llm")
 
 from tests.clients.conftest import Served
 
-SCHEMA = "name, millions int"
+# With bounds: so small a model ends neither a text nor a number by itself.
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 20},
+        "millions": {"type": "integer", "minimum": 0, "maximum": 40},
+    },
+    "required": ["name", "millions"],
+}
 
 
 def run(*arguments: str) -> str:
@@ -54,6 +62,7 @@ def test_a_prompt_is_answered_and_goes_on(model: str) -> None:
 
 
 def test_an_answer_follows_a_schema(model: str) -> None:
-    answer = run("prompt", "-m", model, "-o", "temperature", "0", "--schema", SCHEMA, "Rome: 3")
+    options = ("-m", model, "-o", "temperature", "0", "--schema", json.dumps(SCHEMA))
+    answer = run("prompt", *options, "Rome: 3")
     document = json.loads(answer)
     assert document.keys() >= {"name", "millions"}
