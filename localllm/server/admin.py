@@ -46,6 +46,8 @@ class AdminModel(ApiModel):
     pinned: bool
     progress: float | None
     plan: str | None
+    kept: str | None
+    """Conversations of a model that was unloaded, which go on when it is loaded again."""
 
     @classmethod
     def of(cls, listing: ModelListing) -> "AdminModel":
@@ -68,6 +70,7 @@ class AdminModel(ApiModel):
             pinned=listing.pinned,
             progress=listing.progress,
             plan=listing.plan,
+            kept=None if listing.kept is None else listing.kept.sentence,
         )
 
 

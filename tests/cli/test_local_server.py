@@ -14,6 +14,7 @@ import pytest
 
 from localllm.cli.commands.server.ps import row
 from localllm.cli.commands.server.stop import kill_command
+from localllm.cli.local_server.batch_link import through_server
 from localllm.cli.local_server.client import (
     ModelStatus,
     ServerRefused,
@@ -30,8 +31,9 @@ from localllm.cli.local_server.detached import (
 )
 from localllm.cli.local_server.running import one_server, running_server, server_file
 from localllm.errors import ExitCode, NotFound, ServeError, StoreError
-from localllm.library.files.server_file import RunningServer, own_process_start
+from localllm.library.files.server_file import RunningServer, own_process_start, published
 from localllm.server.access.key_ring import KeyRing
+from localllm.server.batch.lines import BatchLine
 from localllm.server.listen import StopSignals, serve
 from tests.library.test_server_file import this_process
 from tests.server.conftest import script as script
@@ -244,7 +246,8 @@ def model() -> ModelStatus:
         "name": "m", "aliases": ["fast"], "quant": None, "state": "ready", "size_bytes": 2**20,
         "estimated_bytes": 2**30, "context": 512, "slots": 4, "requests": 0, "last_used_s": None,
         "keep_alive_s": 300.0, "expires_in_s": 60.0, "pinned": False, "progress": None,
-        "plan": None, "later": 1,
+        "plan": None,
+            "kept": None, "later": 1,
     }  # fmt: skip
     return ModelStatus.parse(document)
 
@@ -257,6 +260,7 @@ def test_a_line_says_what_is_known(model: ModelStatus) -> None:
     assert row(replace(model, keep_alive_s=-1.0, expires_in_s=None))[4].startswith("until")
     away = replace(model, state="unloaded", estimated_bytes=None, slots=None, expires_in_s=None)
     assert row(away)[4:] == ("", "1.0 MiB on disk", "")
+    assert row(replace(away, kept="3 conversations, 41 MiB"))[4] == "3 conversations, 41 MiB"
     loading = replace(model, state="loading", progress=0.5, estimated_bytes=None)
     assert row(loading)[2] == "loading 50%"
     assert row(loading)[5] == "?"
@@ -265,3 +269,32 @@ def test_a_line_says_what_is_known(model: ModelStatus) -> None:
 def test_a_server_of_another_version_is_named_so() -> None:
     with pytest.raises(ServeError, match="another version"):
         ModelStatus.parse({"name": "m"})
+
+
+async def test_a_batch_follows_the_server_to_its_next_run(
+    server: ServerUnderTest, tmp_path: Path
+) -> None:
+    file = server_file(None)
+    file.parent.mkdir(mode=0o700, parents=True)
+    line = BatchLine(
+        number=1,
+        custom_id="a",
+        url="/v1/chat/completions",
+        body={"messages": [{"role": "user", "content": "hi"}], "priority": 10},
+    )
+    now = running(server)
+    before = replace(now, key="the key of a run that has ended")
+    async with through_server(before, file) as send:
+        refused = await send(line)
+        assert refused.status == 401  # nobody has said where another one is
+        with published(file, now):
+            with pytest.raises(ConnectionError, match="place"):
+                await send(line)
+            answer = await send(line)
+    assert answer.status == 200
+    assert answer.headers["x-request-id"].startswith("req_")
+    assert [each.priority for each in server.script.requests] == [10]
+    gone = replace(now, url="http://127.0.0.1:9")
+    async with through_server(gone, file) as send:
+        with pytest.raises(ConnectionError):
+            await send(line)

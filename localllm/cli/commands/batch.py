@@ -11,12 +11,15 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from localllm.cli import options
+from localllm.cli.local_server.batch_link import through_server
+from localllm.cli.local_server.running import server_file
 from localllm.cli.output import info, print_json, print_line, stderr
 from localllm.cli.pool_models import PoolOptions, make_pool
 from localllm.core.units import format_duration, format_rate
 from localllm.errors import ExitCode, UsageError
 from localllm.library.files import settings
 from localllm.library.files.file_lock import LockHeld, locked
+from localllm.library.files.server_file import RunningServer, find_server
 from localllm.runtime.load_policy import LoadChoice
 
 if TYPE_CHECKING:
@@ -62,6 +65,9 @@ LINE_EVERY_S = 10.0
 @click.option(
     "--retry-failed", is_flag=True, help="Run lines again whose result so far is an error."
 )
+@click.option(
+    "--no-server", is_flag=True, help="Load the models here, also when a server of yours runs."
+)
 @options.FORCE
 @options.JSON
 @options.QUIET
@@ -72,12 +78,16 @@ def command(
     choice: LoadChoice,
     as_completed: bool,
     retry_failed: bool,
+    no_server: bool,
     force: bool,
     as_json: bool,
     quiet: bool,
 ) -> int:
     """Run every request of IN, a JSONL file in OpenAI's batch format, and write a result a line to
     OUT.
+
+    A server of yours that runs answers them (`localllm serve`). Without one the models are loaded
+    here; the options of loading are for that alone.
 
     A run that was stopped or killed goes on where it was when the same command is started again.
     Results come in the order of IN when all are there; until then they are in OUT.partial. A line
@@ -98,7 +108,12 @@ def command(
         journal = Journal.open(out, batch, retry_failed=retry_failed)
         try:
             pooled = PoolOptions(choice=choice, force=force)
-            progress = asyncio.run(_run(batch, journal, pooled, quiet=quiet))
+            server = None if no_server else find_server(server_file(None))
+            if server is not None and not quiet:
+                info(
+                    f"The server at {server.where} answers. --no-server loads models here instead."
+                )
+            progress = asyncio.run(_run(batch, journal, pooled, server, quiet=quiet))
             journal.finish(batch, in_order=not as_completed)
         except (KeyboardInterrupt, asyncio.CancelledError):
             info(f"{len(journal.done)} of {batch.total} are done and kept. Start the same command "
@@ -123,13 +138,21 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 async def _run(
-    batch: "BatchInput", journal: "Journal", pooled: PoolOptions, *, quiet: bool
+    batch: "BatchInput",
+    journal: "Journal",
+    pooled: PoolOptions,
+    server: RunningServer | None,
+    *,
+    quiet: bool,
 ) -> "BatchProgress":
-    from localllm.server.batch.runner import run_batch
+    from localllm.server.batch.runner import IN_FLIGHT, run_batch
 
-    async with _in_process(pooled) as send:
+    if server is None:
+        answering, in_flight = _in_process(pooled), 2 * (pooled.choice.parallel or 8)
+    else:
+        answering, in_flight = through_server(server, server_file(None)), IN_FLIGHT
+    async with answering as send:
         with _progress(quiet=quiet) as on_progress:
-            in_flight = 2 * (pooled.choice.parallel or 8)
             return await run_batch(
                 batch, journal, send, on_progress=on_progress, in_flight=in_flight
             )

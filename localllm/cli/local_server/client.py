@@ -62,6 +62,7 @@ class ModelStatus:
     pinned: bool
     progress: float | None
     plan: str | None
+    kept: str | None
     document: dict[str, object]
 
     @classmethod

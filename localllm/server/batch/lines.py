@@ -137,6 +137,11 @@ def result_id(raw: bytes) -> tuple[str, bool] | None:
     return (custom_id, failed) if isinstance(custom_id, str) else None
 
 
+def body_bytes(line: BatchLine) -> bytes:
+    """Write the body of a line's request."""
+    return json.dumps(line.body, ensure_ascii=True).encode("ascii")
+
+
 def id_key(custom_id: str) -> bytes:
     """Make a short key of an id: a million of them are remembered."""
     return hashlib.blake2b(custom_id.encode("utf-8", "replace"), digest_size=16).digest()

@@ -7,7 +7,6 @@ the batch, with a priority after everything that somebody waits for.
 import asyncio
 import contextlib
 import itertools
-import json
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
@@ -19,7 +18,7 @@ from localllm.errors import LocalLLMError, NotFound, StoreError, UsageError
 from localllm.server.access.scopes import scopes_of
 from localllm.server.batch.input_file import BatchInput, scan
 from localllm.server.batch.journal import Journal, partial_file
-from localllm.server.batch.lines import BatchLine
+from localllm.server.batch.lines import BatchLine, body_bytes
 from localllm.server.batch.runner import BatchProgress, HttpAnswer, run_batch
 from localllm.server.batch.store import BatchStore, LineError, StoredBatch, is_success
 from localllm.server.request_record import Caller, RequestRecord, use_record
@@ -36,7 +35,7 @@ def call_app(app: ASGIApp) -> CallAsgi:
     """Make what sends a line to the routes of `app`, as a caller that was checked before."""
 
     async def call(line: BatchLine, caller: Caller) -> HttpAnswer:
-        body = json.dumps(line.body, ensure_ascii=True).encode("ascii")
+        body = body_bytes(line)
         scope: Scope = {
             "type": "http",
             "asgi": {"version": "3.0"},

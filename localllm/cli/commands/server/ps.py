@@ -23,7 +23,7 @@ def command(show_all: bool, instance: str | None, as_json: bool) -> None:
     """The running server, the models in its memory and why they are there."""
     server = running_server(instance)
     models = asyncio.run(_models(server))
-    shown = [each for each in models if show_all or each.state != "unloaded"]
+    shown = [each for each in models if show_all or each.state != "unloaded" or each.kept]
     if as_json:
         print_json({"server": _document(server), "models": [each.document for each in shown]})
         return
@@ -86,7 +86,7 @@ def _last_used(model: ModelStatus) -> str:
 
 def _kept(model: ModelStatus) -> str:
     if model.state == "unloaded":
-        return ""
+        return model.kept or ""
     if model.pinned:
         return "pinned"
     if model.keep_alive_s < 0:
