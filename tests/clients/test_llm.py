@@ -13,7 +13,7 @@ pytest.importorskip("llm")
 
 from tests.clients.conftest import Served
 
-# With bounds: so small a model ends neither a text nor a number by itself.
+# With bounds: so small a model ends neither a text, a number nor an object by itself.
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -21,6 +21,7 @@ SCHEMA = {
         "millions": {"type": "integer", "minimum": 0, "maximum": 40},
     },
     "required": ["name", "millions"],
+    "additionalProperties": False,
 }
 
 
@@ -65,4 +66,4 @@ def test_an_answer_follows_a_schema(model: str) -> None:
     options = ("-m", model, "-o", "temperature", "0", "--schema", json.dumps(SCHEMA))
     answer = run("prompt", *options, "Rome: 3")
     document = json.loads(answer)
-    assert document.keys() >= {"name", "millions"}
+    assert document.keys() == {"name", "millions"}
