@@ -96,3 +96,26 @@ def test_as_many_items_as_a_conversation_may_have(count: int) -> None:
     assert len(messages or ()) == count
     with pytest.raises(ApiError, match="more than 16384"):
         validate(ResponseRequest, {"input": items * (16_384 // count + 1)})
+
+
+@pytest.mark.parametrize(
+    ("field", "body"),
+    [
+        ("input[0].type", {"input": [{"type": "configuration_update", "text": {"format": {}}}]}),
+        ("prompt_cache_options", {"input": "hi", "prompt_cache_options": {"prewarm": True}}),
+    ],
+)
+def test_what_would_make_another_answer_is_refused(field: str, body: dict[str, object]) -> None:
+    with pytest.raises(ApiError) as refused:
+        validate(ResponseRequest, body)
+    assert (refused.value.code, refused.value.param) == ("unsupported_parameter", field)
+
+
+def test_what_is_said_of_asynchronous_tools_is_known() -> None:
+    call = {"type": "function_call", "name": "f", "call_id": "1", "arguments": "{}", "async": True}
+    body: dict[str, object] = {
+        "input": [call, {"role": "user", "content": "hi"}],
+        "tools": [{"type": "function", "name": "f", "async": True}],
+        "prompt_cache_options": {"ttl": "12h", "prewarm": False},
+    }
+    assert list(unknown_fields(validate(ResponseRequest, body))) == []

@@ -56,6 +56,11 @@ _OUTPUTS = ("function_call_output", "custom_tool_call_output")
 def _check_type(value: str) -> str:
     if value == "item_reference":
         raise field_error("invalid_value", "refers to an item that this server does not have")
+    if value == "configuration_update":  # left out, the answer would have another form
+        raise field_error(
+            "unsupported_parameter",
+            "is not supported: send `reasoning` and `text` with each request",
+        )
     if value not in UNDERSTOOD and value not in LEFT_OUT:
         raise field_error("invalid_value", "is no item that this server knows")
     return value
@@ -93,6 +98,7 @@ class ResponseItem(RequestModel):
     phase: object = None
     caller: object = None
     execution: object = None
+    async_: Annotated[object, Field(validation_alias="async")] = None
 
     @classmethod
     def understand(cls, value: object) -> object:

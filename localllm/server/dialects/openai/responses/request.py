@@ -57,6 +57,9 @@ class ResponseRequest(OpenAiFields, ReasoningFields):
     store: bool | None = None
     metadata: dict[str, object] | None = None
     max_tool_calls: object = None  # of tools that run at OpenAI, and there are none
+    background_options: object = None  # of `background`, which is refused
+    access_programs: object = None  # what a model of OpenAI's may be asked
+    prompt_cache_options: object = None
 
     # Of OpenAI's API, and not done here: the answer would be another one.
     background: Annotated[object, unsupported(False)] = None
@@ -73,6 +76,15 @@ class ResponseRequest(OpenAiFields, ReasoningFields):
     def _one_answer(cls, value: int | None) -> int | None:
         if value not in (None, 1):
             raise field_error("unsupported_parameter", "must be 1: a response is one answer")
+        return value
+
+    @field_validator("prompt_cache_options")
+    @classmethod
+    def _answers(cls, value: object) -> object:
+        if isinstance(value, dict) and value.get("prewarm") not in (None, False):
+            raise field_error(
+                "unsupported_parameter", "has a `prewarm`: a response is not made without an answer"
+            )
         return value
 
     @field_validator("tools")

@@ -60,6 +60,7 @@ class ResponseTool(RequestModel):
     allowed_callers: object = None
     defer_loading: object = None
     output_schema: object = None
+    async_: Annotated[object, Field(validation_alias="async")] = None  # a result may come late
 
     @classmethod
     def understand(cls, value: object) -> object:
