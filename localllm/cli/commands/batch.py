@@ -11,7 +11,6 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from localllm.cli import options
-from localllm.cli.local_server.batch_link import through_server
 from localllm.cli.local_server.running import server_file
 from localllm.cli.output import info, print_json, print_line, stderr
 from localllm.cli.pool_models import PoolOptions, make_pool
@@ -150,6 +149,8 @@ async def _run(
     if server is None:
         answering, in_flight = _in_process(pooled), 2 * (pooled.choice.parallel or 8)
     else:
+        from localllm.cli.local_server.batch_link import through_server  # and an HTTP client
+
         answering, in_flight = through_server(server, server_file(None)), IN_FLIGHT
     async with answering as send:
         with _progress(quiet=quiet) as on_progress:

@@ -62,13 +62,13 @@ class Candidate:
         llama-cpp-python's wheel says so on Linux only; elsewhere it counts as built here, because
         PyPI has nothing but its source.
         """
-        from importlib.metadata import PackageNotFoundError, distribution
-
         if self.name != LLAMA_CPP_PYTHON:
             return not self.is_package
+        # Without importlib.metadata, whose import takes a tenth of `suggest`.
+        described = self.directory.parent.glob(f"{self.name.replace('-', '_')}-*.dist-info/WHEEL")
         try:
-            return is_built_here(distribution(self.name).read_text("WHEEL") or "")
-        except PackageNotFoundError:
+            return all(is_built_here(path.read_text("utf-8")) for path in described)
+        except (OSError, UnicodeDecodeError):
             return True
 
     def files(self) -> LibraryFiles:
