@@ -139,13 +139,22 @@ class EngineCrashed(EngineError):
     """The engine's process ended by itself.
 
     `reason` is a signal's name ("SIGSEGV") or "exit status N"; `log_tail` the last lines that
-    llama.cpp wrote.
+    llama.cpp wrote; `retry_after_s` how long it is not started again, None: it is with the next
+    request.
     """
 
     exit_code = ExitCode.ENGINE_CRASHED
     code = "engine_crashed"
 
-    def __init__(self, message: str, *, reason: str, log_tail: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str,
+        log_tail: tuple[str, ...] = (),
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.log_tail = log_tail
+        self.retry_after_s = retry_after_s

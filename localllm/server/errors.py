@@ -4,6 +4,7 @@ How they are written is a dialect's (`dialects/protocol.py`): each vendor has it
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -79,10 +80,17 @@ def api_error(error: LocalLLMError, *, prompt_field: str = "messages") -> ApiErr
         case GenerationFailed():
             return ApiError(message, status=500, code=error.code)
         case EngineCrashed() if is_shutdown(error):
-            return ApiError("The server is stopping.", status=503, code="server_stopping")
-        case EngineCrashed(reason=reason):  # its own message names files of this machine
+            return ApiError(
+                "The server is stopping.",
+                status=503,
+                code="server_stopping",
+                headers={"Retry-After": "5"},  # it may be started again
+            )
+        case EngineCrashed(reason=reason, retry_after_s=seconds):
+            # Its own message names files of this machine.
             crashed = f"The model's engine crashed ({reason}); its log is on the server."
-            return ApiError(crashed, status=503, code=error.code)
+            headers = {} if seconds is None else {"Retry-After": str(math.ceil(seconds))}
+            return ApiError(crashed, status=503, code=error.code, headers=headers)
         case InsufficientMemory(retry_after=seconds):
             status, headers = (503, {"Retry-After": str(seconds)}) if seconds else (507, {})
             return ApiError(message, status=status, code=error.code, headers=headers)

@@ -210,6 +210,7 @@ async def test_an_engine_that_crashes_again_and_again_is_given_up(machine: FakeM
     ) as caught:
         await answer(runtime)
     assert caught.value.log_tail == ("fake: killed",)
+    assert caught.value.retry_after_s == 30
     assert len(machine.engines) == started
 
 

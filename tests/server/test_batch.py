@@ -171,6 +171,55 @@ async def test_a_crash_is_tried_again_and_a_poisoned_line_is_not_for_ever(tmp_pa
     assert tries == {"poison": 3, "once": 2, "busy": 9}
 
 
+async def test_a_line_that_ends_the_engine_takes_no_other_with_it(tmp_path: Path) -> None:
+    """As the server answers: 503 without Retry-After to all that were in flight."""
+    flying: set[str] = set()
+    crashed: set[str] = set()
+    tries: dict[str, int] = {}
+
+    async def send(each: BatchLine) -> HttpAnswer:
+        tries[each.custom_id] = tries.get(each.custom_id, 0) + 1
+        flying.add(each.custom_id)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        if each.custom_id == "poison":
+            crashed.update(flying)
+        flying.discard(each.custom_id)
+        if each.custom_id in crashed:
+            crashed.discard(each.custom_id)
+            return answer(each, 503)
+        return answer(each)
+
+    names = ["a", "b", "poison", *(f"c{i}" for i in range(9))]
+    batch = scan(write(tmp_path / "in.jsonl", *map(line, names)))
+    journal = Journal.open(tmp_path / "out", batch)
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        await asyncio.sleep(0)
+
+    progress = await run_batch(batch, journal, send, in_flight=4, sleep=sleep)
+    journal.finish(batch, in_order=True)
+    statuses = {
+        str(each["custom_id"]): each["response"]["status_code"]  # type: ignore[index]
+        for each in results(tmp_path / "out")
+    }
+    assert {name for name, status in statuses.items() if status != 200} == {"poison"}
+    assert progress.failed == 1
+    assert tries["poison"] == 3
+    assert sum(tries.values()) > len(names) + 2  # others were in flight with it
+    assert set(slept) == {1.0}
+
+
+async def test_what_will_never_be_is_not_tried_again(tmp_path: Path) -> None:
+    statuses = {"never fits": 507, "unknown": 404, "wrong": 400}
+    server = FakeServer(lambda each: answer(each, statuses[each.custom_id]))
+    batch = scan(write(tmp_path / "in.jsonl", *map(line, statuses)))
+    await run(batch, tmp_path / "out", server)
+    assert len(server.seen) == 3
+
+
 async def test_a_server_that_is_gone_ends_the_run_and_keeps_what_is_done(tmp_path: Path) -> None:
     def gone(each: BatchLine) -> HttpAnswer | None:
         if each.custom_id != "a":

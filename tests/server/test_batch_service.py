@@ -21,7 +21,7 @@ from localllm.server.access.named_keys import KeyFile
 from localllm.server.batch.lines import BATCH_PRIORITY, BatchLine
 from localllm.server.batch.runner import HttpAnswer
 from localllm.server.batch.service import BatchService
-from localllm.server.batch.store import BatchStore, StoredBatch
+from localllm.server.batch.store import BatchStore, StoredBatch, StoredFile
 from localllm.server.batch.upload import read_upload
 from localllm.server.errors import ApiError
 from localllm.server.request_record import Caller, Scope
@@ -166,6 +166,32 @@ async def test_a_kill_while_the_files_are_made_runs_nothing_again(
         await ended(running)
         assert running.store.batch(made.id, "me").status == "completed"
         assert model.seen == ["a"]
+
+
+async def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, write = FakeModel(), BatchStore._write
+    waited = asyncio.Event()
+
+    def full(folder: Path, name: str, document: StoredFile | StoredBatch) -> None:
+        if name.startswith("file-"):
+            raise OSError(28, "No space left on device")
+        write(folder, name, document)
+
+    async def sleep(_: float) -> None:
+        waited.set()
+        monkeypatch.undo()
+
+    running = BatchService(BatchStore(directory=tmp_path), model.call, sleep)
+    file_id = upload(running, line("a"))
+    monkeypatch.setattr(BatchStore, "_write", staticmethod(full))
+    made = running.create(batch(file_id))
+    await ended(running)
+    assert waited.is_set()
+    end = running.store.batch(made.id, "me")
+    assert end.status == "completed"
+    assert lines_of(running, end.output_file_id) == ["a"]
+    assert model.seen == ["a"]
+    assert len(running.store.files("me")) == 2
 
 
 async def test_a_cancelled_batch_keeps_what_is_done_and_lets_the_next_one_run(

@@ -8,6 +8,7 @@ import pytest
 
 from localllm.engine.fake import Script
 from localllm.engine.messages import Finished, GenerateEvent, GenerateRequest
+from localllm.errors import EngineCrashed
 from localllm.runtime.model_pool.admission import InsufficientMemory
 from localllm.server.errors import api_error
 from localllm.server.generation.choices import Choices
@@ -62,4 +63,16 @@ def test_a_refusal_says_when_to_try_again(
 ) -> None:
     error = api_error(InsufficientMemory("a needs 5 GiB.", retry_after_s=retry_after_s))
     assert (error.status, error.code) == (status, "insufficient_memory")
+    assert error.headers.get("Retry-After") == header
+
+
+@pytest.mark.parametrize(
+    ("reason", "retry_after_s", "header"),
+    [("SIGKILL", None, None), ("crashed again", 29.2, "30"), ("closed", None, "5")],
+)
+def test_only_what_passes_by_waiting_says_how_long(
+    reason: str, retry_after_s: float | None, header: str | None
+) -> None:
+    error = api_error(EngineCrashed("x", reason=reason, retry_after_s=retry_after_s))
+    assert error.status == 503
     assert error.headers.get("Retry-After") == header

@@ -95,15 +95,15 @@ def command(
     from localllm.server.batch.input_file import scan
     from localllm.server.batch.journal import Journal, partial_file
 
-    if out.exists() and not retry_failed and not partial_file(out).exists():
-        raise UsageError(
-            f"{out} exists already. Choose another name, or delete it; --retry-failed runs the "
-            "lines again whose result in it is an error."
-        )
     if not out.parent.is_dir():
         raise UsageError(f"{out.parent} is not a directory.")
     batch = scan(source, model=model)
     with _alone(out):
+        if out.exists() and not retry_failed and not partial_file(out).exists():
+            raise UsageError(
+                f"{out} exists already. Choose another name, or delete it; --retry-failed runs the "
+                "lines again whose result in it is an error."
+            )
         journal = Journal.open(out, batch, retry_failed=retry_failed)
         try:
             pooled = PoolOptions(choice=choice, force=force)
@@ -130,8 +130,13 @@ def _alone(out: Path) -> Iterator[None]:
     lock = out.with_name(out.name + ".lock")
     try:
         with locked(lock, wait_s=0.5):
-            yield
-            lock.unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                # Whoever waits for it finds the results whole. While they are not, it stays: two
+                # runs could hold locks on two files of this name.
+                if out.exists():
+                    lock.unlink(missing_ok=True)
     except LockHeld as held:
         raise UsageError(f"Another run writes {out} already: {held}.") from held
 

@@ -109,6 +109,7 @@ class SupervisedEngine:
             f"It is started once more when it is asked in {delay_s:.0f} s or later. Or load the "
             "model again, with a smaller context or another quant.",
             reason="crashed again",
+            retry_after_s=delay_s,
             log_tail=crash.log_tail if crash is not None else (),
         )
 

@@ -71,9 +71,11 @@ class Journal:
         return journal
 
     def append(self, result: LineResult) -> None:
-        """Keep a result. Raises StoreError, after which the file is as it was before."""
+        """Keep a result. Raises StoreError; what was written of it is cut off at the next start."""
         with self._lock:
-            self._append(result)
+            if self._file is None:
+                return  # closed meanwhile: it will be done again
+            self._append(self._file, result)
         self._note(id_key(result.custom_id), failed=result.failed)
 
     def _note(self, key: bytes, *, failed: bool) -> None:
@@ -89,11 +91,7 @@ class Journal:
         """How many lines have an error as their result."""
         return len(self.errors)
 
-    def _append(self, result: LineResult) -> None:
-        file = self._file
-        if file is None:
-            return  # closed meanwhile: it will be done again
-        end = file.tell()
+    def _append(self, file: BinaryIO, result: LineResult) -> None:
         try:
             file.write(result.encode())
             file.flush()
@@ -101,8 +99,6 @@ class Journal:
                 sync(file.fileno())
                 self._synced = self.clock()
         except OSError as error:
-            with contextlib.suppress(OSError):
-                file.truncate(end)
             raise _unwritable(partial_file(self.out), error) from error
 
     def finish(self, batch: BatchInput, *, in_order: bool) -> None:

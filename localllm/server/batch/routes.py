@@ -16,6 +16,7 @@ from localllm.server.batch.service import BatchService
 from localllm.server.batch.store import StoredBatch, StoredFile
 from localllm.server.batch.upload import read_upload
 from localllm.server.dialects.openai.errors import ErrorResponse
+from localllm.server.dialects.openai.operations import PREFIXES, paths_of
 from localllm.server.dialects.protocol import Dialect
 from localllm.server.errors import ApiError
 from localllm.server.openapi import Operation
@@ -23,8 +24,6 @@ from localllm.server.request_body import read_body
 from localllm.server.request_record import OWNER, current_caller
 from localllm.server.schema import WHOLE, ApiModel, RequestModel, json_response
 from localllm.server.served_models import ServedModels
-
-PREFIXES = ("/v1", "", "/v1/v1")
 
 _PURPOSES = ("batch", "user_data")
 _MAX_METADATA = 16
@@ -146,60 +145,59 @@ class PageQuery(BaseModel):
     limit: int = 20
 
 
-def _paths(path: str) -> tuple[str, ...]:
-    return tuple(prefix + path for prefix in PREFIXES)
-
-
 OPERATIONS = (
     Operation(
         method="POST",
-        paths=_paths("/files"),
+        paths=paths_of("/files"),
         summary="Upload a file: the input of a batch, as multipart/form-data.",
         answer=File,
         statuses=(408, 413, 415),
     ),
     Operation(
         method="GET",
-        paths=_paths("/files"),
+        paths=paths_of("/files"),
         summary="List the files of this key; the owner's key sees all.",
         answer=FileList,
         query=PageQuery,
     ),
     Operation(
-        method="GET", paths=_paths("/files/{file_id}"), summary="Describe a file.", answer=File
+        method="GET", paths=paths_of("/files/{file_id}"), summary="Describe a file.", answer=File
     ),
     Operation(
         method="DELETE",
-        paths=_paths("/files/{file_id}"),
+        paths=paths_of("/files/{file_id}"),
         summary="Delete a file.",
         answer=FileDeleted,
     ),
     Operation(
         method="GET",
-        paths=_paths("/files/{file_id}/content"),
+        paths=paths_of("/files/{file_id}/content"),
         summary="Read a file.",
         media_types=(_JSONL,),
     ),
     Operation(
         method="POST",
-        paths=_paths("/batches"),
+        paths=paths_of("/batches"),
         summary="Run the requests of a file when nobody waits for an answer.",
         body=BatchRequest,
         answer=Batch,
     ),
     Operation(
         method="GET",
-        paths=_paths("/batches"),
+        paths=paths_of("/batches"),
         summary="List the batches of this key.",
         answer=BatchList,
         query=PageQuery,
     ),
     Operation(
-        method="GET", paths=_paths("/batches/{batch_id}"), summary="Describe a batch.", answer=Batch
+        method="GET",
+        paths=paths_of("/batches/{batch_id}"),
+        summary="Describe a batch.",
+        answer=Batch,
     ),
     Operation(
         method="POST",
-        paths=_paths("/batches/{batch_id}/cancel"),
+        paths=paths_of("/batches/{batch_id}/cancel"),
         summary="End a batch; what is done becomes its files.",
         answer=Batch,
     ),

@@ -1,6 +1,7 @@
 """Run the lines of a batch: so many at once, tried again where waiting helps, kept as they end."""
 
 import asyncio
+import contextlib
 import json
 import time
 from collections import deque
@@ -18,9 +19,9 @@ IN_FLIGHT = 16
 MAX_CRASHES = 2
 """A line at which the engine has ended so often is an error: it may be the reason."""
 
-_BUSY = frozenset({429, 503, 529})
-_CRASHED = frozenset({500, 502, 504})
 _MAX_WAIT_S = 300.0
+_CRASH_WAIT_S = 1.0
+_NEVER_FITS = 507
 _CONNECT_WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 60.0, 60.0)
 """A server that is started again is there within that."""
 
@@ -106,7 +107,7 @@ async def run_batch(
         progress.add(result, clock())
         on_progress(progress)
 
-    writing = asyncio.Lock()
+    writing, suspects = asyncio.Lock(), asyncio.Lock()
     known = set(journal.done)
     for _, result in batch.invalid:
         if id_key(result.custom_id) not in known:
@@ -115,7 +116,7 @@ async def run_batch(
 
     async def work() -> None:
         for line in lines:  # one line of a file that was just read: no work for a thread
-            result = await _result(line, send, sleep)
+            result = await _result(line, send, sleep, suspects)
             async with writing:
                 await keep(result)
 
@@ -129,13 +130,22 @@ async def run_batch(
 
 
 async def _result(
-    line: BatchLine, send: Send, sleep: Callable[[float], Awaitable[None]]
+    line: BatchLine,
+    send: Send,
+    sleep: Callable[[float], Awaitable[None]],
+    suspects: asyncio.Lock,
 ) -> LineResult:
-    """Send a line until there is an answer that will not change by waiting."""
+    """Send a line until there is an answer that will not change by waiting.
+
+    A server says with Retry-After that waiting helps. Without it the engine has failed with this
+    line, or with one beside it: those are tried again one at a time, so that one that ends the
+    engine every time takes no other with it.
+    """
     crashes = unreached = 0
     while True:
         try:
-            answer = await send(line)
+            async with suspects if crashes else contextlib.nullcontext():
+                answer = await send(line)
         except ConnectionError as error:
             if unreached == len(_CONNECT_WAITS_S):
                 raise ServeError(
@@ -146,19 +156,19 @@ async def _result(
             unreached += 1
             continue
         unreached = 0
-        if answer.status in _BUSY:
-            await sleep(_retry_after(answer))
-            continue
-        if answer.status in _CRASHED and crashes < MAX_CRASHES:
+        wait_s = _retry_after(answer)
+        if wait_s is not None:
+            await sleep(wait_s)
+        elif answer.status >= 500 and answer.status != _NEVER_FITS and crashes < MAX_CRASHES:
             crashes += 1
-            await sleep(_retry_after(answer))
-            continue
-        return _line_result(line, answer)
+            await sleep(_CRASH_WAIT_S)
+        else:
+            return _line_result(line, answer)
 
 
-def _retry_after(answer: HttpAnswer) -> float:
+def _retry_after(answer: HttpAnswer) -> float | None:
     text = answer.headers.get("retry-after", "")
-    return min(_MAX_WAIT_S, float(text)) if text.isdecimal() and len(text) < 8 else 1.0
+    return min(_MAX_WAIT_S, float(text)) if text.isdecimal() and len(text) < 8 else None
 
 
 def _line_result(line: BatchLine, answer: HttpAnswer) -> LineResult:

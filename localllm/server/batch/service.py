@@ -20,10 +20,20 @@ from localllm.server.batch.input_file import BatchInput, scan
 from localllm.server.batch.journal import Journal, partial_file
 from localllm.server.batch.lines import BatchLine, body_bytes
 from localllm.server.batch.runner import BatchProgress, HttpAnswer, run_batch
-from localllm.server.batch.store import BatchStore, LineError, StoredBatch, is_success
+from localllm.server.batch.store import (
+    BatchStore,
+    LineError,
+    StoredBatch,
+    StoredFile,
+    is_success,
+    store_errors,
+)
 from localllm.server.request_record import Caller, RequestRecord, use_record
 
 logger = logging.getLogger("localllm.batch")
+
+RETRY_S = 60.0
+"""After a full disk; whoever makes room needs not start the server again."""
 
 MAX_ERRORS = 20
 """Lines of an input that are named; OpenAI stops at one thousand."""
@@ -91,10 +101,16 @@ class BatchService:
     """Batches that were created, by the API or before this process began: one runs, in the order
     in which they were made."""
 
-    def __init__(self, store: BatchStore, call: CallAsgi | None = None) -> None:
+    def __init__(
+        self,
+        store: BatchStore,
+        call: CallAsgi | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         """`call`: what sends a line; there must be one when batches run."""
         self.store = store
         self.call = call
+        self._sleep = sleep
         self._running: tuple[str, asyncio.Task[None]] | None = None
         self._worker: asyncio.Task[None] | None = None
 
@@ -119,7 +135,7 @@ class BatchService:
 
     def cancel(self, batch: StoredBatch) -> StoredBatch:
         """End a batch early; the results that are there become its files. Raises StoreError."""
-        if batch.ended or batch.status == "cancelling":
+        if batch.ended or batch.status in {"cancelling", "finalizing"}:
             return batch
         batch = self._update(batch.id, status="cancelling", cancelling_at=self._now())
         if self._running is not None and self._running[0] == batch.id:
@@ -154,7 +170,10 @@ class BatchService:
                     task.cancel()
                     await asyncio.wait((task,))
             error = None if task.cancelled() else task.exception()
-            if error is not None:
+            if isinstance(error, StoreError):
+                logger.warning("A batch waits for %.0f s: %s", RETRY_S, error)
+                await self._sleep(RETRY_S)
+            elif error is not None:
                 self._fail(batch.id, error)
 
     def _fail(self, batch_id: str, error: BaseException) -> None:
@@ -162,9 +181,12 @@ class BatchService:
             logger.error("A batch has failed: a fault of this program.", exc_info=error)
         message = str(error) if isinstance(error, LocalLLMError) else "The server has a fault."
         errors = (LineError(line=0, message=message),)
+        failed = self._update(
+            batch_id, keep=False, status="failed", failed_at=self._now(), errors=errors
+        )
         try:
-            self._update(batch_id, status="failed", failed_at=self._now(), errors=errors)
-        except StoreError as full:  # known in memory; the next start tries it again
+            self.store.put_batch(failed)
+        except StoreError as full:  # the next start tries it again
             logger.warning("%s", full)
 
     async def _run(self, batch: StoredBatch) -> None:
@@ -187,16 +209,21 @@ class BatchService:
             return
         journal = await asyncio.to_thread(Journal.open, out, found)
         try:
-            if batch.status != "cancelling":
+            if batch.cancelling_at is None:
                 began = batch.in_progress_at or self._now()
                 self._update(
                     batch.id, status="in_progress", in_progress_at=began, total=found.total
                 )
                 await self._run_lines(batch, found, journal)
+            self._finalize(batch.id)
             await asyncio.to_thread(journal.finish, found, in_order=True)
         finally:
             journal.close()
         await asyncio.to_thread(self._complete, batch.id)
+
+    def _finalize(self, batch_id: str) -> None:
+        """From here on there is nothing to cancel; one that was has the time of it."""
+        self._update(batch_id, status="finalizing", finalizing_at=self._now())
 
     async def _run_lines(self, batch: StoredBatch, found: BatchInput, journal: Journal) -> None:
         name, _, key_id = batch.owner.partition(" ")
@@ -220,39 +247,49 @@ class BatchService:
         await run_batch(found, journal, send, on_progress=note)
 
     def _complete(self, batch_id: str) -> None:
-        """Make the files of the results, and the last state."""
+        """Make the files of the results, and the last state. Raises StoreError, without files."""
         batch = self.store.batch_of_any(batch_id)
-        cancelled = batch.status == "cancelling"
-        self._update(batch_id, finalizing_at=self._now())
-        out = self.store.results(batch)
-        names = {True: "output", False: "error"}
-        ids: dict[bool, str | None] = {True: None, False: None}
+        files: dict[bool, StoredFile | None] = {}
         counts = {True: 0, False: 0}
-        for success, name in names.items():
-            with out.open("rb") as results:
-                lines = (raw for raw in results if is_success(raw) is success)
-                first = next(lines, None)
-                if first is None:
-                    continue
-                with self.store.new_file(
-                    owner=batch.owner,
-                    filename=f"{batch.id}_{name}.jsonl",
-                    purpose="batch_output",
-                ) as new:
-                    if batch.output_expires_s is not None:
-                        new.expires_at = self._now() + batch.output_expires_s
-                    for raw in itertools.chain((first,), lines):
-                        new.file.write(raw)
-                        counts[success] += 1
-                ids[success] = new.id
-        self._update(
-            batch_id,
-            status="cancelled" if cancelled else "completed",
-            output_file_id=ids[True],
-            error_file_id=ids[False],
-            completed=counts[True],
-            failed=counts[False],
-            cancelled_at=self._now() if cancelled else None,
-            completed_at=None if cancelled else self._now(),
-        )
-        out.unlink(missing_ok=True)
+        try:
+            for success, name in ((True, "output"), (False, "error")):
+                files[success], counts[success] = self._result_file(batch, name, success=success)
+            output, error = files[True], files[False]
+            cancelled = batch.cancelling_at is not None
+            self._update(
+                batch_id,
+                status="cancelled" if cancelled else "completed",
+                output_file_id=None if output is None else output.id,
+                error_file_id=None if error is None else error.id,
+                completed=counts[True],
+                failed=counts[False],
+                cancelled_at=self._now() if cancelled else None,
+                completed_at=None if cancelled else self._now(),
+            )
+        except StoreError:
+            for file in files.values():
+                if file is not None:
+                    self.store.delete_file(file)
+            raise
+        with contextlib.suppress(OSError):
+            self.store.results(batch).unlink(missing_ok=True)
+
+    def _result_file(
+        self, batch: StoredBatch, name: str, *, success: bool
+    ) -> tuple[StoredFile | None, int]:
+        """Make a file of the answers, or of the errors, and count them; None of none."""
+        count = 0
+        with store_errors(), self.store.results(batch).open("rb") as results:
+            lines = (raw for raw in results if is_success(raw) is success)
+            first = next(lines, None)
+            if first is None:
+                return None, 0
+            with self.store.new_file(
+                owner=batch.owner, filename=f"{batch.id}_{name}.jsonl", purpose="batch_output"
+            ) as new:
+                if batch.output_expires_s is not None:
+                    new.expires_at = self._now() + batch.output_expires_s
+                for raw in itertools.chain((first,), lines):
+                    new.file.write(raw)
+                    count += 1
+        return self.store.file(new.id, batch.owner), count

@@ -113,9 +113,9 @@ class BatchStore:
         self, *, owner: str, filename: str = "", purpose: str = "batch"
     ) -> Iterator["NewFile"]:
         """Write a file, which is there when the block ends without an error. Raises StoreError."""
-        with _stored():
+        with store_errors():
             self._files.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if len(self._all_files()) >= MAX_FILES:
+            if sum(1 for _ in self._files.glob("file-*.json")) >= MAX_FILES:
                 raise StoreError(
                     f"{MAX_FILES} files are stored already. Delete some: DELETE /v1/files/ID."
                 )
@@ -126,8 +126,8 @@ class BatchStore:
                 id=file_id, file=os.fdopen(descriptor, "wb"), filename=filename, purpose=purpose
             )
         try:
-            yield new
-            with _stored():
+            with store_errors():
+                yield new
                 new.file.close()
                 document = StoredFile(
                     id=file_id,
@@ -147,14 +147,14 @@ class BatchStore:
 
     def delete_file(self, file: StoredFile) -> None:
         """Delete a file. Raises StoreError."""
-        with _stored():
+        with store_errors():
             (self._files / f"{file.id}.json").unlink(missing_ok=True)
             self.content(file).unlink(missing_ok=True)
 
     def delete_expired(self) -> None:
         """Delete the files whose time is over, and those whose upload was killed. To be called at
         the start, when nothing is being written. Raises StoreError."""
-        with _stored():
+        with store_errors():
             known = {each.id for each in self._all_files() if not self._expired(each)}
             for path in self._files.glob("file-*"):
                 if path.stem not in known:
@@ -164,7 +164,7 @@ class BatchStore:
 
     def batches(self, owner: str | None = None) -> list[StoredBatch]:
         """List the batches of a key (None: of all), newest first. Raises StoreError."""
-        with _stored():
+        with store_errors():
             ids = [path.stem for path in self._batch_dir.glob("batch_*.json")]
         found = [self._batch(batch_id) for batch_id in ids]
         owned = [each for each in found if each and owner in (None, each.owner)]
@@ -186,11 +186,11 @@ class BatchStore:
     def put_batch(self, batch: StoredBatch, *, keep: bool = True) -> StoredBatch:
         """Replace a batch; `keep` False: in memory alone, for counts that a journal has anyway.
         Raises StoreError."""
-        self._batches[batch.id] = batch
         if keep:
-            with _stored():
+            with store_errors():
                 self._batch_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._write(self._batch_dir, batch.id, batch)
+        self._batches[batch.id] = batch
         return batch
 
     def results(self, batch: StoredBatch) -> Path:
@@ -210,7 +210,7 @@ class BatchStore:
         return self._batches.get(batch_id) or self._read(self._batch_dir, batch_id, StoredBatch)
 
     def _all_files(self) -> list[StoredFile]:
-        with _stored():
+        with store_errors():
             ids = [path.stem for path in self._files.glob("file-*.json")]
         found = (self._read(self._files, file_id, StoredFile) for file_id in ids)
         return [each for each in found if each is not None]
@@ -244,7 +244,8 @@ class NewFile:
 
 
 @contextlib.contextmanager
-def _stored() -> Iterator[None]:
+def store_errors() -> Iterator[None]:
+    """Make a StoreError of an OSError."""
     try:
         yield
     except StoreError:

@@ -37,26 +37,27 @@ PREFIXES = ("/v1", "", "/v1/v1")
 not."""
 
 
-def _paths(path: str) -> tuple[str, ...]:
+def paths_of(path: str) -> tuple[str, ...]:
+    """Return the paths of an endpoint, one for each prefix."""
     return tuple(prefix + path for prefix in PREFIXES)
 
 
 OPERATIONS = (
     Operation(
         method="GET",
-        paths=_paths("/models"),
+        paths=paths_of("/models"),
         summary="List the models that requests can name.",
         answer=ModelList,
     ),
     Operation(
         method="GET",
-        paths=_paths("/models/{name:path}"),
+        paths=paths_of("/models/{name:path}"),
         summary="Describe one model.",
         answer=Model,
     ),
     Operation(
         method="POST",
-        paths=_paths("/chat/completions"),
+        paths=paths_of("/chat/completions"),
         summary="Answer a conversation.",
         body=ChatCompletionRequest,
         answer=ChatCompletion,
@@ -64,7 +65,7 @@ OPERATIONS = (
     ),
     Operation(
         method="POST",
-        paths=_paths("/completions"),
+        paths=paths_of("/completions"),
         summary="Continue a text, or fill in its middle.",
         body=CompletionRequest,
         answer=Completion,
@@ -72,14 +73,14 @@ OPERATIONS = (
     ),
     Operation(
         method="POST",
-        paths=_paths("/embeddings"),
+        paths=paths_of("/embeddings"),
         summary="Turn texts into vectors.",
         body=EmbeddingRequest,
         answer=CreateEmbeddingResponse,
     ),
     Operation(
         method="POST",
-        paths=_paths("/responses"),
+        paths=paths_of("/responses"),
         summary="Make a response, after an earlier one or not.",
         body=ResponseRequest,
         answer=Response,
@@ -87,32 +88,32 @@ OPERATIONS = (
     ),
     Operation(
         method="POST",
-        paths=_paths("/responses/input_tokens"),
+        paths=paths_of("/responses/input_tokens"),
         summary="Count the tokens of a response's input; nothing is generated.",
         body=ResponseRequest,
         answer=InputTokens,
     ),
     Operation(
         method="GET",
-        paths=_paths("/responses/{response_id}"),
+        paths=paths_of("/responses/{response_id}"),
         summary="Read a response that is kept.",
         answer=Response,
     ),
     Operation(
         method="DELETE",
-        paths=_paths("/responses/{response_id}"),
+        paths=paths_of("/responses/{response_id}"),
         summary="Forget a response.",
         answer=ResponseDeleted,
     ),
     Operation(
         method="POST",
-        paths=_paths("/responses/{response_id}/cancel"),
+        paths=paths_of("/responses/{response_id}/cancel"),
         summary="Refused: no response is made in the background.",
         answer=Response,
     ),
     Operation(
         method="GET",
-        paths=_paths("/responses/{response_id}/input_items"),
+        paths=paths_of("/responses/{response_id}/input_items"),
         summary="List what a kept response was asked.",
         query=InputItemsQuery,
         answer=InputItemList,
