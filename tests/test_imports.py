@@ -34,7 +34,19 @@ def test_the_command_line_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["hardware", "suggest", "size", "import_", "ls", "show", "rm", "run", "key"]
+    "verb",
+    [
+        "hardware",
+        "suggest",
+        "size",
+        "import_",
+        "ls",
+        "show",
+        "rm",
+        "run",
+        "server.key",
+        "server.batch",
+    ],
 )
 def test_a_verb_without_a_screen_or_a_server_loads_neither(verb: str) -> None:
     assert not loaded_after(f"import localllm.cli.commands.{verb}").intersection(HEAVY)

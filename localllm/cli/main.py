@@ -31,9 +31,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "verify": ("localllm.cli.commands.verify", "Prove that models are what was recorded of them."),
     "rm": ("localllm.cli.commands.rm", "Remove a model from the library."),
     "run": ("localllm.cli.commands.run", "One answer, or a conversation on a terminal."),
-    "serve": ("localllm.cli.commands.serve", "The local API."),
+    "serve": ("localllm.cli.commands.server.serve", "The local API."),
     "batch": (
-        "localllm.cli.commands.batch",
+        "localllm.cli.commands.server.batch",
         "Run the requests of a file, and go on after a stop.",
     ),
     "ps": ("localllm.cli.commands.server.ps", "The running server and the models in its memory."),
@@ -50,7 +50,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "localllm.cli.commands.server.launch",
         "Start a coding agent against the local server.",
     ),
-    "key": ("localllm.cli.commands.key", "Keys of the local API: create, list, revoke."),
+    "key": ("localllm.cli.commands.server.key", "Keys of the local API: create, list, revoke."),
     "bench": (
         "localllm.cli.commands.bench",
         "Prompt and decode rates, stored to correct the estimates.",

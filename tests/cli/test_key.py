@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from localllm.cli.commands.key import command, parse_scopes
+from localllm.cli.commands.server.key import command, parse_scopes
 from localllm.errors import ExitCode, UsageError
 from localllm.library.files import paths
 from localllm.server.access.key_ring import KeyRing

@@ -25,7 +25,7 @@ from gguf import PoolingType
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
 from localllm.cli import pool_models
-from localllm.cli.commands import serve
+from localllm.cli.commands.server import serve
 from localllm.engine.fake import FakeEngine
 from localllm.errors import DoesNotFit, NotFound, ServeError, UsageError
 from localllm.library.store.installed import InstalledModel

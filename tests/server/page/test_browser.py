@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from localllm.cli.commands import serve
+from localllm.cli.commands.server import serve
 from localllm.errors import UsageError
 from localllm.server.access.key_ring import KeyRing
 from localllm.server.page.browser import has_window_system, page_link
