@@ -110,8 +110,7 @@ class Journal:
         try:
             places = self._places(file)
             keys = batch.keys() if in_order else places
-            opener: Callable[[str, int], int] = lambda name, flags: os.open(name, flags, 0o600)  # noqa: E731
-            with open(temporary, "wb", opener=opener) as out:
+            with _private_file(temporary) as out:
                 for key in keys:
                     if key not in places:
                         continue  # a batch that was cancelled
@@ -186,8 +185,7 @@ def _reopen(out: Path, batch: BatchInput) -> None:
     path, known = partial_file(out), set(batch.keys())
     if not path.exists():  # else a run that was killed between the two has done this already
         temporary = path.with_name(path.name + ".tmp")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file, out.open("rb") as results:
+        with _private_file(temporary) as file, out.open("rb") as results:
             file.write(json.dumps({_HEADER: batch.sha256}).encode() + b"\n")
             for raw in results:
                 found = result_id(raw)
@@ -199,6 +197,11 @@ def _reopen(out: Path, batch: BatchInput) -> None:
             sync(file.fileno())
         rename(temporary, path, path.exists)
     out.unlink()
+
+
+def _private_file(path: Path) -> BinaryIO:
+    """Open a file for writing that its owner alone can read."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
 
 
 def _unwritable(path: Path, error: OSError) -> StoreError:
