@@ -22,7 +22,7 @@ from localllm.core.text import single_line
 from localllm.errors import LocalLLMError
 from localllm.runtime.model_pool.listing import ModelState
 from localllm.runtime.model_pool.pool import ModelPool
-from localllm.server.access.guard import KeyGuard
+from localllm.server.access.guard import KeyGuard, LimitGuard
 from localllm.server.access.key_ring import KeyRing
 from localllm.server.access.scopes import plain_path
 from localllm.server.admin import ADMIN_OPERATIONS, Stop, admin_router
@@ -118,10 +118,14 @@ def create_app(
     error_response = ErrorResponses(dialects, default=error_body, default_model=ErrorResponse)
     page = page_router(access.keys.pages)
     app = _make_routes(models, dialects, error_response, stop, page)
+    limited = LimitGuard(PlainPaths(app))
     if batches is not None:
-        batches.call = call_app(ErrorMiddleware(PlainPaths(app), error_response=error_response))
+        batches.connect(
+            call_app(ErrorMiddleware(limited, error_response=error_response)),
+            access.keys.caller_of,
+        )
     # The guards see the path as it was sent: only that of OPEN_PATHS itself needs no key.
-    keyed = KeyGuard(PlainPaths(app), keys=access.keys)
+    keyed = KeyGuard(limited, keys=access.keys)
     guarded = HostGuard(keyed, policy=access.hosts, origins=access.cors_origins)
     answering = ErrorMiddleware(guarded, error_response=error_response)
     named = UnknownFields(answering, strict=rules.strict)

@@ -12,7 +12,8 @@ import gguf
 import pytest
 
 from localllm.cli import options
-from localllm.cli.commands import run, serve, size
+from localllm.cli.commands import run, size
+from localllm.cli.commands.server import serve
 from localllm.cli.options import parse_lora
 from localllm.core.sizing.load import FlashAttention, KvType, Lora, RopeScaling, Speculate
 from localllm.runtime.load_policy import CHAT, LoadChoice

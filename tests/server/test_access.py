@@ -18,8 +18,10 @@ from localllm.server.access.key_ring import KeyRing
 from localllm.server.access.named_keys import KeyFile, digest_of, parse_expiry
 from localllm.server.access.rate_limits import KeyUsage, TokenWindow
 from localllm.server.access.scopes import plain_path, route_of, scopes_of
+from localllm.server.batch.service import BatchService
+from localllm.server.batch.store import BatchStore
 from localllm.server.errors import ApiError
-from localllm.server.request_record import KeyLimits, Scope
+from localllm.server.request_record import OWNER, KeyLimits, Scope
 from localllm.server.served_models import ServedModels
 from tests.server.server_under_test import (
     KEY,
@@ -254,6 +256,57 @@ def test_a_key_expires(keys: KeyFile) -> None:
     now = 100.0
     with pytest.raises(ApiError, match="bob has expired"):
         ring.find([text])
+
+
+def test_what_a_key_may_do_is_known_by_its_identity_until_it_ends(keys: KeyFile) -> None:
+    now = 0.0
+    ring = KeyRing(KEY, keys, lambda: now)
+    key, text = keys.create("bob", now=now, models=(MODEL,), expires=100.0)
+    caller = ring.find([text])
+    assert caller is not None
+    assert ring.caller_of(caller.identity) == caller
+    assert ring.caller_of(OWNER.identity) == OWNER
+    assert ring.caller_of("bob") is None  # another key of this name
+    now = 100.0
+    assert ring.caller_of(caller.identity) is None
+    now = 0.0
+    keys.revoke(key.name)
+    assert ring.caller_of(caller.identity) is None
+
+
+async def test_the_lines_of_a_batch_count_against_the_limits_of_its_key(
+    keys: KeyFile, script: Script, smollm2: Path, tmp_path: Path
+) -> None:
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        await asyncio.sleep(0)
+
+    batches = BatchService(BatchStore(directory=tmp_path / "batches"), sleep)
+    _, text = keys.create("bob", now=0.0, limits=KeyLimits(requests=1))
+    ring = KeyRing(KEY, keys)
+    async with start_server(
+        script, smollm2, tmp_path / "data", key=ring, batches=batches
+    ) as server:
+        client = server.client(text)
+        lines = [
+            {"custom_id": str(number), "url": "/v1/chat/completions", "body": CHAT}
+            for number in range(3)
+        ]
+        content = "\n".join(map(json.dumps, lines)).encode()
+        file = await client.files.create(file=("in.jsonl", content), purpose="batch")
+        made = await client.batches.create(
+            input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+        )
+        while (end := await client.batches.retrieve(made.id)).status != "completed":
+            assert end.status in {"validating", "in_progress", "finalizing"}
+        assert end.request_counts is not None
+        assert end.request_counts.completed == 3
+        assert len(script.requests) == 3
+        assert waits
+        assert set(waits) == {1.0}  # 429, with Retry-After
+        await batches.close()
 
 
 def test_the_last_use_is_written_for_keys_that_are_there(keys: KeyFile) -> None:

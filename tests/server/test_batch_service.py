@@ -20,7 +20,7 @@ from localllm.server.access.key_ring import KeyRing
 from localllm.server.access.named_keys import KeyFile
 from localllm.server.batch.lines import BATCH_PRIORITY, BatchLine
 from localllm.server.batch.runner import HttpAnswer
-from localllm.server.batch.service import BatchService
+from localllm.server.batch.service import BatchService, CallerOf
 from localllm.server.batch.store import BatchStore, StoredBatch, StoredFile
 from localllm.server.batch.upload import read_upload
 from localllm.server.errors import ApiError
@@ -51,9 +51,17 @@ class FakeModel:
         return answer(line, self._status(line))
 
 
+def me(identity: str) -> Caller:
+    scopes = frozenset({Scope.INFER})
+    return Caller(name=identity, scopes=scopes, models=frozenset({"m"}))
+
+
 @contextlib.asynccontextmanager
-async def service(directory: Path, model: FakeModel) -> AsyncIterator[BatchService]:
-    service = BatchService(BatchStore(directory=directory), model.call)
+async def service(
+    directory: Path, model: FakeModel, caller_of: CallerOf = me
+) -> AsyncIterator[BatchService]:
+    service = BatchService(BatchStore(directory=directory))
+    service.connect(model.call, caller_of)
     service.start()
     try:
         yield service
@@ -71,7 +79,6 @@ def batch(file_id: str, number: int = 0, owner: str = "me") -> StoredBatch:
     return StoredBatch(
         id=f"batch_{number:024x}",
         owner=owner,
-        models=("m",),
         endpoint=URL,
         input_file_id=file_id,
         created_at=number,
@@ -181,7 +188,8 @@ async def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.Mon
         waited.set()
         monkeypatch.undo()
 
-    running = BatchService(BatchStore(directory=tmp_path), model.call, sleep)
+    running = BatchService(BatchStore(directory=tmp_path), sleep)
+    running.connect(model.call, me)
     file_id = upload(running, line("a"))
     monkeypatch.setattr(BatchStore, "_write", staticmethod(full))
     made = running.create(batch(file_id))
@@ -192,6 +200,23 @@ async def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.Mon
     assert lines_of(running, end.output_file_id) == ["a"]
     assert model.seen == ["a"]
     assert len(running.store.files("me")) == 2
+
+
+async def test_a_batch_ends_with_its_key_and_keeps_what_is_done(tmp_path: Path) -> None:
+    model = FakeModel()
+
+    def revoked_after_one(identity: str) -> Caller | None:
+        return None if model.seen else me(identity)
+
+    lines = [line(f"at once {number}") for number in range(40)]
+    async with service(tmp_path, model, revoked_after_one) as running:
+        made = running.create(batch(upload(running, *lines)))
+        await ended(running)
+        end = running.store.batch(made.id, "me")
+        assert end.status == "cancelled"
+        assert [error.message for error in end.errors] == ["Its key was revoked or has expired."]
+        assert len(model.seen) < 40
+        assert end.completed == (len(lines_of(running, end.output_file_id)) if end.completed else 0)
 
 
 async def test_a_cancelled_batch_keeps_what_is_done_and_lets_the_next_one_run(

@@ -25,12 +25,11 @@ _KEY_HEADERS = (b"x-api-key", b"api-key")
 
 class KeyGuard:
     """Let requests through that have a key, or come from this user's own process on a Unix socket;
-    refuse what the key's scopes and limits do not allow."""
+    refuse what the key's scopes do not allow."""
 
     def __init__(self, app: ASGIApp, *, keys: KeyRing) -> None:
         self._app = app
         self._keys = keys
-        self._limits = RateLimits()
         self._writing: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,18 +40,9 @@ class KeyGuard:
         record = current_record()
         if record is not None:
             record.caller = caller
-        needed = check_scope(caller, scope["path"])
+        check_scope(caller, scope["path"])
         self._write_used()
-        if caller.limits is NO_LIMITS or not needed & _GENERATING or scope["method"] != "POST":
-            await self._app(scope, receive, send)
-            return
-        usage = self._limits.admit(caller.name, caller.limits)
-        try:
-            if record is not None:
-                record.charge = lambda tokens: self._limits.charge(usage, tokens)
-            await self._app(scope, receive, send)
-        finally:
-            usage.release()
+        await self._app(scope, receive, send)
 
     def _caller(self, scope: Scope) -> Caller:
         if not self._keys.required:
@@ -78,13 +68,33 @@ class KeyGuard:
             self._writing = asyncio.create_task(asyncio.to_thread(self._keys.write_used, used))
 
 
-def check_scope(caller: Caller, path: str) -> frozenset[KeyScope]:
-    """Return the scopes of which a path asks for one. Raises ApiError (403) when the key has
-    none of them."""
+class LimitGuard:
+    """Hold the requests of each key to its limits, those of its batches too."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._limits = RateLimits()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        record = current_record()
+        limits = NO_LIMITS if record is None or record.caller is None else record.caller.limits
+        generates = scope["method"] == "POST" and scopes_of(scope["path"]) & _GENERATING
+        if record is None or record.caller is None or limits is NO_LIMITS or not generates:
+            await self._app(scope, receive, send)
+            return
+        usage = self._limits.admit(record.caller.name, limits)
+        try:
+            record.charge = lambda tokens: self._limits.charge(usage, tokens)
+            await self._app(scope, receive, send)
+        finally:
+            usage.release()
+
+
+def check_scope(caller: Caller, path: str) -> None:
+    """Check that a key has one of the scopes that a path asks for. Raises ApiError (403)."""
     needed = scopes_of(path)
     if not needed & caller.scopes:
         raise _scope_missing(caller, needed)
-    return needed
 
 
 _GENERATING = frozenset({KeyScope.INFER, KeyScope.EMBED})

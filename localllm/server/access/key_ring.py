@@ -82,6 +82,19 @@ class KeyRing:
             self._used[found.named.sha256] = now
         return found.caller
 
+    def caller_of(self, identity: str) -> Caller | None:
+        """Return what the key of this `Caller.identity` allows now; None when it was revoked or has
+        expired. What runs on without requests is asked for again in its name."""
+        if identity in (OWNER.identity, PAGE.identity):
+            return OWNER if identity == OWNER.identity else PAGE
+        self._refresh()
+        now = self._clock()
+        for known in self._known:
+            expired = known.expires is not None and now >= known.expires
+            if known.named is not None and known.caller.identity == identity and not expired:
+                return known.caller
+        return None
+
     def take_used(self) -> dict[str, float] | None:
         """Return the uses to write, at most once a minute; None: nothing is to be written."""
         now = self._clock()

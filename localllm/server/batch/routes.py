@@ -292,7 +292,6 @@ class _Endpoints:
         batch = StoredBatch(
             id=f"batch_{secrets.token_hex(12)}",
             owner=caller.identity,
-            models=None if caller.models is None else tuple(sorted(caller.models)),
             endpoint=body.endpoint,
             input_file_id=file.id,
             created_at=int(self._store.clock()),

@@ -1,7 +1,7 @@
 """The batches of the API: run one after another beside the other requests, from the disk on.
 
-A line of a batch is a request to the same routes that answer everybody, as the key that has made
-the batch, with a priority after everything that somebody waits for.
+A line of a batch is a request to the same routes that answer everybody, with what the key that has
+made the batch may do now, and a priority after everything that somebody waits for.
 """
 
 import asyncio
@@ -15,7 +15,6 @@ import msgspec
 from starlette.types import ASGIApp, Message, Scope
 
 from localllm.errors import LocalLLMError, NotFound, StoreError, UsageError
-from localllm.server.access.scopes import scopes_of
 from localllm.server.batch.input_file import BatchInput, scan
 from localllm.server.batch.journal import Journal, partial_file
 from localllm.server.batch.lines import BatchLine, body_bytes
@@ -39,6 +38,13 @@ MAX_ERRORS = 20
 """Lines of an input that are named; OpenAI stops at one thousand."""
 
 CallAsgi = Callable[[BatchLine, Caller], Awaitable[HttpAnswer]]
+
+CallerOf = Callable[[str], Caller | None]
+"""Tells what the key of a `Caller.identity` may do; None: it was revoked or has expired."""
+
+
+class _KeyGone(Exception):
+    """The key that has made a batch is not valid any more."""
 
 
 def call_app(app: ASGIApp) -> CallAsgi:
@@ -104,15 +110,17 @@ class BatchService:
     def __init__(
         self,
         store: BatchStore,
-        call: CallAsgi | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`call`: what sends a line; there must be one when batches run."""
         self.store = store
-        self.call = call
         self._sleep = sleep
+        self._connected: tuple[CallAsgi, CallerOf] | None = None
         self._running: tuple[str, asyncio.Task[None]] | None = None
         self._worker: asyncio.Task[None] | None = None
+
+    def connect(self, call: CallAsgi, caller_of: CallerOf) -> None:
+        """Say how lines are sent. To be called before a batch can run."""
+        self._connected = call, caller_of
 
     def start(self) -> None:
         """Go on with what has not ended. To be called when requests can be answered."""
@@ -214,7 +222,11 @@ class BatchService:
                 self._update(
                     batch.id, status="in_progress", in_progress_at=began, total=found.total
                 )
-                await self._run_lines(batch, found, journal)
+                try:
+                    await self._run_lines(batch, found, journal)
+                except _KeyGone:
+                    gone = LineError(line=0, message="Its key was revoked or has expired.")
+                    self._update(batch.id, cancelling_at=self._now(), errors=(gone,))
             self._finalize(batch.id)
             await asyncio.to_thread(journal.finish, found, in_order=True)
         finally:
@@ -226,25 +238,19 @@ class BatchService:
         self._update(batch_id, status="finalizing", finalizing_at=self._now())
 
     async def _run_lines(self, batch: StoredBatch, found: BatchInput, journal: Journal) -> None:
-        name, _, key_id = batch.owner.partition(" ")
-        caller = Caller(
-            name=name,
-            key_id=key_id,
-            scopes=scopes_of(batch.endpoint),
-            models=None if batch.models is None else frozenset(batch.models),
-        )
+        assert self._connected is not None
+        call, caller_of = self._connected
 
         def note(progress: BatchProgress) -> None:
             completed = progress.done - progress.failed
             self._update(batch.id, keep=False, completed=completed, failed=progress.failed)
 
-        call = self.call
-        assert call is not None
-
         async def send(line: BatchLine) -> HttpAnswer:
+            if (caller := caller_of(batch.owner)) is None:
+                raise _KeyGone
             return await call(line, caller)
 
-        await run_batch(found, journal, send, on_progress=note)
+        await run_batch(found, journal, send, on_progress=note, sleep=self._sleep)
 
     def _complete(self, batch_id: str) -> None:
         """Make the files of the results, and the last state. Raises StoreError, without files."""

@@ -56,8 +56,6 @@ class StoredBatch(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     owner: str
-    models: tuple[str, ...] | None
-    """The models that its key may use; None: all of them."""
     endpoint: str
     input_file_id: str
     created_at: int
