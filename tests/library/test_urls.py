@@ -1,8 +1,12 @@
 import httpx2
 import pytest
 
+from localllm.library.http.hosts import is_loopback
 from localllm.library.http.proxies import proxy_for
-from localllm.library.http.urls import file_url, is_loopback, printable_url
+from localllm.library.http.urls import (
+    file_url,
+    printable_url,
+)
 
 PROXY = "http://proxy.example:3128"
 

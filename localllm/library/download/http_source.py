@@ -30,6 +30,7 @@ from localllm.library.download.part_file import RestartRequired
 from localllm.library.download.target import DownloadTarget
 from localllm.library.http.access_errors import TOKEN_HELP
 from localllm.library.http.client import CONNECT_S, Access, open_client
+from localllm.library.http.connection_file import Purpose
 from localllm.library.http.retry_policy import retry_after_s
 from localllm.library.http.urls import file_url, printable_url
 
@@ -81,7 +82,14 @@ class HttpSource:
     `message` is the latest event for the progress display, until somebody takes it away.
     """
 
-    def __init__(self, target: DownloadTarget, access: Access, *, stall_s: float) -> None:
+    def __init__(
+        self,
+        target: DownloadTarget,
+        access: Access,
+        *,
+        stall_s: float,
+        purpose: Purpose = Purpose.DOWNLOAD,
+    ) -> None:
         self.etags: dict[str, str] = {}
         self.responded = False
         self.endpoint_index = 0
@@ -90,7 +98,8 @@ class HttpSource:
         self.size = target.size_bytes
         self._target = target
         self._access = access
-        self._clients = [open_client(access)]
+        self._purpose = purpose
+        self._clients = [open_client(access, purpose=purpose)]
         self._timeout = httpx2.Timeout(stall_s, connect=min(stall_s, CONNECT_S))
         self._signed_url: tuple[int, httpx2.URL] | None = None  # with its endpoint's index
         self._errors: list[HubError | NotFound] = []
@@ -273,7 +282,7 @@ class HttpSource:
                     return  # another thread had the same response
                 if not self._anonymous and self._access.bearer():
                     anonymous = replace(self._access, token=None, find_token=None)
-                    self._clients.append(open_client(anonymous))
+                    self._clients.append(open_client(anonymous, purpose=self._purpose))
                     self.message = "the Hub did not take the token; trying without it"
                     return
         raise EndpointFailed(self._access_error(refusal))

@@ -180,6 +180,12 @@ def engine_rates_file(data: Path) -> Path:
     return data / "engine-rates.json"
 
 
+def connections_file(data: Path) -> Path:
+    """Return the file of the connections to other machines that were made, in the library in
+    `data`."""
+    return data / "connections.json"
+
+
 def models_dir(data: Path) -> Path:
     """Return the directory of the library's own hard links."""
     return data / "models"

@@ -8,12 +8,14 @@ endpoint's own origin only. `OUTBOUND_REQUESTS` lists everything that may pass.
 
 import logging
 import os
+import re
 import ssl
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
 
@@ -23,6 +25,9 @@ from localllm.library.files import paths
 from localllm.library.files.settings import Settings, offline_switch
 from localllm.library.http import token
 from localllm.library.http.certificates import certificate_problem, ssl_context
+from localllm.library.http.connection_file import Purpose
+from localllm.library.http.hosts import is_loopback
+from localllm.library.http.ledger import Exchange, NetworkLedger, process_ledger
 from localllm.library.http.proxies import (
     Proxy,
     ProxyFailed,
@@ -34,7 +39,6 @@ from localllm.library.http.proxies import (
 from localllm.library.http.urls import (
     DEFAULT_ENDPOINT,
     checked_endpoint,
-    is_loopback,
     is_usable,
     origin_of,
     printable_url,
@@ -49,8 +53,22 @@ _METHODS = ("GET", "HEAD")
 _PROXY_LOGIN = 407
 _PASSED_HEADERS = ("host", "accept", "connection", "range", "if-range")
 """Headers that pass unchanged; the outbound transport writes all others itself."""
+_REPOSITORY = re.compile(r"/api/models/([^/]+/[^/]+)|/([^/]+/[^/]+)/resolve/")
+_SEARCH_PATH = "/api/models"
 _VERBOSE_LOGGERS = ("httpx2", "httpcore2")
 """Below WARNING they log URLs with signatures and whole headers."""
+
+
+class OfflineSwitch:
+    """Switches the network of this process off at once: clients that are open, and transfers that
+    run, as well. `reason` names who did; None: it is on, as far as this switch goes."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+
+
+PROCESS_SWITCH = OfflineSwitch()
+"""The switch of this process; the app turns it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +79,7 @@ class Access:
     off ("--offline"), None: it is on. `token` is sent to the endpoints; while it is None
     `find_token` is called, and only when a request to an endpoint is about to be sent: a keyring
     may ask for a password. `ca_file` holds certificates that are trusted beside the system's.
+    Every request is recorded in `ledger`, and none is sent while `switch` is off.
     """
 
     endpoints: tuple[str, ...] = (DEFAULT_ENDPOINT,)
@@ -68,6 +87,8 @@ class Access:
     token: str | None = field(default=None, repr=False)
     ca_file: Path | None = None
     find_token: Callable[[], str | None] | None = field(default=None, repr=False, compare=False)
+    ledger: NetworkLedger = field(default_factory=process_ledger, repr=False, compare=False)
+    switch: OfflineSwitch = field(default=PROCESS_SWITCH, repr=False, compare=False)
 
     def bearer(self) -> str | None:
         """Return the token to send, or None. Raises UsageError for one that cannot be sent."""
@@ -158,11 +179,13 @@ def access_from(
 def open_client(
     access: Access,
     *,
+    purpose: Purpose = Purpose.METADATA,
     follow_redirects: bool = False,
     wrap: Callable[[httpx2.BaseTransport], httpx2.BaseTransport] | None = None,
 ) -> httpx2.Client:
     """Make the client for every request that leaves this machine. Close it when done.
 
+    `purpose` is what the ledger says its requests were for.
     Redirects are returned to the caller unless `follow_redirects`; `wrap` puts a stricter transport
     around the outbound one. Raises Offline while the network is off, before anything is opened,
     and UsageError for certificates that cannot be read. Its requests raise httpx2's errors,
@@ -171,7 +194,7 @@ def open_client(
     require_online(access)
     for name in _VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
-    transport = _OutboundTransport(access, ssl_context(access.ca_file))
+    transport = _OutboundTransport(access, purpose, ssl_context(access.ca_file))
     return httpx2.Client(
         transport=wrap(transport) if wrap else transport,
         follow_redirects=follow_redirects,
@@ -181,9 +204,9 @@ def open_client(
 
 def require_online(access: Access) -> None:
     """Raise Offline when the network is switched off."""
-    if access.offline is not None:
+    if (switch := access.offline or access.switch.reason) is not None:
         raise Offline(
-            f"This needs the Hub and the network is switched off ({access.offline}). Nothing was"
+            f"This needs the Hub and the network is switched off ({switch}). Nothing was"
             " tried. Switch it on, or use a model that is installed (localllm ls)."
         )
 
@@ -224,8 +247,9 @@ class _OutboundTransport(httpx2.BaseTransport):
     and writes the headers itself, so that a redirect or a library on top adds nothing.
     """
 
-    def __init__(self, access: Access, ssl_context: ssl.SSLContext) -> None:
+    def __init__(self, access: Access, purpose: Purpose, ssl_context: ssl.SSLContext) -> None:
         self._access = access
+        self._purpose = purpose
         self._ssl_context = ssl_context
         self._origins = {origin_of(httpx2.URL(each)) for each in access.endpoints}
         self._local = any(is_loopback(host) for _, host, _ in self._origins)
@@ -243,7 +267,33 @@ class _OutboundTransport(httpx2.BaseTransport):
             stream=request.stream,
             extensions={**request.extensions, "timeout": timeouts},
         )
-        return self._send(outbound, proxy_for(request.url))
+        return self._send_recorded(outbound, proxy_for(request.url))
+
+    def _send_recorded(self, request: httpx2.Request, proxy: Proxy | None) -> httpx2.Response:
+        is_endpoint = origin_of(request.url) in self._origins
+        path = request.url.path if is_endpoint else ""
+        exchange = self._access.ledger.begin(
+            request.url.host,
+            Purpose.SEARCH if path.endswith(_SEARCH_PATH) else self._purpose,
+            name=repository_in(path),
+            proxy=None if proxy is None else urlsplit(proxy.url).hostname,
+        )
+        try:
+            response = self._send(request, proxy)
+        except BaseException as error:
+            # Without a connection nothing of the request has left.
+            if not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | ProxyFailed):
+                exchange.sent(_request_bytes(request))
+            exchange.end(failed=True)
+            raise
+        exchange.sent(_request_bytes(request))
+        exchange.received(sum(len(name) + len(value) + 4 for name, value in response.headers.raw))
+        return httpx2.Response(
+            response.status_code,
+            headers=response.headers,
+            stream=_RecordedBody(response, exchange, self._access),
+            extensions=response.extensions,
+        )
 
     def _send(self, request: httpx2.Request, proxy: Proxy | None) -> httpx2.Response:
         """Send a request; a failure before its proxy names the proxy and not the server."""
@@ -264,6 +314,7 @@ class _OutboundTransport(httpx2.BaseTransport):
     def close(self) -> None:
         for transport in self._by_proxy.values():
             transport.close()
+        self._access.ledger.flush()
 
     def _headers(self, request: httpx2.Request) -> dict[str, str]:
         headers = {
@@ -302,6 +353,37 @@ class _OutboundTransport(httpx2.BaseTransport):
                     else open_proxy_transport(proxy, self._ssl_context)
                 )
             return self._by_proxy[proxy]
+
+
+class _RecordedBody(httpx2.SyncByteStream):
+    """A response's body, counted in the ledger; it ends when the network is switched off."""
+
+    def __init__(self, response: httpx2.Response, exchange: Exchange, access: Access) -> None:
+        self._response = response
+        self._exchange = exchange
+        self._access = access
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._response.iter_raw():
+            self._exchange.received(len(piece))
+            require_online(self._access)
+            yield piece
+
+    def close(self) -> None:
+        self._response.close()
+        self._exchange.end()
+
+
+def repository_in(path: str) -> str | None:
+    """Return the repository that a path of the Hub's API or of a file names, None for none."""
+    found = _REPOSITORY.search(path)
+    return None if found is None else found[1] or found[2]
+
+
+def _request_bytes(request: httpx2.Request) -> int:
+    """Return the length of a request as HTTP/1.1 writes it; none that passes here has a body."""
+    line = len(request.method) + len(request.url.raw_path) + len(" HTTP/1.1\r\n ")
+    return line + sum(len(name) + len(value) + 4 for name, value in request.headers.raw) + 2
 
 
 def _system_reason(error: httpx2.HTTPError) -> str:

@@ -15,9 +15,15 @@ from localllm.errors import HubError, Offline, UsageError
 from localllm.library.files import paths
 from localllm.library.files.settings import Settings, offline_switch
 from localllm.library.http.certificates import ssl_context
-from localllm.library.http.client import bounded_timeouts, describe_error
+from localllm.library.http.client import PROCESS_SWITCH, bounded_timeouts, describe_error
+from localllm.library.http.connection_file import Purpose
+from localllm.library.http.hosts import is_loopback
+from localllm.library.http.ledger import process_ledger
 from localllm.library.http.proxies import open_proxy_transport, proxy_for
-from localllm.library.http.urls import checked_endpoint, is_loopback, printable_url
+from localllm.library.http.urls import (
+    checked_endpoint,
+    printable_url,
+)
 
 _TRACES_PATH = "/v1/traces"
 """OTLP over HTTP: what follows the base of a collector's address."""
@@ -62,11 +68,17 @@ def open_exporter(endpoint: str, settings: Settings) -> Iterator[Callable[[bytes
         request = httpx2.Request("POST", url, headers=headers, content=body)
         request.extensions["timeout"] = bounded_timeouts({})
         where = printable_url(url)
+        if PROCESS_SWITCH.reason is not None and not is_loopback(url.host):
+            raise HubError(f"Traces were not sent to {where}: the network is switched off.")
+        exchange = process_ledger().begin(url.host, Purpose.TRACES)
         try:
             response = transport.handle_request(request)
+            exchange.sent(len(body))
             with contextlib.closing(response):
                 status = response.status_code
+            exchange.end()
         except httpx2.HTTPError as error:
+            exchange.end(failed=True)
             reason = describe_error(error)
             raise HubError(f"Traces could not be sent to {where}: {reason}.") from error
         if not 200 <= status < 300:

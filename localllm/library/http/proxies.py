@@ -16,7 +16,10 @@ import httpx2
 
 from localllm.core.text import single_line
 from localllm.errors import UsageError
-from localllm.library.http.urls import is_loopback, printable_url
+from localllm.library.http.hosts import is_loopback
+from localllm.library.http.urls import (
+    printable_url,
+)
 
 _LOGIN = re.compile(r"\b407\b")
 _MAX_REASON = 80

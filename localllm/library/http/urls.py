@@ -1,12 +1,10 @@
-"""URLs: which can be requested, which lead to this machine, and how they are shown in messages.
+"""URLs: which can be requested, and how they are shown in messages.
 
 Apart from `client.py`, because these checks are pure and every one of them guards something: what
 may be requested, who gets the token, what a message may show.
 """
 
-import ipaddress
 import re
-import socket
 from urllib.parse import quote
 
 import httpx2
@@ -48,23 +46,6 @@ def printable_url(url: httpx2.URL | str) -> str:
     scheme, found, rest = plain.partition("://") if "://" in plain else ("", "", plain)
     host, slash, path = rest.partition("/")
     return single_line(f"{scheme}{found}{host.rpartition('@')[2]}{slash}{path}")[:200]
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host is this machine, by its name or address alone: no DNS is asked."""
-    plain = host.lower().strip("[]").rstrip(".")
-    if plain == "localhost" or plain.endswith(".localhost"):
-        return True
-    try:
-        address = ipaddress.ip_address(plain)
-    except ValueError:
-        try:
-            address = ipaddress.ip_address(socket.inet_aton(plain))  # "127.1", as connect() does
-        except OSError:
-            return False
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return address.is_loopback or address.is_unspecified
 
 
 def same_origin(one: httpx2.URL, other: httpx2.URL) -> bool:

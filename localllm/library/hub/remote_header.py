@@ -24,6 +24,7 @@ from localllm.library.download.target import DownloadOptions, DownloadTarget
 from localllm.library.files import atomic_write
 from localllm.library.files.file_lock import locked
 from localllm.library.http.client import READ_S, Access
+from localllm.library.http.connection_file import Purpose
 from localllm.library.http.retry_policy import INTERACTIVE
 from localllm.library.hub.file_list import HubFile
 
@@ -107,7 +108,9 @@ class RangeStream(io.RawIOBase):
             sha256=file.sha256,
             path=reader.cache_dir,  # nothing is written there: this only fetches
         )
-        self._source = HttpSource(target, reader.access, stall_s=reader.options.stall_s)
+        self._source = HttpSource(
+            target, reader.access, stall_s=reader.options.stall_s, purpose=Purpose.METADATA
+        )
         self._fetcher = RangeFetcher(
             self._source, reader.options, threading.Event(), accept_whole_file=True
         )
