@@ -26,6 +26,7 @@ from localllm.chat.attachments.references import (
     without_references,
 )
 from localllm.chat.attachments.text import decode_text
+from localllm.chat.commands.completion import reference_completions
 from localllm.chat.conversation import Attachment
 from localllm.errors import NotFound, UsageError
 from tests.chat.pdf_files import pdf_bytes
@@ -227,4 +228,12 @@ def test_paths_are_completed_with_folders_first(tmp_path: Path) -> None:
     assert "gone" in texts("")
     assert texts("n", folders_only=True) == ["novels/"]
     assert texts("none/x") == []
+    (tmp_path / "new folder").mkdir()
+    (tmp_path / "new folder" / "x y").write_text("x")
+    typed = 'see @"new'
+    for expected in ('@"new folder/', '@"new folder/x y"'):
+        (completion,) = reference_completions(typed, tmp_path)
+        assert (completion.text, completion.start) == (expected, len("see "))
+        typed = "see " + completion.text
+    assert list(reference_completions(typed, tmp_path)) == []
     assert texts(f"{tmp_path}/wi") == [f"{tmp_path}/with blank.md"]

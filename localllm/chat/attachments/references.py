@@ -45,14 +45,15 @@ def reference_at(text: str, cursor: int) -> FileReference | None:
     return None
 
 
-def spelled(path: str) -> str:
-    """Write a path behind @ so that it is read back as it is."""
+def spelled(path: str, *, unfinished: bool = False) -> str:
+    """Write a path behind @ so that it is read back as it is. `unfinished`: it goes on, so its
+    quotation mark is left open."""
     if re.fullmatch(_BARE, path) and "\\" not in path:
         return f"@{path}"
     if sys.platform == "win32" and re.fullmatch(_BARE, path):
         return f"@{path}"
     quote = "'" if '"' in path else '"'
-    return f"@{quote}{path}{quote}"
+    return f"@{quote}{path}{'' if unfinished else quote}"
 
 
 def without_punctuation(path: str) -> str:

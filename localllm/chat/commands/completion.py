@@ -4,15 +4,16 @@ Names are completed from the table, values from `CompletionSources`, which a fro
 what it knows. Pure but for paths, for which one directory is listed.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from localllm.chat.attachments.path_completion import complete_path
+from localllm.chat.attachments.references import reference_at, spelled
 from localllm.chat.commands.setting_values import HELP, SETTING_NAMES
 from localllm.chat.commands.table import ArgumentKind, Command
 from localllm.core.sizing.load import KvType
-from localllm.library.files import paths
+from localllm.core.units import format_bytes
 from localllm.translation import _
 
 MAX_COMPLETIONS = 200
@@ -131,17 +132,17 @@ def _matching(typed: str, names: Iterable[str], start: int) -> Iterator[Completi
 
 def path_completions(typed: str, start: int) -> Iterator[Completion]:
     """Yield the files and folders that the path goes on with; hidden ones only behind a dot."""
-    folder, name = os.path.split(typed)
-    try:
-        with os.scandir(paths.absolute(Path(folder or "."))) as entries:
-            found = sorted(
-                (not entry.is_dir(), entry.name)
-                for entry in entries
-                if entry.name.lower().startswith(name.lower())
-                and (name.startswith(".") or not entry.name.startswith("."))
-            )
-    except (OSError, ValueError):
+    for each in complete_path(typed, base=Path()).completions:
+        yield Completion(text=each.text, start=start)
+
+
+def reference_completions(line: str, base: Path) -> Iterator[Completion]:
+    """Yield the files and folders that a name behind @ at the end of `line` can become (the text
+    before the cursor); `base` is the folder that names are relative to."""
+    reference = reference_at(line, len(line))
+    if reference is None:
         return
-    for is_file, each in found[:MAX_COMPLETIONS]:
-        path = os.path.join(folder, each)  # noqa: PTH118  # keeps "~/" and what was typed as it is
-        yield Completion(text=path if is_file else path + os.sep, start=start)
+    for each in complete_path(reference.path, base=base).completions:
+        size = "" if each.size_bytes is None else format_bytes(each.size_bytes)
+        text = spelled(each.text, unfinished=each.is_folder)
+        yield Completion(text=text, start=reference.start, help=size)
