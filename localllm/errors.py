@@ -7,6 +7,10 @@
     ├── NotFound (LookupError)        5   a name, a file or a model is not there
     ├── DoesNotFit (MemoryError)      3   the model needs more memory than is free
     ├── StoreError (OSError)          1   the library on disk cannot be read or written
+    ├── EncryptionError (OSError)     1   something cannot be encrypted, or not read again
+    │   ├── KeyUnavailable            1   the key is not at hand: no keyring, or still locked
+    │   ├── WrongPassphrase           1   the passphrase is another one
+    │   └── DamagedData               1   encrypted bytes are not as they were written
     ├── GgufError (ValueError)        1   a file is not a GGUF that native code may open
     ├── ServeError (OSError)          1   the local API cannot listen
     ├── HubError (OSError)            1   the Hub cannot be reached, or answers what it should not
@@ -67,6 +71,22 @@ class DoesNotFit(LocalLLMError, MemoryError):
 
 class StoreError(LocalLLMError, OSError):
     code = "store"
+
+
+class EncryptionError(LocalLLMError, OSError):
+    code = "encryption"
+
+
+class KeyUnavailable(EncryptionError):
+    code = "key_unavailable"
+
+
+class WrongPassphrase(EncryptionError):
+    code = "wrong_passphrase"
+
+
+class DamagedData(EncryptionError):
+    code = "damaged_data"
 
 
 class GgufError(LocalLLMError, ValueError):

@@ -52,6 +52,16 @@ def swap_dir() -> Path:
     return cache_dir() / "swap"
 
 
+def encryption_keys_file() -> Path:
+    """Return the file of the keys of everything that is kept encrypted."""
+    return data_dir() / "private" / "keys"
+
+
+def conversations_dir() -> Path:
+    """Return the directory of the conversations of the app, encrypted."""
+    return data_dir() / "private" / "chats"
+
+
 def bandwidth_file() -> Path:
     """Return the cache of the measured memory bandwidth."""
     return cache_dir() / "bandwidth.json"
