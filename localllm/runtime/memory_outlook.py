@@ -12,7 +12,7 @@ from types import MappingProxyType
 from localllm.core.hardware import HardwareInfo
 from localllm.core.sizing.fit import Fit, fit_on
 from localllm.core.sizing.load import LoadSettings
-from localllm.core.sizing.placement.budget import NO_BYTES, budget_of
+from localllm.core.sizing.placement.budget import NO_BYTES, Budget, budget_of
 from localllm.core.units import format_bytes
 from localllm.engine.messages import Loaded
 from localllm.runtime.load_plan import LoadPlan
@@ -117,6 +117,16 @@ class MemoryOutlook:
         all is released that can be."""
         free = budget_of(self.hardware, reserve_bytes=self.reserve_bytes).host_bytes
         return free + self._returned_bytes(gone)[0]
+
+    def budget(self, gone: Collection[str]) -> Budget:
+        """Return what is free on each device when the models called `gone` are not there."""
+        host_bytes, gpu_bytes = self._returned_bytes(gone)
+        return budget_of(
+            self.hardware,
+            reserve_bytes=self.reserve_bytes,
+            returned_bytes=host_bytes,
+            returned_gpu_bytes=gpu_bytes,
+        )
 
     def limit_message(self, plan: LoadPlan, fit: Fit, unloading: Collection[str] = ()) -> str:
         """Describe, with its numbers, that a load exceeds `max_memory_bytes`."""

@@ -20,7 +20,15 @@ from localllm.core.recommend.plan import (
 from localllm.core.recommend.processor import processor_reasons
 from localllm.core.sizing import footprint
 from localllm.core.sizing.embedding import with_embedding_defaults
-from localllm.core.sizing.load import LoadSettings, Mmproj, Pooling, Speculate, capped_context
+from localllm.core.sizing.footprint.cache import check_settings
+from localllm.core.sizing.load import (
+    KvType,
+    LoadSettings,
+    Mmproj,
+    Pooling,
+    Speculate,
+    capped_context,
+)
 from localllm.core.sizing.placement import Placement, place
 from localllm.core.speed import DeviceWork, Estimate, calibrated, decode_tps, ttft_s, workload_of
 from localllm.core.units import format_bytes, format_duration, format_rate
@@ -54,20 +62,33 @@ def evaluate(candidate: Candidate, preferences: Preferences, machine: Machine) -
 
 def load_of(spec: ModelSpec, preferences: Preferences, mmproj: Mmproj | None) -> LoadSettings:
     """Return the load that a suggestion is judged by: what `serve` and `size` load when nothing
-    but this is said (`runtime/load_policy.py`; a test compares them)."""
+    but this is said (`runtime/load_policy.py`; a test compares them). Where llama.cpp refuses the
+    preferred type of the KV cache, it is f16."""
     embeddings = is_embedding_model(spec)
     load = LoadSettings(
         graphs=preferences.graphs,
         context=capped_context(preferences.context, spec),
         parallel=preferences.parallel,
+        kv_type_k=preferences.kv_type,
+        kv_type_v=preferences.kv_type,
         speculate=Speculate.OFF if embeddings else Speculate.AUTO,
         embeddings=embeddings,
         mmproj=None if embeddings else mmproj,
     )
+    if load.kv_type_k is not KvType.F16 and not _accepts(spec, load):
+        load = replace(load, kv_type_k=KvType.F16, kv_type_v=KvType.F16)
     try:
         return with_embedding_defaults(spec, load)
     except UsageError:  # a reranker without its classifier: only another pooling loads it
         return with_embedding_defaults(spec, replace(load, pooling=Pooling.MEAN))
+
+
+def _accepts(spec: ModelSpec, load: LoadSettings) -> bool:
+    try:
+        check_settings(spec, load)
+    except UsageError:
+        return False
+    return True
 
 
 def depth_of(context: int) -> int:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from localllm.core.model.spec import ModelSpec
 from localllm.core.quality.quality import Quality
 from localllm.core.sizing.footprint import Footprint
-from localllm.core.sizing.load import DEFAULT_CONTEXT, Graphs, LoadSettings, Mmproj
+from localllm.core.sizing.load import DEFAULT_CONTEXT, Graphs, KvType, LoadSettings, Mmproj
 from localllm.core.sizing.placement import Budget, Placement
 from localllm.core.speed import DeviceSpeed, Estimate, Workload
 
@@ -72,6 +72,7 @@ class Preferences:
     parallel: int = 1
     min_tps: float | None = None
     graphs: Graphs = Graphs.B0C1E570
+    kv_type: KvType = KvType.F16
 
     @property
     def slowest_tps(self) -> float:

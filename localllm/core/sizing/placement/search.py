@@ -14,6 +14,7 @@ from itertools import accumulate, pairwise
 from localllm.core.hardware import Backend
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing import footprint
+from localllm.core.sizing.footprint import Footprint
 from localllm.core.sizing.footprint.cache import ubatch
 from localllm.core.sizing.footprint.weights import INTERPRETER_BYTES
 from localllm.core.sizing.load import LoadSettings
@@ -98,27 +99,14 @@ class _Search:
         return split + on_one > sum(max(0, gpu.free_bytes) for gpu in self.gpus)
 
     def host_only(self) -> Placement:
-        """Put everything on the host, with no device in use. A mapped file whose repacked copies
-        do not fit beside it is read instead."""
-        mapped, sizes = self._on_host(0), self.sizes
-        copies = sizes.host_repacked(sizes.count, 0)
-        if mapped.fits or not copies:
-            return mapped
-        read = self._on_host(copies)
-        return replace(read, mmap=False) if read.fits else mapped
-
-    def _on_host(self, saved_bytes: int) -> Placement:
-        needed = self.sizes.needed
-        share = DeviceShare(
-            name=HOST,
-            weights_bytes=needed.weights_bytes + needed.adapter_bytes,
-            kv_bytes=needed.kv_bytes + needed.recurrent_bytes,
-            compute_bytes=needed.compute_bytes + needed.output_bytes,
-            overhead_bytes=needed.overhead_bytes - saved_bytes,
+        """Put everything on the host, with no device in use."""
+        sizes = self.sizes
+        return host_placement(
+            sizes.needed,
+            repacked_bytes=sizes.host_repacked(sizes.count, 0),
             free_bytes=self.budget.host_bytes,
+            layers=sizes.count,
         )
-        share = replace(share, fits=share.total_bytes <= share.free_bytes)
-        return Placement(gpu_layers=0, cpu_moe=0, devices=(share,), layout=(0,) * self.sizes.count)
 
     def arrange(self, gpu_layers: int, cpu_moe: int) -> Placement:
         """Put the last `gpu_layers` layers on the GPUs: in proportion to free memory if each then
@@ -264,9 +252,10 @@ class _Search:
             room = with_it.total_bytes <= gpu.free_bytes
             if named and room and self._host_bytes(shares, host) <= host.free_bytes:
                 return replace(placement, devices=(*shares, host))
+        if not gpus:
+            return with_encoder_on_host(placement, mmproj.size_bytes)
         with_it = replace(host, encoder_bytes=mmproj.size_bytes)
-        of_gpus = self._host_bytes(gpus, with_it) if gpus else with_it.total_bytes
-        fits = host.fits and of_gpus <= host.free_bytes
+        fits = host.fits and self._host_bytes(gpus, with_it) <= host.free_bytes
         return replace(placement, devices=(*gpus, replace(with_it, fits=fits)))
 
     def _host_compute(self, first: int, cpu_moe: int) -> int:
@@ -282,6 +271,38 @@ class _Search:
             share.layers and gpu.backend is not Backend.METAL
             for gpu, share in zip(self.gpus, shares, strict=True)
         )
+
+
+def host_placement(
+    needed: Footprint, *, repacked_bytes: int, free_bytes: int, layers: int
+) -> Placement:
+    """Put a load without its image encoder on the host. A mapped file whose repacked copies do not
+    fit beside it is read instead. `layers` counts the output as one."""
+    mapped = _on_host(needed, 0, free_bytes, layers)
+    if mapped.fits or not repacked_bytes:
+        return mapped
+    read = _on_host(needed, repacked_bytes, free_bytes, layers)
+    return replace(read, mmap=False) if read.fits else mapped
+
+
+def _on_host(needed: Footprint, saved_bytes: int, free_bytes: int, layers: int) -> Placement:
+    share = DeviceShare(
+        name=HOST,
+        weights_bytes=needed.weights_bytes + needed.adapter_bytes,
+        kv_bytes=needed.kv_bytes + needed.recurrent_bytes,
+        compute_bytes=needed.compute_bytes + needed.output_bytes,
+        overhead_bytes=needed.overhead_bytes - saved_bytes,
+        free_bytes=free_bytes,
+    )
+    share = replace(share, fits=share.total_bytes <= share.free_bytes)
+    return Placement(gpu_layers=0, cpu_moe=0, devices=(share,), layout=(0,) * layers)
+
+
+def with_encoder_on_host(placement: Placement, size_bytes: int) -> Placement:
+    """Add an image encoder to a load that lies on the host alone."""
+    share = replace(placement.host, encoder_bytes=size_bytes)
+    fits = share.fits and share.total_bytes <= share.free_bytes
+    return replace(placement, devices=(replace(share, fits=fits),))
 
 
 def _overhead(gpu: GpuBudget) -> int:

@@ -2,13 +2,13 @@
 is said of all models is kept; vocabularies and tensors are read again for who wants them."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from localllm.core.model.purpose import is_embedding_model, why_not_generative
 from localllm.core.model.spec import MetadataValue, ModelSpec
+from localllm.core.model.template_features import shows_thoughts, takes_tools
 from localllm.errors import GgufError, LocalLLMError
 from localllm.library.store.inspect import inspect_model
 from localllm.library.store.installed import InstalledModel
@@ -21,12 +21,6 @@ _NOT_LISTED = frozenset({"general.name", "tokenizer.chat_template"})
 """Keys that Ollama leaves out of `model_info`: others say them."""
 
 _INFILL_KEYS = ("tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id")
-_TOOLS = re.compile(r"\btools\b")
-_THINKING = re.compile(
-    r"</?think(?:ing)?>|\b(?:enable_thinking|thinking|reasoning_content|reasoning_effort)\b"
-)
-"""What templates that show or steer a thought read or write."""
-
 JsonValue = str | int | float | bool | None | list[str | int | float | bool | None]
 
 
@@ -74,10 +68,10 @@ class ModelFacts:
             return ["embedding"] if embeds or self.embeds else []
         found = {
             "completion": True,
-            "tools": _TOOLS.search(self.template) is not None,
+            "tools": takes_tools(self.template),
             "insert": infill or self.infill,
             "vision": vision,
-            "thinking": _THINKING.search(self.template) is not None,
+            "thinking": shows_thoughts(self.template),
         }
         return [name for name, has in found.items() if has]
 
