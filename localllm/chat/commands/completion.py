@@ -17,7 +17,7 @@ from localllm.core.units import format_bytes
 from localllm.translation import _
 
 MAX_COMPLETIONS = 200
-_VERBS_OF_PRESETS = ("save", "default", "delete")
+_VERBS_OF_PRESETS = ("save", "save-for-model", "default", "delete")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,6 +102,21 @@ def settings_file() -> Path:
     return config_dir() / "settings.toml"
 
 
+def presets_file() -> Path:
+    """Return the named settings of conversations."""
+    return config_dir() / "presets.json"
+
+
+def prompts_dir() -> Path:
+    """Return the directory of the user's own prompts: `prompts_dir/NAME.md`."""
+    return config_dir() / "prompts"
+
+
+def duels_file() -> Path:
+    """Return the counts of the duels between models: no question and no answer."""
+    return data_dir() / "duels.json"
+
+
 def key_file() -> Path:
     """Return the file with the key of the local API."""
     return config_dir() / "api-key"
