@@ -14,9 +14,9 @@ from pathlib import Path
 
 from textual.pilot import Pilot
 
-from localllm.runtime.runtime import Runtime
 from localllm.tui.app import LocalLLMApp
-from localllm.tui.screens.chat import ChatScreen
+from localllm.tui.screens.chat.chat import ChatScreen
+from localllm.tui.services import AppServices
 from localllm.tui.widgets.models import ModelRow
 from localllm.tui.widgets.prompt import Prompt
 from localllm.tui.widgets.transcript import TurnView
@@ -29,7 +29,7 @@ ENOUGH = 900
 
 
 async def main(question: str) -> None:
-    app = LocalLLMApp(Runtime.of_this_machine())
+    app = LocalLLMApp(AppServices.of_this_machine())
     app.animation_level = "none"
     async with app.run_test(size=SIZE) as pilot:
         await until(pilot, lambda: bool(app.screen.query(ModelRow)))

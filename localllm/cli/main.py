@@ -136,10 +136,10 @@ def run_app() -> None:
             " lists them."
         )
     # Only here: `localllm --version` and every verb start without Textual.
-    from localllm.runtime.runtime import Runtime
     from localllm.tui.app import LocalLLMApp
+    from localllm.tui.services import AppServices
 
-    LocalLLMApp(Runtime.of_this_machine()).run()
+    LocalLLMApp(AppServices.of_this_machine()).run()
 
 
 def main() -> NoReturn:

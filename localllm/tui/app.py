@@ -1,9 +1,7 @@
-"""The terminal app: it owns the runtime and the downloads, starts on the home screen, and ends
-everything with itself. What can be seen and done is in `screens/`."""
+"""The terminal app: it owns the services and the places, and ends everything with itself. What can
+be seen and done is in `screens/`."""
 
-import asyncio
 import os
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import ClassVar
@@ -12,21 +10,30 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from localllm.runtime.runtime import Runtime
-from localllm.runtime.suggest import suggestions
-from localllm.tui.downloads import Downloads, DownloadSource, HubSource
-from localllm.tui.screens.home import HomeScreen, Suggest
+from localllm.core.units import format_bytes
+from localllm.library.store.installed import InstalledModel
+from localllm.translation import _
+from localllm.tui.conversation import Conversation
+from localllm.tui.places import CHAT, HOME, PLACES
+from localllm.tui.screens.chat.chat import ChatScreen
+from localllm.tui.services import AppServices
 from localllm.tui.theme import DARK, THEMES
+
+_LOADED_S = 1.0
+"""How often the models in memory are looked at."""
 
 
 class LocalLLMApp(App[None]):
-    """The app. `clock` gives seconds, monotonic; `suggest` plans what else fits; `source` downloads
-    it, and is the only one that asks the network. A test passes its own."""
+    """The app on `services`. A test passes its own."""
 
     TITLE = "localllm"
     CSS_PATH = "app.tcss"
-    # Textual declares this one without ClassVar, so it cannot be one here.
+    # Textual declares these without ClassVar, so they cannot be one here.
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012
+    MODES: ClassVar[dict[str, str | Callable[[], Screen[None]]]] = {
+        place.id: place.open for place in PLACES
+    }
+    DEFAULT_MODE = HOME
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
             "ctrl+q",
@@ -35,35 +42,64 @@ class LocalLLMApp(App[None]):
             id="app.quit",
             tooltip="End every engine and leave",
             priority=True,
-        )
+        ),
+        *(
+            Binding(
+                place.key,
+                f"go_to('{place.id}')",
+                place.name,
+                id=f"app.{place.id}",
+                tooltip=place.help,
+                show=False,
+                priority=True,
+            )
+            for place in PLACES
+        ),
     ]
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        suggest: Suggest = suggestions,
-        source: DownloadSource | None = None,
-    ) -> None:
+    def __init__(self, services: AppServices) -> None:
         super().__init__()
-        self.downloads = Downloads(HubSource() if source is None else source)
-        self.runtime = runtime
-        self.clock = clock
-        self.suggest = suggest
+        self.services = services
         for theme in THEMES:
             self.register_theme(theme)
         if "TEXTUAL_THEME" not in os.environ:
             self.theme = DARK.name
 
     def on_mount(self) -> None:
-        home = HomeScreen(
-            self.runtime, clock=self.clock, suggest=self.suggest, downloads=self.downloads
-        )
-        self.push_screen(home)
+        self.set_interval(_LOADED_S, self.show_loaded)
 
     async def on_unmount(self) -> None:
-        await asyncio.gather(self.downloads.close(), self.runtime.close())
+        await self.services.close()
+
+    # --- places ---
+
+    def go_to(self, place: str) -> None:
+        """Show a place; the one that is left goes on with what it does."""
+        self.switch_mode(place)
+
+    def action_go_to(self, place: str) -> None:
+        self.go_to(place)
+
+    def open_chat(self, model: InstalledModel, conversation: Conversation | None = None) -> None:
+        """Go to the chat with this model, which is loaded if need be: to `conversation`, or to the
+        one that was last had with it."""
+        before = self.current_mode
+        self.go_to(CHAT)
+        chat = self.screen_stack[0]
+        assert isinstance(chat, ChatScreen)
+        chat.open_model(model, conversation, came_from=before)
+
+    def show_loaded(self) -> None:
+        """Say in the status line which models are in memory."""
+        loaded = (
+            _("{model} loaded, {size}").format(
+                model=each.model.name, size=format_bytes(each.fit.with_draft_bytes)
+            )
+            for each in self.services.runtime.resident()
+        )
+        self.services.frame.set_activity("loaded", " · ".join(loaded))
+
+    # --- commands ---
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Make every key of the screen a command of the palette too."""
@@ -77,7 +113,7 @@ class LocalLLMApp(App[None]):
         }
         for active in ours.values():
             yield SystemCommand(
-                active.binding.description,
-                active.tooltip,
+                _(active.binding.description),
+                _(active.tooltip),
                 partial(self.run_action, active.binding.action, active.node),
             )

@@ -8,7 +8,7 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.widget import Widget
 
-from localllm.tui.screens.chat import ChatScreen
+from localllm.tui.screens.chat.chat import ChatScreen
 from localllm.tui.screens.dialog import Dialog
 from localllm.tui.widgets.prompt import Prompt
 from localllm.tui.widgets.transcript import TurnView
@@ -67,6 +67,11 @@ def chat_screen(app: App[None]) -> ChatScreen:
     return next(screen for screen in app.screen_stack if isinstance(screen, ChatScreen))
 
 
+def model_is_listed(app: App[None]) -> bool:
+    """Tell whether there is a model that can be chatted with."""
+    return bool(app.screen.query("ModelRow.-fits, ModelRow.-loaded"))
+
+
 def answer_ends_with(screen: ChatScreen, token: str) -> bool:
     """Look for an answer on the screen that ends with this token."""
     return any(view.answer.endswith(token) for view in screen.query(TurnView))
@@ -77,7 +82,7 @@ def answer_ends_with(screen: ChatScreen, token: str) -> bool:
 
 async def open_chat(pilot: Pilot[None]) -> None:
     """From the home screen to the chat with the model under the cursor."""
-    await wait_for_widget(pilot, "ModelRow.-fits")
+    await wait_until(pilot, lambda: model_is_listed(pilot.app))
     await pilot.press("enter")
     await wait_for_screen(pilot, ChatScreen)
     await wait_until(pilot, lambda: isinstance(pilot.app.focused, Prompt))

@@ -10,8 +10,8 @@ from localllm.library.store.installed import InstalledModel
 from localllm.library.store.store import Store
 from localllm.runtime.runtime import Fit, Runtime
 from localllm.tui.app import LocalLLMApp
-from localllm.tui.downloads import DownloadSource
-from localllm.tui.screens.home import Suggest
+from localllm.tui.downloads import Downloads, DownloadSource
+from localllm.tui.services import AppServices, Suggest, app_pool
 from tests.tui.fake_hub_source import FakeHubSource
 from tests.tui.fake_suggestions import FakeSuggestions
 
@@ -79,7 +79,16 @@ class AppFixture:
             settings=self.settings,
             engine_change=self.engine_change,
         )
-        app = LocalLLMApp(running, clock=self.clock, suggest=self.suggest, source=self.source)
+        app = LocalLLMApp(
+            AppServices(
+                runtime=running,
+                pool=app_pool(running),
+                downloads=Downloads(self.source),
+                settings=self.settings,
+                suggest=self.suggest,
+                clock=self.clock,
+            )
+        )
         app.animation_level = "none"
         return app
 

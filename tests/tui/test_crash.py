@@ -1,9 +1,9 @@
 """The engine is gone: it is said, and the conversation goes on."""
 
 from localllm.errors import LoadFailed
-from localllm.tui.screens.chat import ChatScreen
+from localllm.tui.screens.chat.chat import ChatScreen
 from localllm.tui.screens.dialog import Dialog
-from localllm.tui.screens.home import HomeScreen
+from localllm.tui.screens.home.home import HomeScreen
 from localllm.tui.widgets.prompt import Prompt
 from tests.tui.actions import (
     begin_answer,

@@ -11,10 +11,10 @@ from textual.widgets import Static
 from localllm.errors import AccessDenied, DownloadFailed, HubError, LocalLLMError, UsageError
 from localllm.library.store.installed import InstalledModel
 from localllm.tui.downloads import DownloadPreview
-from localllm.tui.screens.chat import ChatScreen
-from localllm.tui.screens.download import BUTTONS, DownloadScreen, Phase
-from localllm.tui.screens.home import HomeScreen
-from localllm.tui.screens.import_file import ImportScreen
+from localllm.tui.screens.chat.chat import ChatScreen
+from localllm.tui.screens.home.home import HomeScreen
+from localllm.tui.screens.models.download import BUTTONS, DownloadScreen, Phase
+from localllm.tui.screens.models.import_file import ImportScreen
 from localllm.tui.widgets.labels import Bar
 from localllm.tui.widgets.models import ModelRows
 from tests.core import forge

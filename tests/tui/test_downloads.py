@@ -9,9 +9,9 @@ import pytest
 
 from localllm.library.files import paths
 from localllm.tui.downloads import HubSource
-from localllm.tui.screens.chat import ChatScreen
-from localllm.tui.screens.download import DownloadScreen, Phase
-from localllm.tui.screens.home import HomeScreen
+from localllm.tui.screens.chat.chat import ChatScreen
+from localllm.tui.screens.home.home import HomeScreen
+from localllm.tui.screens.models.download import DownloadScreen, Phase
 from tests.cli.hub_processes import renamed
 from tests.hub import Drop, FakeHub, Stall
 from tests.tui.actions import wait_for_screen, wait_for_text, wait_until

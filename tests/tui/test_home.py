@@ -10,8 +10,8 @@ from localllm.core.units import format_bytes
 from localllm.library.store import starter
 from localllm.library.store.installed import InstalledModel
 from localllm.runtime.load_policy import CHAT
-from localllm.tui.screens.chat import ChatScreen
-from localllm.tui.screens.home import HomeScreen
+from localllm.tui.screens.chat.chat import ChatScreen
+from localllm.tui.screens.home.home import HomeScreen
 from tests.engine import tiny_encoder
 from tests.tui.actions import screen_text, wait_for_fit, wait_for_screen, wait_for_text
 from tests.tui.fixtures import MIB, AppFixture
@@ -91,7 +91,9 @@ async def test_a_model_that_does_not_fit_says_what_would_help(app_fixture: AppFi
     app = app_fixture.app()
     async with app.run_test(size=(120, 40)) as pilot:
         await wait_for_text(pilot, "● does not fit")
-        fit = await app.runtime.fit(await app.runtime.plan(app.runtime.installed()[0], CHAT))
+        fit = await app.services.runtime.fit(
+            await app.services.runtime.plan(app.services.runtime.installed()[0], CHAT)
+        )
         assert fit.advice is not None
         assert "of 170 MiB free" in screen_text(app)
         assert fit.advice in screen_text(app)

@@ -6,8 +6,8 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
-from localllm.tui.screens.home import HomeScreen
-from localllm.tui.screens.import_file import ImportScreen
+from localllm.tui.screens.home.home import HomeScreen
+from localllm.tui.screens.models.import_file import ImportScreen
 from localllm.tui.widgets.models import ModelRows
 from tests.library import tiny
 from tests.tui.actions import (

@@ -23,7 +23,7 @@ from localllm.tui import literal
 from localllm.tui.conversation import Ending, Turn
 from localllm.tui.downloads import DownloadPreview
 from localllm.tui.screens.dialog import Dialog, crash_dialog, failure_dialog, too_big_dialog
-from localllm.tui.screens.download import DownloadScreen
+from localllm.tui.screens.models.download import DownloadScreen
 from localllm.tui.widgets.labels import Brand
 from localllm.tui.widgets.machine import MachinePanel
 from localllm.tui.widgets.models import ModelRow, ModelStatus, StatusKind
@@ -93,7 +93,7 @@ async def test_the_machine() -> None:
 async def fit(app_fixture: AppFixture) -> Fit:
     """The fit of a model that does not fit, with advice from outside."""
     assert app_fixture.starter is not None
-    runtime = app_fixture.app().runtime
+    runtime = app_fixture.app().services.runtime
     real = await runtime.fit(await runtime.plan(app_fixture.starter, CHAT))
     return fake_fit(real, need_bytes=2 * GIB, free_bytes=GIB, advice=RAW)
 
@@ -145,13 +145,13 @@ async def test_a_download(app_fixture: AppFixture, hostile_plan: FitPlan) -> Non
         hub_source.plan_error = HubError(RAW)
         await pilot.press("enter")
         await wait_for_text(pilot, "Try again")
-        assert screen_text(app).count(HOSTILE) == 7
+        assert screen_text(app).count(HOSTILE) == 8  # and the truth at the top right
         hub_source.plan_error = None
         await pilot.press("enter")
         await wait_for_text(pilot, "1.0 GiB of 8.0 GiB")
         await wait_until(
-            pilot, lambda: screen_text(app).count(HOSTILE) == 6
-        )  # its note; the licence is known
+            pilot, lambda: screen_text(app).count(HOSTILE) == 7
+        )  # its note, the truth; the licence is known
         assert "owned" not in screen_text(app)
 
 

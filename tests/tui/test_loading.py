@@ -9,10 +9,10 @@ from textual.widgets import ProgressBar
 from localllm.core.sizing.load import Speculate
 from localllm.errors import EngineCrashed, LoadFailed
 from localllm.library.files.settings import Settings
-from localllm.tui.screens.chat import ChatScreen
+from localllm.tui.screens.chat.chat import ChatScreen
+from localllm.tui.screens.chat.loading import LoadScreen
 from localllm.tui.screens.dialog import Dialog
-from localllm.tui.screens.home import HomeScreen
-from localllm.tui.screens.loading import LoadScreen
+from localllm.tui.screens.home.home import HomeScreen
 from localllm.tui.widgets.models import ModelRows
 from tests.core import forge
 from tests.core.forge_recurrent import ENCODER
@@ -52,7 +52,7 @@ async def test_the_context_of_the_settings_is_loaded(
     app = app_fixture.app()
     async with app.run_test() as pilot:
         await open_chat(pilot)
-        assert app.runtime.resident()[0].loaded.context == loaded
+        assert app.services.runtime.resident()[0].loaded.context == loaded
     (load,) = app_fixture.script.loads
     assert load.settings.context == loaded
     assert load.settings.speculate is Speculate.AUTO
@@ -101,7 +101,7 @@ async def test_escape_gives_a_load_up_and_ends_its_engine(app_fixture: AppFixtur
         await pilot.press("escape", "escape")
         await wait_for_screen(pilot, HomeScreen)
         await wait_until(pilot, lambda: not app_fixture.engine.alive)
-        assert app.runtime.resident() == ()
+        assert app.services.runtime.resident() == ()
 
 
 async def test_a_model_that_does_not_fit_is_loaded_only_when_told(app_fixture: AppFixture) -> None:
@@ -173,13 +173,18 @@ async def test_a_load_that_ends_under_the_palette_opens_the_chat(app_fixture: Ap
         await wait_for_screen(pilot, ChatScreen)
 
 
-async def test_going_back_frees_the_model(app_fixture: AppFixture) -> None:
+async def test_a_model_stays_loaded_until_it_is_freed_with_a_key(app_fixture: AppFixture) -> None:
     app = app_fixture.app()
     async with app.run_test() as pilot:
         await open_chat(pilot)
         await pilot.press("ctrl+o")
         await wait_for_screen(pilot, HomeScreen)
-        await wait_until(pilot, lambda: not app_fixture.engine.alive)
+        await wait_for_text(pilot, "● in memory")
+        assert app_fixture.engine.alive
+        await pilot.press("u")
+        await wait_for_text(pilot, "starter is unloaded.")
+        assert not app_fixture.engine.alive
+        await wait_for_fit(pilot)
 
 
 async def test_enter_twice_opens_once(app_fixture: AppFixture) -> None:
@@ -191,4 +196,4 @@ async def test_enter_twice_opens_once(app_fixture: AppFixture) -> None:
         await wait_for_screen(pilot, ChatScreen)
         await pilot.pause()
         assert len(app_fixture.script.loads) == 1
-        assert len(app.screen_stack) == 3  # Textual's own, home, chat
+        assert len(app.screen_stack) == 1

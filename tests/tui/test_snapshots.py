@@ -21,10 +21,10 @@ from localllm.errors import HubError
 from localllm.runtime.load_plan import LoadPlan
 from localllm.runtime.memory_outlook import MemoryOutlook
 from localllm.runtime.runtime import Fit, Runtime
+from localllm.tui.screens.chat.loading import LoadScreen
 from localllm.tui.screens.dialog import Dialog
-from localllm.tui.screens.download import DownloadScreen
-from localllm.tui.screens.import_file import ImportScreen
-from localllm.tui.screens.loading import LoadScreen
+from localllm.tui.screens.models.download import DownloadScreen
+from localllm.tui.screens.models.import_file import ImportScreen
 from localllm.tui.widgets.meter import MeterPanel
 from localllm.tui.widgets.prompt import Prompt
 from localllm.tui.widgets.suggestions import SuggestionRow

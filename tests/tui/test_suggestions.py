@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import LocalLLMError, UsageError
-from localllm.tui.screens.chat import ChatScreen
-from localllm.tui.screens.download import DownloadScreen
-from localllm.tui.screens.import_file import ImportScreen
+from localllm.tui.screens.chat.chat import ChatScreen
+from localllm.tui.screens.models.download import DownloadScreen
+from localllm.tui.screens.models.import_file import ImportScreen
 from localllm.tui.widgets.models import ModelRows
 from localllm.tui.widgets.suggestions import SuggestionRows
 from tests.tui.actions import (

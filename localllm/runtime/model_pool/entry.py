@@ -71,6 +71,7 @@ class PoolEntry:
     resident_since: float = 0.0
     load_s: float = 1.0
     progress: float | None = None
+    testing_devices: bool = False
     plan: str | None = None
     failure: str | None = None
     backoff: RestartBackoff = field(default_factory=RestartBackoff)

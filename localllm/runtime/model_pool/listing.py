@@ -19,6 +19,17 @@ class ModelState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoadState:
+    """How far a load is: `progress` from 0 to 1, None while it waits for its turn or for room;
+    `plan` explains it in a sentence, or is empty. `testing_devices`: the GPU's results are compared
+    with the processor's."""
+
+    progress: float | None = None
+    plan: str = ""
+    testing_devices: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelListing:
     """A model and what is known of it in memory.
 

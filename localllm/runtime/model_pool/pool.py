@@ -26,7 +26,7 @@ from localllm.runtime.memory_outlook import MemoryOutlook
 from localllm.runtime.model_pool.admission import Admission, Probes, decide, shortfall
 from localllm.runtime.model_pool.entry import PoolEntry, Use
 from localllm.runtime.model_pool.eviction import Candidate, CannotFit, WaitFor
-from localllm.runtime.model_pool.listing import ModelListing, ModelState
+from localllm.runtime.model_pool.listing import LoadState, ModelListing, ModelState
 from localllm.runtime.model_pool.observer import PoolObserver
 from localllm.runtime.model_pool.pool_model import FOREVER, PoolModel, PoolModels
 from localllm.runtime.model_pool.timing import Clock, LoadTimes, SystemClock
@@ -123,14 +123,27 @@ class ModelPool:
             await self._loaded(entry)
 
     async def load(
-        self, model: str, *, keep_alive: float | None = None, pin: bool | None = None
+        self,
+        model: str,
+        *,
+        keep_alive: float | None = None,
+        pin: bool | None = None,
+        cancellable: bool = False,
     ) -> ModelListing:
-        """Bring a model into memory, as a request would. Raises what `acquire` raises."""
+        """Bring a model into memory, as a request would. Raises what `acquire` raises.
+
+        `cancellable`: the load ends with this call, unless others wait for it.
+        """
         entry = self._entry(self.models.find(model))
         if pin is not None:
             entry.pinned = pin
-        async with self.acquire(entry.name, keep_alive=keep_alive):
-            pass
+        try:
+            async with self.acquire(entry.name, keep_alive=keep_alive):
+                pass
+        except asyncio.CancelledError:
+            if cancellable and entry.load is not None and not entry.requests:
+                entry.load.cancel()
+            raise
         return self._listing(entry.source, self._loaded_models())
 
     async def unload(self, model: str) -> bool:
@@ -180,6 +193,17 @@ class ModelPool:
         if entry.progress is not None:
             return f"loading {model}: {entry.progress:.0%}"
         return entry.plan if entry.load is not None and entry.plan else f"waiting for {model}"
+
+    def load_state(self, model: str) -> LoadState | None:
+        """Say how far the load of the model of exactly this name is; None while none runs."""
+        entry = self._entries.get(model)
+        if entry is None or entry.load is None:
+            return None
+        return LoadState(
+            progress=entry.progress,
+            testing_devices=entry.testing_devices,
+            plan=entry.plan or "",
+        )
 
     def keep_idle_times(self) -> None:
         """Begin to count the idle time of models that were loaded before the pool was made."""
@@ -322,6 +346,7 @@ class ModelPool:
 
             def done(task: asyncio.Task[None]) -> None:
                 entry.load = entry.progress = None
+                entry.testing_devices = False
                 if not task.cancelled():
                     task.exception()  # whoever waits has it; nobody may
                 self._left(entry)
@@ -444,6 +469,7 @@ class ModelPool:
                 async for event in events:
                     if isinstance(event, LoadProgress):
                         entry.progress = event.fraction
+                        entry.testing_devices = event.testing_devices
         except LocalLLMError as error:
             entry.record_failure(str(error), self._clock.now())
             if self.observer is not None:

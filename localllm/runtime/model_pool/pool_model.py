@@ -84,6 +84,16 @@ class PoolModels:
         self._aliases = dict(aliases)
         self._on_demand = on_demand
 
+    def give(self, model: PoolModel) -> None:
+        """Say how one model is loaded from its next load on; it takes the place of what was said of
+        this name before."""
+        self.withdraw(model.name)
+        self.given = (*self.given, model)
+
+    def withdraw(self, name: str) -> None:
+        """Take back what was said of one model; unknown names are ignored."""
+        self.given = tuple(each for each in self.given if each.name != name)
+
     @property
     def default(self) -> PoolModel | None:
         """The model of a request that names none: the only one that was given, or that there

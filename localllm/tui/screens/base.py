@@ -1,36 +1,136 @@
-"""The base of all screens: work that fails in an unforeseen way is shown, never swallowed."""
+"""The base of all screens, and the frame of those that are places.
 
-from typing import TypeVar
+Work that fails in an unforeseen way is shown, never swallowed. A screen may be hidden, behind
+another place, while its work goes on: what it opens then belongs to its own place.
+"""
 
+from collections.abc import Callable
+from typing import Protocol, TypeVar, cast
+
+from textual.app import ComposeResult
 from textual.screen import Screen
+from textual.widgets import Footer
 from textual.worker import Worker, WorkerState
 
+from localllm.library.store.installed import InstalledModel
 from localllm.runtime.runtime import Runtime
+from localllm.translation import _
+from localllm.tui.conversation import Conversation
 from localllm.tui.screens.dialog import CLOSE, Dialog
+from localllm.tui.services import AppServices
+from localllm.tui.widgets.header import PlaceHeader
+from localllm.tui.widgets.status_line import StatusLine
 
 Result = TypeVar("Result")
+Answer = TypeVar("Answer")
+
+STATUS_S = 8.0
+
+
+class Frame(Protocol):
+    """What screens use of the app."""
+
+    services: AppServices
+
+    def open_chat(
+        self, model: InstalledModel, conversation: Conversation | None = None
+    ) -> None: ...
+
+    def go_to(self, place: str) -> None: ...
 
 
 class WorkScreen(Screen[Result]):
-    """A screen that holds the runtime and starts workers on it."""
+    """A screen that uses the app's services and starts workers on them.
 
-    def __init__(self, runtime: Runtime) -> None:
+    `place` is the one that it belongs to: "" for the one that is seen when it is opened.
+    """
+
+    place: str = ""
+
+    def __init__(self) -> None:
         super().__init__()
-        self.runtime = runtime
+        self._leaving: Callable[[], None] | None = None
+
+    @property
+    def frame(self) -> Frame:
+        """The app, as screens use it."""
+        return cast("Frame", self.app)
+
+    @property
+    def services(self) -> AppServices:
+        return self.frame.services
+
+    @property
+    def runtime(self) -> Runtime:
+        return self.services.runtime
+
+    async def ask(self, screen: Screen[Answer]) -> Answer:
+        """Open a screen over this one and wait for its result; only in a worker."""
+        return await self.app.push_screen_wait(self._of_this_place(screen), mode=self._mode)
+
+    def open(
+        self, screen: Screen[Answer], callback: Callable[[Answer | None], None] | None = None
+    ) -> None:
+        """Open a screen over this one; `callback` gets its result."""
+        self.app.push_screen(self._of_this_place(screen), callback, mode=self._mode)
+
+    @property
+    def _mode(self) -> str | None:
+        return self.place or None
+
+    def _of_this_place(self, screen: Screen[Answer]) -> Screen[Answer]:
+        if isinstance(screen, WorkScreen):
+            screen.place = self.place
+        return screen
 
     def leave(self, result: Result) -> None:
-        """Dismiss this screen, whatever is open over it, and only once."""
+        """Dismiss this screen, whatever is open over it, and only once. Behind another place it
+        waits until its own is seen again."""
         if self in self.app.screen_stack:
+            self._leaving = None
             self.pop_until_active()
             self.dismiss(result)
+        else:
+            self._leaving = lambda: self.leave(result)
+
+    def on_screen_resume(self) -> None:
+        if self._leaving is not None:
+            self._leaving()
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
         if event.state is WorkerState.ERROR:
             error = event.worker.error
             self.app.push_screen(
                 Dialog(
-                    title="This is a bug in localllm",
-                    message=f"Unexpected {type(error).__name__}: {error}",
+                    title=_("This is a bug in localllm"),
+                    message=_("Unexpected {error}").format(
+                        error=f"{type(error).__name__}: {error}"
+                    ),
                     buttons=(CLOSE,),
                 )
             )
+
+
+class PlaceScreen(WorkScreen[None]):
+    """A place: header, its own widgets, status line and footer.
+
+    A subclass names its `place` (`tui/places.py`) and yields its widgets in `compose_place`.
+    """
+
+    def compose(self) -> ComposeResult:
+        yield PlaceHeader(self.place, self.services.frame)
+        yield from self.compose_place()
+        yield StatusLine(self.services.frame)
+        yield Footer(compact=True)
+
+    def compose_place(self) -> ComposeResult:
+        """Yield what stands between the header and the status line."""
+        yield from ()
+
+    def set_subject(self, subject: str) -> None:
+        """Say in the header what this place is about now; outside text."""
+        self.query_one(PlaceHeader).subject = subject
+
+    def show_status(self, text: str, *, seconds: float = STATUS_S) -> None:
+        """Tell something in the status line, where it covers nothing; outside text."""
+        self.query_one(StatusLine).show(text, seconds=seconds)

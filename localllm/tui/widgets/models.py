@@ -29,11 +29,20 @@ class ModelChosen(Message):
         self.model = model
 
 
+class UnloadWanted(Message):
+    """The memory of a model of the list is to be freed."""
+
+    def __init__(self, model: InstalledModel) -> None:
+        super().__init__()
+        self.model = model
+
+
 class StatusKind(StrEnum):
     """The status of a model in one word; the value is the style class too."""
 
     PENDING = "pending"
     FITS = "fits"
+    LOADED = "loaded"
     TOO_BIG = "too-big"
     MISSING = "missing"
     CHANGED = "changed"
@@ -44,6 +53,7 @@ class StatusKind(StrEnum):
 STATUS_TEXTS = {
     StatusKind.PENDING: "…",
     StatusKind.FITS: "● fits",
+    StatusKind.LOADED: "● in memory",
     StatusKind.TOO_BIG: "● does not fit",
     StatusKind.MISSING: "○ file missing",
     StatusKind.CHANGED: "○ file changed",
@@ -71,8 +81,20 @@ class ModelRows(StackedList):
             "Open",
             id="models.open",
             tooltip="Load this model and chat with it",
-        )
+        ),
+        Binding(
+            "u",
+            "unload",
+            "Free its memory",
+            id="models.unload",
+            show=False,
+            tooltip="Take this model out of memory; its conversations stay",
+        ),
     ]
+
+    def action_unload(self) -> None:
+        if isinstance(row := self.highlighted_child, ModelRow):
+            self.post_message(UnloadWanted(row.model))
 
 
 class ModelRow(ListItem):

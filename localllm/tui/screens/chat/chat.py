@@ -1,6 +1,6 @@
 """The conversation with one model, and the way on when its engine ends."""
 
-from collections.abc import Callable
+import asyncio
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import ClassVar
@@ -12,7 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.content import Content
 from textual.reactive import reactive
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 from textual.worker import WorkerError
 
 from localllm.engine.messages import (
@@ -25,14 +25,16 @@ from localllm.engine.messages import (
     Token,
 )
 from localllm.errors import EngineCrashed, LocalLLMError, NotFound
-from localllm.runtime.runtime import ResidentModel, Runtime
+from localllm.library.store.installed import InstalledModel
+from localllm.runtime.runtime import ResidentModel
+from localllm.translation import _
 from localllm.tui import literal
 from localllm.tui.conversation import MESSAGES_OF_A_TURN, Conversation, Ending, Turn
-from localllm.tui.screens.base import WorkScreen
+from localllm.tui.places import CHAT, HOME
+from localllm.tui.screens.base import PlaceScreen
+from localllm.tui.screens.chat.loading import LoadScreen
+from localllm.tui.screens.chat.memory import MemoryScreen
 from localllm.tui.screens.dialog import crash_dialog
-from localllm.tui.screens.loading import LoadScreen
-from localllm.tui.screens.memory import MemoryScreen
-from localllm.tui.widgets.labels import Brand
 from localllm.tui.widgets.meter import MeterPanel
 from localllm.tui.widgets.prompt import PageTurned, Prompt, QuestionSent
 from localllm.tui.widgets.transcript import Transcript, TurnView
@@ -48,8 +50,8 @@ ENDINGS = {
 THINKING_NAMES = {None: "as the model does by itself", False: "off", True: "on"}
 
 
-class ChatScreen(WorkScreen[Conversation]):
-    """Chat with `resident`; the result is the conversation as it was when it was left."""
+class ChatScreen(PlaceScreen):
+    """Chat with one model after another; the conversation of each stays while the program runs."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
@@ -69,7 +71,7 @@ class ChatScreen(WorkScreen[Conversation]):
             "models",
             "Models",
             id="chat.models",
-            tooltip="Free this model; go back",
+            tooltip="Choose another model; this one stays in memory",
         ),
         Binding(
             "ctrl+t",
@@ -84,51 +86,89 @@ class ChatScreen(WorkScreen[Conversation]):
 
     answering: reactive[bool] = reactive(False, bindings=True)
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        resident: ResidentModel,
-        conversation: Conversation,
-        *,
-        clock: Callable[[], float],
-    ) -> None:
-        super().__init__(runtime)
-        self.conversation = conversation
-        self._resident = resident
-        self._clock = clock
-        self._thinking = runtime.default_thinking
+    place = CHAT
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conversation = Conversation()
+        self._model: InstalledModel | None = None
+        self._resident: ResidentModel | None = None
+        self._conversations: dict[str, Conversation] = {}
         self._request_id = ""
         self._engine_ended = False
+        self._opening = False
+        self._ready = asyncio.Event()
 
-    def compose(self) -> ComposeResult:
-        model = self._resident.model
-        layers = self._resident.loaded.gpu_layers
-        yield Brand(
-            subject=Content.assemble(
-                literal.line(model.name),
-                "  ",
-                literal.line(model.quant or "").stylize("$foreground 60%"),
-            ),
-            remark=Content(f"{layers} layers on the GPU" if layers else "on the CPU"),
-        )
-        if warnings := self._resident.warnings:
-            yield Static(literal.line(" ".join(warnings)), id="chat-warning")
+    def compose_place(self) -> ComposeResult:
+        yield Static(Content(), id="chat-warning")
         with Container(id="chat"):
             yield Transcript()
-            yield MeterPanel(
-                clock=self._clock, memory_bytes=lambda: self.runtime.memory_bytes(model.name)
-            )
+            yield MeterPanel(clock=self.services.clock, memory_bytes=self._memory_bytes)
             yield Prompt(placeholder="Ask something")
-        yield Footer(compact=True)
 
-    async def on_mount(self) -> None:
+    def on_mount(self) -> None:
         self._transcript = self.query_one(Transcript)
         self._meter = self.query_one(MeterPanel)
         self._prompt = self.query_one(Prompt)
-        await self._transcript.show(self.conversation)
-        await self._meter.loaded(self._resident)
         self._prompt.focus()
+        self._thinking = self.runtime.default_thinking
         self.set_interval(1.0, self.watch_engine)
+        self._ready.set()
+
+    def _memory_bytes(self) -> int | None:
+        return None if self._model is None else self.runtime.memory_bytes(self._model.name)
+
+    # --- the model ---
+
+    def open_model(
+        self, model: InstalledModel, conversation: Conversation | None, *, came_from: str
+    ) -> None:
+        """Chat with this model; when it cannot be loaded, go back to the place `came_from`."""
+        if self._opening:  # enter, twice in the same moment
+            return
+        self._opening = True
+        self.change_model(model, conversation, came_from)
+
+    @work(exclusive=True, group="open", exit_on_error=False)
+    async def change_model(
+        self, model: InstalledModel, conversation: Conversation | None, came_from: str
+    ) -> None:
+        await self._ready.wait()
+        try:
+            resident = next(
+                (r for r in self.runtime.resident() if r.model.name == model.name), None
+            )
+            if resident is None:
+                resident = await self.ask(LoadScreen(model))
+        finally:
+            self._opening = False
+        if resident is None:
+            self.frame.go_to(came_from)
+            return
+        if self._model is not None and self._model.name == model.name and conversation is None:
+            await self._show_resident(resident)
+            return
+        await self._end_answer()
+        if self._model is not None:
+            self._conversations[self._model.name] = self.conversation
+        self._model = resident.model
+        self.conversation = conversation or self._conversations.get(model.name, Conversation())
+        await self._transcript.show(self.conversation)
+        await self._show_resident(resident)
+
+    async def _show_resident(self, resident: ResidentModel) -> None:
+        if resident is self._resident and not self._engine_ended:
+            return
+        self._resident = resident
+        self._engine_ended = False
+        model, layers = resident.model, resident.loaded.gpu_layers
+        where = f"{layers} layers on the GPU" if layers else "on the CPU"
+        self.set_subject(f"{model.name} {model.quant or ''} · {where}")
+        warning = self.query_one("#chat-warning", Static)
+        warning.update(literal.line(" ".join(resident.warnings)))
+        warning.display = bool(resident.warnings)
+        await self._meter.loaded(resident)
+        self._prompt.focus()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Grey out what cannot be done now."""
@@ -137,13 +177,23 @@ class ChatScreen(WorkScreen[Conversation]):
                 return self.answering or None
             case "again":
                 return (bool(self.conversation.turns) and not self.answering) or None
+            case "memory":
+                return self._resident is not None or None
         return True
+
+    @property
+    def _model_name(self) -> str:
+        assert self._model is not None
+        return self._model.name
 
     # --- asking and answering ---
 
     @on(QuestionSent)
     def _question_sent(self, event: QuestionSent) -> None:
-        if self.answering:
+        if self._resident is None:
+            self._prompt.put_back(event.text)
+            self.show_status(_("Choose a model first: f3 shows those that suit this machine."))
+        elif self.answering:
             self._prompt.put_back(event.text)
             self.notify("The answer is still coming. Escape stops it.")
         else:
@@ -181,9 +231,10 @@ class ChatScreen(WorkScreen[Conversation]):
         self._request_id = request.request_id
         self._meter.started()
         finished: Finished | None = None
-        events = self.runtime.generate(self._resident.model.name, request)
+        name = self._model_name
+        events = self.runtime.generate(name, request)
         try:
-            async with aclosing(events):
+            async with self.services.pool.acquire(name), aclosing(events):
                 async for event in events:
                     match event:
                         case PromptProgress():
@@ -230,7 +281,9 @@ class ChatScreen(WorkScreen[Conversation]):
 
     def watch_engine(self) -> None:
         """Notice an engine that ended between two questions."""
-        name = self._resident.model.name
+        if self._resident is None or not self.runtime.holds(self._model_name):
+            return  # it gave way to another model, and is loaded again with the next question
+        name = self._model_name
         alive = any(resident.model.name == name for resident in self.runtime.resident())
         if self.is_current and not (alive or self.answering or self._engine_ended):
             self._engine_ended = True
@@ -238,29 +291,28 @@ class ChatScreen(WorkScreen[Conversation]):
 
     @work(exclusive=True, group="recover", exit_on_error=False)
     async def recover(self) -> None:
-        crash = await self.runtime.crash(self._resident.model.name)
+        crash = await self.runtime.crash(self._model_name)
         await self._recover(crash or NotFound("The engine's process ended while it was idle."))
 
     async def _recover(self, error: EngineCrashed | NotFound) -> None:
         """Say what happened; start the engine again, with the conversation, or leave."""
-        choice = await self.app.push_screen_wait(crash_dialog(error))
-        if choice != "restart":
-            self.leave(self.conversation)
-            return
-        resident = await self.app.push_screen_wait(LoadScreen(self.runtime, self._resident.model))
+        choice = await self.ask(crash_dialog(error))
+        assert self._model is not None
+        await self.services.pool.unload(self._model.name)
+        resident = None
+        if choice == "restart":
+            resident = await self.ask(LoadScreen(self._model))
         if resident is None:
-            self.leave(self.conversation)
-            return
-        self._resident = resident
-        self._engine_ended = False
-        await self._meter.loaded(resident)
+            self.frame.go_to(HOME)
+        else:
+            await self._show_resident(resident)
 
     # --- keys ---
 
     @work(group="stop", exit_on_error=False)
     async def action_stop(self) -> None:
         with suppress(EngineCrashed):  # the answer's own stream says so
-            await self.runtime.cancel(self._resident.model.name, self._request_id)
+            await self.runtime.cancel(self._model_name, self._request_id)
 
     @work(exclusive=True, group="leave", exit_on_error=False)
     async def action_new(self) -> None:
@@ -270,10 +322,8 @@ class ChatScreen(WorkScreen[Conversation]):
         self._meter.cleared()
         self._prompt.focus()
 
-    @work(exclusive=True, group="leave", exit_on_error=False)
-    async def action_models(self) -> None:
-        await self._end_answer()
-        self.leave(self.conversation)
+    def action_models(self) -> None:
+        self.frame.go_to(HOME)
 
     async def _end_answer(self) -> None:
         """Close the answer that is being written, and wait until the conversation has its text."""
@@ -299,7 +349,8 @@ class ChatScreen(WorkScreen[Conversation]):
         self.notify(f"Thinking: {THINKING_NAMES[enabled]}, from the next question.")
 
     def action_memory(self) -> None:
-        self.app.push_screen(MemoryScreen(self._resident))
+        if self._resident is not None:
+            self.open(MemoryScreen(self._resident))
 
     @on(PageTurned)
     def _page_turned(self, event: PageTurned) -> None:

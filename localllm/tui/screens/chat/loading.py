@@ -1,6 +1,5 @@
 """A model on its way into memory."""
 
-from contextlib import aclosing
 from typing import ClassVar
 
 from textual import work
@@ -11,12 +10,11 @@ from textual.content import Content
 from textual.widgets import Footer, ProgressBar, Static
 
 from localllm.core.units import format_bytes
-from localllm.engine.messages import LoadProgress
 from localllm.errors import DoesNotFit, EngineCrashed, LocalLLMError
 from localllm.library.store.installed import InstalledModel
-from localllm.runtime.load_plan import LoadPlan
 from localllm.runtime.load_policy import CHAT, NotGenerative
-from localllm.runtime.runtime import Fit, ResidentModel, Runtime
+from localllm.runtime.model_pool.pool_model import FOREVER, PoolModel
+from localllm.runtime.runtime import Fit, ResidentModel
 from localllm.tui import literal
 from localllm.tui.screens.base import WorkScreen
 from localllm.tui.screens.dialog import (
@@ -27,6 +25,8 @@ from localllm.tui.screens.dialog import (
     too_big_dialog,
 )
 from localllm.tui.widgets.labels import Brand
+
+WATCH_S = 0.25
 
 
 class LoadScreen(WorkScreen[ResidentModel | None]):
@@ -39,8 +39,8 @@ class LoadScreen(WorkScreen[ResidentModel | None]):
         Binding("escape", "cancel", "Cancel", id="load.cancel", tooltip="Stop loading; go back")
     ]
 
-    def __init__(self, runtime: Runtime, model: InstalledModel) -> None:
-        super().__init__(runtime)
+    def __init__(self, model: InstalledModel) -> None:
+        super().__init__()
         self._model = model
 
     def compose(self) -> ComposeResult:
@@ -51,6 +51,7 @@ class LoadScreen(WorkScreen[ResidentModel | None]):
             with Center():
                 yield ProgressBar(total=1.0, show_eta=False, id="loading-bar")
             yield Static(Content("starting the engine…"), id="loading-need")
+            yield Static(Content(), id="loading-plan")
         yield Footer(compact=True)
 
     def on_mount(self) -> None:
@@ -62,9 +63,10 @@ class LoadScreen(WorkScreen[ResidentModel | None]):
         try:
             self._model = self.runtime.resolve(self._model.name)  # is the file still the one?
             plan = await self.runtime.plan(self._model, CHAT)
-            fit = await self.runtime.fit(plan)
+            names = tuple(resident.model.name for resident in self.runtime.resident())
+            fit = await self.runtime.fit_in(await self.runtime.outlook(), plan, unloading=names)
             self._show_need(fit)
-            resident = await self._load(plan, force=force)
+            resident = await self._load(force=force)
         except NotGenerative as error:
             await self._show_dialog(no_chat_dialog(self._model, error))
         except DoesNotFit as error:
@@ -76,21 +78,30 @@ class LoadScreen(WorkScreen[ResidentModel | None]):
         else:
             self.leave(resident)
 
-    async def _load(self, plan: LoadPlan, *, force: bool) -> ResidentModel | None:
-        bar = self.query_one(ProgressBar)
-        resident = None
-        async with aclosing(self.runtime.load(plan, force=force)) as events:
-            async for event in events:
-                match event:
-                    case LoadProgress():
-                        bar.update(progress=event.fraction)
-                        self._show_subject(testing=event.testing_devices)
-                    case ResidentModel():
-                        resident = event
-        return resident
+    async def _load(self, *, force: bool) -> ResidentModel | None:
+        """Let the pool load it, which frees other models if they have to give way."""
+        pool = self.services.pool
+        if force:
+            pool.models.give(
+                PoolModel(model=self._model, choice=CHAT, keep_alive_s=FOREVER, force=True)
+            )
+        watching = self.set_interval(WATCH_S, self._show_progress)
+        try:
+            return (await pool.load(self._model.name, cancellable=True)).resident
+        finally:
+            watching.stop()
+            pool.models.withdraw(self._model.name)  # forced once, not for every later load
+
+    def _show_progress(self) -> None:
+        state = self.services.pool.load_state(self._model.name)
+        if state is None:
+            return
+        self.query_one(ProgressBar).update(progress=state.progress or 0.0)
+        self._show_subject(testing=state.testing_devices)
+        self.query_one("#loading-plan", Static).update(literal.line(state.plan))
 
     async def _show_dialog(self, dialog: Dialog) -> None:
-        match await self.app.push_screen_wait(dialog):
+        match await self.ask(dialog):
             case "anyway":
                 self.load_model(force=True)
             case "restart":

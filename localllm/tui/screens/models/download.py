@@ -34,8 +34,7 @@ from localllm.core.recommend import FitPlan
 from localllm.core.units import format_rate
 from localllm.errors import DownloadStopped, LocalLLMError
 from localllm.library.store.installed import InstalledModel
-from localllm.runtime.runtime import Runtime
-from localllm.tui.downloads import DownloadPreview, Downloads, repository
+from localllm.tui.downloads import DownloadPreview, repository
 from localllm.tui.screens.base import WorkScreen
 from localllm.tui.widgets.labels import Fact
 from localllm.tui.widgets.suggestions import need_bytes, rate_range
@@ -121,10 +120,9 @@ class DownloadScreen(WorkScreen[DownloadResult], ModalScreen[DownloadResult]):
         ),
     ]
 
-    def __init__(self, runtime: Runtime, downloads: Downloads, plan: FitPlan) -> None:
-        super().__init__(runtime)
+    def __init__(self, plan: FitPlan) -> None:
+        super().__init__()
         self.phase = Phase.LOOKING
-        self._downloads = downloads
         self._plan = plan
         self._preview: DownloadPreview | None = None
         self._pull_plan: PullPlan | None = None
@@ -160,7 +158,7 @@ class DownloadScreen(WorkScreen[DownloadResult], ModalScreen[DownloadResult]):
     async def look(self) -> None:
         """Show what is known without the network."""
         try:
-            preview = self._preview = await self._downloads.preview(self._plan)
+            preview = self._preview = await self.services.downloads.preview(self._plan)
         except LocalLLMError as error:
             self._go(Phase.FAILED, str(error))
             return
@@ -177,13 +175,14 @@ class DownloadScreen(WorkScreen[DownloadResult], ModalScreen[DownloadResult]):
         """Ask, if nobody was asked yet, and download."""
         stop = self._stop = threading.Event()
         try:
-            if self._pull_plan is None and not await self._look_up(preview):
-                return
-            assert self._pull_plan is not None
-            self._go(Phase.RUNNING)
-            pulled = await self._downloads.pull(
-                self._pull_plan, on_progress=self._on_progress, stop=stop
-            )
+            with self.services.frame.asking(preview.host):
+                if self._pull_plan is None and not await self._look_up(preview):
+                    return
+                assert self._pull_plan is not None
+                self._go(Phase.RUNNING)
+                pulled = await self.services.downloads.pull(
+                    self._pull_plan, on_progress=self._on_progress, stop=stop
+                )
         except DownloadStopped:
             self._go(Phase.STOPPED, STOPPED_TEXT)
         except LocalLLMError as error:
@@ -197,7 +196,7 @@ class DownloadScreen(WorkScreen[DownloadResult], ModalScreen[DownloadResult]):
         """Ask the Hub which files these are; False: they are much larger than expected, so that
         the person is asked again."""
         self._go(Phase.ASKING, f"Asking {preview.host} for the files of {self._repository}…")
-        pull_plan = self._pull_plan = await self._downloads.plan_pull(self._plan)
+        pull_plan = self._pull_plan = await self.services.downloads.plan_pull(self._plan)
         await self._show_facts()
         expected = self._plan.candidate.size_bytes
         if pull_plan.size_bytes <= expected * MUCH_LARGER:

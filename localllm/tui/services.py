@@ -1,0 +1,67 @@
+"""What the screens work with: one runtime, one pool of models, the downloads, the settings.
+
+Screens reach them through `WorkScreen.services`; a test passes its own.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from localllm.core.hardware import HardwareInfo
+from localllm.core.recommend import FitPlan
+from localllm.library.files.settings import Settings
+from localllm.library.files.settings import load as load_settings
+from localllm.library.store.installed import InstalledModel
+from localllm.runtime.load_policy import CHAT
+from localllm.runtime.model_pool.pool import ModelPool
+from localllm.runtime.model_pool.pool_model import FOREVER, OnDemand, PoolModels
+from localllm.runtime.runtime import Runtime
+from localllm.runtime.suggest import suggestions
+from localllm.tui.downloads import Downloads, HubSource
+from localllm.tui.frame_state import FrameState, NetworkTruth
+
+Suggest = Callable[[HardwareInfo, tuple[InstalledModel, ...]], Sequence[FitPlan]]
+"""Plan what else fits a machine that has these models. Blocks; raises LocalLLMError."""
+
+
+@dataclass(slots=True, kw_only=True)
+class AppServices:
+    """What the app holds for all of its screens.
+
+    `pool` is the way to a model in memory, for the chat, the server and everything else; a model
+    stays there until another needs the room. `suggest` plans what else fits. `clock` gives seconds,
+    monotonic. `frame` is what the header and the status line show.
+    """
+
+    runtime: Runtime
+    pool: ModelPool
+    downloads: Downloads
+    settings: Settings
+    suggest: Suggest = suggestions
+    clock: Callable[[], float] = time.monotonic
+    frame: FrameState = field(default_factory=FrameState)
+
+    @classmethod
+    def of_this_machine(cls) -> "AppServices":
+        """Make those of the real machine and the user's settings. Raises UsageError."""
+        settings = load_settings()
+        runtime = Runtime.of_this_machine()
+        return cls(
+            runtime=runtime,
+            pool=app_pool(runtime),
+            downloads=Downloads(HubSource()),
+            settings=settings,
+            frame=FrameState(NetworkTruth(offline=settings.offline)),
+        )
+
+    async def close(self) -> None:
+        """Stop every transfer and end every engine."""
+        await asyncio.gather(self.downloads.close(), self.pool.close())
+
+
+def app_pool(runtime: Runtime) -> ModelPool:
+    """Make the pool of the app: every installed model, loaded when it is wanted as a chat's is, and
+    kept until another one needs its memory."""
+    on_demand = OnDemand(choice=CHAT, default_keep_alive_s=FOREVER)
+    return ModelPool(runtime, PoolModels(runtime, (), on_demand=on_demand))
