@@ -43,7 +43,9 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Citation:
-    """A passage of a collection that an answer rests on. `number` is how the text refers to it."""
+    """A passage of a collection. `number` is how an answer refers to it. Of a question: what was
+    found for it and is sent with it; of an answer: what it refers to. `page` is of a PDF, and
+    `line` then counts on this page."""
 
     number: int
     collection: str

@@ -4,7 +4,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from localllm.chat.conversation import AnswerStats, ChatMessage, Conversation, Ending
+from localllm.chat.conversation import (
+    AnswerStats,
+    ChatMessage,
+    Citation,
+    Conversation,
+    Ending,
+)
 from localllm.engine.messages import (
     Finished,
     FinishReason,
@@ -23,6 +29,12 @@ from localllm.engine.messages import (
     ToolCallBegan,
 )
 
+SOURCES_INSTRUCTION = (
+    "Answer the question from these passages of the user's documents. Behind each statement that "
+    "rests on a passage write its number in brackets, like [1]. If they do not hold the answer, "
+    "say so."
+)
+
 MESSAGES_OF_A_TURN = 2  # the question and the answer
 
 ENDINGS = {
@@ -37,7 +49,8 @@ def engine_messages(conversation: Conversation) -> tuple[Message, ...]:
     """Return what the model is sent: the system prompt and the branch that is shown.
 
     A question without an answer is left out, unless it is the last: two questions in a row are
-    refused by the chat templates that insist on taking turns.
+    refused by the chat templates that insist on taking turns. The passages of documents go with the
+    last question alone: of earlier ones the answers are left, and a small context is soon full.
     """
     return tuple(_engine_messages(conversation))
 
@@ -46,23 +59,26 @@ def _engine_messages(conversation: Conversation) -> Iterator[Message]:
     if conversation.settings.system.strip():
         yield Message(role=Role.SYSTEM, content=conversation.settings.system)
     path = conversation.path()
+    last_question = next((each for each in reversed(path) if each.role is Role.USER), None)
     for index, message in enumerate(path):
         last = index == len(path) - 1
         if message.role is Role.USER and not last and not _answered(path[index + 1]):
             continue
         if message.role is Role.ASSISTANT and not _answered(message):
             continue
-        yield _engine_message(message)
+        yield _engine_message(message, with_sources=message is last_question)
 
 
 def _answered(message: ChatMessage) -> bool:
     return message.role is not Role.USER and bool(message.text or message.tool_calls)
 
 
-def _engine_message(message: ChatMessage) -> Message:
+def _engine_message(message: ChatMessage, *, with_sources: bool) -> Message:
     files = [each for each in message.attachments if not each.data]
     images = tuple(Image(data=each.data) for each in message.attachments if each.data)
     content = "".join(f"{_fenced(each.name, each.text)}\n\n" for each in files) + message.text
+    if with_sources and message.citations:
+        content = _with_sources(content, message.citations)
     return Message(
         role=message.role,
         content=content,
@@ -80,6 +96,19 @@ def _fenced(name: str, text: str) -> str:
     while fence in text:
         fence += "`"
     return f"{name}:\n{fence}\n{text}\n{fence}"
+
+
+def _with_sources(question: str, sources: tuple[Citation, ...]) -> str:
+    """Put the passages that were found before the question that is to be answered from them."""
+    passages = "\n\n".join(
+        f"[{each.number}] {each.path}, {source_place(each)}:\n{each.text}" for each in sources
+    )
+    return f"{SOURCES_INSTRUCTION}\n\n{passages}\n\nQuestion: {question}"
+
+
+def source_place(source: Citation) -> str:
+    """Write where in its file a passage stands."""
+    return f"line {source.line}" if source.page is None else f"page {source.page}"
 
 
 def generate_request(

@@ -62,6 +62,11 @@ def conversations_dir() -> Path:
     return data_dir() / "private" / "chats"
 
 
+def collections_dir() -> Path:
+    """Return the directory of the collections of documents, encrypted."""
+    return data_dir() / "private" / "collections"
+
+
 def bandwidth_file() -> Path:
     """Return the cache of the measured memory bandwidth."""
     return cache_dir() / "bandwidth.json"
