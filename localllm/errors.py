@@ -17,7 +17,8 @@
     │   ├── Offline                   1   the network is switched off here; nothing was tried
     │   ├── AccessDenied              1   the repository wants a token, or another one
     │   └── DownloadFailed            1   a transfer ended early; what came is kept
-    │       └── DownloadStopped     130   because somebody stopped it
+    │       ├── DownloadStopped     130   because somebody stopped it
+    │       └── DiskFull              1   because the disk has no room for the rest
     └── EngineError (RuntimeError)    1
         ├── EngineUnavailable         1   llama.cpp is not installed or does not import
         ├── LoadFailed                1   llama.cpp refused the model; its process lives
@@ -116,6 +117,17 @@ class DownloadFailed(HubError):
 class DownloadStopped(DownloadFailed):
     exit_code = ExitCode.INTERRUPTED
     code = "stopped"
+
+
+class DiskFull(DownloadFailed):
+    """The disk has no room for a download: `needed_bytes` more are needed in `directory`."""
+
+    code = "disk_full"
+
+    def __init__(self, message: str, *, needed_bytes: int, directory: str) -> None:
+        super().__init__(message)
+        self.needed_bytes = needed_bytes
+        self.directory = directory
 
 
 class EngineError(LocalLLMError, RuntimeError):

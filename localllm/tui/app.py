@@ -14,11 +14,14 @@ from localllm.core.units import format_bytes
 from localllm.library.store.installed import InstalledModel
 from localllm.translation import _
 from localllm.tui.conversation import Conversation
+from localllm.tui.downloads.activity import activity_text, network_truth
 from localllm.tui.places import CHAT, HOME, PLACES
 from localllm.tui.screens.chat.chat import ChatScreen
+from localllm.tui.screens.dialog import bug_dialog
 from localllm.tui.services import AppServices
 from localllm.tui.theme import DARK, THEMES
 
+_DOWNLOADS_S = 0.5
 _LOADED_S = 1.0
 """How often the models in memory are looked at."""
 
@@ -67,6 +70,7 @@ class LocalLLMApp(App[None]):
 
     def on_mount(self) -> None:
         self.set_interval(_LOADED_S, self.show_loaded)
+        self.watch_downloads()
 
     async def on_unmount(self) -> None:
         await self.services.close()
@@ -98,6 +102,30 @@ class LocalLLMApp(App[None]):
             for each in self.services.runtime.resident()
         )
         self.services.frame.set_activity("loaded", " · ".join(loaded))
+
+    # --- downloads ---
+
+    def watch_downloads(self) -> None:
+        """Show in the frame of every place what downloads, and find what was stopped before."""
+        downloads = self.services.downloads
+        downloads.report = self._show_bug
+        downloads.listen(self.show_downloads)
+        self._downloads_timer = self.set_interval(_DOWNLOADS_S, self.show_downloads, pause=True)
+        self.run_worker(downloads.find_stopped(), group="downloads", exit_on_error=False)
+
+    def show_downloads(self) -> None:
+        """Say in the status line how far the downloads are, again and again while one runs."""
+        downloads = self.services.downloads
+        frame = self.services.frame
+        frame.set_activity("download", activity_text(downloads.items))
+        frame.set_truth(network_truth(frame.truth, downloads.items))
+        if downloads.active:
+            self._downloads_timer.resume()
+        else:
+            self._downloads_timer.pause()
+
+    def _show_bug(self, error: BaseException) -> None:
+        self.push_screen(bug_dialog(error))
 
     # --- commands ---
 

@@ -5,14 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from localllm.core.recommend import FitPlan
 from localllm.errors import DownloadStopped, LocalLLMError
 from localllm.library.download.progress import Progress
 from localllm.library.hub.file_list import HubFile
-from localllm.library.hub.hub import HubRepo
+from localllm.library.hub.hub import HubRepo, SearchHit
 from localllm.library.store.installed import InstalledModel
+from localllm.runtime.hub_models import HubModels
 from localllm.runtime.pull import Pulled, PullPlan
-from localllm.tui.downloads import DownloadPreview, repository
+from localllm.tui.downloads import DownloadPreview, DownloadRequest
+from localllm.tui.downloads.source import HubAccess
 
 GIB = 2**30
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -24,16 +25,15 @@ PREVIEW = DownloadPreview(
 
 
 def fake_pull_plan(
-    plan: FitPlan, *, size_bytes: int | None = None, gated: bool = False
+    request: DownloadRequest, *, size_bytes: int | None = None, gated: bool = False
 ) -> PullPlan:
-    """The one file of a plan, in its repository."""
-    candidate = plan.candidate
-    name = f"{candidate.model}-{candidate.quant}.gguf"
-    size = candidate.size_bytes if size_bytes is None else size_bytes
+    """The one file of a request, in its repository."""
+    name = f"{request.repository.rpartition('/')[2]}-{request.quant}.gguf"
+    size = request.size_bytes if size_bytes is None else size_bytes
     file = HubFile(name=name, size_bytes=size, sha256=SHA256)
     return PullPlan(
         repo=HubRepo(
-            name=repository(candidate),
+            name=request.repository,
             commit=COMMIT,
             files=(file,),
             gated=gated,
@@ -43,7 +43,7 @@ def fake_pull_plan(
             updated=None,
             endpoint=f"https://{HOST}",
         ),
-        quant=candidate.quant,
+        quant=request.quant,
         files=(file,),
         mmproj=None,
         reasons=(),
@@ -85,24 +85,40 @@ class FakeHubSource:
     gate: threading.Event = field(default_factory=threading.Event)
     answer_gate: threading.Event = field(default_factory=threading.Event)
     silent: bool = False
-    previewed: list[FitPlan] = field(default_factory=list)
-    planned: list[FitPlan] = field(default_factory=list)
+    refusal: str | None = None
+    hits: tuple[SearchHit, ...] = ()
+    repositories: dict[str, HubModels] = field(default_factory=dict)
+    searched: list[str] = field(default_factory=list)
+    previewed: list[DownloadRequest] = field(default_factory=list)
+    planned: list[DownloadRequest] = field(default_factory=list)
     pulled: list[PullPlan] = field(default_factory=list)
     stopped: list[PullPlan] = field(default_factory=list)
 
-    def preview(self, plan: FitPlan) -> DownloadPreview:
-        self.previewed.append(plan)
+    def access(self) -> HubAccess:
+        return HubAccess(host=HOST, refusal=self.refusal)
+
+    def search(self, text: str) -> tuple[SearchHit, ...]:
+        self.searched.append(text)
+        if self.plan_error is not None:
+            raise self.plan_error
+        return self.hits
+
+    def read_repository(self, repository: str) -> HubModels:
+        return self.repositories[repository]
+
+    def preview(self, request: DownloadRequest) -> DownloadPreview:
+        self.previewed.append(request)
         if self.preview_error is not None:
             raise self.preview_error
         return self.facts
 
-    def plan_pull(self, plan: FitPlan) -> PullPlan:
-        self.planned.append(plan)
+    def plan_pull(self, request: DownloadRequest) -> PullPlan:
+        self.planned.append(request)
         if self.silent:  # a server that takes the connection and says nothing
             self.answer_gate.wait()
         if self.plan_error is not None:
             raise self.plan_error
-        return fake_pull_plan(plan, size_bytes=self.size_bytes, gated=self.gated)
+        return fake_pull_plan(request, size_bytes=self.size_bytes, gated=self.gated)
 
     def pull(
         self, plan: PullPlan, *, on_progress: Callable[[Progress], None], stop: threading.Event

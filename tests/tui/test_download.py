@@ -196,16 +196,15 @@ async def test_without_running_it_the_cursor_is_on_it(
     assert app_fixture.script.loads == []
 
 
-@pytest.mark.parametrize("key", ["escape", "enter"])
 async def test_a_stopped_download_is_kept_and_goes_on_when_told(
-    app_fixture: AppFixture, hub_source: FakeHubSource, key: str
+    app_fixture: AppFixture, hub_source: FakeHubSource
 ) -> None:
     hub_source.reported = (progress(3.0),)
     app = app_fixture.app()
     async with app.run_test() as pilot:
         await begin(pilot)
         await wait_for_text(pilot, "3.0 GiB of 8.0 GiB")
-        await pilot.press(key)
+        await pilot.press("right", "enter")
         await wait_for_phase(pilot, Phase.STOPPED)
         await wait_for_text(pilot, "What came is kept")
         assert "left" not in screen_text(app)
@@ -218,18 +217,24 @@ async def test_a_stopped_download_is_kept_and_goes_on_when_told(
     assert len(hub_source.pulled) == 2
 
 
-async def test_escape_twice_stops_and_leaves(
+async def test_a_download_goes_on_in_the_background_and_its_window_shows_it_again(
     app_fixture: AppFixture, hub_source: FakeHubSource
 ) -> None:
+    hub_source.reported = (progress(3.0),)
     app = app_fixture.app()
     async with app.run_test() as pilot:
         await begin(pilot)
         await wait_for_phase(pilot, Phase.RUNNING)
         await pilot.press("escape")
-        await wait_for_phase(pilot, Phase.STOPPED)
-        await pilot.press("escape")
         await wait_for_screen(pilot, HomeScreen)
-    assert len(hub_source.stopped) == 1
+        assert hub_source.stopped == []
+        await pilot.press("enter")
+        await wait_for_screen(pilot, DownloadScreen)
+        await wait_for_phase(pilot, Phase.RUNNING)
+        await wait_for_text(pilot, "3.0 GiB of 8.0 GiB")
+        hub_source.gate.set()
+        await wait_for_phase(pilot, Phase.DONE)
+    assert len(hub_source.pulled) == 1
 
 
 async def test_a_question_to_a_silent_hub_can_be_given_up(
@@ -241,7 +246,7 @@ async def test_a_question_to_a_silent_hub_can_be_given_up(
         await begin(pilot)
         await wait_for_phase(pilot, Phase.ASKING)
         await wait_until(pilot, lambda: bool(hub_source.planned))
-        await pilot.press("escape")
+        await pilot.press("right", "enter")
         await wait_for_phase(pilot, Phase.STOPPED)
         await wait_for_text(pilot, "Nothing was downloaded.")
         hub_source.silent = False
@@ -297,7 +302,7 @@ async def test_a_hub_that_refuses_is_said_in_place_and_can_be_asked_again(
     async with app.run_test() as pilot:
         await begin(pilot)
         await wait_for_phase(pilot, Phase.FAILED)
-        assert status(app) == str(error)
+        assert str(error) in status(app)
         hub_source.plan_error = None
         await accept(pilot)
         await wait_for_phase(pilot, Phase.RUNNING)
@@ -313,7 +318,7 @@ async def test_a_transfer_that_fails_is_said_in_place_and_goes_on_when_told(
     async with app.run_test() as pilot:
         await begin(pilot)
         await wait_for_phase(pilot, Phase.FAILED)
-        assert status(app) == str(error)
+        assert str(error) in status(app)
         hub_source.pull_error = None
         await accept(pilot)
         await wait_for_phase(pilot, Phase.DONE)

@@ -79,7 +79,7 @@ async def test_a_download_that_was_stopped_goes_on_where_it_was(
         await accept(pilot)
         await wait_until(pilot, stall.reached.is_set)
         await wait_for_phase(pilot, Phase.RUNNING)
-        await pilot.press("escape")
+        await pilot.press("right", "enter")
         await wait_for_phase(pilot, Phase.STOPPED)
         stall.until.set()
         fetched_before = len(hub.cdn_requests)

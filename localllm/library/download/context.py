@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from localllm.core.units import format_bytes
-from localllm.errors import DownloadFailed, DownloadStopped, LocalLLMError, StoreError
+from localllm.errors import DiskFull, DownloadFailed, DownloadStopped, LocalLLMError, StoreError
 from localllm.library.download.journal import resumable_bytes
 from localllm.library.download.progress import ProgressMeter
 from localllm.library.download.target import DownloadOptions, DownloadTarget
@@ -61,11 +61,14 @@ def _progress(target: DownloadTarget) -> str:
 def _disk_error(target: DownloadTarget, error: OSError) -> LocalLLMError:
     where, reason = printable(target.path.parent), error.strerror or type(error).__name__
     if error.errno in _FULL:
-        return DownloadFailed(
+        missing_bytes = target.size_bytes - resumable_bytes(target)
+        return DiskFull(
             f"The disk is full: {printable(target.path.name)} needs"
-            f" {format_bytes(target.size_bytes - resumable_bytes(target))} more in {where}. What"
+            f" {format_bytes(missing_bytes)} more in {where}. What"
             f" came, {_progress(target)}, is kept. Make room, then the same command goes on from"
-            " there."
+            " there.",
+            needed_bytes=missing_bytes,
+            directory=where,
         )
     if error.errno == errno.EFBIG:
         return StoreError(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from localllm.core.units import format_bytes
-from localllm.errors import DownloadFailed, StoreError, UsageError
+from localllm.errors import DiskFull, StoreError, UsageError
 from localllm.library.download.context import DownloadContext
 from localllm.library.download.file_download import FileDownload
 from localllm.library.download.journal import has_final_size, resumable_bytes
@@ -86,7 +86,11 @@ def _require_free_space(targets: Sequence[DownloadTarget], options: DownloadOpti
                 f"{printable(directory)} cannot be used: {error.strerror}. Choose another place."
             ) from error
         if needed[device] > free:
-            raise DownloadFailed(_not_enough_space(directory, needed[device], free))
+            raise DiskFull(
+                _not_enough_space(directory, needed[device], free),
+                needed_bytes=needed[device] - free,
+                directory=printable(directory),
+            )
 
 
 def _missing_bytes(target: DownloadTarget) -> int:

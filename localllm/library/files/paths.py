@@ -226,6 +226,11 @@ def hub_dir(data: Path) -> Path:
     return data / "hub"
 
 
+def downloads_file(data: Path) -> Path:
+    """Return the list of the app's downloads that are not done."""
+    return data / "downloads.json"
+
+
 def absolute(path: Path) -> Path:
     """Make a path absolute, without `..` and with `~` expanded, but do not follow links.
 

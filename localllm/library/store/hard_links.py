@@ -7,7 +7,6 @@ model uses, and nothing else.
 
 import contextlib
 import errno
-import glob
 import itertools
 import os
 from collections.abc import Iterable, Iterator
@@ -16,9 +15,8 @@ from pathlib import Path
 
 from localllm.core.model.file_types import split_name
 from localllm.errors import StoreError
-from localllm.library.download.target import journal_path, lock_path, part_path
+from localllm.library.download.unfinished import delete_unfinished
 from localllm.library.files import atomic_write, names, paths
-from localllm.library.files.file_lock import locked
 from localllm.library.files.names import printable
 from localllm.library.store.installed import InstalledFile, InstalledModel
 
@@ -141,7 +139,7 @@ def delete_model(model: InstalledModel, others: Iterable[InstalledModel], data: 
     unused = {part.path: part for part in model.all_files if _real(part.path) not in used}
     existing = tuple(path for path in unused if os.path.lexists(path))
     freed_bytes = delete_links(tuple(unused.values()))
-    freed_bytes += sum(_delete_leftovers(path) for path in unused)
+    freed_bytes += sum(delete_unfinished(path) for path in unused)
     for path in unused:
         _remove_empty_folders(path.parent, paths.hub_dir(data))
     return Removal(
@@ -154,30 +152,6 @@ def delete_model(model: InstalledModel, others: Iterable[InstalledModel], data: 
             if part.path not in unused
         ),
     )
-
-
-def _delete_leftovers(path: Path) -> int:
-    """Delete what an unfinished download of a file left, unless one is running; return the bytes
-    that this freed."""
-    journal, lock = journal_path(path), lock_path(path)
-    torn = path.parent.glob(f"{glob.escape(journal.name)}.*.tmp")
-    leftovers = [part_path(path), journal, *torn, lock]
-    freed_bytes = 0
-    # Before the lock, which would create its file.
-    if not any(each.exists() for each in leftovers):
-        return 0
-    with contextlib.suppress(OSError), locked(lock, wait_s=0.0):
-        for each in leftovers:
-            with contextlib.suppress(FileNotFoundError):
-                freed_bytes += _on_disk_bytes(each)
-                each.unlink()
-    return freed_bytes
-
-
-def _on_disk_bytes(path: Path) -> int:
-    """Return a file's blocks on the disk: a sparse part file takes less than its length."""
-    status = path.stat()
-    return min(status.st_size, getattr(status, "st_blocks", status.st_size) * 512)
 
 
 def _remove_empty_folders(folder: Path, root: Path) -> None:

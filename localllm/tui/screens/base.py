@@ -14,9 +14,8 @@ from textual.worker import Worker, WorkerState
 
 from localllm.library.store.installed import InstalledModel
 from localllm.runtime.runtime import Runtime
-from localllm.translation import _
 from localllm.tui.conversation import Conversation
-from localllm.tui.screens.dialog import CLOSE, Dialog
+from localllm.tui.screens.dialog import bug_dialog
 from localllm.tui.services import AppServices
 from localllm.tui.widgets.header import PlaceHeader
 from localllm.tui.widgets.status_line import StatusLine
@@ -99,16 +98,7 @@ class WorkScreen(Screen[Result]):
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
         if event.state is WorkerState.ERROR:
-            error = event.worker.error
-            self.app.push_screen(
-                Dialog(
-                    title=_("This is a bug in localllm"),
-                    message=_("Unexpected {error}").format(
-                        error=f"{type(error).__name__}: {error}"
-                    ),
-                    buttons=(CLOSE,),
-                )
-            )
+            self.app.push_screen(bug_dialog(event.worker.error))
 
 
 class PlaceScreen(WorkScreen[None]):

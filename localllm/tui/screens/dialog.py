@@ -18,6 +18,7 @@ from localllm.errors import EngineCrashed, LocalLLMError, NotFound
 from localllm.library.store.installed import InstalledModel
 from localllm.runtime.load_policy import NotGenerative
 from localllm.runtime.runtime import Fit
+from localllm.translation import _
 from localllm.tui import literal
 from localllm.tui.widgets.labels import Fact
 
@@ -150,6 +151,15 @@ def _parts(need: Footprint) -> tuple[tuple[str, str], ...]:
 def failure_dialog(title: str, error: LocalLLMError) -> Dialog:
     """Say that something else failed; there is nothing to choose."""
     return Dialog(title=title, message=str(error), buttons=(CLOSE,))
+
+
+def bug_dialog(error: BaseException | None) -> Dialog:
+    """Say that something failed that nobody foresaw."""
+    return Dialog(
+        title=_("This is a bug in localllm"),
+        message=_("Unexpected {error}").format(error=f"{type(error).__name__}: {error}"),
+        buttons=(CLOSE,),
+    )
 
 
 def no_chat_dialog(model: InstalledModel, error: NotGenerative) -> Dialog:

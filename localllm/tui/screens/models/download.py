@@ -1,51 +1,47 @@
-"""A model that is not on this disk: its facts, whom a download asks, and the download itself.
+"""A model that is not on this disk: its facts, whom a download asks, and the download as it runs.
 
-Nothing is sent before a person presses the button here.
+Nothing is sent before a person presses the button here. The download itself is the queue's
+(`tui/downloads`): this window can be left while it runs, and shows it again.
 """
 
-from typing import TYPE_CHECKING
-
-from textual.app import ComposeResult
-from textual.containers import Vertical
-from textual.content import Content
-from textual.widgets import Static
-
-from localllm.core.units import format_bytes, format_duration
-from localllm.tui import literal
-from localllm.tui.widgets.labels import Bar
-
-if TYPE_CHECKING:
-    from localllm.library.download.progress import Progress
-
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from textual import on, work
+from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, VerticalScroll
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import Button
+from textual.widgets import Button, Static
 
 from localllm.core.model.purpose import why_not_generative
 from localllm.core.recommend import FitPlan
-from localllm.core.units import format_rate
-from localllm.errors import DownloadStopped, LocalLLMError
+from localllm.core.speed import Estimate
+from localllm.core.units import format_bytes, format_duration, format_rate
+from localllm.errors import LocalLLMError
 from localllm.library.store.installed import InstalledModel
-from localllm.tui.downloads import DownloadPreview, repository
+from localllm.translation import N_, _
+from localllm.tui import literal
+from localllm.tui.downloads import (
+    Download,
+    DownloadPreview,
+    DownloadRequest,
+    Downloads,
+    DownloadState,
+    request_of,
+)
 from localllm.tui.screens.base import WorkScreen
-from localllm.tui.widgets.labels import Fact
+from localllm.tui.widgets.labels import Bar, Fact
 from localllm.tui.widgets.suggestions import need_bytes, rate_range
 
 if TYPE_CHECKING:
     from localllm.library.download.progress import Progress
     from localllm.runtime.pull import PullPlan
 
-REFRESHES_PER_S = 10
-MUCH_LARGER = 1.05
-"""The catalogue computes sizes. A download that turns out this much larger is asked for again."""
+REFRESHES_PER_S = 4
 
 
 class Phase(StrEnum):
@@ -53,6 +49,7 @@ class Phase(StrEnum):
 
     LOOKING = "looking"  # at this disk, not at the network
     OFFERED = "offered"
+    WAITING = "waiting"
     ASKING = "asking"
     RUNNING = "running"
     STOPPED = "stopped"
@@ -61,161 +58,227 @@ class Phase(StrEnum):
 
 
 LABELS: Final[Mapping[str, str]] = {
-    "download": "Download",
-    "resume": "Resume",
-    "again": "Try again",
-    "run": "Run it",
-    "stop": "Stop",
-    "import": "Import a file",
-    "close": "Close",
+    "download": N_("Download"),
+    "resume": N_("Resume"),
+    "again": N_("Try again"),
+    "run": N_("Run it"),
+    "background": N_("In the background"),
+    "stop": N_("Stop"),
+    "import": N_("Import a file"),
+    "close": N_("Close"),
 }
 BUTTONS: Final[Mapping[Phase, tuple[str, ...]]] = {
     Phase.LOOKING: ("close",),
     Phase.OFFERED: ("download", "import", "close"),
-    Phase.ASKING: ("stop",),
-    Phase.RUNNING: ("stop",),
+    Phase.WAITING: ("background", "stop"),
+    Phase.ASKING: ("background", "stop"),
+    Phase.RUNNING: ("background", "stop"),
     Phase.STOPPED: ("resume", "close"),
     Phase.FAILED: ("again", "import", "close"),
     Phase.DONE: ("run", "close"),
 }
 """The first one of each is the one that enter takes."""
 
+_PHASES: Final[Mapping[DownloadState, Phase]] = {
+    DownloadState.WAITING: Phase.WAITING,
+    DownloadState.ASKING: Phase.ASKING,
+    DownloadState.RUNNING: Phase.RUNNING,
+    DownloadState.PAUSED: Phase.STOPPED,
+    DownloadState.FAILED: Phase.FAILED,
+    DownloadState.DONE: Phase.DONE,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownloadOffer:
+    """What is known of a download without asking anybody. `decode` in tokens/s."""
+
+    title: str
+    request: DownloadRequest
+    architecture: str | None
+    need_bytes: int | None = None
+    context: int | None = None
+    decode: Estimate | None = None
+    reasons: tuple[str, ...] = ()
+    generates: bool = True
+
+
+def offer_of(plan: FitPlan) -> DownloadOffer:
+    """Make the offer of a plan that was suggested."""
+    candidate = plan.candidate
+    return DownloadOffer(
+        title=f"{candidate.model} {candidate.quant}",
+        request=request_of(candidate),
+        architecture=plan.spec.architecture,
+        need_bytes=need_bytes(plan),
+        context=plan.settings.context,
+        decode=plan.decode,
+        reasons=plan.reasons,
+        generates=why_not_generative(plan.spec) is None,
+    )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadResult:
     """The way in which the window was left: with a model that is installed now, to `run` it or not,
-    or to import a file instead."""
+    with a download that goes on in the `background`, or to import a file instead."""
 
     model: InstalledModel | None = None
     run: bool = False
+    background: Download | None = None
     wants_import: bool = False
 
 
 class DownloadScreen(WorkScreen[DownloadResult], ModalScreen[DownloadResult]):
-    """Offer to download the model of a plan, and do it."""
+    """Offer to download a model, and show the download."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
             "escape",
             "back",
-            "Stop or close",
+            N_("Close"),
             id="download.back",
-            tooltip="Stop the download; what came is kept. Close the window when nothing runs",
+            tooltip=N_("Close the window. A download that runs goes on in the background"),
         ),
         Binding(
             "left,up",
             "app.focus_previous",
-            "Previous choice",
+            N_("Previous choice"),
             id="download.previous",
             show=False,
-            tooltip="Go to the button before this one",
+            tooltip=N_("Go to the button before this one"),
         ),
         Binding(
             "right,down",
             "app.focus_next",
-            "Next choice",
+            N_("Next choice"),
             id="download.next",
             show=False,
-            tooltip="Go to the button after this one",
+            tooltip=N_("Go to the button after this one"),
         ),
     ]
 
-    def __init__(self, plan: FitPlan) -> None:
+    def __init__(self, offered: FitPlan | DownloadOffer) -> None:
         super().__init__()
         self.phase = Phase.LOOKING
-        self._plan = plan
+        self._offer = offer_of(offered) if isinstance(offered, FitPlan) else offered
         self._preview: DownloadPreview | None = None
-        self._pull_plan: PullPlan | None = None
+        self._number: int | None = None
         self._engine_problem: str | None = None
-        self._progress: Progress | None = None
-        self._stop = threading.Event()
-        self._model: InstalledModel | None = None
+        self._planned: PullPlan | None = None
 
     def compose(self) -> ComposeResult:
-        candidate = self._plan.candidate
         with Vertical(id="dialog"):
-            yield Static(literal.line(f"{candidate.model} {candidate.quant}"), id="dialog-title")
+            yield Static(literal.line(self._offer.title), id="dialog-title")
             with VerticalScroll(id="download-text", can_focus=False):
                 yield Vertical(id="download-facts")
-                yield Static(literal.line(" ".join(self._plan.reasons)), id="download-reasons")
+                yield Static(literal.line(" ".join(self._offer.reasons)), id="download-reasons")
             yield TransferProgress()
             yield Static(Content(), id="download-status")
             with Horizontal(id="dialog-choices"):
                 for name, label in LABELS.items():
-                    yield Button(label, id=name, compact=True)
+                    yield Button(Content(_(label)), id=name, compact=True)
 
     def on_mount(self) -> None:
         self._go(Phase.LOOKING)
         self.look()
+        self._downloads.listen(self._follow)
         self.set_interval(1 / REFRESHES_PER_S, self.draw)
 
     def on_unmount(self) -> None:
-        self._stop.set()
+        self._downloads.unlisten(self._follow)
 
     # --- what happens ---
+
+    @property
+    def _downloads(self) -> Downloads:
+        return self.services.downloads
+
+    @property
+    def _item(self) -> Download | None:
+        return None if self._number is None else self._downloads.find(self._number)
 
     @work(exclusive=True, group="download", exit_on_error=False)
     async def look(self) -> None:
         """Show what is known without the network."""
         try:
-            preview = self._preview = await self.services.downloads.preview(self._plan)
+            preview = self._preview = await self._downloads.preview(self._offer.request)
         except LocalLLMError as error:
             self._go(Phase.FAILED, str(error))
             return
-        architecture = self._plan.spec.architecture
-        self._engine_problem = await self.runtime.unsupported_architecture(architecture)
+        if self._offer.architecture is not None:
+            self._engine_problem = await self.runtime.unsupported_architecture(
+                self._offer.architecture
+            )
         await self._show_facts()
-        if preview.refusal is not None:
+        there = [
+            each
+            for each in self._downloads.items
+            if each.request.same_file(self._offer.request)
+            and each.state not in (DownloadState.DONE, DownloadState.PAUSED)
+        ]
+        if there:  # it is on its way already
+            self._number = there[0].number
+            self._follow()
+        elif preview.refusal is not None:
             self._go(Phase.FAILED, preview.refusal)
         else:
-            self._go(Phase.OFFERED, _before(preview, self._plan.candidate.size_bytes))
+            self._go(Phase.OFFERED, _before(preview, self._offer.request.size_bytes))
 
-    @work(exclusive=True, group="download", exit_on_error=False)
-    async def fetch(self, preview: DownloadPreview) -> None:
-        """Ask, if nobody was asked yet, and download."""
-        stop = self._stop = threading.Event()
-        try:
-            with self.services.frame.asking(preview.host):
-                if self._pull_plan is None and not await self._look_up(preview):
-                    return
-                assert self._pull_plan is not None
-                self._go(Phase.RUNNING)
-                pulled = await self.services.downloads.pull(
-                    self._pull_plan, on_progress=self._on_progress, stop=stop
-                )
-        except DownloadStopped:
-            self._go(Phase.STOPPED, STOPPED_TEXT)
-        except LocalLLMError as error:
-            self._go(Phase.FAILED, str(error))
-        else:
-            self._model = pulled.model
-            checked = "The sha256 is that of the Hub. " if pulled.sha256 else ""
-            self._go(Phase.DONE, f"{checked}It is installed as {pulled.model.name}.")
+    def _begin(self) -> None:
+        self._number = self._downloads.add(self._offer.request).number
+        self._follow()
 
-    async def _look_up(self, preview: DownloadPreview) -> bool:
-        """Ask the Hub which files these are; False: they are much larger than expected, so that
-        the person is asked again."""
-        self._go(Phase.ASKING, f"Asking {preview.host} for the files of {self._repository}…")
-        pull_plan = self._pull_plan = await self.services.downloads.plan_pull(self._plan)
+    def _follow(self) -> None:
+        """Show the state of the download."""
+        item = self._item
+        if item is None:
+            return
+        if item.plan is not None and item.plan is not self._planned:
+            self._planned = item.plan
+            self.show_exact_facts()
+        phase = _PHASES[item.state]
+        status = self._status(item)
+        if phase is not self.phase or status:
+            self._go(phase, status)
+
+    @work(exclusive=True, group="facts", exit_on_error=False)
+    async def show_exact_facts(self) -> None:
         await self._show_facts()
-        expected = self._plan.candidate.size_bytes
-        if pull_plan.size_bytes <= expected * MUCH_LARGER:
-            return True
-        sizes = f"{format_bytes(pull_plan.size_bytes)} and not {format_bytes(expected)}"
-        self._go(Phase.OFFERED, f"{preview.host} says that it is {sizes}. Download it?")
-        return False
 
-    def _on_progress(self, progress: "Progress") -> None:
-        """Store the progress for `draw`: this is called in the thread of the transfer."""
-        self._progress = progress
+    def _status(self, item: Download) -> str:
+        match item.state:
+            case DownloadState.WAITING:
+                return _("It waits for the downloads before it.")
+            case DownloadState.ASKING:
+                host = self._preview.host if self._preview is not None else ""
+                return _("Asking {host} for the files of {repository}…").format(
+                    host=host, repository=item.request.repository
+                )
+            case DownloadState.RUNNING:
+                return _("Stopping…") if item.stopping else ""
+            case DownloadState.PAUSED if item.problem is not None:
+                return item.problem.line
+            case DownloadState.PAUSED if item.plan is None:
+                return _("Nothing was downloaded.")
+            case DownloadState.PAUSED:
+                return _("Stopped. What came is kept, and the download goes on from there.")
+            case DownloadState.FAILED if item.problem is not None:
+                return "\n".join(filter(None, (item.problem.line, item.problem.detail)))
+            case DownloadState.DONE if item.model is not None:
+                checked = _("The sha256 is that of the Hub.") + " " if item.checked else ""
+                installed = _("It is installed as {name}.").format(name=item.model.name)
+                return f"{checked}{installed}"
+        return ""
 
     def draw(self) -> None:
         """Show how far the transfer is, until it is there."""
         transfer = self.query_one(TransferProgress)
-        if self._progress is None or self.phase is Phase.DONE:
+        item = self._item
+        if item is None or item.progress is None or self.phase is Phase.DONE:
             transfer.display = False
         else:
-            transfer.show(self._progress, running=self.phase is Phase.RUNNING)
+            transfer.show(item.progress, running=self.phase is Phase.RUNNING)
 
     # --- what is shown ---
 
@@ -227,6 +290,9 @@ class DownloadScreen(WorkScreen[DownloadResult], ModalScreen[DownloadResult]):
         line.update(literal.lines(status))
         line.display = bool(status)
         self.draw()
+        shown = {button.id for button in self.query(Button) if button.display}
+        if shown == set(self._buttons) and self.focused is not None:
+            return
         # A button that is hidden while it has the focus takes it away later, from its successor.
         self.set_focus(None)
         for button in self.query(Button):
@@ -244,37 +310,56 @@ class DownloadScreen(WorkScreen[DownloadResult], ModalScreen[DownloadResult]):
             )
 
     def _facts(self) -> Iterator[tuple[str, str]]:
-        plan, preview, pull_plan = self._plan, self._preview, self._pull_plan
-        assert preview is not None
-        yield "from", f"{self._repository} on {preview.host}"
-        if pull_plan is None:
-            yield "size", f"about {format_bytes(plan.candidate.size_bytes)}"
+        offer, preview, item = self._offer, self._preview, self._item
+        plan = item.plan if item is not None else None
+        if preview is None:
+            return
+        yield (
+            _("from"),
+            _("{repository} on {host}").format(
+                repository=offer.request.repository, host=preview.host
+            ),
+        )
+        if plan is None:
+            about = _("about {size}").format(size=format_bytes(offer.request.size_bytes))
+            yield _("size"), _("{size}, checked by its sha256").format(size=about)
         else:
-            yield "size", _exact_size(pull_plan)
+            yield _("size"), _exact_size(plan)
         if preview.free_bytes is not None:
-            yield "disk", f"{format_bytes(preview.free_bytes)} free in {preview.directory}"
-        context = plan.settings.context
-        yield "memory", f"{format_bytes(need_bytes(plan))} with {context} tokens of context"
-        likely = format_rate(plan.decode.likely)
-        yield "speed", f"{rate_range(plan.decode)} tok/s, likely {likely}"
+            yield (
+                _("disk"),
+                _("{size} free in {folder}").format(
+                    size=format_bytes(preview.free_bytes), folder=preview.directory
+                ),
+            )
+        if offer.need_bytes is not None and offer.context is not None:
+            yield (
+                _("memory"),
+                _("{size} with {context} tokens of context").format(
+                    size=format_bytes(offer.need_bytes), context=offer.context
+                ),
+            )
+        if offer.decode is not None:
+            yield (
+                _("speed"),
+                _("{range} tok/s, likely {likely}").format(
+                    range=rate_range(offer.decode), likely=format_rate(offer.decode.likely)
+                ),
+            )
         if self._engine_problem is not None:
-            yield "engine", f"cannot run it: {self._engine_problem}"
-        if (named := (pull_plan and pull_plan.repo.license) or preview.license) is not None:
-            yield "licence", named
-        if pull_plan is not None and pull_plan.repo.gated:
-            yield "gated", "its owner wants you to accept terms first, and a token"
+            yield _("engine"), _("cannot run it: {why}").format(why=self._engine_problem)
+        if (named := (plan and plan.repo.license) or preview.license) is not None:
+            yield _("licence"), named
+        if plan is not None and plan.repo.gated:
+            yield _("gated"), _("its owner wants you to accept terms first, and a token")
 
     @property
     def _buttons(self) -> tuple[str, ...]:
         """The buttons of this phase; a model that does not answer is not run."""
         buttons = BUTTONS[self.phase]
-        if why_not_generative(self._plan.spec) is None:
+        if self._offer.generates:
             return buttons
         return tuple(each for each in buttons if each != "run")
-
-    @property
-    def _repository(self) -> str:
-        return repository(self._plan.candidate)
 
     # --- keys ---
 
@@ -282,59 +367,53 @@ class DownloadScreen(WorkScreen[DownloadResult], ModalScreen[DownloadResult]):
     def _pressed(self, event: Button.Pressed) -> None:
         if not self.is_current or event.button.id not in self._buttons:
             return  # a second key while the window closes or the buttons change
+        item = self._item
         match event.button.id:
-            case "download" | "resume" if self._preview is not None:
-                self.fetch(self._preview)
+            case "download":
+                self._begin()
+            case "resume" if item is not None:
+                self._downloads.resume(item.number)
+            case "again" if item is not None:
+                self._downloads.resume(item.number)
             case "again":
-                self._try_again()
-            case "stop":
-                self._give_up()
+                self.look()
+            case "stop" if item is not None:
+                self._downloads.pause(item.number)
             case "run":
-                self.leave(DownloadResult(model=self._model, run=True))
+                model = item.model if item is not None else None
+                self.leave(DownloadResult(model=model, run=True))
             case "import":
                 self.leave(DownloadResult(wants_import=True))
             case _:
-                self.leave(DownloadResult(model=self._model))
+                self.action_back()
 
     def action_back(self) -> None:
-        if self.phase in (Phase.ASKING, Phase.RUNNING):
-            self._give_up()
-        elif self.is_current:
-            self.leave(DownloadResult(model=self._model))
-
-    def _try_again(self) -> None:
-        """Look again at what was refused before anybody was asked; else fetch again."""
-        if self._preview is None or self._preview.refusal is not None:
-            self.look()
-        else:
-            self.fetch(self._preview)
-
-    def _give_up(self) -> None:
-        """Stop. A transfer ends by itself, and says so; a request to the Hub is left to end, and
-        its answer is dropped."""
-        self._stop.set()
-        if self.phase is Phase.ASKING:
-            self.workers.cancel_group(self, "download")
-            self._go(Phase.STOPPED, "Nothing was downloaded.")
-        else:
-            self._go(Phase.RUNNING, "Stopping…")
-
-
-STOPPED_TEXT: Final = "Stopped. What came is kept, and the download goes on from there."
+        if self.is_current:
+            item = self._item
+            running = item is not None and item.state is not DownloadState.DONE
+            self.leave(
+                DownloadResult(
+                    model=item.model if item is not None else None,
+                    background=item if running else None,
+                )
+            )
 
 
 def _before(preview: DownloadPreview, size_bytes: int) -> str:
     if preview.free_bytes is not None and preview.free_bytes < size_bytes:
-        return (
-            f"There is room for {format_bytes(preview.free_bytes)} only: free"
-            f" {format_bytes(size_bytes - preview.free_bytes)} first."
+        return _("There is room for {free} only: free {missing} first.").format(
+            free=format_bytes(preview.free_bytes),
+            missing=format_bytes(size_bytes - preview.free_bytes),
         )
-    return f"Nothing was sent yet. A download asks {preview.host} and its servers for the file."
+    return _(
+        "Nothing was sent yet. A download asks {host} and its servers for the file; you can chat"
+        " meanwhile."
+    ).format(host=preview.host)
 
 
 def _exact_size(plan: "PullPlan") -> str:
     size, count = format_bytes(plan.size_bytes), len(plan.all_files)
-    return size if count == 1 else f"{size} in {count} files"
+    return size if count == 1 else _("{size} in {count} files").format(size=size, count=count)
 
 
 class TransferProgress(Vertical):
@@ -352,18 +431,24 @@ class TransferProgress(Vertical):
         """Draw the state of a transfer; one that is over has no rate."""
         total = progress.total_bytes
         self.query_one(Bar).fraction = progress.done_bytes / total if total else None
-        self.query_one("#transfer-numbers", Static).update(Content(_numbers(progress, running)))
+        self.query_one("#transfer-numbers", Static).update(
+            Content(progress_numbers(progress, running=running))
+        )
         note = self.query_one("#transfer-note", Static)
         note.update(literal.line(progress.message or ""))
         note.display = running and bool(progress.message)
         self.display = True
 
 
-def _numbers(progress: "Progress", running: bool) -> str:
+def progress_numbers(progress: "Progress", *, running: bool) -> str:
     """Write "1.2 GiB of 7.8 GiB · 41.3 MiB/s · 2m 44s left"."""
-    parts = [f"{format_bytes(progress.done_bytes)} of {format_bytes(progress.total_bytes)}"]
+    parts = [
+        _("{done} of {total}").format(
+            done=format_bytes(progress.done_bytes), total=format_bytes(progress.total_bytes)
+        )
+    ]
     if running and progress.rate_bytes_per_s is not None:
         parts.append(f"{format_bytes(int(progress.rate_bytes_per_s))}/s")
     if running and progress.remaining_s is not None:
-        parts.append(f"{format_duration(progress.remaining_s)} left")
+        parts.append(_("{time} left").format(time=format_duration(progress.remaining_s)))
     return " · ".join(parts)
