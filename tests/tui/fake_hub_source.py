@@ -95,7 +95,7 @@ class FakeHubSource:
     stopped: list[PullPlan] = field(default_factory=list)
 
     def access(self) -> HubAccess:
-        return HubAccess(host=HOST, refusal=self.refusal)
+        return HubAccess(host=self.facts.host, refusal=self.refusal)
 
     def search(self, text: str) -> tuple[SearchHit, ...]:
         self.searched.append(text)
