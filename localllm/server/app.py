@@ -38,6 +38,7 @@ from localllm.server.dialects.openai.errors import ErrorResponse, error_body
 from localllm.server.dialects.protocol import Dialect, ErrorResponses
 from localllm.server.errors import ApiError, api_error, unexpected_error
 from localllm.server.monitoring.access_log import AccessLog
+from localllm.server.monitoring.activity import Activity
 from localllm.server.monitoring.memory import MemoryCollector
 from localllm.server.monitoring.metrics import CONTENT_TYPE, ServerMetrics
 from localllm.server.monitoring.middleware import MonitoringMiddleware
@@ -84,11 +85,12 @@ class Access:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Monitoring:
-    """What watches the requests. `log` and `tracer` None: there is none."""
+    """What watches the requests. `log`, `tracer` and `activity` None: there is none."""
 
     metrics: ServerMetrics = field(default_factory=ServerMetrics)
     log: AccessLog | None = None
     tracer: Tracer | None = None
+    activity: Activity | None = None
 
 
 def create_app(
@@ -109,7 +111,7 @@ def create_app(
     """
     rules, monitoring = rules or RequestRules(), monitoring or Monitoring()
     metrics = monitoring.metrics
-    models = ServedModels(pool, deadline_s, metrics)
+    models = ServedModels(pool, deadline_s, metrics, monitoring.activity)
     metrics.add_collector(
         MemoryCollector(lambda: models.resident, models.memory_bytes, models.kept)
     )
@@ -134,6 +136,7 @@ def create_app(
         metrics=metrics,
         log=monitoring.log,
         tracer=monitoring.tracer,
+        activity=monitoring.activity,
     )
 
 

@@ -59,7 +59,7 @@ processes on a Unix socket, and everybody where no key is required."""
 @dataclass(slots=True, kw_only=True)
 class RequestRecord:
     """One request. `started` and `first_token` are of the monotonic clock; `charge` counts tokens
-    against the key's limit as they come."""
+    against the key's limit as they come; `error_code` is that of the error it was answered with."""
 
     request_id: str
     started: float = field(default_factory=time.monotonic)
@@ -72,6 +72,7 @@ class RequestRecord:
     cached_tokens: int = 0
     first_token: float | None = None
     charge: Callable[[int], None] | None = None
+    error_code: str | None = None
 
     @property
     def has_tokens(self) -> bool:

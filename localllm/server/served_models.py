@@ -33,8 +33,9 @@ from localllm.runtime.model_pool.pool_model import unknown_model_message
 from localllm.runtime.model_pool.warm_swap import KeptConversations
 from localllm.runtime.runtime import ResidentModel
 from localllm.server.errors import ApiError, api_error, is_shutdown
+from localllm.server.monitoring.activity import Activity
 from localllm.server.monitoring.metrics import ServerMetrics
-from localllm.server.request_record import may_use
+from localllm.server.request_record import current_record, may_use
 from localllm.server.streaming import DescribedStream
 
 logger = logging.getLogger("localllm.server")
@@ -55,12 +56,14 @@ class ServedModels:
         pool: ModelPool,
         deadline_s: float | None = None,
         metrics: ServerMetrics | None = None,
+        activity: Activity | None = None,
     ) -> None:
         self.metrics = metrics or ServerMetrics()
         self.started_at = int(time.time())
         self._pool = pool
         self._runtime = pool.runtime
         self._deadline_s = deadline_s
+        self._activity = activity or Activity()
         self._reported: EngineCrashed | None = None
 
     @property
@@ -172,7 +175,8 @@ class ServedModels:
         acquired = self._pool.acquire(
             name, keep_alive=keep_alive, max_tokens=tokens, deadline_s=deadline_s
         )
-        with self.metrics.generation(name) as measured:
+        watched = self._activity.generating(current_record(), request)
+        with self.metrics.generation(name) as measured, watched as watch:
             async with acquired as use, self._reported_errors(name, prompt_field):
                 request = replace(request, deadline_s=use.left_s(deadline_s))
                 async with aclosing(self._runtime.generate(name, request)) as events:
@@ -180,6 +184,7 @@ class ServedModels:
                         if isinstance(event, Token):
                             use.count_token()
                         measured.note(event)
+                        watch(event)
                         yield event
 
     async def embed(

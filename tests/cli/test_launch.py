@@ -25,9 +25,9 @@ from localllm.cli.local_server.agents import (
     reach_variables,
     shell_lines,
 )
-from localllm.cli.local_server.client import ModelStatus
 from localllm.cli.local_server.process import environment_of, exit_status, find_program
 from localllm.errors import NotFound, UsageError
+from localllm.server.local.client import ModelStatus
 from tests.cli.test_local_server import model as model
 from tests.library.test_server_file import this_process
 

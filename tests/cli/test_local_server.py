@@ -15,12 +15,6 @@ import pytest
 from localllm.cli.commands.server.ps import row
 from localllm.cli.commands.server.stop import kill_command
 from localllm.cli.local_server.batch_link import through_server
-from localllm.cli.local_server.client import (
-    ModelStatus,
-    ServerRefused,
-    connected,
-    refusal,
-)
 from localllm.cli.local_server.detached import (
     VARIABLE,
     child_command,
@@ -29,12 +23,19 @@ from localllm.cli.local_server.detached import (
     start_detached,
     take_own_log,
 )
-from localllm.cli.local_server.running import one_server, running_server, server_file
+from localllm.cli.local_server.running import running_server
 from localllm.errors import ExitCode, NotFound, ServeError, StoreError
 from localllm.library.files.server_file import RunningServer, own_process_start, published
 from localllm.server.access.key_ring import KeyRing
 from localllm.server.batch.lines import BatchLine
 from localllm.server.listen import StopSignals, serve
+from localllm.server.local.client import (
+    ModelStatus,
+    ServerRefused,
+    connected,
+    refusal,
+)
+from localllm.server.local.place import one_server, server_file
 from tests.library.test_server_file import this_process
 from tests.server.conftest import script as script
 from tests.server.conftest import server as server
@@ -166,36 +167,35 @@ def test_an_error_of_the_server_is_the_verbs_exit_status(code: str, status: Exit
 
 
 def test_a_second_server_is_refused_with_where_the_first_is_unless_it_has_a_name() -> None:
-    with one_server(None) as place:
+    with one_server(None, warn=print) as place:
         with pytest.raises(NotFound, match="serve --detach"):
             running_server(None)  # it is not ready
-        with pytest.raises(ServeError, match="starting or stopping"), one_server(None):
+        with pytest.raises(ServeError, match="starting or stopping"), one_server(None, warn=print):
             pass
         with place.published(
             url="http://127.0.0.1:1", socket=None, key_file=None, certificate=None, log_file=None
         ):
             assert running_server(None).key == place.key
-            with pytest.raises(ServeError, match=r"127\.0\.0\.1:1 "), one_server(None):
+            with pytest.raises(ServeError, match=r"127\.0\.0\.1:1 "), one_server(None, warn=print):
                 pass
             with pytest.raises(NotFound, match="--instance work"):
                 running_server("work")
-            with one_server("work"):
+            with one_server("work", warn=print):
                 pass
-    with one_server(None):
+    with one_server(None, warn=print):
         pass
 
 
-def test_where_nothing_can_be_written_a_server_serves_all_the_same(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_where_nothing_can_be_written_a_server_serves_all_the_same() -> None:
+    warnings: list[str] = []
     server_file(None).parent.write_text("a file in its way")
     with (
-        one_server(None) as place,
+        one_server(None, warn=warnings.append) as place,
         place.published(
             url="http://x", socket=None, key_file=None, certificate=None, log_file=None
         ),
     ):
-        assert "will not find this server" in capsys.readouterr().err
+        assert "will not find this server" in warnings[0]
 
 
 # --- without a terminal ---

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from localllm.cli.local_server.client import ServerClient, connected
 from localllm.errors import LocalLLMError, ServeError
 from localllm.library.files.server_file import RunningServer, find_server
+from localllm.server.local.client import ServerClient, connected
 
 if TYPE_CHECKING:
     from localllm.server.batch.lines import BatchLine

@@ -30,7 +30,8 @@ _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 class RunningServer:
     """A server and how to reach it. `key` is one of this run, with all rights; `key_file` holds the
     owner's, None: it has none, or it came from the environment. `certificate`: what it shows on
-    `url` (PEM). `started_at`: seconds since 1970."""
+    `url` (PEM). `started_at`: seconds since 1970. `in_app`: it runs in the terminal app, whose
+    process goes on when it ends; it is stopped by a request."""
 
     pid: int
     process_started: float
@@ -42,6 +43,7 @@ class RunningServer:
     key_file: str | None = None
     certificate: str | None = None
     log_file: str | None = None
+    in_app: bool = False
 
     def __repr__(self) -> str:
         return f"RunningServer(pid={self.pid}, url={self.url!r}, socket={self.socket!r})"
@@ -76,6 +78,7 @@ def parse_server(content: bytes) -> RunningServer:
     if not isinstance(document, dict):
         raise ValueError("no object")
     known = {each.name: document.get(each.name) for each in fields(RunningServer)}
+    known["in_app"] = known["in_app"] is True
     numbers = (known["process_started"], known["started_at"])
     texts = (known["version"], known["key"])
     optional = [known[name] for name in ("url", "socket", "key_file", "certificate", "log_file")]

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from localllm.server.errors import ApiError
 from localllm.server.openapi import Operation
+from localllm.server.request_record import current_record
 from localllm.server.served_models import ServedModels
 
 
@@ -54,6 +55,8 @@ class ErrorResponses:
         )
 
     def __call__(self, error: ApiError, path: str) -> Response:
+        if (record := current_record()) is not None:
+            record.error_code = error.code
         dialect = self._dialect(path)
         write = (dialect and dialect.error_body) or self._default
         return Response(write(error), error.status, error.headers, media_type="application/json")

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from localllm.server.access.guard import PEER
 from localllm.server.access.scopes import route_of
 from localllm.server.monitoring.access_log import AccessLog, Exchange, access_line
+from localllm.server.monitoring.activity import Activity
 from localllm.server.monitoring.metrics import ServerMetrics
 from localllm.server.monitoring.trace_context import (
     TraceContext,
@@ -36,7 +37,8 @@ def request_id_of(offered: list[str]) -> str:
 
 
 class MonitoringMiddleware:
-    """Record each request; `log` and `tracer` None: no line, no span."""
+    """Record each request; `log` and `tracer` None: no line, no span; `activity` None: nobody
+    watches."""
 
     def __init__(
         self,
@@ -45,11 +47,13 @@ class MonitoringMiddleware:
         metrics: ServerMetrics,
         log: AccessLog | None = None,
         tracer: Tracer | None = None,
+        activity: Activity | None = None,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._log = log
         self._tracer = tracer
+        self._activity = activity
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -66,6 +70,9 @@ class MonitoringMiddleware:
         elif self._tracer is not None:
             record.trace_id = new_trace_id()
         use_record(record)
+        if self._activity is not None:
+            agent = " ".join(_values(scope, b"user-agent"))
+            self._activity.begin(record, route=_route(scope), client=agent)
         began_ns = time.time_ns()
         span_id = new_span_id() if self._tracer is not None else None
         headers = _answer_headers(record, parent, span_id)
@@ -106,6 +113,8 @@ class MonitoringMiddleware:
             status=status or _CLIENT_LEFT,
             seconds=seconds,
         )
+        if self._activity is not None:
+            self._activity.end(record, status=status or _CLIENT_LEFT)
         if self._log is not None:
             exchange = Exchange(
                 method=scope["method"], path=scope["path"], status=status, duration_s=seconds

@@ -11,15 +11,16 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from localllm.cli import options
-from localllm.cli.local_server.running import server_file
 from localllm.cli.output import info, print_json, print_line, stderr
-from localllm.cli.pool_models import PoolOptions, make_pool
+from localllm.cli.pool_models import make_pool
 from localllm.core.units import format_duration, format_rate
 from localllm.errors import ExitCode, UsageError
 from localllm.library.files import settings
 from localllm.library.files.file_lock import LockHeld, locked
 from localllm.library.files.server_file import RunningServer, find_server
 from localllm.runtime.load_policy import LoadChoice
+from localllm.server.local.place import server_file
+from localllm.server.local.pool_models import PoolOptions
 
 if TYPE_CHECKING:
     from localllm.server.batch.input_file import BatchInput

@@ -21,7 +21,6 @@ from localllm.cli.local_server.agents import (
     masked,
     shell_lines,
 )
-from localllm.cli.local_server.client import ModelStatus, connected
 from localllm.cli.local_server.detached import child_command
 from localllm.cli.local_server.process import find_program, run_launch
 from localllm.cli.local_server.running import instance_option, running_server
@@ -29,6 +28,7 @@ from localllm.cli.output import info, print_json, print_line, warn, write_stderr
 from localllm.core.text import single_line
 from localllm.errors import ExitCode, LocalLLMError, NotFound, UsageError
 from localllm.library.files.server_file import RunningServer
+from localllm.server.local.client import ModelStatus, connected
 
 
 class StartFailed(LocalLLMError):

@@ -7,12 +7,12 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from localllm.cli import options
 from localllm.cli.completion import model_names
-from localllm.cli.local_server.client import ModelStatus, ServerClient, connected
 from localllm.cli.local_server.running import instance_option, running_server
 from localllm.cli.output import info, print_json, stderr
 from localllm.core.text import single_line
 from localllm.core.units import format_bytes, parse_keep_alive
 from localllm.library.files.server_file import RunningServer
+from localllm.server.local.client import ModelStatus, ServerClient, connected
 
 _LOOK_EVERY_S = 0.25
 

@@ -7,12 +7,12 @@ from datetime import datetime
 import click
 
 from localllm.cli import options
-from localllm.cli.local_server.client import ModelStatus, connected
 from localllm.cli.local_server.running import instance_option, running_server
 from localllm.cli.output import columns, info, print_json, print_line
 from localllm.core.text import single_line
 from localllm.core.units import format_bytes, format_duration
 from localllm.library.files.server_file import RunningServer
+from localllm.server.local.client import ModelStatus, connected
 
 
 @click.command()

@@ -5,7 +5,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import sys
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field, replace
@@ -16,12 +15,11 @@ import click
 
 from localllm.cli import options
 from localllm.cli.completion import model_names
-from localllm.cli.listening import ListenChoice, Listening, listen_options, listening
+from localllm.cli.listening import listen_options
 from localllm.cli.local_server.detached import report_ready, short_log, start_detached, take_own_log
-from localllm.cli.local_server.running import Place, instance_option, one_server, server_log_file
-from localllm.cli.model_aliases import names_without_effect
+from localllm.cli.local_server.running import instance_option, server_log_file
 from localllm.cli.output import error, info, print_json, print_line, warn, write_stderr
-from localllm.cli.pool_models import PoolOptions, make_pool, pool_options
+from localllm.cli.pool_models import make_pool, pool_options
 from localllm.cli.progress import load_with_progress
 from localllm.core.sizing.load import Pooling
 from localllm.core.text import single_line, strip_controls
@@ -32,10 +30,14 @@ from localllm.runtime.load_policy import LoadChoice
 from localllm.runtime.model_pool.pool import ModelPool
 from localllm.runtime.model_pool.pool_model import PoolModels
 from localllm.runtime.runtime import ResidentModel
+from localllm.server.local.listening import ListenChoice, Listening, access_to, listening
+from localllm.server.local.model_aliases import names_without_effect
+from localllm.server.local.place import Place, one_server
+from localllm.server.local.pool_models import PoolOptions
 
 if TYPE_CHECKING:  # the HTTP server is loaded when it is used
     from localllm.server.access.key_ring import KeyRing
-    from localllm.server.app import Access, Monitoring
+    from localllm.server.app import Monitoring
     from localllm.server.listen import StopSignals
 
 T = TypeVar("T")
@@ -203,12 +205,12 @@ def command(
         as_json=as_json,
         quiet=quiet,
     )
-    with one_server(instance) as place:
+    with one_server(instance, warn=warn) as place:
         pool = make_pool(models, replace(pooled, choice=choice, force=force), user)
         if not quiet and not pooled.only:  # with --only a name of the settings may well be none
             for note in names_without_effect(pool.models, user):
                 warn(note)
-        with listening(where, user) as open_:
+        with listening(where, user, inform=info, warn=warn) as open_:
             return asyncio.run(serve_models(pool, open_, replace(serving, place=place)))
 
 
@@ -238,7 +240,12 @@ async def serve_models(pool: ModelPool, at: Listening, serving: Serving) -> Exit
 
     if serving.opens_page and at.url is None:
         raise UsageError("--open needs a port, since no browser opens a Unix socket: give --port.")
-    access = access_to(at, serving)
+    access = access_to(
+        at,
+        names=(serving.host, *serving.allowed_hosts),
+        cors_origins=serving.cors_origins,
+        run_key=serving.place.key,
+    )
     batches = BatchService(BatchStore(directory=paths.batch_dir()))
     stop = StopSignals()
     async with contextlib.AsyncExitStack() as stack:
@@ -305,26 +312,6 @@ async def open_page(url: str, keys: "KeyRing") -> None:
     once = " (once, within a minute)" if keys.required else ""
     info(f"Open the chat page in a browser of yours{once}:")
     info(f"  {link}")
-
-
-def access_to(at: Listening, serving: Serving) -> "Access":
-    """Say who may come in where a server listens."""
-    from localllm.server.access.key_ring import KeyRing
-    from localllm.server.access.named_keys import KeyFile
-    from localllm.server.app import Access
-    from localllm.server.security import HostPolicy, server_names
-
-    names = (serving.host, socket.gethostname(), *serving.allowed_hosts)
-    ip = at.address.ip if at.address is not None else "127.0.0.1"
-    return Access(
-        hosts=HostPolicy.bound_to(ip, server_names(names, has_key=at.key is not None)),
-        keys=KeyRing(
-            None if at.key is None else at.key.text,
-            KeyFile(paths.keys_file(), paths.keys_used_file()),
-            run=serving.place.key,
-        ),
-        cors_origins=frozenset(serving.cors_origins),
-    )
 
 
 @contextlib.contextmanager

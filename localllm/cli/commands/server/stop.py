@@ -5,15 +5,17 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import click
 
 from localllm.cli import options
-from localllm.cli.local_server.client import connected
 from localllm.cli.local_server.running import instance_option, running_server
 from localllm.cli.output import info, print_json
 from localllm.errors import ServeError
-from localllm.library.files.server_file import RunningServer, is_alive
+from localllm.library.files.server_file import RunningServer, find_server, is_alive
+from localllm.server.local.client import connected
+from localllm.server.local.place import server_file
 
 _LOOK_EVERY_S = 0.05
 
@@ -38,7 +40,7 @@ def command(timeout_s: float, instance: str | None, as_json: bool, quiet: bool) 
     """
     server = running_server(instance)
     stop_server(server)
-    if not wait_for_end(server, timeout_s):
+    if not wait_for_end(server, server_file(instance), timeout_s):
         raise ServeError(
             f"The server (process {server.pid}) has been told to stop and still runs after "
             f"{timeout_s:g} s. Wait, or end it: {kill_command(server.pid, sys.platform)}"
@@ -51,8 +53,8 @@ def command(timeout_s: float, instance: str | None, as_json: bool, quiet: bool) 
 
 def stop_server(server: RunningServer) -> None:
     """Tell the server to stop: by a signal, which reaches it also while it answers nobody. Windows
-    has none, so there by a request. Raises ServeError."""
-    if sys.platform == "win32":
+    has none, and one in the app would end the app, so these by a request. Raises ServeError."""
+    if server.in_app or sys.platform == "win32":
         asyncio.run(_request_stop(server))
         return
     try:
@@ -68,10 +70,11 @@ async def _request_stop(server: RunningServer) -> None:
         await client.post("/admin/stop", {})
 
 
-def wait_for_end(server: RunningServer, timeout_s: float) -> bool:
-    """Wait until the process of the server is gone. False when it is not after `timeout_s`."""
+def wait_for_end(server: RunningServer, file: Path, timeout_s: float) -> bool:
+    """Wait until the server is gone: its process, or in the app its `file`. False when it is not
+    after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
-    while is_alive(server):
+    while find_server(file) == server if server.in_app else is_alive(server):
         if time.monotonic() >= deadline:
             return False
         time.sleep(_LOOK_EVERY_S)

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from localllm.cli.listening import (
+from localllm.errors import UsageError
+from localllm.library.files.settings import Settings
+from localllm.server.key import ApiKey
+from localllm.server.listen import Address
+from localllm.server.local.listening import (
     ListenChoice,
     certificate_files,
     check_exposure,
     choose_key,
     listening,
-    warn_unsafe,
+    unsafe,
 )
-from localllm.errors import UsageError
-from localllm.library.files.settings import Settings
-from localllm.server.key import ApiKey
-from localllm.server.listen import Address
 
 LOOPBACK = Address(ip="127.0.0.1", port=11711)
 EVERYWHERE = Address(ip="0.0.0.0", port=11711)
@@ -89,29 +89,28 @@ def test_a_certificate_and_its_key_belong_together(tmp_path: Path) -> None:
             certificate_files(choice, settings)
 
 
-def test_what_is_less_safe_is_said_loudly(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_less_safe_is_named() -> None:
     key = ApiKey(text="a-key-of-the-tests")
-    warn_unsafe(LOOPBACK, key, insecure=False)
-    warn_unsafe(None, key, insecure=False)
-    assert capsys.readouterr().err == ""
-    warn_unsafe(EVERYWHERE, key, insecure=True)
-    loud = capsys.readouterr().err
-    assert loud.startswith("WARNING: listening on 0.0.0.0")
+    assert list(unsafe(LOOPBACK, key, insecure=False)) == []
+    assert list(unsafe(None, key, insecure=False)) == []
+    (loud,) = unsafe(EVERYWHERE, key, insecure=True)
+    assert loud.startswith("listening on 0.0.0.0")
     assert "can be read on the way" in loud
     assert key.text not in loud
-    warn_unsafe(Address(ip="0.0.0.0", port=1, tls=True), key, insecure=False)
-    assert "can be read" not in capsys.readouterr().err
-    warn_unsafe(LOOPBACK, None, insecure=False)
-    assert capsys.readouterr().err.startswith("WARNING: no API key")
+    (exposed,) = unsafe(Address(ip="0.0.0.0", port=1, tls=True), key, insecure=False)
+    assert "can be read" not in exposed
+    (keyless,) = unsafe(LOOPBACK, None, insecure=False)
+    assert keyless.startswith("no API key")
 
 
 @UNIX
 def test_a_socket_takes_the_place_of_the_port_unless_one_is_given(tmp_path: Path) -> None:
     path = tmp_path / "s"
-    with listening(ListenChoice(socket=path), Settings()) as alone:
+    with listening(ListenChoice(socket=path), Settings(), inform=print, warn=print) as alone:
         assert (alone.url, len(alone.sockets)) == (None, 1)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert not path.exists()
-    with listening(ListenChoice(socket=path, port=0), Settings(host="127.0.0.1")) as both:
+    loopback = Settings(host="127.0.0.1")
+    with listening(ListenChoice(socket=path, port=0), loopback, inform=print, warn=print) as both:
         assert both.url is not None
         assert len(both.sockets) == 2

@@ -7,8 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localllm.cli.model_aliases import names_without_effect
-from localllm.cli.pool_models import PoolOptions, pool_models
 from localllm.core.sizing.load import KvType, Lora
 from localllm.core.units import parse_keep_alive
 from localllm.errors import UsageError
@@ -16,6 +14,8 @@ from localllm.library.files.settings import Settings, parse
 from localllm.runtime.load_policy import CHAT, LoadChoice, choice_for_model
 from localllm.runtime.model_pool.pool_model import DEFAULT_KEEP_ALIVE_S, FOREVER, PoolModels
 from localllm.runtime.runtime import Runtime
+from localllm.server.local.model_aliases import names_without_effect
+from localllm.server.local.pool_models import PoolOptions, pool_models
 from tests.cli.test_serve import runtime_with
 
 NOTHING = Settings()
