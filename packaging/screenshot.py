@@ -29,7 +29,7 @@ ENOUGH = 900
 
 
 async def main(question: str) -> None:
-    app = LocalLLMApp(AppServices.of_this_machine())
+    app = LocalLLMApp(AppServices.of_this_machine)
     app.animation_level = "none"
     async with app.run_test(size=SIZE) as pilot:
         await until(pilot, lambda: bool(app.screen.query(ModelRow)))

@@ -8,13 +8,17 @@ import gc
 import importlib
 import os
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 from click.shell_completion import CompletionItem
 
 from localllm import __version__
 from localllm.errors import ExitCode, LocalLLMError, UsageError
+
+if TYPE_CHECKING:
+    from localllm.tui.frame_state import FrameState
+    from localllm.tui.services import AppServices
 
 VERBS: dict[str, tuple[str, str]] = {
     "hardware": (
@@ -121,13 +125,26 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="localllm")
 @click.pass_context
-def cli(ctx: click.Context) -> None:
+def cli(ctx: click.Context) -> int | None:
     """Run a language model on this machine. Without a command: the terminal app."""
     if ctx.invoked_subcommand is None:
-        run_app()
+        return run_app()
+    return None
 
 
-def run_app() -> None:
+def _print_failure(error: BaseException) -> None:
+    """Say where the app ended, and never with which values: they can be what somebody typed."""
+    from localllm.tui.failure import failure_of, lines_of
+
+    if os.environ.get("LOCALLLM_TRACEBACK"):
+        click.echo(lines_of(error), err=True)
+    _print_error(
+        f"the app ended because of a bug: {failure_of(error)}\n"
+        "Run again with LOCALLLM_TRACEBACK=1 for the lines of the program that led there."
+    )
+
+
+def run_app() -> ExitCode:
     """Open the terminal app. Raises UsageError where there is no terminal to draw on."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError(
@@ -137,9 +154,22 @@ def run_app() -> None:
         )
     # Only here: `localllm --version` and every verb start without Textual.
     from localllm.tui.app import LocalLLMApp
-    from localllm.tui.services import AppServices
+    from localllm.tui.terminal_background import is_light_background
 
-    LocalLLMApp(AppServices.of_this_machine()).run()
+    app = LocalLLMApp(_make_services, is_light=is_light_background())
+    app.run()
+    if app.refusal is not None:
+        raise app.refusal
+    if app.failure is not None:
+        _print_failure(app.failure)
+        return ExitCode.FAILED
+    return ExitCode(app.return_code or 0)
+
+
+def _make_services(frame: "FrameState") -> "AppServices":
+    from localllm.tui.services import AppServices  # not before the app's first picture
+
+    return AppServices.of_this_machine(frame)
 
 
 def main() -> NoReturn:

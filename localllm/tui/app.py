@@ -1,25 +1,35 @@
 """The terminal app: it owns the services and the places, and ends everything with itself. What can
 be seen and done is in `screens/`."""
 
-import os
+import asyncio
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
-from textual.screen import Screen
+from textual.screen import ModalScreen, Screen
+from textual.theme import Theme
 
 from localllm.core.units import format_bytes
-from localllm.library.store.installed import InstalledModel
-from localllm.translation import _
-from localllm.tui.conversation import Conversation
-from localllm.tui.downloads.activity import activity_text, network_truth
+from localllm.errors import LocalLLMError, UsageError
+from localllm.translation import N_, _
+from localllm.tui.frame_state import FrameState
 from localllm.tui.places import CHAT, HOME, PLACES
-from localllm.tui.screens.chat.chat import ChatScreen
-from localllm.tui.screens.dialog import bug_dialog
-from localllm.tui.services import AppServices
-from localllm.tui.theme import DARK, THEMES
+from localllm.tui.screens.dialog import QUIT, QuitDialog, bug_dialog
+from localllm.tui.theme import DARK, SETTING, THEMES, first_theme, saved_theme
+from localllm.tui.widgets.key_hints import KeyHints, shown_bindings
+from localllm.tui.widgets.key_names import key_name
+
+if TYPE_CHECKING:  # what the first picture does not need is imported after it
+    from localllm.library.store.installed import InstalledModel
+    from localllm.tui.conversation import Conversation
+    from localllm.tui.services import AppServices
 
 _DOWNLOADS_S = 0.5
 _LOADED_S = 1.0
@@ -27,7 +37,9 @@ _LOADED_S = 1.0
 
 
 class LocalLLMApp(App[None]):
-    """The app on `services`. A test passes its own."""
+    """The app. `make_services` makes what its screens work with, after the first picture: it
+    imports much. A test passes its own. `is_light`: whether the terminal is, None: not
+    known."""
 
     TITLE = "localllm"
     CSS_PATH = "app.tcss"
@@ -41,11 +53,22 @@ class LocalLLMApp(App[None]):
         Binding(
             "ctrl+q",
             "quit",
-            "Quit",
+            N_("Quit"),
             id="app.quit",
-            tooltip="End every engine and leave",
+            tooltip=N_("End every engine and leave; asks first if something would be lost"),
+            show=False,
             priority=True,
         ),
+        Binding(
+            "f1",
+            "keys",
+            N_("Keys"),
+            id="app.keys",
+            tooltip=N_("Every key of this screen, and what it does"),
+            show=False,
+            priority=True,
+        ),
+        Binding("question_mark", "keys", N_("Keys"), id="app.keys_too", show=False),
         *(
             Binding(
                 place.key,
@@ -60,20 +83,62 @@ class LocalLLMApp(App[None]):
         ),
     ]
 
-    def __init__(self, services: AppServices) -> None:
+    def __init__(
+        self,
+        make_services: "Callable[[FrameState], AppServices]",
+        *,
+        is_light: bool | None = None,
+    ) -> None:
         super().__init__()
-        self.services = services
-        for theme in THEMES:
-            self.register_theme(theme)
-        if "TEXTUAL_THEME" not in os.environ:
-            self.theme = DARK.name
+        self.frame_state = FrameState()
+        self._make_services = make_services
+        self._services: AppServices | None = None
+        self.refusal: LocalLLMError | None = None
+        self._making_services = threading.Lock()
+        for each in THEMES:
+            self.register_theme(each)
+        saved = saved_theme()
+        name = first_theme(saved, is_light=is_light)
+        self._kept_theme = name if name in self.available_themes else DARK.name
+        self.theme = self._kept_theme
 
     def on_mount(self) -> None:
         self.set_interval(_LOADED_S, self.show_loaded)
+        self.prepare()
+        self.theme_changed_signal.subscribe(self, self.keep_theme)
+        self.screen_change_signal.subscribe(self, self._give_hints)
+        for name in ("SIGHUP", "SIGTERM"):
+            if (number := getattr(signal, name, None)) is not None:
+                with suppress(NotImplementedError, RuntimeError):  # Windows; not the main thread
+                    asyncio.get_running_loop().add_signal_handler(number, self._end_by_signal)
+
+    @work(group="prepare", exit_on_error=False)
+    async def prepare(self) -> None:
+        """Make the services behind the first picture; without them there is no app."""
+        try:
+            await asyncio.to_thread(lambda: self.services)
+        except LocalLLMError as error:
+            self.refusal = error
+            self.exit()
+            return
         self.watch_downloads()
 
+    def _give_hints(self, screen: Screen[object]) -> None:
+        """Give a window its own line of keys, over that of the place below."""
+        if isinstance(screen, ModalScreen) and not screen.query(KeyHints):
+            screen.mount(KeyHints())
+
     async def on_unmount(self) -> None:
-        await self.services.close()
+        if self._services is not None:
+            await self._services.close()
+
+    @property
+    def services(self) -> "AppServices":
+        """What the screens work with; made by whoever wants them first, in any thread."""
+        with self._making_services:
+            if self._services is None:
+                self._services = self._make_services(self.frame_state)
+            return self._services
 
     # --- places ---
 
@@ -84,9 +149,13 @@ class LocalLLMApp(App[None]):
     def action_go_to(self, place: str) -> None:
         self.go_to(place)
 
-    def open_chat(self, model: InstalledModel, conversation: Conversation | None = None) -> None:
+    def open_chat(
+        self, model: "InstalledModel", conversation: "Conversation | None" = None
+    ) -> None:
         """Go to the chat with this model, which is loaded if need be: to `conversation`, or to the
         one that was last had with it."""
+        from localllm.tui.screens.chat.chat import ChatScreen  # nobody needs it before
+
         before = self.current_mode
         self.go_to(CHAT)
         chat = self.screen_stack[0]
@@ -95,13 +164,15 @@ class LocalLLMApp(App[None]):
 
     def show_loaded(self) -> None:
         """Say in the status line which models are in memory."""
+        if self._services is None:
+            return
         loaded = (
             _("{model} loaded, {size}").format(
                 model=each.model.name, size=format_bytes(each.fit.with_draft_bytes)
             )
-            for each in self.services.runtime.resident()
+            for each in self._services.runtime.resident()
         )
-        self.services.frame.set_activity("loaded", " · ".join(loaded))
+        self.frame_state.set_activity("loaded", " · ".join(loaded))
 
     # --- downloads ---
 
@@ -115,8 +186,10 @@ class LocalLLMApp(App[None]):
 
     def show_downloads(self) -> None:
         """Say in the status line how far the downloads are, again and again while one runs."""
+        from localllm.tui.downloads.activity import activity_text, network_truth
+
         downloads = self.services.downloads
-        frame = self.services.frame
+        frame = self.frame_state
         frame.set_activity("download", activity_text(downloads.items))
         frame.set_truth(network_truth(frame.truth, downloads.items))
         if downloads.active:
@@ -127,21 +200,84 @@ class LocalLLMApp(App[None]):
     def _show_bug(self, error: BaseException) -> None:
         self.push_screen(bug_dialog(error))
 
-    # --- commands ---
+    # --- keys ---
+
+    def action_keys(self) -> None:
+        from localllm.tui.screens.keys import KeysScreen, keys_of
+
+        if isinstance(self.screen, KeysScreen):
+            self.screen.action_close()
+            return
+        self.push_screen(KeysScreen(keys_of(self.screen)))
+
+    async def action_quit(self) -> None:
+        """End the app; ask once when something would be lost."""
+        losses = tuple(self.frame_state.losses.values())
+        if not losses or isinstance(self.screen, QuitDialog):
+            self.exit()
+            return
+
+        def answered(choice: str | None) -> None:
+            if choice == QUIT.id:
+                self.exit()
+
+        self.push_screen(QuitDialog(losses), answered)
+
+    def get_key_display(self, binding: Binding) -> str:
+        """Write a key as short as people do: ^p, f5, ⏎."""
+        return binding.key_display or key_name(binding.key)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """Make every key of the screen a command of the palette too."""
-        for command in super().get_system_commands(screen):
-            if command.title != "Quit":  # ours says what it ends
-                yield command
-        ours = {
-            active.binding.id: active
-            for active in screen.active_bindings.values()
-            if active.binding.id is not None and active.enabled
-        }
-        for active in ours.values():
+        """Make every key of the screen a command of the palette."""
+        for binding, node, enabled in shown_bindings(screen):
+            if binding.id is not None and enabled:
+                yield SystemCommand(
+                    _(binding.description),
+                    _(binding.tooltip),
+                    partial(self.run_action, binding.action, node),
+                )
+        yield SystemCommand(
+            _("Theme"),
+            _("Light, dark, high contrast, the terminal's own colours and others; kept"),
+            self.search_themes,
+        )
+        if sys.platform != "win32":
             yield SystemCommand(
-                _(active.binding.description),
-                _(active.tooltip),
-                partial(self.run_action, active.binding.action, active.node),
+                _("Suspend"),
+                _("Go to the shell for a while; fg brings the app back"),
+                self.action_suspend_process,
             )
+
+    # --- the theme ---
+
+    def keep_theme(self, theme: Theme) -> None:
+        """Write a theme that was chosen into the settings."""
+        if theme.name == self._kept_theme:
+            return
+        self._kept_theme = theme.name
+        from localllm.library.files import edit_settings
+
+        try:
+            edit_settings.change(SETTING, theme.name)
+        except UsageError as error:
+            self.notify(str(error), severity="warning", markup=False)
+
+    # --- the end ---
+
+    def _handle_exception(self, error: Exception) -> None:
+        """End the app after an error that nothing expected. Textual would print a traceback with
+        the values of variables, which can be what somebody typed."""
+        self._return_code = 1
+        if self._exception is None:
+            self._exception = error
+            self._exception_event.set()
+        self._close_messages_no_wait()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the app, if it did not end by itself."""
+        return self._exception
+
+    def _end_by_signal(self) -> None:
+        """End, and ask nobody: the terminal is gone, or the system stops."""
+        self.exit(return_code=1)

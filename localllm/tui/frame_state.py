@@ -48,15 +48,32 @@ class FrameState:
     """The truth about the network and the activities of the app, and who wants to know of a
     change."""
 
-    def __init__(self, truth: NetworkTruth | None = None) -> None:
-        self.truth = truth or NetworkTruth()
+    def __init__(self) -> None:
+        self.truth = NetworkTruth()
         self._activities: dict[str, str] = {}
+        self._losses: dict[str, str] = {}
         self._observers: list[Callable[[], object]] = []
 
     @property
     def activities(self) -> Mapping[str, str]:
         """What goes on, one text for each subject, in the order in which they began."""
         return MappingProxyType(self._activities)
+
+    @property
+    def losses(self) -> Mapping[str, str]:
+        """What would be lost if the app ended now, a sentence for each subject."""
+        return MappingProxyType(self._losses)
+
+    def set_loss(self, subject: str, sentence: str) -> None:
+        """Say what of a subject would be lost if the app ended now; "" for nothing."""
+        if sentence:
+            self._losses[subject] = sentence
+        else:
+            self._losses.pop(subject, None)
+
+    def set_offline(self, *, offline: bool) -> None:
+        """Say whether the network is switched off."""
+        self.set_truth(replace(self.truth, offline=offline))
 
     def set_truth(self, truth: NetworkTruth) -> None:
         """Say what the network is used for now."""

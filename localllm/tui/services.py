@@ -19,7 +19,7 @@ from localllm.runtime.model_pool.pool_model import FOREVER, OnDemand, PoolModels
 from localllm.runtime.runtime import Runtime
 from localllm.runtime.suggest import suggestions
 from localllm.tui.downloads import Downloads, HubSource
-from localllm.tui.frame_state import FrameState, NetworkTruth
+from localllm.tui.frame_state import FrameState
 
 Suggest = Callable[[HardwareInfo, tuple[InstalledModel, ...]], Sequence[FitPlan]]
 """Plan what else fits a machine that has these models. Blocks; raises LocalLLMError."""
@@ -43,16 +43,17 @@ class AppServices:
     frame: FrameState = field(default_factory=FrameState)
 
     @classmethod
-    def of_this_machine(cls) -> "AppServices":
+    def of_this_machine(cls, frame: FrameState) -> "AppServices":
         """Make those of the real machine and the user's settings. Raises UsageError."""
         settings = load_settings()
+        frame.set_offline(offline=settings.offline)
         runtime = Runtime.of_this_machine()
         return cls(
             runtime=runtime,
             pool=app_pool(runtime),
             downloads=Downloads(HubSource()),
             settings=settings,
-            frame=FrameState(NetworkTruth(offline=settings.offline)),
+            frame=frame,
         )
 
     async def close(self) -> None:

@@ -80,13 +80,14 @@ class AppFixture:
             engine_change=self.engine_change,
         )
         app = LocalLLMApp(
-            AppServices(
+            lambda frame: AppServices(
                 runtime=running,
                 pool=app_pool(running),
                 downloads=Downloads(self.source),
                 settings=self.settings,
                 suggest=self.suggest,
                 clock=self.clock,
+                frame=frame,
             )
         )
         app.animation_level = "none"

@@ -35,6 +35,7 @@ class Settings:
     engine: str | None = None
     reserve_bytes: int = 0
     context: int | None = None
+    theme: str | None = None
     threads: int | None = None
     trust_gpu: bool = False
     reasoning_effort: str | None = None
@@ -223,6 +224,16 @@ _SETTINGS = (
         used_by="run, serve, size, bench, the app",
         words=tuple(RopeScaling),
         unset="as the model's file says",
+    ),
+    Setting(
+        key="theme",
+        field="theme",
+        value_type=str,
+        description="Colours of the app: localllm-dark, localllm-light, localllm-high-contrast,"
+        " ansi-dark, ansi-light or another theme of Textual's. The app writes what is chosen in"
+        " its palette; TEXTUAL_THEME overrides it.",
+        used_by="the app",
+        unset="localllm-dark; localllm-light on a terminal that says it is light",
     ),
     Setting(
         key="aliases",

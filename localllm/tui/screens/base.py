@@ -4,21 +4,25 @@ Work that fails in an unforeseen way is shown, never swallowed. A screen may be 
 another place, while its work goes on: what it opens then belongs to its own place.
 """
 
+import asyncio
 from collections.abc import Callable
-from typing import Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from textual.app import ComposeResult
 from textual.screen import Screen
-from textual.widgets import Footer
 from textual.worker import Worker, WorkerState
 
-from localllm.library.store.installed import InstalledModel
-from localllm.runtime.runtime import Runtime
-from localllm.tui.conversation import Conversation
+from localllm.tui.frame_state import FrameState
 from localllm.tui.screens.dialog import bug_dialog
-from localllm.tui.services import AppServices
 from localllm.tui.widgets.header import PlaceHeader
+from localllm.tui.widgets.key_hints import KeyHints
 from localllm.tui.widgets.status_line import StatusLine
+
+if TYPE_CHECKING:  # what the first picture does not need is imported after it
+    from localllm.library.store.installed import InstalledModel
+    from localllm.runtime.runtime import Runtime
+    from localllm.tui.conversation import Conversation
+    from localllm.tui.services import AppServices
 
 Result = TypeVar("Result")
 Answer = TypeVar("Answer")
@@ -29,10 +33,13 @@ STATUS_S = 8.0
 class Frame(Protocol):
     """What screens use of the app."""
 
-    services: AppServices
+    frame_state: FrameState
+
+    @property
+    def services(self) -> "AppServices": ...
 
     def open_chat(
-        self, model: InstalledModel, conversation: Conversation | None = None
+        self, model: "InstalledModel", conversation: "Conversation | None" = None
     ) -> None: ...
 
     def go_to(self, place: str) -> None: ...
@@ -56,12 +63,16 @@ class WorkScreen(Screen[Result]):
         return cast("Frame", self.app)
 
     @property
-    def services(self) -> AppServices:
+    def services(self) -> "AppServices":
         return self.frame.services
 
     @property
-    def runtime(self) -> Runtime:
+    def runtime(self) -> "Runtime":
         return self.services.runtime
+
+    async def services_ready(self) -> None:
+        """Wait until the services are made, which takes a moment at the start of the app."""
+        await asyncio.to_thread(lambda: self.services)
 
     async def ask(self, screen: Screen[Answer]) -> Answer:
         """Open a screen over this one and wait for its result; only in a worker."""
@@ -108,10 +119,10 @@ class PlaceScreen(WorkScreen[None]):
     """
 
     def compose(self) -> ComposeResult:
-        yield PlaceHeader(self.place, self.services.frame)
+        yield PlaceHeader(self.place, self.frame.frame_state)
         yield from self.compose_place()
-        yield StatusLine(self.services.frame)
-        yield Footer(compact=True)
+        yield StatusLine(self.frame.frame_state)
+        yield KeyHints()
 
     def compose_place(self) -> ComposeResult:
         """Yield what stands between the header and the status line."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -12,15 +12,17 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
-from localllm.core.sizing.footprint import PARTS, Footprint
 from localllm.core.units import format_bytes
 from localllm.errors import EngineCrashed, LocalLLMError, NotFound
-from localllm.library.store.installed import InstalledModel
-from localllm.runtime.load_policy import NotGenerative
-from localllm.runtime.runtime import Fit
-from localllm.translation import _
+from localllm.translation import N_, _
 from localllm.tui import literal
 from localllm.tui.widgets.labels import Fact
+
+if TYPE_CHECKING:  # what the first picture does not need is imported after it
+    from localllm.core.sizing.footprint import Footprint
+    from localllm.library.store.installed import InstalledModel
+    from localllm.runtime.load_policy import NotGenerative
+    from localllm.runtime.runtime import Fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +33,9 @@ class DialogButton:
     label: str
 
 
-CLOSE = DialogButton(id="close", label="Close")
+CLOSE = DialogButton(id="close", label=N_("Close"))
+QUIT = DialogButton(id="quit", label=N_("Quit"))
+STAY = DialogButton(id="stay", label=N_("Stay"))
 
 
 class Dialog(ModalScreen[str | None]):
@@ -92,7 +96,7 @@ class Dialog(ModalScreen[str | None]):
                     yield Static(literal.lines("\n".join(self._log)))
             with Horizontal(id="dialog-choices"):
                 for button in self._buttons:
-                    yield Button(Content(button.label), id=button.id, compact=True)
+                    yield Button(Content(_(button.label)), id=button.id, compact=True)
 
     def on_mount(self) -> None:
         self.query(Button).first().focus()
@@ -107,6 +111,17 @@ class Dialog(ModalScreen[str | None]):
     def action_leave(self) -> None:
         if self.is_current:
             self.dismiss(None)
+
+
+class QuitDialog(Dialog):
+    """Ask once before the app ends and something with it; the key to quit answers with yes."""
+
+    def __init__(self, losses: Sequence[str]) -> None:
+        super().__init__(
+            title=_("Quit localllm?"),
+            message="\n".join(losses),
+            buttons=(STAY, QUIT),
+        )
 
 
 def crash_dialog(error: EngineCrashed | NotFound) -> Dialog:
@@ -127,7 +142,7 @@ def crash_dialog(error: EngineCrashed | NotFound) -> Dialog:
     )
 
 
-def too_big_dialog(model: InstalledModel, fit: Fit | None, message: str) -> Dialog:
+def too_big_dialog(model: "InstalledModel", fit: "Fit | None", message: str) -> Dialog:
     """Say that the model does not fit: `message` has the sum and the advice, the facts its parts.
 
     "anyway" or back; back is what enter takes.
@@ -143,7 +158,9 @@ def too_big_dialog(model: InstalledModel, fit: Fit | None, message: str) -> Dial
     )
 
 
-def _parts(need: Footprint) -> tuple[tuple[str, str], ...]:
+def _parts(need: "Footprint") -> tuple[tuple[str, str], ...]:
+    from localllm.core.sizing.footprint import PARTS
+
     sizes = ((part.short_label, part.bytes_in(need)) for part in PARTS)
     return tuple((label, format_bytes(size_bytes)) for label, size_bytes in sizes if size_bytes)
 
@@ -162,7 +179,7 @@ def bug_dialog(error: BaseException | None) -> Dialog:
     )
 
 
-def no_chat_dialog(model: InstalledModel, error: NotGenerative) -> Dialog:
+def no_chat_dialog(model: "InstalledModel", error: "NotGenerative") -> Dialog:
     """Say what the model is instead of one that answers, and how it can be used."""
     return Dialog(
         title=f"{model.name} does not chat",

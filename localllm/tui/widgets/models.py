@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -13,18 +13,19 @@ from textual.message import Message
 from textual.widgets import ListItem, ListView, Static
 
 from localllm.core.units import format_bytes
-from localllm.library.store import starter
-from localllm.library.store.installed import InstalledModel
-from localllm.runtime.runtime import Fit
 from localllm.tui import literal
 from localllm.tui.widgets.labels import Bar
 from localllm.tui.widgets.listing import StackedList
+
+if TYPE_CHECKING:  # what the first picture does not need is imported after it
+    from localllm.library.store.installed import InstalledModel
+    from localllm.runtime.runtime import Fit
 
 
 class ModelChosen(Message):
     """A model of the list was chosen."""
 
-    def __init__(self, model: InstalledModel) -> None:
+    def __init__(self, model: "InstalledModel") -> None:
         super().__init__()
         self.model = model
 
@@ -32,7 +33,7 @@ class ModelChosen(Message):
 class UnloadWanted(Message):
     """The memory of a model of the list is to be freed."""
 
-    def __init__(self, model: InstalledModel) -> None:
+    def __init__(self, model: "InstalledModel") -> None:
         super().__init__()
         self.model = model
 
@@ -67,7 +68,7 @@ class ModelStatus:
     """The status of a model on this machine now; `remark` is a sentence or empty."""
 
     kind: StatusKind
-    fit: Fit | None = None
+    fit: "Fit | None" = None
     remark: str = ""
 
 
@@ -100,7 +101,7 @@ class ModelRows(StackedList):
 class ModelRow(ListItem):
     """One model of the list."""
 
-    def __init__(self, model: InstalledModel) -> None:
+    def __init__(self, model: "InstalledModel") -> None:
         super().__init__()
         self.model = model
 
@@ -138,6 +139,8 @@ class ModelList(Vertical):
         self._models: tuple[InstalledModel, ...] = ()
 
     def compose(self) -> ComposeResult:
+        from localllm.library.store import starter
+
         yield Static("Models", classes="heading")
         yield ModelRows(id="models")
         with Vertical(id="no-models"):
@@ -147,7 +150,7 @@ class ModelList(Vertical):
             yield Static("A GGUF file that is on this disk already:")
             yield Static("localllm import FILE   or press i", classes="command")
 
-    async def show(self, models: tuple[InstalledModel, ...], *, at: str | None = None) -> None:
+    async def show(self, models: "tuple[InstalledModel, ...]", *, at: str | None = None) -> None:
         """Replace the list, keeping the place in it or going to the model `at`."""
         if models != self._models or not models:
             await self._replace(models)
@@ -165,7 +168,7 @@ class ModelList(Vertical):
             self.query_one(ModelRows).index = names.index(name)
             self.enter()
 
-    async def _replace(self, models: tuple[InstalledModel, ...]) -> None:
+    async def _replace(self, models: "tuple[InstalledModel, ...]") -> None:
         self._models = models
         listing = self.query_one(ModelRows)
         index = listing.index or 0
@@ -185,7 +188,7 @@ class ModelList(Vertical):
             self.post_message(ModelChosen(event.item.model))
 
 
-def _size(model: InstalledModel, fit: Fit | None) -> str:
+def _size(model: "InstalledModel", fit: "Fit | None") -> str:
     size = f"{format_bytes(model.size_bytes)} file"
     if fit is None:
         return size

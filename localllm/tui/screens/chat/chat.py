@@ -69,7 +69,7 @@ class ChatScreen(PlaceScreen):
         Binding(
             "ctrl+o",
             "models",
-            "Models",
+            "Other models",
             id="chat.models",
             tooltip="Choose another model; this one stays in memory",
         ),

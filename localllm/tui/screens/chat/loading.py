@@ -7,7 +7,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Center, Vertical
 from textual.content import Content
-from textual.widgets import Footer, ProgressBar, Static
+from textual.widgets import ProgressBar, Static
 
 from localllm.core.units import format_bytes
 from localllm.errors import DoesNotFit, EngineCrashed, LocalLLMError
@@ -24,6 +24,7 @@ from localllm.tui.screens.dialog import (
     no_chat_dialog,
     too_big_dialog,
 )
+from localllm.tui.widgets.key_hints import KeyHints
 from localllm.tui.widgets.labels import Brand
 
 WATCH_S = 0.25
@@ -52,7 +53,7 @@ class LoadScreen(WorkScreen[ResidentModel | None]):
                 yield ProgressBar(total=1.0, show_eta=False, id="loading-bar")
             yield Static(Content("starting the engine…"), id="loading-need")
             yield Static(Content(), id="loading-plan")
-        yield Footer(compact=True)
+        yield KeyHints()
 
     def on_mount(self) -> None:
         self.load_model()
