@@ -1,5 +1,7 @@
 """A keyring in memory, and one that cannot be used."""
 
+from pathlib import Path
+
 from localllm.errors import KeyUnavailable
 
 
@@ -29,3 +31,24 @@ class FakeKeyring:
     def _check(self) -> None:
         if self.is_broken:
             raise KeyUnavailable("The keyring is locked.")
+
+
+class FileKeyring(FakeKeyring):
+    """Keeps keys in files, for tests of several processes."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self._directory = directory
+        directory.mkdir(exist_ok=True)
+
+    def read(self, entry: str) -> bytes:
+        try:
+            return (self._directory / entry).read_bytes()
+        except FileNotFoundError:
+            raise KeyUnavailable(f"no entry {entry}") from None
+
+    def write(self, entry: str, key: bytes) -> None:
+        (self._directory / entry).write_bytes(key)
+
+    def delete(self, entry: str) -> None:
+        (self._directory / entry).unlink(missing_ok=True)
