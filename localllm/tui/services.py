@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from localllm.chat.history.history import History
 from localllm.core.hardware import HardwareInfo
 from localllm.core.recommend import FitPlan
 from localllm.library.files.settings import Settings
@@ -31,7 +32,8 @@ class AppServices:
 
     `pool` is the way to a model in memory, for the chat, the server and everything else; a model
     stays there until another needs the room. `suggest` plans what else fits. `clock` gives seconds,
-    monotonic. `frame` is what the header and the status line show.
+    monotonic. `frame` is what the header and the status line show. `conversations` are kept as the
+    person chose.
     """
 
     runtime: Runtime
@@ -41,6 +43,7 @@ class AppServices:
     suggest: Suggest = suggestions
     clock: Callable[[], float] = time.monotonic
     frame: FrameState = field(default_factory=FrameState)
+    conversations: History = field(default_factory=History.in_memory)
 
     @classmethod
     def of_this_machine(cls, frame: FrameState) -> "AppServices":
@@ -54,11 +57,16 @@ class AppServices:
             downloads=Downloads(HubSource()),
             settings=settings,
             frame=frame,
+            conversations=History.of_this_user(settings),
         )
 
     async def close(self) -> None:
-        """Stop every transfer and end every engine."""
-        await asyncio.gather(self.downloads.close(), self.pool.close())
+        """Stop every transfer, end every engine, write what is left of conversations."""
+        await asyncio.gather(
+            self.downloads.close(),
+            self.pool.close(),
+            asyncio.to_thread(self.conversations.close),
+        )
 
 
 def app_pool(runtime: Runtime) -> ModelPool:

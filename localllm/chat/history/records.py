@@ -101,8 +101,7 @@ def changes(before: Conversation, after: Conversation, kept: Conversation) -> It
         yield _growth(there, message) or MessageRecord(message=message)
     if (settings := after.settings) != kept.settings and settings != before.settings:
         yield SettingsRecord(settings=settings)
-    head = _head(after)
-    if head not in (_head(kept), _head(before)):
+    if (head := _merged(_head(before), _head(after), _head(kept))) != _head(kept):
         yield head
 
 
@@ -170,6 +169,17 @@ def _head(conversation: Conversation) -> HeadRecord:
         model=conversation.model,
         leaf=conversation.leaf,
     )
+
+
+def _merged(before: HeadRecord, after: HeadRecord, kept: HeadRecord) -> HeadRecord:
+    """Return what is kept with what this window has changed."""
+    names = HeadRecord.__struct_fields__
+    changed = {
+        name: getattr(after, name)
+        for name in names
+        if getattr(after, name) != getattr(before, name)
+    }
+    return msgspec.structs.replace(kept, **changed)
 
 
 def _growth(there: ChatMessage | None, message: ChatMessage) -> GrowthRecord | None:

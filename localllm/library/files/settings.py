@@ -39,6 +39,8 @@ class Settings:
     threads: int | None = None
     trust_gpu: bool = False
     reasoning_effort: str | None = None
+    history: str | None = None
+    history_days: int = 0
     chat_templates: tuple[tuple[str, str], ...] = ()
     rope_scaling: tuple[tuple[str, str], ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
@@ -205,6 +207,25 @@ _SETTINGS = (
         used_by="run, the app",
         words=("none", "minimal", "low", "medium", "high", "xhigh"),
         unset="as the model does by itself",
+    ),
+    Setting(
+        key="history",
+        field="history",
+        value_type=str,
+        description="Whether conversations are kept: off, in memory until the app ends, or"
+        " encrypted on the disk.",
+        used_by="the app",
+        words=("off", "memory", "disk"),
+        unset="in memory; the app asks once after the first answer",
+    ),
+    Setting(
+        key="history_days",
+        field="history_days",
+        value_type=int,
+        description="Days after which conversations on the disk that were not used are erased,"
+        " but for pinned ones; 0 keeps them for ever.",
+        used_by="the app",
+        maximum=36_500,
     ),
     Setting(
         key="chat_templates",

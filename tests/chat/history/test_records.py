@@ -92,6 +92,14 @@ def test_two_windows_keep_what_both_wrote_and_erased() -> None:
     assert [each.text for each in kept.path()][-1] == "mine"
 
 
+def test_a_title_of_another_window_stays_when_a_question_is_asked_here() -> None:
+    start = conversation("one", "two")
+    kept = apply(start, list(changes(start, replace(start, title="Renamed", pinned=True), start)))
+    mine = start.with_message(question("mine", at_s=9), after=start.leaf)
+    kept = apply(kept, written(list(changes(start, mine, kept))))
+    assert (kept.title, kept.pinned, kept.updated_s, kept.leaf) == ("Renamed", True, 9, mine.leaf)
+
+
 def test_half_a_surrogate_pair_does_not_stop_the_writing() -> None:
     made = conversation("a\ud800b \U0001f600", "fine")
     kept = apply(Conversation(id=made.id), written(list(all_records(made))))
