@@ -5,7 +5,9 @@ implements.
 """
 
 import asyncio
+import math
 import os
+import re
 from array import array
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
@@ -43,6 +45,7 @@ from localllm.engine.messages import (
     Token,
     Tokenized,
     TokenizeRequest,
+    TokenLogprob,
     ToolCall,
     ToolCallArguments,
     ToolCallBegan,
@@ -236,7 +239,8 @@ class FakeEngine:
             elapsed_s=0.125,
         )
         if request.echo:
-            yield Token(request_id=request.request_id, text=_prompt_text(request), of_prompt=True)
+            for token in _echoed(request):
+                yield token
         for index in range(request.n):
             async for answer in self._answer(request, index, prompt_tokens):
                 yield answer
@@ -427,6 +431,30 @@ def _calls(calls: tuple[ToolCall, ...], request_id: str, index: int) -> Iterator
         half = len(call.arguments) // 2
         for text in (call.arguments[:half], call.arguments[half:]):
             yield ToolCallArguments(request_id=request_id, call=number, text=text, index=index)
+
+
+def _echoed(request: GenerateRequest) -> Iterator[Token]:
+    """Yield the tokens of the prompt: one for each word with its blanks where probabilities are
+    wanted (1/2, and 1/4 of "else"), the first without one; else one for all of it."""
+    text = _prompt_text(request)
+    if request.top_logprobs is None or request.messages is None:
+        yield Token(request_id=request.request_id, text=text, of_prompt=True)
+        return
+    yield Token(request_id=request.request_id, text="", of_prompt=True)
+    for word in re.findall(r"\s*\S+|\s+\Z", text):
+        own, other = _logprob(word, 0.5), _logprob(" else", 0.25)
+        yield Token(
+            request_id=request.request_id,
+            text=word,
+            logprob=own,
+            top_logprobs=(own, other)[: request.top_logprobs],
+            of_prompt=True,
+        )
+
+
+def _logprob(text: str, probability: float) -> TokenLogprob:
+    raw = tuple(text.encode())
+    return TokenLogprob(token=len(raw), text=text, raw=raw, logprob=math.log(probability))
 
 
 def _prompt_text(request: GenerateRequest) -> str:

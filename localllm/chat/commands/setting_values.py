@@ -144,6 +144,8 @@ def setting_range(name: str) -> str:
     if values is None:
         return ""
     low = f"{values.low:g}" if isinstance(values.low, float) else str(values.low)
+    if values.high >= MAX_INT32:
+        return _("{low} or more").format(low=low)
     high = str(int(values.high)) if values.type is int else f"{values.high:g}"
     if values.low_open:
         return _("above {low}, to {high}").format(low=low, high=high)
