@@ -45,20 +45,24 @@ ENDINGS = {
 }
 
 
-def engine_messages(conversation: Conversation) -> tuple[Message, ...]:
+def engine_messages(conversation: Conversation, *, left_out: int = 0) -> tuple[Message, ...]:
     """Return what the model is sent: the system prompt and the branch that is shown.
 
     A question without an answer is left out, unless it is the last: two questions in a row are
     refused by the chat templates that insist on taking turns. The passages of documents go with the
     last question alone: of earlier ones the answers are left, and a small context is soon full.
+    `left_out`: so many of the oldest questions, with everything up to the next one, are not sent.
     """
-    return tuple(_engine_messages(conversation))
+    turns = tuple(_engine_messages(conversation.path()))
+    starts = [index for index, message in enumerate(turns) if message.role is Role.USER]
+    if 0 < left_out < len(starts):
+        turns = turns[starts[left_out] :]
+    if not conversation.settings.system.strip():
+        return turns
+    return (Message(role=Role.SYSTEM, content=conversation.settings.system), *turns)
 
 
-def _engine_messages(conversation: Conversation) -> Iterator[Message]:
-    if conversation.settings.system.strip():
-        yield Message(role=Role.SYSTEM, content=conversation.settings.system)
-    path = conversation.path()
+def _engine_messages(path: tuple[ChatMessage, ...]) -> Iterator[Message]:
     last_question = next((each for each in reversed(path) if each.role is Role.USER), None)
     for index, message in enumerate(path):
         last = index == len(path) - 1
@@ -117,14 +121,15 @@ def generate_request(
     request_id: str,
     tools: tuple[Tool, ...] = (),
     top_logprobs: int | None = None,
+    left_out: int = 0,
 ) -> GenerateRequest:
     """Make the request for the next answer: the branch that is shown ends with a question, or with
-    the results of tool calls."""
+    the results of tool calls. `left_out` is as in `engine_messages`."""
     settings = conversation.settings
     schema = settings.json_schema.strip()
     return GenerateRequest(
         request_id=request_id,
-        messages=engine_messages(conversation),
+        messages=engine_messages(conversation, left_out=left_out),
         sampling=settings.sampling,
         max_tokens=settings.max_tokens,
         stop=settings.stop,

@@ -124,9 +124,16 @@ class LazyGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="localllm")
+@click.option(
+    "--accessible/--no-accessible",
+    default=None,
+    help="Plain lines for a screen reader: no colours, bars or repainting.",
+)
 @click.pass_context
-def cli(ctx: click.Context) -> int | None:
+def cli(ctx: click.Context, accessible: bool | None) -> int | None:
     """Run a language model on this machine. Without a command: the terminal app."""
+    if accessible is not None:
+        os.environ["ACCESSIBLE"] = "1" if accessible else "0"
     if ctx.invoked_subcommand is None:
         return run_app()
     return None
@@ -145,12 +152,22 @@ def _print_failure(error: BaseException) -> None:
 
 
 def run_app() -> ExitCode:
-    """Open the terminal app. Raises UsageError where there is no terminal to draw on."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    """Open the terminal app, or the accessible one. Raises UsageError where there is no terminal
+    to draw on."""
+    from localllm.cli.accessibility import accessible_because, accessible_setting
+
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    because = accessible_because(setting=accessible_setting(), looks=terminal)
+    if because is not None:
+        from localllm.cli.accessible.app import run_accessible
+
+        run_accessible(because)
+        return ExitCode.OK
+    if not terminal:
         raise UsageError(
             "The terminal app needs a terminal, and this is none. Use a verb instead, such as"
             " `localllm run starter PROMPT` or `localllm hardware --json`; `localllm --help`"
-            " lists them."
+            " lists them. `localllm --accessible` needs no terminal."
         )
     # Only here: `localllm --version` and every verb start without Textual.
     from localllm.tui.app import LocalLLMApp

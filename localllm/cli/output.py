@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from localllm.cli.accessibility import chosen_by_variable
 from localllm.core.text import single_line, strip_controls
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _echo(
     stream = sys.stderr if err else sys.stdout
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="replace")  # what it cannot show is a "?", not a crash
-    color = False if os.environ.get("NO_COLOR") else None
+    color = False if os.environ.get("NO_COLOR") or chosen_by_variable() else None
     click.echo(_styled(text, bold=bold, dim=dim, fg=fg) + end, err=err, nl=False, color=color)
 
 
@@ -138,7 +139,9 @@ def _console(stream: TextIO) -> "Console":
 
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="replace")  # what it cannot show is a "?", not a crash
-    console = Console(file=stream, markup=False, emoji=False, highlight=False)
+    # Where a screen reader reads, nothing moves and nothing is coloured, as in a pipe.
+    plain = False if chosen_by_variable() else None
+    console = Console(file=stream, markup=False, emoji=False, highlight=False, force_terminal=plain)
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
     return console

@@ -4,14 +4,19 @@ import json
 import os
 import stat
 import subprocess
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
-from localllm.cli.answer import Answer
-from localllm.cli.chat_session import ChatSession, Conversation, open_session
-from localllm.engine.messages import Finished, FinishReason, Message, Role, Timings
+from localllm.chat.conversation import Attachment, ChatMessage, Conversation
+from localllm.chat.request import engine_messages
+from localllm.chat.settings import ChatSettings
+from localllm.cli.chat.session import open_session
+from localllm.cli.chat.session_file import left_out_of, read_session, write_session
+from localllm.engine.messages import Role
 from localllm.errors import StoreError, UsageError
 from tests.cli.test_run import GREEDY, LOCALLLM, run, terminal
 
@@ -117,19 +122,19 @@ def test_a_conversation_on_a_terminal_is_gone_on_with(
     for greeting in (b"Ctrl+D leaves", b"Going on with"):
         with terminal(command) as (process, screen):
             screen.until(greeting)
-            screen.until(b"> ")
+            screen.until(b"You: ")
             screen.type(b"My name is Ada. I live by the sea. Who are you?\n")
             screen.until(b"decode")
-            screen.until(b"> ")
+            screen.until(b"You: ")
             screen.type(b"\x04")
             screen.until(b"kept ")
             assert process.wait(60) == 0
     assert len(json.loads(Path(file).read_bytes())["messages"]) == 4
     with terminal(command) as (process, screen):
         screen.until(b"4 messages")
-        screen.until(b"> ")
+        screen.until(b"You: ")
         screen.type(b"/new\n")
-        screen.until(b"> ")
+        screen.until(b"You: ")
         screen.type(b"\x04")
         assert process.wait(60) == 0
     assert json.loads(Path(file).read_bytes())["messages"] == []
@@ -153,7 +158,7 @@ def test_a_session_outgrows_the_context_and_says_so(run_turn: RunTurn, tmp_path:
         (b"", b"not a session"),
         (b"# my notes\n", b"not a session"),
         (b'{"localllm_session": 1}', b"not a session"),
-        (b'{"localllm_session": 2, "messages": []}', b"another version"),
+        (b'{"localllm_session": 3, "messages": []}', b"another version"),
         (b'{"localllm_session": 1, "messages": [], "left_out": 4}', b"another version"),
         (b'{"localllm_session": 1, "messages": [{"role": "x", "content": ""}]}', b"not a session"),
         (b"[" * 100_000, b"not a session"),
@@ -183,7 +188,7 @@ def test_a_session_in_no_directory_is_refused_before_anything_is_loaded(tmp_path
 
 def test_a_session_that_is_open_elsewhere_is_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "chat.json"
-    with open_session(file, system=None, cached=True):
+    with open_session(file, settings_given=ChatSettings(), cached=True):
         done = run("starter", "Hello", *KEPT, "--session", str(file))
     assert done.returncode == 1
     assert b"is open in another localllm" in done.stderr
@@ -192,80 +197,104 @@ def test_a_session_that_is_open_elsewhere_is_left_alone(tmp_path: Path) -> None:
 # --- without an engine ---
 
 
-def answer(text: str, dropped: int = 0, warnings: tuple[str, ...] = ()) -> Answer:
-    timings = Timings(queue_s=0, ttft_s=None, total_s=0, prefill_tps=None, decode_tps=None)
-    return Answer(
-        text=text,
-        finished=Finished(
-            request_id="a",
-            reason=FinishReason.STOP,
-            prompt_tokens=1,
-            completion_tokens=1,
-            cached_tokens=0,
-            timings=timings,
-            dropped_messages=dropped,
-            warnings=warnings,
-        ),
-    )
+def message(role: Role, text: str, **more: Any) -> ChatMessage:
+    return ChatMessage(role=role, text=text, **more)
 
 
-def user(text: str) -> Message:
-    return Message(role=Role.USER, content=text)
+def talk(*texts: str) -> Conversation:
+    """Questions and answers in turn."""
+    conversation = Conversation(settings=ChatSettings(system="s"))
+    for index, text in enumerate(texts):
+        role = Role.ASSISTANT if index % 2 else Role.USER
+        conversation = conversation.with_message(message(role, text), after=conversation.leaf)
+    return conversation
 
 
-def test_what_was_left_out_once_is_not_told_again(capsys: pytest.CaptureFixture[str]) -> None:
-    session = ChatSession(Conversation(system="brief"))
-    for number in range(4):
-        session.add_turn(user(str(number)), answer("yes", dropped=4 if number == 3 else 0))
-    sent = session.conversation.sent_messages()
-    assert [message.content for message in sent] == ["2", "yes", "3", "yes"]
-    assert len(session.conversation.messages) == 8
-    assert "2 earlier turns were left out" in capsys.readouterr().err
+def texts(conversation: Conversation) -> list[str]:
+    return [each.text for each in conversation.path()]
 
 
-def test_a_warning_that_comes_with_every_turn_is_printed_once(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    session = ChatSession(Conversation(system="brief"))
-    for warnings in (("joined",), ("joined",), ("joined", "moved")):
-        session.add_turn(user("q"), answer("yes", warnings=warnings))
-    assert capsys.readouterr().err.splitlines() == ["joined", "moved"]
-
-
-def test_a_question_without_an_answer_is_not_part_of_it() -> None:
-    session = ChatSession(Conversation())
-    session.add_turn(user("one"), answer(""))
-    session.add_turn(user("two"), Answer(text="", finished=None))
-    session.add_turn(user("three"), Answer(text="so f", finished=None))
-    assert [message.content for message in session.conversation.messages] == ["three", "so f"]
-
-
-def test_a_session_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_plain_conversation_is_written_as_older_programs_read_it(tmp_path: Path) -> None:
     file = tmp_path / "chat.json"
-    with open_session(file, system="s", cached=False) as session:
-        session.add_turn(user('"\n\x00é\u2028'), answer("ja"))
-        written = session.conversation
-    with open_session(file, system=None, cached=False) as session:
-        assert session.conversation == written
-    with open_session(file, system="another", cached=False) as session:
-        assert session.conversation.system == "another"
-        session.save()
+    written = talk('"\n\x00é\u2028', "ja", "b", "c", "never answered")
+    last = replace(written.path()[3], left_out=1, reasoning="hm")
+    write_session(file, written.with_changed(last))
+    document = json.loads(file.read_bytes())
+    assert document["localllm_session"] == 1
+    assert document["left_out"] == 2
+    assert [each["content"] for each in document["messages"]] == ['"\n\x00é\u2028', "ja", "b", "c"]
+    read = read_session(file)
+    assert texts(read) == ['"\n\x00é\u2028', "ja", "b", "c"]
+    assert read.settings.system == "s"
+    assert (read.path()[3].reasoning, left_out_of(read)) == ("hm", 1)
+    assert [each.content for each in engine_messages(read, left_out=1)] == ["s", "b", "c"]
+
+
+def test_what_a_list_cannot_hold_is_written_as_a_tree_and_read_whole(tmp_path: Path) -> None:
+    file = tmp_path / "chat.json"
+    versions = talk("a", "b").with_message(message(Role.ASSISTANT, "c"), after=talk().leaf)
+    with_file = talk("a", "b").with_message(
+        message(
+            Role.USER,
+            "see",
+            attachments=(Attachment(name="x.png", media_type="image/png", data=b"\x89\xff"),),
+        ),
+        after=None,
+    )
+    for conversation in (versions, with_file, replace(talk("a", "b"), title="On a")):
+        write_session(file, conversation)
+        assert json.loads(file.read_bytes())["localllm_session"] == 2
+        assert read_session(file) == conversation
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda tree: tree.update(leaf="nobody"),
+        lambda tree: tree["messages"][0].update(parent=tree["messages"][1]["id"]),
+        lambda tree: tree["messages"].append(tree["messages"][0]),
+        lambda tree: tree["messages"][0].update(role="judge"),
+        lambda tree: tree.pop("messages"),
+    ],
+)
+def test_a_tree_that_was_changed_by_hand_is_refused_and_stays(
+    damage: Callable[[Any], object], tmp_path: Path
+) -> None:
+    file = tmp_path / "chat.json"
+    write_session(file, replace(talk("a", "b"), title="t"))
+    document = json.loads(file.read_bytes())
+    damage(document["conversation"])
+    file.write_text(json.dumps(document))
+    before = file.read_bytes()
+    with pytest.raises(UsageError, match="stays as it is"):
+        read_session(file)
+    assert file.read_bytes() == before
+
+
+def test_the_system_prompt_of_the_command_line_comes_before_the_files(tmp_path: Path) -> None:
+    file = tmp_path / "chat.json"
+    write_session(file, talk("a", "b"))
+    for given, expected in (("", "s"), ("another", "another")):
+        settings = ChatSettings(system=given, max_tokens=5)
+        with open_session(file, settings_given=settings, cached=False) as session:
+            assert session.conversation.settings.system == expected
+            assert session.conversation.settings.max_tokens == 5
+            session.save()
     assert json.loads(file.read_bytes())["system"] == "another"
 
 
 def test_a_session_that_cannot_be_written_is_an_error_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "place").mkdir()
-    with open_session(tmp_path / "place" / "chat.json", system=None, cached=False) as session:
+    file = tmp_path / "place" / "chat.json"
+    with open_session(file, settings_given=ChatSettings(), cached=False) as session:
         os.rmdir(tmp_path / "place")  # noqa: PTH106
+        session.conversation = talk("a", "b")
         with pytest.raises(StoreError, match="cannot be written"):
-            session.add_turn(user("a"), answer("b"))
-        assert len(session.conversation.messages) == 2
+            session.save()
+        assert texts(session.conversation) == ["a", "b"]
 
 
 def test_a_named_pipe_is_no_session(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with (
-        pytest.raises(UsageError, match="not a session"),
-        open_session(tmp_path / "pipe", system=None, cached=False),
-    ):
-        pass
+    with pytest.raises(UsageError, match="not a session"):
+        read_session(tmp_path / "pipe")

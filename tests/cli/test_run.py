@@ -273,16 +273,16 @@ def test_a_conversation_remembers_and_leaves_on_ctrl_d() -> None:
         process,
         screen,
     ):
-        screen.until(b"> ")
+        screen.until(b"You: ")
         screen.type(b"My name is Ada.\n")
         screen.until(b"decode")
-        screen.until(b"> ")
+        screen.until(b"You: ")
         screen.type(b"What is my name?\n")
         shown = screen.until(b"decode")
         assert b"(0 cached)" not in shown
-        screen.until(b"> ")
+        screen.until(b"You: ")
         screen.type(b"/new\n")
-        screen.until(b"> ")
+        screen.until(b"You: ")
         screen.type(b"\x04")
         assert process.wait(60) == 0
 
@@ -292,11 +292,11 @@ def test_ctrl_c_in_a_conversation_stops_the_answer_and_a_second_one_leaves() -> 
         process,
         screen,
     ):
-        screen.until(b"> ")
+        screen.until(b"You: ")
         screen.type(b"Tell a very long story about a dragon.\n")
         screen.until(b" the ")
         screen.type(b"\x03")
-        screen.until(b"\n> ")
+        screen.until(b"\nYou: ")
         assert press_until_exit(screen, process, b"\x03") == 0
 
 
@@ -329,7 +329,9 @@ def started(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextmanager
-def terminal(command: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], "Screen"]]:
+def terminal(
+    command: list[str], **variables: str
+) -> Iterator[tuple[subprocess.Popen[bytes], "Screen"]]:
     """The command on a terminal of its own; what it draws is read from the descriptor."""
     screen, inside = pty.openpty()
     process = subprocess.Popen(
@@ -337,7 +339,7 @@ def terminal(command: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], "Scr
         stdin=inside,
         stdout=inside,
         stderr=inside,
-        env=os.environ | {"TERM": "dumb"},
+        env=os.environ | {"TERM": "dumb"} | variables,
     )
     os.close(inside)
     try:

@@ -2,82 +2,47 @@
 
 import asyncio
 import json
+import os
 import sys
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from localllm.chat.conversation import Attachment
+from localllm.chat.settings import ChatSettings
 from localllm.cli import options
-from localllm.cli.answer import Answer, AnswerWriter, print_stats, read_answer
-from localllm.cli.chat_session import ChatSession, open_session
+from localllm.cli.accessibility import (
+    VARIABLE,
+    accessible_because,
+    accessible_setting,
+    chosen_by_variable,
+)
+from localllm.cli.chat.answer import AnswerWriter
+from localllm.cli.chat.client import ChatClient
+from localllm.cli.chat.session import ChatSession, open_session
 from localllm.cli.completion import model_names
 from localllm.cli.options import Command
-from localllm.cli.output import error, info, print_json, warn
+from localllm.cli.output import info, print_json, warn
 from localllm.cli.progress import load_with_progress
 from localllm.core.text import strip_controls
 from localllm.core.units import format_bytes
-from localllm.engine.messages import (
-    GenerateRequest,
-    Grammar,
-    GrammarKind,
-    Image,
-    Message,
-    Overflow,
-    Role,
-    Sampling,
-    Thinking,
-)
+from localllm.engine.messages import Image, Message, Overflow, Role, Sampling, Thinking
 from localllm.engine.messages.limits import MAX_GRAMMAR_CHARS, MAX_IMAGE_BYTES, ranges_of
 from localllm.engine.messages.validation import check_images
-from localllm.errors import BadRequest, ExitCode, GenerationFailed, NotFound, StoreError, UsageError
+from localllm.errors import BadRequest, ExitCode, NotFound, UsageError
 from localllm.library.files.names import printable
+from localllm.library.store.installed import InstalledModel
 from localllm.runtime.load_policy import CHAT, LoadChoice
 from localllm.runtime.runtime import ResidentModel, Runtime
 
+if TYPE_CHECKING:
+    from localllm.cli.chat.plain_chat import LoadModel
+
 MAX_PROMPT_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestOptions:
-    """The options of every request of this invocation; `images` stand before the first turn."""
-
-    system: str | None
-    sampling: Sampling
-    max_tokens: int | None
-    stop: tuple[str, ...]
-    grammar: Grammar | None
-    overflow: Overflow
-    thinking: Thinking | None = None
-    images: tuple[Image, ...] = ()
-
-    def completed(self, runtime: Runtime, session: ChatSession) -> "RequestOptions":
-        """Return them with what the session and the settings say where the command line does
-        not."""
-        return replace(
-            self,
-            system=session.conversation.system,
-            thinking=self.thinking or runtime.default_thinking,
-        )
-
-    def request(self, turns: tuple[Message, ...], *, chat: bool) -> GenerateRequest:
-        """Make the request for the next turn; a base model gets the last turn's text to
-        continue."""
-        turns = (replace(turns[0], images=self.images), *turns[1:])
-        system = (Message(role=Role.SYSTEM, content=self.system),) if self.system else ()
-        return GenerateRequest(
-            request_id=uuid.uuid4().hex,
-            messages=(*system, *turns) if chat else None,
-            prompt=None if chat else turns[-1].content,
-            sampling=self.sampling,
-            max_tokens=self.max_tokens,
-            stop=self.stop,
-            grammar=self.grammar,
-            overflow=self.overflow if chat else Overflow.ERROR,
-            thinking=self.thinking or Thinking(),
-        )
 
 
 def _sampling_option(field: str, help_text: str) -> Callable[[Command], Command]:
@@ -162,159 +127,111 @@ def command(
     Ctrl+C stops the answer, a second one leaves.
     """
     interactive = prompt is None and sys.stdin.isatty() and not as_json
-    request_options = RequestOptions(
-        system=system, max_tokens=max_tokens, stop=stop, images=read_images(images),
+    settings = ChatSettings(
+        system=system or "", max_tokens=max_tokens, stop=stop,
         sampling=Sampling(
             temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
             repeat_penalty=repeat_penalty, seed=seed,
         ),
-        grammar=None if json_schema is None else read_grammar(json_schema), thinking=thinking,
-        overflow=Overflow.ROLL if interactive or session_file else Overflow.ERROR,
+        json_schema="" if json_schema is None else read_json_schema(json_schema),
+        context=choice.context, kv_type=choice.kv_type if "kv_type" in choice.given else None,
     )  # fmt: skip
+    shown = read_images(images)
     if images and session_file is not None:
         raise UsageError("--session keeps text alone: it cannot go with --image.")
     text = None if interactive else read_prompt(prompt)
+    if interactive:
+        _find_accessible_mode()
     if images:
         choice = replace(choice, vision=True)
     runtime = Runtime.of_this_machine()
-    with (
-        open_session(session_file, system=system, cached=not no_session_cache) as session,
-        asyncio.Runner() as runner,
-    ):
-        try:
-            resident = runner.run(_load(runtime, model, choice, force=force, quiet=quiet))
-            for warning in resident.warnings:
-                warn(warning)
-            if stats:
-                info(resident.comparison.sentence())
-            request_options = request_options.completed(runtime, session)
-            client = ChatClient(runner, runtime, resident, session, request_options, stats=stats)
-            return _chat(client, text, as_json=as_json)
-        finally:
-            runner.run(runtime.close())
+    settings = replace(settings, thinking=thinking or runtime.default_thinking)
+    invocation = _Invocation(
+        model=model, choice=choice, text=text, images=shown, force=force, stats=stats,
+        as_json=as_json, quiet=quiet,
+    )  # fmt: skip
+    with open_session(
+        session_file, settings_given=settings, cached=not no_session_cache
+    ) as session:
+        return invocation.run(runtime, session)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Invocation:
+    """What to answer, and with which model; `text` None: converse."""
+
+    model: str
+    choice: LoadChoice
+    text: str | None
+    images: tuple[Attachment, ...]
+    force: bool
+    stats: bool
+    as_json: bool
+    quiet: bool
+
+    def run(self, runtime: Runtime, session: ChatSession) -> ExitCode:
+        """Load the model, and answer or converse."""
+        with asyncio.Runner() as runner:
+            try:
+                load = partial(_load, runtime, force=self.force, quiet=self.quiet)
+                resident = runner.run(load(runtime.resolve(self.model), self.choice))
+                for warning in resident.warnings:
+                    warn(warning)
+                if self.stats:
+                    info(resident.comparison.sentence())
+                once = self.text is not None and session.path is None
+                client = ChatClient(
+                    runner, runtime, resident, session, images=self.images, stats=self.stats,
+                    overflow=Overflow.ERROR if once else Overflow.ROLL,
+                )  # fmt: skip
+                runner.run(client.restore_state())
+                if self.text is not None:
+                    return _answer_once(client, self.text, as_json=self.as_json)
+                _converse(client, self.choice, load)
+                return ExitCode.OK
+            finally:
+                runner.run(runtime.close())
+
+
+def _find_accessible_mode() -> None:
+    """Write plain lines where a screen reader reads this terminal, and say so."""
+    because = accessible_because(setting=accessible_setting())
+    if because is not None and chosen_by_variable() is None:
+        info(because)
+        os.environ[VARIABLE] = "1"
 
 
 async def _load(
-    runtime: Runtime, model: str, choice: LoadChoice, *, force: bool, quiet: bool
+    runtime: Runtime, model: InstalledModel, choice: LoadChoice, *, force: bool, quiet: bool
 ) -> ResidentModel:
-    plan = await runtime.plan(runtime.resolve(model), choice)
+    plan = await runtime.plan(model, choice)
+    if chosen_by_variable() and not quiet:
+        from localllm.cli.accessible.progress import load_spoken
+
+        return await load_spoken(runtime, plan, show=info, force=force)
     return await load_with_progress(runtime, plan, force=force, quiet=quiet)
 
 
-class ChatClient:
-    """Ask a loaded model for the turns of one session; `stats` are printed on stderr."""
-
-    def __init__(
-        self,
-        runner: asyncio.Runner,
-        runtime: Runtime,
-        resident: ResidentModel,
-        session: ChatSession,
-        request_options: RequestOptions,
-        *,
-        stats: bool,
-    ) -> None:
-        self._runner = runner
-        self._runtime = runtime
-        self._options = request_options
-        self._stats = stats
-        self.resident = resident
-        self.session = session
-
-    def ask(self, text: str, writer: AnswerWriter) -> Answer:
-        """Get the answer to the next turn of the session, of which it is then part."""
-        chat = self.resident.loaded.has_chat_template
-        given = {
-            "--system": self._options.system, "--image": self._options.images,
-            "--session": self.session.path,
-        }  # fmt: skip
-        if not chat and (misplaced := next((name for name in given if given[name]), None)):
-            raise UsageError(
-                f"{self.resident.model.name} is a base model without a chat template: it continues "
-                f"text and has no place for {misplaced}."
-            )
-        if self._options.images and self.resident.vision_unavailable is not None:
-            raise UsageError(self.resident.vision_unavailable)
-        question = Message(role=Role.USER, content=text)
-        turns = self.session.conversation.sent_messages(question)
-        request = self._options.request(turns, chat=chat)
-        events = self._runtime.generate(self.resident.model.name, request)
-        answer = self._runner.run(read_answer(events, writer))
-        self.session.add_turn(question, answer)
-        return answer
-
-    def print_stats(self, answer: Answer) -> None:
-        if self._stats:
-            name = self.resident.model.name
-            print_stats(answer, self.resident, self._runtime.memory_bytes(name))
-
-    def restore_state(self) -> None:
-        """Bring back what was computed of the session last time."""
-        self._print(self._runner.run(self.session.restore_state(self._runtime, self.resident)))
-
-    def save_state(self) -> None:
-        """Save what was computed of the session for next time."""
-        self._print(self._runner.run(self._save_state()))
-
-    async def _save_state(self) -> str:
-        thinking = self._options.thinking or Thinking()
-        return await self.session.save_state(self._runtime, self.resident, thinking)
-
-    def _print(self, outcome: str) -> None:
-        if self._stats and outcome:
-            info(outcome)
-
-
-def _chat(client: ChatClient, text: str | None, *, as_json: bool) -> ExitCode:
-    """Answer `text`, or converse when it is None."""
-    client.restore_state()
-    if text is None:
-        _converse(client)
-        return ExitCode.OK
-    answer = _answer_once(client, text, as_json=as_json)
+def _answer_once(client: ChatClient, text: str, *, as_json: bool) -> ExitCode:
+    """Print one answer; alone, or the next of its session."""
+    writer, after = AnswerWriter(silent=as_json), client.conversation.leaf
+    answer = client.runner.run(client.ask(text, writer, after=after))
+    if as_json:
+        print_json(answer.document(client.resident) | client.session_document(answer))
+    client.print_stats(answer)
+    client.runner.run(client.save_state())
     return ExitCode.INTERRUPTED if answer.stopped else ExitCode.OK
 
 
-def _answer_once(client: ChatClient, text: str, *, as_json: bool) -> Answer:
-    """Print one answer; alone, or the next of its session."""
-    answer = client.ask(text, AnswerWriter(silent=as_json))
-    if as_json:
-        print_json(answer.document(client.resident) | client.session.document(answer))
-    client.print_stats(answer)
-    client.save_state()
-    return answer
+def _converse(client: ChatClient, choice: LoadChoice, load: "LoadModel") -> None:
+    """Converse on a terminal until the person leaves."""
+    from localllm.cli.chat.plain_chat import hold_conversation  # one answer needs none of it
 
-
-def _converse(client: ChatClient) -> None:
-    """Answer turn after turn until Ctrl+D, or a Ctrl+C while nothing is being answered."""
-    _enable_line_editing()
     name = strip_controls(client.resident.model.name)
-    info(f"{name}. Ctrl+C stops an answer, Ctrl+D leaves, /new starts over.")
+    info(f"{name}. Ctrl+C stops an answer, Ctrl+D leaves, /help lists the commands.")
     client.session.announce()
-    while True:
-        try:
-            text = input("> ").encode("utf-8", "replace").decode("utf-8")
-        except (EOFError, KeyboardInterrupt):
-            info()
-            client.save_state()
-            return
-        if not text.strip():
-            continue
-        try:
-            if text.strip() == "/new":
-                client.session.clear()
-            else:
-                client.print_stats(client.ask(text, AnswerWriter()))
-        except (GenerationFailed, StoreError) as failure:
-            error(str(failure))
-
-
-def _enable_line_editing() -> None:
-    """Turn on arrow keys and the history of this session in input(); nothing goes to the disk."""
-    try:
-        import readline  # noqa: F401 - importing it is what enables it
-    except ImportError:
-        return
+    hold_conversation(client, choice=choice, load=load, accessible=bool(chosen_by_variable()))
+    client.runner.run(client.save_state())
 
 
 # --- what is read before anything is loaded ---
@@ -336,9 +253,9 @@ def read_prompt(argument: str | None) -> str:
     return argument
 
 
-def read_grammar(path: Path) -> Grammar:
-    """Read a JSON Schema. Raises NotFound, and UsageError for a file that holds no JSON; the engine
-    judges the schema itself."""
+def read_json_schema(path: Path) -> str:
+    """Read the text of a JSON Schema. Raises NotFound, and UsageError for a file that holds no
+    JSON; the engine judges the schema itself."""
     try:
         with path.open("rb") as file:
             text = file.read(MAX_GRAMMAR_CHARS + 1).decode("utf-8")
@@ -351,10 +268,10 @@ def read_grammar(path: Path) -> Grammar:
         json.loads(text)
     except (ValueError, RecursionError) as problem:
         raise UsageError(f"--json-schema {printable(path)} is not valid JSON: {problem}.") from None
-    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=text)
+    return text
 
 
-def read_images(paths: tuple[Path, ...]) -> tuple[Image, ...]:
+def read_images(paths: tuple[Path, ...]) -> tuple[Attachment, ...]:
     """Read picture files, before anything is loaded for them.
 
     Raises NotFound, and UsageError for one that cannot be read or that the engine would refuse.
@@ -369,7 +286,10 @@ def read_images(paths: tuple[Path, ...]) -> tuple[Image, ...]:
         check_images((Message(role=Role.USER, content="", images=images),))
     except BadRequest as problem:
         raise UsageError(str(problem)) from None
-    return images
+    return tuple(
+        Attachment(name=printable(path.name), media_type="image", data=image.data)
+        for path, image in zip(paths, images, strict=True)
+    )
 
 
 def _read_image(path: Path) -> bytes:

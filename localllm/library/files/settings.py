@@ -32,6 +32,7 @@ class Settings:
     """
 
     offline: bool = False
+    accessible: bool | None = None
     engine: str | None = None
     reserve_bytes: int = 0
     context: int | None = None
@@ -151,6 +152,15 @@ _SETTINGS = (
         description="Switch the network off: nothing is sent to another machine.",
         used_by="every verb that asks the Hub, and the app",
         variable="LOCALLLM_OFFLINE",
+    ),
+    Setting(
+        key="accessible",
+        field="accessible",
+        value_type=bool,
+        description="Write everything in plain lines, for a screen reader, without colours, bars"
+        " and repainting, as --accessible does; ACCESSIBLE overrides it.",
+        used_by="run, the app",
+        unset="on where a screen reader is found, or TERM is dumb",
     ),
     Setting(
         key="engine",

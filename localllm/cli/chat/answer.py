@@ -5,11 +5,14 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Protocol
 
+from localllm.chat.request import AnswerBuilder
 from localllm.cli.output import info, write_stderr
 from localllm.core.text import ControlFilter
 from localllm.core.units import format_bytes, format_duration, format_rate
-from localllm.engine.messages import Finished, GenerateEvent, Reasoning, Token
+from localllm.engine.messages import Finished, GenerateEvent, PromptProgress, Reasoning, Token
+from localllm.errors import LocalLLMError
 from localllm.runtime.runtime import ResidentModel
 
 
@@ -59,6 +62,18 @@ class Answer:
         }
 
 
+class AnswerOutput(Protocol):
+    """Where an answer goes while it comes; `finish` is its end, however it ended."""
+
+    def write_progress(self, read: int, total: int) -> None: ...
+
+    def write_reasoning(self, text: str) -> None: ...
+
+    def write(self, text: str) -> None: ...
+
+    def finish(self) -> None: ...
+
+
 class AnswerWriter:
     """Write text to stdout as it comes.
 
@@ -72,6 +87,9 @@ class AnswerWriter:
         self._filter = ControlFilter() if sys.stdout.isatty() else None
         self._shows_reasoning = not silent and sys.stderr.isatty()
         self._reasoning: ControlFilter | None = None
+
+    def write_progress(self, read: int, total: int) -> None:
+        """Write nothing while the prompt is read."""
 
     def write_reasoning(self, text: str) -> None:
         if not self._shows_reasoning:
@@ -102,29 +120,31 @@ class AnswerWriter:
         sys.stdout.flush()
 
 
-async def read_answer(events: AsyncGenerator[GenerateEvent, None], writer: AnswerWriter) -> Answer:
-    """Write the stream; a first Ctrl+C (a cancelled task) stops it, and what has come is the
-    answer."""
-    pieces: list[str] = []
-    reasoning: list[str] = []
-    finished: Finished | None = None
+async def read_answer(
+    events: AsyncGenerator[GenerateEvent, None], writer: AnswerOutput, builder: AnswerBuilder
+) -> Answer:
+    """Write the stream, and build the answer; a first Ctrl+C (a cancelled task) stops it, and what
+    has come is the answer. When an error ends it, `builder` has what has come."""
     try:
         async with aclosing(events):
             async for event in events:
+                builder.feed(event)
                 if isinstance(event, Token):
-                    pieces.append(event.text)
                     writer.write(event.text)
                 elif isinstance(event, Reasoning):
-                    reasoning.append(event.text)
                     writer.write_reasoning(event.text)
-                elif isinstance(event, Finished):
-                    finished = event
+                elif isinstance(event, PromptProgress):
+                    writer.write_progress(event.processed, event.total)
     except asyncio.CancelledError:
         task = asyncio.current_task()
         assert task is not None
         task.uncancel()
+    except LocalLLMError:
+        if builder.text or builder.reasoning:
+            writer.finish()
+        raise
     writer.finish()
-    return Answer(text="".join(pieces), finished=finished, reasoning="".join(reasoning))
+    return Answer(text=builder.text, finished=builder.finished, reasoning=builder.reasoning)
 
 
 def print_stats(answer: Answer, resident: ResidentModel, memory_bytes: int | None) -> None:
