@@ -7,10 +7,13 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from localllm.chat.history.history import History
 from localllm.core.hardware import HardwareInfo
 from localllm.core.recommend import FitPlan
+from localllm.library.files import paths
 from localllm.library.files.settings import Settings
 from localllm.library.files.settings import load as load_settings
 from localllm.library.store.installed import InstalledModel
@@ -21,6 +24,10 @@ from localllm.runtime.runtime import Runtime
 from localllm.runtime.suggest import suggestions
 from localllm.tui.downloads import Downloads, HubSource
 from localllm.tui.frame_state import FrameState
+
+if TYPE_CHECKING:  # imported when somebody uses documents
+    from localllm.chat.documents.service import Documents
+    from localllm.library.encryption.key_store import KeyStore
 
 Suggest = Callable[[HardwareInfo, tuple[InstalledModel, ...]], Sequence[FitPlan]]
 """Plan what else fits a machine that has these models. Blocks; raises LocalLLMError."""
@@ -33,7 +40,7 @@ class AppServices:
     `pool` is the way to a model in memory, for the chat, the server and everything else; a model
     stays there until another needs the room. `suggest` plans what else fits. `clock` gives seconds,
     monotonic. `frame` is what the header and the status line show. `conversations` are kept as the
-    person chose.
+    person chose. `collections_dir` is where collections of documents are kept then.
     """
 
     runtime: Runtime
@@ -44,6 +51,24 @@ class AppServices:
     clock: Callable[[], float] = time.monotonic
     frame: FrameState = field(default_factory=FrameState)
     conversations: History = field(default_factory=History.in_memory)
+    collections_dir: Path = field(default_factory=paths.collections_dir)
+    _documents: "Documents | None" = None
+
+    @property
+    def documents(self) -> "Documents":
+        """The collections of documents and what is done with them."""
+        if self._documents is None:
+            from localllm.chat.documents.collections import Collections
+            from localllm.chat.documents.service import Documents
+
+            collections = Collections(self.collections_dir, self._keys)
+            self._documents = Documents(collections, self.pool)
+        return self._documents
+
+    def _keys(self) -> "KeyStore | None":
+        """Return the keys of what is kept encrypted; None where nothing is kept, or locked."""
+        history = self.conversations
+        return history.keys if history.is_on_disk and history.keys.is_unlocked else None
 
     @classmethod
     def of_this_machine(cls, frame: FrameState) -> "AppServices":
@@ -61,7 +86,10 @@ class AppServices:
         )
 
     async def close(self) -> None:
-        """Stop every transfer, end every engine, write what is left of conversations."""
+        """Stop every transfer and all indexing, end every engine, write what is left of
+        conversations."""
+        if self._documents is not None:
+            await self._documents.close()
         await asyncio.gather(
             self.downloads.close(),
             self.pool.close(),

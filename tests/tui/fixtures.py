@@ -88,6 +88,7 @@ class AppFixture:
                 suggest=self.suggest,
                 clock=self.clock,
                 frame=frame,
+                collections_dir=self.data_dir / "collections",
             )
         )
         app.animation_level = "none"

@@ -36,19 +36,21 @@ _LOCK_WAIT_S = 0.5
 class Collections:
     """The collections of a person.
 
-    `directory` is where they are kept once there are `keys` (an open KeyStore); before that they
-    are in memory alone. All but `names` may read a disk: call them in a thread.
+    `directory` is where they are kept while `keys` returns a KeyStore that is unlocked; while it
+    returns None they are in memory alone, and move to the disk when there is one. All may read a
+    disk: call them in a thread.
     """
 
     def __init__(
         self,
         directory: Path,
-        keys: KeyStore | None = None,
+        keys: Callable[[], KeyStore | None] = lambda: None,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._directory = directory
-        self._keys = keys
+        self._find_keys = keys
+        self._keys: KeyStore | None = None
         self._clock = clock
         self._mutex = threading.RLock()
         self._open: dict[str, Collection] = {}
@@ -56,19 +58,19 @@ class Collections:
     @property
     def are_kept(self) -> bool:
         """Tell whether collections outlive the program."""
-        return self._keys is not None and self._keys.is_unlocked
+        return self._find_keys() is not None
 
     def list(self) -> tuple[CollectionInfo, ...]:
         """Return all collections by name. One whose files are damaged is left out. Raises
         StoreError, EncryptionError."""
         with self._mutex:
-            if self.are_kept and self._keys is not None:  # without those that another window erased
-                known = self._keys.names()
+            keys = self._current_keys()
+            stored: dict[str, CollectionInfo] = {}
+            if keys is not None:  # without those that another window erased
+                known = keys.names()
                 self._open = {id_: o for id_, o in self._open.items() if _KEY.format(id_) in known}
-            infos = {each.info.id: each.current_info() for each in self._open.values()}
-            if self.are_kept:
-                for info in self._stored():
-                    infos.setdefault(info.id, info)
+                stored = {each.id: each for each in self._stored(keys)}
+            infos = stored | {each.info.id: each.current_info() for each in self._open.values()}
             return tuple(sorted(infos.values(), key=lambda each: (each.name.casefold(), each.id)))
 
     def create(self, root: Path, name: str = "") -> CollectionInfo:
@@ -92,7 +94,7 @@ class Collections:
             info = CollectionInfo(
                 id=secrets.token_hex(8), name=chosen, root=str(root), created_s=self._clock()
             )
-            if self.are_kept and self._keys is not None:
+            if self._keys is not None:
                 self._keys.create_keys([_KEY.format(info.id)])
             self._open[info.id] = Collection(info, self._log(info.id))
             self.save(self._open[info.id])
@@ -110,12 +112,17 @@ class Collections:
     def save(self, collection: Collection) -> None:
         """Keep the counts of a collection. Raises EncryptionError, StoreError."""
         with self._mutex:
+            keys = self._current_keys()
             collection.info = collection.current_info()
-            if self.are_kept and self._keys is not None:
-                data = msgspec.json.encode(collection.info)
-                cipher = self._keys.cipher(_KEY.format(collection.info.id))
-                path = self._directory / f"{collection.info.id}{_INFO}"
-                write_encrypted(path, data, cipher, place("collection", collection.info.id))
+            if keys is not None:
+                self._save_info(collection, keys)
+
+    def _save_info(self, collection: Collection, keys: KeyStore) -> None:
+        collection_id = collection.info.id
+        path = self._directory / f"{collection_id}{_INFO}"
+        data = msgspec.json.encode(collection.info)
+        cipher = keys.cipher(_KEY.format(collection_id))
+        write_encrypted(path, data, cipher, place("collection", collection_id))
 
     def erase(self, name: str) -> None:
         """Erase a collection for good; the files of its folder stay as they are. Raises NotFound,
@@ -123,30 +130,41 @@ class Collections:
         with self._mutex:
             info = self._find(name)
             self._open.pop(info.id, None)
-            if self.are_kept and self._keys is not None:
+            if self._keys is not None:
                 self._keys.erase_keys([_KEY.format(info.id)])
                 for suffix in (_INFO, _RECORDS, ".lock"):
                     delete_file(self._directory / f"{info.id}{suffix}")
 
-    def use_keys(self, keys: KeyStore | None) -> None:
-        """Keep collections with these keys from now on, also those that are in memory; None: in
-        memory alone. Raises StoreError, EncryptionError."""
+    def erase_all(self) -> None:
+        """Erase every collection, also those on a disk that is locked: then their keys stay until
+        all keys are erased. Raises StoreError, EncryptionError."""
         with self._mutex:
-            was_kept = self.are_kept
-            self._keys = keys
-            if was_kept:
-                self._open.clear()
-            elif self.are_kept and keys is not None and self._open:
-                keys.create_keys([_KEY.format(each) for each in self._open])
-                for each in self._open.values():
-                    each.copy_to(self._log(each.info.id))
-                    self.save(each)
+            keys = self._current_keys()
+            self._open.clear()
+            if keys is not None:
+                keys.erase_keys([each for each in keys.names() if each.startswith(_KEY.format(""))])
+            for path in self._directory.glob("*"):
+                delete_file(path)
+
+    def _current_keys(self) -> KeyStore | None:
+        """Return the keys as they are now. When there are some at last, what is in memory moves to
+        the disk. Raises StoreError, EncryptionError."""
+        keys = self._find_keys()
+        before, self._keys = self._keys, keys
+        if before is not None and keys is None:  # locked: what was read is forgotten
+            self._open.clear()
+        elif before is None and keys is not None and self._open:
+            keys.create_keys([_KEY.format(each) for each in self._open])
+            for each in self._open.values():
+                each.copy_to(self._log(each.info.id))
+                self._save_info(each, keys)
+        return keys
 
     @contextlib.contextmanager
     def changing(self, collection: Collection) -> Iterator[None]:
         """Hold a collection against other processes that would index it at the same time. Raises
         StoreError when one does."""
-        if not self.are_kept:
+        if self._keys is None:
             yield
             return
         lock = self._directory / f"{collection.info.id}.lock"
@@ -183,26 +201,22 @@ class Collections:
         )
 
     def _log(self, collection_id: str) -> EncryptedLog | MemoryLog:
-        if not self.are_kept or self._keys is None:
+        if self._keys is None:
             return MemoryLog()
         cipher = self._keys.cipher(_KEY.format(collection_id))
         path = self._directory / f"{collection_id}{_RECORDS}"
         return EncryptedLog(path, cipher, place("records", collection_id))
 
-    def _stored(self) -> Iterator[CollectionInfo]:
+    def _stored(self, keys: KeyStore) -> Iterator[CollectionInfo]:
         """Yield what is kept on the disk."""
-        if self._keys is None:
-            return
-        known = self._keys.names()
+        known = keys.names()
         for path in sorted(self._directory.glob(f"*{_INFO}")):
             collection_id = path.name.removesuffix(_INFO)
             key = _KEY.format(collection_id)
             if key not in known:
                 continue
             try:
-                data = read_encrypted(
-                    path, self._keys.cipher(key), place("collection", collection_id)
-                )
+                data = read_encrypted(path, keys.cipher(key), place("collection", collection_id))
                 info = msgspec.json.decode(data, type=CollectionInfo)
             except (DamagedData, NotFound, msgspec.MsgspecError):
                 continue

@@ -1,35 +1,23 @@
-"""Records that are only ever added, encrypted one by one: what an index is kept as.
+"""Where the records of a collection are kept: encrypted in a file, or in memory alone.
 
-    magic  id of the file (16 random bytes)  records: length (4 bytes), encrypted bytes
-
-The place of a record is that of the file, the file's id and its number, so records cannot be
-exchanged, moved or left out; only the end can be missing. That is what a crash does too, so reading
-ends at the first record that is not whole and the next one is written over it: an index is made of
-files that are still there, and is made again from where it ends.
+An index is made of files that are still there. So what is damaged in it is no loss that anybody is
+told of: those files are read again the next time.
 """
 
 import contextlib
-import os
-import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from localllm.errors import DamagedData, StoreError
-from localllm.library.encryption.cipher import OVERHEAD_BYTES, Cipher, place
-from localllm.library.files.atomic_write import write_atomically
+from localllm.errors import DamagedData, NotFound, StoreError
+from localllm.library.encryption.cipher import Cipher
+from localllm.library.encryption.record_log import LogState, append, is_at, new_log, read_log
 from localllm.library.files.names import printable
 from localllm.translation import _
 
-_MAGIC = b"localllm-log\r\n\0\0"
-_ID_BYTES = 16
-_START_BYTES = len(_MAGIC) + _ID_BYTES
-_LENGTH = struct.Struct("<I")
-MAX_RECORD_BYTES = 2**30
-
 
 class RecordLog(Protocol):
-    """Records in the order in which they were added. All raise StoreError."""
+    """Records in the order in which they were added. All raise EncryptionError."""
 
     @property
     def size_bytes(self) -> int:
@@ -83,9 +71,7 @@ class EncryptedLog:
         self._path = path
         self._cipher = cipher
         self._at = at
-        self._id = b""
-        self._count = 0
-        self._end = 0
+        self._state: LogState | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -96,80 +82,25 @@ class EncryptedLog:
 
     @property
     def is_current(self) -> bool:
-        return self.size_bytes == self._end
+        if self._state is None:
+            return not self._path.exists()
+        return is_at(self._path, self._state)
 
     def read(self) -> Iterator[bytes]:
-        self._id, self._count, self._end = b"", 0, 0
-        try:
-            with self._path.open("rb") as file:
-                start = file.read(_START_BYTES)
-                if len(start) < _START_BYTES or not start.startswith(_MAGIC):
-                    return
-                self._id, self._end = start[len(_MAGIC) :], _START_BYTES
-                while (record := self._next(file.read)) is not None:
-                    yield record
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise self._error(_("{path} cannot be read: {reason}."), error) from error
-
-    def _next(self, read: "_Read") -> bytes | None:
-        """Read and decrypt a record; None at the end, and where one is not whole."""
-        prefix = read(_LENGTH.size)
-        if len(prefix) < _LENGTH.size:
-            return None
-        (length,) = _LENGTH.unpack(prefix)
-        if not OVERHEAD_BYTES <= length <= MAX_RECORD_BYTES:
-            return None
-        try:
-            record = self._cipher.decrypt(read(length), self._place(self._count))
-        except DamagedData:
-            return None
-        self._count += 1
-        self._end += _LENGTH.size + length
-        return record
+        self._state = None
+        with contextlib.suppress(NotFound, DamagedData):
+            content = read_log(self._path, self._cipher, self._at)
+            self._state = content.state
+            yield from content.records
 
     def append(self, record: bytes) -> None:
-        if not self._id:
+        if self._state is None:
             self.replace((record,))
-            return
-        data = self._framed(record, self._count)
-        try:
-            with self._path.open("r+b") as file:
-                file.truncate(self._end)  # what a crash has left of a record
-                file.seek(self._end)
-                file.write(data)
-        except OSError as error:
-            raise self._error(_("{path} cannot be written: {reason}."), error) from error
-        self._count += 1
-        self._end += len(data)
+        else:
+            self._state = append(self._path, (record,), self._cipher, self._at, self._state)
 
     def replace(self, records: Iterable[bytes]) -> None:
-        self._id = os.urandom(_ID_BYTES)
-        framed = [self._framed(record, number) for number, record in enumerate(records)]
-        data = b"".join((_MAGIC, self._id, *framed))
-        try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomically(self._path, data, private=True)
-        except OSError as error:
-            raise self._error(_("{path} cannot be written: {reason}."), error) from error
-        self._count, self._end = len(framed), len(data)
-
-    def _framed(self, record: bytes, number: int) -> bytes:
-        encrypted = self._cipher.encrypt(record, self._place(number))
-        return _LENGTH.pack(len(encrypted)) + encrypted
-
-    def _place(self, number: int) -> bytes:
-        return place(self._at, self._id, number)
-
-    def _error(self, message: str, error: OSError) -> StoreError:
-        return StoreError(
-            message.format(path=printable(self._path), reason=error.strerror or error)
-        )
-
-
-class _Read(Protocol):
-    def __call__(self, size: int, /) -> bytes: ...
+        self._state = new_log(self._path, records, self._cipher, self._at)
 
 
 def delete_file(path: Path) -> None:

@@ -6,13 +6,11 @@ from localllm.chat.conversation import ChatMessage, Citation, Conversation
 from localllm.chat.documents.collection import Collection
 from localllm.chat.documents.collections import Collections
 from localllm.chat.documents.indexing import IndexProgress, folder_changes, update_collection
-from localllm.chat.documents.record_log import EncryptedLog
 from localllm.chat.documents.search import search_collections, search_text, stale_files
 from localllm.chat.documents.sources import chosen_sources, cited_numbers, cited_sources
 from localllm.chat.request import engine_messages
 from localllm.engine.messages import Role
 from localllm.errors import EngineUnavailable, NotFound, StoreError, UsageError
-from localllm.library.encryption.cipher import Cipher, new_key
 from localllm.library.encryption.key_store import KeyStore
 from tests.chat.documents.bag_of_words import BagOfWords
 from tests.chat.pdf_files import pdf_bytes
@@ -72,7 +70,7 @@ async def test_a_folder_is_indexed_searched_changed_and_erased(
 ) -> None:
     model = BagOfWords()
     place = tmp_path / "private" / "collections"
-    collections = Collections(place, keys, clock=lambda: 5.0)
+    collections = Collections(place, lambda: keys, clock=lambda: 5.0)
     info = collections.create(folder)
     assert (info.name, info.indexed_s) == ("My docs", None)
     collection = collections.open("my docs")
@@ -96,11 +94,11 @@ async def test_only_what_changed_is_read_again_and_erasing_leaves_nothing(
     folder: Path, keys: KeyStore, tmp_path: Path
 ) -> None:
     place = tmp_path / "private" / "collections"
-    collections, model = Collections(place, keys), BagOfWords()
+    collections, model = Collections(place, lambda: keys), BagOfWords()
     collections.create(folder)
     await indexed(collections, collections.open("My docs"), model)
     model.embedded.clear()
-    again = Collections(place, keys)  # another process
+    again = Collections(place, lambda: keys)  # another process
     collection = again.open("My docs")
     assert (await indexed(again, collection, model))[-1].files_total == 0
     assert model.embedded == []
@@ -130,7 +128,7 @@ async def test_only_what_changed_is_read_again_and_erasing_leaves_nothing(
 async def test_stopping_keeps_what_is_done_and_a_crash_too(
     folder: Path, keys: KeyStore, tmp_path: Path
 ) -> None:
-    collections = Collections(tmp_path / "c", keys)
+    collections = Collections(tmp_path / "c", lambda: keys)
     info = collections.create(folder, "docs")
     collection = collections.open("docs")
     steps = update_collection(collections, collection, None)
@@ -144,11 +142,11 @@ async def test_stopping_keeps_what_is_done_and_a_crash_too(
     records = tmp_path / "c" / f"{info.id}.records"
     whole = records.read_bytes()
     records.write_bytes(whole[:-7])  # a crash in the middle of a record
-    collections = Collections(tmp_path / "c", keys)
+    collections = Collections(tmp_path / "c", lambda: keys)
     collection = collections.open("docs")
     assert len(collection.entries()) == 1
     await indexed(collections, collection, None)
-    assert set(Collections(tmp_path / "c", keys).open("docs").entries()) == {
+    assert set(Collections(tmp_path / "c", lambda: keys).open("docs").entries()) == {
         *TEXTS, "manual.pdf", "bad.txt"
     }  # fmt: skip
     empty(folder)
@@ -159,7 +157,7 @@ async def test_stopping_keeps_what_is_done_and_a_crash_too(
 async def test_two_windows_do_not_index_at_once_and_see_what_the_other_did(
     folder: Path, keys: KeyStore, tmp_path: Path
 ) -> None:
-    first, second = (Collections(tmp_path / "c", keys) for _window in range(2))
+    first, second = (Collections(tmp_path / "c", lambda: keys) for _window in range(2))
     first.create(folder, "docs")
     ours, theirs = first.open("docs"), second.open("docs")
     running = update_collection(first, ours, None)
@@ -175,16 +173,22 @@ async def test_two_windows_do_not_index_at_once_and_see_what_the_other_did(
 async def test_without_keys_collections_are_in_memory_until_there_are_some(
     folder: Path, keys: KeyStore, tmp_path: Path
 ) -> None:
-    collections = Collections(tmp_path / "c")
+    available: list[KeyStore] = []
+    collections = Collections(tmp_path / "c", lambda: available[0] if available else None)
     collections.create(folder)
     collection = collections.open("My docs")
     await indexed(collections, collection, None)
     assert not (tmp_path / "c").exists()
-    collections.use_keys(keys)
-    assert len(Collections(tmp_path / "c", keys).open("My docs").entries()) == 5
+    available.append(keys)
+    assert len(collections.list()) == 1
+    assert len(Collections(tmp_path / "c", lambda: keys).open("My docs").entries()) == 5
     (folder / "more.md").write_text("more")
     await indexed(collections, collection, None)
-    assert len(Collections(tmp_path / "c", keys).open("My docs").entries()) == 6
+    assert len(Collections(tmp_path / "c", lambda: keys).open("My docs").entries()) == 6
+    available.clear()  # locked
+    assert collections.list() == ()
+    Collections(tmp_path / "c", lambda: keys).erase_all()
+    assert (list((tmp_path / "c").iterdir()), keys.names()) == ([], frozenset())
 
 
 async def test_another_model_embeds_again_without_reading_the_files(
@@ -254,22 +258,3 @@ def test_the_model_reads_the_passages_of_the_last_question_alone() -> None:
     assert first.content == "Sky?"
     assert last.content.endswith("[1] a.md, line 3:\nIt is blue.\n\nQuestion: Sea?")
     assert search_text("And the sea?", ["Is the sky blue?"]) == "Is the sky blue?\nAnd the sea?"
-
-
-def test_a_changed_record_ends_the_log_and_no_record_can_be_moved(tmp_path: Path) -> None:
-    cipher, path = Cipher(new_key()), tmp_path / "log"
-    log = EncryptedLog(path, cipher, b"here")
-    assert list(log.read()) == []
-    for record in (b"one", b"two", b"three"):
-        log.append(record)
-    assert list(log.read()) == [b"one", b"two", b"three"]
-    data = path.read_bytes()
-    assert list(EncryptedLog(path, cipher, b"elsewhere").read()) == []
-    size = 4 + 28 + 3
-    swapped = data[:32] + data[32 + size : 32 + 2 * size] + data[32 : 32 + size]
-    path.write_bytes(swapped)
-    assert list(log.read()) == []
-    path.write_bytes(data[: 32 + size + 9])
-    assert list(log.read()) == [b"one"]
-    log.append(b"again")
-    assert list(EncryptedLog(path, cipher, b"here").read()) == [b"one", b"again"]
