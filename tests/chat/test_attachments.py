@@ -26,9 +26,11 @@ from localllm.chat.attachments.references import (
     without_references,
 )
 from localllm.chat.attachments.text import decode_text
+from localllm.chat.attachments.thumbnail import make_thumbnail
 from localllm.chat.commands.completion import reference_completions
 from localllm.chat.conversation import Attachment
 from localllm.errors import NotFound, UsageError
+from localllm.tui.widgets.picture import picture_strips
 from tests.chat.pdf_files import pdf_bytes
 from tests.chat.pictures import png_bytes
 
@@ -237,3 +239,17 @@ def test_paths_are_completed_with_folders_first(tmp_path: Path) -> None:
         typed = "see " + completion.text
     assert list(reference_completions(typed, tmp_path)) == []
     assert texts(f"{tmp_path}/wi") == [f"{tmp_path}/with blank.md"]
+
+
+async def test_a_picture_gets_a_small_copy_and_what_is_none_gets_none() -> None:
+    wide, broken, text = await asyncio.gather(
+        make_thumbnail(png_bytes(640, 100, (10, 20, 30))),
+        make_thumbnail(png_bytes(10, 10)[:-30]),
+        make_thumbnail(b"no picture"),
+    )
+    assert wide is not None
+    assert (wide.width, wide.height, wide.pixel(63, 9)) == (64, 10, (10, 20, 30))
+    assert (broken, text) == (None, None)
+    strips = picture_strips(wide, 20)
+    assert len(strips) == 2
+    assert {strip.cell_length for strip in strips} == {16}

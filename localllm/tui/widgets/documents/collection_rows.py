@@ -23,6 +23,8 @@ ROWS = 3
 """Lines of each collection, the blank one behind it included."""
 _BAR_CELLS = 20
 _NAME_CELLS = 24
+_SIZE_FROM = 90
+"""Columns from which the size is shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +110,7 @@ class CollectionRows(Widget, can_focus=True):
             title = literal.line(row.info.name).stylize(name)
             blank = " " * max(2, _NAME_CELLS - cell_len(single_line(row.info.name)))
             sign = "✓ " if row.used else "  "
-            counts = Content(blank + counts_line(row.info)).stylize(muted)
+            counts = Content(blank + counts_line(row.info, size=width >= _SIZE_FROM)).stylize(muted)
             below = literal.line(state_line(row)).stylize(muted)
             both = (
                 Content.assemble(mark, sign, title, counts),
@@ -119,8 +121,8 @@ class CollectionRows(Widget, can_focus=True):
         return Content("\n").join(lines)
 
 
-def counts_line(info: CollectionInfo) -> str:
-    """Write what is in a collection, and when it was read."""
+def counts_line(info: CollectionInfo, *, size: bool = True) -> str:
+    """Write what is in a collection, and when it was read; `size`: and how many bytes of text."""
     if info.indexed_s is None and not info.files:
         return _("not indexed yet")
     files = ngettext("{count} file", "{count} files", info.files)
@@ -128,7 +130,7 @@ def counts_line(info: CollectionInfo) -> str:
     parts = [
         files.format(count=f"{info.files:,}"),
         passages.format(count=f"{info.passages:,}"),
-        format_bytes(info.source_bytes),
+        *([format_bytes(info.source_bytes)] if size else []),
     ]
     if info.indexed_s is not None:
         parts.append(time.strftime("%Y-%m-%d %H:%M", time.localtime(info.indexed_s)))

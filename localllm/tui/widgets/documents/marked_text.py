@@ -87,10 +87,8 @@ class MarkedText(ScrollView, can_focus=True):
         if at >= len(self._rows):
             return Strip.blank(width, self.rich_style)
         row = self._rows[at]
-        number = self.get_component_rich_style("text--number", partial=True)
-        style = self.get_component_rich_style(
-            "text--marked" if row.marked else "text--mark", partial=True
-        )
+        number = self.get_component_rich_style("text--number")
+        style = self.get_component_rich_style("text--marked" if row.marked else "text--mark")
         label = "" if row.number is None else str(row.number)
         strip = Strip(
             [
