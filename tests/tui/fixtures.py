@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from localllm.chat.history.history import History
 from localllm.core.hardware import Cpu, EngineBuild, HardwareInfo, Memory, NetworkAccess
 from localllm.engine.fake import FakeEngine, Script
 from localllm.library.files.settings import Settings
@@ -46,6 +47,7 @@ class AppFixture:
     suggest: Suggest = field(default_factory=FakeSuggestions)
     source: DownloadSource = field(default_factory=FakeHubSource)
     settings: Settings = field(default_factory=Settings)
+    conversations: History = field(default_factory=History.in_memory)
 
     @property
     def engine(self) -> FakeEngine:
@@ -88,6 +90,7 @@ class AppFixture:
                 suggest=self.suggest,
                 clock=self.clock,
                 frame=frame,
+                conversations=self.conversations,
                 collections_dir=self.data_dir / "collections",
             )
         )

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import html
 import os
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
@@ -24,6 +25,8 @@ from localllm.translation import _
 JSON_FORMAT, JSON_VERSION = "localllm conversation", 1
 
 _SHOWN_IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+_DEVICE = re.compile("con|prn|aux|nul|com[0-9]|lpt[0-9]", re.IGNORECASE)
+"""Names that Windows takes for devices, whatever their ending."""
 _STYLE = (
     "body{max-width:48em;margin:2em auto;padding:0 1em;font:16px/1.5 system-ui,sans-serif;"
     "color-scheme:light dark}pre{white-space:pre-wrap;overflow-wrap:anywhere;font:inherit}"
@@ -56,12 +59,14 @@ def format_of(path: Path) -> ExportFormat:
 def file_name(conversation: Conversation, form: ExportFormat) -> str:
     """Make a file's name of the title: plain letters on every system."""
     words = "".join(each if each.isalnum() else " " for each in title_of(conversation)).split()
-    return f"{'-'.join(words)[:60] or 'chat'}.{form.value}"
+    name = "-".join(words)[:60] or "chat"
+    return f"{'chat-' if _DEVICE.fullmatch(name) else ''}{name}.{form.value}"
 
 
-def write_export(conversation: Conversation, path: Path) -> None:
-    """Write the conversation to a new file, in the format of its ending. Raises UsageError for an
-    ending that says none and for a file that is there, StoreError when it cannot be written."""
+def write_export(conversation: Conversation, path: Path) -> Path:
+    """Write the conversation to a new file, in the format of its ending, and return it. Raises
+    UsageError for an ending that says none and for a file that is there, StoreError when it cannot
+    be written."""
     text = exported(conversation, format_of(path))
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -80,6 +85,7 @@ def write_export(conversation: Conversation, path: Path) -> None:
                 file=printable(path), reason=error.strerror or error
             )
         ) from error
+    return path
 
 
 def exported(conversation: Conversation, form: ExportFormat) -> str:

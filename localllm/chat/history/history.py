@@ -112,10 +112,14 @@ class History(ConversationStore):
         keyring. Raises UsageError, EncryptionError, and then nothing has changed.
         """
         if choice is HistoryChoice.DISK:
-            if self._disk is None:
+            was_open = self._disk is not None
+            if not was_open:
                 self._open_disk(passphrase)
-            elif passphrase is not None or self.needs_passphrase:
-                self.keys.change_protection(passphrase)
+            if passphrase is not None:
+                if was_open or not self.needs_passphrase:
+                    self.keys.change_protection(passphrase)
+            elif was_open and self.needs_passphrase:
+                self.keys.change_protection(None)
             self.choice = choice
             return
         with self._lock:
@@ -213,13 +217,17 @@ class History(ConversationStore):
             self._files.erase_all()
         self.keys.destroy()
 
-    def add(self, conversations: Iterable[Conversation]) -> None:
-        """Keep many new conversations, and wait for it. Raises EncryptionError."""
+    def add(self, conversations: Iterable[Conversation]) -> int:
+        """Keep many conversations from elsewhere, but for those that are there already, and return
+        how many are new. Raises EncryptionError."""
+        known = {each.id for each in self.list()}
+        new = [each for each in conversations if each.id not in known]
         if (disk := self._disk) is not None:
-            disk.save_new(conversations)
+            disk.save_new(new)
         else:
-            for each in conversations:
+            for each in new:
                 self.save(each)
+        return len(new)
 
     def flush(self) -> bool:
         """Wait until everything is written; false when it cannot be."""

@@ -74,3 +74,4 @@ def test_every_format_is_written_to_a_new_private_file(tmp_path: Path) -> None:
 def test_a_file_name_has_nothing_that_a_system_refuses() -> None:
     assert file_name(conversation("a/b: ../c?"), ExportFormat.HTML) == "a-b-c.html"
     assert file_name(conversation("///"), ExportFormat.JSON) == "chat.json"
+    assert file_name(conversation("Con?"), ExportFormat.JSON) == "chat-Con.json"
