@@ -19,7 +19,6 @@ from localllm.tui.screens.chat.chat import ChatScreen
 from localllm.tui.services import AppServices
 from localllm.tui.widgets.models import ModelRow
 from localllm.tui.widgets.prompt import Prompt
-from localllm.tui.widgets.transcript import TurnView
 
 TARGET = Path(__file__).parent.parent / "docs" / "screenshot.svg"
 QUESTION = "What is photosynthesis? Answer with a short list."
@@ -36,7 +35,6 @@ async def main(question: str) -> None:
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, ChatScreen))
         prompt = app.screen.query_one(Prompt)
-        prompt.cursor_blink = False
         prompt.insert(question)
         await pilot.press("enter")
         await until(pilot, lambda: answered(app.screen))
@@ -47,8 +45,9 @@ async def main(question: str) -> None:
 def answered(screen: object) -> bool:
     if not isinstance(screen, ChatScreen):
         raise SystemExit("The engine stopped; nothing was written.")
-    views = screen.query(TurnView)
-    written = len(views.last().answer) if views else 0
+    growing = screen.answers.growing
+    path = (screen.conversation if growing is None else growing()).path()
+    written = len(path[-1].text) if len(path) > 1 else 0
     return written > ENOUGH or (written > 0 and not screen.answering)
 
 

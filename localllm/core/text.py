@@ -39,6 +39,11 @@ _DROPPED = (
 )
 _DROP = dict.fromkeys(_DROPPED)
 
+# Emoji that terminals draw in different widths (tried in tmux 3.3 and by the tables of Unicode 15):
+# variation selectors, tones of skin, invisible tags; and the joiner, where an emoji follows.
+_UNEVEN = dict.fromkeys((0xFE0E, 0xFE0F, *range(0x1F3FB, 0x1F400), *range(0xE0001, 0xE0080)))
+_EMOJI_JOINER = re.compile("\u200d(?=[\u2300-\u2bff\U0001f000-\U0001faff])")
+
 _MAX_PENDING = 4096
 """Characters of an unfinished escape that are held back; a longer one is not a real escape."""
 
@@ -46,6 +51,12 @@ _MAX_PENDING = 4096
 def strip_controls(text: str) -> str:
     """Remove terminal escapes, control characters and reordering marks; keep lines and tabs."""
     return _cleaned(_UNFINISHED.sub("", text) if not text.endswith("\r") else text)
+
+
+def even_widths(text: str) -> str:
+    """Write emoji so that every terminal gives them the same number of cells: a family as its
+    members, a hand without the tone of its skin. Invisible tags, which can hide text, go too."""
+    return text if text.isascii() else _EMOJI_JOINER.sub("", text.translate(_UNEVEN))
 
 
 def single_line(text: str) -> str:

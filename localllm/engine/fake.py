@@ -71,7 +71,8 @@ class Script:
     """The behaviour of a FakeEngine, and a record of the calls to it.
 
     Answers: `tokens`, with `reasoning` before and `calls` behind them, which end the answer with
-    TOOL_CALLS; `dropped_messages` of a request that rolls; `warnings` and `stop` of every one.
+    TOOL_CALLS; `dropped_messages` of a request that rolls; `warnings` and `stop` of every one;
+    `silent_s` without a sign of life.
     Errors: `load_error`, `generate_error` and `probe_error` are raised instead of an answer;
     `crash_after` so many tokens the process ends.
     GPUs: a load that tests devices reports `device_test`, or ends like `device_crash`.
@@ -117,6 +118,7 @@ class Script:
     dropped_messages: int = 0
     warnings: tuple[str, ...] = ()
     stop: str | None = None
+    silent_s: float = 0.0
     requests: list[GenerateRequest] = field(default_factory=list)
     embeds: list[EmbedRequest] = field(default_factory=list)
     reranks: list[RerankRequest] = field(default_factory=list)
@@ -394,6 +396,9 @@ class FakeEngine:
         self._alive = False
         if self.script.gate is not None:
             self.script.gate.release()
+
+    def silent_s(self) -> float:
+        return self.script.silent_s
 
     def memory_bytes(self) -> int | None:
         return 220_000_000 if self._alive else None

@@ -26,6 +26,13 @@ class NvmlMemory(Protocol):
     def free(self) -> int: ...
 
 
+class NvmlUtilization(Protocol):
+    """`nvmlUtilization_t`, percent of the time since the last look."""
+
+    @property
+    def gpu(self) -> int: ...
+
+
 class Nvml(Protocol):
     """The part of `pynvml` that is used; a test passes its own. Handles are opaque."""
 
@@ -324,3 +331,32 @@ def _position(entry: str, identifiers: Sequence[str]) -> int | None:
         return None
     matches = [n for n, identifier in enumerate(identifiers) if identifier.startswith(entry)]
     return matches[0] if len(matches) == 1 else None
+
+
+class NvmlOfLoad(Nvml, Protocol):
+    """The part of `pynvml` that tells how busy a device is."""
+
+    def nvmlDeviceGetUtilizationRates(self, handle: object) -> NvmlUtilization: ...  # noqa: N802
+    def nvmlDeviceGetPowerUsage(self, handle: object) -> int: ...  # noqa: N802
+
+
+def load_of_nvidia(nvml: NvmlOfLoad | None) -> tuple[float | None, float | None] | None:
+    """Return the load and the power in watts of the busiest NVIDIA GPU; None without one."""
+    if nvml is None:
+        return None
+    loads: list[tuple[float, float | None]] = []
+    try:
+        _call(nvml, nvml.nvmlInit)
+        for index in range(_call(nvml, nvml.nvmlDeviceGetCount)):
+            handle = _call(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
+            used = _call(nvml, nvml.nvmlDeviceGetUtilizationRates, handle)
+            try:
+                watts = _call(nvml, nvml.nvmlDeviceGetPowerUsage, handle) / 1000
+            except _CallFailed:
+                watts = None
+            loads.append((used.gpu / 100, watts))
+    except _CallFailed:
+        pass
+    finally:
+        _try_call(nvml, nvml.nvmlShutdown)
+    return max(loads, key=lambda each: each[0]) if loads else None

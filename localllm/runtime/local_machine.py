@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from localllm.core.hardware import Backend, Device, EngineBuild, HardwareInfo
-from localllm.core.recommend import CalibrationPoint, Machine, predict
+from localllm.core.recommend import CalibrationPoint, Machine, predict, predict_loaded
 from localllm.core.sizing.load import Graphs
 from localllm.core.sizing.placement import Budget, GpuBudget, budget_of
 from localllm.core.speed import DeviceSpeed, gpus
@@ -29,7 +29,9 @@ from localllm.machine.bandwidth import cached_bandwidth, measure_bandwidth, stor
 from localllm.runtime.loading.thread_counts import ThreadChoice, ThreadChoices
 
 if TYPE_CHECKING:
+    from localllm.core.speed.estimate import Estimate
     from localllm.core.speed.measured import MeasuredMachine
+    from localllm.runtime.loading.resident_model import ResidentModel
 
 _SLOWEST_KNOWN_BYTES_PER_S = 50e9
 """The bandwidth of a GPU that is in no table: a low value, so that no plan promises too much."""
@@ -320,3 +322,24 @@ def _calibration(found: HardwareInfo, machine: Machine) -> Iterator[CalibrationP
             yield CalibrationPoint(
                 measured_tps=one.tps_mean, predicted_tps=estimate.likely, on_gpu=on_gpu
             )
+
+
+EXPECTED_DEPTH = 512
+"""Tokens of a conversation of a few turns."""
+
+
+def expected_rate(found: HardwareInfo, resident: "ResidentModel") -> "Estimate":
+    """Estimate the tokens/s that this machine should write with a model in memory: what `suggest`
+    says of it, for the settings and devices that it was loaded with.
+
+    Reads files and may measure the memory: call it in a thread. Raises LocalLLMError.
+    """
+    from localllm.library.store.header_cache import cached_spec
+
+    return predict_loaded(
+        cached_spec(resident.model),
+        resident.settings,
+        resident.fit.placement,
+        machine_of(found),
+        depth=EXPECTED_DEPTH,
+    )

@@ -428,6 +428,12 @@ class Runtime:
         loaded = self._models.get(name)
         return loaded.engine.memory_bytes() if loaded is not None else None
 
+    def silent_s(self, name: str) -> float:
+        """Return the seconds since the engine of `name` has last given a sign of life while it
+        should; 0 when it has nothing to do."""
+        loaded = self._models.get(name)
+        return loaded.engine.silent_s() if loaded is not None else 0.0
+
     async def crash(self, name: str) -> EngineCrashed | None:
         """Return the crash that ended the engine of `name`; None while it runs, or when nothing is
         known."""

@@ -27,8 +27,8 @@ from localllm.tui.widgets.key_hints import KeyHints, shown_bindings
 from localllm.tui.widgets.key_names import key_name
 
 if TYPE_CHECKING:  # what the first picture does not need is imported after it
+    from localllm.chat.conversation import Conversation
     from localllm.library.store.installed import InstalledModel
-    from localllm.tui.conversation import Conversation
     from localllm.tui.services import AppServices
 
 _DOWNLOADS_S = 0.5

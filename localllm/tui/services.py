@@ -17,6 +17,7 @@ from localllm.library.files import paths
 from localllm.library.files.settings import Settings
 from localllm.library.files.settings import load as load_settings
 from localllm.library.store.installed import InstalledModel
+from localllm.machine.load import SystemLoad
 from localllm.runtime.load_policy import CHAT
 from localllm.runtime.model_pool.pool import ModelPool
 from localllm.runtime.model_pool.pool_model import FOREVER, OnDemand, PoolModels
@@ -39,8 +40,9 @@ class AppServices:
 
     `pool` is the way to a model in memory, for the chat, the server and everything else; a model
     stays there until another needs the room. `suggest` plans what else fits. `clock` gives seconds,
-    monotonic. `frame` is what the header and the status line show. `conversations` are kept as the
-    person chose. `collections_dir` is where collections of documents are kept then.
+    monotonic. `frame` is what the header and the status line show. `read_load` tells how busy the
+    machine is and gets whether the GPU is asked; None: this machine's. `conversations` are kept as
+    the person chose. `collections_dir` is where collections of documents are kept then.
     """
 
     runtime: Runtime
@@ -50,6 +52,7 @@ class AppServices:
     suggest: Suggest = suggestions
     clock: Callable[[], float] = time.monotonic
     frame: FrameState = field(default_factory=FrameState)
+    read_load: Callable[[bool], SystemLoad] | None = None
     conversations: History = field(default_factory=History.in_memory)
     collections_dir: Path = field(default_factory=paths.collections_dir)
     _documents: "Documents | None" = None

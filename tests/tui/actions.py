@@ -8,10 +8,10 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.widget import Widget
 
+from localllm.engine.messages import Role
 from localllm.tui.screens.chat.chat import ChatScreen
 from localllm.tui.screens.dialog import Dialog
 from localllm.tui.widgets.prompt import Prompt
-from localllm.tui.widgets.transcript import TurnView
 from tests.tui.fixtures import AppFixture
 
 BUG = "This is a bug in localllm"
@@ -72,9 +72,16 @@ def model_is_listed(app: App[None]) -> bool:
     return bool(app.screen.query("ModelRow.-fits, ModelRow.-loaded"))
 
 
+def answer_text(screen: ChatScreen) -> str:
+    """The last answer as the model wrote it, also while it is being written."""
+    growing = screen.answers.growing
+    path = (screen.conversation if growing is None else growing()).path()
+    return path[-1].text if path and path[-1].role is Role.ASSISTANT else ""
+
+
 def answer_ends_with(screen: ChatScreen, token: str) -> bool:
-    """Look for an answer on the screen that ends with this token."""
-    return any(view.answer.endswith(token) for view in screen.query(TurnView))
+    """Look for an answer that ends with this token."""
+    return answer_text(screen).endswith(token)
 
 
 # --- doing ---
@@ -97,9 +104,9 @@ async def send_question(pilot: Pilot[None], question: str) -> None:
 async def send_and_wait(pilot: Pilot[None], question: str) -> None:
     """Ask, and wait until the turn is kept."""
     screen = chat_screen(pilot.app)
-    turns = len(screen.conversation.turns)
+    messages = len(screen.conversation.path())
     await send_question(pilot, question)
-    await wait_until(pilot, lambda: len(screen.conversation.turns) == turns + 1)
+    await wait_until(pilot, lambda: len(screen.conversation.path()) >= messages + 2)
     await wait_until(pilot, lambda: not screen.answering)
 
 

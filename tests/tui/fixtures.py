@@ -9,6 +9,7 @@ from localllm.engine.fake import FakeEngine, Script
 from localllm.library.files.settings import Settings
 from localllm.library.store.installed import InstalledModel
 from localllm.library.store.store import Store
+from localllm.machine.load import SystemLoad
 from localllm.runtime.runtime import Fit, Runtime
 from localllm.tui.app import LocalLLMApp
 from localllm.tui.downloads import Downloads, DownloadSource
@@ -89,6 +90,7 @@ class AppFixture:
                 settings=self.settings,
                 suggest=self.suggest,
                 clock=self.clock,
+                read_load=lambda _gpu: SystemLoad(cpu=0.97),
                 frame=frame,
                 conversations=self.conversations,
                 collections_dir=self.data_dir / "collections",

@@ -1,22 +1,21 @@
-"""The conversation: streamed answers, the meter, stopping, starting over."""
+"""The conversation: streamed answers, stopping, versions, branches, the queue, drafts."""
 
 import asyncio
 from functools import partial
 
 import pytest
-from textual.widgets import Digits, Markdown
 
-from localllm.engine.messages import Effort, Message, Overflow, Role, Thinking
-from localllm.errors import ContextOverflow, GenerationFailed
-from localllm.library.files.settings import Settings
-from localllm.tui.conversation import Ending
+from localllm.chat.conversation import Attachment, Ending
+from localllm.engine.messages import Message, Overflow, Role
+from localllm.errors import GenerationFailed
+from localllm.tui.screens.chat.branches import BranchScreen
 from localllm.tui.screens.chat.chat import ChatScreen
+from localllm.tui.screens.dialog import Dialog
 from localllm.tui.screens.home.home import HomeScreen
-from localllm.tui.widgets.labels import Bar
-from localllm.tui.widgets.prompt import Prompt, QuestionSent
-from localllm.tui.widgets.transcript import TurnView
+from localllm.tui.widgets.prompt import Prompt, PromptCompletion, QuestionSent
 from tests.tui.actions import (
     answer_ends_with,
+    answer_text,
     begin_answer,
     chat_screen,
     open_chat,
@@ -30,8 +29,8 @@ from tests.tui.actions import (
 from tests.tui.fixtures import MIB, AppFixture
 
 
-def answer(screen: ChatScreen) -> str:
-    return screen.query(Markdown).last().source
+def texts(screen: ChatScreen) -> list[str]:
+    return [message.text for message in screen.conversation.path()]
 
 
 @pytest.mark.smoke
@@ -43,16 +42,22 @@ async def test_the_answer_comes_as_it_is_written(app_fixture: AppFixture) -> Non
         for _ in range(3):
             gate.release()
         await wait_until(pilot, lambda: not chat_screen(app).answering)
-        assert answer(chat_screen(app)) == "Hello, world."
+        assert texts(chat_screen(app)) == ["hi there", "Hello, world."]
+        await wait_for_text(pilot, "Hello, world.")
         assert "hi there" in screen_text(app)
 
 
-async def test_the_model_is_told_the_whole_conversation(app_fixture: AppFixture) -> None:
+async def test_the_model_gets_the_whole_conversation(app_fixture: AppFixture) -> None:
+    app_fixture.script.warnings = ("Two user messages were joined.",)
     app = app_fixture.app()
     async with app.run_test() as pilot:
         await open_chat(pilot)
-        for question in ("one", "two"):
-            await send_and_wait(pilot, question)
+        await send_and_wait(pilot, "one")
+        await wait_for_text(pilot, "Two user messages were joined.")
+        app_fixture.script.dropped_messages = 4
+        await send_and_wait(pilot, "two")
+        await wait_for_text(pilot, "2 earlier turns were left out")
+    assert app_fixture.script.requests[0].overflow is Overflow.ROLL
     assert app_fixture.script.requests[1].messages == (
         Message(role=Role.USER, content="one"),
         Message(role=Role.ASSISTANT, content="Hello, world."),
@@ -60,186 +65,263 @@ async def test_the_model_is_told_the_whole_conversation(app_fixture: AppFixture)
     )
 
 
-async def test_what_a_model_thinks_is_shown_small_until_it_answers(app_fixture: AppFixture) -> None:
+async def test_reasoning_is_folded_with_its_length_and_kept(app_fixture: AppFixture) -> None:
     app_fixture.script.reasoning = ("Is it [/red]", " rain\x1b[2J?")
     app = app_fixture.app()
     gate = app_fixture.script.gate = asyncio.Semaphore(0)
     async with app.run_test() as pilot:
         await open_chat(pilot)
         await send_question(pilot, "hi")
-        await wait_for_text(pilot, "thinking… Is it [/red] rain")
+        await wait_for_text(pilot, "Is it [/red] rain")
+        assert "thinking for" in screen_text(app)
         for _ in range(4):
             gate.release()
         await wait_until(pilot, lambda: not chat_screen(app).answering)
-        assert answer(chat_screen(app)) == "Hello, world."
-        assert "thinking" not in screen_text(app)
+        await wait_for_text(pilot, "▸ thought")
         assert "rain" not in screen_text(app)
+        await pilot.press("tab", "enter")
+        await wait_for_text(pilot, "Is it [/red] rain?")
 
 
 @pytest.mark.smoke
-async def test_escape_stops_the_answer_and_its_text_stays(app_fixture: AppFixture) -> None:
+async def test_escape_stops_the_answer_and_says_so_at_once(app_fixture: AppFixture) -> None:
     app = app_fixture.app()
     async with app.run_test() as pilot:
         await begin_answer(app_fixture, pilot, "hi")
-        await pilot.press("escape")
+        chat_screen(app).action_stop()
+        await wait_until(
+            pilot, lambda: "stopping…" in screen_text(app) or not chat_screen(app).answering
+        )
         await wait_until(pilot, lambda: not chat_screen(app).answering)
         await wait_for_text(pilot, "stopped")
         assert app_fixture.script.cancelled == [app_fixture.script.requests[0].request_id]
-        assert answer(chat_screen(app)).startswith("Hello")
-        assert chat_screen(app).conversation.turns[0].ending is Ending.STOPPED
-        assert app.services.runtime.resident() != ()
+        assert answer_text(chat_screen(app)).startswith("Hello")
+        assert chat_screen(app).conversation.path()[-1].ending is Ending.STOPPED
+        assert chat_screen(app).runtime.resident() != ()
 
 
-async def test_a_second_question_waits_in_the_prompt_until_the_answer_is_there(
+async def test_a_second_question_waits_in_a_queue_and_can_be_taken_back(
     app_fixture: AppFixture,
 ) -> None:
-    gate = app_fixture.script.gate = asyncio.Semaphore(0)
     app = app_fixture.app()
     async with app.run_test() as pilot:
-        await open_chat(pilot)
-        await send_question(pilot, "one")
-        await wait_until(pilot, lambda: bool(app_fixture.script.requests))
-        await send_question(pilot, "two")
-        await wait_until(pilot, lambda: chat_screen(app).query_one(Prompt).text == "two")
-        assert len(app_fixture.script.requests) == 1
-        for _ in app_fixture.script.tokens:
+        gate = await begin_answer(app_fixture, pilot, "one")
+        for question in ("two", "three"):
+            await send_question(pilot, question)
+            await wait_for_text(pilot, f"⧗ {question}")
+        await pilot.press("up")  # in the empty prompt: the last one comes back
+        await wait_until(pilot, lambda: chat_screen(app).query_one(Prompt).text == "three")
+        assert "⧗ three" not in screen_text(app)
+        for _ in range(2 * len(app_fixture.script.tokens)):
             gate.release()
+        await wait_until(pilot, lambda: len(app_fixture.script.requests) == 2)
         await wait_until(pilot, lambda: not chat_screen(app).answering)
+        assert texts(chat_screen(app))[::2] == ["one", "two"]
+        assert "⧗" not in screen_text(app)
 
 
-async def test_an_answer_without_a_letter_ends_like_any_other(app_fixture: AppFixture) -> None:
+async def test_lines_are_added_nothing_is_not_sent_and_controls_are_no_text(
+    app_fixture: AppFixture,
+) -> None:
     app_fixture.script.tokens = ("", "\x1b", "")
-    app = app_fixture.app()
-    async with app.run_test() as pilot:
-        await open_chat(pilot)
-        await send_and_wait(pilot, "hi")
-        assert not chat_screen(app).answering
-        await send_and_wait(pilot, "again")
-
-
-async def test_ctrl_j_adds_a_line_and_enter_sends_them_all(app_fixture: AppFixture) -> None:
-    app = app_fixture.app()
-    async with app.run_test() as pilot:
-        await open_chat(pilot)
-        one = chat_screen(app).query_one(Prompt).size.height
-        await pilot.press("a", "ctrl+j", "b", "shift+enter", "c")
-        await pilot.pause()
-        assert chat_screen(app).query_one(Prompt).size.height == one + 2
-        await pilot.press("enter")
-        await wait_until(pilot, lambda: bool(app_fixture.script.requests))
-        messages = app_fixture.script.requests[0].messages
-        assert messages is not None
-        assert messages[-1].content == "a\nb\nc"
-        assert chat_screen(app).query_one(Prompt).text == ""
-
-
-async def test_an_empty_question_is_not_sent(app_fixture: AppFixture) -> None:
     app = app_fixture.app()
     async with app.run_test() as pilot:
         await open_chat(pilot)
         await pilot.press("space", "enter", "enter")
         await pilot.pause()
         assert app_fixture.script.requests == []
+        one = chat_screen(app).query_one(Prompt).size.height
+        await pilot.press("a", "ctrl+j", "b", "shift+enter", "c")
+        await pilot.pause()
+        assert chat_screen(app).query_one(Prompt).size.height == one + 2
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: bool(app_fixture.script.requests))
+        await wait_until(pilot, lambda: not chat_screen(app).answering)
+        messages = app_fixture.script.requests[0].messages
+        assert messages is not None
+        assert messages[-1].content == "a\nb\nc"
+        assert chat_screen(app).query_one(Prompt).text == ""
 
 
-async def test_a_new_chat_forgets_and_stops_what_is_being_written(app_fixture: AppFixture) -> None:
+async def test_a_new_chat_keeps_the_one_before(app_fixture: AppFixture) -> None:
     app = app_fixture.app()
     async with app.run_test() as pilot:
         await begin_answer(app_fixture, pilot, "hi")
-        await pilot.press("ctrl+n")
-        await wait_until(pilot, lambda: not chat_screen(app).query(TurnView))
-        await wait_until(pilot, lambda: not chat_screen(app).answering)
-        assert chat_screen(app).conversation.turns == ()
-        assert "Ask something." in screen_text(app)
+        first = chat_screen(app).conversation.id
+        await pilot.press("d", "r", "a", "f", "t", "ctrl+n")
+        await wait_until(pilot, lambda: chat_screen(app).conversation.id != first)
+        assert not chat_screen(app).answering
+        assert "Hello" not in screen_text(app)
+        assert chat_screen(app).query_one(Prompt).text == ""
         assert app_fixture.script.closed.get_nowait() == app_fixture.script.requests[0].request_id
+        store = chat_screen(app).services.conversations
+        assert [message.text for message in store.open(first).path()] == ["hi", "Hello"]
+        model = chat_screen(app).model
+        assert model is not None
+        chat_screen(app).open_model(model, store.open(first), came_from="home")
+        await wait_for_text(pilot, "Hello")
+        assert chat_screen(app).query_one(Prompt).text == "draft"
 
 
-async def test_the_conversation_is_there_again_after_a_look_at_the_models(
+async def test_the_conversation_and_the_draft_are_there_after_a_look_at_the_models(
     app_fixture: AppFixture,
 ) -> None:
     app = app_fixture.app()
     async with app.run_test() as pilot:
-        await open_chat(pilot)
-        await send_and_wait(pilot, "remember me")
-        await pilot.press("ctrl+o")
-        await wait_for_screen(pilot, HomeScreen)
-        await open_chat(pilot)
-        await wait_until(
-            pilot, lambda: "remember me" in screen_text(app) and "Hello, world." in screen_text(app)
-        )
-
-
-async def test_an_answer_goes_on_while_one_is_elsewhere(app_fixture: AppFixture) -> None:
-    app = app_fixture.app()
-    async with app.run_test() as pilot:
-        gate = await begin_answer(app_fixture, pilot, "hi")
+        gate = await begin_answer(app_fixture, pilot, "remember me")
         chat = chat_screen(app)
-        await pilot.press("f3")
+        await pilot.press("x", "y", "ctrl+o")
         await wait_for_screen(pilot, HomeScreen)
         for _ in app_fixture.script.tokens:
             gate.release()
         await wait_until(pilot, lambda: not chat.answering)
-        await pilot.press("f5")
+        await open_chat(pilot)
         await wait_for_text(pilot, "Hello, world.")
-        assert chat.conversation.turns[0].ending is Ending.COMPLETE
+        assert "remember me" in screen_text(app)
+        assert chat.query_one(Prompt).text == "xy"
+        assert chat.conversation.path()[-1].ending is Ending.COMPLETE
+        assert len(app_fixture.engines) == 2  # one described the machine: nothing was loaded again
 
 
-async def test_ask_again_replaces_the_last_answer(app_fixture: AppFixture) -> None:
-    app = app_fixture.app()
-    async with app.run_test() as pilot:
-        await open_chat(pilot)
-        await send_and_wait(pilot, "hi")
-        await pilot.press("ctrl+r")
-        await wait_until(pilot, lambda: len(app_fixture.script.requests) == 2)
-        await wait_until(pilot, lambda: not chat_screen(app).answering)
-        assert len(chat_screen(app).query(TurnView)) == 1
-        assert len(chat_screen(app).conversation.turns) == 1
-        assert app_fixture.script.requests[0].messages == app_fixture.script.requests[1].messages
-
-
-async def test_ask_again_twice_asks_once(app_fixture: AppFixture) -> None:
-    app = app_fixture.app()
-    async with app.run_test() as pilot:
-        await open_chat(pilot)
-        await send_and_wait(pilot, "hi")
-        await wait_until(pilot, lambda: not chat_screen(app).answering)
-        await asyncio.gather(chat_screen(app).action_again(), chat_screen(app).action_again())
-        await wait_until(pilot, lambda: len(chat_screen(app).conversation.turns) == 1)
-        assert len(app_fixture.script.requests) == 2
-
-
-async def test_two_questions_in_the_same_moment_are_one_answer(app_fixture: AppFixture) -> None:
-    app = app_fixture.app()
-    async with app.run_test() as pilot:
-        await open_chat(pilot)
-        chat_screen(app).post_message(QuestionSent("one"))
-        chat_screen(app).post_message(QuestionSent("two"))
-        await wait_until(pilot, lambda: len(chat_screen(app).conversation.turns) == 1)
-        assert chat_screen(app).query_one(Prompt).text == "two"
-
-
-async def test_a_new_chat_in_the_moment_of_asking_leaves_nothing_behind(
+async def test_again_and_edit_make_versions_and_arrows_go_through_them(
     app_fixture: AppFixture,
 ) -> None:
     app = app_fixture.app()
     async with app.run_test() as pilot:
         await open_chat(pilot)
-        chat_screen(app).post_message(QuestionSent("one"))
-        await pilot.press("ctrl+n")
-        await wait_until(
-            pilot, lambda: not chat_screen(app).answering and not chat_screen(app).query(TurnView)
-        )
+        await send_and_wait(pilot, "hi")
+        app_fixture.script.tokens = ("Second", " one.")
+        screen = chat_screen(app)
+        screen.action_again()
+        screen.action_again()  # twice in the same moment asks once
+        await wait_for_text(pilot, "\u20392/2\u203a")
+        await wait_until(pilot, lambda: not screen.answering)
+        assert len(app_fixture.script.requests) == 2
+        assert app_fixture.script.requests[0].messages == app_fixture.script.requests[1].messages
+        assert texts(screen) == ["hi", "Second one."]
+        await pilot.press("tab", "left")
+        await wait_for_text(pilot, "Hello, world.")
+        assert texts(screen) == ["hi", "Hello, world."]
+        await pilot.press("k", "e")  # the question above is edited
+        await wait_until(pilot, lambda: screen.query_one(Prompt).text == "hi")
+        await pilot.press("escape")  # and not, after all
+        await wait_until(pilot, lambda: screen.query_one(Prompt).text == "")
+        await pilot.press("up")
+        await wait_until(pilot, lambda: screen.query_one(Prompt).text == "hi")
+        await pilot.press("!", "enter")
+        await wait_until(pilot, lambda: texts(screen) == ["hi!", "Second one."])
+        assert len(screen.conversation.messages) == 5
+        await wait_until(pilot, lambda: not screen.answering)
+        await pilot.press("tab", "B")
+        await wait_for_screen(pilot, BranchScreen)
+        assert "Branches: 3" in screen_text(app)
+        await pilot.press("home", "enter")
+        await wait_for_screen(pilot, ChatScreen)
+        assert texts(screen)[0] == "hi"
+
+
+async def test_a_branch_and_a_deletion_that_asks(app_fixture: AppFixture) -> None:
+    app = app_fixture.app()
+    async with app.run_test() as pilot:
+        await open_chat(pilot)
+        screen = chat_screen(app)
+        await send_and_wait(pilot, "one")
         await send_and_wait(pilot, "two")
-        assert chat_screen(app).conversation.turns[0].question == "two"
+        await pilot.press("tab", "g", "j", "b")  # at the first answer
+        await wait_until(pilot, lambda: texts(screen) == ["one", "Hello, world."])
+        await send_and_wait(pilot, "instead")
+        assert texts(screen)[2] == "instead"
+        await pilot.press("tab", "d")
+        await wait_for_screen(pilot, Dialog)
+        await pilot.press("escape")
+        await wait_for_screen(pilot, ChatScreen)
+        assert texts(screen)[2] == "instead"
+        await pilot.press("d")
+        await wait_for_screen(pilot, Dialog)
+        await pilot.press("right", "enter")
+        await wait_until(pilot, lambda: texts(screen)[2:] == ["instead"])
 
 
-@pytest.mark.parametrize(
-    "error",
-    [ContextOverflow("5000 tokens do not fit 4096 [/INST]"), GenerationFailed("no [bold] slot")],
-)
-async def test_a_failed_request_is_said_plainly_and_the_question_comes_back(
-    app_fixture: AppFixture, error: GenerationFailed
+async def test_keys_copy_and_other_letters_return_to_the_prompt(app_fixture: AppFixture) -> None:
+    app_fixture.script.tokens = ("See:\n\n```py\n", "x = 1\n```\n", "and\n```\ny\n```")
+    app = app_fixture.app()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await open_chat(pilot)
+        screen = chat_screen(app)
+        await send_and_wait(pilot, "hi")
+        await pilot.press("tab", "y")
+        assert app.clipboard == "".join(app_fixture.script.tokens)
+        await pilot.press("c")
+        assert app.clipboard == "x = 1"
+        await pilot.press("c")
+        assert app.clipboard == "y"
+        await pilot.press("x")
+        assert app.focused is screen.query_one(Prompt)
+        assert screen.query_one(Prompt).text == "x"
+        line = next(i for i, row in enumerate(screen_text(app).split("\n")) if "py ─" in row)
+        column = screen_text(app).split("\n")[line].index("c copies")
+        await pilot.click(offset=(column + 1, line))
+        assert app.clipboard == "x = 1"
+        await pilot.press("z")
+        assert screen.query_one(Prompt).text == "xz"  # a click does not take the focus
+
+
+async def test_a_text_is_found_and_gone_through(app_fixture: AppFixture) -> None:
+    app = app_fixture.app()
+    async with app.run_test() as pilot:
+        await open_chat(pilot)
+        await send_and_wait(pilot, "one")
+        await send_and_wait(pilot, "two WORLD")
+        await pilot.press("ctrl+f", *"world")
+        await wait_for_text(pilot, "3 of 3")
+        await pilot.press("enter")
+        await wait_for_text(pilot, "1 of 3")
+        await pilot.press("escape", "q")
+        assert chat_screen(app).query_one(Prompt).text == "q"
+
+
+async def test_a_pasted_megabyte_is_one_line_and_is_counted(app_fixture: AppFixture) -> None:
+    app = app_fixture.app()
+    async with app.run_test() as pilot:
+        await open_chat(pilot)
+        screen = chat_screen(app)
+        screen.prompt_box.attach(
+            Attachment(name="pasted text", media_type="text/plain", text="word " * 100_000)
+        )
+        await wait_for_text(pilot, "488 KiB · 500,000 tokens")
+        await pilot.press("backspace")  # in the empty prompt it takes the last one away
+        await wait_until(pilot, lambda: screen.prompt_box.attachments == ())
+        screen.post_message(QuestionSent("read it", (_small("notes"),)))
+        await wait_until(pilot, lambda: len(screen.conversation.path()) == 2)
+        messages = app_fixture.script.requests[0].messages
+        assert messages is not None
+        assert "notes:\n```\nabc\n```" in messages[0].content
+
+
+def _small(name: str) -> Attachment:
+    return Attachment(name=name, media_type="text/plain", text="abc")
+
+
+async def test_a_completion_is_chosen_before_anything_is_sent(app_fixture: AppFixture) -> None:
+    app = app_fixture.app()
+    async with app.run_test() as pilot:
+        await open_chat(pilot)
+        screen = chat_screen(app)
+        screen.prompt_box.completers.append(
+            lambda text: [PromptCompletion(text=f"/{name} ", start=0, help="h [x]")
+                          for name in ("new", "net") if f"/{name}".startswith(text)]
+        )  # fmt: skip
+        await pilot.press(*"/ne")
+        await wait_for_text(pilot, "h [x]")
+        await pilot.press("down", "down", "enter")
+        await wait_until(pilot, lambda: screen.query_one(Prompt).text == "/net ")
+        assert app_fixture.script.requests == []
+
+
+async def test_a_failed_request_is_explained_and_the_question_comes_back(
+    app_fixture: AppFixture,
 ) -> None:
+    error = GenerationFailed("no [bold] slot [/INST]")
     app_fixture.script.generate_error = error
     app = app_fixture.app()
     async with app.run_test() as pilot:
@@ -250,7 +332,7 @@ async def test_a_failed_request_is_said_plainly_and_the_question_comes_back(
         app_fixture.script.generate_error = None
         await pilot.press("enter")
         await wait_for_text(pilot, "Hello, world.")
-        assert len(chat_screen(app).query(TurnView)) == 1  # the failed one made room
+        assert len(chat_screen(app).conversation.messages) == 2  # the failed one made room
 
 
 async def test_the_meter_shows_the_rate_of_now_and_then_what_the_engine_measured(
@@ -258,50 +340,24 @@ async def test_the_meter_shows_the_rate_of_now_and_then_what_the_engine_measured
 ) -> None:
     gate = app_fixture.script.gate = asyncio.Semaphore(0)
     app = app_fixture.app()
-    async with app.run_test() as pilot:
+    async with app.run_test(size=(120, 40)) as pilot:
         await open_chat(pilot)
-        await send_question(pilot, "hi")
+        screen = chat_screen(app)
+        await send_question(pilot, "three words here")
         for token in app_fixture.script.tokens[:3]:
             app_fixture.clock.now_s += 0.125
             gate.release()
-            await wait_until(pilot, partial(answer_ends_with, chat_screen(app), token))
-        await wait_until(pilot, lambda: chat_screen(app).query_one("#rate", Digits).value == "8.0")
-        assert "average 8.0 tok/s · first 125 ms" in screen_text(app)
+            await wait_until(pilot, partial(answer_ends_with, screen, token))
+        assert screen.meter_log.readings().now_tps == pytest.approx(8.0)
         gate.release()
-        await wait_until(pilot, lambda: not chat_screen(app).answering)
-        await wait_until(pilot, lambda: chat_screen(app).query_one("#rate", Digits).value == "40.0")
-        assert "average 40.0 tok/s · first 250 ms" in screen_text(app)
+        await wait_for_text(pilot, "average 40.0 tok/s · first 250 ms")
+        await wait_for_text(pilot, "7 of 4,096")
+        assert "all of it" in screen_text(app)
+        await pilot.press("f4")
+        await wait_for_text(pilot, "40.0 tok/s  context")  # in the title line, where it has room
 
 
-async def test_the_meter_shows_the_context_and_the_memory_of_the_engine(
-    app_fixture: AppFixture,
-) -> None:
-    app = app_fixture.app()
-    async with app.run_test() as pilot:
-        await open_chat(pilot)
-        await send_question(pilot, "three words here")
-        await wait_for_text(pilot, "7 of 4096 tokens")
-        assert "engine 210 MiB" in screen_text(app)
-        assert chat_screen(app).query_one("#context-bar", Bar).fraction == pytest.approx(7 / 4096)
-
-
-async def test_estimate_and_reality_are_side_by_side(app_fixture: AppFixture) -> None:
-    app = app_fixture.app()
-    async with app.run_test() as pilot:
-        await open_chat(pilot)
-        await pilot.press("f2")
-        await wait_for_text(pilot, "Memory of starter")
-        row = next(line for line in screen_text(app).splitlines() if "KV cache" in line)
-        assert row.split("KV cache")[1].split()[2:4] == ["90.0", "MiB"]
-        assert "dry run" not in screen_text(app)  # it fits so well that nobody was asked
-        await wait_for_text(pilot, "cache and computing: estimated")
-        await pilot.press("f2")
-        await wait_for_screen(pilot, ChatScreen)
-
-
-async def test_the_dry_run_stands_between_them_where_llama_cpp_was_asked(
-    app_fixture: AppFixture,
-) -> None:
+async def test_estimate_dry_run_and_reality_are_side_by_side(app_fixture: AppFixture) -> None:
     app_fixture.available_bytes = 300 * MIB  # near enough to what it needs to ask
     app = app_fixture.app()
     async with app.run_test() as pilot:
@@ -312,23 +368,8 @@ async def test_the_dry_run_stands_between_them_where_llama_cpp_was_asked(
         row = next(line for line in screen_text(app).splitlines() if "KV cache" in line)
         numbers = row.split("KV cache")[-1].split()
         assert numbers[1:6:2] == ["MiB"] * 3
-        weights = next(line for line in screen_text(app).splitlines() if "weights" in line)
-        assert weights.split("weights")[-1].split()[2] == "-"  # a dry run allocates none
-
-
-async def test_links_in_an_answer_are_shown_and_not_opened(app_fixture: AppFixture) -> None:
-    opened: list[str] = []
-    app_fixture.script.tokens = ("[click](http://127.0.0.1/[/x])",)
-    app = app_fixture.app()
-    app.open_url = lambda url, *, new_tab=True: opened.append(url)  # type: ignore[method-assign]  # noqa: PLW0108  # it takes new_tab, too
-    async with app.run_test(notifications=True) as pilot:
-        await open_chat(pilot)
-        await send_and_wait(pilot, "hi")
-        markdown = chat_screen(app).query(Markdown).last()
-        markdown.post_message(Markdown.LinkClicked(markdown, "http://127.0.0.1/[/x]"))
-        await wait_for_text(pilot, "Links are not opened")
-        assert "http://127.0.0.1/[/x]" in screen_text(app)
-    assert opened == []
+        await pilot.press("f2")
+        await wait_for_screen(pilot, ChatScreen)
 
 
 async def test_quitting_while_it_answers_ends_the_engine(app_fixture: AppFixture) -> None:
@@ -342,47 +383,6 @@ async def test_quitting_while_it_answers_ends_the_engine(app_fixture: AppFixture
         await pilot.press("ctrl+q")
     assert app.return_code == 0
     assert all(not engine.alive for engine in app_fixture.engines)
-
-
-async def test_thinking_is_switched_by_a_key(app_fixture: AppFixture) -> None:
-    app_fixture.settings = Settings(reasoning_effort="low")
-    app = app_fixture.app()
-    async with app.run_test() as pilot:
-        await open_chat(pilot)
-        for question in ("one", "two", "three", "four"):
-            await send_and_wait(pilot, question)
-            await pilot.press("ctrl+t")
-    effort = Effort.LOW
-    assert [request.thinking for request in app_fixture.script.requests] == [
-        Thinking(effort=effort),
-        Thinking(effort=effort, enabled=False),
-        Thinking(effort=effort, enabled=True),
-        Thinking(effort=effort),
-    ]
-
-
-async def test_a_warning_of_the_engine_is_shown_under_the_answer(app_fixture: AppFixture) -> None:
-    app_fixture.script.warnings = ("Two user messages were joined.",)
-    app = app_fixture.app()
-    async with app.run_test() as pilot:
-        await open_chat(pilot)
-        await send_and_wait(pilot, "one")
-        await wait_for_text(pilot, "Two user messages were joined.")
-
-
-async def test_what_was_left_out_of_a_long_conversation_is_said_under_the_answer(
-    app_fixture: AppFixture,
-) -> None:
-    app = app_fixture.app()
-    async with app.run_test() as pilot:
-        await open_chat(pilot)
-        await send_and_wait(pilot, "one")
-        assert app_fixture.script.requests[0].overflow is Overflow.ROLL
-        app_fixture.script.dropped_messages = 4
-        await send_and_wait(pilot, "two")
-        await wait_for_text(pilot, "2 earlier turns were left out")
-        assert chat_screen(app).conversation.turns[1].left_out == 2
-        assert len(chat_screen(app).conversation.turns) == 2
 
 
 async def test_a_template_that_cannot_be_used_is_named_before_the_first_question(

@@ -84,7 +84,9 @@ async def test_one_crash_asks_once(app_fixture: AppFixture) -> None:
         assert sum(isinstance(screen, Dialog) for screen in app.screen_stack) == 1
 
 
-async def test_a_restart_that_fails_leads_back_to_the_models(app_fixture: AppFixture) -> None:
+async def test_after_a_restart_that_fails_the_conversation_is_still_there(
+    app_fixture: AppFixture,
+) -> None:
     app = app_fixture.app()
     async with app.run_test() as pilot:
         await send_and_crash(app_fixture, pilot, after=1)
@@ -92,4 +94,5 @@ async def test_a_restart_that_fails_leads_back_to_the_models(app_fixture: AppFix
         await pilot.press("enter")
         await wait_for_text(pilot, "no memory left")
         await pilot.press("enter")
-        await wait_for_screen(pilot, HomeScreen)
+        await wait_for_screen(pilot, ChatScreen)
+        await wait_for_text(pilot, "the engine stopped here (SIGKILL)")

@@ -6,21 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from textual.app import App, ComposeResult
 from textual.widget import Widget
-from textual.widgets import Markdown
 
 import localllm.tui.app
+from localllm.chat.conversation import Attachment, ChatMessage, Conversation, Ending
 from localllm.core.hardware import Backend, Cpu, Device, DeviceKind, HardwareInfo, Memory
 from localllm.core.recommend import FitPlan
+from localllm.engine.messages import Role
 from localllm.errors import EngineCrashed, HubError, LoadFailed
 from localllm.library.store.installed import InstalledModel
 from localllm.runtime.load_policy import CHAT
 from localllm.runtime.runtime import Fit
 from localllm.tui import literal
-from localllm.tui.conversation import Ending, Turn
 from localllm.tui.downloads import DownloadPreview
 from localllm.tui.screens.dialog import Dialog, crash_dialog, failure_dialog, too_big_dialog
 from localllm.tui.screens.models.download import DownloadScreen
@@ -28,7 +26,7 @@ from localllm.tui.widgets.labels import Brand
 from localllm.tui.widgets.machine import MachinePanel
 from localllm.tui.widgets.models import ModelRow, ModelStatus, StatusKind
 from localllm.tui.widgets.suggestions import SuggestionRow
-from localllm.tui.widgets.transcript import TurnView
+from localllm.tui.widgets.transcript.transcript import Transcript
 from tests.tui.actions import (
     chat_screen,
     open_chat,
@@ -165,51 +163,30 @@ async def check_dialog(dialog: Dialog, times: int) -> None:
 
 
 async def test_a_question_and_the_reason_why_it_broke_off() -> None:
-    view = TurnView(RAW)
-    turn = Turn(question=RAW, ending=Ending.BROKEN, answer="", remark=RAW)
-    assert (await text_of(view, lambda: view.end(turn))).count(HOSTILE) == 2
+    transcript = Transcript()
+    conversation = Conversation()
+    for message in (
+        ChatMessage(role=Role.USER, text=RAW, attachments=(attachment(RAW),)),
+        ChatMessage(role=Role.ASSISTANT, text="", ending=Ending.BROKEN, remark=RAW),
+    ):
+        conversation = conversation.with_message(message, after=conversation.leaf)
+    text = await text_of(transcript, lambda: transcript.show(conversation))
+    assert text.count(HOSTILE) == 3
+    assert "owned" not in text
+
+
+def attachment(name: str) -> Attachment:
+    return Attachment(name=name, media_type="text/plain", text="x")
 
 
 async def test_an_answer_streamed_and_finished(app_fixture: AppFixture) -> None:
-    app_fixture.script.tokens = (*RAW, "\n\n<think>aloud</think>")
+    app_fixture.script.tokens = (*RAW, "\n\n<think>aloud</think> [click](http://x/y)")
     app = app_fixture.app()
     async with app.run_test(size=(100, 40)) as pilot:
         await open_chat(pilot)
         await send_question(pilot, "hi")
-        await wait_until(pilot, lambda: len(chat_screen(app).conversation.turns) == 1)
-        await pilot.pause()
-        assert HOSTILE in screen_text(app)
+        await wait_until(pilot, lambda: len(chat_screen(app).conversation.path()) == 2)
+        await wait_for_text(pilot, HOSTILE)
         assert "<think>aloud</think>" in screen_text(app)  # HTML is text, never dropped
+        assert "click (http://x/y)" in screen_text(app)  # and links are shown, never opened
         assert "owned" not in screen_text(app)
-        assert chat_screen(app).query(Markdown).last().source.startswith(HOSTILE)
-
-
-async def test_an_answer_that_was_cut_says_so() -> None:
-    view = TurnView("hi")
-    turn = Turn(question="hi", ending=Ending.CUT, answer="as far as it went")
-    text = await text_of(view, lambda: view.end(turn))
-    assert "as far as it went" in text
-    assert "the context is full" in text
-
-
-PIECES = (
-    *("# ", "## ", "- ", "1. ", "> ", "```", "```py\n", "|a|b|\n|-|-|\n", "|", "**", "*", "_"),
-    *("[", "](", ")", "![", "<", "</a>", "http://x", "[/INST]", "[bold]", "\\", "\n", "    "),
-    *("$", "&amp;", "&#0;", "\x1b[", "日", "👩\u200d💻", "---\n", "[x]: y\n", "'", '"', "~~", "a"),
-    *("`", "[a](b", "<think>", "https://[", "![x](y)", "- [ ] ", "\t"),
-)
-
-
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(st.lists(st.sampled_from(PIECES), max_size=40))
-async def test_no_markdown_brings_the_app_down(pieces: list[str]) -> None:
-    view = TurnView("hi")
-    app = OneWidget(view)
-    async with app.run_test() as pilot:
-        for piece in pieces:
-            await view.write(piece)
-        await view.end(Turn(question="hi", ending=Ending.COMPLETE, answer="".join(pieces)))
-        await pilot.pause()
-        assert app.is_running

@@ -25,7 +25,6 @@ from localllm.tui.screens.chat.loading import LoadScreen
 from localllm.tui.screens.dialog import Dialog
 from localllm.tui.screens.models.download import DownloadScreen
 from localllm.tui.screens.models.import_file import ImportScreen
-from localllm.tui.widgets.meter import MeterPanel
 from localllm.tui.widgets.prompt import Prompt
 from localllm.tui.widgets.suggestions import SuggestionRow
 from tests.tui.actions import (
@@ -342,4 +341,5 @@ async def stream(app_fixture: AppFixture, pilot: Pilot[None]) -> None:
         app_fixture.clock.now_s += 0.125 + 0.0625 * (index // 4 % 3)
         gate.release()
         await wait_until(pilot, partial(answer_ends_with, chat_screen(pilot.app), token))
-    chat_screen(pilot.app).query_one(MeterPanel).draw()
+    chat_screen(pilot.app).transcript.draw()
+    chat_screen(pilot.app).show_readings()

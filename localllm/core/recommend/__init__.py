@@ -6,7 +6,13 @@ speed. Capability is a comparison, not a measurement: more parameters are better
 so (see `capability`). What a quant loses is published data (`core/quality/quality.py`).
 """
 
-from localllm.core.recommend.evaluation import PROMPT_TOKENS, evaluate, load_of, predict
+from localllm.core.recommend.evaluation import (
+    PROMPT_TOKENS,
+    evaluate,
+    load_of,
+    predict,
+    predict_loaded,
+)
 from localllm.core.recommend.plan import (
     READING_TPS,
     Advice,
@@ -39,4 +45,5 @@ __all__ = [
     "load_of",
     "plans",
     "predict",
+    "predict_loaded",
 ]

@@ -113,6 +113,21 @@ def predict(spec: ModelSpec, machine: Machine, *, tokens: int) -> tuple[Estimate
     return estimate, placement.gpu_layers > 0
 
 
+def predict_loaded(
+    spec: ModelSpec,
+    settings: LoadSettings,
+    placement: Placement,
+    machine: Machine,
+    *,
+    depth: int,
+) -> Estimate:
+    """Estimate the decode rate of a model as it was placed, with `depth` tokens in the cache, and
+    correct it by what was measured on this machine."""
+    shares = _work(spec, settings, placement, machine)
+    estimate = decode_tps(shares, depth=depth, hops=_hops(placement))
+    return corrected(estimate, machine, on_gpu=placement.gpu_layers > 0)
+
+
 def _hops(placement: Placement) -> int:
     """Count the moves of a token's state between devices: along the layers, and there and back for
     each layer whose experts are on the host."""

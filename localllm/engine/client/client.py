@@ -190,6 +190,9 @@ class Engine(Protocol):
     async def cancel(self, request_id: str) -> None:
         """End a request; its stream ends with `Finished(reason=CANCELLED)`."""
 
+    def silent_s(self) -> float:
+        """Seconds since the last sign of life while a request is pending; 0 while none is."""
+
     def memory_bytes(self) -> int | None:
         """Resident memory of the process (RSS, shared pages of the mapped file included)."""
 
@@ -242,6 +245,9 @@ class ProcessEngine:
     @property
     def alive(self) -> bool:
         return self._crash is None and not self._closing
+
+    def silent_s(self) -> float:
+        return self._watchdog.silent_s(time.monotonic())
 
     def memory_bytes(self) -> int | None:
         if self.pid is None:

@@ -61,6 +61,13 @@ class Watchdog:
         """Let no time count until the next check: no request is pending."""
         self._checked_at = None
 
+    def silent_s(self, now: float) -> float:
+        """Return the seconds since the last event of a process that has begun to work; 0 while
+        nothing is checked."""
+        if self._checked_at is None or not self._started:
+            return 0.0
+        return max(0.0, now - self._event_at)
+
     def check(self, now: float, *, long_call: bool) -> str | None:
         """Return the reason to end the process, or None.
 

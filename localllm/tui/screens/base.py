@@ -19,9 +19,9 @@ from localllm.tui.widgets.key_hints import KeyHints
 from localllm.tui.widgets.status_line import StatusLine
 
 if TYPE_CHECKING:  # what the first picture does not need is imported after it
+    from localllm.chat.conversation import Conversation
     from localllm.library.store.installed import InstalledModel
     from localllm.runtime.runtime import Runtime
-    from localllm.tui.conversation import Conversation
     from localllm.tui.services import AppServices
 
 Result = TypeVar("Result")

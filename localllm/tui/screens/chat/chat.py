@@ -1,370 +1,305 @@
-"""The conversation with one model, and the way on when its engine ends."""
+"""The chat place: a conversation with a model, which stays loaded wherever one goes.
 
-import asyncio
-from contextlib import aclosing, suppress
+What can be done with the conversation is in `actions.py`, the way of an answer in `answering.py`,
+what is open in `session.py`. Others mount here what is theirs:
+
+- a `ChatPanel` at the right: `PANELS`, shown by `show_panel`;
+- the list of chats at the left, from LIST_COLUMNS on: `LEFT_PANELS`;
+- completions of what is typed: `PromptBox.completers`;
+- slash commands: `commands`.
+"""
+
+import time
+from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar
-from uuid import uuid4
+from typing import ClassVar, Final
 
-from textual import on, work
+from textual import events, on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Container
-from textual.content import Content
+from textual.containers import Container, Horizontal, Vertical
 from textual.reactive import reactive
 from textual.widgets import Static
-from textual.worker import WorkerError
 
-from localllm.engine.messages import (
-    Finished,
-    FinishReason,
-    GenerateRequest,
-    Overflow,
-    PromptProgress,
-    Reasoning,
-    Token,
-)
-from localllm.errors import EngineCrashed, LocalLLMError, NotFound
+from localllm.chat.commands.actions import ChatActions
+from localllm.chat.commands.table import parse_line, question_text
+from localllm.chat.conversation import ChatMessage, Conversation
+from localllm.chat.history.titles import title_of
+from localllm.chat.settings import ChatSettings
+from localllm.engine.messages import Role
+from localllm.errors import LocalLLMError, UsageError
 from localllm.library.store.installed import InstalledModel
 from localllm.runtime.runtime import ResidentModel
-from localllm.translation import _
+from localllm.translation import N_, _
 from localllm.tui import literal
-from localllm.tui.conversation import MESSAGES_OF_A_TURN, Conversation, Ending, Turn
-from localllm.tui.places import CHAT, HOME
-from localllm.tui.screens.base import PlaceScreen
-from localllm.tui.screens.chat.loading import LoadScreen
-from localllm.tui.screens.chat.memory import MemoryScreen
-from localllm.tui.screens.dialog import crash_dialog
-from localllm.tui.widgets.meter import MeterPanel
-from localllm.tui.widgets.prompt import PageTurned, Prompt, QuestionSent
-from localllm.tui.widgets.transcript import Transcript, TurnView
+from localllm.tui.places import CHAT
+from localllm.tui.screens.chat.actions import ConversationActions
+from localllm.tui.screens.chat.view import ConversationView, TypedInMessages
+from localllm.tui.widgets.chat.attachments import LineClicked, QueuedQuestions
+from localllm.tui.widgets.chat.find_bar import FindBar
+from localllm.tui.widgets.chat.panel import ChatPanel
+from localllm.tui.widgets.meter.panel import MeterPanel
+from localllm.tui.widgets.meter.title import ChatTitle
+from localllm.tui.widgets.prompt import (
+    LastQuestionWanted,
+    MessagesWanted,
+    PageTurned,
+    PromptBox,
+    PromptChanged,
+    QuestionSent,
+)
 
-ENDINGS = {
-    FinishReason.STOP: Ending.COMPLETE,
-    FinishReason.TOOL_CALLS: Ending.COMPLETE,
-    FinishReason.LENGTH: Ending.CUT,
-    FinishReason.CANCELLED: Ending.STOPPED,
-}
+PANEL_COLUMNS: Final = 100
+"""From this width on the panel stands beside the conversation; below it lies over it (f4)."""
+LIST_COLUMNS: Final = 140
+"""From this width on the list of chats is seen too."""
+
+METER: Final = "meter"
+WATCH_S = 1.0
+COUNT_DELAY_S = 0.6
+"""A pause in typing after which the question is counted."""
+COUNT_FROM_CHARS = 80
+"""A shorter question is not counted: its number says nothing."""
+
+Panels = tuple[tuple[str, Callable[[], ChatPanel]], ...]
 
 
-THINKING_NAMES = {None: "as the model does by itself", False: "off", True: "on"}
+class ChatScreen(ConversationActions):
+    """A conversation with a model. `conversation` is what is shown; `change_conversation` replaces
+    it, `change_settings` its settings."""
 
-
-class ChatScreen(PlaceScreen):
-    """Chat with one model after another; the conversation of each stays while the program runs."""
+    PANELS: ClassVar[Panels] = ((METER, MeterPanel),)
+    LEFT_PANELS: ClassVar[Panels] = ()
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(
-            "escape", "stop", "Stop", id="chat.stop", tooltip="Stop the answer; its text stays"
-        ),
-        Binding("ctrl+n", "new", "New chat", id="chat.new", tooltip="Forget this conversation"),
-        Binding(
-            "ctrl+r",
-            "again",
-            "Ask again",
-            id="chat.again",
-            show=False,
-            tooltip="Ask the last question again",
-        ),
-        Binding(
-            "ctrl+o",
-            "models",
-            "Other models",
-            id="chat.models",
-            tooltip="Choose another model; this one stays in memory",
-        ),
-        Binding(
-            "ctrl+t",
-            "thinking",
-            "Thinking",
-            id="chat.thinking",
-            show=False,
-            tooltip="Let a model that can think do so: as it does by itself, off, on",
-        ),
-        Binding("f2", "memory", "Memory", id="chat.memory", tooltip="Estimated and real memory"),
-    ]
+        Binding("escape", "stop", N_("Stop"), id="chat.stop",
+                tooltip=N_("Stop the answer; its text stays")),
+        Binding("ctrl+n", "new", N_("New chat"), id="chat.new",
+                tooltip=N_("Begin another conversation; this one is kept")),
+        Binding("ctrl+r", "again", N_("Again"), id="chat.again", show=False,
+                tooltip=N_("Answer the last question once more, as a version")),
+        Binding("ctrl+o", "models", N_("Other models"), id="chat.models",
+                tooltip=N_("Choose another model; this one stays in memory")),
+        Binding("ctrl+f", "find", N_("Find"), id="chat.find", show=False, priority=True,
+                tooltip=N_("Find a text in this conversation")),
+        Binding("f2", "memory", N_("Memory"), id="chat.memory", show=False,
+                tooltip=N_("Estimated and real memory")),
+        Binding("f4", "panel", N_("Panel"), id="chat.panel", priority=True,
+                tooltip=N_("Show or hide the panel at the right")),
+    ]  # fmt: skip
 
     answering: reactive[bool] = reactive(False, bindings=True)
-
     place = CHAT
 
     def __init__(self) -> None:
         super().__init__()
-        self.conversation = Conversation()
-        self._model: InstalledModel | None = None
-        self._resident: ResidentModel | None = None
-        self._conversations: dict[str, Conversation] = {}
-        self._request_id = ""
-        self._engine_ended = False
-        self._opening = False
-        self._ready = asyncio.Event()
+        self.commands: ChatActions | None = None
+        self._panel = METER
+        self._panel_wanted: bool | None = None
 
     def compose_place(self) -> ComposeResult:
-        yield Static(Content(), id="chat-warning")
-        with Container(id="chat"):
-            yield Transcript()
-            yield MeterPanel(clock=self.services.clock, memory_bytes=self._memory_bytes)
-            yield Prompt(placeholder="Ask something")
+        yield ChatTitle()
+        yield Static(id="chat-warning")
+        with Horizontal(id="chat"):
+            with Container(id="chat-left"):
+                for name, make in self.LEFT_PANELS:
+                    yield _named(make(), name)
+            with Vertical(id="chat-middle"):
+                yield ConversationView(clock=self.services.clock, id="transcript")
+                yield FindBar()
+                yield QueuedQuestions()
+                yield PromptBox(placeholder=_("Ask something; nothing leaves this machine"))
+            with Container(id="chat-right"):
+                for name, make in self.PANELS:
+                    yield _named(make(), name)
 
     def on_mount(self) -> None:
-        self._transcript = self.query_one(Transcript)
-        self._meter = self.query_one(MeterPanel)
-        self._prompt = self.query_one(Prompt)
-        self._prompt.focus()
-        self._thinking = self.runtime.default_thinking
-        self.set_interval(1.0, self.watch_engine)
-        self._ready.set()
+        self.set_up()
+        self.show_panel(METER, wanted=None)
+        self.prompt_box.prompt.focus()
+        self.set_interval(WATCH_S, self.watch_engine)
+        self.ready.set()
 
-    def _memory_bytes(self) -> int | None:
-        return None if self._model is None else self.runtime.memory_bytes(self._model.name)
+    # --- the panels ---
 
-    # --- the model ---
+    def on_resize(self, event: events.Resize) -> None:
+        self._arrange(event.size.width)
+
+    def _arrange(self, width: int) -> None:
+        self.set_class(width >= LIST_COLUMNS and bool(self.LEFT_PANELS), "-with-list")
+        beside = width >= PANEL_COLUMNS
+        shown = beside if self._panel_wanted is None else self._panel_wanted
+        self.set_class(shown and beside, "-with-panel")
+        self.set_class(shown and not beside, "-panel-over")
+        self._show_title()
+        self.show_readings()
+
+    def show_panel(self, name: str, *, wanted: bool | None = True) -> None:
+        """Show a panel at the right; `wanted` None: where there is room for it."""
+        self._panel, self._panel_wanted = name, wanted
+        for panel in self.query("#chat-right > ChatPanel"):
+            panel.display = panel.id == f"panel-{name}"
+        self._arrange(self.size.width)
+
+    def hide_panel(self) -> None:
+        """Show no panel at the right."""
+        self.show_panel(METER, wanted=False)
+
+    def action_panel(self) -> None:
+        if self.has_class("-with-panel") or self.has_class("-panel-over"):
+            self.hide_panel()
+        else:
+            self.show_panel(METER)
+
+    def panel(self, name: str) -> ChatPanel:
+        """Return one of the panels."""
+        return self.query_one(f"#panel-{name}", ChatPanel)
+
+    # --- what is shown ---
+
+    def _show_title(self) -> None:
+        model = self.model
+        name = "" if model is None else f"{model.name} {model.quant or ''}".rstrip()
+        title = title_of(self.conversation) if self.conversation.messages else ""
+        beside = self.has_class("-with-panel") and self._panel == METER
+        self.query_one(ChatTitle).show(name or _("no model chosen"), title, numbers=not beside)
+
+    def show_readings(self) -> None:
+        readings = self.meter_log.readings()
+        self.query_one(ChatTitle).show_readings(readings)
+        meter = self.query_one(MeterPanel)
+        if meter.display and (self.has_class("-with-panel") or self.has_class("-panel-over")):
+            name = None if self.model is None else self.model.name
+            bytes_ = None if name is None else self.runtime.memory_bytes(name)
+            meter.show(readings, self.resident, bytes_)
+
+    def conversation_shown(self) -> None:
+        """Show the conversation everywhere, after it has changed."""
+        self.transcript.show(self.conversation)
+        self.meter_log.shown(self.conversation.path())
+        for panel in self.query(ChatPanel):
+            panel.conversation_changed(self.conversation)
+        self._show_title()
+        self.show_readings()
+        self.refresh_bindings()
+
+    def resident_shown(self, resident: ResidentModel | None) -> None:
+        """Show what is in memory, after it has changed."""
+        for panel in self.query(ChatPanel):
+            panel.model_changed(resident)
+        warnings = " ".join(resident.warnings) if resident is not None else ""
+        warning = self.query_one("#chat-warning", Static)
+        warning.update(literal.line(warnings))
+        warning.display = bool(warnings)
+        self._show_title()
+        self.show_readings()
+
+    def drawn(self) -> None:
+        """Follow a draw of the transcript while an answer is written."""
+        self.answers.drawn()
+        self.watch_load()
+        if self.transcript.draws % 2 == 0:
+            self.show_readings()
 
     def open_model(
         self, model: InstalledModel, conversation: Conversation | None, *, came_from: str
     ) -> None:
         """Chat with this model; when it cannot be loaded, go back to the place `came_from`."""
-        if self._opening:  # enter, twice in the same moment
-            return
-        self._opening = True
-        self.change_model(model, conversation, came_from)
+        self.open_with(model, conversation, came_from=came_from)
 
-    @work(exclusive=True, group="open", exit_on_error=False)
-    async def change_model(
-        self, model: InstalledModel, conversation: Conversation | None, came_from: str
-    ) -> None:
-        await self._ready.wait()
+    async def change_settings(self, settings: ChatSettings) -> None:
+        """Use these settings from the next question on. Where they change how the model is loaded,
+        it is loaded again; when that fails, the settings stay as they were."""
+        before = self.conversation.settings
+        self.change_conversation(replace(self.conversation, settings=settings))
+        loads = (settings.context, settings.kv_type) != (before.context, before.kv_type)
+        if loads and self.resident is not None and not await self.reload():
+            kept = replace(settings, context=before.context, kv_type=before.kv_type)
+            self.change_conversation(replace(self.conversation, settings=kept))
+
+    # --- the prompt ---
+
+    @on(QuestionSent)
+    def _question_sent(self, event: QuestionSent) -> None:
+        event.stop()
         try:
-            resident = next(
-                (r for r in self.runtime.resident() if r.model.name == model.name), None
-            )
-            if resident is None:
-                resident = await self.ask(LoadScreen(model))
-        finally:
-            self._opening = False
-        if resident is None:
-            self.frame.go_to(came_from)
+            command = parse_line(event.text) if self.commands is not None else None
+        except UsageError as error:
+            self.prompt_box.put_back(event.text, event.attachments)
+            self.show_status(str(error))
             return
-        if self._model is not None and self._model.name == model.name and conversation is None:
-            await self._show_resident(resident)
+        if command is not None:
+            self.run_command(event.text)
             return
-        await self._end_answer()
-        if self._model is not None:
-            self._conversations[self._model.name] = self.conversation
-        self._model = resident.model
-        self.conversation = conversation or self._conversations.get(model.name, Conversation())
-        await self._transcript.show(self.conversation)
-        await self._show_resident(resident)
+        self.send(question_text(event.text), event.attachments)
 
-    async def _show_resident(self, resident: ResidentModel) -> None:
-        if resident is self._resident and not self._engine_ended:
+    @work(group="command", exit_on_error=False)
+    async def run_command(self, text: str) -> None:
+        """Run a slash command; its failure is told, and the line is back in the prompt."""
+        command = parse_line(text)
+        if command is None or self.commands is None:
             return
-        self._resident = resident
-        self._engine_ended = False
-        model, layers = resident.model, resident.loaded.gpu_layers
-        where = f"{layers} layers on the GPU" if layers else "on the CPU"
-        self.set_subject(f"{model.name} {model.quant or ''} · {where}")
-        warning = self.query_one("#chat-warning", Static)
-        warning.update(literal.line(" ".join(resident.warnings)))
-        warning.display = bool(resident.warnings)
-        await self._meter.loaded(resident)
-        self._prompt.focus()
+        try:
+            await self.commands.run(command)
+        except LocalLLMError as error:
+            self.prompt_box.put_back(text)
+            self.show_status(str(error))
+
+    @on(PromptChanged)
+    def _prompt_changed(self, event: PromptChanged) -> None:
+        event.stop()
+        self.count_question()
+
+    @on(MessagesWanted)
+    def _messages_wanted(self) -> None:
+        if self.transcript.entries:
+            self.transcript.focus()
+
+    @on(TypedInMessages)
+    def _typed_in_messages(self, event: TypedInMessages) -> None:
+        self.prompt_box.prompt.focus()
+        if event.text:
+            self.prompt_box.prompt.insert(event.text)
+
+    @on(LastQuestionWanted)
+    def _last_question_wanted(self) -> None:
+        self.edit_last()
+
+    @on(LineClicked)
+    def _line_clicked(self, event: LineClicked) -> None:
+        if isinstance(event.lines, QueuedQuestions):
+            self.unqueue(event.number)
+        else:
+            self.prompt_box.detach(event.number)
+
+    @on(PageTurned)
+    def _page_turned(self, event: PageTurned) -> None:
+        height = max(1, self.transcript.size.height - 1)
+        self.transcript.scroll_relative(y=-height if event.up else height, animate=False)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Grey out what cannot be done now."""
         match action:
             case "stop":
-                return self.answering or None
+                return self.answering or self.session.editing is not None or None
             case "again":
-                return (bool(self.conversation.turns) and not self.answering) or None
+                return (self.question is not None and not self.answering) or None
             case "memory":
-                return self._resident is not None or None
+                return self.resident is not None or None
         return True
 
     @property
-    def _model_name(self) -> str:
-        assert self._model is not None
-        return self._model.name
-
-    # --- asking and answering ---
-
-    @on(QuestionSent)
-    def _question_sent(self, event: QuestionSent) -> None:
-        if self._resident is None:
-            self._prompt.put_back(event.text)
-            self.show_status(_("Choose a model first: f3 shows those that suit this machine."))
-        elif self.answering:
-            self._prompt.put_back(event.text)
-            self.notify("The answer is still coming. Escape stops it.")
-        else:
-            self._start_answer(event.text)
-
-    def _start_answer(self, question: str) -> None:
-        self.answering = True  # from now on, not from when the worker starts: no second question
-        self.answer(question)
-
-    @work(exclusive=True, group="answer", exit_on_error=False)
-    async def answer(self, question: str) -> None:
-        """Ask the engine and show what it writes."""
-        await self._drop_unanswered()
-        view = await self._transcript.add(question)
-        view.note("reading…")
-        turn, failure = Turn(question=question, ending=Ending.STOPPED), None
-        try:
-            turn = await self._stream(question, view)
-        except LocalLLMError as error:
-            turn, failure = replace(turn, ending=Ending.BROKEN), error
-            self._engine_ended = isinstance(error, EngineCrashed | NotFound)
-        finally:  # also when this worker is cancelled: a new chat, another model, quit
-            self.answering = False
-            await self._close_turn(turn, view, failure)
-        if isinstance(failure, EngineCrashed | NotFound):
-            await self._recover(failure)
-
-    async def _stream(self, question: str, view: TurnView) -> Turn:
-        request = GenerateRequest(
-            request_id=uuid4().hex,
-            messages=self.conversation.messages(question),
-            overflow=Overflow.ROLL,
-            thinking=self._thinking,
-        )
-        self._request_id = request.request_id
-        self._meter.started()
-        finished: Finished | None = None
-        name = self._model_name
-        events = self.runtime.generate(name, request)
-        try:
-            async with self.services.pool.acquire(name), aclosing(events):
-                async for event in events:
-                    match event:
-                        case PromptProgress():
-                            self._meter.prompt_read(event)
-                            view.note(f"reading… {event.processed} of {event.total} tokens")
-                        case Reasoning():
-                            view.write_reasoning(event.text)
-                        case Token():
-                            self._meter.token_written()
-                            await view.write(event.text)
-                        case Finished():
-                            finished = event
-        finally:
-            self._meter.ended(finished)
-        if finished is None:
-            return Turn(question=question, ending=Ending.BROKEN)
-        return Turn(
-            question=question,
-            ending=ENDINGS[finished.reason],
-            left_out=finished.dropped_messages // MESSAGES_OF_A_TURN,
-            warnings=finished.warnings,
-        )
-
-    async def _close_turn(self, turn: Turn, view: TurnView, failure: LocalLLMError | None) -> None:
-        turn = replace(turn, answer=view.answer, remark=_remark(failure))
-        self.conversation = self.conversation.with_turn(turn)
-        if view.is_attached:
-            await view.end(turn)
-        if failure is not None and not turn.answer:
-            self._prompt.put_back(turn.question)
-        self.refresh_bindings()
-
-    async def _drop_unanswered(self) -> None:
-        """Remove a question that broke off without an answer, before the next one."""
-        turns = self.conversation.turns
-        if turns and turns[-1].ending is Ending.BROKEN and not turns[-1].answer:
-            await self._drop_last()
-
-    async def _drop_last(self) -> None:
-        self.conversation = self.conversation.without_last()
-        await self._transcript.remove_last()
-
-    # --- when the engine is gone ---
-
-    def watch_engine(self) -> None:
-        """Notice an engine that ended between two questions."""
-        if self._resident is None or not self.runtime.holds(self._model_name):
-            return  # it gave way to another model, and is loaded again with the next question
-        name = self._model_name
-        alive = any(resident.model.name == name for resident in self.runtime.resident())
-        if self.is_current and not (alive or self.answering or self._engine_ended):
-            self._engine_ended = True
-            self.recover()
-
-    @work(exclusive=True, group="recover", exit_on_error=False)
-    async def recover(self) -> None:
-        crash = await self.runtime.crash(self._model_name)
-        await self._recover(crash or NotFound("The engine's process ended while it was idle."))
-
-    async def _recover(self, error: EngineCrashed | NotFound) -> None:
-        """Say what happened; start the engine again, with the conversation, or leave."""
-        choice = await self.ask(crash_dialog(error))
-        assert self._model is not None
-        await self.services.pool.unload(self._model.name)
-        resident = None
-        if choice == "restart":
-            resident = await self.ask(LoadScreen(self._model))
-        if resident is None:
-            self.frame.go_to(HOME)
-        else:
-            await self._show_resident(resident)
-
-    # --- keys ---
-
-    @work(group="stop", exit_on_error=False)
-    async def action_stop(self) -> None:
-        with suppress(EngineCrashed):  # the answer's own stream says so
-            await self.runtime.cancel(self._model_name, self._request_id)
-
-    @work(exclusive=True, group="leave", exit_on_error=False)
-    async def action_new(self) -> None:
-        await self._end_answer()
-        self.conversation = Conversation()
-        await self._transcript.show(self.conversation)
-        self._meter.cleared()
-        self._prompt.focus()
-
-    def action_models(self) -> None:
-        self.frame.go_to(HOME)
-
-    async def _end_answer(self) -> None:
-        """Close the answer that is being written, and wait until the conversation has its text."""
-        for worker in self.workers.cancel_group(self, "answer"):
-            with suppress(WorkerError):  # it was cancelled, as it should be
-                await worker.wait()
-        self.answering = False  # also when the worker was cancelled before it ran
-
-    async def action_again(self) -> None:
-        if self.answering or not self.conversation.turns:  # a second press in the same moment
-            return
-        question = self.conversation.turns[-1].question
-        if self._prompt.text == question:
-            self._prompt.clear()
-        self.answering = True
-        await self._drop_last()
-        self._start_answer(question)
-
-    def action_thinking(self) -> None:
-        """Switch thinking: by itself, off, on, from the next question."""
-        enabled = {None: False, False: True, True: None}[self._thinking.enabled]
-        self._thinking = replace(self._thinking, enabled=enabled)
-        self.notify(f"Thinking: {THINKING_NAMES[enabled]}, from the next question.")
-
-    def action_memory(self) -> None:
-        if self._resident is not None:
-            self.open(MemoryScreen(self._resident))
-
-    @on(PageTurned)
-    def _page_turned(self, event: PageTurned) -> None:
-        if event.up:
-            self._transcript.scroll_page_up()
-        else:
-            self._transcript.scroll_page_down()
+    def question(self) -> ChatMessage | None:
+        """The last question on the branch that is shown."""
+        path = self.conversation.path()
+        return next((m for m in reversed(path) if m.role is Role.USER), None)
 
 
-def _remark(failure: LocalLLMError | None) -> str:
-    """Write the failure under the turn, shortly for an engine's: its dialog says the rest."""
-    match failure:
-        case None:
-            return ""
-        case EngineCrashed():
-            return f"the engine stopped here ({failure.reason})"
-    return str(failure)
+def _named(panel: ChatPanel, name: str) -> ChatPanel:
+    panel.id = f"panel-{name}"
+    return panel
+
+
+def now_s() -> float:
+    """Return the time as messages have it, in Unix seconds."""
+    return time.time()

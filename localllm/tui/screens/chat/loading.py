@@ -1,5 +1,6 @@
 """A model on its way into memory."""
 
+from dataclasses import replace
 from typing import ClassVar
 
 from textual import work
@@ -12,7 +13,7 @@ from textual.widgets import ProgressBar, Static
 from localllm.core.units import format_bytes
 from localllm.errors import DoesNotFit, EngineCrashed, LocalLLMError
 from localllm.library.store.installed import InstalledModel
-from localllm.runtime.load_policy import CHAT, NotGenerative
+from localllm.runtime.load_policy import CHAT, LoadChoice, NotGenerative
 from localllm.runtime.model_pool.pool_model import FOREVER, PoolModel
 from localllm.runtime.runtime import Fit, ResidentModel
 from localllm.tui import literal
@@ -40,9 +41,10 @@ class LoadScreen(WorkScreen[ResidentModel | None]):
         Binding("escape", "cancel", "Cancel", id="load.cancel", tooltip="Stop loading; go back")
     ]
 
-    def __init__(self, model: InstalledModel) -> None:
+    def __init__(self, model: InstalledModel, choice: LoadChoice = CHAT) -> None:
         super().__init__()
         self._model = model
+        self._choice = choice
 
     def compose(self) -> ComposeResult:
         yield Brand()
@@ -63,7 +65,7 @@ class LoadScreen(WorkScreen[ResidentModel | None]):
         fit: Fit | None = None
         try:
             self._model = self.runtime.resolve(self._model.name)  # is the file still the one?
-            plan = await self.runtime.plan(self._model, CHAT)
+            plan = await self.runtime.plan(self._model, self._choice)
             names = tuple(resident.model.name for resident in self.runtime.resident())
             fit = await self.runtime.fit_in(await self.runtime.outlook(), plan, unloading=names)
             self._show_need(fit)
@@ -82,16 +84,17 @@ class LoadScreen(WorkScreen[ResidentModel | None]):
     async def _load(self, *, force: bool) -> ResidentModel | None:
         """Let the pool load it, which frees other models if they have to give way."""
         pool = self.services.pool
-        if force:
-            pool.models.give(
-                PoolModel(model=self._model, choice=CHAT, keep_alive_s=FOREVER, force=True)
-            )
+        given = PoolModel(model=self._model, choice=self._choice, keep_alive_s=FOREVER, force=force)
+        pool.models.give(given)
         watching = self.set_interval(WATCH_S, self._show_progress)
         try:
             return (await pool.load(self._model.name, cancellable=True)).resident
         finally:
             watching.stop()
-            pool.models.withdraw(self._model.name)  # forced once, not for every later load
+            if self._choice == CHAT:
+                pool.models.withdraw(self._model.name)
+            else:  # forced once, not for every later load
+                pool.models.give(replace(given, force=False))
 
     def _show_progress(self) -> None:
         state = self.services.pool.load_state(self._model.name)

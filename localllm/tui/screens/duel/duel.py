@@ -33,7 +33,7 @@ from localllm.tui.screens.base import WorkScreen
 from localllm.tui.screens.chat_settings.choice_window import ChoiceWindow, Chosen, Row
 from localllm.tui.screens.duel.side import DuelSide, Progress, tally_text
 from localllm.tui.widgets.key_hints import KeyHints
-from localllm.tui.widgets.prompt import Prompt, QuestionSent
+from localllm.tui.widgets.prompt import Prompt, PromptBox, QuestionSent
 
 DRAWS_PER_S = 4
 
@@ -165,7 +165,7 @@ class DuelScreen(WorkScreen[DuelWinner | None]):
             yield DuelSide("A", id="left")
             yield DuelSide("B", id="right")
         yield Static("", id="duel-tally", markup=False)
-        yield Prompt(placeholder=_("One question for both models"))
+        yield PromptBox(placeholder=_("One question for both models"))
         yield KeyHints()
 
     def on_mount(self) -> None:
@@ -221,7 +221,7 @@ class DuelScreen(WorkScreen[DuelWinner | None]):
     @on(QuestionSent)
     def _question_sent(self, event: QuestionSent) -> None:
         if self._state is _State.ANSWERING or len(self._pair) < 2:
-            self.query_one(Prompt).put_back(event.text)
+            self.query_one(PromptBox).put_back(event.text)
             return
         self._question = event.text
         self._state = _State.ANSWERING
