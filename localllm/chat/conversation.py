@@ -128,6 +128,13 @@ class Conversation:
             at = by_id[at].parent
         return tuple(reversed(branch))
 
+    @property
+    def sources(self) -> tuple[Citation, ...]:
+        """The passages that go with the last question of the branch that is shown."""
+        path = reversed(self.path())
+        question = next((each for each in path if each.role is Role.USER), None)
+        return () if question is None else question.citations
+
     def versions(self, message_id: str) -> tuple[ChatMessage, ...]:
         """Return the message and its versions, in the order in which they were made."""
         parent = self.message(message_id).parent

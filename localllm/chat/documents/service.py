@@ -6,7 +6,7 @@ long as it is paused.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 
@@ -129,12 +129,19 @@ class Documents:
         for collection_id in tuple(self._tasks):
             await self.stop_indexing(collection_id)
 
+    async def index(self, collection_id: str) -> AsyncGenerator[IndexProgress, None]:
+        """Bring a collection up to date while somebody waits for it. Raises as
+        `update_collection`."""
+        embedder, _reranker = await self._embedder()
+        collection = await asyncio.to_thread(self.collections.open, collection_id)
+        steps = update_collection(self.collections, collection, embedder, pause=self._wait)
+        async with aclosing(steps):
+            async for progress in steps:
+                yield progress
+
     async def _index(self, collection_id: str) -> None:
         try:
-            embedder, _reranker = await self._embedder()
-            collection = await asyncio.to_thread(self.collections.open, collection_id)
-            steps = update_collection(self.collections, collection, embedder, pause=self._wait)
-            async with aclosing(steps):
+            async with aclosing(self.index(collection_id)) as steps:
                 async for progress in steps:
                     self._show(collection_id, IndexState(progress=progress))
         except LocalLLMError as error:

@@ -1,7 +1,5 @@
-"""Passages as the sources of an answer: what the model reads of them, and how an answer refers to
-them."""
+"""The passages that go with a question, within what the context has room for."""
 
-import re
 from collections.abc import Sequence
 
 from localllm.chat.attachments.fitting import Tokenize, count_text
@@ -15,8 +13,6 @@ _MIN_TOKENS = 40
 """A shorter end of a passage says nothing."""
 _LINE_TOKENS = 24
 """The most that the line above a passage takes."""
-
-_REFERENCE = re.compile(r"\[(\d{1,2}(?:\s*,\s*\d{1,2})*)\]")
 
 
 async def chosen_sources(
@@ -43,15 +39,3 @@ async def chosen_sources(
             )
         )
     return tuple(sources)
-
-
-def cited_numbers(text: str) -> tuple[int, ...]:
-    """Return the numbers that an answer refers to, `[1]` or `[1, 3]`, each once, in its order."""
-    found = (int(number) for match in _REFERENCE.finditer(text) for number in match[1].split(","))
-    return tuple(dict.fromkeys(found))
-
-
-def cited_sources(text: str, sources: Sequence[Citation]) -> tuple[Citation, ...]:
-    """Return the sources that an answer refers to, in the order of their numbers."""
-    numbers = set(cited_numbers(text))
-    return tuple(each for each in sources if each.number in numbers)

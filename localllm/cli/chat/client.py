@@ -6,7 +6,8 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 
-from localllm.chat.conversation import Attachment, ChatMessage, Conversation, Ending
+from localllm.chat.citations import answer_sources
+from localllm.chat.conversation import Attachment, ChatMessage, Citation, Conversation, Ending
 from localllm.chat.request import AnswerBuilder, generate_request
 from localllm.cli.chat.answer import Answer, AnswerOutput, print_stats, read_answer
 from localllm.cli.chat.session import ChatSession
@@ -63,14 +64,20 @@ class ChatClient:
         writer: AnswerOutput,
         *,
         attachments: tuple[Attachment, ...] = (),
+        sources: tuple[Citation, ...] = (),
         after: str | None,
     ) -> Answer:
-        """Ask a question behind the message `after` (None: at the beginning), and answer it."""
+        """Ask a question behind the message `after` (None: at the beginning), and answer it.
+        `sources` are passages of documents that were found for it."""
         if not self.conversation.messages:
             attachments = (*self._images, *attachments)
         self._require_place(attachments)
         question = ChatMessage(
-            role=Role.USER, text=text, created_s=time.time(), attachments=attachments
+            role=Role.USER,
+            text=text,
+            created_s=time.time(),
+            attachments=attachments,
+            citations=sources,
         )
         self.session.conversation = self.conversation.with_message(question, after=after)
         return await self.answer(writer)
@@ -110,8 +117,9 @@ class ChatClient:
 
     def _add(self, answer: ChatMessage, left_out: int) -> None:
         conversation = self.conversation
+        cited = answer_sources(answer.text, conversation.sources)
         self.session.conversation = conversation.with_message(
-            replace(answer, left_out=left_out), after=conversation.leaf
+            replace(answer, left_out=left_out, citations=cited), after=conversation.leaf
         )
 
     def _require_place(self, attachments: tuple[Attachment, ...]) -> None:

@@ -8,11 +8,13 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from localllm.chat.commands.actions import ChatActions
+from localllm.chat.citations import source_line
 from localllm.chat.commands.completion import CompletionSources
+from localllm.chat.commands.document_actions import DocumentActions
 from localllm.chat.commands.table import parse_line, path_argument, question_text
-from localllm.chat.conversation import ChatMessage, Conversation
+from localllm.chat.conversation import ChatMessage, Citation, Conversation
 from localllm.chat.settings import ChatSettings
 from localllm.cli.chat.answer import Answer, AnswerOutput
 from localllm.cli.chat.attached_files import AttachedFiles
@@ -32,13 +34,16 @@ from localllm.runtime.load_policy import LoadChoice
 from localllm.runtime.runtime import ResidentModel, Runtime
 from localllm.translation import _
 
+if TYPE_CHECKING:  # imported when somebody uses documents
+    from localllm.chat.documents.service import Documents
+
 _SNIPPET_CHARS = 70
 
 LoadModel = Callable[[InstalledModel, LoadChoice], Awaitable[ResidentModel]]
 """Load a model, showing how far it is."""
 
 
-class PlainChat(ChatActions):
+class PlainChat(DocumentActions):
     """Hold the conversation of `client` on a terminal, until the person leaves.
 
     `choice` is how its model was loaded; `load` loads one again, or another one.
@@ -57,6 +62,7 @@ class PlainChat(ChatActions):
         self._choice = choice
         self._load = load
         self._files = AttachedFiles(client=client)
+        self._documents: Documents | None = None
         self._earlier: list[Conversation] = []
         self._leaving = False
 
@@ -87,10 +93,29 @@ class PlainChat(ChatActions):
         await self._show_lines(await self._files.attach_referenced(text))
         attachments, remarks = await self._files.take(text)
         await self._show_lines(remarks)
+        sources = await self._sources(text)
         leaf = self._conversation.leaf
         await self._answered(
-            self._client.ask(text, self._output(), attachments=attachments, after=leaf)
+            self._client.ask(
+                text, self._output(), attachments=attachments, sources=sources, after=leaf
+            )
         )
+
+    async def _sources(self, text: str) -> tuple[Citation, ...]:
+        """Find the passages of the chosen collections for a question."""
+        if not self.settings.collections:
+            return ()
+        documents = await self.open_documents()
+        found = await documents.sources_for(
+            self.settings.collections,
+            text,
+            path=self._conversation.path(),
+            resident=self._client.resident,
+            used=self._used_tokens(),
+            max_tokens=self.settings.max_tokens,
+        )
+        await self._show_lines(found.remarks)
+        return found.sources
 
     async def again(self, argument: str) -> None:
         question = self._last_question()
@@ -131,6 +156,7 @@ class PlainChat(ChatActions):
             await self.show(_("Stopped. What has come is kept; /again answers once more."))
         elif answer.finished is not None and answer.finished.reason is FinishReason.LENGTH:
             await self.show(_("The answer was cut: its limit of tokens was reached."))
+        await self._show_lines(map(source_line, self._conversation.path()[-1].citations))
         self._client.print_stats(answer)
 
     async def version(self, argument: str) -> None:
@@ -301,14 +327,7 @@ class PlainChat(ChatActions):
     async def info(self, argument: str) -> None:
         resident = self._client.resident
         context = resident.loaded.context
-        used = next(
-            (
-                each.stats.prompt_tokens + each.stats.completion_tokens
-                for each in reversed(self._conversation.path())
-                if each.stats is not None
-            ),
-            0,
-        )
+        used = self._used_tokens()
         session = self._client.session.path
         lines = [
             f"{single_line(resident.model.name)} {resident.model.quant or ''}".rstrip(),
@@ -319,6 +338,23 @@ class PlainChat(ChatActions):
             else _("The conversation is in memory only; /save FILE keeps it."),
         ]
         await self.show("\n".join(lines))
+
+    def _used_tokens(self) -> int:
+        return next(
+            (
+                each.stats.prompt_tokens + each.stats.completion_tokens
+                for each in reversed(self._conversation.path())
+                if each.stats is not None
+            ),
+            0,
+        )
+
+    async def open_documents(self) -> "Documents":
+        if self._documents is None:
+            from localllm.cli.chat.documents import open_documents
+
+            self._documents = await open_documents(self._client.runtime)
+        return self._documents
 
     async def quit(self, argument: str) -> None:
         self._leaving = True

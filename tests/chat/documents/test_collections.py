@@ -2,12 +2,13 @@ from pathlib import Path
 
 import pytest
 
+from localllm.chat.citations import answer_sources, cited_numbers, source_line
 from localllm.chat.conversation import ChatMessage, Citation, Conversation
 from localllm.chat.documents.collection import Collection
 from localllm.chat.documents.collections import Collections
 from localllm.chat.documents.indexing import IndexProgress, folder_changes, update_collection
 from localllm.chat.documents.search import search_collections, search_text, stale_files
-from localllm.chat.documents.sources import chosen_sources, cited_numbers, cited_sources
+from localllm.chat.documents.sources import chosen_sources
 from localllm.chat.request import engine_messages
 from localllm.engine.messages import Role
 from localllm.errors import EngineUnavailable, NotFound, StoreError, UsageError
@@ -244,7 +245,9 @@ async def test_sources_fit_their_room_and_answers_refer_to_them(
         1,
         9,
     )
-    assert [each.number for each in cited_sources(answer, sources)] == [1, 2]
+    assert [each.number for each in answer_sources("It is so [2].", sources)] == [2]
+    assert [each.number for each in answer_sources("It is so.", sources)] == [1, 2]
+    assert source_line(sources[0]) == "[1] long.md:1"
 
 
 def test_the_model_reads_the_passages_of_the_last_question_alone() -> None:
