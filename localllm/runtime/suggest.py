@@ -4,13 +4,15 @@
 imported where there is one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
 from localllm.core.catalogue.catalogue import Entry, Task
 from localllm.core.hardware import HardwareInfo
 from localllm.core.model.spec import ModelSpec
-from localllm.core.recommend import Candidate, FitPlan, Preferences, Verdict, plans
+from localllm.core.recommend import Candidate, FitPlan, Goal, Preferences, Verdict, plans
+from localllm.core.sizing.load import DEFAULT_CONTEXT
 from localllm.errors import LocalLLMError
 from localllm.library.files import settings
 from localllm.library.files.catalogue_file import read_catalogue
@@ -19,23 +21,62 @@ from localllm.runtime.load_policy import context_or_default
 from localllm.runtime.local_machine import likely_graphs, machine_of
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuggestionPreferences:
+    """What a person wants of a suggestion. `context` None: that of the settings. `parallel`: people
+    at once, each with that context."""
+
+    goal: Goal = Goal.BALANCED
+    context: int | None = None
+    parallel: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suggestions:
+    """The best plans first, the licence of each model by its name, how many models were compared
+    and are not here yet, and a sentence on the next better one, or "". `context` is that of each
+    plan."""
+
+    plans: tuple[FitPlan, ...] = ()
+    licenses: Mapping[str, str] = field(default_factory=dict)
+    compared: int = 0
+    next_better: str = ""
+    context: int = DEFAULT_CONTEXT
+
+
 def suggestions(
-    found: HardwareInfo, installed: tuple[InstalledModel, ...], *, limit: int = 5
-) -> tuple[FitPlan, ...]:
+    found: HardwareInfo,
+    installed: tuple[InstalledModel, ...],
+    chosen: SuggestionPreferences | None = None,
+    *,
+    limit: int = 5,
+) -> Suggestions:
     """Choose the best chat models of the catalogue that fit this machine and are not installed.
 
     Reads the library's files and may measure the machine: call it in a thread.
     Raises LocalLLMError when the catalogue or the settings cannot be read.
     """
+    chosen = chosen or SuggestionPreferences()
     user = settings.load()
     entries = tuple(entry for entry in read_catalogue() if Task.CHAT in entry.tasks)
     have = tuple(each.spec() for each in installed_candidates(installed, entries))
     entries = tuple(entry for entry in entries if not any(_same(entry, spec) for spec in have))
-    preferences = Preferences(context=context_or_default(None, user), graphs=likely_graphs())
+    preferences = Preferences(
+        goal=chosen.goal,
+        context=context_or_default(chosen.context, user),
+        parallel=chosen.parallel,
+        graphs=likely_graphs(),
+    )
     advice = plans(
         candidates(entries), preferences, machine_of(found, user.reserve_bytes), limit=limit
     )
-    return tuple(plan for plan in advice.plans if plan.verdict is not Verdict.DOES_NOT_FIT)
+    return Suggestions(
+        plans=tuple(plan for plan in advice.plans if plan.verdict is not Verdict.DOES_NOT_FIT),
+        licenses={entry.name: entry.license for entry in entries},
+        compared=len(entries),
+        next_better=advice.next_better or "",
+        context=preferences.context,
+    )
 
 
 def candidates(entries: tuple[Entry, ...]) -> Iterator[Candidate]:

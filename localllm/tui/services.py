@@ -5,24 +5,24 @@ Screens reach them through `WorkScreen.services`; a test passes its own.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from localllm.chat.history.history import History
 from localllm.core.hardware import HardwareInfo
-from localllm.core.recommend import FitPlan
 from localllm.library.files import paths
 from localllm.library.files.settings import Settings
 from localllm.library.files.settings import load as load_settings
 from localllm.library.store.installed import InstalledModel
 from localllm.machine.load import SystemLoad
+from localllm.machine.readings import Readings, read_machine
 from localllm.runtime.load_policy import CHAT
 from localllm.runtime.model_pool.pool import ModelPool
 from localllm.runtime.model_pool.pool_model import FOREVER, OnDemand, PoolModels
 from localllm.runtime.runtime import Runtime
-from localllm.runtime.suggest import suggestions
+from localllm.runtime.suggest import SuggestionPreferences, Suggestions, suggestions
 from localllm.tui.downloads import Downloads, HubSource
 from localllm.tui.frame_state import FrameState
 
@@ -30,7 +30,9 @@ if TYPE_CHECKING:  # imported when somebody uses documents
     from localllm.chat.documents.service import Documents
     from localllm.library.encryption.key_store import KeyStore
 
-Suggest = Callable[[HardwareInfo, tuple[InstalledModel, ...]], Sequence[FitPlan]]
+Suggest = Callable[
+    [HardwareInfo, tuple[InstalledModel, ...], SuggestionPreferences | None], Suggestions
+]
 """Plan what else fits a machine that has these models. Blocks; raises LocalLLMError."""
 
 
@@ -39,10 +41,11 @@ class AppServices:
     """What the app holds for all of its screens.
 
     `pool` is the way to a model in memory, for the chat, the server and everything else; a model
-    stays there until another needs the room. `suggest` plans what else fits. `clock` gives seconds,
-    monotonic. `frame` is what the header and the status line show. `read_load` tells how busy the
-    machine is and gets whether the GPU is asked; None: this machine's. `conversations` are kept as
-    the person chose. `collections_dir` is where collections of documents are kept then.
+    stays there until another needs the room. `suggest` plans what else fits, `read_machine` looks
+    at memory, disk, temperature and battery. `clock` gives seconds, monotonic. `frame` is what the
+    header and the status line show. `read_load` tells how busy the machine is and gets whether the
+    GPU is asked; None: this machine's. `conversations` are kept as the person chose.
+    `collections_dir` is where collections of documents are kept then.
     """
 
     runtime: Runtime
@@ -50,6 +53,9 @@ class AppServices:
     downloads: Downloads
     settings: Settings
     suggest: Suggest = suggestions
+    read_machine: Callable[[], Readings] = field(
+        default_factory=lambda: lambda: read_machine(paths.data_dir())
+    )
     clock: Callable[[], float] = time.monotonic
     frame: FrameState = field(default_factory=FrameState)
     read_load: Callable[[bool], SystemLoad] | None = None

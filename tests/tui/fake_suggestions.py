@@ -1,6 +1,5 @@
 """Suggestions that depend on no catalogue, no machine and no formula."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from localllm.core.speed import Estimate
 from localllm.errors import LocalLLMError
 from localllm.library.store.installed import InstalledModel
 from localllm.runtime.load_plan import read_spec
+from localllm.runtime.suggest import SuggestionPreferences, Suggestions
 
 GIB = 2**30
 MODELS = (
@@ -69,16 +69,26 @@ def _plan(model_file: Path, model: str, quant: str, need_gib: float, likely: flo
 
 @dataclass
 class FakeSuggestions:
-    """Suggestions that a test controls; `calls` are the installed models of each call."""
+    """Suggestions that a test controls; `calls` are the installed models of each call,
+    `preferences` what was wanted."""
 
     plans: tuple[FitPlan, ...] = ()
     error: LocalLLMError | None = None
     calls: list[tuple[InstalledModel, ...]] = field(default_factory=list)
+    preferences: list[SuggestionPreferences | None] = field(default_factory=list)
 
     def __call__(
-        self, hardware: HardwareInfo, models: tuple[InstalledModel, ...]
-    ) -> Sequence[FitPlan]:
+        self,
+        hardware: HardwareInfo,
+        models: tuple[InstalledModel, ...],
+        preferences: SuggestionPreferences | None,
+    ) -> Suggestions:
         self.calls.append(models)
+        self.preferences.append(preferences)
         if self.error is not None:
             raise self.error
-        return self.plans
+        return Suggestions(
+            plans=self.plans,
+            licenses={plan.candidate.model: "apache-2.0" for plan in self.plans},
+            compared=len(self.plans),
+        )

@@ -10,6 +10,7 @@ from localllm.library.files.settings import Settings
 from localllm.library.store.installed import InstalledModel
 from localllm.library.store.store import Store
 from localllm.machine.load import SystemLoad
+from localllm.machine.readings import RamUse, Readings
 from localllm.runtime.runtime import Fit, Runtime
 from localllm.tui.app import LocalLLMApp
 from localllm.tui.downloads import Downloads, DownloadSource
@@ -47,6 +48,11 @@ class AppFixture:
     cpu_name: str = "Made-up 9000"
     suggest: Suggest = field(default_factory=FakeSuggestions)
     source: DownloadSource = field(default_factory=FakeHubSource)
+    readings: Readings = field(
+        default_factory=lambda: Readings(
+            memory=RamUse(others_bytes=5 * GIB, ours_bytes=GIB, free_bytes=10 * GIB)
+        )
+    )
     settings: Settings = field(default_factory=Settings)
     conversations: History = field(default_factory=History.in_memory)
 
@@ -91,6 +97,7 @@ class AppFixture:
                 suggest=self.suggest,
                 clock=self.clock,
                 read_load=lambda _gpu: SystemLoad(cpu=0.97),
+                read_machine=lambda: self.readings,
                 frame=frame,
                 conversations=self.conversations,
                 collections_dir=self.data_dir / "collections",

@@ -21,9 +21,9 @@ from localllm.runtime.runtime import Fit
 from localllm.tui import literal
 from localllm.tui.downloads import DownloadPreview
 from localllm.tui.screens.dialog import Dialog, crash_dialog, failure_dialog, too_big_dialog
+from localllm.tui.screens.home.machine import MachinePanel
 from localllm.tui.screens.models.download import DownloadScreen
 from localllm.tui.widgets.labels import Brand
-from localllm.tui.widgets.machine import MachinePanel
 from localllm.tui.widgets.models import ModelRow, ModelStatus, StatusKind
 from localllm.tui.widgets.suggestions import SuggestionRow
 from localllm.tui.widgets.transcript.transcript import Transcript
@@ -143,7 +143,8 @@ async def test_a_download(app_fixture: AppFixture, hostile_plan: FitPlan) -> Non
         hub_source.plan_error = HubError(RAW)
         await pilot.press("enter")
         await wait_for_text(pilot, "Try again")
-        assert screen_text(app).count(HOSTILE) == 8  # and the truth at the top right
+        # and the truth at the top right
+        await wait_until(pilot, lambda: screen_text(app).count(HOSTILE) == 8)
         hub_source.plan_error = None
         await pilot.press("enter")
         await wait_for_text(pilot, "1.0 GiB of 8.0 GiB")

@@ -32,12 +32,13 @@ async def test_each_says_its_need_its_speed_and_its_size(
     app_fixture: AppFixture, suggestions: FakeSuggestions
 ) -> None:
     app = app_fixture.app()
-    async with app.run_test(size=(120, 40)) as pilot:
+    async with app.run_test(size=(160, 40)) as pilot:
         await wait_for_text(pilot, "rowan-0.6b")
         text = screen_text(app)
-    assert "Also fits here" in text
+    assert "Best for you" in text
     row = next(line for line in text.splitlines() if "quince-30b-a3b" in line)
-    assert row.split()[-6:] == ["Q4_K_M", "8.7", "GiB", "8-18", "7.8", "GiB"]
+    ending = ["Q4_K_M", "apache-2.0", "8.7", "GiB", "7.8", "GiB", "8-18", "-"]
+    assert row.split()[-8:] == ending
     assert "to spare" not in text  # the reasons wait for the cursor
     assert [model.name for model in suggestions.calls[0]] == ["starter"]
 

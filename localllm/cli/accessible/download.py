@@ -45,7 +45,7 @@ class ModelDownloads:
     ) -> InstalledModel | None:
         """List what fits, let the person choose, and download it; None: nothing was installed."""
         self.terminal.show(_("Looking for models that fit this machine. Nothing is sent for that."))
-        plans = suggestions(hardware, installed, limit=8)
+        plans = suggestions(hardware, installed, limit=8).plans
         if not plans:
             self.terminal.show(
                 _("Nothing else of the catalogue fits into the memory that is free.")

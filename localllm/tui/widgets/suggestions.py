@@ -1,7 +1,6 @@
-"""Models that are not installed and fit this machine: a quiet list below the installed ones."""
+"""Models that are not installed and fit this machine, best first."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -9,19 +8,29 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.message import Message
+from textual.widget import Widget
 from textual.widgets import ListItem, ListView, Static
 
-from localllm.core.recommend import FitPlan
-from localllm.core.speed import Estimate
 from localllm.core.units import format_bytes
+from localllm.translation import N_, _, ngettext
 from localllm.tui import literal
 from localllm.tui.widgets.listing import StackedList
+
+if TYPE_CHECKING:  # what the first picture does not need is imported after it
+    from localllm.core.recommend import FitPlan
+    from localllm.core.speed import Estimate
+    from localllm.runtime.suggest import Suggestions
+    from localllm.tui.widgets.memory_bar import MachineMemory
+
+LOSS_SIGNS = "▁▂▃▄▅▆▇█"
+MOST_LOSS_PERCENT = 12.0
+"""The loss whose sign is the highest: about that of two bits a weight."""
 
 
 class SuggestionChosen(Message):
     """A model that is not installed was chosen."""
 
-    def __init__(self, plan: FitPlan) -> None:
+    def __init__(self, plan: "FitPlan") -> None:
         super().__init__()
         self.plan = plan
 
@@ -33,54 +42,104 @@ class SuggestionRows(StackedList):
         Binding(
             "enter,d",
             "select_cursor",
-            "Download",
+            N_("Get it, asks first"),
             id="suggestions.download",
-            tooltip="Say what this model is and where it comes from, and download it",
+            tooltip=N_("Say what this model is and where it comes from, and download it"),
         )
     ]
 
 
 class SuggestionRow(ListItem):
-    """One line; the reasons below it are shown while the cursor is here."""
+    """One line; the memory and the reasons below it are shown while the cursor is here."""
 
-    def __init__(self, plan: FitPlan) -> None:
+    def __init__(
+        self, plan: "FitPlan", *, licence: str = "", machine: "MachineMemory | None" = None
+    ) -> None:
         super().__init__()
         self.plan = plan
+        self._licence = licence
+        self._machine = machine
 
     def compose(self) -> ComposeResult:
         candidate = self.plan.candidate
         with Horizontal(classes="suggestion-line"):
             yield Static(literal.line(candidate.model), classes="suggestion-name")
             yield Static(literal.line(candidate.quant), classes="suggestion-quant")
+            yield Static(literal.line(self._licence), classes="column licence wide-column")
             yield Static(Content(format_bytes(need_bytes(self.plan))), classes="column")
-            yield Static(Content(rate_range(self.plan.decode)), classes="column")
-            yield Static(Content(format_bytes(candidate.size_bytes)), classes="column")
-        yield Static(literal.line(" ".join(self.plan.reasons)), classes="suggestion-reasons")
+            yield Static(Content(format_bytes(candidate.size_bytes)), classes="column wide-column")
+            yield Static(Content(rate_range(self.plan.decode)), classes="column rate")
+            yield Static(Content(loss_text(self.plan)), classes="column loss")
+        if self._machine is not None:
+            yield PlanBar(self.plan, self._machine)
+        reasons = " ".join(self.plan.reasons)
+        if self._licence:
+            reasons += " " + _("Licence: {licence}.").format(licence=self._licence)
+        yield Static(literal.line(reasons), classes="suggestion-reasons")
 
 
-class Suggestions(Vertical):
+class PlanBar(Widget):
+    """What a plan would take of this machine, and what others use."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"plan--text"}
+
+    def __init__(self, plan: "FitPlan", machine: "MachineMemory") -> None:
+        super().__init__()
+        self._plan = plan
+        self._machine = machine
+
+    def render(self) -> Content:
+        from localllm.tui.widgets.memory_bar import bar_cells, load_memory, runs
+
+        free = max(0, self._machine.total_bytes - self._machine.others_bytes)
+        left = format_bytes(max(0, free - need_bytes(self._plan)))
+        text = "  " + _("{size} stay free").format(size=left)
+        inside = max(1, self.size.width - len(text) - 1)
+        load = load_memory(self._plan.placement.devices, fits=True)
+        cells = bar_cells(self._machine, load, inside=inside, beyond=0)
+        bar = "".join(sign for _use, sign in runs(cells))
+        return Content(bar + text)
+
+
+class SuggestionList(Vertical):
     """Hidden until something is known. Posts SuggestionChosen."""
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="suggestions-head", classes="heading"):
-            yield Static("Also fits here", id="suggestions-title")
-            for title in ("need", "tok/s", "file"):
-                yield Static(title, classes="column")
+            yield Static(_("Best for you"), id="suggestions-title")
+            yield Static(_("licence"), classes="column licence wide-column")
+            yield Static(_("need"), classes="column")
+            yield Static(_("file"), classes="column wide-column")
+            yield Static(_("tok/s"), classes="column rate")
+            yield Static(_("lost"), classes="column loss")
         yield SuggestionRows(id="suggestions")
         yield Static(Content(), id="suggestions-remark")
 
-    async def show(self, plans: Sequence[FitPlan]) -> None:
+    async def show(
+        self, suggestions: "Suggestions", machine: "MachineMemory | None" = None
+    ) -> None:
         """Replace the list, keeping the place in it."""
-        if not plans:
-            self.show_message("Nothing else of the catalogue fits into what is free.")
+        if not suggestions.plans:
+            self.show_message(_("Nothing else of the catalogue fits into what is free."))
             return
         listing = self.query_one(SuggestionRows)
         index = listing.index or 0
         async with self.batch():
             await listing.clear()
-            await listing.extend([SuggestionRow(plan) for plan in plans])
-        listing.index = min(index, len(plans) - 1)
+            await listing.extend(
+                [
+                    SuggestionRow(
+                        plan,
+                        licence=suggestions.licenses.get(plan.candidate.model, ""),
+                        machine=machine,
+                    )
+                    for plan in suggestions.plans
+                ]
+            )
+        listing.index = min(index, len(suggestions.plans) - 1)
         self._reveal(rows=True)
+        self.query_one("#suggestions-remark", Static).update(literal.line(rest_text(suggestions)))
+        self.query_one("#suggestions-remark").display = bool(rest_text(suggestions))
 
     def show_message(self, remark: str) -> None:
         """Show a sentence in place of the list."""
@@ -95,8 +154,7 @@ class Suggestions(Vertical):
             listing.focus()
 
     def _reveal(self, *, rows: bool) -> None:
-        for column in self.query("#suggestions-head .column"):
-            column.display = rows
+        self.query_one("#suggestions-head").set_class(not rows, "-no-rows")
         self.query_one(SuggestionRows).display = rows
         self.query_one("#suggestions-remark").display = not rows
         self.display = True
@@ -108,12 +166,33 @@ class Suggestions(Vertical):
             self.post_message(SuggestionChosen(event.item.plan))
 
 
-def need_bytes(plan: FitPlan) -> int:
+def rest_text(suggestions: "Suggestions") -> str:
+    """Say how many more were compared, and what the next better one would need."""
+    rest = suggestions.compared - len({plan.candidate.model for plan in suggestions.plans})
+    parts = []
+    if rest > 0:
+        more = ngettext("{count} more in Models (f6).", "{count} more in Models (f6).", rest)
+        parts.append(more.format(count=rest))
+    if suggestions.next_better:
+        parts.append(suggestions.next_better)
+    return " ".join(parts)
+
+
+def need_bytes(plan: "FitPlan") -> int:
     """Sum the memory of a plan over all devices."""
     return sum(share.total_bytes for share in plan.placement.devices)
 
 
-def rate_range(decode: Estimate) -> str:
+def rate_range(decode: "Estimate") -> str:
     """Write tokens/s from low to high: "3.8-9.8", "12-31"."""
     digits = 0 if decode.high >= 10 else 1
     return f"{decode.low:.{digits}f}-{decode.high:.{digits}f}"
+
+
+def loss_text(plan: "FitPlan") -> str:
+    """Write what the quant loses, published or interpolated, with a sign that is higher for more:
+    "2.5 % ▂"; "-" where nothing is known."""
+    if plan.quality is None:
+        return "-"
+    share = min(max(plan.quality.value / MOST_LOSS_PERCENT, 0.0), 1.0)
+    return f"{plan.quality.value:.1f} % {LOSS_SIGNS[round(share * (len(LOSS_SIGNS) - 1))]}"

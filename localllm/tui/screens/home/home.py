@@ -1,48 +1,62 @@
-"""The first screen: this machine, the installed models that fit it, and others that would."""
+"""The first screen: this machine, the installed models, and the best ones for it.
+
+What it shows follows its first picture, in the order in which it is known, so it imports nothing
+of what computes it before.
+"""
 
 import asyncio
-from typing import ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
 
-from textual import on, work
+from textual import events, on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 
 from localllm.errors import LocalLLMError
-from localllm.library.store.installed import InstalledModel
-from localllm.translation import _
+from localllm.translation import N_, _
 from localllm.tui.places import HOME
 from localllm.tui.screens.base import PlaceScreen
 from localllm.tui.screens.dialog import failure_dialog
-from localllm.tui.screens.model_status import model_status
-from localllm.tui.screens.models.download import DownloadResult, DownloadScreen
-from localllm.tui.screens.models.import_file import ImportScreen
+from localllm.tui.screens.home.machine import MachinePanel
+from localllm.tui.screens.home.preferences import PREFERENCE_BINDINGS, PreferenceLine
 from localllm.tui.widgets.listing import ListEndPassed
-from localllm.tui.widgets.machine import MachinePanel
 from localllm.tui.widgets.models import ModelChosen, ModelList, ModelRow, ModelRows, UnloadWanted
-from localllm.tui.widgets.suggestions import SuggestionChosen, SuggestionRows, Suggestions
+from localllm.tui.widgets.suggestions import SuggestionChosen, SuggestionList, SuggestionRows
+
+if TYPE_CHECKING:
+    from localllm.library.store.installed import InstalledModel
+    from localllm.runtime.suggest import SuggestionPreferences
+    from localllm.tui.screens.models.download import DownloadResult
 
 _CHANGE_S = 20.0
 """For two sentences that are shown once."""
+
+BROAD = 140
+"""Columns from which there is room for more columns of the suggestions."""
+
+READINGS_S = 5.0
+"""How often memory, temperature and battery are read while they are seen; never a GPU."""
 
 
 class HomeScreen(PlaceScreen):
     """This machine, its models and suggestions; enter opens a model."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(
-            "r",
-            "reread",
-            "Refresh",
-            id="home.refresh",
-            tooltip="Read the library and the free memory again",
-        ),
+        *PREFERENCE_BINDINGS,
         Binding(
             "i",
             "import",
-            "Import a GGUF file",
+            N_("Import a file"),
             id="home.import",
-            tooltip="Make a file of this disk part of the library",
+            tooltip=N_("Use a GGUF file of this disk or of a stick; needs no network"),
+        ),
+        Binding(
+            "r",
+            "reread",
+            N_("Refresh"),
+            id="home.refresh",
+            tooltip=N_("Read the library, the devices and the free memory again"),
         ),
     ]
 
@@ -50,6 +64,7 @@ class HomeScreen(PlaceScreen):
 
     def __init__(self) -> None:
         super().__init__()
+        self._preferences: SuggestionPreferences | None = None
         self._suggesting = False
         self._stale = False
         self._added = ""
@@ -59,29 +74,59 @@ class HomeScreen(PlaceScreen):
             yield MachinePanel()
             with Vertical(id="library"):
                 yield ModelList()
-                yield Suggestions()
+                yield PreferenceLine()
+                yield SuggestionList()
 
     def on_mount(self) -> None:
+        self.call_after_refresh(self._begin)
+        self.set_interval(READINGS_S, self._look_again)
+
+    def _begin(self) -> None:
         self.read_machine()
-        self.call_after_refresh(self._renew_suggestions)
+        self.read_library()
+        self._renew_suggestions()
+
+    def on_resize(self, event: events.Resize) -> None:
+        self.query_one("#home").set_class(event.size.width >= BROAD, "-broad")
 
     def on_screen_resume(self) -> None:
         super().on_screen_resume()
-        self.read_library()
+        if self.is_mounted:
+            self.read_library()
+
+    # --- the machine ---
 
     @work(exclusive=True, group="machine", exit_on_error=False)
     async def read_machine(self, *, fresh: bool = False) -> None:
+        await self.services_ready()
         hardware = await self.runtime.hardware(fresh=fresh)
-        await self.query_one(MachinePanel).show(hardware)
+        readings = await asyncio.to_thread(self.services.read_machine)
+        await self.query_one(MachinePanel).show(hardware, readings)
         if (change := await self.runtime.engine_change()) is not None:
-            self.notify(change, title="Engine", timeout=_CHANGE_S, markup=False)
+            self.notify(change, title=_("Engine"), timeout=_CHANGE_S, markup=False)
+
+    def _look_again(self) -> None:
+        if self.is_current:
+            self.read_again()
+
+    @work(exclusive=True, group="readings", exit_on_error=False)
+    async def read_again(self) -> None:
+        """Look at what changes from minute to minute."""
+        await self.services_ready()
+        readings = await asyncio.to_thread(self.services.read_machine)
+        self.query_one(MachinePanel).show_readings(readings)
+
+    # --- what is installed ---
 
     @work(exclusive=True, group="library", exit_on_error=False)
     async def read_library(self) -> None:
+        await self.services_ready()
+        from localllm.tui.screens.model_status import model_status
+
         try:
             models = self.runtime.installed()
         except LocalLLMError as error:
-            self.open(failure_dialog("The library cannot be read", error))
+            self.open(failure_dialog(_("The library cannot be read"), error))
             return
         added, self._added = self._added, ""
         await self.query_one(ModelList).show(models, at=added or None)
@@ -97,7 +142,7 @@ class HomeScreen(PlaceScreen):
         self.unload(event.model)
 
     @work(group="unload", exit_on_error=False)
-    async def unload(self, model: InstalledModel) -> None:
+    async def unload(self, model: "InstalledModel") -> None:
         """Free a model's memory when it has answered what it was asked."""
         if await self.services.pool.unload(model.name):
             self.show_status(_("{model} is unloaded.").format(model=model.name))
@@ -123,24 +168,47 @@ class HomeScreen(PlaceScreen):
             self._suggesting = False
 
     async def _show_suggestions(self) -> None:
-        suggestions = self.query_one(Suggestions)
+        await self.services_ready()
+        from localllm.core.sizing.placement import budget_of
+        from localllm.tui.widgets.memory_bar import machine_memory
+
+        listing = self.query_one(SuggestionList)
         hardware = await self.runtime.hardware()
+        reserve = self.services.settings.reserve_bytes
         try:
             models = self.runtime.installed()
-            plans = await asyncio.to_thread(self.services.suggest, hardware, models)
+            found = await asyncio.to_thread(
+                self.services.suggest, hardware, models, self._preferences
+            )
         except LocalLLMError as error:
-            suggestions.show_message(str(error))
+            listing.show_message(str(error))
             return
-        await suggestions.show(plans)
+        if self._preferences is None:
+            self.query_one(PreferenceLine).show_context(found.context)
+        budget = budget_of(hardware, reserve_bytes=reserve)
+        await listing.show(found, machine_memory(hardware, budget, reserve))
         if self.focused is None and self.is_current:
-            suggestions.enter()
+            listing.enter()
+
+    @on(PreferenceLine.Changed)
+    def _preferences_changed(self, event: PreferenceLine.Changed) -> None:
+        from localllm.core.recommend import Goal
+        from localllm.runtime.suggest import SuggestionPreferences
+
+        preferences = self._preferences or SuggestionPreferences()
+        self._preferences = replace(
+            preferences, goal=Goal(event.goal), context=event.context, parallel=event.people
+        )
+        self._renew_suggestions()
 
     @on(SuggestionChosen)
     def _suggestion_chosen(self, event: SuggestionChosen) -> None:
+        from localllm.tui.screens.models.download import DownloadScreen
+
         if self.is_current:  # not for a second key while the window opens
             self.open(DownloadScreen(event.plan), self._download_ended)
 
-    def _download_ended(self, result: DownloadResult | None) -> None:
+    def _download_ended(self, result: "DownloadResult | None") -> None:
         if result is None:
             return
         self._show_added(result.model)
@@ -152,11 +220,20 @@ class HomeScreen(PlaceScreen):
     @on(ListEndPassed)
     def _list_end_passed(self, event: ListEndPassed) -> None:
         if event.down and self.focused is self.query_one(ModelRows):
-            self.query_one(Suggestions).enter()
+            self.query_one(SuggestionList).enter()
         elif not event.down and self.focused is self.query_one(SuggestionRows):
             self.query_one(ModelList).enter()
 
     # --- keys ---
+
+    def action_goal(self, goal: str = "") -> None:
+        self.query_one(PreferenceLine).choose_goal(goal)
+
+    def action_context(self, up: bool) -> None:  # of a binding
+        self.query_one(PreferenceLine).change_context(up=up)
+
+    def action_people(self, up: bool) -> None:  # of a binding
+        self.query_one(PreferenceLine).change_people(up=up)
 
     def action_reread(self) -> None:
         self.read_machine(fresh=True)
@@ -164,9 +241,11 @@ class HomeScreen(PlaceScreen):
         self._renew_suggestions()
 
     def action_import(self) -> None:
+        from localllm.tui.screens.models.import_file import ImportScreen
+
         self.open(ImportScreen(), self._show_added)
 
-    def _show_added(self, model: InstalledModel | None) -> None:
+    def _show_added(self, model: "InstalledModel | None") -> None:
         """Show a model that was not there before, if there is one, with the cursor on it."""
         if model is not None:
             self._added = model.name
