@@ -21,6 +21,7 @@ from localllm.errors import LocalLLMError, UsageError
 from localllm.translation import N_, _
 from localllm.tui.frame_state import FrameState
 from localllm.tui.places import CHAT, HOME, PLACES
+from localllm.tui.screens.base import WorkScreen
 from localllm.tui.screens.dialog import QUIT, QuitDialog, bug_dialog
 from localllm.tui.theme import DARK, SETTING, THEMES, first_theme, saved_theme
 from localllm.tui.widgets.key_hints import KeyHints, shown_bindings
@@ -122,6 +123,16 @@ class LocalLLMApp(App[None]):
             self.exit()
             return
         self.watch_downloads()
+        await self._open_history()
+
+    async def _open_history(self) -> None:
+        """Open the conversations of this user, as they chose to keep them."""
+        from localllm.tui.screens.history.opening import open_history, watch_history
+
+        watch_history(self, self.services.conversations, self.frame_state)
+        home = self.screen_stack[0]
+        if isinstance(home, WorkScreen):
+            await open_history(home, self.frame_state)
 
     def _give_hints(self, screen: Screen[object]) -> None:
         """Give a window its own line of keys, over that of the place below."""
@@ -212,6 +223,11 @@ class LocalLLMApp(App[None]):
 
     async def action_quit(self) -> None:
         """End the app; ask once when something would be lost."""
+        if self._services is not None:
+            from localllm.tui.screens.history import opening
+
+            chats = opening.loss(self._services.conversations)
+            self.frame_state.set_loss(opening.SUBJECT, chats)
         losses = tuple(self.frame_state.losses.values())
         if not losses or isinstance(self.screen, QuitDialog):
             self.exit()

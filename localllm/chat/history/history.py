@@ -13,11 +13,12 @@ from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 
-from localllm.chat.conversation import Conversation
+from localllm.chat.conversation import Conversation, Ending
 from localllm.chat.history.conversation_files import ConversationFiles
 from localllm.chat.history.disk_store import DiskStore
 from localllm.chat.history.memory_store import MemoryStore
 from localllm.chat.history.store import ConversationStore, ConversationSummary, SearchHit, in_order
+from localllm.engine.messages import Role
 from localllm.errors import KeyUnavailable
 from localllm.library.encryption.key_store import KeyStore, Protection
 from localllm.library.encryption.locked_memory import forbid_core_dumps
@@ -38,7 +39,8 @@ class History(ConversationStore):
 
     `choice` None: nobody was asked yet. `days`: how long conversations on the disk are kept when
     they are not used, 0 for ever. `clock` is Unix time. `on_problem` is called from any thread with
-    why conversations cannot be kept now, and with None when they can again.
+    why conversations cannot be kept now, and with None when they can again; `on_first_answer` once,
+    from `save`, when there is an answer and nobody was asked yet how to keep it.
     """
 
     def __init__(
@@ -52,7 +54,9 @@ class History(ConversationStore):
     ) -> None:
         self.keys = keys
         self.choice = choice
-        self.on_problem: Callable[[str | None], None] = lambda _problem: None
+        self.on_problem: Callable[[str | None], object] = lambda _problem: None
+        self.on_first_answer: Callable[[], object] = lambda: None
+        self._is_to_ask = choice is None
         self._days = days
         self._clock = clock
         self._files = ConversationFiles(directory=directory, keys=keys)
@@ -155,6 +159,14 @@ class History(ConversationStore):
             if (changed := self._changed.get(conversation.id)) is not None:
                 conversation = replace(conversation, **changed)  # type: ignore[arg-type]
             (self._disk or self._memory).save(conversation)
+            asks = self._is_to_ask and self.choice is None and _is_answered(conversation)
+            self._is_to_ask = self._is_to_ask and not asks
+        if asks:
+            self.on_first_answer()
+
+    def ask_later(self) -> None:
+        """Call `on_first_answer` with the next answer again."""
+        self._is_to_ask = True
 
     def erase(self, conversation_id: str) -> None:
         self.erase_many([conversation_id])
@@ -243,6 +255,10 @@ class History(ConversationStore):
         """Return what the conversations take on the disk. Raises EncryptionError."""
         return sum(status.st_size for _name, status in self._files.listed())
 
+    def count_in_memory(self) -> int:
+        """Return how many conversations end with the app."""
+        return len(self._memory.all())
+
     def count_on_disk(self) -> int:
         """Return how many conversations lie on the disk, open or locked. Raises EncryptionError."""
         return sum(1 for _ in self._files.listed())
@@ -277,3 +293,10 @@ class History(ConversationStore):
         disk = self._disk
         in_memory = any(each.id == conversation_id for each in self._memory.list())
         return self._memory if in_memory or disk is None else disk
+
+
+def _is_answered(conversation: Conversation) -> bool:
+    """Tell whether an answer stands at the end, and is not being written any more."""
+    path = conversation.path()
+    last = path[-1] if path else None
+    return last is not None and last.role is Role.ASSISTANT and last.ending is not Ending.BROKEN

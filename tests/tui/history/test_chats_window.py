@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 from textual.pilot import Pilot
-from textual.widgets import Input
+from textual.widgets import Input, OptionList
 
 from localllm.chat.history.history import History, HistoryChoice
 from localllm.chat.history.store import SearchHit, summary_of
@@ -23,9 +23,9 @@ from localllm.tui.screens.history.keep import KeepScreen
 from localllm.tui.screens.history.line_input import LineScreen
 from localllm.tui.screens.history.passphrase import PassphraseScreen
 from localllm.tui.widgets.history.chat_rows import row_text, rows_of
-from tests.chat.history.conversations import conversation
+from tests.chat.history.conversations import answer, conversation
 from tests.library.encryption.fake_keyring import FakeKeyring
-from tests.tui.actions import screen_text, wait_for_screen, wait_for_text
+from tests.tui.actions import screen_text, wait_for_screen, wait_for_text, wait_until
 from tests.tui.fixtures import AppFixture
 
 DAY_S = 86_400.0
@@ -176,6 +176,8 @@ async def test_the_choice_is_made_once_with_the_keyring_or_a_passphrase(
     await pilot.press("w")
     await wait_for_screen(pilot, KeepScreen)
     assert "Keep them, encrypted" in screen_text(pilot.app)
+    await pilot.press("enter", "p")  # typed before anybody could read it
+    await wait_until(pilot, lambda: not pilot.app.screen.query_one(OptionList).disabled)
     await pilot.press("enter")
     await wait_for_text(pilot, "A passphrase instead")
     await pilot.press("enter")
@@ -211,3 +213,41 @@ async def test_a_passphrase_is_asked_for_until_it_opens(
     pilot.app.screen.query_one("#passphrase", Input).value = PASSPHRASE
     await pilot.press("enter")
     await wait_for_text(pilot, "Kept")
+
+
+async def test_after_the_first_answer_it_is_asked_and_quitting_warns_of_what_is_in_memory(
+    pilot: Pilot[None], app_fixture: AppFixture
+) -> None:
+    history = app_fixture.conversations
+    asked = conversation("Why?")
+    history.save(asked)
+    await settled(pilot)
+    assert not isinstance(pilot.app.screen, KeepScreen)
+    history.save(asked.with_message(answer("So."), after=asked.leaf))
+    await wait_for_screen(pilot, KeepScreen)
+    await pilot.press("escape")
+    history.save(asked.with_message(answer("Other."), after=asked.leaf))
+    await settled(pilot)
+    assert not isinstance(pilot.app.screen, KeepScreen)
+    await pilot.press("ctrl+q")
+    await wait_for_text(pilot, "1 chat is in memory only")
+
+
+async def test_locked_chats_are_asked_for_at_the_start(
+    app_fixture: AppFixture, tmp_path: Path, keyring: FakeKeyring
+) -> None:
+    def history(choice: HistoryChoice | None) -> History:
+        keys = KeyStore(tmp_path / "keys", keyring=keyring)
+        return History(tmp_path / "chats", keys, choice=choice)
+
+    before = history(None)
+    before.choose(HistoryChoice.DISK, PASSPHRASE)
+    before.save(conversation("Kept"))
+    before.close()
+    app_fixture.conversations = history(HistoryChoice.DISK)
+    async with app_fixture.app().run_test(size=(80, 24)) as pilot:
+        await wait_for_screen(pilot, PassphraseScreen)
+        pilot.app.screen.query_one("#passphrase", Input).value = PASSPHRASE
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: app_fixture.conversations.is_on_disk)
+        assert [each.title for each in app_fixture.conversations.list()] == ["Kept"]

@@ -9,6 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
+from textual.reactive import reactive
 from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
@@ -22,6 +23,8 @@ from localllm.tui.screens.dialog import Dialog, DialogButton
 from localllm.tui.screens.history.passphrase import PassphraseScreen
 
 Result = TypeVar("Result")
+
+READY_S = 0.6
 
 _PASSPHRASE = DialogButton(id="passphrase", label=N_("A passphrase instead"))
 _MEMORY = DialogButton(id="memory", label=N_("Only while localllm runs"))
@@ -51,6 +54,22 @@ class KeepScreen(ModalScreen[KeepAnswer | None]):
         ),
         Binding("escape", "later", N_("Later"), id="keep.later", tooltip=N_("Decide another time")),
     ]
+
+    is_ready: reactive[bool] = reactive(False, bindings=True)
+    """Keys that were meant for the chat, when the question came, are no answer."""
+
+    def on_mount(self) -> None:
+        self.query_one(OptionList).disabled = True
+        self.set_timer(READY_S, self._get_ready)
+
+    def _get_ready(self) -> None:
+        self.is_ready = True
+        options = self.query_one(OptionList)
+        options.disabled = False
+        options.focus()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return (self.is_ready or None) if action == "passphrase" else True
 
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog"):
