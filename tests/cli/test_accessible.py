@@ -113,6 +113,12 @@ def test_nothing_that_a_screen_reader_reads_is_drawn_again() -> None:
         shown += screen.until(b"* 1. ")
         shown += screen.until(b"You: ")
         screen.type(b"\x04")
+        shown += screen.until(b"decide another time: ")
+        screen.type(b"2\n")
+        shown += screen.until(b"or a word: ")
+        screen.type(b"chats\n")
+        shown += screen.until(b"1. Hello there. (starter)")
+        screen.type(b"\n")
         shown += screen.until(b"or a word: ")
         screen.type(b"q\n")
         assert process.wait(60) == 0
@@ -140,7 +146,7 @@ def test_a_newcomer_gets_a_model_and_an_answer_through_a_pipe(
     lines = (
         "download", "acme/Testllm-GGUF", "no",
         "download", "acme/Testllm-GGUF", "yes", "yes", "yes",
-        "/set max_tokens 8", '"""', "Hello.", "Who are you?", '"""', "/quit",
+        "/set max_tokens 8", '"""', "Hello.", "Who are you?", '"""', "/quit", "",
         "import", str(home / "none.gguf"), "", "suggest", "", "quit",
     )  # fmt: skip
     done = subprocess.run(

@@ -2,13 +2,15 @@
 
 import asyncio
 import io
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from localllm.chat.commands.table import COMMANDS
 from localllm.chat.conversation import Conversation, Ending
+from localllm.chat.history.history import History, HistoryChoice
 from localllm.chat.settings import ChatSettings
 from localllm.cli.chat.client import ChatClient
 from localllm.cli.chat.line_terminal import LineTerminal
@@ -16,12 +18,27 @@ from localllm.cli.chat.plain_chat import PlainChat
 from localllm.cli.chat.session import ChatSession
 from localllm.cli.chat.session_file import read_session
 from localllm.engine.fake import Script
-from localllm.engine.messages import Role
+from localllm.engine.messages import Role, ToolCall
 from localllm.errors import GenerationFailed
+from localllm.library.encryption.key_store import KeyStore
 from localllm.library.store.installed import InstalledModel
 from localllm.runtime.load_policy import CHAT, LoadChoice
 from localllm.runtime.runtime import ResidentModel, Runtime
 from tests.runtime.fake_machine import FakeMachine
+
+
+class Typed(io.StringIO):
+    """The lines of a person."""
+
+    def __init__(self, lines: tuple[str | Callable[[], str], ...]) -> None:
+        super().__init__()
+        self._lines = iter(lines)
+
+    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]  # of bytes, there
+        line = next(self._lines, None)
+        if line is None:
+            return ""
+        return f"{line if isinstance(line, str) else line()}\n"
 
 
 class Chat:
@@ -30,7 +47,8 @@ class Chat:
     def __init__(self, runtime: Runtime, runner: asyncio.Runner, script: Script) -> None:
         self.runtime, self.runner, self.script = runtime, runner, script
         self.loads: list[LoadChoice] = []
-        self.session = ChatSession(Conversation(settings=ChatSettings()))
+        self.history = History.in_memory()
+        self.session = ChatSession(Conversation(settings=ChatSettings()), store=self.history)
 
     async def load(self, model: InstalledModel, choice: LoadChoice) -> ResidentModel:
         self.loads.append(choice)
@@ -39,15 +57,14 @@ class Chat:
         assert isinstance(events[-1], ResidentModel)
         return events[-1]
 
-    def type(self, *lines: str) -> str:
-        """Hold a conversation of these lines, and return what was written."""
-        screen = io.StringIO()
-        terminal = LineTerminal(
-            source=io.StringIO("".join(f"{e}\n" for e in lines)), answers=screen
-        )
+    def type(self, *lines: str | Callable[[], str]) -> str:
+        """Hold a conversation of these lines, and return what was written. A function is called
+        when its line is read."""
+        screen, typed = io.StringIO(), Typed(lines)
+        terminal = LineTerminal(source=typed, answers=screen)
         resident = self.runner.run(self.load(self.runtime.resolve("starter"), CHAT))
         client = ChatClient(self.runner, self.runtime, resident, self.session, notify=terminal.show)
-        PlainChat(client, terminal, choice=CHAT, load=self.load).converse()
+        PlainChat(client, terminal, history=self.history, choice=CHAT, load=self.load).converse()
         return screen.getvalue()
 
     @property
@@ -134,8 +151,11 @@ def test_conversations_are_found_again_and_saved_where_one_says(chat: Chat, tmp_
     (tmp_path / "taken").write_text("x")
     screen = chat.type(
         "First?", "/new", "Second?", "/chats", "/chats fir", "/chats 1", "/find hello",
-        f"/save {tmp_path}/taken", f"/save {file}", "Third?",
+        f"/save {tmp_path}/taken", f"/save {file}", "Third?", f"/export {tmp_path}/a.md",
+        f"/export {tmp_path}/a.md", f"/export {tmp_path}/a.xyz",
     )  # fmt: skip
+    assert "Third?" in (tmp_path / "a.md").read_text()
+    assert screen.count("Written to ") == 1
     assert screen.count("1. First?") == 2
     assert "answer 1: Hello, world." in screen
     assert f"Error: There is a file {tmp_path}/taken already." in screen
@@ -152,6 +172,57 @@ def test_another_model_answers_from_the_next_question_on(chat: Chat, shallow_smo
     assert chat.session.conversation.path()[-1].model == other
     assert [each.model.name for each in chat.runtime.resident()] == [other]
     assert "Error: No installed model is called 'nobody'." in screen
+
+
+def test_a_model_calls_tools_and_a_person_allows_what_reads_files(
+    chat: Chat, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("pear")
+    script = chat.script
+    script.calls = (
+        ToolCall(id="a", name="calculator", arguments='{"expression": "6*7"}'),
+        ToolCall(id="b", name="read_file", arguments=json.dumps({"path": f"{tmp_path}/notes.txt"})),
+    )
+
+    def allow() -> str:
+        script.calls = ()
+        return "yes"
+
+    screen = chat.type("/tools calculator read_file", "What?", allow, "/again")
+    assert "Tool calculator: 42" in screen
+    assert "The model wants read_file(" in screen
+    assert "Tool read_file: pear" in screen
+    roles = [each.role.value for each in chat.session.conversation.path()]
+    assert roles == ["user", "assistant"]  # /again needed no tool any more
+    offered = [len(each.tools) for each in script.requests]
+    assert offered == [2, 2, 2]
+
+
+def test_prompts_are_filled_in_and_put_where_they_can_be_changed(chat: Chat) -> None:
+    screen = chat.type("/prompt", "/prompt explain", "rain", "", "")
+    assert "explain" in screen
+    assert "reader: (Enter: a curious beginner)" in screen
+    assert chat.branch[0] == "Explain rain to a curious beginner, with one example."
+
+
+def test_conversations_are_kept_where_the_person_has_chosen(chat: Chat, tmp_path: Path) -> None:
+    def history() -> History:
+        return History(tmp_path / "chats", KeyStore(tmp_path / "keys"), choice=HistoryChoice.DISK)
+
+    first = history()
+    first.choose(HistoryChoice.DISK, "correct horse")
+    chat.history = chat.session.store = first
+    assert "It is kept encrypted on this disk" in chat.type("My pear?", "/save")
+    assert first.close()
+    left = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"pear" not in left
+    chat.history = second = history()
+    chat.session = ChatSession(Conversation(), store=second)
+    screen = chat.type("/info", "/chats", "correct horse", "/chats 1", "And now?")
+    assert "until a passphrase opens what you keep" in screen
+    assert "1. My pear?" in screen
+    assert chat.branch == ["My pear?", "Hello, world.", "And now?", "Hello, world."]
+    assert second.close()
 
 
 def test_help_lists_what_works_here_and_a_slash_is_no_question(chat: Chat) -> None:

@@ -7,22 +7,24 @@ works through a pipe. It leads from nothing to a conversation, also without a ne
 import asyncio
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from localllm import __version__
 from localllm.chat.commands.table import path_argument
 from localllm.chat.conversation import Conversation
-from localllm.chat.settings import ChatSettings
+from localllm.chat.presets import PresetStore
 from localllm.cli.accessible.download import ModelDownloads
+from localllm.cli.accessible.keeping import KeptConversations
 from localllm.cli.accessible.progress import load_spoken
 from localllm.cli.chat.client import ChatClient
 from localllm.cli.chat.line_terminal import LineTerminal
-from localllm.cli.chat.plain_chat import PlainChat
+from localllm.cli.chat.plain_chat import PlainChat, open_history
 from localllm.cli.chat.session import ChatSession
 from localllm.core.hardware import HardwareInfo
 from localllm.core.text import single_line
 from localllm.core.units import format_bytes
+from localllm.engine.messages import Thinking
 from localllm.errors import DoesNotFit, LocalLLMError
 from localllm.library.files import paths
 from localllm.library.files.names import printable
@@ -41,6 +43,7 @@ _CHOICES = (
     ("download", N_("download a model by its name")),
     ("import", N_("use a GGUF file of this disk or of a stick, where it is")),
     ("scan", N_("use the models of other programs on this disk")),
+    ("chats", N_("go on with an earlier conversation")),
     ("machine", N_("what this machine has")),
     ("quit", N_("leave")),
 )
@@ -53,7 +56,8 @@ class AccessibleApp:
     runner: asyncio.Runner
     runtime: Runtime
     store: Store
-    terminal: LineTerminal = field(default_factory=LineTerminal)
+    terminal: LineTerminal
+    kept: KeptConversations
     sessions: dict[str, ChatSession] = field(default_factory=dict)
 
     def run(self, because: str) -> None:
@@ -72,7 +76,7 @@ class AccessibleApp:
 
     def _choose(self) -> bool:
         """Ask what to do, and do it; False: the person leaves."""
-        answer = self.terminal.ask(_("Number of a model, or a word:"))
+        answer = self.terminal.ask_line(_("Number of a model, or a word:"))
         if answer is None:
             return False
         try:
@@ -153,6 +157,8 @@ class AccessibleApp:
                 self._offer_chat(self._import())
             case ["scan"]:
                 self._scan()
+            case ["chats"]:
+                self._open_chat(models)
             case ["machine"]:
                 hardware = self.runner.run(self.runtime.hardware(fresh=True))
                 for line in machine_lines(hardware):
@@ -175,9 +181,10 @@ class AccessibleApp:
     def _import(self) -> InstalledModel | None:
         """Ask for a path until it is a model's; None: the person goes back."""
         self.terminal.show(_("The file stays where it is; nothing is copied."))
-        while path := (self.terminal.ask(_("Path of the GGUF file, or Enter to go back:")) or ""):
+        prompt = _("Path of the GGUF file, or Enter to go back:")
+        while path := path_argument(self.terminal.ask_line(prompt) or ""):
             try:
-                wanted = paths.absolute(Path(path_argument(path)))
+                wanted = paths.absolute(Path(path))
                 model = self.runner.run(self.runtime.adopt(wanted))
                 reason = self.runner.run(self.runtime.unsupported(model))
             except LocalLLMError as error:
@@ -225,6 +232,23 @@ class AccessibleApp:
 
     # --- conversations ---
 
+    def _open_chat(self, models: tuple[InstalledModel, ...]) -> None:
+        """Let the person choose an earlier conversation, and go on with it."""
+        conversation = self.kept.choose()
+        if conversation is None:
+            return
+        model = next((each for each in models if each.name == conversation.model), None)
+        if model is None and models:
+            chosen = self.terminal.choose(
+                _("Its model is not here any more. With which one?"),
+                [single_line(each.name) for each in models],
+                _("Number, or Enter to go back:"),
+            )
+            model = None if chosen is None else models[chosen]
+        if model is not None:
+            self.sessions[model.name] = ChatSession(conversation, store=self.kept.history)
+            self._chat(model)
+
     def _chat(self, model: InstalledModel) -> None:
         """Load a model, or take the one that is in memory, and converse."""
         resident = self._resident(model)
@@ -232,8 +256,12 @@ class AccessibleApp:
             return
         session = self.sessions.get(model.name)
         if session is None:
-            settings = ChatSettings(thinking=self.runtime.default_thinking)
-            session = ChatSession(Conversation(model=model.name, settings=settings))
+            settings = PresetStore().default(model.name).settings
+            if settings.thinking == Thinking():
+                settings = replace(settings, thinking=self.runtime.default_thinking)
+            session = ChatSession(
+                Conversation(model=model.name, settings=settings), store=self.kept.history
+            )
             self.sessions[model.name] = session
         show = self.terminal.show
         show(
@@ -245,7 +273,10 @@ class AccessibleApp:
         if count := len(session.conversation.path()):
             show(_("Going on with {count} messages; /new begins anew.").format(count=count))
         client = ChatClient(self.runner, self.runtime, resident, session, notify=show)
-        PlainChat(client, self.terminal, choice=CHAT, load=self._load).converse()
+        PlainChat(
+            client, self.terminal, history=self.kept.history, choice=CHAT, load=self._load
+        ).converse()
+        self.kept.ask_how_to_keep()
         show(
             _("Back to the models; list shows them. {name} stays in memory.").format(
                 name=single_line(model.name)
@@ -323,8 +354,14 @@ def run_accessible(because: str) -> None:
         terminal = LineTerminal()
         try:
             store = Store(paths.data_dir(), warn=terminal.show)
-            AccessibleApp(runner=runner, runtime=runtime, store=store, terminal=terminal).run(
-                because
-            )
+            with open_history(terminal) as history:
+                app = AccessibleApp(
+                    runner=runner,
+                    runtime=runtime,
+                    store=store,
+                    terminal=terminal,
+                    kept=KeptConversations(history=history, terminal=terminal),
+                )
+                app.run(because)
         finally:
             runner.run(runtime.close())

@@ -87,7 +87,7 @@ class ModelDownloads:
     def named(self) -> InstalledModel | None:
         """Ask for the name of a published model, and download the quant that suits this
         machine."""
-        name = self.terminal.ask(_("Name of the catalogue, or ORG/REPO, or Enter to go back:"))
+        name = self.terminal.ask_line(_("Name of the catalogue, or ORG/REPO, or Enter to go back:"))
         if name is None or not name.strip():
             return None
         wanted = find_published(ModelQuery(model=name.strip()))

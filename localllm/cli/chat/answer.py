@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
@@ -121,16 +121,21 @@ class AnswerWriter:
 
 
 async def read_answer(
-    events: AsyncGenerator[GenerateEvent, None], writer: AnswerOutput, builder: AnswerBuilder
+    events: AsyncGenerator[GenerateEvent, None],
+    writer: AnswerOutput,
+    builder: AnswerBuilder,
+    grown: Callable[[], None] = lambda: None,
 ) -> Answer:
     """Write the stream, and build the answer; a first Ctrl+C (a cancelled task) stops it, and what
-    has come is the answer. When an error ends it, `builder` has what has come."""
+    has come is the answer. When an error ends it, `builder` has what has come. `grown` is called
+    after each piece."""
     try:
         async with aclosing(events):
             async for event in events:
                 builder.feed(event)
                 if isinstance(event, Token):
                     writer.write(event.text)
+                    grown()
                 elif isinstance(event, Reasoning):
                     writer.write_reasoning(event.text)
                 elif isinstance(event, PromptProgress):

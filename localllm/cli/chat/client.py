@@ -14,9 +14,12 @@ from localllm.cli.chat.session import ChatSession
 from localllm.cli.chat.session_file import left_out_of
 from localllm.cli.output import info
 from localllm.core.text import truncation_notice
-from localllm.engine.messages import GenerateRequest, Overflow, Role
+from localllm.engine.messages import GenerateRequest, Overflow, Role, Tool
 from localllm.errors import LocalLLMError, UsageError
 from localllm.runtime.runtime import ResidentModel, Runtime
+
+SAVE_INTERVAL_S = 1.0
+"""A growing answer is kept so often: a crash loses no more."""
 
 
 class ChatClient:
@@ -48,6 +51,7 @@ class ChatClient:
         self._overflow = overflow
         self._notify = notify
         self._warned: set[str] = set()
+        self._saved_s = 0.0
 
     @property
     def conversation(self) -> Conversation:
@@ -58,18 +62,19 @@ class ChatClient:
         """True when the model has a chat template; without one it continues text."""
         return self.resident.loaded.has_chat_template
 
-    async def ask(
+    def add_question(
         self,
         text: str,
-        writer: AnswerOutput,
-        *,
         attachments: tuple[Attachment, ...] = (),
+        *,
         sources: tuple[Citation, ...] = (),
         after: str | None,
-    ) -> Answer:
-        """Ask a question behind the message `after` (None: at the beginning), and answer it.
-        `sources` are passages of documents that were found for it."""
-        if not self.conversation.messages:
+    ) -> None:
+        """Add a question behind the message `after`, None: at the beginning. `sources` are passages
+        of documents that were found for it. Raises UsageError for what this model has no place
+        for."""
+        conversation = self.conversation
+        if not conversation.messages:
             attachments = (*self._images, *attachments)
         self._require_place(attachments)
         question = ChatMessage(
@@ -79,48 +84,67 @@ class ChatClient:
             attachments=attachments,
             citations=sources,
         )
-        self.session.conversation = self.conversation.with_message(question, after=after)
-        return await self.answer(writer)
+        self.session.conversation = conversation.with_message(question, after=after)
+        self.session.save_to_store()
 
-    async def answer(self, writer: AnswerOutput) -> Answer:
+    async def answer(self, writer: AnswerOutput, *, tools: tuple[Tool, ...] = ()) -> Answer:
         """Answer the question, or continue from the results of tools, that the branch ends with.
 
         The answer is then part of the conversation, also one that was stopped or that broke off.
         Says what was done to the conversation to make it, and saves it. Raises LocalLLMError.
         """
-        conversation = self.conversation
-        left_out = left_out_of(conversation)
-        request = self._request(conversation, left_out)
+        conversation = replace(self.conversation, model=self.resident.model.name)
+        left_out, answer_id = left_out_of(conversation), uuid.uuid4().hex
+        request = self._request(conversation, left_out, tools)
         builder = AnswerBuilder(model=self.resident.model.name, created_s=time.time())
+
+        def put(ending: Ending | None, remark: str = "") -> None:
+            message = replace(
+                builder.message(ending, remark),
+                id=answer_id,
+                left_out=left_out,
+                citations=answer_sources(builder.text, conversation.sources),
+            )
+            self.session.conversation = conversation.with_message(message, after=conversation.leaf)
+
+        def save_growing() -> None:
+            if self.session.store is not None and self._is_time_to_save() and builder.text:
+                put(Ending.BROKEN)
+                self.session.save_to_store()
+
         events = self.runtime.generate(self.resident.model.name, request)
         try:
-            answer = await read_answer(events, writer, builder)
+            answer = await read_answer(events, writer, builder, save_growing)
         except LocalLLMError as error:
             if builder.text:
-                self._add(builder.message(Ending.BROKEN, remark=str(error)), left_out)
+                put(Ending.BROKEN, str(error))
                 self.session.save()
             raise
+        dropped = _turns_dropped(request, builder)
         if answer.text or builder.message().tool_calls:
-            ending = Ending.STOPPED if answer.stopped else None
-            left_out += _turns_dropped(request, builder)
-            self._add(builder.message(ending), left_out)
-        self._print_notices(builder, left_out - left_out_of(conversation))
+            left_out += dropped
+            put(Ending.STOPPED if answer.stopped else None)
+        self._print_notices(builder, dropped)
         self.session.save()
         return answer
 
-    def _request(self, conversation: Conversation, left_out: int) -> GenerateRequest:
-        request = generate_request(conversation, request_id=uuid.uuid4().hex, left_out=left_out)
+    def _is_time_to_save(self) -> bool:
+        now_s = time.monotonic()
+        if now_s - self._saved_s < SAVE_INTERVAL_S:
+            return False
+        self._saved_s = now_s
+        return True
+
+    def _request(
+        self, conversation: Conversation, left_out: int, tools: tuple[Tool, ...]
+    ) -> GenerateRequest:
+        request = generate_request(
+            conversation, request_id=uuid.uuid4().hex, tools=tools, left_out=left_out
+        )
         if self.chats:
             return replace(request, overflow=self._overflow)
         question = conversation.path()[-1].text
         return replace(request, messages=None, prompt=question, overflow=Overflow.ERROR)
-
-    def _add(self, answer: ChatMessage, left_out: int) -> None:
-        conversation = self.conversation
-        cited = answer_sources(answer.text, conversation.sources)
-        self.session.conversation = conversation.with_message(
-            replace(answer, left_out=left_out, citations=cited), after=conversation.leaf
-        )
 
     def _require_place(self, attachments: tuple[Attachment, ...]) -> None:
         """Raise UsageError for what this model has no place for."""

@@ -48,6 +48,7 @@ class EditorTerminal:
         sources: CompletionSources,
         questions: Iterable[str] = (),
     ) -> None:
+        self._output = create_output(always_prefer_tty=True)
         self._session = PromptSession[str](
             message=PROMPT,
             multiline=True,
@@ -59,7 +60,7 @@ class EditorTerminal:
             reserve_space_for_menu=_MENU_ROWS,
             enable_suspend=True,
             key_bindings=_key_bindings(),
-            output=create_output(always_prefer_tty=True),
+            output=self._output,
         )
 
     async def read(self, *, default: str = "") -> str | None:
@@ -68,6 +69,22 @@ class EditorTerminal:
         except EOFError:
             return None
         return text.encode("utf-8", "replace").decode("utf-8")
+
+    async def ask(self, prompt: str, *, default: str = "") -> str | None:
+        session = PromptSession[str](
+            multiline=False, enable_suspend=True, interrupt_exception=EOFError, output=self._output
+        )
+        try:
+            return await session.prompt_async(f"{single_line(prompt)} ", default=default)
+        except EOFError:
+            return None
+
+    async def ask_secret(self, prompt: str) -> str:
+        session = PromptSession[str](interrupt_exception=EOFError, output=self._output)
+        try:
+            return await session.prompt_async(f"{single_line(prompt)} ", is_password=True)
+        except EOFError:
+            return ""
 
     def show(self, text: str) -> None:
         for line in strip_controls(text).splitlines():

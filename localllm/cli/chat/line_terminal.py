@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from getpass import getpass
 from typing import TextIO
 
 from localllm.cli.chat.answer import AnswerOutput, AnswerWriter
@@ -54,19 +55,38 @@ class LineTerminal:
         """Read a question. Lines that stand ready when the prompt comes are questions of their own;
         several that come at once while it waits are one question: they were pasted."""
         if default:
-            self.show(_("It was: {text}").format(text=default))
-            self.show(_("Write it anew, or press Enter to keep it."))
-        text = self.ask(_("You:"))
+            self.show(_("Prepared: {text}").format(text=default))
+            self.show(_("Press Enter to send it as it is, or write it anew."))
+        text = self.ask_line(_("You:"))
         if text is not None and text.startswith(BLOCK_MARK):
             text = self._block(text.removeprefix(BLOCK_MARK))
         return default if text is not None and default and not text.strip() else text
 
-    def ask(self, prompt: str) -> str | None:
+    async def ask(self, prompt: str, *, default: str = "") -> str | None:
+        shown = _("{prompt} (Enter: {default})").format(prompt=prompt, default=default)
+        answer = self.ask_line(shown if default else prompt)
+        return answer if answer is None else answer or default
+
+    async def ask_secret(self, prompt: str) -> str:
+        return self.secret(prompt)
+
+    def secret(self, prompt: str) -> str:
+        """Read what is not shown while it is typed; "": nothing."""
+        if not self._source.isatty():
+            return self.ask_line(prompt) or ""
+        with _interruptible():
+            try:
+                return getpass(f"{prompt} ", self._talk)
+            except (EOFError, KeyboardInterrupt):
+                self._write("\n")
+                return ""
+
+    def ask_line(self, prompt: str) -> str | None:
         """Read what is typed behind this prompt; None at the end of the input and after Ctrl+C."""
         with _interruptible():
             try:
-                self._write(f"{prompt} ")
                 was_ready = self._has_more(0)
+                self._write(f"{prompt} ")
                 text = self._source.readline()
                 if text and not was_ready:
                     text = self._with_pasted(text)
@@ -122,7 +142,7 @@ class LineTerminal:
         self.show(heading)
         for number, choice in enumerate(choices, 1):
             self.show(f"{number}. {choice}")
-        while answer := (self.ask(prompt) or "").strip().rstrip("."):
+        while answer := (self.ask_line(prompt) or "").strip().rstrip("."):
             if answer.isdecimal() and 1 <= int(answer[:9]) <= len(choices):
                 return int(answer) - 1
             self.show_error(
@@ -133,7 +153,7 @@ class LineTerminal:
     def confirm(self, question: str) -> bool:
         """Ask a question that is answered with yes or no; anything else is no."""
         words = _("yes or no:")
-        answer = (self.ask(f"{question} {words}") or "").strip().casefold()
+        answer = (self.ask_line(f"{question} {words}") or "").strip().casefold()
         return answer in {"y", "yes", _("yes"), _("yes")[:1]}
 
     def show(self, text: str) -> None:

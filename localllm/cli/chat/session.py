@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from localllm.chat.conversation import Conversation
+from localllm.chat.history.store import ConversationStore
 from localllm.chat.request import engine_messages
 from localllm.chat.settings import ChatSettings
 from localllm.cli.chat.session_file import left_out_of, read_session, write_session
@@ -25,7 +26,8 @@ from localllm.runtime.runtime import ResidentModel, Runtime
 
 
 class ChatSession:
-    """The conversation of this invocation, and where it is saved; `path` None: nowhere."""
+    """The conversation of this invocation, and where it is saved: in the file `path`, or in
+    `store`; nowhere where both are None."""
 
     def __init__(
         self,
@@ -33,9 +35,11 @@ class ChatSession:
         *,
         path: Path | None = None,
         states: SessionCache | None = None,
+        store: ConversationStore | None = None,
     ) -> None:
         self.conversation = conversation
         self.path = path
+        self.store = store
         self._states = states
         self._saved = conversation
         self.restored_tokens: int | None = None
@@ -51,11 +55,17 @@ class ChatSession:
         self.save()
 
     def save(self) -> None:
-        """Write the file, if there is one and the conversation changed. Raises StoreError."""
+        """Save the conversation, if it changed and there is a place for it. Raises StoreError."""
+        self.save_to_store()
         if self.path is None or self.conversation == self._saved:
             return
         write_session(self.path, self.conversation)
         self._saved = self.conversation
+
+    def save_to_store(self) -> None:
+        """Hand the conversation to the store, if it is not kept in a file; returns at once."""
+        if self.path is None and self.store is not None:
+            self.store.save(self.conversation)
 
     async def restore_state(self, runtime: Runtime, resident: ResidentModel) -> str:
         """Load the KV cache of the conversation; the result says in words what came of that."""

@@ -19,6 +19,12 @@ class ChatTerminal(Protocol):
     async def read(self, *, default: str = "") -> str | None:
         """Read a question or a command, which begins as `default`; None: the person leaves."""
 
+    async def ask(self, prompt: str, *, default: str = "") -> str | None:
+        """Ask for a value that is no question to the model; None: the person gives up."""
+
+    async def ask_secret(self, prompt: str) -> str:
+        """Ask for what is not shown while it is typed; "": nothing was."""
+
     def show(self, text: str) -> None:
         """Show lines that are no part of the conversation."""
 

@@ -214,8 +214,8 @@ async def _load(
 
 def _answer_once(client: ChatClient, text: str, *, as_json: bool) -> ExitCode:
     """Print one answer; alone, or the next of its session."""
-    writer, after = AnswerWriter(silent=as_json), client.conversation.leaf
-    answer = client.runner.run(client.ask(text, writer, after=after))
+    client.add_question(text, after=client.conversation.leaf)
+    answer = client.runner.run(client.answer(AnswerWriter(silent=as_json)))
     if as_json:
         print_json(answer.document(client.resident) | client.session_document(answer))
     client.print_stats(answer)
