@@ -145,12 +145,13 @@ def generate_request(
 class AnswerBuilder:
     """The answer so far: `feed` it with the engine's events, `message` is the answer at any time.
 
-    `clock` gives seconds, monotonic.
+    `clock` gives seconds, monotonic. `beginning` is the text that the answer goes on from.
     """
 
     model: str
     created_s: float
     clock: Callable[[], float] = time.monotonic
+    beginning: str = ""
     finished: Finished | None = None
     first_token_s: float | None = None
     reasoning_began_s: float | None = None
@@ -162,7 +163,7 @@ class AnswerBuilder:
 
     @property
     def text(self) -> str:
-        return "".join(self._text)
+        return self.beginning + "".join(self._text)
 
     @property
     def reasoning(self) -> str:

@@ -307,10 +307,10 @@ async def test_a_completion_is_chosen_before_anything_is_sent(app_fixture: AppFi
     async with app.run_test() as pilot:
         await open_chat(pilot)
         screen = chat_screen(app)
-        screen.prompt_box.completers.append(
+        screen.prompt_box.completers[:] = [
             lambda text: [PromptCompletion(text=f"/{name} ", start=0, help="h [x]")
                           for name in ("new", "net") if f"/{name}".startswith(text)]
-        )  # fmt: skip
+        ]  # fmt: skip
         await pilot.press(*"/ne")
         await wait_for_text(pilot, "h [x]")
         await pilot.press("down", "down", "enter")

@@ -114,9 +114,9 @@ async def test_what_a_change_costs_is_worked_out(tmp_path: Path) -> None:
         app.row("context")
         await pilot.press("right")
         assert app.settings.context == 8192
-        await wait_for_text(pilot, "needs 7.6 GiB of 20.0 GiB")
+        await wait_for_text(pilot, "● fits: 7.6 GiB of 20.0 GiB")
         await pilot.press(*"131072", "enter")
-        await wait_for_text(pilot, "does not fit: needs 122 GiB")
+        await wait_for_text(pilot, "○ no room: 122 GiB of 20.0 GiB")
         app.row("kv_type")
         await pilot.press("right", "right")
         assert app.settings.kv_type == "q8_0"

@@ -224,6 +224,25 @@ class Documents:
         remarks.extend(await self._stale(collections, sent))
         return FoundSources(sources=sources, remarks=tuple(remarks))
 
+    async def search(self, query: str, passages: int) -> str:
+        """Write the best passages of all collections for a query, for a tool that a model calls.
+
+        Raises StoreError, EncryptionError.
+        """
+        infos = await asyncio.to_thread(self.collections.list)
+        opened, _remarks = await self._opened([each.id for each in infos])
+        if not opened:
+            return "There are no collections of documents."
+        embedder, reranker = await self._embedder()
+        found = await search_collections(
+            opened, query, embedder=embedder, reranker=reranker, limit=passages
+        )
+        if not found.hits:
+            return "Nothing was found."
+        return "\n\n".join(
+            f"{each.path}, line {each.passage.line}:\n{each.passage.text}" for each in found.hits
+        )
+
     async def _opened(self, names: Sequence[str]) -> tuple[list[Collection], list[str]]:
         opened: list[Collection] = []
         remarks: list[str] = []

@@ -269,7 +269,8 @@ class CompletionPopup(Widget):
             style = self.get_visual_style("completion--chosen") if mark else Style.null()
             name = literal.line(each.text).stylize(style)
             hint = literal.line(each.help).stylize(self.get_visual_style("completion--help"))
-            lines.append(Content.assemble("▌ " if mark else "  ", name, "  ", hint))
+            line = Content.assemble("▌ " if mark else "  ", name, "  ", hint)
+            lines.append(line.truncate(max(self.content_size.width, 1), ellipsis=True))
         return Content("\n").join(lines)
 
 

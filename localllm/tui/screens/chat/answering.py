@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from localllm.chat.conversation import ChatMessage, Conversation, Ending
 from localllm.chat.request import AnswerBuilder, generate_request
+from localllm.chat.token_scores import continuing_request
 from localllm.engine.messages import (
     Finished,
     GenerateRequest,
@@ -36,6 +37,14 @@ class Answered:
 
     conversation: Conversation
     failure: LocalLLMError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoingOn:
+    """The beginning of a version of an answer, which is to be continued."""
+
+    answer: ChatMessage
+    text: str
 
 
 class Answering:
@@ -65,15 +74,31 @@ class Answering:
         """Makes the conversation as it would be if the answer ended now."""
 
     async def answer(
-        self, conversation: Conversation, *, model: str, tools: tuple[Tool, ...] = ()
+        self,
+        conversation: Conversation,
+        *,
+        model: str,
+        tools: tuple[Tool, ...] = (),
+        going_on: GoingOn | None = None,
     ) -> Answered:
-        """Answer the end of the conversation.
+        """Answer the end of the conversation, or go on from the beginning of an answer to it.
 
         An answer that is broken off, by an error or by the cancellation of this call, is part of
         the conversation with what there was of it; `show` has been called with it.
         """
-        request = generate_request(conversation, request_id=uuid4().hex, tools=tools)
-        builder = AnswerBuilder(model=model, created_s=time.time(), clock=self._services.clock)
+        beginning = "" if going_on is None else going_on.text
+        if going_on is None:
+            request = generate_request(conversation, request_id=uuid4().hex, tools=tools)
+        else:
+            request = continuing_request(
+                conversation, going_on.answer, beginning, request_id=uuid4().hex
+            )
+        builder = AnswerBuilder(
+            model=model,
+            created_s=time.time(),
+            clock=self._services.clock,
+            beginning=beginning,
+        )
         answer_id = uuid4().hex
 
         def with_answer(ending: Ending | None = None, remark: str = "") -> Conversation:
@@ -85,6 +110,8 @@ class Answering:
         self._saved_s = time.monotonic()
         self._log.started(request.messages or ())
         self._transcript.begin_answer()
+        if beginning:
+            self._transcript.write(beginning)
         ending: Ending | None = Ending.STOPPED
         failure: LocalLLMError | None = None
         try:

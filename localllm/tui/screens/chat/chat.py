@@ -11,7 +11,6 @@ what is open in `session.py`. Others mount here what is theirs:
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import ClassVar, Final
 
 from textual import events, on, work
@@ -25,7 +24,6 @@ from localllm.chat.commands.actions import ChatActions
 from localllm.chat.commands.table import parse_line, question_text
 from localllm.chat.conversation import ChatMessage, Conversation
 from localllm.chat.history.titles import title_of
-from localllm.chat.settings import ChatSettings
 from localllm.engine.messages import Role
 from localllm.errors import LocalLLMError, UsageError
 from localllm.library.store.installed import InstalledModel
@@ -33,8 +31,10 @@ from localllm.runtime.runtime import ResidentModel
 from localllm.translation import N_, _
 from localllm.tui import literal
 from localllm.tui.places import CHAT
-from localllm.tui.screens.chat.actions import ConversationActions
+from localllm.tui.screens.chat.commands import ScreenCommands
 from localllm.tui.screens.chat.view import ConversationView, TypedInMessages
+from localllm.tui.screens.chat.windows import SETTINGS, ChatWindows
+from localllm.tui.screens.chat_settings.window import SettingsColumn
 from localllm.tui.widgets.chat.attachments import LineClicked, QueuedQuestions
 from localllm.tui.widgets.chat.find_bar import FindBar
 from localllm.tui.widgets.chat.panel import ChatPanel
@@ -64,11 +64,11 @@ COUNT_FROM_CHARS = 80
 Panels = tuple[tuple[str, Callable[[], ChatPanel]], ...]
 
 
-class ChatScreen(ConversationActions):
+class ChatScreen(ChatWindows):
     """A conversation with a model. `conversation` is what is shown; `change_conversation` replaces
     it, `change_settings` its settings."""
 
-    PANELS: ClassVar[Panels] = ((METER, MeterPanel),)
+    PANELS: ClassVar[Panels] = ((METER, MeterPanel), (SETTINGS, SettingsColumn))
     LEFT_PANELS: ClassVar[Panels] = ()
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -82,6 +82,8 @@ class ChatScreen(ConversationActions):
                 tooltip=N_("Choose another model; this one stays in memory")),
         Binding("ctrl+f", "find", N_("Find"), id="chat.find", show=False, priority=True,
                 tooltip=N_("Find a text in this conversation")),
+        Binding("ctrl+t", "settings", N_("Settings"), id="chat.settings",
+                tooltip=N_("System prompt, sampling, tools, context and presets of this chat")),
         Binding("f2", "memory", N_("Memory"), id="chat.memory", show=False,
                 tooltip=N_("Estimated and real memory")),
         Binding("f4", "panel", N_("Panel"), id="chat.panel", priority=True,
@@ -116,6 +118,9 @@ class ChatScreen(ConversationActions):
     def on_mount(self) -> None:
         self.set_up()
         self.show_panel(METER, wanted=None)
+        commands = ScreenCommands(self)
+        self.commands = commands
+        self.prompt_box.completers.append(commands.completer())
         self.prompt_box.prompt.focus()
         self.set_interval(WATCH_S, self.watch_engine)
         self.ready.set()
@@ -140,6 +145,10 @@ class ChatScreen(ConversationActions):
         for panel in self.query("#chat-right > ChatPanel"):
             panel.display = panel.id == f"panel-{name}"
         self._arrange(self.size.width)
+
+    def hide_settings(self) -> None:
+        """Show the meter again, where there is room for it."""
+        self.show_panel(METER, wanted=None)
 
     def hide_panel(self) -> None:
         """Show no panel at the right."""
@@ -206,16 +215,6 @@ class ChatScreen(ConversationActions):
     ) -> None:
         """Chat with this model; when it cannot be loaded, go back to the place `came_from`."""
         self.open_with(model, conversation, came_from=came_from)
-
-    async def change_settings(self, settings: ChatSettings) -> None:
-        """Use these settings from the next question on. Where they change how the model is loaded,
-        it is loaded again; when that fails, the settings stay as they were."""
-        before = self.conversation.settings
-        self.change_conversation(replace(self.conversation, settings=settings))
-        loads = (settings.context, settings.kv_type) != (before.context, before.kv_type)
-        if loads and self.resident is not None and not await self.reload():
-            kept = replace(settings, context=before.context, kv_type=before.kv_type)
-            self.change_conversation(replace(self.conversation, settings=kept))
 
     # --- the prompt ---
 

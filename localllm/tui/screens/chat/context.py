@@ -26,6 +26,16 @@ def load_choice(settings: ChatSettings) -> LoadChoice:
     return replace(choice, kv_type=KvType(settings.kv_type))
 
 
+def differs(settings: ChatSettings, resident: ResidentModel) -> bool:
+    """Tell whether the settings want the model loaded in another way than it is."""
+    loaded = resident.settings.kv_type_k.value
+    return settings.context not in (
+        None,
+        resident.settings.context,
+        resident.loaded.context,
+    ) or settings.kv_type not in (None, loaded)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextOffer:
     """What would hold a conversation of `tokens`: a `context` that needs `need_bytes` of the

@@ -5,6 +5,7 @@ import asyncio
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from typing import ClassVar
 
 from textual import work
@@ -14,18 +15,25 @@ from textual.worker import WorkerError
 
 from localllm.chat.attachments.fitting import attachment_room, fit_attachments, tokenizer_of
 from localllm.chat.conversation import Attachment, ChatMessage, Conversation
+from localllm.chat.presets import PresetStore
+from localllm.chat.settings import ChatSettings
 from localllm.chat.tools.loop import AgentLoop
 from localllm.chat.tools.tool import Arguments, LocalTool
 from localllm.chat.tools.toolbox import local_tools
-from localllm.engine.messages import Role, Tool
+from localllm.engine.messages import Role, Thinking, Tool
 from localllm.errors import ContextOverflow, EngineCrashed, LocalLLMError, NotFound
 from localllm.library.store.installed import InstalledModel
 from localllm.runtime.runtime import ResidentModel
 from localllm.translation import _, ngettext
 from localllm.tui.places import HOME
 from localllm.tui.screens.base import PlaceScreen
-from localllm.tui.screens.chat.answering import Answered, Answering
-from localllm.tui.screens.chat.context import larger_context, load_choice, too_long_dialog
+from localllm.tui.screens.chat.answering import Answered, Answering, GoingOn
+from localllm.tui.screens.chat.context import (
+    differs,
+    larger_context,
+    load_choice,
+    too_long_dialog,
+)
 from localllm.tui.screens.chat.loading import LoadScreen
 from localllm.tui.screens.chat.machine_load import LoadWatch
 from localllm.tui.screens.chat.session import ChatSession, Draft
@@ -55,6 +63,7 @@ class ModelChat(PlaceScreen):
         self._opening = False
         self._engine_ended = False
         self._stopping = False
+        self._loaded_for: tuple[int | None, str | None] = (None, None)
 
     def set_up(self) -> None:
         """Find the widgets, when they are there."""
@@ -177,8 +186,11 @@ class ModelChat(PlaceScreen):
     async def reload(self) -> bool:
         """Load the model anew, as the settings of the conversation have it; False when it cannot
         be, and then it is loaded as it was. Only in a worker."""
-        assert self.model is not None
         await self.end_answer()
+        return await self._load_anew()
+
+    async def _load_anew(self) -> bool:
+        assert self.model is not None
         choice = load_choice(self.conversation.settings)
         before = self.resident
         await self.services.pool.unload(self.model.name)
@@ -199,9 +211,14 @@ class ModelChat(PlaceScreen):
 
     def _new_conversation(self) -> Conversation:
         name = "" if self.model is None else self.model.name
-        thinking = self.runtime.default_thinking
-        fresh = Conversation(model=name)
-        return replace(fresh, settings=replace(fresh.settings, thinking=thinking))
+        try:
+            settings = PresetStore().default(name).settings
+        except LocalLLMError as error:
+            self.show_status(str(error))
+            settings = ChatSettings()
+        if settings.thinking == Thinking():
+            settings = replace(settings, thinking=self.runtime.default_thinking)
+        return Conversation(model=name, settings=settings)
 
     # --- asking and answering ---
 
@@ -255,12 +272,22 @@ class ModelChat(PlaceScreen):
         self.change_conversation(conversation)
         await self._answer(conversation)
 
-    async def _answer(self, conversation: Conversation) -> None:
+    @work(exclusive=True, group="answer", exit_on_error=False)
+    async def continue_answer(self, answer: ChatMessage, text: str) -> None:
+        """Go on from `text`, the beginning of a version of an answer."""
+        conversation = self.conversation.ending_at(answer.parent)
+        self.change_conversation(conversation)
+        await self._answer(conversation, GoingOn(answer=answer, text=text))
+
+    async def _answer(self, conversation: Conversation, going_on: GoingOn | None = None) -> None:
         """Answer, in a worker that may be cancelled: another conversation, another model, quit."""
         self._stopping = False
         answered = Answered(conversation=conversation)
         try:
-            answered = await self._answered(conversation)
+            if not await self._load_as_set():
+                return
+            conversation = self.conversation
+            answered = await self._answered(conversation, going_on)
         finally:
             self.answering = False
         failure = answered.failure
@@ -276,13 +303,30 @@ class ModelChat(PlaceScreen):
         if not self.answering and not self._engine_ended and failure is None:
             self._ask_next()
 
-    async def _answered(self, conversation: Conversation) -> Answered:
+    async def _load_as_set(self) -> bool:
+        """Load the model again where the settings of the conversation want that. When it cannot be
+        loaded so, the settings go back to how it is loaded. False: it is not in memory."""
+        settings, resident = self.conversation.settings, self.resident
+        wanted = (settings.context, settings.kv_type)
+        if resident is None or wanted == self._loaded_for or not differs(settings, resident):
+            return True
+        if await self._load_anew():
+            self._loaded_for = wanted
+            return True
+        self.change_conversation(
+            replace(self.conversation, settings=replace(settings, context=None, kv_type=None))
+        )
+        return self.resident is not None
+
+    async def _answered(
+        self, conversation: Conversation, going_on: GoingOn | None = None
+    ) -> Answered:
         assert self.model is not None
         name = self.model.name
         wanted = set(conversation.settings.tools)
-        tools = tuple(tool for tool in local_tools() if tool.name in wanted) if wanted else ()
-        if not tools:
-            return await self.answers.answer(conversation, model=name)
+        tools = tuple(tool for tool in self.local_tools if tool.name in wanted)
+        if not tools or going_on is not None:
+            return await self.answers.answer(conversation, model=name, going_on=going_on)
         failures: list[LocalLLMError] = []
 
         async def answer(conversation: Conversation, tools: tuple[Tool, ...]) -> Conversation:
@@ -299,6 +343,15 @@ class ModelChat(PlaceScreen):
         )
         done = await loop.run(conversation)
         return Answered(conversation=done, failure=failures[-1] if failures else None)
+
+    @cached_property
+    def local_tools(self) -> tuple[LocalTool, ...]:
+        """The tools that a model may call where they are switched on."""
+
+        async def search(query: str, passages: int) -> str:
+            return await self.services.documents.search(query, passages)
+
+        return local_tools(search=search)
 
     async def approve(self, tool: LocalTool, arguments: Arguments) -> bool:
         """Ask whether the model may make this call."""

@@ -155,7 +155,7 @@ class ChatSettingsPanel(Vertical):
     def action_move(self, rows: int) -> None:
         shown = [each for each in self.query(SettingRow) if each.display]
         at = next((index for index, each in enumerate(shown) if each.has_focus), -rows)
-        shown[(at + rows) % len(shown)].focus()
+        self.screen.set_focus(shown[(at + rows) % len(shown)])  # at once: keys come fast
 
     # --- what is shown ---
 

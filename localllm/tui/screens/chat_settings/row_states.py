@@ -124,13 +124,13 @@ def needs_reload(settings: ChatSettings, subject: SettingsSubject) -> bool:
 def _need_text(settings: ChatSettings, subject: SettingsSubject, need: MemoryNeed | None) -> str:
     if not needs_reload(settings, subject):
         return ""
-    again = _("the model is loaded again with the next question")
+    again = _("loads with the next question")
     if need is None:
         return again
     sizes = {"need": format_bytes(need.need_bytes), "free": format_bytes(need.free_bytes)}
     if need.need_bytes > need.free_bytes:
-        return _("○ does not fit: needs {need}, {free} are free").format(**sizes)
-    return _("● needs {need} of {free}").format(**sizes) + "\n" + again
+        return _("○ no room: {need} of {free}").format(**sizes)
+    return _("● fits: {need} of {free}").format(**sizes) + "\n" + again
 
 
 def _value(settings: ChatSettings, name: str) -> object:

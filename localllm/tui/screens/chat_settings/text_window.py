@@ -1,11 +1,12 @@
-"""A window in which a text is written: a system prompt, a JSON Schema, a name, a variable."""
+"""Windows with a text: one to write (a system prompt, a JSON Schema, a name, a variable), and one
+to read (what a command shows that is longer than the status line)."""
 
 from collections.abc import Callable
 from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
+from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static, TextArea
 
@@ -102,3 +103,39 @@ class TextWindow(ModalScreen[str | None]):
 
     def action_cancel(self) -> None:
         self.dismiss(None)
+
+
+class NoteWindow(ModalScreen[None]):
+    """Show outside text, line by line as it is."""
+
+    DEFAULT_CSS = """
+    NoteWindow { align: center middle; }
+    NoteWindow #note { width: 92; max-width: 100%; height: auto; max-height: 100%;
+        padding: 1 2; background: $surface; border: round $foreground 25%; }
+    NoteWindow VerticalScroll { height: auto; max-height: 70vh; }
+    NoteWindow #note-text { height: auto; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "escape,enter,q", "close", N_("close"), id="note.close", tooltip=N_("Close the window")
+        ),
+    ]
+
+    def __init__(self, title: str, text: str) -> None:
+        super().__init__()
+        self._title = title
+        self._text = text
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="note"):
+            yield Static(literal.line(self._title), id="dialog-title")
+            with VerticalScroll():
+                yield Static(literal.lines(self._text), id="note-text")
+            yield KeyHints()
+
+    def on_mount(self) -> None:
+        self.query_one(VerticalScroll).focus()
+
+    def action_close(self) -> None:
+        if self.is_current:
+            self.dismiss(None)

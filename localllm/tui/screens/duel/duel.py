@@ -20,7 +20,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, VerticalScroll
 from textual.widgets import Static
 
-from localllm.chat.conversation import ChatMessage, Conversation, Ending
+from localllm.chat.conversation import Attachment, ChatMessage, Conversation, Ending
 from localllm.chat.duels import DuelStore, Vote, sides
 from localllm.chat.request import AnswerBuilder, generate_request
 from localllm.chat.settings import ChatSettings
@@ -157,6 +157,7 @@ class DuelScreen(WorkScreen[DuelWinner | None]):
         self._at_once = True
         self._state = _State.ASKING
         self._question = ""
+        self._attachments: tuple[Attachment, ...] = ()
 
     def compose(self) -> ComposeResult:
         yield Static("", id="duel-title", markup=False)
@@ -171,10 +172,10 @@ class DuelScreen(WorkScreen[DuelWinner | None]):
     def on_mount(self) -> None:
         self._timer = self.set_interval(1 / DRAWS_PER_S, self._draw, pause=True)
         self._show()
-        prompt = self.query_one(Prompt)
-        prompt.focus()
+        box = self.query_one(PromptBox)
+        box.prompt.focus()
         if self._first_question:
-            prompt.text = self._first_question
+            box.set_draft(self._first_question)
 
     @property
     def _sides(self) -> tuple[DuelSide, DuelSide]:
@@ -221,9 +222,9 @@ class DuelScreen(WorkScreen[DuelWinner | None]):
     @on(QuestionSent)
     def _question_sent(self, event: QuestionSent) -> None:
         if self._state is _State.ANSWERING or len(self._pair) < 2:
-            self.query_one(PromptBox).put_back(event.text)
+            self.query_one(PromptBox).put_back(event.text, event.attachments)
             return
-        self._question = event.text
+        self._question, self._attachments = event.text, event.attachments
         self._state = _State.ANSWERING
         names = sides(self._pair[0], self._pair[1], blind=self._blind, chance=self._chance)
         for side, name in zip(self._sides, names, strict=True):
@@ -260,7 +261,8 @@ class DuelScreen(WorkScreen[DuelWinner | None]):
         """Write one answer; return the side when its model has no room now."""
         settings = replace(self._settings, tools=(), collections=())
         conversation = Conversation(settings=settings).with_message(
-            ChatMessage(role=Role.USER, text=self._question), after=None
+            ChatMessage(role=Role.USER, text=self._question, attachments=self._attachments),
+            after=None,
         )
         request = generate_request(conversation, request_id=uuid4().hex)
         events = self.runtime.generate(side.model, request)
@@ -338,7 +340,13 @@ class DuelScreen(WorkScreen[DuelWinner | None]):
             return
         conversation = Conversation(settings=self._settings, model=side.model)
         conversation = conversation.with_message(
-            ChatMessage(role=Role.USER, text=self._question, created_s=time.time()), after=None
+            ChatMessage(
+                role=Role.USER,
+                text=self._question,
+                attachments=self._attachments,
+                created_s=time.time(),
+            ),
+            after=None,
         )
         done = side.answer.finished is not None
         answer = side.answer.message(None if done else Ending.STOPPED)

@@ -27,7 +27,8 @@ Line = tuple[Piece, ...]
 def visible(text: str) -> str:
     """Return a token's text as it is shown: line ends and tabs have signs, controls none."""
     text = strip_controls(text.replace("\r\n", "\n"))
-    return text.replace("\n", "⏎").replace("\t", "⇥") or "·"
+    text = text.replace("\n", "⏎").replace("\t", "⇥")
+    return text if cell_len(text) else "·"  # a mark alone would join what stands before it
 
 
 def level(probability: float | None) -> str:

@@ -30,7 +30,7 @@ class TokenText(ScrollView, can_focus=False):
         "token--bar",
     }
     DEFAULT_CSS = """
-    TokenText { height: 1fr; }
+    TokenText { height: auto; max-height: 35vh; }
     TokenText > .token--sure { color: $foreground; }
     TokenText > .token--likely { color: $text-success; }
     TokenText > .token--unsure { color: $text-warning; }
