@@ -105,7 +105,7 @@ class LocalLLMApp(App[None]):
 
     def on_mount(self) -> None:
         self.set_interval(_LOADED_S, self.show_loaded)
-        self.prepare()
+        self.call_after_refresh(self.prepare)
         self.theme_changed_signal.subscribe(self, self.keep_theme)
         self.screen_change_signal.subscribe(self, self._give_hints)
         for name in ("SIGHUP", "SIGTERM"):
