@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import work
+from textual import events, work
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen, Screen
@@ -26,6 +26,7 @@ from localllm.tui.screens.dialog import QUIT, QuitDialog, bug_dialog
 from localllm.tui.theme import DARK, SETTING, THEMES, first_theme, saved_theme
 from localllm.tui.widgets.key_hints import KeyHints, shown_bindings
 from localllm.tui.widgets.key_names import key_name
+from localllm.tui.widgets.status_line import is_small
 
 if TYPE_CHECKING:  # what the first picture does not need is imported after it
     from localllm.chat.conversation import Conversation
@@ -103,15 +104,23 @@ class LocalLLMApp(App[None]):
         self._kept_theme = name if name in self.available_themes else DARK.name
         self.theme = self._kept_theme
 
+    def on_resize(self, event: events.Resize) -> None:
+        self.set_class(is_small(event.size), "-small")
+
     def on_mount(self) -> None:
         self.set_interval(_LOADED_S, self.show_loaded)
         self.call_after_refresh(self.prepare)
         self.theme_changed_signal.subscribe(self, self.keep_theme)
+        self.app_resume_signal.subscribe(self, self._draw_all)
         self.screen_change_signal.subscribe(self, self._give_hints)
         for name in ("SIGHUP", "SIGTERM"):
             if (number := getattr(signal, name, None)) is not None:
                 with suppress(NotImplementedError, RuntimeError):  # Windows; not the main thread
                     asyncio.get_running_loop().add_signal_handler(number, self._end_by_signal)
+
+    def _draw_all(self, _app: App[object]) -> None:
+        """Draw everything again, after the shell had the terminal."""
+        self.refresh(layout=True)
 
     @work(group="prepare", exit_on_error=False)
     async def prepare(self) -> None:

@@ -16,7 +16,7 @@ from localllm.tui.frame_state import FrameState
 from localllm.tui.screens.dialog import bug_dialog
 from localllm.tui.widgets.header import PlaceHeader
 from localllm.tui.widgets.key_hints import KeyHints
-from localllm.tui.widgets.status_line import StatusLine
+from localllm.tui.widgets.status_line import SmallNote, StatusLine
 
 if TYPE_CHECKING:  # what the first picture does not need is imported after it
     from localllm.chat.conversation import Conversation
@@ -122,6 +122,7 @@ class PlaceScreen(WorkScreen[None]):
         yield PlaceHeader(self.place, self.frame.frame_state)
         yield from self.compose_place()
         yield StatusLine(self.frame.frame_state)
+        yield SmallNote()
         yield KeyHints()
 
     def compose_place(self) -> ComposeResult:

@@ -2,12 +2,34 @@
 an action has to tell."""
 
 from textual.content import Content
+from textual.geometry import Size
 from textual.timer import Timer
 from textual.widget import Widget
 
 from localllm.translation import _
 from localllm.tui import literal
 from localllm.tui.frame_state import FrameState
+
+SMALL_COLUMNS, SMALL_ROWS = 60, 15
+"""Below either there is no room for the frame: a plain view of the place alone."""
+
+
+def is_small(size: Size) -> bool:
+    """Tell whether a terminal of this size has no room for the frame."""
+    return size.width < SMALL_COLUMNS or size.height < SMALL_ROWS
+
+
+class SmallNote(Widget):
+    """In a terminal that is too small for the frame, the line that says so."""
+
+    def render(self) -> Content:
+        size = f"{SMALL_COLUMNS}x{SMALL_ROWS}"
+        texts = (
+            _("small window: more is shown from {size} on · f1 keys").format(size=size),
+            _("small window: {size} shows more").format(size=size),
+            _("small · f1 keys"),
+        )
+        return Content(next((text for text in texts if len(text) <= self.size.width), ""))
 
 
 class StatusLine(Widget):
