@@ -74,6 +74,13 @@ class AppServices:
             self._documents = Documents(collections, self.pool)
         return self._documents
 
+    def pause_indexing(self, *, paused: bool) -> None:
+        """Let indexing wait, or go on; nothing happens before somebody used documents."""
+        if self._documents is not None and paused:
+            self._documents.pause()
+        elif self._documents is not None:
+            self._documents.resume()
+
     def _keys(self) -> "KeyStore | None":
         """Return the keys of what is kept encrypted; None where nothing is kept, or locked."""
         history = self.conversations

@@ -42,12 +42,12 @@ class DocumentActions(ChatActions):
         elif verb == "add" and rest:
             path = Path(path_argument(rest))
             info = await asyncio.to_thread(documents.collections.create, path)
-            await self._index(documents, info)
+            await self.index_collection(documents, info)
             await self._use_collections((*self.settings.collections, info.name))
         elif verb in ("add", "update", "erase") and not rest:
             raise UsageError(_("/docs {verb} needs a name behind it.").format(verb=verb))
         elif verb == "update":
-            await self._index(documents, await self._info(documents, rest))
+            await self.index_collection(documents, await self._info(documents, rest))
         elif verb == "erase":
             info = await self._info(documents, rest)
             await documents.erase(info.id)
@@ -91,7 +91,7 @@ class DocumentActions(ChatActions):
         lines.append(_("/docs add FOLDER makes one, /docs NAME uses one or not."))
         return "\n".join(lines)
 
-    async def _index(self, documents: "Documents", info: "CollectionInfo") -> None:
+    async def index_collection(self, documents: "Documents", info: "CollectionInfo") -> None:
         """Index in front of the person, who can stop it: what is done is kept."""
         reported_s = time.monotonic()
         async with aclosing(documents.index(info.id)) as steps:

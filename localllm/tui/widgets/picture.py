@@ -35,20 +35,28 @@ class Pictures:
 
     def __init__(self) -> None:
         self._made: dict[bytes, Thumbnail | None] = {}
+        self._making: set[bytes] = set()
 
     async def make(self, data: bytes) -> bool:
         """Make the copy of a picture; True when there is one that was not there before."""
         key = _key(data)
-        if key in self._made:
+        if key in self._made or key in self._making:
             return False
-        self._made[key] = None
-        self._made[key] = await make_thumbnail(data)
+        self._making.add(key)
+        try:
+            self._made[key] = await make_thumbnail(data)
+        finally:  # also when this is cancelled: then it is tried again
+            self._making.discard(key)
         return self._made[key] is not None
 
     def strips(self, data: bytes, width: int) -> list[Strip]:
         """Draw a picture whose copy was made; nothing where there is none."""
         thumbnail = self._made.get(_key(data))
         return [] if thumbnail is None else picture_strips(thumbnail, width)
+
+
+pictures = Pictures()
+"""Of this process: the same picture may be in several conversations."""
 
 
 def _key(data: bytes) -> bytes:

@@ -57,6 +57,14 @@ class QuestionSent(Message):
         self.attachments = attachments
 
 
+class CompletionTaken(Message):
+    """A completion was put into the prompt; the cursor is behind it."""
+
+    def __init__(self, completion: PromptCompletion) -> None:
+        super().__init__()
+        self.completion = completion
+
+
 class PromptChanged(Message):
     """The text or the attachments of the prompt have changed."""
 
@@ -184,6 +192,7 @@ class Prompt(TextArea):
             self.cursor_location,
             maintain_selection_offset=False,
         )
+        self.post_message(CompletionTaken(completion))
 
     @property
     def before_cursor(self) -> str:
@@ -318,6 +327,13 @@ class PromptBox(Vertical):
         if attachments != self.attachments:
             self._list.show(attachments)
             self.post_message(PromptChanged())
+
+    def remove_before_cursor(self, text: str) -> None:
+        """Remove a text that stands before the cursor, if it does."""
+        before = self.prompt.before_cursor
+        if before.endswith(text):
+            start = _location(before, len(before) - len(text))
+            self.prompt.replace("", start, self.prompt.cursor_location)
 
     def send(self) -> None:
         """Send what there is; nothing when there is nothing."""

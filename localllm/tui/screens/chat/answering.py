@@ -10,6 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
+from localllm.chat.citations import answer_sources
 from localllm.chat.conversation import ChatMessage, Conversation, Ending
 from localllm.chat.request import AnswerBuilder, generate_request
 from localllm.chat.token_scores import continuing_request
@@ -102,7 +103,9 @@ class Answering:
         answer_id = uuid4().hex
 
         def with_answer(ending: Ending | None = None, remark: str = "") -> Conversation:
-            message = replace(builder.message(ending, remark), id=answer_id)
+            message = builder.message(ending, remark)
+            cited = answer_sources(message.text, conversation.sources)
+            message = replace(message, id=answer_id, citations=cited)
             return conversation.with_message(message, after=conversation.leaf)
 
         self.growing = lambda: with_answer(Ending.BROKEN, _("localllm ended here"))

@@ -84,6 +84,8 @@ class ChatScreen(ChatWindows):
                 tooltip=N_("Find a text in this conversation")),
         Binding("ctrl+t", "settings", N_("Settings"), id="chat.settings",
                 tooltip=N_("System prompt, sampling, tools, context and presets of this chat")),
+        Binding("ctrl+g", "documents", N_("Documents"), id="chat.documents", show=False,
+                tooltip=N_("Choose folders that questions are answered from; add and index one")),
         Binding("f2", "memory", N_("Memory"), id="chat.memory", show=False,
                 tooltip=N_("Estimated and real memory")),
         Binding("f4", "panel", N_("Panel"), id="chat.panel", priority=True,
@@ -121,6 +123,7 @@ class ChatScreen(ChatWindows):
         commands = ScreenCommands(self)
         self.commands = commands
         self.prompt_box.completers.append(commands.completer())
+        self.prompt_box.completers.append(self.complete_reference)
         self.prompt_box.prompt.focus()
         self.set_interval(WATCH_S, self.watch_engine)
         self.ready.set()
@@ -185,6 +188,8 @@ class ChatScreen(ChatWindows):
     def conversation_shown(self) -> None:
         """Show the conversation everywhere, after it has changed."""
         self.transcript.show(self.conversation)
+        if any(each.data for message in self.conversation.path() for each in message.attachments):
+            self.load_pictures()
         self.meter_log.shown(self.conversation.path())
         for panel in self.query(ChatPanel):
             panel.conversation_changed(self.conversation)

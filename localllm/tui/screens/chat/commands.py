@@ -5,9 +5,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from localllm.chat.attachments.files import read_file
 from localllm.chat.commands.completion import CompletionSources, complete
+from localllm.chat.commands.document_actions import DocumentActions
 from localllm.chat.commands.library_actions import LibraryActions
 from localllm.chat.commands.table import path_argument
 from localllm.chat.history.export import ExportFormat, file_name, write_export
@@ -24,8 +25,12 @@ from localllm.tui.screens.chat_settings.choice_window import ChoiceWindow, Row
 from localllm.tui.screens.chat_settings.text_window import NoteWindow, TextWindow
 from localllm.tui.widgets.prompt import Completer, PromptCompletion
 
+if TYPE_CHECKING:  # imported when somebody uses documents
+    from localllm.chat.documents.collection import CollectionInfo
+    from localllm.chat.documents.service import Documents
 
-class ScreenCommands(LibraryActions):
+
+class ScreenCommands(LibraryActions, DocumentActions):
     """The commands, on the conversation that a screen shows."""
 
     def __init__(self, screen: ChatWindows) -> None:
@@ -128,13 +133,26 @@ class ScreenCommands(LibraryActions):
         )
 
     async def file(self, argument: str) -> None:
-        content = await read_file(Path(path_argument(argument)))
-        self._screen.prompt_box.attach(content.attachment())
-        if content.remarks:
-            await self.show(" ".join(content.remarks))
+        attachment, remarks = await self._screen.read_attachment(Path(path_argument(argument)))
+        self._screen.prompt_box.attach(attachment)
+        if remarks:
+            await self.show(" ".join(remarks))
 
     async def image(self, argument: str) -> None:
         await self.file(argument)
+
+    async def open_documents(self) -> "Documents":
+        return self._screen.documents
+
+    async def docs(self, argument: str) -> None:
+        if argument:
+            await super().docs(argument)
+        else:
+            self._screen.action_documents()
+
+    async def index_collection(self, documents: "Documents", info: "CollectionInfo") -> None:
+        documents.start_indexing(info.id)
+        await self.show(_("{name} is indexed in the background.").format(name=info.name))
 
     async def model(self, argument: str) -> None:
         if not argument:

@@ -20,7 +20,9 @@ ROOM_FOR_ANSWER = 1.5
 
 def load_choice(settings: ChatSettings) -> LoadChoice:
     """Return how a conversation's settings load its model."""
-    choice = CHAT if settings.context is None else replace(CHAT, context=settings.context)
+    choice = replace(CHAT, vision=None)  # the model's own eyes, where they are here too
+    if settings.context is not None:
+        choice = replace(choice, context=settings.context)
     if settings.kv_type is None:
         return choice
     return replace(choice, kv_type=KvType(settings.kv_type))

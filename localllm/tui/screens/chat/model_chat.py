@@ -14,7 +14,7 @@ from textual.reactive import reactive
 from textual.worker import WorkerError
 
 from localllm.chat.attachments.fitting import attachment_room, fit_attachments, tokenizer_of
-from localllm.chat.conversation import Attachment, ChatMessage, Conversation
+from localllm.chat.conversation import Attachment, ChatMessage, Citation, Conversation
 from localllm.chat.presets import PresetStore
 from localllm.chat.settings import ChatSettings
 from localllm.chat.tools.loop import AgentLoop
@@ -240,16 +240,35 @@ class ModelChat(PlaceScreen):
     @work(exclusive=True, group="answer", exit_on_error=False)
     async def ask_question(self, text: str, attachments: tuple[Attachment, ...]) -> None:
         """Add the question to the conversation, and answer it."""
+        attachments = await self.with_references(text, attachments)
         try:
             fitted = await self._fitted(text, attachments)
         except LocalLLMError:
             fitted = attachments  # the engine is gone: the answer says so
-        question = ChatMessage(role=Role.USER, text=text, attachments=fitted, created_s=time.time())
+        question = ChatMessage(
+            role=Role.USER,
+            text=text,
+            attachments=fitted,
+            citations=await self.find_sources(text, fitted),
+            created_s=time.time(),
+        )
         conversation = self.session.with_question(question)
         self.session.editing = None
         self.edited_shown()
         self.change_conversation(conversation)
         await self._answer(conversation)
+
+    async def with_references(
+        self, text: str, attachments: tuple[Attachment, ...]
+    ) -> tuple[Attachment, ...]:
+        """Add the files that the text of a question names."""
+        return attachments
+
+    async def find_sources(
+        self, text: str, attachments: tuple[Attachment, ...]
+    ) -> tuple[Citation, ...]:
+        """Find the passages of documents that go with a question."""
+        return ()
 
     async def _fitted(
         self, text: str, attachments: tuple[Attachment, ...]
@@ -544,16 +563,19 @@ class ModelChat(PlaceScreen):
             )  # fmt: skip
 
     async def _counted(self, attachments: tuple[Attachment, ...]) -> tuple[Attachment, ...]:
-        from localllm.chat.attachments.fitting import count_attachment
+        from localllm.chat.attachments.fitting import count_attachment, count_image
 
         assert self.model is not None
         tokenize = tokenizer_of(self.runtime, self.model.name)
-        return tuple(
-            [
-                each if each.tokens is not None else await count_attachment(each, tokenize)
-                for each in attachments
-            ]
-        )
+        counted: list[Attachment] = []
+        for each in attachments:
+            if each.tokens is not None:
+                counted.append(each)
+            elif each.data:
+                counted.append(await count_image(self.runtime, self.model.name, each))
+            else:
+                counted.append(await count_attachment(each, tokenize))
+        return tuple(counted)
 
     # --- how busy the machine is ---
 

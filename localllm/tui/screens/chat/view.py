@@ -51,6 +51,8 @@ class ConversationView(Transcript):
                 key_display="← →", tooltip=N_("Show the version behind this one")),
         _key("d", "screen.delete_message", N_("Delete"),
              N_("Delete this message and what follows it; asks first")),
+        _key("o", "screen.open_source", N_("Sources"),
+             N_("Open the documents that this answer was made from, at their place")),
         _key("slash", "screen.find", N_("Find"), N_("Find a text in this conversation")),
         _key("enter,space", "screen.fold", N_("Unfold"),
              N_("Unfold or fold the reasoning, a long question, a tool's result")),

@@ -12,7 +12,7 @@ from localllm.engine.messages import Role
 from localllm.errors import LocalLLMError
 from localllm.translation import _
 from localllm.tui.places import CHAT
-from localllm.tui.screens.chat.actions import ConversationActions
+from localllm.tui.screens.chat.files import ChatFiles
 from localllm.tui.screens.chat.session import last_answer
 from localllm.tui.screens.chat_settings.subject import subject_of
 from localllm.tui.screens.chat_settings.window import (
@@ -29,7 +29,7 @@ COLUMN_COLUMNS = 160
 """From this width on the settings are a column; below it a window."""
 
 
-class ChatWindows(ConversationActions):
+class ChatWindows(ChatFiles):
     """The keys that open something. A subclass has the panels."""
 
     def show_panel(self, name: str, *, wanted: bool | None = True) -> None:

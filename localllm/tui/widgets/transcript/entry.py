@@ -17,6 +17,7 @@ from localllm.engine.messages import Role
 from localllm.translation import N_, _, ngettext
 from localllm.tui.markdown.blocks import parse
 from localllm.tui.markdown.layout import COPY, MarkdownLayout
+from localllm.tui.widgets.picture import pictures
 from localllm.tui.widgets.transcript.look import (
     CURSOR_MARK,
     GUTTER,
@@ -249,11 +250,16 @@ def reasoning_lines(message: ChatMessage, width: int, look: Look, *, unfolded: b
 
 
 def attachment_lines(attachments: Sequence[Attachment], width: int, look: Look) -> list[Strip]:
-    """Write one line for each file that goes with a question."""
-    return [
-        Strip([Segment("  "), Segment(on_one_line(attachment_label(each), width - 2), look.muted)])
-        for each in attachments
-    ]
+    """Write one line for each file that goes with a question, and below it a picture's copy, where
+    one was made."""
+    lines: list[Strip] = []
+    for each in attachments:
+        label = on_one_line(attachment_label(each), width - 2)
+        lines.append(Strip([Segment("  "), Segment(label, look.muted)]))
+        if each.data:
+            copy = pictures.strips(each.data, width - 2)
+            lines += [Strip([Segment("  "), *strip]) for strip in copy]
+    return lines
 
 
 def attachment_label(attachment: Attachment) -> str:

@@ -467,14 +467,14 @@ class Transcript(ScrollView):
         """Fold or unfold the reasoning, a long question, a tool's result."""
         if entry.folds:
             entry.unfolded = not entry.unfolded
-            self._changed(entry)
+            self.entry_changed(entry)
 
     def toggle_wrap(self, entry: Entry) -> None:
         """Break the long lines of code, or cut them."""
         entry.wrap_code = not entry.wrap_code
-        self._changed(entry)
+        self.entry_changed(entry)
 
-    def _changed(self, entry: Entry) -> None:
+    def entry_changed(self, entry: Entry) -> None:
         entry.changed()
         entry.strips(self.size.width, self.look, marked=self._is_marked(entry))
         self._measure_keeping_place()
