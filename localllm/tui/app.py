@@ -70,6 +70,15 @@ class LocalLLMApp(App[None]):
             show=False,
             priority=True,
         ),
+        Binding(
+            "ctrl+p",
+            "command_palette",
+            N_("All commands"),
+            id="app.palette",
+            tooltip=N_("Search everything that can be done here"),
+            show=False,
+            priority=True,
+        ),
         Binding("question_mark", "keys", N_("Keys"), id="app.keys_too", show=False),
         *(
             Binding(
@@ -255,7 +264,7 @@ class LocalLLMApp(App[None]):
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Make every key of the screen a command of the palette."""
         for binding, node, enabled in shown_bindings(screen):
-            if binding.id is not None and enabled:
+            if binding.id not in {None, "app.palette"} and enabled:
                 yield SystemCommand(
                     _(binding.description),
                     _(binding.tooltip),

@@ -21,7 +21,7 @@ from tests.tui.fixtures import MIB, AppFixture
 async def test_it_says_what_the_machine_has(app_fixture: AppFixture) -> None:
     app_fixture.warnings = ("A GPU is here that the engine cannot use.",)
     app = app_fixture.app()
-    async with app.run_test(size=(120, 40)) as pilot:
+    async with app.run_test(size=(160, 40)) as pilot:
         await wait_for_text(pilot, "Made-up 9000")
         text = screen_text(app)
     assert "8 cores, 16 usable" in text

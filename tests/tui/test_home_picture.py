@@ -8,11 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from localllm.chat.conversation import ChatMessage, Conversation
 from localllm.core.recommend import Goal
+from localllm.engine.messages import Role
 from localllm.library.store.installed import InstalledModel
 from localllm.machine.readings import RamUse, Readings, hottest, ram_use
 from localllm.runtime.suggest import SuggestionPreferences
 from localllm.tui.screens.chat.chat import ChatScreen
+from localllm.tui.screens.home.conversations import ConversationRows
 from localllm.tui.screens.home.machine import state_text
 from localllm.tui.screens.home.preferences import CONTEXTS, next_context
 from localllm.tui.screens.home.stacked_bar import part_widths
@@ -21,6 +24,7 @@ from localllm.tui.widgets.prompt import Prompt
 from localllm.tui.widgets.suggestions import SuggestionRows
 from tests.tui.actions import (
     screen_text,
+    wait_for_fit,
     wait_for_screen,
     wait_for_text,
     wait_until,
@@ -101,15 +105,31 @@ async def test_goal_context_and_people_change_the_answer(
     app = app_fixture.app()
     async with app.run_test(size=(120, 40)) as pilot:
         await wait_for_text(pilot, "rowan-0.6b")
-        await wait_for_text(pilot, "▓ others 5.0 GiB  ▒ localllm")
+        await wait_for_text(pilot, "▓ others 5.0 GiB")
         assert "A toy" in screen_text(app)
         await pilot.press("g", "]", "]", "}")
         wanted = SuggestionPreferences(goal=Goal.QUALITY, context=16384, parallel=2)
         await wait_until(pilot, lambda: smollm2_plans.preferences[-1] == wanted)
         await wait_for_text(pilot, "‹quality›")
-        await wait_for_text(pilot, "context ‹16k›   at once ‹2›")
+        await wait_for_text(pilot, "context ‹16k›  at once ‹2›")
         await pilot.click("PreferenceLine", offset=(8, 0))  # balanced, with the mouse
         await wait_for_text(pilot, "‹balanced›")
+
+
+async def test_the_last_conversations_go_on_with_enter(app_fixture: AppFixture) -> None:
+    question = ChatMessage(role=Role.USER, text="Why is the sky blue?", created_s=1.0)
+    kept = Conversation(title="The sky", model="starter").with_message(question, after=None)
+    app_fixture.conversations.save(kept)
+    app = app_fixture.app()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await wait_for_text(pilot, "Last conversations")
+        await wait_for_text(pilot, "1 question")
+        await wait_for_fit(pilot)
+        await pilot.press("down", "down")
+        await wait_until(pilot, lambda: isinstance(app.focused, ConversationRows))
+        await pilot.press("enter")
+        await wait_for_screen(pilot, ChatScreen)
+        await wait_for_text(pilot, "Why is the sky blue?")
 
 
 async def test_four_keys_lead_from_nothing_to_a_conversation(

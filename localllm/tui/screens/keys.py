@@ -1,5 +1,6 @@
 """The keys of one screen, all of them, with what they do."""
 
+import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,7 +15,8 @@ from textual.widgets import Static
 from localllm.translation import N_, _
 from localllm.tui.widgets.key_hints import shown_bindings
 
-_KEY_WIDTH = 16
+_KEY_WIDTH = 14
+_TEXT_WIDTH = 46
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,9 +118,10 @@ def _group(title: str, entries: Iterable[KeyHelp]) -> Iterator[Static]:
 
 
 def _row(entry: KeyHelp) -> Content:
-    help_text = f" · {entry.help}" if entry.help else ""
+    indent = " " * (_KEY_WIDTH + 2)
+    text = f"{entry.name} · {entry.help}" if entry.help else entry.name
+    first, *more = textwrap.wrap(text, _TEXT_WIDTH) or [""]
     return Content.assemble(
         (f"  {entry.keys:<{_KEY_WIDTH}}", "$primary"),
-        entry.name,
-        (help_text, "$text-muted"),
+        "\n".join((first, *(indent + line for line in more))),
     )

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from rich.cells import cell_len, set_cell_size
+from textual import events
 from textual.content import Content
 from textual.reactive import reactive
 from textual.style import Style
@@ -129,8 +130,12 @@ class PlaceHeader(Widget):
         )
         return Content.assemble(*((piece.text, self._style(piece)) for piece in pieces))
 
+    async def on_click(self, event: events.Click) -> None:
+        if isinstance(place := event.style.meta.get("place"), str):
+            await self.app.run_action(f"app.go_to('{place}')")
+
     def _style(self, piece: Piece) -> Style:
         style = self.get_visual_style(piece.role)
         if piece.place:
-            style += Style.from_meta({"@click": f"app.go_to('{piece.place}')"})
+            style += Style.from_meta({"place": piece.place})
         return style

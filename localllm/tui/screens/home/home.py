@@ -5,6 +5,7 @@ of what computes it before.
 """
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -18,9 +19,10 @@ from localllm.translation import N_, _
 from localllm.tui.places import HOME
 from localllm.tui.screens.base import PlaceScreen
 from localllm.tui.screens.dialog import failure_dialog
+from localllm.tui.screens.home.conversations import ConversationList, ConversationRows
 from localllm.tui.screens.home.machine import MachinePanel
 from localllm.tui.screens.home.preferences import PREFERENCE_BINDINGS, PreferenceLine
-from localllm.tui.widgets.listing import ListEndPassed
+from localllm.tui.widgets.listing import ListEndPassed, StackedList
 from localllm.tui.widgets.models import ModelChosen, ModelList, ModelRow, ModelRows, UnloadWanted
 from localllm.tui.widgets.suggestions import SuggestionChosen, SuggestionList, SuggestionRows
 
@@ -76,6 +78,7 @@ class HomeScreen(PlaceScreen):
                 yield ModelList()
                 yield PreferenceLine()
                 yield SuggestionList()
+                yield ConversationList()
 
     def on_mount(self) -> None:
         self.call_after_refresh(self._begin)
@@ -132,6 +135,29 @@ class HomeScreen(PlaceScreen):
         await self.query_one(ModelList).show(models, at=added or None)
         for row in self.query(ModelRow):
             row.show(await model_status(self.runtime, row.model))
+        await self._show_conversations()
+
+    async def _show_conversations(self) -> None:
+        with suppress(LocalLLMError):  # locked, or the disk fails: their own window says it
+            summaries = await asyncio.to_thread(self.services.conversations.list)
+            await self.query_one(ConversationList).show(summaries)
+
+    @on(ConversationList.Chosen)
+    def _conversation_chosen(self, event: ConversationList.Chosen) -> None:
+        self.open_conversation(event.summary.id)
+
+    @work(exclusive=True, group="conversation", exit_on_error=False)
+    async def open_conversation(self, conversation_id: str) -> None:
+        """Go on with a conversation, with its model."""
+        try:
+            conversation = await asyncio.to_thread(
+                self.services.conversations.open, conversation_id
+            )
+            model = self.runtime.resolve(conversation.model)
+        except LocalLLMError as error:
+            self.open(failure_dialog(_("The conversation cannot be opened"), error))
+            return
+        self.frame.open_chat(model, conversation)
 
     @on(ModelChosen)
     def _model_chosen(self, event: ModelChosen) -> None:
@@ -219,10 +245,14 @@ class HomeScreen(PlaceScreen):
 
     @on(ListEndPassed)
     def _list_end_passed(self, event: ListEndPassed) -> None:
-        if event.down and self.focused is self.query_one(ModelRows):
-            self.query_one(SuggestionList).enter()
-        elif not event.down and self.focused is self.query_one(SuggestionRows):
-            self.query_one(ModelList).enter()
+        lists = (ModelRows, SuggestionRows, ConversationRows)
+        stacked = [each for kind in lists for each in self.query(kind) if _has_rows(each)]
+        if not isinstance(self.focused, StackedList) or self.focused not in stacked:
+            return
+        place = stacked.index(self.focused) + (1 if event.down else -1)
+        if 0 <= place < len(stacked):
+            stacked[place].index = 0 if event.down else len(stacked[place]) - 1
+            stacked[place].focus()
 
     # --- keys ---
 
@@ -251,3 +281,7 @@ class HomeScreen(PlaceScreen):
             self._added = model.name
             self.read_library()
             self._renew_suggestions()
+
+
+def _has_rows(listing: StackedList) -> bool:
+    return bool(listing.children) and all(each.display for each in listing.ancestors_with_self)

@@ -85,7 +85,8 @@ class MemoryBar(Container):
 
     def compose(self) -> ComposeResult:
         yield StackedBar(classes="memory-bar")
-        yield Static(Content(), classes="memory-legend")
+        for part in ("others", "ours", "free"):
+            yield Static(Content(), classes=f"memory-legend -{part}")
 
     def show(self, use: "RamUse | None") -> None:
         """Show the memory; None: not known."""
@@ -95,18 +96,18 @@ class MemoryBar(Container):
         self.query_one(StackedBar).parts = memory_parts(
             others=use.others_bytes, ours=use.ours_bytes, free=use.free_bytes
         )
-        legend = _("{others_sign} others {others}  {ours_sign} localllm {ours}  {free_sign} free")
-        self.query_one(".memory-legend", Static).update(
-            Content(
-                legend.format(
-                    others_sign=OTHERS,
-                    others=format_bytes(use.others_bytes),
-                    ours_sign=OURS,
-                    ours=format_bytes(use.ours_bytes),
-                    free_sign=FREE,
-                )
-            )
-        )
+        for part, text in (
+            (
+                "others",
+                _("{sign} others {size}").format(sign=OTHERS, size=format_bytes(use.others_bytes)),
+            ),
+            (
+                "ours",
+                _("{sign} localllm {size}").format(sign=OURS, size=format_bytes(use.ours_bytes)),
+            ),
+            ("free", _("{sign} free").format(sign=FREE)),
+        ):
+            self.query_one(f".-{part}", Static).update(Content(text))
 
 
 class DeviceBar(StackedBar):

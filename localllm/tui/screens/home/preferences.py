@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Final
 
+from textual import events
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.message import Message
@@ -19,6 +20,8 @@ GOAL_NAMES: Final = {
 CONTEXTS: Final = tuple(1024 << step for step in range(9))
 """From 1k to 256k tokens."""
 MOST_PEOPLE: Final = 64
+WITH_LABEL: Final = 60
+"""Columns from which there is room for the word before the goals."""
 
 
 def next_context(context: int, *, up: bool) -> int:
@@ -81,9 +84,15 @@ class PreferenceLine(Widget):
         changed = self.Changed(goal=self._goal, context=self._tokens, people=self._people)
         self.post_message(changed)
 
+    async def on_click(self, event: events.Click) -> None:
+        if isinstance(action := event.style.meta.get("choice"), str):
+            await self.app.run_action(f"screen.{action}")
+
     def render(self) -> Content:
         label = self.get_visual_style("preference--label")
-        parts: list[tuple[str, Style]] = [(_("goal") + " ", label)]
+        parts: list[tuple[str, Style]] = []
+        if self.size.width >= WITH_LABEL:
+            parts.append((_("goal") + " ", label))
         for goal in GOALS:
             chosen = goal == self._goal
             name = _(GOAL_NAMES[goal])
@@ -98,7 +107,7 @@ class PreferenceLine(Widget):
     def _pair(self, name: str, value: str, action: str) -> list[tuple[str, Style]]:
         chosen = self.get_visual_style("preference--chosen")
         return [
-            (f"   {name} ", self.get_visual_style("preference--label")),
+            (f"  {name} ", self.get_visual_style("preference--label")),
             ("‹", chosen + _click(f"{action}(False)")),
             (value, chosen),
             ("›", chosen + _click(f"{action}(True)")),
@@ -106,7 +115,7 @@ class PreferenceLine(Widget):
 
 
 def _click(action: str) -> Style:
-    return Style.from_meta({"@click": f"screen.{action}"})
+    return Style.from_meta({"choice": action})
 
 
 PREFERENCE_BINDINGS: Final[list[BindingType]] = [
