@@ -7,7 +7,7 @@ end starts an engine to generate with by itself.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -132,7 +132,7 @@ class Runtime:
         self._reading_rates: dict[str, float] = {}
         self._thread_choices = thread_choices
         self.engine_change = engine_change
-        self._store = store
+        self.store = store
         self._detect = detect
         self._start_engine = start_engine
         self._settings = settings
@@ -184,33 +184,34 @@ class Runtime:
 
     def installed(self) -> tuple[InstalledModel, ...]:
         """List every installed model, by name."""
-        return self._store.installed()
+        return self.store.installed()
 
     def resolve(self, name: str) -> InstalledModel:
         """Find a model by path, installed name or unique prefix. Raises NotFound."""
-        return self._store.resolve(name)
+        return self.store.resolve(name)
 
     async def adopt(self, path: Path) -> InstalledModel:
         """Make a GGUF file part of the library, where it is.
 
         Raises NotFound, GgufError, StoreError.
         """
-        return await asyncio.to_thread(self._store.adopt, path)
+        return await asyncio.to_thread(self.store.adopt, path)
 
     async def unsupported(self, model: InstalledModel) -> str | None:
         """Return why the installed llama.cpp cannot run this model at all, with what would help;
         None when it can, or nothing is known."""
         architecture = await asyncio.to_thread(architecture_of, model.path)
-        return None if architecture is None else await self.unsupported_architecture(architecture)
+        names = () if architecture is None else (architecture,)
+        return next(iter((await self.unsupported_architectures(names)).values()), None)
 
-    async def unsupported_architecture(self, architecture: str) -> str | None:
-        """Return what `unsupported` does, for a model that is not on this disk yet."""
+    async def unsupported_architectures(self, architectures: Iterable[str]) -> dict[str, str]:
+        """Return those that the installed llama.cpp cannot run, each with what would help."""
 
         async def ask(names: tuple[str, ...]) -> Architectures:
             async with self._engine() as engine, asyncio.timeout(self._probe_timeout_s):
                 return await engine.architectures(names)
 
-        return (await find_unsupported((architecture,), ask=ask)).get(architecture)
+        return await find_unsupported(architectures, ask=ask)
 
     async def plan(self, model: InstalledModel, choice: LoadChoice) -> LoadPlan:
         """Read the files of a load and decide its settings.

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from localllm.chat.history.history import History
+from localllm.core.catalogue.catalogue import Entry
 from localllm.core.hardware import HardwareInfo
 from localllm.library.files import paths
+from localllm.library.files.catalogue_file import read_catalogue
 from localllm.library.files.settings import Settings
 from localllm.library.files.settings import load as load_settings
 from localllm.library.store.installed import InstalledModel
@@ -41,10 +43,11 @@ class AppServices:
     """What the app holds for all of its screens.
 
     `pool` is the way to a model in memory, for the chat, the server and everything else; a model
-    stays there until another needs the room. `suggest` plans what else fits, `read_machine` looks
-    at memory, disk, temperature and battery. `clock` gives seconds, monotonic. `frame` is what the
-    header and the status line show. `read_load` tells how busy the machine is and gets whether the
-    GPU is asked; None: this machine's. `conversations` are kept as the person chose.
+    stays there until another needs the room. `suggest` plans what else fits, `catalogue` reads all
+    that can be had (both block), `read_machine` looks at memory, disk, temperature and battery.
+    `clock` gives seconds, monotonic. `frame` is what the header and the status line show.
+    `read_load` tells how busy the machine is and gets whether the GPU is asked; None: this
+    machine's. `conversations` are kept as the person chose.
     `collections_dir` is where collections of documents are kept then.
     """
 
@@ -56,6 +59,7 @@ class AppServices:
     read_machine: Callable[[], Readings] = field(
         default_factory=lambda: lambda: read_machine(paths.data_dir())
     )
+    catalogue: Callable[[], tuple[Entry, ...]] = read_catalogue
     clock: Callable[[], float] = time.monotonic
     frame: FrameState = field(default_factory=FrameState)
     read_load: Callable[[bool], SystemLoad] | None = None

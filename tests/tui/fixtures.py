@@ -1,11 +1,14 @@
 """A fake machine, clock and library for the app; the runtime on them is the real one."""
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 from localllm.chat.history.history import History
+from localllm.core.catalogue.catalogue import Entry
 from localllm.core.hardware import Cpu, EngineBuild, HardwareInfo, Memory, NetworkAccess
 from localllm.engine.fake import FakeEngine, Script
+from localllm.library.files.catalogue_file import read_catalogue
 from localllm.library.files.settings import Settings
 from localllm.library.store.installed import InstalledModel
 from localllm.library.store.store import Store
@@ -29,6 +32,12 @@ class FakeClock:
 
     def __call__(self) -> float:
         return self.now_s
+
+
+@cache
+def entries_called(names: tuple[str, ...]) -> tuple[Entry, ...]:
+    """The catalogue's entries of these names, read once: it takes a second."""
+    return tuple(entry for entry in read_catalogue() if entry.name in names)
 
 
 @dataclass
@@ -55,6 +64,7 @@ class AppFixture:
     )
     settings: Settings = field(default_factory=Settings)
     conversations: History = field(default_factory=History.in_memory)
+    catalogue: tuple[str, ...] = ("smollm2-135m", "gemma-3-4b", "qwen3-8b", "llama-3.3-70b")
 
     @property
     def engine(self) -> FakeEngine:
@@ -95,6 +105,7 @@ class AppFixture:
                 downloads=Downloads(self.source),
                 settings=self.settings,
                 suggest=self.suggest,
+                catalogue=lambda: entries_called(self.catalogue),
                 clock=self.clock,
                 read_load=lambda _gpu: SystemLoad(cpu=0.97),
                 read_machine=lambda: self.readings,

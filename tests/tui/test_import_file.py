@@ -4,10 +4,16 @@ from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Input, Static
+from textual.widgets import Input, OptionList, Static
 
 from localllm.tui.screens.home.home import HomeScreen
-from localllm.tui.screens.models.import_file import ImportScreen
+from localllm.tui.screens.models.import_file import (
+    ImportScreen,
+    common_beginning,
+    example_path,
+    path_of,
+    unquoted,
+)
 from localllm.tui.widgets.models import ModelRows
 from tests.library import tiny
 from tests.tui.actions import (
@@ -36,6 +42,11 @@ async def enter_path(pilot: Pilot[None], text: str) -> None:
 def remark(pilot: Pilot[None]) -> str:
     """The message about the path, whole: on the screen it is wrapped."""
     return str(pilot.app.screen.query_one("#import-remark", Static).content)
+
+
+def offers(listed: OptionList, name: str) -> bool:
+    """Tell whether the first completion is of this name."""
+    return bool(listed.option_count) and name in str(listed.get_option_at_index(0).prompt)
 
 
 @pytest.mark.parametrize("quotes", ["", "'", '"'])
@@ -87,8 +98,20 @@ async def test_a_file_that_is_no_model_is_said_and_another_can_be_tried(
         await enter_path(pilot, str(tmp_path / "[INST] gone.gguf"))
         await wait_until(pilot, lambda: "There is no file" in remark(pilot))
         await enter_path(pilot, str(tmp_path))
-        await wait_until(pilot, lambda: "is a directory" in remark(pilot))
-        await enter_path(pilot, str(smollm2))
+        await wait_until(pilot, lambda: "This is a folder" in remark(pilot))
+        # It is opened: its models are offered, chosen with the arrows, completed with tab.
+        (tmp_path / "notes.txt").write_text("no model")
+        folder = tmp_path / "a folder"
+        folder.mkdir()
+        (folder / "my model.gguf").symlink_to(smollm2)
+        offered = app.screen.query_one(OptionList)
+        typed = app.screen.query_one(Input)
+        typed.value = f"{tmp_path}/a"
+        await wait_until(pilot, lambda: offers(offered, "a folder"))
+        await pilot.press("tab")
+        await wait_until(pilot, lambda: typed.value.endswith("/a folder/"))
+        await wait_until(pilot, lambda: offers(offered, "my model"))
+        await pilot.press("down", "enter")
         await wait_for_screen(pilot, HomeScreen)
         await wait_until(pilot, lambda: len(app_fixture.store.installed()) == 2)
 
@@ -118,7 +141,7 @@ async def test_it_is_a_command_of_the_palette(app_fixture: AppFixture) -> None:
     async with app.run_test() as pilot:
         await wait_for_fit(pilot)
         commands = {command.title: command for command in app.get_system_commands(app.screen)}
-        await commands["Import a GGUF file"].callback()
+        await commands["Import a file"].callback()
         await wait_for_screen(pilot, ImportScreen)
 
 
@@ -133,3 +156,11 @@ async def test_a_model_that_cannot_run_here_is_imported_with_a_warning(
         await enter_path(pilot, str(path))
         await wait_for_screen(pilot, HomeScreen)
         await wait_until(pilot, lambda: "superllm9" in screen_text(app))
+
+
+def test_a_path_is_read_as_this_system_and_its_terminal_write_it() -> None:
+    assert unquoted("'/media/My Stick/a.gguf'") == "/media/My Stick/a.gguf"
+    assert path_of("~/a.gguf") == Path.home() / "a.gguf"
+    assert path_of("a folder/a.gguf") == Path.home() / "a folder" / "a.gguf"
+    assert example_path("win32").startswith("D:\\")
+    assert common_beginning(["/m/qwen-4b.gguf", "/m/qwen-8b.gguf"]) == "/m/qwen-"

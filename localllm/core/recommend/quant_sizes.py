@@ -97,10 +97,11 @@ class QuantSizes:
         self._models: dict[Hashable, _OfModel | GgufError] = {}
         self._sizes: dict[Hashable, QuantSize | GgufError] = {}
 
-    def known(self, candidate: Candidate, preferences: Preferences) -> QuantSize | None:
-        """Return a size that was worked out before."""
-        found = self._sizes.get((candidate.file, _question(preferences)))
-        return found if isinstance(found, QuantSize) else None
+    def in_budget(self, budget: Budget) -> "QuantSizes":
+        """Return the sizes in another budget; what depends on none is not worked out again."""
+        other = QuantSizes(budget)
+        other._specs, other._files, other._models = self._specs, self._files, self._models
+        return other
 
     def size(self, candidate: Candidate, preferences: Preferences) -> QuantSize:
         """Size a candidate. Raises GgufError for a model whose memory nobody can work out."""

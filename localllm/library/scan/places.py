@@ -1,5 +1,6 @@
 """Find the folders of other programs' models: from their settings, else each one's default."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,11 @@ class Place:
     runner: str
     path: Path
     models: Callable[[Path], Iterator[FoundModel | SkippedFile]]
+
+
+def places_here() -> tuple[Place, ...]:
+    """Return the folders of the four programs that this user has."""
+    return places(os.environ, Path.home())
 
 
 def places(

@@ -207,9 +207,9 @@ class DownloadScreen(WorkScreen[DownloadResult], ModalScreen[DownloadResult]):
             self._go(Phase.FAILED, str(error))
             return
         if self._offer.architecture is not None:
-            self._engine_problem = await self.runtime.unsupported_architecture(
-                self._offer.architecture
-            )
+            architecture = self._offer.architecture
+            problems = await self.runtime.unsupported_architectures((architecture,))
+            self._engine_problem = problems.get(architecture)
         await self._show_facts()
         there = [
             each

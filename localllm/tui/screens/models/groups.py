@@ -100,6 +100,8 @@ class ModelGroup:
     architecture: str | None = None
     downloads: int | None = None
     gated: bool = False
+    found_by: str = ""
+    """The words that the Hub was asked for when it named this repository."""
 
     @property
     def installed(self) -> bool:
@@ -109,8 +111,8 @@ class ModelGroup:
     def words(self) -> str:
         """What a filter's text is looked for in, in lower case."""
         installed = (row.installed.name for row in self.rows if row.installed is not None)
-        parts = (self.name, self.title, self.license or "", *self.repositories, *installed)
-        return " ".join((*parts, *self.abilities)).lower()
+        parts = (self.name, self.title, self.license or "", self.found_by)
+        return " ".join((*parts, *self.repositories, *installed, *self.abilities)).lower()
 
 
 # --- the catalogue ---
