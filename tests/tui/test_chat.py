@@ -381,6 +381,8 @@ async def test_quitting_while_it_answers_ends_the_engine(app_fixture: AppFixture
         await wait_until(pilot, lambda: bool(app_fixture.script.requests))
         assert app_fixture.engine.alive
         await pilot.press("ctrl+q")
+        await wait_for_screen(pilot, Dialog)  # the conversation is only in memory
+        await pilot.press("ctrl+q")
     assert app.return_code == 0
     assert all(not engine.alive for engine in app_fixture.engines)
 

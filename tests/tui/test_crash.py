@@ -2,7 +2,7 @@
 
 from localllm.errors import LoadFailed
 from localllm.tui.screens.chat.chat import ChatScreen
-from localllm.tui.screens.dialog import Dialog
+from localllm.tui.screens.dialog import Dialog, telling_lines
 from localllm.tui.screens.home.home import HomeScreen
 from localllm.tui.widgets.prompt import Prompt
 from tests.tui.actions import (
@@ -26,7 +26,7 @@ async def test_a_crash_shows_the_reason_and_the_log_and_a_restart_goes_on(
     async with app.run_test() as pilot:
         await send_and_crash(app_fixture, pilot, after=2)
         first = app_fixture.engine
-        await wait_for_text(pilot, "Restart the engine")
+        await wait_for_text(pilot, "Start it again")
         assert "SIGKILL" in screen_text(app)
         assert "fake: killed" in screen_text(app)
         app_fixture.script.crash_after = None
@@ -53,7 +53,7 @@ async def test_after_a_crash_the_way_back_to_the_models_is_open(app_fixture: App
     app = app_fixture.app()
     async with app.run_test() as pilot:
         await send_and_crash(app_fixture, pilot, after=1)
-        await pilot.press("right", "enter")
+        await pilot.press("right", "right", "enter")
         await wait_for_screen(pilot, HomeScreen)
 
 
@@ -63,13 +63,45 @@ async def test_a_crash_between_two_questions_is_noticed(app_fixture: AppFixture)
         await open_chat(pilot)
         app_fixture.engine.kill()
         await wait_for_screen(pilot, Dialog)
-        await wait_for_text(pilot, "Restart the engine")
+        await wait_for_text(pilot, "Start it again")
         assert "SIGKILL" in screen_text(app)
         assert "fake: killed" in screen_text(app)
         await pilot.press("enter")
         await wait_until(
             pilot, lambda: isinstance(app.screen, ChatScreen) and app_fixture.engine.alive
         )
+
+
+async def test_escape_in_the_window_of_a_crash_leaves_everything_as_it_is(
+    app_fixture: AppFixture,
+) -> None:
+    app = app_fixture.app()
+    async with app.run_test() as pilot:
+        await send_and_crash(app_fixture, pilot, after=1)
+        assert "memory runs out" in " ".join(screen_text(app).split())
+        await pilot.press("escape")
+        await wait_for_screen(pilot, ChatScreen)
+        assert "the engine stopped here" in screen_text(app)
+        app_fixture.script.crash_after = None
+        await send_question(pilot, "and now")  # starts the engine by itself
+        await wait_for_text(pilot, "Hello, world.")
+
+
+async def test_an_engine_that_hangs_is_named_within_seconds(app_fixture: AppFixture) -> None:
+    app = app_fixture.app()
+    async with app.run_test() as pilot:
+        await begin_answer(app_fixture, pilot, "hi")
+        chat_screen(app).watch_engine()
+        assert "no sign of life" not in screen_text(app)
+        app_fixture.script.silent_s = 5.0
+        chat_screen(app).watch_engine()
+        await wait_for_text(pilot, "no sign of life for 5 s")
+
+
+def test_only_what_tells_something_is_shown_of_a_log() -> None:
+    log = ("fused DeepSeek V4 HC enabled", "", "ggml.c:12: GGML_ASSERT(n > 0) failed")
+    assert telling_lines(log) == log[-1:]
+    assert telling_lines(log[:2]) == ()
 
 
 async def test_one_crash_asks_once(app_fixture: AppFixture) -> None:

@@ -104,7 +104,9 @@ async def test_a_row_of_the_models(kind: StatusKind, fit: Fit) -> None:
 
 
 async def test_a_crash() -> None:
-    await check_dialog(crash_dialog(EngineCrashed(RAW, reason=RAW, log_tail=(RAW, RAW))), 4)
+    await check_dialog(
+        crash_dialog(EngineCrashed(RAW, reason=RAW, log_tail=(f"error {RAW}",) * 2)), 3
+    )
 
 
 async def test_a_model_that_does_not_fit(fit: Fit) -> None:

@@ -9,9 +9,10 @@ from textual.app import App, ComposeResult
 from localllm.chat.conversation import AnswerStats, ChatMessage, Conversation, Ending
 from localllm.engine.messages import PromptProgress, Role, ToolCall
 from localllm.tui.widgets.transcript.entry import MessageEntry
+from localllm.tui.widgets.transcript.lines import found_lines
 from localllm.tui.widgets.transcript.live import LiveAnswer, progress_line
 from localllm.tui.widgets.transcript.look import Look
-from localllm.tui.widgets.transcript.transcript import Transcript, found_lines
+from localllm.tui.widgets.transcript.transcript import Transcript
 from tests.tui.test_markdown import PIECES
 
 LOOK = Look()

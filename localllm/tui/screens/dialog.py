@@ -1,5 +1,6 @@
 """A question over the screen: a title, what happened, and a few buttons."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -73,8 +74,11 @@ class Dialog(ModalScreen[str | None]):
         facts: Sequence[tuple[str, str]] = (),
         remark: str = "",
         log: Sequence[str] = (),
+        failed: bool = False,
     ) -> None:
+        """`failed`: it tells of a failure, which its title's colour shows too."""
         super().__init__()
+        self._failed = failed
         self._title = title
         self._message = message
         self._buttons = tuple(buttons)
@@ -84,14 +88,16 @@ class Dialog(ModalScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog"):
-            yield Static(literal.line(self._title), id="dialog-title")
+            title = Static(literal.line(self._title), id="dialog-title")
+            title.set_class(self._failed, "-failed")
+            yield title
             yield Static(literal.lines(self._message), id="dialog-message")
             for label, value in self._facts:
                 yield Fact(label, value, classes="dialog-fact")
             if self._remark:
                 yield Static(literal.lines(self._remark), id="dialog-remark")
             if self._log:
-                yield Static("Last lines of the engine's log", classes="dialog-heading")
+                yield Static(_("What the engine wrote last"), classes="dialog-heading")
                 with VerticalScroll(id="dialog-log", can_focus=False):
                     yield Static(literal.lines("\n".join(self._log)))
             with Horizontal(id="dialog-choices"):
@@ -125,21 +131,59 @@ class QuitDialog(Dialog):
 
 
 def crash_dialog(error: EngineCrashed | NotFound) -> Dialog:
-    """Say that the engine is gone: "restart" or back. NotFound: it ended while it was idle."""
-    facts: tuple[tuple[str, str], ...] = ()
-    log: tuple[str, ...] = ()
-    if isinstance(error, EngineCrashed):
-        facts, log = (("reason", error.reason),), error.log_tail
+    """Explain that the engine is gone: "restart", or "models". NotFound: it ended while it was
+    idle. Closing it leaves everything as it is."""
+    reason = error.reason if isinstance(error, EngineCrashed) else ""
+    log = telling_lines(error.log_tail) if isinstance(error, EngineCrashed) else ()
     return Dialog(
-        title="The engine stopped",
-        message=str(error),
-        facts=facts,
+        title=_("The engine has ended"),
+        message=crash_words(reason),
+        facts=((_("reason"), reason),) if reason else (),
+        remark=_("The conversation is safe: the engine is a program of its own."),
         log=log,
         buttons=(
-            DialogButton(id="restart", label="Restart the engine"),
-            DialogButton(id="models", label="Back to the models"),
+            DialogButton(id="restart", label=_("Start it again")),
+            DialogButton(id="stay", label=_("Stay here")),
+            DialogButton(id="models", label=_("Choose another model")),
         ),
+        failed=True,
     )
+
+
+def crash_words(reason: str) -> str:
+    """Explain the end of an engine, by its reason (exit_reason.exit_reason), without jargon."""
+    if reason == "SIGKILL" or "out of memory" in reason:
+        return _(
+            "The system has ended it, which it does when memory runs out. If that happens again, "
+            "take a smaller quant of the model or a shorter context."
+        )
+    if reason == "SIGILL":
+        return _(
+            "It was built for another processor than the one of this computer. A build that was "
+            "made on this computer would run."
+        )
+    if reason.startswith(("stopped answering", "computed without")):
+        return _("It gave no sign of life any more, so it was ended.")
+    if reason == "crashed again":
+        return _(
+            "It has ended again right after it was started. A smaller quant of the model or a "
+            "shorter context may help."
+        )
+    if reason:
+        return _("It ended by itself, by an error in it or in the model's file.")
+    return _("It ended while it had nothing to do.")
+
+
+def telling_lines(log: Sequence[str]) -> tuple[str, ...]:
+    """Return the lines of an engine's log that tell something of its end; often there are none."""
+    telling = [line for line in log if line.strip() and _TELLING.search(line)]
+    return tuple(telling[-4:])
+
+
+_TELLING = re.compile(
+    r"GGML_ASSERT|GGML_ABORT|what\(\)|terminat|error|fail|abort|out of memory|not enough|killed",
+    re.IGNORECASE,
+)
 
 
 def too_big_dialog(model: "InstalledModel", fit: "Fit | None", message: str) -> Dialog:

@@ -112,7 +112,8 @@ class Answering:
         self.request_id = request.request_id
         self._saved_s = time.monotonic()
         self._log.started(request.messages or ())
-        self._transcript.begin_answer()
+        live = self._transcript.begin_answer()
+        live.reading_rate = self._services.runtime.reading_rate(model)
         if beginning:
             self._transcript.write(beginning)
         ending: Ending | None = Ending.STOPPED

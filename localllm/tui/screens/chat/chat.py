@@ -56,10 +56,8 @@ LIST_COLUMNS: Final = 140
 
 METER: Final = "meter"
 WATCH_S = 1.0
-COUNT_DELAY_S = 0.6
-"""A pause in typing after which the question is counted."""
-COUNT_FROM_CHARS = 80
-"""A shorter question is not counted: its number says nothing."""
+READINGS_S = 0.9
+"""Seconds between two draws of the meter while an answer is written."""
 
 Panels = tuple[tuple[str, Callable[[], ChatPanel]], ...]
 
@@ -99,6 +97,7 @@ class ChatScreen(ChatWindows):
         super().__init__()
         self.commands: ChatActions | None = None
         self._panel = METER
+        self._readings_s = 0.0
         self._panel_wanted: bool | None = None
 
     def compose_place(self) -> ComposeResult:
@@ -212,7 +211,9 @@ class ChatScreen(ChatWindows):
         """Follow a draw of the transcript while an answer is written."""
         self.answers.drawn()
         self.watch_load()
-        if self.transcript.draws % 2 == 0:
+        now_s = time.monotonic()
+        if now_s - self._readings_s >= READINGS_S:
+            self._readings_s = now_s
             self.show_readings()
 
     def open_model(
@@ -302,8 +303,3 @@ class ChatScreen(ChatWindows):
 def _named(panel: ChatPanel, name: str) -> ChatPanel:
     panel.id = f"panel-{name}"
     return panel
-
-
-def now_s() -> float:
-    """Return the time as messages have it, in Unix seconds."""
-    return time.time()

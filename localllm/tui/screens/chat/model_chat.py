@@ -43,6 +43,10 @@ from localllm.tui.widgets.chat.attachments import QueuedQuestions
 from localllm.tui.widgets.meter.readings import MeterLog
 from localllm.tui.widgets.prompt import PromptBox
 
+COUNT_DELAY_S = 0.6
+"""A pause in typing after which the question is counted."""
+COUNT_FROM_CHARS = 80
+"""A shorter question is not counted: its number says nothing."""
 SILENT_S = 4.0
 """An engine that works reports every second; after so many without a sign, that is said."""
 
@@ -473,6 +477,7 @@ class ModelChat(PlaceScreen):
             return
         name = self.model.name
         if self.answering:
+            self.transcript.tick()
             silent_s = self.runtime.silent_s(name)
             if silent_s >= SILENT_S and self.answers.request_id:
                 words = _("the engine gives no sign of life for {seconds:.0f} s; 15 s end it")
@@ -541,10 +546,14 @@ class ModelChat(PlaceScreen):
     async def count_question(self) -> None:
         """Count the question that is typed, after a pause, and show what it leaves of the room."""
         text, attachments = self.prompt_box.text, self.prompt_box.attachments
-        if (len(text) < 80 and not attachments) or self.model is None or self.resident is None:
+        if (
+            (len(text) < COUNT_FROM_CHARS and not attachments)
+            or self.model is None
+            or self.resident is None
+        ):
             self.prompt_box.show_count("")
             return
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(COUNT_DELAY_S)
         if self.answering:  # it would take time from the answer
             return
         tokenize = tokenizer_of(self.runtime, self.model.name)
@@ -556,11 +565,9 @@ class ModelChat(PlaceScreen):
             used = self.meter_log.readings().context_used or 0
             left = self.resident.loaded.context - used - tokens
             words = ngettext("{count} token", "{count} tokens", tokens)
-            self.prompt_box.show_count(
-                words.format(count=f"{tokens:,}") + " · "
-                + (_("{left} left").format(left=f"{left:,}") if left >= 0
-                   else _("{over} too many").format(over=f"{-left:,}"))
-            )  # fmt: skip
+            room = _("{left} left") if left >= 0 else _("{left} too many")
+            count = words.format(count=f"{tokens:,}")
+            self.prompt_box.show_count(f"{count} · {room.format(left=f'{abs(left):,}')}")
 
     async def _counted(self, attachments: tuple[Attachment, ...]) -> tuple[Attachment, ...]:
         from localllm.chat.attachments.fitting import count_attachment, count_image

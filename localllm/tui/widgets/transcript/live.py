@@ -44,8 +44,11 @@ class LiveAnswer(Entry):
         self._closed_codes = 0
         self._last_closed: Block | None = None
         self._open: tuple[Block, ...] = ()
-        self._has_text = False
+        self.has_text = False
         self._progress: PromptProgress | None = None
+        self._progress_s = 0.0
+        self.reading_rate: float | None = None
+        """The tokens/s at which the model has read before, for the time before the first report."""
         self._reasoning_tail = ""
         self._reasoning_began_s: float | None = None
         self._reasoning_s = 0.0
@@ -69,7 +72,7 @@ class LiveAnswer(Entry):
         """Add the next piece of the answer."""
         if piece := self._filter.feed(text):
             self._end_reasoning()
-            self._has_text = self._has_text or bool(piece.strip())
+            self.has_text = self.has_text or bool(piece.strip())
             self._markdown.append(piece)
 
     def write_reasoning(self, text: str) -> None:
@@ -83,6 +86,12 @@ class LiveAnswer(Entry):
     def prompt_read(self, progress: PromptProgress) -> None:
         """Note how much of the prompt the engine has read."""
         self._progress = progress
+        self._progress_s = self._clock()
+
+    @property
+    def reading(self) -> bool:
+        """Tell whether nothing has come yet but the progress of reading."""
+        return not (self.has_text or self._reasoning_tail)
 
     def _end_reasoning(self) -> None:
         if self._reasoning_began_s is not None:
@@ -155,9 +164,10 @@ class LiveAnswer(Entry):
         """Lay out what stands above the answer: reading, thinking."""
         if self._reasoning_tail:
             return self._thinking(width, look)
-        if self._has_text:
+        if self.has_text:
             return []
-        return [progress_line(self._progress, width, look)]
+        since_s = self._clock() - self._progress_s
+        return [progress_line(self._progress, width, look, since_s=since_s, rate=self.reading_rate)]
 
     def _thinking(self, width: int, look: Look) -> list[Strip]:
         began_s, seconds = self._reasoning_began_s, self._reasoning_s
@@ -189,23 +199,38 @@ def _whole_seconds(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 60 else format_duration(seconds)
 
 
-def progress_line(progress: PromptProgress | None, width: int, look: Look) -> Strip:
-    """Write how much of the prompt is read, with a bar and the time that is left."""
+def progress_line(
+    progress: PromptProgress | None,
+    width: int,
+    look: Look,
+    *,
+    since_s: float = 0.0,
+    rate: float | None = None,
+) -> Strip:
+    """Write how much of the prompt is read, with a bar and the time that is left.
+
+    The engine reports after each batch; `since_s` later, what it has read since is estimated by its
+    rate so far, or by `rate`.
+    """
     if progress is None:
         return Strip([Segment(_("waiting for the engine…"), look.muted)])
-    if not progress.processed or progress.processed >= progress.total:
+    computed = progress.processed - progress.cached
+    if computed >= MIN_RATED_TOKENS and progress.elapsed_s > 0:
+        rate = computed / progress.elapsed_s
+    done = progress.processed
+    if rate is not None:
+        done = min(progress.total - 1, max(done, progress.cached) + int(rate * since_s))
+    if done <= 0 or progress.processed >= progress.total:
         words = _("reading {total} tokens…").format(total=f"{progress.total:,}")
         return Strip([Segment(words, look.muted)])
-    words = _("reading {done} of {total}").format(
-        done=f"{progress.processed:,}", total=f"{progress.total:,}"
-    )
-    left_s = seconds_left(progress)
-    if left_s is not None:
+    words = _("reading {done} of {total}").format(done=f"{done:,}", total=f"{progress.total:,}")
+    if rate:
+        left_s = (progress.total - done) / rate
         words += " · " + _("{time} left").format(time=_whole_seconds(max(1.0, left_s)))
     room = min(30, width - len(words) - 2)
     if room < 4:
         return Strip([Segment(on_one_line(words, width), look.muted)])
-    filled = round(room * progress.processed / progress.total)
+    filled = round(room * done / progress.total)
     return Strip(
         [
             Segment(words + "  ", look.muted),
@@ -213,11 +238,3 @@ def progress_line(progress: PromptProgress | None, width: int, look: Look) -> St
             Segment("░" * (room - filled), look.muted),
         ]
     )
-
-
-def seconds_left(progress: PromptProgress) -> float | None:
-    """Estimate the time until the prompt is read, from the rate so far; None: too early."""
-    computed = progress.processed - progress.cached
-    if computed < MIN_RATED_TOKENS or progress.elapsed_s <= 0:
-        return None
-    return (progress.total - progress.processed) * progress.elapsed_s / computed

@@ -10,6 +10,7 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 from textual.strip import Strip
+from textual.widget import Widget
 
 from localllm.tui.markdown.style import MarkdownStyles
 
@@ -35,6 +36,45 @@ class Look:
     failed: Style = field(default_factory=Style)
     match: Style = field(default_factory=lambda: Style(reverse=True))
     markdown: MarkdownStyles = field(default_factory=MarkdownStyles)
+
+
+def look_of(widget: Widget) -> Look:
+    """Make the styles of a widget that has the component classes of the transcript."""
+    base = widget.rich_style
+
+    def of(name: str) -> Style:
+        """Return a component's style; its background only where it is another one."""
+        style = widget.get_component_rich_style(f"transcript--{name}")
+        return Style(
+            color=style.color,
+            bgcolor=style.bgcolor if style.bgcolor != base.bgcolor else None,
+            bold=style.bold or None,
+            italic=style.italic or None,
+            underline=style.underline or None,
+            reverse=style.reverse or None,
+        )
+
+    muted = of("muted")
+    return Look(
+        base=base,
+        question=of("question"),
+        mark=of("mark"),
+        muted=muted,
+        failed=of("failed"),
+        match=of("match"),
+        markdown=MarkdownStyles(
+            muted=muted,
+            heading=of("heading"),
+            code=of("code"),
+            border=of("border"),
+            link=of("link"),
+            keyword=of("keyword"),
+            string=of("string"),
+            number=of("number"),
+            name=of("name"),
+            comment=muted,
+        ),
+    )
 
 
 def text_width(width: int) -> int:

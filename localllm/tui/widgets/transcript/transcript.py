@@ -15,11 +15,8 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import ClassVar, Final
 
-from rich.segment import Segment
-from rich.style import Style
 from textual import events
 from textual.geometry import Region, Size
 from textual.message import Message
@@ -31,10 +28,10 @@ from textual.timer import Timer
 from localllm.chat.conversation import ChatMessage, Conversation
 from localllm.engine.messages import PromptProgress
 from localllm.tui.markdown.layout import COPY, WRAP
-from localllm.tui.markdown.style import MarkdownStyles
 from localllm.tui.widgets.transcript.entry import CITATION, FOLD, Entry, MessageEntry
+from localllm.tui.widgets.transcript.lines import found_lines, styled
 from localllm.tui.widgets.transcript.live import LiveAnswer
-from localllm.tui.widgets.transcript.look import GUTTER, Look, text_width
+from localllm.tui.widgets.transcript.look import GUTTER, Look, look_of, text_width
 
 DRAW_S: Final = 0.22
 """Seconds between two draws of an answer that is being written: four to five a second."""
@@ -42,8 +39,13 @@ MAX_DRAW_S: Final = 1.0
 DRAW_SHARE: Final = 0.05
 """The share of a core that drawing may take; the pauses between draws grow with their cost."""
 
+MAX_FREE_ROWS: Final = 6
+"""Rows that are free below a fast answer, at most; it scrolls when they are full."""
+
 LAYOUT_SLICE_S: Final = 0.008
 """Of layout in one go, while nothing is waited for."""
+
+LAYOUT_PAUSE_S: Final = 0.015
 
 GUESSED_HEIGHT = 6
 
@@ -108,6 +110,9 @@ class Transcript(ScrollView):
         self._entries: list[Entry] = []
         self._tops: list[int] = []
         self._total = 0
+        self._reserved = 0
+        self._grown_lines = 0
+        self._scrolled_s = 0.0
         self._live: LiveAnswer | None = None
         self._ended: LiveAnswer | None = None
         self._look: Look | None = None
@@ -165,8 +170,14 @@ class Transcript(ScrollView):
         self._entries.append(self._live)
         self._at_end = True
         self._drawn_s = 0.0
+        self._grown_lines, self._scrolled_s = 0, time.monotonic()
         self.draw()
         return self._live
+
+    @property
+    def writing(self) -> bool:
+        """Tell whether text of an answer has come that is not over."""
+        return self._live is not None and self._live.has_text
 
     def end_answer(self) -> None:
         """Take the answer away that is being written: its message is shown instead."""
@@ -177,6 +188,7 @@ class Transcript(ScrollView):
             self._draw_timer = None
         self._entries.remove(self._live)
         self._ended, self._live = self._live, None
+        self._lay_out_soon()
 
     def write(self, text: str) -> None:
         """Add the next piece of the answer."""
@@ -189,6 +201,11 @@ class Transcript(ScrollView):
         if self._live is not None:
             self._live.write_reasoning(text)
             self._draw_soon()
+
+    def tick(self) -> None:
+        """Let the progress of reading go on, between two reports of the engine."""
+        if self._live is not None and self._live.reading:
+            self.draw()
 
     def prompt_read(self, progress: PromptProgress) -> None:
         """Show how much of the prompt the engine has read."""
@@ -226,8 +243,9 @@ class Transcript(ScrollView):
         height = live.height
         first = live.update(self.size.width, self.look)
         if live.height != height or self._total != live.top + live.height:
+            self._grown_lines += max(0, live.height - height)
             self._measure(from_entry=len(self._entries) - 1)
-        self._refresh_from(live.top + first)
+        self._refresh_rows(live.top + first, live.top + max(height, live.height))
         if self.drawn is not None:
             self.drawn()
         self.call_after_refresh(self._note_cost, began_s)
@@ -236,60 +254,24 @@ class Transcript(ScrollView):
         cost_s = time.process_time() - began_s
         self._draw_cost_s += (cost_s - self._draw_cost_s) / 4
 
-    def _refresh_from(self, line: int) -> None:
+    def _refresh_rows(self, first: int, last: int) -> None:
+        """Draw the lines from `first` up to `last` again, those of them that are seen."""
         top = self.scroll_offset.y
-        first = max(line, top)
-        if first < top + self.size.height:
-            self.refresh(Region(0, first - top, self.size.width, top + self.size.height - first))
+        first, last = max(first, top), min(last, top + self.size.height)
+        if first < last:
+            self.refresh(Region(0, first - top, self.size.width, last - first))
 
     @property
     def look(self) -> Look:
         """The styles of the theme."""
         if self._look is None:
-            self._look = self._make_look()
+            self._look = look_of(self)
         return self._look
-
-    def _make_look(self) -> Look:
-        base = self.rich_style
-
-        def of(name: str) -> Style:
-            """Return a component's style; its background only where it is another one."""
-            style = self.get_component_rich_style(f"transcript--{name}")
-            return Style(
-                color=style.color,
-                bgcolor=style.bgcolor if style.bgcolor != base.bgcolor else None,
-                bold=style.bold or None,
-                italic=style.italic or None,
-                underline=style.underline or None,
-                reverse=style.reverse or None,
-            )
-
-        muted = of("muted")
-        return Look(
-            base=base,
-            question=of("question"),
-            mark=of("mark"),
-            muted=muted,
-            failed=of("failed"),
-            match=of("match"),
-            markdown=MarkdownStyles(
-                muted=muted,
-                heading=of("heading"),
-                code=of("code"),
-                border=of("border"),
-                link=of("link"),
-                keyword=of("keyword"),
-                string=of("string"),
-                number=of("number"),
-                name=of("name"),
-                comment=muted,
-            ),
-        )
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
         if self._look is not None:
-            look = self._make_look()
+            look = look_of(self)
             if look != self._look:
                 self._look = look
                 self._lay_out_soon()
@@ -352,12 +334,26 @@ class Transcript(ScrollView):
             self._tops.append(top)
             top += entry.height or GUESSED_HEIGHT
         self._total = top
+        self._reserved = self._with_room(top)
         # Not by assignment: that would arrange the whole screen again, for each line of an answer.
-        self.set_reactive(Transcript.virtual_size, Size(self.size.width, top))
+        self.set_reactive(Transcript.virtual_size, Size(self.size.width, self._reserved))
         if self.is_attached and self.size:
-            self.vertical_scrollbar.window_virtual_size = max(top, self.size.height)
+            self.vertical_scrollbar.window_virtual_size = max(self._reserved, self.size.height)
             if self._at_end or self.scroll_y > self.max_scroll_y:
                 self.scroll_to(y=self.max_scroll_y, animate=False)
+
+    def _with_room(self, height: int) -> int:
+        """Return the lines to scroll in: while an answer is written fast, with free rows at the end
+        for what it writes in the next second. Else the whole screen would be drawn for each line.
+        """
+        if self._live is None or not self._at_end or height <= self.size.height:
+            return height
+        if height <= self._reserved <= height + MAX_FREE_ROWS:
+            return self._reserved
+        now_s = time.monotonic()
+        lines_per_s = self._grown_lines / max(1.0, now_s - self._scrolled_s)
+        self._grown_lines, self._scrolled_s = 0, now_s
+        return height + min(MAX_FREE_ROWS, round(lines_per_s))
 
     def on_resize(self, event: events.Resize) -> None:
         self._lay_out_visible()
@@ -390,14 +386,15 @@ class Transcript(ScrollView):
         self._lay_out_soon()
 
     def _lay_out_soon(self) -> None:
-        """Lay out the entries that are not on the screen, a few at a time."""
-        if self._idle_timer is None and self.is_attached:
-            self._idle_timer = self.set_timer(0.05, self._lay_out_some)
+        """Lay out the entries that are not on the screen, a few at a time; not while an answer is
+        written, from which it would take the processor."""
+        if self._idle_timer is None and self.is_attached and self._live is None:
+            self._idle_timer = self.set_timer(LAYOUT_PAUSE_S, self._lay_out_some)
 
     def _lay_out_some(self) -> None:
         self._idle_timer = None
         width = self.size.width
-        if not width:
+        if not width or self._live is not None:
             return
         until_s = time.perf_counter() + LAYOUT_SLICE_S
         waiting = [
@@ -561,35 +558,3 @@ class Transcript(ScrollView):
     def text_width(self) -> int:
         """Return the columns that text takes now."""
         return text_width(self.size.width)
-
-
-def found_lines(lines: Sequence[str], query: str) -> list[int]:
-    """Return the lines in which a text begins, also where it is broken between two words."""
-    starts: list[int] = []
-    joined = ""
-    for line in lines:
-        starts.append(len(joined))
-        joined += " ".join(line.split()) + " "
-    found: list[int] = []
-    at = joined.find(query)
-    while at >= 0:
-        found.append(bisect_right(starts, at) - 1)
-        at = joined.find(query, at + len(query))
-    return found
-
-
-def styled(strip: Strip, spans: Sequence[tuple[int, int]], style: Style) -> Strip:
-    """Draw a style over some characters of a line."""
-    segments: list[Segment] = []
-    at = 0
-    for segment in strip:
-        cuts = {0, len(segment.text)}
-        for start, end in spans:
-            cuts |= {min(max(0, each - at), len(segment.text)) for each in (start, end)}
-        ordered = sorted(cuts)
-        for begin, stop in pairwise(ordered):
-            inside = any(start <= at + begin and at + stop <= end for start, end in spans)
-            both = (segment.style or Style.null()) + style if inside else segment.style
-            segments.append(Segment(segment.text[begin:stop], both))
-        at += len(segment.text)
-    return Strip(segments, strip.cell_length)
