@@ -102,6 +102,9 @@ def test_nothing_that_a_screen_reader_reads_is_drawn_again() -> None:
         screen.type(b"Hello there.\nWho are you?\n")  # pasted
         shown += screen.until(b"2 lines were pasted: they are one question.")
         shown += screen.until(b"You: ")
+        screen.type(b"x" * 5000 + b"\n")  # more than a terminal takes
+        shown += screen.until(b"nothing was sent.")
+        shown += screen.until(b"You: ")
         screen.type(b"/set max_tokens default\n")
         shown += screen.until(b"You: ")
         screen.type(b"Tell a very long story about a dragon.\n")

@@ -1,22 +1,32 @@
 """The commands on a conversation and on those beside it, for a plain terminal: versions, titles,
 what was kept, files that it is written to."""
 
+import re
 from abc import abstractmethod
 from collections.abc import Awaitable
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 from localllm.chat.commands.library_actions import LibraryActions
-from localllm.chat.commands.table import path_argument
+from localllm.chat.commands.table import Command, path_argument
 from localllm.chat.conversation import ChatMessage, Conversation
 from localllm.chat.history.export import ExportFormat, file_name, write_export
 from localllm.chat.history.history import History, HistoryChoice
 from localllm.chat.history.titles import title_of
+from localllm.chat.token_scores import (
+    UNLIKELY,
+    scored_tokens,
+    scoring_request,
+    shown_texts,
+    summarize,
+)
 from localllm.cli.chat.client import ChatClient
 from localllm.cli.chat.session_file import write_session
 from localllm.cli.chat.terminal import ChatTerminal
 from localllm.core.text import single_line
-from localllm.engine.messages import Role
+from localllm.engine.messages import Role, Token
 from localllm.errors import UsageError
 from localllm.library.files import paths
 from localllm.library.files.names import printable
@@ -24,6 +34,7 @@ from localllm.translation import _
 
 _SNIPPET_CHARS = 70
 _MOST_LISTED = 50
+_CODE_BLOCK = re.compile(r"^(`{3,}|~{3,})[^\n]*\n(.*?)^\1", re.DOTALL | re.MULTILINE)
 
 
 class ConversationActions(LibraryActions):
@@ -212,6 +223,57 @@ class ConversationActions(LibraryActions):
         write_export(self._conversation, path)
         await self.show(_("Written to {path}.").format(path=printable(path)))
 
+    def supported(self) -> tuple[Command, ...]:
+        """Return the commands that can be used on this terminal."""
+        commands = super().supported()
+        if self._terminal.can_copy:
+            return commands
+        return tuple(each for each in commands if each.name != "copy")
+
+    async def copy(self, argument: str) -> None:
+        """Copy the last answer, or with "code" the code blocks in it."""
+        text = last_answer(self._conversation).text
+        if argument:
+            blocks = _CODE_BLOCK.findall(text)
+            if argument.lower() != "code" or not blocks:
+                raise UsageError(_("There is no code in the last answer."))
+            text = "\n".join(block for _fence, block in blocks)
+        self._terminal.copy(text)
+        await self.show(
+            _("{count} characters went to the terminal's clipboard.").format(count=len(text))
+        )
+
+    async def tokens(self, argument: str) -> None:
+        """Show how probable the last answer was, and where another word was as likely."""
+        answer, resident = last_answer(self._conversation), self._client.resident
+        request = scoring_request(self._conversation, answer, request_id=uuid4().hex)
+        events = self._client.runtime.generate(resident.model.name, request)
+        async with aclosing(events):
+            scored = [event async for event in events if isinstance(event, Token)]
+        tokens = scored_tokens(answer.text, scored)
+        summary = summarize(tokens)
+        lines = [
+            _("{count} tokens, {unlikely} of them below {limit} percent.").format(
+                count=summary.tokens, unlikely=summary.unlikely, limit=f"{100 * UNLIKELY:.0f}"
+            )
+        ]
+        for token, text in zip(tokens, shown_texts(tokens), strict=True):
+            if token.probability is not None and token.probability < UNLIKELY and text.strip():
+                others = ", ".join(
+                    f"{single_line(each.text)} {100 * each.probability:.0f} %"
+                    for each in token.alternatives[:3]
+                    if each.raw != token.raw
+                )
+                likely = _("{token} {percent} %, instead: {others}")
+                lines.append(
+                    likely.format(
+                        token=single_line(text),
+                        percent=f"{100 * token.probability:.0f}",
+                        others=others,
+                    )
+                )
+        await self.show("\n".join(lines[:_MOST_LISTED]))
+
     def _print_last(self) -> None:
         """Show the last question and its answer again."""
         for message in self._conversation.path()[-2:]:
@@ -229,6 +291,14 @@ def last_question(conversation: Conversation) -> ChatMessage:
         if message.role is Role.USER:
             return message
     raise UsageError(_("Nothing was asked yet."))
+
+
+def last_answer(conversation: Conversation) -> ChatMessage:
+    """Return the last answer of the branch that is shown. Raises UsageError."""
+    for message in reversed(conversation.path()):
+        if message.role is Role.ASSISTANT and message.text:
+            return message
+    raise UsageError(_("There is no answer yet."))
 
 
 def answer_versions(conversation: Conversation) -> list[ChatMessage]:

@@ -5,6 +5,7 @@ converses on a terminal, and nowhere else. What is typed stays in memory: there 
 and no editor with a temporary file.
 """
 
+import base64
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -92,6 +93,16 @@ class EditorTerminal:
 
     def show_error(self, text: str) -> None:
         error(text)
+
+    @property
+    def can_copy(self) -> bool:
+        return True
+
+    def copy(self, text: str) -> None:
+        """Hand the text to the terminal (OSC 52), which has the clipboard."""
+        encoded = base64.b64encode(text.encode("utf-8", "replace")).decode()
+        self._output.write_raw(f"\x1b]52;c;{encoded}\x07")
+        self._output.flush()
 
     @contextmanager
     def answering(self) -> Iterator[None]:

@@ -162,6 +162,13 @@ class LineTerminal:
     def show_error(self, text: str) -> None:
         self.show(_("Error: {reason}").format(reason=text))
 
+    @property
+    def can_copy(self) -> bool:
+        return False
+
+    def copy(self, text: str) -> None:
+        """Do nothing: no control sequence is written here."""
+
     def answering(self) -> AbstractContextManager[None]:
         return nullcontext()
 

@@ -31,6 +31,13 @@ class ChatTerminal(Protocol):
     def show_error(self, text: str) -> None:
         """Show why something cannot be done."""
 
+    @property
+    def can_copy(self) -> bool:
+        """True where `copy` reaches a clipboard."""
+
+    def copy(self, text: str) -> None:
+        """Put a text on the clipboard of the terminal, also over ssh."""
+
     def answering(self) -> AbstractContextManager[None]:
         """Return what is entered while an answer comes."""
 
