@@ -6,10 +6,8 @@ the model, else the general one, else the built-in neutral one.
 """
 
 import difflib
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 
 from localllm.chat.private_file import PrivateFile
 from localllm.chat.settings import ChatSettings
@@ -66,10 +64,6 @@ class PresetStore:
     def default(self, model: str = "") -> Preset:
         """Return the preset that a new conversation with this model begins with."""
         return _default(self._file.read(), model)
-
-    def defaults(self) -> Mapping[str, str]:
-        """Map models, and "" for all others, to the names of their default presets."""
-        return MappingProxyType(self._file.read().defaults)
 
     def save(self, name: str, settings: ChatSettings, model: str = "") -> Preset:
         """Save settings under a name, in place of what has that name. Raises UsageError for a name

@@ -15,7 +15,7 @@ from localllm.tui.screens.duel.side import DuelSide
 from localllm.tui.screens.tokens.token_text import TokenText
 from localllm.tui.screens.tokens.tokens import TokenBranch, TokensScreen
 from localllm.tui.widgets.prompt import Prompt
-from tests.tui.actions import screen_text, wait_for_text, wait_until
+from tests.tui.actions import screen_text, wait_for_screen, wait_for_text, wait_until
 from tests.tui.fixtures import AppFixture
 
 HOSTILE = "[/INST] [bold] 天空 \x1b[2J"
@@ -97,6 +97,12 @@ async def test_two_models_answer_and_the_vote_is_counted(
         assert [[each.content for each in prompt] for prompt in prompts] == [
             ["Be terse.", "Why?"]
         ] * 2
+
+        await pilot.press("s")
+        await wait_for_text(pilot, "won 1 of 1")
+        await pilot.press("x")
+        await wait_for_screen(pilot, DuelScreen)
+        assert store.standings() == ()
 
         # Names shown, one after the other, and stopped before there is anything to vote on.
         app_fixture.script.gate = asyncio.Semaphore(0)

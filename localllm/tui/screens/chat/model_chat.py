@@ -19,7 +19,7 @@ from localllm.chat.presets import PresetStore
 from localllm.chat.settings import ChatSettings
 from localllm.chat.tools.loop import AgentLoop
 from localllm.chat.tools.tool import Arguments, LocalTool
-from localllm.chat.tools.toolbox import local_tools
+from localllm.chat.tools.toolbox import chosen_tools, local_tools
 from localllm.engine.messages import Role, Thinking, Tool
 from localllm.errors import ContextOverflow, EngineCrashed, LocalLLMError, NotFound
 from localllm.library.store.installed import InstalledModel
@@ -346,8 +346,7 @@ class ModelChat(PlaceScreen):
     ) -> Answered:
         assert self.model is not None
         name = self.model.name
-        wanted = set(conversation.settings.tools)
-        tools = tuple(tool for tool in self.local_tools if tool.name in wanted)
+        tools = chosen_tools(conversation.settings.tools, self.local_tools)
         if not tools or going_on is not None:
             return await self.answers.answer(conversation, model=name, going_on=going_on)
         failures: list[LocalLLMError] = []

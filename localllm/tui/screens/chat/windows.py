@@ -52,7 +52,7 @@ class ChatWindows(ChatFiles):
         settings = self.conversation.settings
         if self.size.width >= COLUMN_COLUMNS:
             self.show_panel(SETTINGS)
-            column.show(settings, subject)
+            await column.show(settings, subject)
             return
         window = ChatSettingsWindow(settings, subject, PresetStore(), self.keep_settings)
         await self.ask(window)

@@ -4,13 +4,9 @@ and what is known of the model."""
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from textual.content import Content
-
 from localllm.chat.commands.setting_steps import fraction
 from localllm.chat.commands.setting_values import (
-    SAMPLING_NAMES,
     format_setting,
-    is_default,
     setting_value,
     thinking_text,
 )
@@ -19,7 +15,6 @@ from localllm.chat.settings import ChatSettings
 from localllm.chat.tools.tool import LocalTool
 from localllm.core.units import format_bytes
 from localllm.translation import _, ngettext
-from localllm.tui import literal
 from localllm.tui.screens.chat_settings.rows import RowState
 
 SYSTEM_LINES = 3
@@ -137,22 +132,3 @@ def _value(settings: ChatSettings, name: str) -> object:
     if name in ("system", "json_schema", "thinking", "tools", "preset"):
         return getattr(settings, name)
     return setting_value(settings, name)
-
-
-def changed_count(settings: ChatSettings) -> int:
-    """Return how many settings differ from what they are when nobody sets anything."""
-    names = (*SAMPLING_NAMES, "max_tokens", "stop", "context", "kv_type")
-    others = ("system", "json_schema", "thinking", "tools")
-    default = ChatSettings()
-    return sum(not is_default(settings, name) for name in names) + sum(
-        _value(settings, name) != _value(default, name) for name in others
-    )
-
-
-def headline(settings: ChatSettings) -> Content:
-    """Say shortly what is set, for a line beside the meter."""
-    parts = [settings.preset or _("no preset")]
-    count = changed_count(settings)
-    if count:
-        parts.append(ngettext("{count} setting", "{count} settings", count).format(count=count))
-    return literal.line(" · ".join(parts))

@@ -100,16 +100,17 @@ class SettingsColumn(ChatPanel):
             self._changed,
         )
 
-    def compose(self) -> ComposeResult:
-        yield self._panel
-
-    def show(self, settings: ChatSettings, subject: SettingsSubject) -> None:
-        """Show these settings of this model, and take the focus."""
+    async def show(self, settings: ChatSettings, subject: SettingsSubject) -> None:
+        """Show these settings of this model, and take the focus. The rows are made when they are
+        wanted first."""
+        if not self._panel.is_attached:
+            await self.mount(self._panel)
         self._panel.show(settings, subject)
         self._panel.focus_row()
 
     def conversation_changed(self, conversation: Conversation) -> None:
-        if self.display and conversation.settings != self._panel.settings:
+        shown = self.display and self._panel.is_attached
+        if shown and conversation.settings != self._panel.settings:
             self._panel.show(conversation.settings)
 
     def _changed(self, settings: ChatSettings) -> None:

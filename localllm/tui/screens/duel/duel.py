@@ -127,6 +127,13 @@ class DuelScreen(WorkScreen[DuelWinner | None]):
             tooltip=N_("Let both answer at once, or one after the other"),
         ),
         Binding(
+            "s",
+            "standings",
+            N_("standings"),
+            id="duel.standings",
+            tooltip=N_("See how often each model was preferred; x forgets all votes"),
+        ),
+        Binding(
             "tab",
             "switch_focus",
             N_("answers"),
@@ -316,7 +323,7 @@ class DuelScreen(WorkScreen[DuelWinner | None]):
                 return self._state is _State.VOTED
             case "models":
                 return self._state is not _State.ANSWERING
-            case "blind" | "at_once":  # letters, which the prompt types
+            case "blind" | "at_once" | "standings":  # letters, which the prompt types
                 return self._state is not _State.ANSWERING and not self.query_one(Prompt).has_focus
         return True
 
@@ -385,6 +392,35 @@ class DuelScreen(WorkScreen[DuelWinner | None]):
             selected=self._pair[1],
         )
         self.open(window, chosen)
+
+    def action_standings(self) -> None:
+        """List the models by the share of the duels that they have won."""
+
+        def chosen(choice: Chosen | None) -> None:
+            if choice is None or choice.key != "x":
+                return
+            try:
+                self._store.forget()
+            except LocalLLMError as error:
+                self.query_one("#duel-tally", Static).update(literal.line(str(error)))
+            else:
+                self._show()
+
+        try:
+            standings = self._store.standings()
+        except LocalLLMError as error:
+            self.query_one("#duel-tally", Static).update(literal.line(str(error)))
+            return
+        rows = [
+            Row(
+                id=each.model,
+                name=single_line(each.model),
+                remark=_("won {wins} of {duels}").format(wins=each.wins, duels=each.duels),
+            )
+            for each in standings
+        ]
+        keys = {"x": _("forget all votes")}
+        self.open(ChoiceWindow(_("Standings"), rows, keys=keys, enter=_("close")), chosen)
 
     def action_blind(self) -> None:
         self._blind = not self._blind
