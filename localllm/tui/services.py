@@ -25,6 +25,7 @@ from localllm.runtime.model_pool.pool import ModelPool
 from localllm.runtime.model_pool.pool_model import FOREVER, OnDemand, PoolModels
 from localllm.runtime.runtime import Runtime
 from localllm.runtime.suggest import SuggestionPreferences, Suggestions, suggestions
+from localllm.translation import _
 from localllm.tui.downloads import Downloads, HubSource
 from localllm.tui.frame_state import FrameState
 
@@ -76,7 +77,15 @@ class AppServices:
 
             collections = Collections(self.collections_dir, self._keys)
             self._documents = Documents(collections, self.pool)
+            self._documents.observers.append(self._show_indexing)
         return self._documents
+
+    def _show_indexing(self) -> None:
+        """Say in the status line how far indexing has come."""
+        assert self._documents is not None
+        done, total = self._documents.progress
+        text = _("indexing {done} of {total} files").format(done=done, total=total)
+        self.frame.set_activity("documents", text if self._documents.running else "")
 
     def pause_indexing(self, *, paused: bool) -> None:
         """Let indexing wait, or go on; nothing happens before somebody used documents."""

@@ -139,7 +139,8 @@ async def test_pdf_files_are_read_or_refused_in_plain_words(tmp_path: Path) -> N
 
 
 async def test_a_pdf_that_never_ends_is_given_up_and_keeps_what_was_read(tmp_path: Path) -> None:
-    endless = 'import time; print(\'{"pages": 9}\\n{"page": 1, "text": "one"}\', flush=True)'
+    page = '{"page": 1, "text": "one", "failed": 0}'
+    endless = f"import time; print('{{\"pages\": 9}}\\n{page}', flush=True)"
     program = (sys.executable, "-c", f"{endless}; time.sleep(600)")
     read = await read_pdf(tmp_path / "x.pdf", PdfLimits(timeout_s=2), program=program)
     assert read.pages == ("one",)

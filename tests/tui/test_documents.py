@@ -6,6 +6,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from textual.containers import Vertical
 from textual.widgets import DataTable, Input
 
 from localllm.chat.conversation import Citation
@@ -17,10 +18,11 @@ from localllm.tui.screens.documents.add_folder import AddFolderScreen
 from localllm.tui.screens.documents.collections import CollectionsScreen
 from localllm.tui.screens.documents.indexed_files import IndexedFilesScreen
 from localllm.tui.screens.documents.source import SourceScreen, located
-from localllm.tui.widgets.documents.collection_rows import CollectionRow, state_line
+from localllm.tui.widgets.documents.collection_rows import CollectionRow, CollectionRows, state_line
 from localllm.tui.widgets.documents.marked_text import MarkedText, wrapped
 from tests.tui.actions import screen_text, wait_for_screen, wait_for_text, wait_until
 from tests.tui.fixtures import AppFixture
+from tests.tui.test_literal import text_of
 
 LONG = "\n".join(f"line {number} of the text" for number in range(1, 200))
 
@@ -149,3 +151,17 @@ def test_how_indexing_stands_is_one_line() -> None:
     assert line == "stopped; u goes on · words alone · /r"
     failed = IndexState(progress=progress, running=False, error="No room.")
     assert state_line(CollectionRow(info=info, state=failed)) == "No room. · /r"
+
+
+async def test_names_and_texts_of_documents_are_no_markup_and_no_escapes() -> None:
+    hostile, raw = "[/INST] [bold]", "\x1b]0;owned\x07[/INST] [bold]"
+    info = CollectionInfo(id="1", name=raw, root=raw, created_s=0.0)
+    rows, text = CollectionRows(), MarkedText()
+
+    def show() -> None:
+        rows.show([CollectionRow(info=info)])
+        text.show(f"{raw}\n{raw}", marked=range(1, 2))
+
+    shown = await text_of(Vertical(rows, text), show)
+    assert shown.count(hostile) == 4
+    assert "owned" not in shown

@@ -82,6 +82,7 @@ class _Reading:
     def __init__(self) -> None:
         self.pages: list[str] = []
         self.page_count = 0
+        self.failed = 0
         self.error = ""
         self.reason = ""
         self.exit_reason = ""
@@ -92,8 +93,9 @@ class _Reading:
         match json.loads(line):
             case {"pages": int(count)}:
                 self.page_count = count
-            case {"page": int(), "text": str(text)}:
+            case {"page": int(), "text": str(text), "failed": int(failed)}:
                 self.pages.append(text)
+                self.failed += failed
             case {"error": str(error), **rest}:
                 self.error, self.reason = error, single_line(str(rest.get("reason", "")))
             case {"end": _end}:
@@ -124,6 +126,8 @@ class _Reading:
         if self.error or not self.ended:
             reason = self.reason or self.exit_reason
             return _("The PDF cannot be read: it is damaged ({reason}).").format(reason=reason)
+        if self.failed:
+            return _("The PDF cannot be read: all of its pages with text are damaged.")
         return _(
             "The PDF has no text: its pages are pictures, as a scanner makes them. Run a text "
             "recognition (OCR) over it first."
@@ -141,6 +145,12 @@ class _Reading:
             if self.error:
                 return _("{missing}: the file is damaged.").format(missing=missing)
             return missing + "."
+        if self.failed:
+            return ngettext(
+                "{failed} of {count} pages is damaged and was left out.",
+                "{failed} of {count} pages are damaged and were left out.",
+                self.failed,
+            ).format(failed=self.failed, count=count)
         if empty := sum(not text.strip() for text in self.pages):
             return ngettext(
                 "{empty} of {count} pages has no text, only pictures.",

@@ -53,17 +53,19 @@ def _read(path: str, max_pages: int) -> Iterator[dict[str, Value]]:
             return
         yield {"pages": len(reader.pages)}
         for number, page in enumerate(reader.pages[:max_pages], 1):
-            yield {"page": number, "text": _text_of(page)}
+            text = _text_of(page)
+            yield {"page": number, "text": text or "", "failed": int(text is None)}
         yield {"end": 1}
 
 
-def _text_of(page: "PageObject") -> str:
+def _text_of(page: "PageObject") -> str | None:
+    """Return the text of a page; None for one that is damaged."""
     try:
         text = page.extract_text()
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001  # one damaged page does not cost the others
-        return ""
+        return None
     cleaned = text[:MAX_PAGE_CHARS].translate(_LIGATURES).replace("\0", "")
     return cleaned.encode("utf-8", "replace").decode()
 

@@ -59,12 +59,12 @@ class FoundSources:
 class Documents:
     """The collections of a person, with the models of `pool`.
 
-    `changed` is called with the id of a collection when its indexing has come further.
+    `observers` are called when an indexing has come further.
     """
 
     def __init__(self, collections: Collections, pool: ModelPool) -> None:
         self.collections = collections
-        self.changed: Callable[[str], None] = lambda _id: None
+        self.observers: list[Callable[[], None]] = []
         self._pool = pool
         self._states: dict[str, IndexState] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -105,6 +105,12 @@ class Documents:
     def running(self) -> tuple[str, ...]:
         """The ids of the collections that are being indexed."""
         return tuple(each for each, state in self._states.items() if state.running)
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Return how many files are done, and of how many, of all that are being indexed."""
+        running = [each.progress for each in self._states.values() if each.running]
+        return sum(each.files_done for each in running), sum(each.files_total for each in running)
 
     def start_indexing(self, collection_id: str) -> None:
         """Bring a collection up to date, in the background; nothing happens when that is under way
@@ -165,7 +171,8 @@ class Documents:
 
     def _show(self, collection_id: str, state: IndexState) -> None:
         self._states[collection_id] = state
-        self.changed(collection_id)
+        for observer in tuple(self.observers):
+            observer()
 
     def _end(self, collection_id: str, *, error: str = "", stopped: bool = False) -> None:
         state = self._states[collection_id]

@@ -80,12 +80,12 @@ class CollectionsScreen(WorkScreen[tuple[str, ...]]):
 
     def on_mount(self) -> None:
         self.query_one(CollectionRows).focus()
-        self.documents.changed = lambda _id: self._show()
+        self.documents.observers.append(self._show)
         self._timer = self.set_interval(REFRESH_S, self._show, pause=True)
         self.read()
 
     def on_unmount(self) -> None:
-        self.documents.changed = lambda _id: None
+        self.documents.observers.remove(self._show)
 
     # --- what is shown ---
 
