@@ -143,12 +143,10 @@ def _print_failure(error: BaseException) -> None:
     """Say where the app ended, and never with which values: they can be what somebody typed."""
     from localllm.tui.failure import failure_of, lines_of
 
+    hint = "Run again with LOCALLLM_TRACEBACK=1 for the lines of the program that led there."
     if os.environ.get("LOCALLLM_TRACEBACK"):
-        click.echo(lines_of(error), err=True)
-    _print_error(
-        f"the app ended because of a bug: {failure_of(error)}\n"
-        "Run again with LOCALLLM_TRACEBACK=1 for the lines of the program that led there."
-    )
+        hint = lines_of(error)
+    _print_error(f"the app ended because of a bug: {failure_of(error)}\n{hint}")
 
 
 def run_app() -> ExitCode:

@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from localllm.cli.main import _print_failure
+from localllm.errors import UsageError
 from localllm.library.files import edit_settings, settings
+from localllm.tui.app import LocalLLMApp
 from localllm.tui.failure import failure_of, lines_of
-from localllm.tui.frame_state import NetworkTruth
+from localllm.tui.frame_state import FrameState, NetworkTruth
 from localllm.tui.places import CHAT, HOME, PLACES
 from localllm.tui.screens.dialog import QuitDialog
 from localllm.tui.screens.keys import KeysScreen
+from localllm.tui.services import AppServices
 from localllm.tui.terminal_background import answer_is_whole, light_by_answer, light_by_variable
 from localllm.tui.theme import DARK, HIGH_CONTRAST, LIGHT, first_theme, saved_theme
 from localllm.tui.widgets.header import header_pieces
@@ -129,6 +132,14 @@ async def test_a_window_has_hints_of_its_own_and_quitting_asks_once(
     assert app.return_code == 0
 
 
+async def test_the_first_layout_of_a_place_is_that_of_its_width(app_fixture: AppFixture) -> None:
+    app = app_fixture.app()
+    async with app.run_test(size=(120, 30)) as pilot:
+        app.switch_mode(CHAT)
+        assert app.screen.has_class("-wide")  # before anything was drawn
+        await pilot.pause()
+
+
 async def test_a_place_keeps_its_windows_while_one_is_elsewhere(app_fixture: AppFixture) -> None:
     app = app_fixture.app()
     async with app.run_test(size=(100, 30)) as pilot:
@@ -177,6 +188,19 @@ async def test_an_error_that_nobody_expected_ends_with_a_status_and_without_what
 def _fail_with(typed: str) -> None:
     local_variable = typed
     raise ZeroDivisionError(local_variable)
+
+
+async def test_settings_that_cannot_be_read_end_it_with_their_message() -> None:
+    def refuse(_frame: FrameState) -> AppServices:
+        raise UsageError("settings.toml: there is no key 'offlin'.")
+
+    app = LocalLLMApp(refuse)
+    async with app.run_test() as pilot:
+        async with asyncio.timeout(60):
+            while app.refusal is None:
+                await pilot.pause()
+    assert "offlin" in str(app.refusal)
+    assert app.failure is None
 
 
 async def test_a_terminal_that_is_gone_ends_the_app(app_fixture: AppFixture) -> None:

@@ -118,6 +118,13 @@ class PlaceScreen(WorkScreen[None]):
     A subclass names its `place` (`tui/places.py`) and yields its widgets in `compose_place`.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        # Textual sets the class of the width after the first layout, which would be seen to jump.
+        width = self.app.size.width
+        fitting = [name for start, name in self.app.HORIZONTAL_BREAKPOINTS or [] if start <= width]
+        self.add_class(*fitting[-1:])
+
     def compose(self) -> ComposeResult:
         yield PlaceHeader(self.place, self.frame.frame_state)
         yield from self.compose_place()
