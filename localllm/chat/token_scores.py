@@ -67,7 +67,7 @@ def scoring_request(
         echo=True,
         max_tokens=0,
         top_logprobs=ALTERNATIVES,
-        overflow=Overflow.ERROR,
+        overflow=Overflow.ROLL,
     )
 
 

@@ -22,7 +22,7 @@ from localllm.chat.token_scores import (
     scoring_request,
     summarize,
 )
-from localllm.engine.messages import GenerateRequest, Role, Sampling, Token, TokenLogprob
+from localllm.engine.messages import GenerateRequest, Overflow, Role, Sampling, Token, TokenLogprob
 from localllm.engine.messages.validation import check_generate
 from localllm.errors import UsageError
 
@@ -113,6 +113,7 @@ def test_an_answer_is_scored_and_continued_where_it_stands() -> None:
     request = scoring_request(conversation, answer, request_id="1")
     assert texts(request) == ["Be terse.", "Hi?", "Hello you"]
     assert (request.echo, request.max_tokens, request.continue_final_message) == (True, 0, True)
+    assert request.overflow is Overflow.ROLL  # as the answer was written, of a long conversation
     request = continuing_request(conversation, answer, "Hello there", request_id="1")
     assert texts(request) == ["Be terse.", "Hi?", "Hello there"]
     with pytest.raises(UsageError):
