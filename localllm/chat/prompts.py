@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from localllm.core.text import single_line
+from localllm.core.text import single_line, strip_controls
 from localllm.errors import StoreError, UsageError
 from localllm.library.files import paths
 from localllm.library.files.atomic_write import write_atomically
@@ -174,4 +174,4 @@ def _read(path: Path) -> str:
         raise StoreError(
             _("{file} is no prompt: it is larger than 1 MiB.").format(file=printable(path))
         )
-    return data.decode("utf-8-sig", "replace").strip("\n")
+    return strip_controls(data.decode("utf-8-sig", "replace")).strip("\n")

@@ -137,6 +137,8 @@ async def test_commands_change_the_settings_and_only_those_that_exist_run() -> N
     await actions.type("/format json")
     assert actions.now.json_schema == ANY_OBJECT
     assert "line 1, column 2" in await actions.type("/schema {]")
+    await actions.type('/schema {"const": "a\\"b"}')
+    assert actions.now.json_schema == '{"const": "a\\"b"}'
     await actions.type("/schema off")
     assert actions.now.json_schema == ""
 

@@ -144,7 +144,8 @@ def test_prompts_are_files_of_the_user_and_hide_built_in_ones(tmp_path: Path) ->
     assert library.find("summarize") == own != built_in
     library.delete("summarize")
     assert library.find("summarize") == built_in
-    (library.directory / "binary.md").write_bytes(b"\xff\xfe\0")
+    (library.directory / "binary.md").write_bytes(b"\xff\xfe\0\x1b[2J")
+    assert "\x1b" not in library.find("binary").text
     (library.directory / ".hidden.md").write_text("x")
     (library.directory / "folder.md").mkdir()
     assert {"binary"} == set(library.names()) - {name for name, _text in BUILT_IN}

@@ -136,7 +136,8 @@ class ChatActions(ABC):
             await self.change_settings(replace(self.settings, json_schema=""))
             await self.show(_("Answers follow no JSON Schema any more."))
             return
-        read = read_schema(path_argument(argument))
+        # A schema's own backslashes are no path's.
+        read = read_schema(argument if argument.startswith("{") else path_argument(argument))
         await self.change_settings(replace(self.settings, json_schema=read.text))
         text = _("Answers follow this JSON Schema from the next question on.")
         if read.unenforced:
