@@ -168,9 +168,12 @@ def run_app() -> ExitCode:
             " lists them. `localllm --accessible` needs no terminal."
         )
     # Only here: `localllm --version` and every verb start without Textual.
+    from localllm.translation import set_language
     from localllm.tui.app import LocalLLMApp
     from localllm.tui.terminal_background import is_light_background
+    from localllm.tui.theme import saved_text
 
+    set_language(saved_text("language"))
     app = LocalLLMApp(_make_services, is_light=is_light_background())
     app.run()
     if app.refusal is not None:

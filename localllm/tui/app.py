@@ -18,7 +18,7 @@ from textual.theme import Theme
 
 from localllm.core.units import format_bytes
 from localllm.errors import LocalLLMError, UsageError
-from localllm.translation import N_, _
+from localllm.translation import N_, _, ngettext
 from localllm.tui.frame_state import FrameState
 from localllm.tui.places import CHAT, HOME, PLACES
 from localllm.tui.screens.base import WorkScreen
@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # what the first picture does not need is imported after it
     from localllm.library.store.installed import InstalledModel
     from localllm.tui.services import AppServices
 
+_CLIENT_S = 60.0
+"""Who has asked within this time counts as a client."""
 _DOWNLOADS_S = 0.5
 _LOADED_S = 1.0
 """How often the models in memory are looked at."""
@@ -202,6 +204,27 @@ class LocalLLMApp(App[None]):
             for each in self._services.runtime.resident()
         )
         self.frame_state.set_activity("loaded", " · ".join(loaded))
+        self.show_serving(self._services)
+
+    def show_serving(self, services: "AppServices") -> None:
+        """Say in the status line that the server runs, and before the end that clients are cut
+        off."""
+        server, frame = services.server, self.frame_state
+        if (address := server.address) is None or (activity := server.activity) is None:
+            frame.set_activity("serve", "")
+            frame.set_loss("serve", "")
+            return
+        names, running = activity.clients(_CLIENT_S), len(activity.running)
+        clients = ngettext("{count} client", "{count} clients", len(names))
+        where = _("serving on {where}").format(where=address.url.partition("://")[2])
+        count = f", {clients.format(count=len(names))}" if names else ""
+        frame.set_activity("serve", f"{where}{count}")
+        cut = ngettext(
+            "{count} answer that a client waits for is cut off.",
+            "{count} answers that clients wait for are cut off.",
+            running,
+        )
+        frame.set_loss("serve", cut.format(count=running) if running else "")
 
     # --- downloads ---
 

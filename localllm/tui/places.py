@@ -35,6 +35,9 @@ class Place:
 HOME: Final = "home"
 CHAT: Final = "chat"
 MODELS: Final = "models"
+SERVE: Final = "serve"
+BENCH: Final = "bench"
+SETTINGS: Final = "settings"
 
 PLACES: Final = (
     Place(
@@ -57,6 +60,27 @@ PLACES: Final = (
         name=N_("Models"),
         help=N_("Every model of this disk"),
         screen="localllm.tui.screens.models.models:ModelsScreen",
+    ),
+    Place(
+        id=SERVE,
+        key="f7",
+        name=N_("Serve"),
+        help=N_("Let other programs use the models"),
+        screen="localllm.tui.screens.serve.serve:ServeScreen",
+    ),
+    Place(
+        id=BENCH,
+        key="f8",
+        name=N_("Bench"),
+        help=N_("How fast models are on this machine, measured"),
+        screen="localllm.tui.screens.bench.bench:BenchScreen",
+    ),
+    Place(
+        id=SETTINGS,
+        key="f9",
+        name=N_("Settings"),
+        help=N_("Every setting, and what was ever sent"),
+        screen="localllm.tui.screens.settings.settings:SettingsScreen",
     ),
 )
 """In the order of the header."""

@@ -17,6 +17,7 @@ from localllm.library.files import paths
 from localllm.library.files.catalogue_file import read_catalogue
 from localllm.library.files.settings import Settings
 from localllm.library.files.settings import load as load_settings
+from localllm.library.http.ledger import NetworkLedger, process_ledger
 from localllm.library.store.installed import InstalledModel
 from localllm.machine.load import SystemLoad
 from localllm.machine.readings import Readings, read_machine
@@ -25,7 +26,8 @@ from localllm.runtime.model_pool.pool import ModelPool
 from localllm.runtime.model_pool.pool_model import FOREVER, OnDemand, PoolModels
 from localllm.runtime.runtime import Runtime
 from localllm.runtime.suggest import SuggestionPreferences, Suggestions, suggestions
-from localllm.translation import _
+from localllm.server.local.app_server import AppServer
+from localllm.translation import _, set_language
 from localllm.tui.downloads import Downloads, HubSource
 from localllm.tui.frame_state import FrameState
 
@@ -49,7 +51,7 @@ class AppServices:
     `clock` gives seconds, monotonic. `frame` is what the header and the status line show.
     `read_load` tells how busy the machine is and gets whether the GPU is asked; None: this
     machine's. `conversations` are kept as the person chose.
-    `collections_dir` is where collections of documents are kept then.
+    `collections_dir` is where collections of documents are kept then. `ledger` knows what was sent.
     """
 
     runtime: Runtime
@@ -66,7 +68,9 @@ class AppServices:
     read_load: Callable[[bool], SystemLoad] | None = None
     conversations: History = field(default_factory=History.in_memory)
     collections_dir: Path = field(default_factory=paths.collections_dir)
+    ledger: NetworkLedger = field(default_factory=process_ledger)
     _documents: "Documents | None" = None
+    _server: AppServer | None = None
 
     @property
     def documents(self) -> "Documents":
@@ -103,6 +107,7 @@ class AppServices:
     def of_this_machine(cls, frame: FrameState) -> "AppServices":
         """Make those of the real machine and the user's settings. Raises UsageError."""
         settings = load_settings()
+        set_language(settings.language)
         frame.set_offline(offline=settings.offline)
         runtime = Runtime.of_this_machine()
         return cls(
@@ -114,9 +119,18 @@ class AppServices:
             conversations=History.of_this_user(settings),
         )
 
+    @property
+    def server(self) -> AppServer:
+        """The server of this app, which is started in its place."""
+        if self._server is None:
+            self._server = AppServer(self.pool)
+        return self._server
+
     async def close(self) -> None:
-        """Stop every transfer and all indexing, end every engine, write what is left of
-        conversations."""
+        """Stop the server, every transfer and all indexing, end every engine, write what is left
+        of conversations."""
+        if self._server is not None:
+            await self._server.stop(at_once=True)
         if self._documents is not None:
             await self._documents.close()
         await asyncio.gather(

@@ -14,10 +14,8 @@ import click
 import pytest
 
 from localllm.cli.commands.bench import (
-    BenchPlan,
-    Measured,
+    TerminalWatch,
     document,
-    measure,
     parse_parallel,
     warn_if_unsteady,
 )
@@ -25,6 +23,7 @@ from localllm.core.speed.measured import Measurement
 from localllm.engine.fake import Script
 from localllm.errors import DoesNotFit, LoadFailed
 from localllm.library.files import measurements, paths
+from localllm.runtime.benchmark.measure import BenchPlan, Measured, measure
 from tests.core.forge import write
 from tests.core.forge_recurrent import ENCODER
 from tests.library.test_measurements import DECODE
@@ -187,7 +186,9 @@ async def everything(
     machine: FakeMachine, plan: BenchPlan = PLAN, *, force: bool = False
 ) -> Measured:
     runtime = machine.runtime()
-    return await measure(runtime, runtime.resolve("starter"), plan, force=force, quiet=True)
+    return await measure(
+        runtime, runtime.resolve("starter"), plan, force=force, watch=TerminalWatch(quiet=True)
+    )
 
 
 async def test_each_number_of_conversations_is_a_load_of_its_own(machine: FakeMachine) -> None:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localllm.errors import UsageError
-from localllm.library.files.edit_settings import change, with_value
-from localllm.library.files.settings import load
+from localllm.library.files.edit_settings import SettingValue, change, with_value
+from localllm.library.files.settings import load, parse, settings_table
 
 FILE = """\
 # my settings
@@ -48,6 +48,28 @@ def test_any_text_is_read_as_it_was_written_or_refused(value: str) -> None:
         return
     assert tomllib.loads(changed) == {**tomllib.loads(FILE), "engine": value}
     assert with_value(with_value(changed, "engine", "other"), "engine", None) in (FILE,)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("offline", True), ("context", 16), ("serve.port", 9000), ("serve.pin", ("a", "b # c")),
+     ("hub.ca_cert", "/x"), ("serve.strict", False), ("serve.host", "127.0.0.1")],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "text", ["", FILE, FILE.replace("\n", "\r\n"), "[serve]", "# x\n[hub]\n\n[ serve ] # y\n"]
+)
+def test_a_value_of_any_kind_and_table_is_set_and_taken_out(
+    text: str, key: str, value: SettingValue
+) -> None:
+    changed = with_value(text, key, value)
+    (setting,) = (each for each in settings_table() if each.key == key)
+    assert getattr(parse(changed), setting.field) == value
+    without = parse(with_value(changed, key, None))
+    assert getattr(without, setting.field) == setting.default
+    kept = [line for line in text.splitlines() if setting.key.rpartition(".")[2] not in line]
+    assert set(kept) <= set(changed.splitlines())
+    with pytest.raises(UsageError):
+        with_value(text, key, 1.5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", ['engine = """\nold"""\n', '"engine" = "old"\n'])

@@ -10,6 +10,7 @@ from localllm.core.hardware import Cpu, EngineBuild, HardwareInfo, Memory, Netwo
 from localllm.engine.fake import FakeEngine, Script
 from localllm.library.files.catalogue_file import read_catalogue
 from localllm.library.files.settings import Settings
+from localllm.library.http.ledger import NetworkLedger
 from localllm.library.store.installed import InstalledModel
 from localllm.library.store.store import Store
 from localllm.machine.load import SystemLoad
@@ -65,6 +66,7 @@ class AppFixture:
     settings: Settings = field(default_factory=Settings)
     conversations: History = field(default_factory=History.in_memory)
     catalogue: tuple[str, ...] = ("smollm2-135m", "gemma-3-4b", "qwen3-8b", "llama-3.3-70b")
+    ledger: NetworkLedger = field(default_factory=NetworkLedger)
 
     @property
     def engine(self) -> FakeEngine:
@@ -112,6 +114,7 @@ class AppFixture:
                 frame=frame,
                 conversations=self.conversations,
                 collections_dir=self.data_dir / "collections",
+                ledger=self.ledger,
             )
         )
         app.animation_level = "none"

@@ -186,6 +186,12 @@ class Documents:
 
     # --- questions ---
 
+    async def erase_all(self) -> None:
+        """Erase every collection for good. Raises StoreError, EncryptionError."""
+        for each in self.running:
+            await self.stop_indexing(each)
+        await asyncio.to_thread(self.collections.erase_all)
+
     async def sources_for(
         self,
         names: Sequence[str],

@@ -11,14 +11,22 @@ from localllm.library.files import atomic_write, paths
 from localllm.library.files.file_lock import locked
 from localllm.library.files.settings import parse
 
-_PLAIN_LINE = r"""\s*{key}\s*=\s*("([^"\\\n]|\\.)*"|'[^'\n]*')(?P<rest>\s*(#.*)?)$"""
+SettingValue = str | bool | int | tuple[str, ...]
+"""What can be written: each has one line in TOML. Tables are for a person to write."""
+
+_STRING = r"""(?:"(?:[^"\\\n]|\\.)*"|'[^'\n]*')"""
+_PLAIN_LINE = (
+    rf"\s*{{key}}\s*=\s*(?:{_STRING}|true|false|[+-]?\d[\d_]*"
+    rf"|\[\s*(?:{_STRING}\s*,?\s*)*\])(?P<rest>\s*(?:#.*)?)$"
+)
+_HEADER = r"\s*\[\s*{table}\s*\]\s*(?:#.*)?$"
 
 
-def change(key: str, value: str | None, path: Path | None = None) -> Path:
-    """Set a text of the first level, or take it out (None). Returns the file.
+def change(key: str, value: SettingValue | None, path: Path | None = None) -> Path:
+    """Set a value, or take it out (None); `key` is `name` or `table.name`. Returns the file.
 
     Raises UsageError, and leaves the file as it is, when it cannot be read or written, is not
-    valid, or has the key written in a way that only a person can change.
+    valid, has the key written in a way that only a person can change, or the value is not allowed.
     """
     path = path or paths.settings_file()
     target = path.resolve()  # of a link: the file, not the link
@@ -36,31 +44,54 @@ def change(key: str, value: str | None, path: Path | None = None) -> Path:
     return path
 
 
-def with_value(text: str, key: str, value: str | None, *, origin: str = "settings.toml") -> str:
+def with_value(
+    text: str, key: str, value: SettingValue | None, *, origin: str = "settings.toml"
+) -> str:
     """Return the text of settings.toml with another value. Raises as `change` does."""
     parse(text, origin=origin)  # what is wrong in it is for a person to mend
+    table, _, name = key.rpartition(".")
     lines = io.StringIO(text, newline="\n").readlines()  # splitlines knows ends that TOML has not
     end = "\r\n" if "\r\n" in text else "\n"
-    new = "" if value is None else f"{key} = {json.dumps(value, ensure_ascii=False)}"
-    line = re.compile(_PLAIN_LINE.format(key=re.escape(key)))
-    table = next((i for i, each in enumerate(lines) if each.lstrip().startswith("[")), len(lines))
-    found = [i for i in range(table) if line.match(lines[i].rstrip("\r\n"))]
+    new = "" if value is None else f"{name} = {_literal(value)}"
+    start, stop = _part(lines, table)
+    line = re.compile(_PLAIN_LINE.format(key=re.escape(name)))
+    found = [i for i in range(start, stop) if line.match(lines[i].rstrip("\r\n"))]
     if found:
         match = line.match(lines[found[0]].rstrip("\r\n"))
         assert match is not None
         lines[found[0]] = "" if value is None else f"{new}{match['rest']}{end}"
     elif value is not None:
-        at = next((i for i, each in enumerate(lines) if not _is_comment(each)), len(lines))
+        if start > len(lines):  # the table is not there yet
+            new, start, stop = f"{end if lines else ''}[{table}]{end}{new}", len(lines), len(lines)
+        inner = range(start, stop)
+        at = start if table else next((i for i in inner if not _is_comment(lines[i])), stop)
         if at and not lines[at - 1].endswith("\n"):
             lines[at - 1] += end
         lines.insert(at, f"{new}{end}")
     changed = "".join(lines)
-    if _values(changed) != {**_without(text, key), **({key: value} if value is not None else {})}:
+    if _values(changed) != _expected(text, table, name, value):
         raise UsageError(
             f"{key} cannot be changed in {origin}: it is written there in an unusual way. "
-            f"Change it by hand: {new or f'delete {key}'}"
+            f"Change it by hand: {new.splitlines()[-1] if new else f'delete {key}'}"
         )
+    parse(changed, origin=origin)
     return changed
+
+
+def _literal(value: SettingValue) -> str:
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+
+
+def _part(lines: list[str], table: str) -> tuple[int, int]:
+    """Return the lines that belong to a table, "" for the first level: behind the end when there
+    is no such table."""
+    start = 0
+    if table:
+        header = re.compile(_HEADER.format(table=re.escape(table)))
+        found = (i for i, each in enumerate(lines) if header.match(each.rstrip("\r\n")))
+        start = next(found, len(lines)) + 1
+    headers = (i for i in range(start, len(lines)) if lines[i].lstrip().startswith("["))
+    return start, next(headers, len(lines))
 
 
 def _is_comment(line: str) -> bool:
@@ -74,5 +105,19 @@ def _values(text: str) -> dict[str, object] | None:
         return None
 
 
-def _without(text: str, key: str) -> dict[str, object]:
-    return {name: value for name, value in tomllib.loads(text).items() if name != key}
+def _expected(text: str, table: str, name: str, value: SettingValue | None) -> dict[str, object]:
+    """Return the values that the changed file has to have."""
+    document: dict[str, object] = tomllib.loads(text)
+    within = document
+    if table:
+        inner = document.get(table)
+        if not isinstance(inner, dict):
+            if value is None:
+                return document
+            inner = document[table] = {}
+        within = inner
+    if value is None:
+        within.pop(name, None)
+    else:
+        within[name] = list(value) if isinstance(value, tuple) else value
+    return document

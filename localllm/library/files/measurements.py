@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from localllm.core.speed.measured import Measurement
+from localllm.core.speed.measured import MeasuredModel, Measurement
 from localllm.errors import StoreError
 from localllm.library.files import atomic_write
 from localllm.library.files.file_lock import locked
@@ -72,6 +72,13 @@ def add(path: Path, *new: Measurement, warn: Callable[[str], None] = _log.warnin
             if not any(measurement.replaces(old) for measurement in new)
         ]
         atomic_write.write_atomically(path, _dump((*others, *new)))
+
+
+def forget(path: Path, model: MeasuredModel, warn: Callable[[str], None] = _log.warning) -> None:
+    """Take out every measurement of a model. Raises StoreError."""
+    with _locked(path):
+        kept = (each for each in _read_or_set_aside(path, warn) if each.model != model)
+        atomic_write.write_atomically(path, _dump(tuple(kept)))
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ class Settings:
 
     offline: bool = False
     accessible: bool | None = None
+    language: str | None = None
     engine: str | None = None
     reserve_bytes: int = 0
     context: int | None = None
@@ -74,6 +75,8 @@ _TYPE_NAMES: Mapping[SettingType, str] = {
     dict: "a table of texts",
 }
 _MAX_INT = 2**63 - 1  # the largest integer of TOML
+LANGUAGES = ("en", "de")
+"""Those of the interface: `localllm/locale`, and English."""
 MAX_THREADS = 512
 """GGML_MAX_N_THREADS (ggml.h, b11434)."""
 
@@ -161,6 +164,15 @@ _SETTINGS = (
         " and repainting, as --accessible does; ACCESSIBLE overrides it.",
         used_by="run, the app",
         unset="on where a screen reader is found, or TERM is dumb",
+    ),
+    Setting(
+        key="language",
+        field="language",
+        value_type=str,
+        description="Language of the terminal app and of conversations in the terminal.",
+        used_by="the app, run",
+        words=LANGUAGES,
+        unset="that of the environment (LANGUAGE, LC_ALL, LC_MESSAGES, LANG), else English",
     ),
     Setting(
         key="engine",

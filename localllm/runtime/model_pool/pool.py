@@ -171,6 +171,33 @@ class ModelPool:
         finally:
             self._release((entry,), owner)
 
+    @asynccontextmanager
+    async def alone(self, model: str) -> AsyncIterator[None]:
+        """Have the memory without a model in it while the block runs, which may load `model` by
+        itself; requests wait behind it. Raises NotFound.
+
+        Models are unloaded when their requests are done, and loaded again by the next ones.
+        """
+        entry = self._entry(self.models.find(model))
+        loaded = (self._entry_of(name, each) for name, (each, _) in self._loaded_models().items())
+        held = list({id(each): each for each in (entry, *loaded)}.values())
+        owner = object()
+        for each in held:
+            each.hold(owner)
+            self._stop_timer(each)
+        try:
+            while any(each.users for each in held):
+                await self._wait_for_change()
+            async with self._loading:
+                await self._free(each for each in held if self._resident(each))
+                try:
+                    yield
+                finally:
+                    if self.runtime.holds(entry.name):
+                        await self.runtime.unload(entry.name)
+        finally:
+            self._release(held, owner)
+
     # --- what is there ---
 
     def listed(self) -> tuple[ModelListing, ...]:

@@ -86,6 +86,7 @@ class AppServer:
         self.activity: Activity | None = None
         self.problem: str | None = None
         self.warnings: tuple[str, ...] = ()
+        self._slots: int | None = None
         self._load_settings = load_settings
         self._changed = changed
         self._task: asyncio.Task[None] | None = None
@@ -129,6 +130,26 @@ class AppServer:
             await self.pool.runtime.cancel(model, request_id)
         return bool(found)
 
+    async def set_slots(self, slots: int) -> None:
+        """Load the models in memory anew, each for so many answers at once, when those that run
+        have ended; and those that are loaded later as well. Raises what loading raises."""
+        user = await asyncio.to_thread(self._load_settings)
+        self._slots = slots
+        if self.address is not None:
+            self.pool.models = await asyncio.to_thread(
+                pool_models, self.pool.runtime, (), self._options(user), user
+            )
+        for each in self.pool.runtime.resident():
+            if each.loaded.parallel != slots:
+                await self.pool.unload(each.model.name)
+                await self.pool.load(each.model.name)
+
+    def _options(self, user: Settings) -> PoolOptions:
+        """Say how models are loaded for clients: for several at once, and kept, as the app keeps
+        all, unless the settings say how long."""
+        keep_alive_s = FOREVER if user.keep_alive is None else None
+        return PoolOptions(choice=LoadChoice(parallel=self._slots), keep_alive_s=keep_alive_s)
+
     async def _run(self, port: int | None) -> None:
         user = await asyncio.to_thread(self._load_settings)
         await asyncio.to_thread(_import_server)
@@ -154,7 +175,7 @@ class AppServer:
             stack.callback(self._restore_pool, *before)
             runtime = self.pool.runtime
             self.pool.models = await asyncio.to_thread(
-                pool_models, runtime, (), _options(user), user
+                pool_models, runtime, (), self._options(user), user
             )
             self.pool.observer = monitoring.metrics
             if user.max_memory is not None:
@@ -256,13 +277,6 @@ def _import_server() -> None:
     import localllm.server.app
     import localllm.server.batch.service
     import localllm.server.listen  # noqa: F401
-
-
-def _options(user: Settings) -> PoolOptions:
-    """Say how models are loaded for clients: for several at once, and kept, as the app keeps all,
-    unless the settings say how long."""
-    keep_alive_s = FOREVER if user.keep_alive is None else None
-    return PoolOptions(choice=LoadChoice(), keep_alive_s=keep_alive_s)
 
 
 async def _open(

@@ -205,6 +205,10 @@ class Activity:
 
     # --- what can be seen ---
 
+    def now(self) -> float:
+        """Return the time in which requests are dated: seconds since 1970."""
+        return self._wall()
+
     @property
     def running(self) -> tuple[ServedRequest, ...]:
         """The requests that run, the oldest first, but for those of programs that only watch."""

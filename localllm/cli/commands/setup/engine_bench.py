@@ -13,11 +13,11 @@ import psutil
 
 from localllm.cli.output import info
 from localllm.cli.progress import load_with_progress
-from localllm.cli.stopwatch import Stopwatch, context_for
 from localllm.core.sizing.load import Speculate
 from localllm.core.speed.measured import MeasuredModel, Measurement
 from localllm.engine.builds.candidates import Candidate, RequestedEngine
 from localllm.engine.cpu_time import cpu_time, crowded
+from localllm.runtime.benchmark.stopwatch import Stopwatch, context_for
 from localllm.runtime.engine_rates import EngineRates, rates_of
 from localllm.runtime.load_policy import CHAT
 from localllm.runtime.local_machine import measured_machine

@@ -7,12 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from localllm.cli.stopwatch import (
-    Stopwatch,
-    Timed,
-    context_for,
-    rate_together,
-)
 from localllm.core.sizing.load import LoadSettings
 from localllm.engine.client.client import ProcessEngine
 from localllm.engine.cpu_time import CpuTime, cpu_time, crowded
@@ -26,6 +20,12 @@ from localllm.engine.messages import (
     Token,
 )
 from localllm.errors import GenerationFailed
+from localllm.runtime.benchmark.stopwatch import (
+    Stopwatch,
+    Timed,
+    context_for,
+    rate_together,
+)
 
 
 @dataclass
