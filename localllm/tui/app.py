@@ -31,6 +31,7 @@ from localllm.tui.widgets.status_line import is_small
 if TYPE_CHECKING:  # what the first picture does not need is imported after it
     from localllm.chat.conversation import Conversation
     from localllm.library.store.installed import InstalledModel
+    from localllm.tui.screens.chat.chat import ChatScreen
     from localllm.tui.services import AppServices
 
 _CLIENT_S = 60.0
@@ -78,6 +79,15 @@ class LocalLLMApp(App[None]):
             N_("All commands"),
             id="app.palette",
             tooltip=N_("Search everything that can be done here"),
+            show=False,
+            priority=True,
+        ),
+        Binding(
+            "ctrl+l",
+            "chats",
+            N_("Chats"),
+            id="app.chats",
+            tooltip=N_("Every chat that is kept: find, open, name, export, erase"),
             show=False,
             priority=True,
         ),
@@ -185,13 +195,30 @@ class LocalLLMApp(App[None]):
     ) -> None:
         """Go to the chat with this model, which is loaded if need be: to `conversation`, or to the
         one that was last had with it."""
+        before = self.current_mode
+        self.chat_screen().open_model(model, conversation, came_from=before)
+
+    def chat_screen(self) -> "ChatScreen":
+        """Go to the chat."""
         from localllm.tui.screens.chat.chat import ChatScreen  # nobody needs it before
 
-        before = self.current_mode
         self.go_to(CHAT)
         chat = self.screen_stack[0]
         assert isinstance(chat, ChatScreen)
-        chat.open_model(model, conversation, came_from=before)
+        return chat
+
+    def open_kept(self, conversation_id: str) -> None:
+        """Go to the chat, to a conversation that is kept."""
+        from localllm.tui.screens.history.opening import open_kept
+
+        self.run_worker(
+            open_kept(self, self.chat_screen, conversation_id), group="kept", exit_on_error=False
+        )
+
+    def action_chats(self) -> None:
+        from localllm.tui.screens.history.opening import open_chats
+
+        open_chats(self, self.chat_screen)
 
     def show_loaded(self) -> None:
         """Say in the status line which models are in memory."""

@@ -17,15 +17,22 @@ from localllm.library.encryption import key_store
 from localllm.library.encryption.key_store import KeyStore
 from localllm.library.encryption.passphrase import ScryptParameters
 from localllm.library.files.settings import load as load_settings
+from localllm.tui.screens.chat.chat import ChatScreen
 from localllm.tui.screens.dialog import Dialog
 from localllm.tui.screens.history.chats import ChatsResult, ChatsScreen
 from localllm.tui.screens.history.keep import KeepScreen
 from localllm.tui.screens.history.line_input import LineScreen
 from localllm.tui.screens.history.passphrase import PassphraseScreen
-from localllm.tui.widgets.history.chat_rows import row_text, rows_of
+from localllm.tui.widgets.history.chat_rows import ChatRows, row_text, rows_of
 from tests.chat.history.conversations import answer, conversation
 from tests.library.encryption.fake_keyring import FakeKeyring
-from tests.tui.actions import screen_text, wait_for_screen, wait_for_text, wait_until
+from tests.tui.actions import (
+    screen_text,
+    wait_for_fit,
+    wait_for_screen,
+    wait_for_text,
+    wait_until,
+)
 from tests.tui.fixtures import AppFixture
 
 DAY_S = 86_400.0
@@ -251,3 +258,39 @@ async def test_locked_chats_are_asked_for_at_the_start(
         await pilot.press("enter")
         await wait_until(pilot, lambda: app_fixture.conversations.is_on_disk)
         assert [each.title for each in app_fixture.conversations.list()] == ["Kept"]
+
+
+async def test_a_kept_chat_is_gone_on_with_also_from_the_list_beside_the_chat(
+    app_fixture: AppFixture, tmp_path: Path, keyring: FakeKeyring
+) -> None:
+    keys = KeyStore(tmp_path / "keys", keyring=keyring)
+    history = History(tmp_path / "chats", keys, choice=HistoryChoice.DISK)
+    history.start()
+    old = replace(conversation("Why is the sky blue?", "Because."), model="starter")
+    history.save(old)
+    history.save(conversation("Names of clouds", at_s=9))
+    app_fixture.conversations = history
+    async with app_fixture.app().run_test(size=(160, 40)) as pilot:
+        await wait_for_fit(pilot)
+        await pilot.press("ctrl+l")
+        await wait_for_text(pilot, "2 of 2")
+        await pilot.press("end", "enter")
+        await wait_for_screen(pilot, ChatScreen)
+        await wait_for_text(pilot, "Because.")
+        chat = pilot.app.screen
+        assert isinstance(chat, ChatScreen)
+        await wait_for_text(pilot, "2 chats, ")
+        assert await pilot.click(ChatRows, offset=(3, 1))
+        await wait_until(pilot, lambda: chat.conversation.messages[0].text == "Names of clouds")
+        await chat.workers.wait_for_complete()
+        chat.change_conversation(replace(old, title="Renamed"))
+        await pilot.press("ctrl+l")
+        await wait_for_text(pilot, "Renamed")
+        await pilot.press("end", "backspace")
+        await wait_for_screen(pilot, Dialog)
+        await pilot.press("enter")
+        await wait_for_text(pilot, "1 of 1")
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: chat.conversation.messages == ())
+        assert await asyncio.to_thread(history.flush)
+        assert [each.title for each in history.list()] == ["Names of clouds"]

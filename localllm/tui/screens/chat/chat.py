@@ -38,6 +38,8 @@ from localllm.tui.screens.chat_settings.window import SettingsColumn
 from localllm.tui.widgets.chat.attachments import LineClicked, QueuedQuestions
 from localllm.tui.widgets.chat.find_bar import FindBar
 from localllm.tui.widgets.chat.panel import ChatPanel
+from localllm.tui.widgets.history.chat_list import ChatListPanel
+from localllm.tui.widgets.history.chat_rows import ChatRows
 from localllm.tui.widgets.meter.panel import MeterPanel
 from localllm.tui.widgets.meter.title import ChatTitle
 from localllm.tui.widgets.prompt import (
@@ -55,6 +57,7 @@ LIST_COLUMNS: Final = 140
 """From this width on the list of chats is seen too."""
 
 METER: Final = "meter"
+CHATS: Final = "chats"
 WATCH_S = 1.0
 READINGS_S = 0.9
 """Seconds between two draws of the meter while an answer is written."""
@@ -67,7 +70,7 @@ class ChatScreen(ChatWindows):
     it, `change_settings` its settings."""
 
     PANELS: ClassVar[Panels] = ((METER, MeterPanel), (SETTINGS, SettingsColumn))
-    LEFT_PANELS: ClassVar[Panels] = ()
+    LEFT_PANELS: ClassVar[Panels] = ((CHATS, ChatListPanel),)
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "stop", N_("Stop"), id="chat.stop",
@@ -249,6 +252,11 @@ class ChatScreen(ChatWindows):
         except LocalLLMError as error:
             self.prompt_box.put_back(text)
             self.show_status(str(error))
+
+    @on(ChatRows.Chosen)
+    def _chat_chosen(self, event: ChatRows.Chosen) -> None:
+        event.stop()
+        self.frame.open_kept(event.hit.summary.id)
 
     @on(PromptChanged)
     def _prompt_changed(self, event: PromptChanged) -> None:

@@ -1,17 +1,27 @@
 """The history in the app: opened at the start, asked about once, and what the frame says of it."""
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, cast
 
+from textual.screen import Screen
 from textual.widgets import TextArea
 
+from localllm.chat.conversation import Conversation
 from localllm.chat.history.history import History, HistoryChoice
+from localllm.errors import LocalLLMError
 from localllm.translation import _, ngettext
 from localllm.tui.frame_state import FrameState
-from localllm.tui.screens.base import WorkScreen
+from localllm.tui.places import CHAT
+from localllm.tui.screens.base import Frame, PlaceScreen, WorkScreen
 
 if TYPE_CHECKING:
     from textual.app import App
+
+    from localllm.tui.screens.chat.chat import ChatScreen
+
+    GoToChat = Callable[[], ChatScreen]
 
 SUBJECT = "history"
 
@@ -40,6 +50,86 @@ async def _ask(screen: WorkScreen[None]) -> None:
     from localllm.tui.screens.history.keep import ask_how_to_keep
 
     await ask_how_to_keep(screen)
+
+
+def open_chats(app: "App[None]", go_to_chat: "GoToChat") -> None:
+    """Open the window with all chats over what is seen, and show what is chosen there."""
+    from localllm.tui.screens.chat.chat import ChatScreen
+    from localllm.tui.screens.history.chats import ChatsResult, ChatsScreen
+
+    screen = app.screen
+    if not isinstance(screen, WorkScreen) or screen.is_modal:
+        return
+    stack: list[Screen[object]] = []
+    with suppress(KeyError):  # nobody was there yet
+        stack = app.get_screen_stack(CHAT)
+    chat = next((each for each in stack if isinstance(each, ChatScreen)), None)
+
+    def closed(result: ChatsResult | None) -> None:
+        if result is None:
+            return
+        if chat is not None:
+            forget(chat, result.erased)
+        if result.conversation is not None:
+            show_conversation(app, go_to_chat, result.conversation)
+        elif result.is_new:
+            screen = go_to_chat()
+            if chat is not None:
+                screen.action_new()
+
+    screen.open(ChatsScreen("" if chat is None else chat.conversation.id), closed)
+
+
+def forget(chat: "ChatScreen", erased: frozenset[str]) -> None:
+    """Show none of the chats that were erased any more."""
+    latest = chat.session.latest
+    for model in [name for name, each in latest.items() if each.id in erased]:
+        del latest[model]
+    if chat.conversation.id in erased:
+        chat.run_worker(_begin_new(chat), group="new")
+
+
+async def _begin_new(chat: "ChatScreen") -> None:
+    await chat.action_new().wait()
+    chat.show_status(_("The chat is erased."))
+
+
+def show_conversation(app: "App[None]", go_to_chat: "GoToChat", conversation: Conversation) -> None:
+    """Go on with a conversation: with its model, or the one of the chat where it is not installed
+    any more."""
+    models = {each.name: each for each in cast("Frame", app).services.runtime.installed()}
+    before = app.current_mode
+    chat = go_to_chat()
+    model = models.get(conversation.model) or chat.model
+    if model is None and len(models) == 1:
+        (model,) = models.values()
+    if model is not None:
+        chat.open_model(model, conversation, came_from=before)
+        if model.name != conversation.model and conversation.model:
+            chat.show_status(
+                _("{model} is not installed; the next answer comes from {other}.").format(
+                    model=conversation.model, other=model.name
+                )
+            )
+    else:
+        app.run_worker(_show_without_model(chat, conversation), group="kept", exit_on_error=False)
+
+
+async def _show_without_model(chat: "ChatScreen", conversation: Conversation) -> None:
+    await chat.ready.wait()
+    chat.open_conversation(conversation)
+
+
+async def open_kept(app: "App[None]", go_to_chat: "GoToChat", conversation_id: str) -> None:
+    """Go on with a conversation that is kept."""
+    try:
+        history = cast("Frame", app).services.conversations
+        conversation = await asyncio.to_thread(history.open, conversation_id)
+    except LocalLLMError as error:
+        if isinstance(app.screen, PlaceScreen):
+            app.screen.show_status(str(error))
+        return
+    show_conversation(app, go_to_chat, conversation)
 
 
 async def open_history(screen: WorkScreen[None], frame: FrameState) -> None:

@@ -180,10 +180,10 @@ class ChatRows(ScrollView, can_focus=True):
         hit = self._rows[line].hit if 0 <= line < len(self._rows) else None
         if hit is None:
             return
-        if self.current is hit:
+        is_second = self.current is hit
+        self.move_to(hit.summary.id)
+        if is_second or not self.can_focus:
             self.action_choose()
-        else:
-            self.move_to(hit.summary.id)
 
     def on_focus(self) -> None:
         self.refresh()
