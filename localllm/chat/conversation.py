@@ -74,7 +74,8 @@ class ChatMessage:
 
     Of an answer: `model` is who wrote it, `remark` says why it broke off, `left_out` counts the
     earlier questions that did not fit into the context with it, and `warnings` are sentences about
-    what else was done to the conversation. `tool_call_id` belongs to the role TOOL.
+    what else was done to the conversation; of a question, about its passages. `tool_call_id`
+    belongs to the role TOOL.
     """
 
     id: str = field(default_factory=lambda: uuid4().hex)
@@ -131,9 +132,18 @@ class Conversation:
     @property
     def sources(self) -> tuple[Citation, ...]:
         """The passages that go with the last question of the branch that is shown."""
-        path = reversed(self.path())
-        question = next((each for each in path if each.role is Role.USER), None)
+        question = self._last_question()
         return () if question is None else question.citations
+
+    @property
+    def source_remarks(self) -> tuple[str, ...]:
+        """Sentences about how these passages were found."""
+        question = self._last_question()
+        return () if question is None else question.warnings
+
+    def _last_question(self) -> ChatMessage | None:
+        path = reversed(self.path())
+        return next((each for each in path if each.role is Role.USER), None)
 
     def versions(self, message_id: str) -> tuple[ChatMessage, ...]:
         """Return the message and its versions, in the order in which they were made."""

@@ -103,9 +103,8 @@ class Answering:
         answer_id = uuid4().hex
 
         def with_answer(ending: Ending | None = None, remark: str = "") -> Conversation:
-            message = builder.message(ending, remark)
-            cited = answer_sources(message.text, conversation.sources)
-            message = replace(message, id=answer_id, citations=cited)
+            message = with_sources(builder.message(ending, remark), conversation)
+            message = replace(message, id=answer_id)
             return conversation.with_message(message, after=conversation.leaf)
 
         self.growing = lambda: with_answer(Ending.BROKEN, _("localllm ended here"))
@@ -158,6 +157,15 @@ class Answering:
         if self.growing is not None and now_s - self._saved_s >= SAVE_S:
             self._saved_s = now_s
             self._save(self.growing())
+
+
+def with_sources(answer: ChatMessage, conversation: Conversation) -> ChatMessage:
+    """Give an answer the passages that it refers to, and what was said of how they were found."""
+    return replace(
+        answer,
+        citations=answer_sources(answer.text, conversation.sources),
+        warnings=(*conversation.source_remarks, *answer.warnings),
+    )
 
 
 def remark(failure: LocalLLMError | None) -> str:

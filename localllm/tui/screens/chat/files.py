@@ -98,11 +98,12 @@ class ChatFiles(ConversationActions):
 
     async def find_sources(
         self, text: str, attachments: tuple[Attachment, ...]
-    ) -> tuple[Citation, ...]:
-        """Find the passages that go with a question, in the collections of this conversation."""
+    ) -> tuple[tuple[Citation, ...], tuple[str, ...]]:
+        """Find the passages that go with a question, in the collections of this conversation, with
+        sentences about them."""
         names = self.conversation.settings.collections
         if not names or self.resident is None or not text:
-            return ()
+            return (), ()
         self.show_status(_("looking through your documents…"))
         attached = sum(each.tokens or 0 for each in attachments)
         try:
@@ -115,10 +116,9 @@ class ChatFiles(ConversationActions):
                 max_tokens=self.conversation.settings.max_tokens,
             )
         except LocalLLMError as error:
-            self.show_status(str(error))
-            return ()
-        self.show_status(" ".join(found.remarks))
-        return found.sources
+            return (), (str(error),)
+        self.show_status("")
+        return found.sources, found.remarks
 
     @work(exclusive=True, group="documents", exit_on_error=False)
     async def action_documents(self) -> None:

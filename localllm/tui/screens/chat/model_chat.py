@@ -249,11 +249,13 @@ class ModelChat(PlaceScreen):
             fitted = await self._fitted(text, attachments)
         except LocalLLMError:
             fitted = attachments  # the engine is gone: the answer says so
+        sources, remarks = await self.find_sources(text, fitted)
         question = ChatMessage(
             role=Role.USER,
             text=text,
             attachments=fitted,
-            citations=await self.find_sources(text, fitted),
+            citations=sources,
+            warnings=remarks,
             created_s=time.time(),
         )
         conversation = self.session.with_question(question)
@@ -270,9 +272,9 @@ class ModelChat(PlaceScreen):
 
     async def find_sources(
         self, text: str, attachments: tuple[Attachment, ...]
-    ) -> tuple[Citation, ...]:
-        """Find the passages of documents that go with a question."""
-        return ()
+    ) -> tuple[tuple[Citation, ...], tuple[str, ...]]:
+        """Find the passages of documents that go with a question, with sentences about them."""
+        return (), ()
 
     async def _fitted(
         self, text: str, attachments: tuple[Attachment, ...]
