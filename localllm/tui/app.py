@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -18,6 +19,7 @@ from textual.theme import Theme
 
 from localllm.core.units import format_bytes
 from localllm.errors import LocalLLMError, UsageError
+from localllm.library.http.hosts import is_loopback
 from localllm.translation import N_, _, ngettext
 from localllm.tui.frame_state import FrameState
 from localllm.tui.places import CHAT, HOME, PLACES
@@ -153,6 +155,7 @@ class LocalLLMApp(App[None]):
             self.exit()
             return
         self.watch_downloads()
+        self.services.ledger.listen(lambda: self.call_later(self.show_network))
         await self._open_history()
 
     async def _open_history(self) -> None:
@@ -254,6 +257,26 @@ class LocalLLMApp(App[None]):
         frame.set_loss("serve", cut.format(count=running) if running else "")
 
     # --- downloads ---
+
+    def show_network(self) -> None:
+        """Show who is asked now, in the frame of every place, as the ledger counts it."""
+        ledger, frame = self.services.ledger, self.frame_state
+        if self.services.downloads.active:
+            return  # they show their own host and rate
+        activity, truth = ledger.activity(), frame.truth
+        asked = (
+            each.host
+            for each in reversed(ledger.connections())
+            if each.bytes_out and not is_loopback(each.host)
+        )
+        frame.set_truth(
+            replace(
+                truth,
+                host=activity.host or "",
+                bytes_per_s=(activity.rate_bytes_per_s or None) if activity.host else None,
+                asked=tuple(dict.fromkeys((*truth.asked, *asked))),
+            )
+        )
 
     def watch_downloads(self) -> None:
         """Show in the frame of every place what downloads, and find what was stopped before."""

@@ -1,5 +1,6 @@
 """The settings place: settings changed in place, the privacy page, what is erased and what not."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -153,6 +154,10 @@ async def test_a_setting_is_changed_and_the_network_switched_off_at_once(  # noq
         await pilot.press("f9")
         await wait_for_screen(pilot, SettingsScreen)
         await wait_for_text(pilot, "threads")
+        exchange = app_fixture.ledger.begin(HOST, Purpose.SEARCH)
+        await wait_for_text(pilot, f"● {HOST}")
+        await asyncio.to_thread(exchange.end)
+        await wait_until(pilot, lambda: "●" not in screen_text(app))
         screen = app.screen
         assert isinstance(screen, SettingsScreen)
         screen.rows.move_to("threads")

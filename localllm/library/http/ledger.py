@@ -76,11 +76,11 @@ class NetworkLedger:
         self._active: dict[str, str] = {}
         self._buckets: deque[tuple[float, int]] = deque()
         self._sent_bytes = self._received_bytes = 0
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: list[Callable[[], object]] = []
         self._written_at = self._notified_at = float("-inf")
 
     @contextlib.contextmanager
-    def listening(self, changed: Callable[[], None]) -> Iterator[None]:
+    def listening(self, changed: Callable[[], object]) -> Iterator[None]:
         """Call `changed` while the block runs, in whatever thread makes a request."""
         self.listen(changed)
         try:
@@ -88,13 +88,13 @@ class NetworkLedger:
         finally:
             self.unlisten(changed)
 
-    def listen(self, changed: Callable[[], None]) -> None:
+    def listen(self, changed: Callable[[], object]) -> None:
         """Call `changed` when a request begins or ends, and from time to time while bytes come; in
         the thread that makes the request."""
         with self._lock:
             self._listeners.append(changed)
 
-    def unlisten(self, changed: Callable[[], None]) -> None:
+    def unlisten(self, changed: Callable[[], object]) -> None:
         """Call it no more."""
         with self._lock, contextlib.suppress(ValueError):
             self._listeners.remove(changed)
