@@ -173,7 +173,7 @@ async def test_what_was_downloaded_is_in_the_list_and_enter_runs_it(
         await wait_for_text(pilot, "The sha256 is that of the Hub.")
         await accept(pilot)
         await wait_for_screen(pilot, ChatScreen)
-        await pilot.press("ctrl+o")
+        await pilot.press("f3")
         await wait_for_screen(pilot, HomeScreen)
         await wait_until(pilot, lambda: len(app.screen.query("ModelRow")) == 2)
 

@@ -204,6 +204,8 @@ def _verdict_cells(
     yield Piece(text=_fit(f"{sign} {_gib(size.total_bytes)}", columns.need, right=True), tone=tone)
     if not size.fits:
         lacking = _("{size} too big").format(size=_gib(size.lacking_bytes))
+        if cell_len(lacking) >= rest:
+            lacking = f"+{_gib(size.lacking_bytes)} G"
         yield Piece(text=_fit(f" {lacking}", rest), tone=Tone.BAD)
         return
     speed = rate_text(rate) if rate is not None else ""
