@@ -149,9 +149,7 @@ class ModelList(Vertical):
         yield ModelRows(id="models")
         with Vertical(id="no-models"):
             yield Static(_("No model is installed yet."), classes="strong")
-            yield Static(
-                _("⏎  gets the model under the cursor below: it says where from, and asks first")
-            )
+            yield Static(_("⏎  gets the model under the cursor: says where from, asks first"))
             yield Static(_("i  uses a GGUF file of this disk or of a stick, without the network"))
             yield Static(Content(), id="starter-hint")
 
@@ -191,7 +189,7 @@ class ModelList(Vertical):
     def _show_starter_hint(self) -> None:
         from localllm.library.store import starter
 
-        hint = _("To try the app without a download there is a toy model as a package: {command}")
+        hint = _("A toy to try the app with: {command}")
         self.query_one("#starter-hint", Static).update(
             Content(hint.format(command=starter.INSTALL))
         )
