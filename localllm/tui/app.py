@@ -338,8 +338,11 @@ class LocalLLMApp(App[None]):
         """Make every key of the screen a command of the palette."""
         for binding, node, enabled in shown_bindings(screen):
             if binding.id not in {None, "app.palette"} and enabled:
+                title = _(binding.description)
+                if binding.action.startswith("go_to("):  # a chat has settings too
+                    title = _("Go to {place}").format(place=title)
                 yield SystemCommand(
-                    _(binding.description),
+                    title,
                     _(binding.tooltip),
                     partial(self.run_action, binding.action, node),
                 )

@@ -153,7 +153,7 @@ async def test_a_place_keeps_its_windows_while_one_is_elsewhere(app_fixture: App
 
 async def test_what_goes_on_and_what_is_sent_is_in_sight(app_fixture: AppFixture) -> None:
     app = app_fixture.app()
-    async with app.run_test(size=(100, 30)) as pilot:
+    async with app.run_test(size=(140, 30)) as pilot:
         await wait_for_text(pilot, "○ nothing sent")
         await wait_for_text(pilot, "nothing loaded")
         with app.frame_state.asking("hub.example"):

@@ -69,7 +69,7 @@ def header_pieces(
         for truth in written:
             left = [Piece(text=f" {brand}", role=Role.BRAND, place=HOME)]
             middle = tuple(_places(shown, current))
-            used = _width(left) + wanted + _width(middle) + cell_len(truth) + 3
+            used = _width(left) + wanted + _width(middle) + cell_len(truth) + 2
             if used <= width:
                 return _line(width, left, subject, middle, truth)
     truth = truths[-1]
