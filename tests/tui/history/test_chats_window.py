@@ -182,7 +182,7 @@ async def test_the_choice_is_made_once_with_the_keyring_or_a_passphrase(
     assert "in memory only" in screen_text(pilot.app)
     await pilot.press("w")
     await wait_for_screen(pilot, KeepScreen)
-    assert "Keep them, encrypted" in screen_text(pilot.app)
+    await wait_for_text(pilot, "▌Keep them, encrypted")
     await pilot.press("enter", "p")  # typed before anybody could read it
     await wait_until(pilot, lambda: not pilot.app.screen.query_one(OptionList).disabled)
     await pilot.press("enter")

@@ -81,7 +81,7 @@ class KeepScreen(ModalScreen[KeepAnswer | None]):
             yield OptionList(*map(self._option, _ORDER), id="keep")
 
     @staticmethod
-    def _option(choice: HistoryChoice) -> Option:
+    def _option(choice: HistoryChoice, *, is_current: bool = False) -> Option:
         names = {
             HistoryChoice.DISK: (
                 _("Keep them, encrypted"),
@@ -94,7 +94,15 @@ class KeepScreen(ModalScreen[KeepAnswer | None]):
             HistoryChoice.OFF: (_("Not at all"), _("gone with every new chat")),
         }
         name, meaning = names[choice]
-        return Option(Content.assemble((name, "bold"), f"\n  {meaning}"), id=choice.value)
+        mark = "▌" if is_current else " "  # a sign, where there are no colours
+        prompt = Content.assemble(mark, (name, "bold"), f"\n{mark}  {meaning}")
+        return Option(prompt, id=choice.value)
+
+    @on(OptionList.OptionHighlighted)
+    def _highlighted(self, event: OptionList.OptionHighlighted) -> None:
+        for choice in _ORDER:
+            option = self._option(choice, is_current=choice.value == event.option_id)
+            event.option_list.replace_option_prompt(choice.value, option.prompt)
 
     @on(OptionList.OptionSelected)
     def _selected(self, event: OptionList.OptionSelected) -> None:
