@@ -27,8 +27,9 @@ from localllm.core.sizing.placement import (
 )
 from localllm.errors import GgufError, UsageError
 
-_MAX_SPECS = 64
-"""Headers that are kept: those of 900 quants would take 150 MB."""
+_MAX_SPECS = 160
+"""Headers that are kept: one for each model of a list that is sized again and again. Those of the
+catalogue's 900 quants would take 150 MB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

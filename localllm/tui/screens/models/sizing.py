@@ -29,8 +29,8 @@ CONTEXTS: Final = tuple(2**n for n in range(10, 19))
 PEOPLE: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 KV_TYPES: Final = (KvType.F16, KvType.Q8_0, KvType.Q4_0)
 
-_CHUNK: Final = 32
-"""Rows that are sized in one go: some tens of milliseconds."""
+_CHUNK: Final = 8
+"""Rows that are sized in one go: some milliseconds, so that bars begin to move at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
