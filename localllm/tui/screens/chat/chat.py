@@ -253,6 +253,11 @@ class ChatScreen(ChatWindows):
             self.prompt_box.put_back(text)
             self.show_status(str(error))
 
+    def read_chats(self) -> None:
+        """Read the list at the left again: chats were named, erased, kept in another way."""
+        for panel in self.query(ChatListPanel):
+            panel.conversation_changed(self.conversation)
+
     @on(ChatRows.Chosen)
     def _chat_chosen(self, event: ChatRows.Chosen) -> None:
         event.stop()

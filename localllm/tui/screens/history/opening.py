@@ -47,9 +47,12 @@ def watch_history(app: "App[None]", history: History, frame: FrameState) -> None
 
 
 async def _ask(screen: WorkScreen[None]) -> None:
+    from localllm.tui.screens.chat.chat import ChatScreen
     from localllm.tui.screens.history.keep import ask_how_to_keep
 
     await ask_how_to_keep(screen)
+    if isinstance(screen, ChatScreen):
+        screen.read_chats()
 
 
 def open_chats(app: "App[None]", go_to_chat: "GoToChat") -> None:
@@ -70,6 +73,7 @@ def open_chats(app: "App[None]", go_to_chat: "GoToChat") -> None:
             return
         if chat is not None:
             forget(chat, result.erased)
+            chat.read_chats()
         if result.conversation is not None:
             show_conversation(app, go_to_chat, result.conversation)
         elif result.is_new:
