@@ -158,7 +158,7 @@ def run_rate(size: str, turns: int, tokens: int) -> float:
              "--temperature", "0", "--stats"],
             Path(folder) / "run",
         )  # fmt: skip
-    found = _DECODE.search(" ".join(screen.split()))
+    found = _DECODE.search(screen.replace("\n", ""))  # a narrow terminal breaks the line
     if found is None:
         raise SystemExit(f"run did not tell its rate:\n{screen}")
     return float(found[1])

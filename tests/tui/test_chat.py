@@ -4,10 +4,11 @@ import asyncio
 from functools import partial
 
 import pytest
+from textual import events
 
 from localllm.chat.conversation import Attachment, Ending
 from localllm.engine.messages import Message, Overflow, Role
-from localllm.errors import GenerationFailed
+from localllm.errors import ContextOverflow, GenerationFailed
 from localllm.tui.screens.chat.branches import BranchScreen
 from localllm.tui.screens.chat.chat import ChatScreen
 from localllm.tui.screens.dialog import Dialog
@@ -280,14 +281,54 @@ async def test_a_text_is_found_and_gone_through(app_fixture: AppFixture) -> None
         assert chat_screen(app).query_one(Prompt).text == "q"
 
 
+async def test_a_question_that_does_not_fit_offers_a_larger_context(
+    app_fixture: AppFixture,
+) -> None:
+    app_fixture.script.generate_error = ContextOverflow("5000 tokens do not fit")
+    app = app_fixture.app()
+    async with app.run_test() as pilot:
+        await open_chat(pilot)
+        screen = chat_screen(app)
+        screen.send("word " * 1000)
+        await wait_for_screen(pilot, Dialog)
+        assert "8,192 tokens" in screen_text(app)
+        app_fixture.script.generate_error = None
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: texts(screen)[1:] == ["Hello, world."])
+        assert screen.conversation.settings.context == 8192
+        assert app_fixture.script.loads[-1].settings.context == 8192
+
+
+async def test_any_size_while_it_answers_and_the_numbers_after_reopening(
+    app_fixture: AppFixture,
+) -> None:
+    app = app_fixture.app()
+    async with app.run_test(size=(120, 40)) as pilot:
+        gate = await begin_answer(app_fixture, pilot, "hi there")
+        screen = chat_screen(app)
+        assert screen.has_class("-with-panel")
+        for size in ((40, 40), (10, 5), (200, 60), (51, 8), (100, 30)):
+            await pilot.resize_terminal(*size)
+            await pilot.pause()
+        for _ in app_fixture.script.tokens:
+            gate.release()
+        await wait_until(pilot, lambda: not screen.answering)
+        used = screen.meter_log.readings().context_used
+        assert used == 2 + 4
+        kept = screen.conversation
+        await pilot.press("ctrl+n")
+        await wait_until(pilot, lambda: screen.conversation.id != kept.id)
+        assert screen.meter_log.readings().context_used == 0
+        screen.open_conversation(kept)
+        assert screen.meter_log.readings().context_used == used
+
+
 async def test_a_pasted_megabyte_is_one_line_and_is_counted(app_fixture: AppFixture) -> None:
     app = app_fixture.app()
     async with app.run_test() as pilot:
         await open_chat(pilot)
         screen = chat_screen(app)
-        screen.prompt_box.attach(
-            Attachment(name="pasted text", media_type="text/plain", text="word " * 100_000)
-        )
+        app.post_message(events.Paste("word " * 100_000))
         await wait_for_text(pilot, "488 KiB · 500,000 tokens")
         await pilot.press("backspace")  # in the empty prompt it takes the last one away
         await wait_until(pilot, lambda: screen.prompt_box.attachments == ())

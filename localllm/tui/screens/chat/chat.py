@@ -149,7 +149,7 @@ class ChatScreen(ChatWindows):
         self._panel, self._panel_wanted = name, wanted
         for panel in self.query("#chat-right > ChatPanel"):
             panel.display = panel.id == f"panel-{name}"
-        self._arrange(self.size.width)
+        self._arrange(self.size.width or self.app.size.width)
 
     def hide_settings(self) -> None:
         """Show the meter again, where there is room for it."""

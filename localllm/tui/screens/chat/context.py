@@ -3,7 +3,7 @@ not fit."""
 
 from dataclasses import dataclass, replace
 
-from localllm.chat.attachments.fitting import count_conversation
+from localllm.chat.attachments.fitting import count_conversation, count_text, tokenizer_of
 from localllm.chat.conversation import Conversation
 from localllm.chat.settings import ChatSettings
 from localllm.core.sizing.load import KvType
@@ -56,10 +56,15 @@ async def larger_context(
     """Find the smallest context, doubled again and again, that holds the conversation and fits
     into memory when the model is loaded anew; None when it cannot be counted."""
     name = resident.model.name
+    question = _up_to_question(conversation)
     try:
-        tokens = await count_conversation(runtime, name, _up_to_question(conversation))
-    except LocalLLMError:
-        return None
+        tokens = await count_conversation(runtime, name, question)
+    except LocalLLMError:  # the template refuses it, or its length: then the question alone
+        try:
+            text = question.path()[-1].text
+            tokens = (await count_text(text, tokenizer_of(runtime, name))).tokens
+        except LocalLLMError:
+            return None
     choice, context = load_choice(conversation.settings), resident.loaded.context
     offer = ContextOffer(tokens=tokens)
     while context < tokens * ROOM_FOR_ANSWER:

@@ -10,7 +10,6 @@ from typing import ClassVar
 
 from textual import work
 from textual.binding import BindingType
-from textual.reactive import reactive
 from textual.worker import WorkerError
 
 from localllm.chat.attachments.fitting import attachment_room, fit_attachments, tokenizer_of
@@ -24,9 +23,8 @@ from localllm.engine.messages import Role, Thinking, Tool
 from localllm.errors import ContextOverflow, EngineCrashed, LocalLLMError, NotFound
 from localllm.library.store.installed import InstalledModel
 from localllm.runtime.runtime import ResidentModel
-from localllm.translation import _, ngettext
+from localllm.translation import _
 from localllm.tui.places import HOME
-from localllm.tui.screens.base import PlaceScreen
 from localllm.tui.screens.chat.answering import Answered, Answering, GoingOn
 from localllm.tui.screens.chat.context import (
     differs,
@@ -34,6 +32,7 @@ from localllm.tui.screens.chat.context import (
     load_choice,
     too_long_dialog,
 )
+from localllm.tui.screens.chat.counting import CountingChat
 from localllm.tui.screens.chat.loading import LoadScreen
 from localllm.tui.screens.chat.machine_load import LoadWatch
 from localllm.tui.screens.chat.session import ChatSession, Draft
@@ -43,30 +42,24 @@ from localllm.tui.widgets.chat.attachments import QueuedQuestions
 from localllm.tui.widgets.meter.readings import MeterLog
 from localllm.tui.widgets.prompt import PromptBox
 
-COUNT_DELAY_S = 0.6
-"""A pause in typing after which the question is counted."""
-COUNT_FROM_CHARS = 80
-"""A shorter question is not counted: its number says nothing."""
 SILENT_S = 4.0
 """An engine that works reports every second; after so many without a sign, that is said."""
 
 
-class ModelChat(PlaceScreen):
+class ModelChat(CountingChat):
     """A conversation and its model. A subclass shows what changes (`conversation_shown`,
     `resident_shown`)."""
 
     BINDINGS: ClassVar[list[BindingType]] = []
-    answering: reactive[bool] = reactive(False, bindings=True)
 
     def __init__(self) -> None:
         super().__init__()
         self.session = ChatSession()
-        self.model: InstalledModel | None = None
-        self.resident: ResidentModel | None = None
         self.ready = asyncio.Event()
         self._opening = False
         self._engine_ended = False
         self._stopping = False
+        self._silence_noted = False
         self._loaded_for: tuple[int | None, str | None] = (None, None)
 
     def set_up(self) -> None:
@@ -82,7 +75,7 @@ class ModelChat(PlaceScreen):
             show=self.change_conversation,
         )
         self.transcript.drawn = self.drawn
-        self._load_watch = LoadWatch(self.services.read_load)
+        self.load_watch = LoadWatch(self.services.read_load)
 
     @property
     def conversation(self) -> Conversation:
@@ -189,7 +182,7 @@ class ModelChat(PlaceScreen):
 
     async def reload(self) -> bool:
         """Load the model anew, as the settings of the conversation have it; False when it cannot
-        be, and then it is loaded as it was. Only in a worker."""
+        be, and then it is loaded as it was. Only in a worker, and not in that of the answer."""
         await self.end_answer()
         return await self._load_anew()
 
@@ -480,7 +473,11 @@ class ModelChat(PlaceScreen):
         if self.answering:
             self.transcript.tick()
             silent_s = self.runtime.silent_s(name)
-            if silent_s >= SILENT_S and self.answers.request_id:
+            if silent_s < SILENT_S and self._silence_noted:
+                self._silence_noted = False
+                self.transcript.note("")
+            elif silent_s >= SILENT_S and self.answers.request_id:
+                self._silence_noted = True
                 words = _("the engine gives no sign of life for {seconds:.0f} s; 15 s end it")
                 self.transcript.note(words.format(seconds=silent_s))
             return
@@ -524,75 +521,4 @@ class ModelChat(PlaceScreen):
             return
         settings = replace(self.conversation.settings, context=offer.context)
         self.change_conversation(replace(self.conversation, settings=settings))
-        if await self.reload() and self.draft:
-            self.prompt_box.send()
-
-    @work(exclusive=True, group="count", exit_on_error=False)
-    async def count_conversation(self) -> None:
-        """Count a conversation that was opened, where its last answer has no numbers."""
-        path = self.conversation.path()
-        if self.resident is None or not path or path[-1].stats is not None:
-            return
-        from localllm.chat.attachments.fitting import count_conversation
-
-        conversation, name = self.conversation, self.resident.model.name
-        if conversation.message(path[-1].id).role is not Role.USER:
-            last = ChatMessage(role=Role.USER, text="?")
-            conversation = conversation.with_message(last, after=conversation.leaf)
-        with suppress(LocalLLMError):
-            self.meter_log.counted(await count_conversation(self.runtime, name, conversation))
-            self.conversation_shown()
-
-    @work(exclusive=True, group="count-question", exit_on_error=False)
-    async def count_question(self) -> None:
-        """Count the question that is typed, after a pause, and show what it leaves of the room."""
-        text, attachments = self.prompt_box.text, self.prompt_box.attachments
-        if (
-            (len(text) < COUNT_FROM_CHARS and not attachments)
-            or self.model is None
-            or self.resident is None
-        ):
-            self.prompt_box.show_count("")
-            return
-        await asyncio.sleep(COUNT_DELAY_S)
-        if self.answering:  # it would take time from the answer
-            return
-        tokenize = tokenizer_of(self.runtime, self.model.name)
-        with suppress(LocalLLMError):
-            counted = await self._counted(attachments)
-            self.prompt_box.set_attachments(counted)
-            tokens = len(await tokenize(text)) if text else 0
-            tokens += sum(each.tokens or 0 for each in counted)
-            used = self.meter_log.readings().context_used or 0
-            left = self.resident.loaded.context - used - tokens
-            words = ngettext("{count} token", "{count} tokens", tokens)
-            room = _("{left} left") if left >= 0 else _("{left} too many")
-            count = words.format(count=f"{tokens:,}")
-            self.prompt_box.show_count(f"{count} · {room.format(left=f'{abs(left):,}')}")
-
-    async def _counted(self, attachments: tuple[Attachment, ...]) -> tuple[Attachment, ...]:
-        from localllm.chat.attachments.fitting import count_attachment, count_image
-
-        assert self.model is not None
-        tokenize = tokenizer_of(self.runtime, self.model.name)
-        counted: list[Attachment] = []
-        for each in attachments:
-            if each.tokens is not None:
-                counted.append(each)
-            elif each.data:
-                counted.append(await count_image(self.runtime, self.model.name, each))
-            else:
-                counted.append(await count_attachment(each, tokenize))
-        return tuple(counted)
-
-    # --- how busy the machine is ---
-
-    def watch_load(self) -> None:
-        """Look how busy the machine is, now and then while an answer is written."""
-        if self._load_watch.due():
-            self.read_load()
-
-    @work(exclusive=True, group="load-watch", exit_on_error=False)
-    async def read_load(self) -> None:
-        gpu = self.resident is not None and self.resident.loaded.gpu_layers > 0
-        self.meter_log.load = await asyncio.to_thread(self._load_watch.read, gpu=gpu)
+        self.prompt_box.send()  # which loads the model as it is set now

@@ -163,7 +163,7 @@ class MeterPanel(ChatPanel):
         yield Content(bar(share, width)).stylize(self._style("warning" if share > BUSY else "rate"))
         left = got.questions_left
         if left == 0:
-            yield self._warning(_("full: the oldest questions are left out"))
+            yield self._warning(_("nearly full: the oldest are left out next"))
         elif left is not None:
             words = ngettext(
                 "full in about {count} question", "full in about {count} questions", left
