@@ -223,7 +223,8 @@ class DownloadScreen(WorkScreen[DownloadResult], ModalScreen[DownloadResult]):
         elif preview.refusal is not None:
             self._go(Phase.FAILED, preview.refusal)
         else:
-            self._go(Phase.OFFERED, _before(preview, self._offer.request.size_bytes))
+            asked = bool(self.frame.frame_state.truth.asked)
+            self._go(Phase.OFFERED, _before(preview, self._offer.request.size_bytes, asked=asked))
 
     def _begin(self) -> None:
         self._number = self._downloads.add(self._offer.request).number
@@ -399,12 +400,17 @@ class DownloadScreen(WorkScreen[DownloadResult], ModalScreen[DownloadResult]):
             )
 
 
-def _before(preview: DownloadPreview, size_bytes: int) -> str:
+def _before(preview: DownloadPreview, size_bytes: int, *, asked: bool) -> str:
     if preview.free_bytes is not None and preview.free_bytes < size_bytes:
         return _("There is room for {free} only: free {missing} first.").format(
             free=format_bytes(preview.free_bytes),
             missing=format_bytes(size_bytes - preview.free_bytes),
         )
+    if asked:  # something was sent, but not for this
+        return _(
+            "Nothing was sent for this file yet. A download asks {host} and its servers for it; you"
+            " can chat meanwhile."
+        ).format(host=preview.host)
     return _(
         "Nothing was sent yet. A download asks {host} and its servers for the file; you can chat"
         " meanwhile."
