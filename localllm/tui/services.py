@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from localllm.chat.history.history import History
 from localllm.core.catalogue.catalogue import Entry
 from localllm.core.hardware import HardwareInfo
+from localllm.core.speed.estimate import Estimate
 from localllm.library.files import paths
 from localllm.library.files.catalogue_file import read_catalogue
 from localllm.library.files.settings import Settings
@@ -24,7 +25,7 @@ from localllm.machine.readings import Readings, read_machine
 from localllm.runtime.load_policy import CHAT
 from localllm.runtime.model_pool.pool import ModelPool
 from localllm.runtime.model_pool.pool_model import FOREVER, OnDemand, PoolModels
-from localllm.runtime.runtime import Runtime
+from localllm.runtime.runtime import ResidentModel, Runtime
 from localllm.runtime.suggest import SuggestionPreferences, Suggestions, suggestions
 from localllm.server.local.app_server import AppServer
 from localllm.translation import _, set_language
@@ -34,6 +35,9 @@ from localllm.tui.frame_state import FrameState
 if TYPE_CHECKING:  # imported when somebody uses documents
     from localllm.chat.documents.service import Documents
     from localllm.library.encryption.key_store import KeyStore
+
+Expect = Callable[[HardwareInfo, ResidentModel], Estimate]
+"""Estimate the tokens/s of a model in memory. Blocks; raises LocalLLMError."""
 
 Suggest = Callable[
     [HardwareInfo, tuple[InstalledModel, ...], SuggestionPreferences | None], Suggestions
@@ -50,7 +54,8 @@ class AppServices:
     that can be had (both block), `read_machine` looks at memory, disk, temperature and battery.
     `clock` gives seconds, monotonic. `frame` is what the header and the status line show.
     `read_load` tells how busy the machine is and gets whether the GPU is asked; None: this
-    machine's. `conversations` are kept as the person chose.
+    machine's; `expect` likewise how fast it should write. `conversations` are kept as the person
+    chose.
     `collections_dir` is where collections of documents are kept then. `ledger` knows what was sent.
     """
 
@@ -66,6 +71,7 @@ class AppServices:
     clock: Callable[[], float] = time.monotonic
     frame: FrameState = field(default_factory=FrameState)
     read_load: Callable[[bool], SystemLoad] | None = None
+    expect: Expect | None = None
     conversations: History = field(default_factory=History.in_memory)
     collections_dir: Path = field(default_factory=paths.collections_dir)
     ledger: NetworkLedger = field(default_factory=process_ledger)

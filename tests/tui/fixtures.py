@@ -7,6 +7,7 @@ from pathlib import Path
 from localllm.chat.history.history import History
 from localllm.core.catalogue.catalogue import Entry
 from localllm.core.hardware import Cpu, EngineBuild, HardwareInfo, Memory, NetworkAccess
+from localllm.core.speed.estimate import Estimate
 from localllm.engine.fake import FakeEngine, Script
 from localllm.library.files.catalogue_file import read_catalogue
 from localllm.library.files.settings import Settings
@@ -110,6 +111,7 @@ class AppFixture:
                 catalogue=lambda: entries_called(self.catalogue),
                 clock=self.clock,
                 read_load=lambda _gpu: SystemLoad(cpu=0.97),
+                expect=lambda _hardware, _resident: Estimate(low=4, likely=6, high=9),
                 read_machine=lambda: self.readings,
                 frame=frame,
                 conversations=self.conversations,

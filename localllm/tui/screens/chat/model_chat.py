@@ -175,10 +175,11 @@ class ModelChat(CountingChat):
         """Work out what this machine should do with the model, for the meter to compare."""
         from localllm.runtime.local_machine import expected_rate
 
+        expect = self.services.expect or expected_rate
         self.meter_log.expected = None
         hardware = await self.runtime.hardware()
         with suppress(LocalLLMError):
-            self.meter_log.expected = await asyncio.to_thread(expected_rate, hardware, resident)
+            self.meter_log.expected = await asyncio.to_thread(expect, hardware, resident)
 
     async def reload(self) -> bool:
         """Load the model anew, as the settings of the conversation have it; False when it cannot
