@@ -136,7 +136,8 @@ class LocalLLMApp(App[None]):
         self.theme_changed_signal.subscribe(self, self.keep_theme)
         self.app_resume_signal.subscribe(self, self._draw_all)
         self.screen_change_signal.subscribe(self, self._give_hints)
-        for name in ("SIGHUP", "SIGTERM"):
+        # Without a terminal (a test) SIGTERM is left to who runs it.
+        for name in ("SIGHUP",) if self.is_headless else ("SIGHUP", "SIGTERM"):
             if (number := getattr(signal, name, None)) is not None:
                 with suppress(NotImplementedError, RuntimeError):  # Windows; not the main thread
                     asyncio.get_running_loop().add_signal_handler(number, self._end_by_signal)
