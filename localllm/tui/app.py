@@ -190,6 +190,9 @@ class LocalLLMApp(App[None]):
     def go_to(self, place: str) -> None:
         """Show a place; the one that is left goes on with what it does."""
         self.switch_mode(place)
+        for screen in self._background_screens:  # Textual lays out only the window over them
+            if screen.size != self.size:
+                screen._screen_resized(self.size)
 
     def action_go_to(self, place: str) -> None:
         self.go_to(place)
@@ -320,6 +323,7 @@ class LocalLLMApp(App[None]):
 
             chats = opening.loss(self._services.conversations)
             self.frame_state.set_loss(opening.SUBJECT, chats)
+            self.frame_state.set_loss("typed", opening.loss_of_typed(self))
         losses = tuple(self.frame_state.losses.values())
         if not losses or isinstance(self.screen, QuitDialog):
             self.exit()

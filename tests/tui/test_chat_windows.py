@@ -1,11 +1,12 @@
 """What the chat opens: commands, settings, tokens, tools; in the app as it is."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from textual.widgets import TextArea
 
-from localllm.chat.conversation import Ending
+from localllm.chat.conversation import Attachment, Ending
 from localllm.chat.presets import PresetStore
 from localllm.chat.prompts import PromptLibrary
 from localllm.chat.settings import ChatSettings
@@ -14,10 +15,12 @@ from localllm.tui.screens.chat.chat import ChatScreen
 from localllm.tui.screens.chat_settings.choice_window import ChoiceWindow
 from localllm.tui.screens.chat_settings.text_window import NoteWindow, TextWindow
 from localllm.tui.screens.chat_settings.window import ChatSettingsWindow, SettingsColumn
-from localllm.tui.screens.dialog import Dialog
+from localllm.tui.screens.dialog import Dialog, QuitDialog
 from localllm.tui.screens.duel.duel import DuelScreen
 from localllm.tui.screens.tokens.tokens import TokensScreen
+from localllm.tui.widgets.prompt import Prompt
 from tests.tui.actions import (
+    begin_answer,
     chat_screen,
     open_chat,
     screen_text,
@@ -223,3 +226,61 @@ async def test_a_duel_is_opened_and_its_winner_goes_on_in_the_chat(
         assert [each.text for each in screen.conversation.path()] == ["Who?", "Hello, world."]
         assert screen.model is not None
         assert screen.conversation.model == screen.model.name
+
+
+async def test_nothing_that_was_typed_is_lost_while_it_answers(app_fixture: AppFixture) -> None:
+    app = app_fixture.app()
+    async with app.run_test(size=(100, 30)) as pilot:
+        await begin_answer(app_fixture, pilot, "hi")
+        chat = chat_screen(app)
+        prompt = chat.query_one(Prompt)
+        await send_question(pilot, "queued")
+        prompt.insert("draft")
+        chat.unqueue(0)  # a click on it
+        assert prompt.text == "queued\ndraft"
+        prompt.text = "queued"
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: bool(chat.session.queue))
+        chat.keep_settings(replace(chat.conversation.settings, max_tokens=7))  # while it answers
+        first = chat.conversation
+        prompt.insert("draft")
+        await pilot.press("ctrl+n")
+        await wait_until(pilot, lambda: chat.conversation.id != first.id)
+        assert prompt.text == ""
+        assert chat.services.conversations.open(first.id).settings.max_tokens == 7
+        await pilot.press("ctrl+q")
+        await wait_for_screen(pilot, QuitDialog)
+        await wait_for_text(pilot, "1 text that was typed and not sent is gone then.")
+        await pilot.press("escape")
+        chat.open_conversation(chat.services.conversations.open(first.id))
+        assert prompt.text == "queued\ndraft"
+
+
+async def test_what_was_typed_before_a_question_is_edited_comes_back(
+    app_fixture: AppFixture,
+) -> None:
+    app = app_fixture.app()
+    async with app.run_test(size=(100, 30)) as pilot:
+        await open_chat(pilot)
+        await send_and_wait(pilot, "hi")
+        chat = chat_screen(app)
+        prompt, first = chat.query_one(Prompt), chat.conversation
+        prompt.insert("draft")
+        await pilot.press("tab", "e")
+        await wait_until(pilot, lambda: prompt.text == "hi")
+        await pilot.press("ctrl+n")
+        await wait_until(pilot, lambda: chat.conversation.id != first.id)
+        assert not prompt.border_title
+        chat.open_conversation(chat.services.conversations.open(first.id))
+        assert prompt.border_title
+        await pilot.press("!", "enter")
+        await wait_until(pilot, lambda: prompt.text == "draft")
+        await wait_until(pilot, lambda: not chat.answering)
+        assert chat.conversation.path()[0].text == "hi!"
+
+        attachment = Attachment(name="notes", media_type="text/plain", text="x")
+        prompt.text = "/title A title"
+        chat.prompt_box.attach(attachment)
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: chat.conversation.title == "A title")
+        assert chat.prompt_box.attachments == (attachment,)

@@ -147,8 +147,10 @@ async def test_a_place_keeps_its_windows_while_one_is_elsewhere(app_fixture: App
         await pilot.press("i", "f5")
         await wait_until(pilot, lambda: app.current_mode == CHAT)
         await wait_for_text(pilot, "▌f5 Chat▐")
+        await pilot.resize_terminal(80, 24)
         await pilot.click("PlaceHeader", offset=(2, 0))  # the name leads home
         await wait_for_text(pilot, "Import a GGUF file")
+        assert {screen.size for screen in app.screen_stack} == {app.size}  # what is below it too
 
 
 async def test_what_goes_on_and_what_is_sent_is_in_sight(app_fixture: AppFixture) -> None:

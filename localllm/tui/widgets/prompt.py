@@ -347,9 +347,8 @@ class PromptBox(Vertical):
 
     def put_back(self, text: str, attachments: tuple[Attachment, ...] = ()) -> None:
         """Return a question that was not answered, before anything typed since."""
-        typed = self.prompt.text
-        self.set_draft(f"{text}\n{typed}" if typed.strip() else text,
-                       (*attachments, *self.attachments))  # fmt: skip
+        texts = [each for each in (text, self.prompt.text) if each.strip()]
+        self.set_draft("\n".join(texts), (*attachments, *self.attachments))
 
     def set_draft(self, text: str, attachments: tuple[Attachment, ...] = ()) -> None:
         """Replace what is typed. A text too long for the prompt becomes an attachment."""

@@ -16,7 +16,6 @@ from localllm.tui.screens.chat.branches import BranchScreen
 from localllm.tui.screens.chat.memory import MemoryScreen
 from localllm.tui.screens.chat.model_chat import ModelChat
 from localllm.tui.screens.chat.session import (
-    Draft,
     last_answer,
     last_question,
     neighbour,
@@ -35,7 +34,6 @@ class ConversationActions(ModelChat):
         self._copied_code = 0
         self._found: tuple[FoundPlace, ...] = ()
         self._found_at = 0
-        self._kept_draft: Draft | None = None
 
     @property
     def current(self) -> ChatMessage | None:
@@ -112,7 +110,7 @@ class ConversationActions(ModelChat):
 
     def _edit(self, question: ChatMessage) -> None:
         if self.session.editing is None:
-            self._kept_draft = self.draft
+            self.session.aside = self.draft
         self.session.editing = question.id
         self.prompt_box.set_draft(question.text, question.attachments)
         self.prompt_box.prompt.focus()
@@ -123,16 +121,16 @@ class ConversationActions(ModelChat):
         self.prompt_box.prompt.border_title = (
             _("a new version of this question · esc gives up") if editing else ""
         )
-        if not editing:
-            self._kept_draft = None
+        if not editing and (aside := self.session.aside) is not None:
+            self.session.aside = None
+            self.prompt_box.put_back(aside.text, aside.attachments)
         self.refresh_bindings()
 
     def action_stop(self) -> None:
         """Stop the answer; or else give up editing."""
         if not self.answering and self.session.editing is not None:
-            kept = self._kept_draft or Draft()
             self.session.editing = None
-            self.prompt_box.set_draft(kept.text, kept.attachments)
+            self.prompt_box.set_draft("")
             self.edited_shown()
             return
         super().action_stop()
@@ -166,7 +164,7 @@ class ConversationActions(ModelChat):
         at = message.parent if message.role is Role.USER else message.id
         self.change_conversation(self.conversation.ending_at(at))
         if message.role is Role.USER:
-            self.prompt_box.set_draft(message.text, message.attachments)
+            self.prompt_box.put_back(message.text, message.attachments)
         self.prompt_box.prompt.focus()
         self.show_status(_("The next question begins a branch here; B shows all branches."))
 

@@ -237,6 +237,7 @@ class ChatScreen(ChatWindows):
             self.show_status(str(error))
             return
         if command is not None:
+            self.prompt_box.put_back("", event.attachments)  # they go with the next question
             self.run_command(event.text)
             return
         self.send(question_text(event.text), event.attachments)

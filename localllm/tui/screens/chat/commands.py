@@ -59,7 +59,7 @@ class ScreenCommands(LibraryActions, DocumentActions):
         return await self._screen.ask(TextWindow(label, default))
 
     async def compose(self, text: str) -> None:
-        self._screen.prompt_box.set_draft(text)
+        self._screen.prompt_box.put_back(text)
         self._screen.prompt_box.prompt.focus()
 
     # --- commands ---

@@ -71,8 +71,8 @@ class ModelChat(CountingChat):
             self.services,
             self.transcript,
             self.meter_log,
-            save=self.save,
-            show=self.change_conversation,
+            save=lambda growing: self.save(self._as_set(growing)),
+            show=self.show_answered,
         )
         self.transcript.drawn = self.drawn
         self.load_watch = LoadWatch(self.services.read_load)
@@ -100,6 +100,17 @@ class ModelChat(CountingChat):
         self.save(conversation)
         self.conversation_shown()
 
+    def show_answered(self, conversation: Conversation) -> None:
+        """Show the conversation with what an answer has added to it."""
+        self.change_conversation(self._as_set(conversation))
+
+    def _as_set(self, answered: Conversation) -> Conversation:
+        """Give a conversation that is answered what was set of it since that began."""
+        now = self.conversation
+        if answered.id != now.id:
+            return answered
+        return replace(answered, settings=now.settings, title=now.title)
+
     def save(self, conversation: Conversation) -> None:
         """Keep a conversation in the store, as the person has chosen."""
         if conversation.messages:
@@ -111,6 +122,7 @@ class ModelChat(CountingChat):
         self.transcript.forget()
         self.prompt_box.set_draft(draft.text, draft.attachments)
         self._show_queue()
+        self.edited_shown()
         self.meter_log.shown(())
         self.conversation_shown()
         self.transcript.go_to_end()
@@ -354,7 +366,7 @@ class ModelChat(CountingChat):
             return answered.conversation
 
         async def changed(conversation: Conversation) -> None:
-            self.change_conversation(conversation)
+            self.show_answered(conversation)
 
         loop = AgentLoop(
             tools=tools, approve=self.approve, answer=answer, changed=changed, clock=time.time
@@ -412,11 +424,10 @@ class ModelChat(CountingChat):
             self._ask(next_one.text, next_one.attachments)
 
     def unqueue(self, number: int) -> None:
-        """Take a question out of the queue, back into the prompt when that is empty."""
+        """Take a question out of the queue, back into the prompt."""
         if number < len(self.session.queue):
             taken = self.session.queue.pop(number)
-            if not self.draft:
-                self.prompt_box.set_draft(taken.text, taken.attachments)
+            self.prompt_box.put_back(taken.text, taken.attachments)
             self._show_queue()
 
     def _show_queue(self) -> None:

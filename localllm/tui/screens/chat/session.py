@@ -9,14 +9,22 @@ from localllm.engine.messages import Role
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """What is typed and not sent. `edits` is the question that it is a new version of."""
+    """What is typed and not sent. `edits` is the question that it is a new version of, `aside` what
+    was typed before that, to be returned to."""
 
     text: str = ""
     attachments: tuple[Attachment, ...] = ()
     edits: str | None = None
+    aside: "Draft | None" = None
 
     def __bool__(self) -> bool:
         return bool(self.text.strip() or self.attachments)
+
+    def then(self, other: "Draft") -> "Draft":
+        """Return both, one below the other."""
+        texts = [each for each in (self.text, other.text) if each.strip()]
+        attachments = (*self.attachments, *other.attachments)
+        return Draft(text="\n".join(texts), attachments=attachments)
 
 
 @dataclass(slots=True)
@@ -29,23 +37,35 @@ class ChatSession:
     drafts: dict[str, Draft] = field(default_factory=dict)
     latest: dict[str, Conversation] = field(default_factory=dict)
     editing: str | None = None
+    aside: Draft | None = None
 
     def open(self, conversation: Conversation, draft: Draft) -> Draft:
-        """Open another conversation, keeping what is typed in this one; returns what was typed in
-        that one."""
-        self.keep_draft(draft)
+        """Open another conversation, keeping what is typed in this one, and what waits there to be
+        asked; returns what was typed in that one."""
+        waiting = Draft()
+        for each in self.queue:
+            waiting = waiting.then(each)
+        self.keep_draft(waiting.then(draft) if waiting else draft)
         if self.conversation.model and self.conversation.messages:
             self.latest[self.conversation.model] = self.conversation
         self.conversation = conversation
         self.queue.clear()
         kept = self.drafts.pop(conversation.id, Draft())
-        self.editing = kept.edits
+        self.editing, self.aside = kept.edits, kept.aside
         return kept
+
+    def unsent(self, draft: Draft) -> int:
+        """Count the texts that were typed and not sent: here, in the queue, in other
+        conversations."""
+        others = (each for key, each in self.drafts.items() if key != self.conversation.id)
+        texts = (draft, self.aside, *self.queue, *others)
+        return sum(1 for each in texts if each)
 
     def keep_draft(self, draft: Draft) -> None:
         """Keep what is typed in this conversation and not sent."""
         if draft:
-            self.drafts[self.conversation.id] = replace(draft, edits=self.editing)
+            kept = replace(draft, edits=self.editing, aside=self.aside)
+            self.drafts[self.conversation.id] = kept
         else:
             self.drafts.pop(self.conversation.id, None)
 

@@ -148,6 +148,23 @@ async def open_history(screen: WorkScreen[None], frame: FrameState) -> None:
     frame.set_activity(SUBJECT, "" if opened else _("the chats are locked: ^l, then u"))
 
 
+def loss_of_typed(app: "App[None]") -> str:
+    """Say what was typed in the chat and not sent; "" for nothing."""
+    from localllm.tui.screens.chat.chat import ChatScreen
+
+    count = 0
+    with suppress(KeyError):  # nobody was there
+        chats = (each for each in app.get_screen_stack(CHAT) if isinstance(each, ChatScreen))
+        count = sum(chat.session.unsent(chat.draft) for chat in chats)
+    if not count:
+        return ""
+    return ngettext(
+        "{count} text that was typed and not sent is gone then.",
+        "{count} texts that were typed and not sent are gone then.",
+        count,
+    ).format(count=count)
+
+
 def loss(history: History) -> str:
     """Say what is lost of conversations when the app ends; "" for nothing."""
     count = history.count_in_memory()
