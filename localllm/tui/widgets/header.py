@@ -58,11 +58,12 @@ def header_pieces(
     others = [place for place in places if place.id != HOME]
     subject = single_line(subject)
     wanted = min(cell_len(subject), _MIN_SUBJECT) + 2 if subject else 0
-    shorter = truths[1:] or truths
+    worded = truths[1:-1] or truths[:1]  # shorter, but more than a sign
     for brand, shown, written in (
         (_BRAND, places, truths[:1]),
-        (_BRAND, places, shorter[:-1] or shorter),
-        (_BRAND, others, shorter[:-1] or shorter),
+        (_BRAND, places, worded),
+        (_BRAND, others, worded),
+        (_BRAND, others, truths),
         (_BRAND, (), truths),
         (_SHORT_BRAND, (), truths),
     ):
