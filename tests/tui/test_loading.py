@@ -85,7 +85,7 @@ async def test_a_model_that_only_embeds_is_never_loaded(
         await wait_for_screen(pilot, Dialog)
         await wait_for_text(pilot, "embedder does not chat")
         await wait_for_text(pilot, "It is an embedding model")
-        await wait_for_text(pilot, "localllm serve embedder")
+        await wait_for_text(pilot, "Other programs can use it: f7 serves it.")
         await pilot.press("enter")
         await wait_for_screen(pilot, HomeScreen)
     assert app_fixture.script.loads == []

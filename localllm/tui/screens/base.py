@@ -12,6 +12,7 @@ from textual.app import ComposeResult
 from textual.screen import Screen
 from textual.worker import Worker, WorkerState
 
+from localllm.tui.app_words import app_words
 from localllm.tui.frame_state import FrameState
 from localllm.tui.screens.dialog import bug_dialog
 from localllm.tui.widgets.header import PlaceHeader
@@ -144,4 +145,4 @@ class PlaceScreen(WorkScreen[None]):
 
     def show_status(self, text: str, *, seconds: float = STATUS_S) -> None:
         """Tell something in the status line, where it covers nothing; outside text."""
-        self.query_one(StatusLine).show(text, seconds=seconds)
+        self.query_one(StatusLine).show(app_words(text), seconds=seconds)

@@ -17,6 +17,7 @@ from localllm.core.units import format_bytes
 from localllm.errors import EngineCrashed, LocalLLMError, NotFound
 from localllm.translation import N_, _
 from localllm.tui import literal
+from localllm.tui.app_words import app_words
 from localllm.tui.widgets.labels import Fact
 
 if TYPE_CHECKING:  # what the first picture does not need is imported after it
@@ -80,10 +81,10 @@ class Dialog(ModalScreen[str | None]):
         super().__init__()
         self._failed = failed
         self._title = title
-        self._message = message
+        self._message = app_words(message)
         self._buttons = tuple(buttons)
         self._facts = tuple(facts)
-        self._remark = remark
+        self._remark = app_words(remark)
         self._log = tuple(log)
 
     def compose(self) -> ComposeResult:
@@ -192,12 +193,12 @@ def too_big_dialog(model: "InstalledModel", fit: "Fit | None", message: str) -> 
     "anyway" or back; back is what enter takes.
     """
     return Dialog(
-        title=f"{model.name} does not fit",
+        title=_("{model} does not fit").format(model=model.name),
         message=message,
         facts=() if fit is None else _parts(fit.footprint),
         buttons=(
-            DialogButton(id="models", label="Back to the models"),
-            DialogButton(id="anyway", label="Load anyway"),
+            DialogButton(id="models", label=_("Back to the models")),
+            DialogButton(id="anyway", label=_("Load anyway")),
         ),
     )
 
@@ -226,8 +227,8 @@ def bug_dialog(error: BaseException | None) -> Dialog:
 def no_chat_dialog(model: "InstalledModel", error: "NotGenerative") -> Dialog:
     """Say what the model is instead of one that answers, and how it can be used."""
     return Dialog(
-        title=f"{model.name} does not chat",
-        message=f"It is {error.reason}.",
-        remark=f"The API serves it: localllm serve {model.name}" if error.embeds else "",
+        title=_("{model} does not chat").format(model=model.name),
+        message=_("It is {kind}.").format(kind=error.reason),
+        remark=_("Other programs can use it: f7 serves it.") if error.embeds else "",
         buttons=(CLOSE,),
     )

@@ -4,6 +4,7 @@ from localllm.errors import LocalLLMError
 from localllm.library.store.installed import FileState, InstalledModel
 from localllm.runtime.load_policy import CHAT, NotGenerative
 from localllm.runtime.runtime import Runtime
+from localllm.tui.app_words import app_words
 from localllm.tui.widgets.models import ModelStatus, StatusKind
 
 
@@ -12,7 +13,7 @@ async def model_status(runtime: Runtime, model: InstalledModel) -> ModelStatus:
     if (problem := model.problem) is not None:
         missing = model.state is FileState.MISSING
         kind = StatusKind.MISSING if missing else StatusKind.CHANGED
-        return ModelStatus(kind=kind, remark=f"{problem}.")
+        return ModelStatus(kind=kind, remark=app_words(f"{problem}."))
     residents = runtime.resident()
     for resident in residents:
         if resident.model.name == model.name:
@@ -24,7 +25,7 @@ async def model_status(runtime: Runtime, model: InstalledModel) -> ModelStatus:
     except NotGenerative as error:
         return ModelStatus(kind=StatusKind.NO_CHAT, remark=f"It is {error.reason}.")
     except LocalLLMError as error:
-        return ModelStatus(kind=StatusKind.UNREADABLE, remark=str(error))
+        return ModelStatus(kind=StatusKind.UNREADABLE, remark=app_words(str(error)))
     if fit.fits:
         return ModelStatus(kind=StatusKind.FITS, fit=fit)
     return ModelStatus(kind=StatusKind.TOO_BIG, fit=fit, remark=fit.advice or "")

@@ -24,6 +24,7 @@ from localllm.engine.messages import (
 )
 from localllm.errors import EngineCrashed, LocalLLMError
 from localllm.translation import _
+from localllm.tui.app_words import app_words
 from localllm.tui.services import AppServices
 from localllm.tui.widgets.meter.readings import MeterLog
 from localllm.tui.widgets.transcript.transcript import Transcript
@@ -175,7 +176,7 @@ def remark(failure: LocalLLMError | None) -> str:
             return ""
         case EngineCrashed():
             return _("the engine stopped here ({reason})").format(reason=failure.reason)
-    return str(failure)
+    return app_words(str(failure))
 
 
 def is_empty(message: ChatMessage) -> bool:

@@ -30,6 +30,7 @@ from localllm.library.store.installed import InstalledModel
 from localllm.runtime.runtime import ResidentModel
 from localllm.translation import N_, _
 from localllm.tui import literal
+from localllm.tui.app_words import app_words
 from localllm.tui.places import CHAT
 from localllm.tui.screens.chat.commands import ScreenCommands
 from localllm.tui.screens.chat.view import ConversationView, TypedInMessages
@@ -203,7 +204,7 @@ class ChatScreen(ChatWindows):
         """Show what is in memory, after it has changed."""
         for panel in self.query(ChatPanel):
             panel.model_changed(resident)
-        warnings = " ".join(resident.warnings) if resident is not None else ""
+        warnings = "" if resident is None else " ".join(map(app_words, resident.warnings))
         warning = self.query_one("#chat-warning", Static)
         warning.update(literal.line(warnings))
         warning.display = bool(warnings)

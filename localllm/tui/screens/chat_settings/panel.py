@@ -29,6 +29,7 @@ from localllm.chat.settings import ChatSettings
 from localllm.errors import LocalLLMError
 from localllm.translation import N_, _
 from localllm.tui import literal
+from localllm.tui.app_words import app_words
 from localllm.tui.screens.chat_settings.choice_window import ChoiceWindow, Chosen, Row
 from localllm.tui.screens.chat_settings.row_states import (
     Known,
@@ -213,7 +214,7 @@ class ChatSettingsPanel(Vertical):
     def _hint(self, text: str, *, error: bool = False) -> None:
         hint = self.query_one("#setting-hint", Static)
         hint.set_class(error, "-error")
-        hint.update(literal.line(text))
+        hint.update(literal.line(app_words(text)))
 
     def on_descendant_focus(self) -> None:
         row = self.screen.focused

@@ -20,6 +20,7 @@ from localllm.core.units import format_bytes
 from localllm.errors import LocalLLMError
 from localllm.translation import N_, _
 from localllm.tui import literal
+from localllm.tui.app_words import app_words
 from localllm.tui.places import MODELS
 from localllm.tui.screens.base import WorkScreen
 from localllm.tui.screens.dialog import Dialog, DialogButton
@@ -146,7 +147,7 @@ class CollectionsScreen(WorkScreen[tuple[str, ...]]):
         return _("in memory until localllm ends, {size}").format(size=size)
 
     def _show_remark(self, text: str) -> None:
-        self.query_one("#source-remark", Static).update(literal.line(text))
+        self.query_one("#source-remark", Static).update(literal.line(app_words(text)))
 
     def _hint(self) -> str:
         parts = []

@@ -29,6 +29,7 @@ from localllm.engine.messages import PromptProgress, Role, Token
 from localllm.errors import DoesNotFit, LocalLLMError
 from localllm.translation import N_, _
 from localllm.tui import literal
+from localllm.tui.app_words import app_words
 from localllm.tui.screens.base import WorkScreen
 from localllm.tui.screens.chat_settings.choice_window import ChoiceWindow, Chosen, Row
 from localllm.tui.screens.duel.side import DuelSide, Progress, tally_text
@@ -287,10 +288,10 @@ class DuelScreen(WorkScreen[DuelWinner | None]):
                         side.progress = Progress.READING
                 side.progress = Progress.DONE
         except DoesNotFit as error:
-            side.remark = str(error)
+            side.remark = app_words(str(error))
             return side
         except LocalLLMError as error:
-            side.fail(str(error))
+            side.fail(app_words(str(error)))
         return None
 
     async def _one_more_time(self, side: DuelSide) -> None:

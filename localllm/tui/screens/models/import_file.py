@@ -24,6 +24,7 @@ from localllm.errors import LocalLLMError
 from localllm.library.store.installed import InstalledModel
 from localllm.translation import N_, _
 from localllm.tui import literal
+from localllm.tui.app_words import app_words
 from localllm.tui.screens.base import WorkScreen
 
 _SUFFIX = ".gguf"
@@ -178,7 +179,7 @@ class ImportScreen(WorkScreen[InstalledModel | None], ModalScreen[InstalledModel
 
     def _show_remark(self, remark: str, *, failed: bool = False) -> None:
         line = self.query_one("#import-remark", Static)
-        line.update(literal.line(remark))
+        line.update(literal.line(app_words(remark)))
         line.display = bool(remark)
         line.set_class(failed, "-failed")
 

@@ -12,6 +12,7 @@ from localllm.library.store.installed import InstalledModel
 from localllm.runtime.local_machine import machine_of
 from localllm.runtime.memory_outlook import MemoryOutlook
 from localllm.runtime.suggest import candidates, installed_candidates
+from localllm.tui.app_words import app_words
 from localllm.tui.screens.models.groups import (
     InstalledFacts,
     ModelGroup,
@@ -37,13 +38,13 @@ def _facts(
     for model in installed:
         problem = model.problem
         if problem is not None:
-            yield InstalledFacts(model=model, candidate=None, problem=f"{problem}.")
+            yield InstalledFacts(model=model, candidate=None, problem=app_words(f"{problem}."))
             continue
         try:
             spec = cached_spec(model)
             candidate = next(installed_candidates((model,), entries), None)
         except LocalLLMError as error:
-            yield InstalledFacts(model=model, candidate=None, problem=str(error))
+            yield InstalledFacts(model=model, candidate=None, problem=app_words(str(error)))
             continue
         yield InstalledFacts(
             model=model, candidate=candidate, generates=why_not_generative(spec) is None

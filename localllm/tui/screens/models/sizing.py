@@ -19,6 +19,7 @@ from localllm.core.sizing.capacity import largest_context, most_parallel
 from localllm.core.sizing.load import KvType
 from localllm.core.speed import Estimate
 from localllm.errors import GgufError, LocalLLMError, UsageError
+from localllm.tui.app_words import app_words
 from localllm.tui.screens.models.filtering import KnownSizes
 from localllm.tui.screens.models.groups import ModelGroup, QuantRow
 from localllm.tui.widgets.memory_bar import MachineMemory
@@ -155,7 +156,7 @@ class ModelSizing:
             try:
                 found[row.key] = self._sizes.size(row.candidate, question)
             except LocalLLMError as error:
-                unsizable[row.key] = str(error)
+                unsizable[row.key] = app_words(str(error))
         return found, unsizable
 
     async def time(

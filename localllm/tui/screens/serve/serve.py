@@ -30,6 +30,7 @@ from localllm.server.local.place import RunsAlready, server_file
 from localllm.server.monitoring.activity import ServedRequest
 from localllm.translation import N_, _, ngettext
 from localllm.tui import literal
+from localllm.tui.app_words import app_words
 from localllm.tui.places import SERVE
 from localllm.tui.screens.ask_text import AskText
 from localllm.tui.screens.base import PlaceScreen
@@ -253,7 +254,7 @@ class ServeScreen(PlaceScreen):
         try:
             found = await asyncio.to_thread(find_server, server_file(None))
         except StoreError as error:
-            self._remark, found = str(error), None
+            self._remark, found = app_words(str(error)), None
         models: tuple[ModelStatus, ...] = ()
         if found is not None and self.server.state is ServerState.STOPPED:
             try:
@@ -301,7 +302,7 @@ class ServeScreen(PlaceScreen):
                 " localhost, or serve.tls_cert and serve.tls_key."
             )
         except LocalLLMError as error:
-            self._remark = str(error)
+            self._remark = app_words(str(error))
         self.look()
 
     @work(group="serve", exit_on_error=False)
