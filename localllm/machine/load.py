@@ -1,10 +1,11 @@
 """How busy this machine is now: processor, GPU, their power, and whether it runs on its battery.
 
-Each value is what the system tells for nothing; what it does not tell is None. A GPU is asked only
-for a model that uses it: a question wakes one that sleeps.
+Each value is one that the system gives to every user; the others are None. A GPU is read only for a
+model that uses it, because reading wakes one that sleeps.
 """
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import cast
 import psutil
 
 from localllm.machine.nvidia import NvmlOfLoad, load_nvml, load_of_nvidia
+from localllm.machine.readings import read_battery
 
 _RAPL = Path("sys/class/powercap/intel-rapl:0/energy_uj")
 """The energy of the first processor package, in microjoules; on most systems only root reads it."""
@@ -21,7 +23,7 @@ _DRM = Path("sys/class/drm")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemLoad:
-    """Shares from 0 to 1, power in watts; None: not told."""
+    """Shares from 0 to 1, power in watts; None: not known."""
 
     cpu: float | None = None
     gpu: float | None = None
@@ -32,14 +34,17 @@ class SystemLoad:
 
 class LoadReader:
     """Reads the load; rates are those since the last call. `root` is the root of the file system,
-    for /sys."""
+    for /sys; `clock` gives seconds, monotonic."""
 
-    def __init__(self, root: Path = Path("/")) -> None:
+    def __init__(
+        self, root: Path = Path("/"), *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._root = root
+        self._clock = clock
         self._energy: tuple[float, int] | None = None
-        psutil.cpu_percent(interval=None)  # the first answer of psutil means nothing
+        psutil.cpu_percent(interval=None)  # the first value of psutil is no load
 
-    def read(self, gpu: bool) -> SystemLoad:  # what is read
+    def read(self, gpu: bool) -> SystemLoad:
         """Read what there is. Blocks for a few milliseconds."""
         share = watts = None
         if gpu:
@@ -50,12 +55,12 @@ class LoadReader:
             gpu=share,
             cpu_watts=self._cpu_watts(),
             gpu_watts=watts,
-            on_battery=_on_battery(),
+            on_battery=read_battery().on_battery,
         )
 
     def _cpu_watts(self) -> float | None:
         energy_uj = _number(self._root / _RAPL)
-        before, now_s = self._energy, time.monotonic()
+        before, now_s = self._energy, self._clock()
         self._energy = None if energy_uj is None else (now_s, energy_uj)
         if before is None or energy_uj is None or energy_uj < before[1] or now_s <= before[0]:
             return None  # the counter begins again at its end
@@ -80,11 +85,3 @@ def _number(path: Path) -> int | None:
         return int(path.read_text().strip())
     except (OSError, ValueError):
         return None
-
-
-def _on_battery() -> bool | None:
-    try:
-        battery = psutil.sensors_battery()
-    except (AttributeError, OSError, psutil.Error):  # not on every system
-        return None
-    return None if battery is None or battery.power_plugged is None else not battery.power_plugged

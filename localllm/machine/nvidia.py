@@ -7,6 +7,7 @@ drivers); what fails is None, and one sentence per device says which.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
@@ -341,20 +342,23 @@ class NvmlOfLoad(Nvml, Protocol):
 
 
 def load_of_nvidia(nvml: NvmlOfLoad | None) -> tuple[float | None, float | None] | None:
-    """Return the load and the power in watts of the busiest NVIDIA GPU; None without one."""
+    """Return the load and the power in watts of the busiest NVIDIA GPU; None without one.
+
+    A GPU that does not tell its load (a part of a divided one, one that was lost) is left out.
+    """
     if nvml is None:
         return None
     loads: list[tuple[float, float | None]] = []
     try:
         _call(nvml, nvml.nvmlInit)
         for index in range(_call(nvml, nvml.nvmlDeviceGetCount)):
-            handle = _call(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
-            used = _call(nvml, nvml.nvmlDeviceGetUtilizationRates, handle)
-            try:
-                watts = _call(nvml, nvml.nvmlDeviceGetPowerUsage, handle) / 1000
-            except _CallFailed:
+            with suppress(_CallFailed):
+                handle = _call(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
+                used = _call(nvml, nvml.nvmlDeviceGetUtilizationRates, handle)
                 watts = None
-            loads.append((used.gpu / 100, watts))
+                with suppress(_CallFailed):
+                    watts = _call(nvml, nvml.nvmlDeviceGetPowerUsage, handle) / 1000
+                loads.append((used.gpu / 100, watts))
     except _CallFailed:
         pass
     finally:

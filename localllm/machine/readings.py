@@ -60,15 +60,36 @@ def ram_use(
 def read_machine(directory: Path | None = None) -> Readings:
     """Look at the machine now, and at the disk that `directory` is or will be on; takes some
     milliseconds."""
-    battery = None
-    with suppress(AttributeError, OSError, RuntimeError):  # not on every system
-        battery = psutil.sensors_battery()
+    battery = read_battery()
     return Readings(
         memory=_memory(),
         temperature_c=_temperature(),
-        battery_percent=None if battery is None else float(battery.percent),
-        on_battery=battery is not None and battery.power_plugged is False,
+        battery_percent=battery.percent,
+        on_battery=battery.on_battery is True,
         disk_free_bytes=None if directory is None else _disk_free_bytes(directory),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Battery:
+    """The charge in percent, and whether the machine runs on it; None: there is no battery, or it
+    is not known."""
+
+    percent: float | None = None
+    on_battery: bool | None = None
+
+
+def read_battery() -> Battery:
+    """Read the battery, where the system has a reader of it and there is one."""
+    try:
+        found = psutil.sensors_battery()
+    except (AttributeError, OSError, RuntimeError, psutil.Error):  # not on every system
+        return Battery()
+    if found is None:
+        return Battery()
+    plugged = found.power_plugged
+    return Battery(
+        percent=float(found.percent), on_battery=None if plugged is None else not plugged
     )
 
 

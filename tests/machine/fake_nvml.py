@@ -32,6 +32,13 @@ class FakeGpu:
     bus_bits: int | None = 384
     instances: Sequence["FakeGpu"] | None = None  # MIG; None: not divided
     lost: bool = False
+    load_percent: int | None = None
+    power_mw: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeUtilization:
+    gpu: int
 
 
 class FakeNvml:
@@ -89,6 +96,12 @@ class FakeNvml:
 
     def nvmlDeviceGetMemoryBusWidth(self, handle: object) -> int:  # noqa: N802
         return _given(_gpu(handle).bus_bits)
+
+    def nvmlDeviceGetUtilizationRates(self, handle: object) -> FakeUtilization:  # noqa: N802
+        return FakeUtilization(gpu=_given(_gpu(handle).load_percent))
+
+    def nvmlDeviceGetPowerUsage(self, handle: object) -> int:  # noqa: N802
+        return _given(_gpu(handle).power_mw)
 
     def nvmlDeviceGetMigMode(self, handle: object) -> tuple[int, int]:  # noqa: N802
         return (1, 1) if _gpu(handle).instances is not None else (0, 0)

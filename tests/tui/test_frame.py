@@ -48,13 +48,12 @@ TRUTHS = (
 @given(
     width=st.integers(0, 220),
     current=st.sampled_from([place.id for place in PLACES]),
-    subject=st.text(max_size=40),
     truth=st.sampled_from(TRUTHS),
 )
 def test_the_header_fills_its_width_and_always_says_the_truth(
-    width: int, current: str, subject: str, truth: NetworkTruth
+    width: int, current: str, truth: NetworkTruth
 ) -> None:
-    pieces = header_pieces(width, current=current, subject=subject, truths=truth.texts())
+    pieces = header_pieces(width, current=current, truths=truth.texts())
     text = "".join(piece.text for piece in pieces)
     assert cell_len(text) == width
     if width > 1:
@@ -62,7 +61,7 @@ def test_the_header_fills_its_width_and_always_says_the_truth(
 
 
 def test_the_header_at_80_columns_names_the_places_and_where_one_is() -> None:
-    pieces = header_pieces(80, current=HOME, subject="", truths=NetworkTruth().texts())
+    pieces = header_pieces(80, current=HOME, truths=NetworkTruth().texts())
     text = "".join(piece.text for piece in pieces)
     assert all(f"{place.key} {place.name}" in text for place in PLACES if place.id != HOME)
     assert text.endswith("○ nothing sent ") or text.endswith("since the start ")

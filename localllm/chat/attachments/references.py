@@ -61,18 +61,6 @@ def without_punctuation(path: str) -> str:
     return path.rstrip(_TRAILING)
 
 
-def without_references(text: str, references: tuple[FileReference, ...]) -> str:
-    """Remove names behind @ from a text, with the blank before or behind each."""
-    for reference in sorted(references, key=lambda each: each.start, reverse=True):
-        before, behind = text[: reference.start], text[reference.end :]
-        if before.endswith(" ") and (not behind or behind[0].isspace()):
-            before = before[:-1]
-        elif not before and behind.startswith(" "):
-            behind = behind[1:]
-        text = before + behind
-    return text
-
-
 def _name(match: re.Match[str]) -> str:
     return match["double"] or match["single"] or match["bare"] or ""
 

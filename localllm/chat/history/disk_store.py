@@ -56,7 +56,6 @@ class DiskStore(ConversationStore):
         self._problem: str | None = None
         self._closing = False
         self._texts: dict[str, tuple[tuple[int, int], bytes]] = {}
-        self._text_bytes = 0
         files.tidy()
         self._entries = read_index(files.index_file, files.index_cipher())
         self._index_changed_s: float | None = None
@@ -329,7 +328,9 @@ class DiskStore(ConversationStore):
             if held is not None and held[0] == stamp:
                 return held[1]
             text = searchable(self._files.read(name).conversation)
-            self._text_bytes += len(text) - (len(held[1]) if held is not None else 0)
-            if self._text_bytes < _MAX_SEARCHABLE_BYTES:
+            others = sum(len(each) for key, (_stamp, each) in self._texts.items() if key != name)
+            if others + len(text) <= _MAX_SEARCHABLE_BYTES:
                 self._texts[name] = (stamp, text)
+            else:
+                self._texts.pop(name, None)
             return text

@@ -84,11 +84,6 @@ class KeyStore:
     def is_unlocked(self) -> bool:
         return self._master is not None
 
-    @property
-    def is_kept_from_swap(self) -> bool:
-        """Tell whether the keys that open the others stay out of swap."""
-        return all(key is not None and key.is_locked for key in (self._wrapping, self._master))
-
     # --- open and close ---
 
     def create(self, new_passphrase: str | None = None) -> None:

@@ -15,16 +15,16 @@ from localllm.library.encryption.cipher import KEY_BYTES
 
 
 class LockedKey:
-    """A key in a page of its own. `is_locked` tells whether it is kept out of swap."""
+    """A key in a page of its own, which is kept out of swap where the system allows that."""
 
-    __slots__ = ("_page", "is_locked")
+    __slots__ = ("_page",)
 
     def __init__(self, key: bytes) -> None:
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
         if sys.platform == "linux":
             with contextlib.suppress(OSError):
                 self._page.madvise(mmap.MADV_DONTDUMP)
-        self.is_locked = _lock(self._page)
+        _lock(self._page)
         self._page[:KEY_BYTES] = key
 
     def bytes(self) -> memoryview:
@@ -38,16 +38,14 @@ class LockedKey:
             self._page.close()
 
 
-def _lock(page: mmap.mmap) -> bool:
+def _lock(page: mmap.mmap) -> None:
     address = ctypes.addressof(ctypes.c_char.from_buffer(page))
     size = ctypes.c_size_t(mmap.PAGESIZE)
-    try:
+    with contextlib.suppress(OSError, AttributeError):  # a system without it
         if sys.platform == "win32":
-            lock = ctypes.WinDLL("kernel32").VirtualLock
-            return bool(lock(ctypes.c_void_p(address), size))
-        return bool(ctypes.CDLL(None).mlock(ctypes.c_void_p(address), size) == 0)
-    except (OSError, AttributeError):  # a system without it
-        return False
+            ctypes.WinDLL("kernel32").VirtualLock(ctypes.c_void_p(address), size)
+        else:
+            ctypes.CDLL(None).mlock(ctypes.c_void_p(address), size)
 
 
 def forbid_core_dumps() -> bool:

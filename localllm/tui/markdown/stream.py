@@ -29,10 +29,6 @@ class GrowingMarkdown:
         """Return the blocks that will not change."""
         return tuple(self._closed)
 
-    @property
-    def closed_count(self) -> int:
-        return len(self._closed)
-
     def update(self) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
         """Parse what was added. Returns the blocks that were closed by it, and those that are
         open."""

@@ -139,10 +139,6 @@ class PlaceScreen(WorkScreen[None]):
         """Yield what stands between the header and the status line."""
         yield from ()
 
-    def set_subject(self, subject: str) -> None:
-        """Say in the header what this place is about now; outside text."""
-        self.query_one(PlaceHeader).subject = subject
-
     def show_status(self, text: str, *, seconds: float = STATUS_S) -> None:
         """Tell something in the status line, where it covers nothing; outside text."""
         self.query_one(StatusLine).show(app_words(text), seconds=seconds)

@@ -11,25 +11,21 @@ from typing import ClassVar
 from rich.cells import cell_len, set_cell_size
 from textual import events
 from textual.content import Content
-from textual.reactive import reactive
 from textual.style import Style
 from textual.widget import Widget
 
-from localllm.core.text import single_line
 from localllm.translation import _
 from localllm.tui.frame_state import FrameState
 from localllm.tui.places import HOME, PLACES, Place
 
-_MIN_SUBJECT = 24
 _BRAND = "◆ localllm"
 _SHORT_BRAND = "◆"
 
 
 class Role(StrEnum):
-    """What a piece is; the value is its style class."""
+    """The kind of a piece; the value is its style class."""
 
     BRAND = "header--brand"
-    SUBJECT = "header--subject"
     PLACE = "header--place"
     CURRENT = "header--current"
     TRUTH = "header--truth"
@@ -49,15 +45,12 @@ def header_pieces(
     width: int,
     *,
     current: str,
-    subject: str,
     truths: Sequence[str],
     places: Sequence[Place] = PLACES,
 ) -> tuple[Piece, ...]:
-    """Lay the line out in `width` cells. `truths` are the ways to write the truth, longest first;
-    `subject` is what the place is about, "" for nothing."""
+    """Lay the line out in `width` cells. `truths` are the ways to write the truth, longest
+    first."""
     others = [place for place in places if place.id != HOME]
-    subject = single_line(subject)
-    wanted = min(cell_len(subject), _MIN_SUBJECT) + 2 if subject else 0
     worded = truths[1:-1] or truths[:1]  # shorter, but more than a sign
     for brand, shown, written in (
         (_BRAND, places, truths[:1]),
@@ -70,25 +63,21 @@ def header_pieces(
         for truth in written:
             left = [Piece(text=f" {brand}", role=Role.BRAND, place=HOME)]
             middle = tuple(_places(shown, current))
-            used = _width(left) + wanted + _width(middle) + cell_len(truth) + 2
+            used = _width(left) + _width(middle) + cell_len(truth) + 2
             if used <= width:
-                return _line(width, left, subject, middle, truth)
+                return _line(width, left, middle, truth)
     truth = truths[-1]
     if (gap := width - cell_len(truth) - 1) < 0:
         return (Piece(text=set_cell_size(truth, max(width, 0)), role=Role.TRUTH),)
-    return _line(width, [Piece(text=" " * min(gap, 1), role=Role.GAP)], "", (), truth)
+    return _line(width, [Piece(text=" " * min(gap, 1), role=Role.GAP)], (), truth)
 
 
 def _line(
-    width: int, left: list[Piece], subject: str, middle: tuple[Piece, ...], truth: str
+    width: int, left: list[Piece], middle: tuple[Piece, ...], truth: str
 ) -> tuple[Piece, ...]:
     right = [*middle, Piece(text=f" {truth} " if middle else f"{truth} ", role=Role.TRUTH)]
-    free = width - _width(left) - _width(right)
-    room = max(0, free - (2 if subject else 0))
-    text = set_cell_size(subject, room) if cell_len(subject) > room else subject
-    between = [Piece(text=f"  {text}", role=Role.SUBJECT)] if text else []
-    gap = max(0, width - _width(left) - _width(between) - _width(right))
-    return (*left, *between, Piece(text=" " * gap, role=Role.GAP), *right)
+    gap = max(0, width - _width(left) - _width(right))
+    return (*left, Piece(text=" " * gap, role=Role.GAP), *right)
 
 
 def _places(places: Sequence[Place], current: str) -> Iterator[Piece]:
@@ -105,11 +94,9 @@ def _width(pieces: Sequence[Piece]) -> int:
 
 
 class PlaceHeader(Widget):
-    """The line itself. `subject` is outside text."""
+    """The line itself."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {role.value for role in Role}
-
-    subject: reactive[str] = reactive("")
 
     def __init__(self, place: str, state: FrameState) -> None:
         super().__init__()
@@ -126,7 +113,6 @@ class PlaceHeader(Widget):
         pieces = header_pieces(
             self.size.width,
             current=self._place,
-            subject=self.subject,
             truths=self._state.truth.texts(),
         )
         return Content.assemble(*((piece.text, self._style(piece)) for piece in pieces))

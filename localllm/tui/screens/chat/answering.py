@@ -177,8 +177,3 @@ def remark(failure: LocalLLMError | None) -> str:
         case EngineCrashed():
             return _("the engine stopped here ({reason})").format(reason=failure.reason)
     return app_words(str(failure))
-
-
-def is_empty(message: ChatMessage) -> bool:
-    """Tell whether nothing came of an answer."""
-    return not (message.text or message.reasoning or message.tool_calls)

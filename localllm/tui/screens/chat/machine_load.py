@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 
 from localllm.machine.load import LoadReader, SystemLoad
-from localllm.tui.widgets.meter.readings import MachineLoad
 
 READ_S = 2.0
 
@@ -21,16 +20,9 @@ class LoadWatch:
         """Tell whether it is time to read again."""
         return time.monotonic() - self._read_s >= READ_S
 
-    def read(self, *, gpu: bool) -> MachineLoad:
+    def read(self, *, gpu: bool) -> SystemLoad:
         """Read what the system tells; of the GPU only when the model uses one."""
         self._read_s = time.monotonic()
         if self._read is None:
             self._read = LoadReader().read
-        read = self._read(gpu)
-        return MachineLoad(
-            cpu=read.cpu,
-            gpu=read.gpu,
-            cpu_watts=read.cpu_watts,
-            gpu_watts=read.gpu_watts,
-            on_battery=read.on_battery,
-        )
+        return self._read(gpu)

@@ -249,14 +249,30 @@ class ModelChat(CountingChat):
 
     @work(exclusive=True, group="answer", exit_on_error=False)
     async def ask_question(self, text: str, attachments: tuple[Attachment, ...]) -> None:
-        """Add the question to the conversation, and answer it."""
+        """Add the question to the conversation, and answer it. One that is stopped before it is
+        part of the conversation goes back into the prompt."""
+        question: ChatMessage | None = None
+        try:
+            question = await self._question(text, attachments)
+        finally:
+            if question is None:
+                self.answering = False
+                self.prompt_box.put_back(text, attachments)
+        conversation = self.session.with_question(question)
+        self.session.editing = None
+        self.edited_shown()
+        self.change_conversation(conversation)
+        await self._answer(conversation)
+
+    async def _question(self, text: str, attachments: tuple[Attachment, ...]) -> ChatMessage:
+        """Read the files that the text names, cut them to the context, and find sources."""
         attachments = await self.with_references(text, attachments)
         try:
             fitted = await self._fitted(text, attachments)
         except LocalLLMError:
             fitted = attachments  # the engine is gone: the answer says so
         sources, remarks = await self.find_sources(text, fitted)
-        question = ChatMessage(
+        return ChatMessage(
             role=Role.USER,
             text=text,
             attachments=fitted,
@@ -264,11 +280,6 @@ class ModelChat(CountingChat):
             warnings=remarks,
             created_s=time.time(),
         )
-        conversation = self.session.with_question(question)
-        self.session.editing = None
-        self.edited_shown()
-        self.change_conversation(conversation)
-        await self._answer(conversation)
 
     async def with_references(
         self, text: str, attachments: tuple[Attachment, ...]

@@ -69,6 +69,13 @@ class ChatSession:
         else:
             self.drafts.pop(self.conversation.id, None)
 
+    def forget(self, erased: frozenset[str]) -> None:
+        """Hold nothing of conversations that were erased, nor what was typed in them."""
+        for model in [name for name, each in self.latest.items() if each.id in erased]:
+            del self.latest[model]
+        for each in erased:
+            self.drafts.pop(each, None)
+
     def with_question(self, question: ChatMessage) -> Conversation:
         """Return the conversation with a question: at its end, or as a version of the one that is
         edited. A question that got no answer at all is replaced."""

@@ -86,9 +86,7 @@ def open_chats(app: "App[None]", go_to_chat: "GoToChat") -> None:
 
 def forget(chat: "ChatScreen", erased: frozenset[str]) -> None:
     """Show none of the chats that were erased any more."""
-    latest = chat.session.latest
-    for model in [name for name, each in latest.items() if each.id in erased]:
-        del latest[model]
+    chat.session.forget(erased)
     if chat.conversation.id in erased:
         chat.run_worker(_begin_new(chat), group="new")
 

@@ -8,6 +8,7 @@ from localllm.chat.conversation import ChatMessage
 from localllm.core.speed.estimate import Estimate
 from localllm.core.speed.meter import Meter
 from localllm.engine.messages import Finished, Message, PromptProgress, Role, Timings
+from localllm.machine.load import SystemLoad
 from localllm.translation import _
 
 HISTORY_BUCKETS: Final = 30
@@ -15,17 +16,6 @@ HISTORY_BUCKET_S: Final = 1.0
 
 FORGOTTEN_TOKENS: Final = 64
 """Fewer tokens that were not known before are no loss worth a word: the end of a template."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MachineLoad:
-    """How busy the machine is. Shares from 0 to 1; None: the system does not tell."""
-
-    cpu: float | None = None
-    gpu: float | None = None
-    cpu_watts: float | None = None
-    gpu_watts: float | None = None
-    on_battery: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +44,7 @@ class MeterReadings:
     questions: int = 0
     saved: float | None = None
     expected: Estimate | None = None
-    load: MachineLoad = field(default_factory=MachineLoad)
+    load: SystemLoad = field(default_factory=SystemLoad)
 
     @property
     def questions_left(self) -> int | None:
@@ -86,7 +76,7 @@ class MeterLog:
         self.context_size = 0
         self.questions = 0
         self.expected: Estimate | None = None
-        self.load = MachineLoad()
+        self.load = SystemLoad()
 
     @property
     def running(self) -> bool:

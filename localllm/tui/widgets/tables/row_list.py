@@ -107,12 +107,6 @@ class RowList(Widget, Generic[Row], can_focus=True):
                 self.refresh()
                 self.post_message(RowMoved(self))
 
-    def set_empty(self, text: str) -> None:
-        """Say what is shown where there are no rows."""
-        if text != self._empty:
-            self._empty = text
-            self.refresh(layout=True)
-
     def action_move(self, by: int) -> None:
         if not self._rows:
             return
