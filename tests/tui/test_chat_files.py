@@ -1,5 +1,7 @@
 """Files and documents in a conversation: @ attaches, collections answer, sources open."""
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,3 +106,30 @@ async def test_a_question_is_answered_from_documents_with_sources(
         (folder / "pump.md").write_text("# Pump\n\nThe pump needs oil every month.")
         await send_and_wait(pilot, "Really how often does the pump need oil?")
         await wait_for_text(pilot, "pump.md has changed since it was indexed")
+
+
+async def test_a_question_that_is_stopped_while_documents_are_searched_is_not_lost(
+    app_fixture: AppFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searching = asyncio.Event()
+
+    async def search_for_ever(*_arguments: object, **_more: object) -> None:
+        searching.set()
+        await asyncio.Event().wait()
+
+    app = app_fixture.app()
+    async with app.run_test(size=(100, 30)) as pilot:
+        await open_chat(pilot)
+        screen = chat_screen(app)
+        monkeypatch.setattr(app.services.documents, "sources_for", search_for_ever)
+        settings = replace(screen.conversation.settings, collections=("manual",))
+        screen.change_conversation(replace(screen.conversation, settings=settings))
+        app.screen.query_one(Prompt).insert("How often?")
+        await pilot.press("enter")
+        await wait_until(pilot, searching.is_set)
+        assert screen.answering
+        await pilot.press("escape")
+        box = app.screen.query_one(PromptBox)
+        await wait_until(pilot, lambda: box.text == "How often?")
+        assert not screen.answering
+        assert screen.conversation.messages == ()

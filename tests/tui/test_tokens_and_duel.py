@@ -8,8 +8,9 @@ from pathlib import Path
 from localllm.chat.conversation import ChatMessage, Conversation, Ending
 from localllm.chat.duels import DuelStore
 from localllm.chat.settings import ChatSettings
+from localllm.engine.fake import FakeEngine, Script
 from localllm.engine.messages import Role
-from localllm.errors import GenerationFailed
+from localllm.errors import DoesNotFit, GenerationFailed
 from localllm.tui.screens.duel.duel import DuelScreen, DuelWinner
 from localllm.tui.screens.duel.side import DuelSide
 from localllm.tui.screens.tokens.token_text import TokenText
@@ -160,3 +161,34 @@ async def test_a_model_that_fails_leaves_nothing_to_vote_on(
         await wait_for_text(pilot, "gone")
         await wait_until(pilot, lambda: isinstance(app.focused, Prompt))
         assert store.standings() == ()
+
+
+class RefusingOnce(AppFixture):
+    """The first engine has no room for its model; those after it have."""
+
+    def start_engine(self) -> FakeEngine:
+        if self.engines:
+            return super().start_engine()
+        error = DoesNotFit("There is no room beside the other model.")
+        self.engines.append(FakeEngine(Script(load_error=error)))
+        return self.engine
+
+
+async def test_a_model_without_room_beside_the_other_answers_after_it(
+    app_fixture: AppFixture, tmp_path: Path, smollm2: Path
+) -> None:
+    copy = shutil.copy(smollm2, tmp_path / "twin.gguf")
+    fixture = RefusingOnce(data_dir=app_fixture.data_dir, starter=app_fixture.starter)
+    app = fixture.app()
+    async with app.run_test(size=(120, 30)) as pilot:
+        twin = await app.services.runtime.adopt(Path(copy))
+        store = DuelStore(tmp_path / "duels.json")
+        models = ["starter", twin.name]
+        app.push_screen(DuelScreen(models, ChatSettings(), question="Why?", store=store))
+        await wait_for_text(pilot, "Why?")
+        await pilot.press("enter")
+        await wait_for_text(pilot, "Which is better?")
+        shown = screen_text(app)
+        assert shown.count("Hello, world.") == 2
+        assert "no room" not in shown
+        assert len(fixture.engines) == 3

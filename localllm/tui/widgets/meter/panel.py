@@ -132,25 +132,8 @@ class MeterPanel(ChatPanel):
             yield self._muted(got.forgotten)
 
     def _expected(self) -> Iterator[Content]:
-        got = self._readings
-        if got.expected is None or got.running or got.average_tps is None:
-            return
-        percent = difference(got.average_tps, got.expected)
-        likely = format_rate(got.expected.likely)
-        if abs(percent) < NOTABLE_PERCENT:
-            yield self._muted(_("as expected ({rate})").format(rate=likely))
-        elif percent > 0:
-            yield self._muted(
-                _("{percent} % over the estimate of {rate}").format(percent=percent, rate=likely)
-            )
-        else:
-            why = slow_reason(got)
-            words = _("{percent} % under the estimate of {rate}").format(
-                percent=-percent, rate=likely
-            )
-            yield self._warning(words)
-            if why:
-                yield self._warning(why)
+        is_slower, sentences = beside_estimate(self._readings)
+        yield from map(self._warning if is_slower else self._muted, sentences)
 
     def _context_lines(self, width: int) -> Iterator[Content]:
         got = self._readings
@@ -228,6 +211,23 @@ def bar(share: float, width: int) -> str:
     """Draw a share of a width."""
     filled = round(min(1.0, max(0.0, share)) * width)
     return "▓" * filled + "░" * (width - filled)
+
+
+def beside_estimate(readings: MeterReadings) -> tuple[bool, tuple[str, ...]]:
+    """Compare the last answer with the estimate: whether it was notably slower, and sentences for
+    it; none while an answer is written or where there is no estimate."""
+    expected, average_tps = readings.expected, readings.average_tps
+    if expected is None or average_tps is None or readings.running:
+        return False, ()
+    percent, likely = difference(average_tps, expected), format_rate(expected.likely)
+    if abs(percent) < NOTABLE_PERCENT:
+        return False, (_("as expected ({rate})").format(rate=likely),)
+    if percent > 0:
+        words = _("{percent} % over the estimate of {rate}")
+        return False, (words.format(percent=percent, rate=likely),)
+    words = _("{percent} % under the estimate of {rate}")
+    why = slow_reason(readings)
+    return True, (words.format(percent=-percent, rate=likely), *((why,) if why else ()))
 
 
 def slow_reason(readings: MeterReadings) -> str:
