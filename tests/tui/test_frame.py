@@ -66,7 +66,7 @@ def test_the_header_at_80_columns_names_the_places_and_where_one_is() -> None:
     assert all(f"{place.key} {place.name}" in text for place in PLACES if place.id != HOME)
     assert text.endswith("○ nothing sent ") or text.endswith("since the start ")
     for truth in (NetworkTruth(offline=True), NetworkTruth(host="hub.example")):
-        pieces = header_pieces(80, current=HOME, subject="", truths=truth.texts())
+        pieces = header_pieces(80, current=HOME, truths=truth.texts())
         assert pieces[-1].text.strip() == truth.texts()[0]  # words, not only a sign
 
 
