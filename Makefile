@@ -1,7 +1,7 @@
 # What CI runs: `make check`. PYTHON is the interpreter of the environment that holds `.[dev]`.
 PYTHON ?= .venv/bin/python
 
-.PHONY: check lint test wheel screenshot
+.PHONY: check lint test wheel screenshot translations
 
 check: lint test
 
@@ -21,3 +21,6 @@ wheel:
 
 screenshot:
 	$(PYTHON) packaging/screenshot.py
+
+translations:
+	$(PYTHON) packaging/translations.py

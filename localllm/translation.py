@@ -4,10 +4,14 @@ Mark every text for people with `_`, and fill in values afterwards, so that the 
 sentence with its placeholders: `_("{count} models").format(count=3)`. A text that is made when a
 module is imported (a key's label in a class) is marked with `N_` and translated with `_` where it
 is shown. Names, units and what a model writes are not translated.
+
+`packaging/translations.py` keeps the catalogues; CONTRIBUTING.md has the recipe for a language.
 """
 
 import gettext
 import os
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 DOMAIN = "localllm"
@@ -19,11 +23,11 @@ _translations: gettext.NullTranslations = gettext.NullTranslations()
 def set_language(language: str | None) -> str:
     """Choose the language of all texts from now on, and return the one that is used.
 
-    `language` is a code such as "de" or "de_AT"; None: the one of the environment (`LANGUAGE`,
-    `LC_ALL`, `LC_MESSAGES`, `LANG`). One without a catalogue is English, "en".
+    `language` is a code such as "de" or "de_AT"; None or "": the one of the environment, as
+    `languages_wanted` finds it. One without a catalogue is English, "en".
     """
     global _translations  # noqa: PLW0603  # one language for the process, as gettext has it
-    wanted = [language] if language else _of_environment()
+    wanted = (language,) if language else languages_wanted()
     _translations = gettext.NullTranslations()
     for code in wanted:
         if code.split("_")[0].split(".")[0] in {"en", "C", "POSIX"}:
@@ -35,11 +39,37 @@ def set_language(language: str | None) -> str:
     return "en"
 
 
-def _of_environment() -> list[str]:
+def languages_wanted(
+    environment: Mapping[str, str] = os.environ,
+    *,
+    windows_language: Callable[[], int] | None = None,
+) -> tuple[str, ...]:
+    """List the languages of this user, the preferred one first.
+
+    `LANGUAGE`, `LC_ALL`, `LC_MESSAGES` and `LANG`, as gettext has it. Windows has none of them:
+    its display language is asked there (`windows_language` returns its LANGID). A terminal of
+    macOS sets `LANG`, unless its settings forbid that.
+    """
     for name in ("LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG"):
-        if value := os.environ.get(name):
-            return value.split(":")
-    return []
+        if value := environment.get(name):
+            return tuple(value.split(":"))
+    if windows_language is None and sys.platform == "win32":
+        windows_language = _display_language
+    if windows_language is None:
+        return ()
+    import locale  # its table of LANGIDs; only Windows needs it
+
+    code = locale.windows_locale.get(windows_language())
+    return (code,) if code else ()
+
+
+def _display_language() -> int:
+    """Return the LANGID of Windows' display language."""
+    if sys.platform != "win32":
+        raise NotImplementedError
+    import ctypes
+
+    return int(ctypes.windll.kernel32.GetUserDefaultUILanguage())
 
 
 def _(message: str) -> str:

@@ -38,6 +38,8 @@ _OF_THE_USER = (
 
 # With it, each of the hundreds of processes that tests start would compile the package again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Tests read what people read, in English wherever they run; so do the processes that they start.
+os.environ["LANGUAGE"] = "en"
 
 # A busy machine is no reason to fail, and what fails once fails for everybody.
 hypothesis.settings.register_profile("localllm", deadline=None, derandomize=True)

@@ -153,7 +153,10 @@ def run_app() -> ExitCode:
     """Open the terminal app, or the accessible one. Raises UsageError where there is no terminal
     to draw on."""
     from localllm.cli.accessibility import accessible_because, accessible_setting
+    from localllm.library.files.paths import saved_text
+    from localllm.translation import set_language
 
+    set_language(saved_text("language"))
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     because = accessible_because(setting=accessible_setting(), looks=terminal)
     if because is not None:
@@ -168,12 +171,9 @@ def run_app() -> ExitCode:
             " lists them. `localllm --accessible` needs no terminal."
         )
     # Only here: `localllm --version` and every verb start without Textual.
-    from localllm.translation import set_language
     from localllm.tui.app import LocalLLMApp
     from localllm.tui.terminal_background import is_light_background
-    from localllm.tui.theme import saved_text
 
-    set_language(saved_text("language"))
     app = LocalLLMApp(_make_services, is_light=is_light_background())
     app.run()
     if app.refusal is not None:

@@ -4,9 +4,7 @@ Every rule of app.tcss works in Textual's other themes as well.
 """
 
 import os
-import tomllib
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -83,19 +81,7 @@ SETTING: Final = "theme"
 
 def saved_theme(settings_file: Path | None = None) -> str:
     """Read the theme of the user's settings, "" for none."""
-    return saved_text(SETTING, settings_file)
-
-
-def saved_text(key: str, settings_file: Path | None = None) -> str:
-    """Read a text of the user's settings, "" for none.
-
-    Only this key is read, for the first picture; what is wrong in the file is said later.
-    """
-    with suppress(OSError, UnicodeError, tomllib.TOMLDecodeError):
-        text = (settings_file or paths.settings_file()).read_text("utf-8")
-        if isinstance(value := tomllib.loads(text).get(key), str):
-            return value
-    return ""
+    return paths.saved_text(SETTING, settings_file)
 
 
 def first_theme(

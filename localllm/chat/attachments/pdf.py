@@ -69,7 +69,7 @@ async def read_pdf(
     except TimeoutError:
         reading.timed_out = True
     except ValueError:  # a line that is longer than any that the worker writes
-        reading.error, reading.reason = "broken", "a page is too long"
+        reading.error, reading.reason = "broken", _("a page is too long")
     finally:
         process.kill()
         await process.close(grace_s=_CLOSE_S)
@@ -124,7 +124,7 @@ class _Reading:
                 seconds=f"{limits.timeout_s:.0f}"
             )
         if self.error or not self.ended:
-            reason = self.reason or self.exit_reason
+            reason = _(self.reason) or self.exit_reason
             return _("The PDF cannot be read: it is damaged ({reason}).").format(reason=reason)
         if self.failed:
             return _("The PDF cannot be read: all of its pages with text are damaged.")

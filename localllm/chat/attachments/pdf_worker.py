@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
+from localllm.translation import N_
+
 if TYPE_CHECKING:
     from pypdf import PageObject
 
@@ -37,7 +39,7 @@ def main() -> int:
     except MemoryError:
         _write({"error": "memory"})
     except RecursionError:
-        _write({"error": "broken", "reason": "it is nested too deep"})
+        _write({"error": "broken", "reason": N_("it is nested too deep")})
     except Exception as error:  # noqa: BLE001  # pypdf raises whatever a damaged file leads to
         _write({"error": "broken", "reason": f"{type(error).__name__}: {error}"[:200]})
     return 0

@@ -22,6 +22,7 @@ from localllm.library.encryption.cipher import Cipher, place
 from localllm.library.encryption.key_store import KeyStore, overwrite_and_delete
 from localllm.library.encryption.record_log import LogState, append, is_at, new_log, read_log
 from localllm.library.files.file_lock import locked
+from localllm.translation import _
 
 KEY_PREFIX = "chat/"
 INDEX_KEY = "chats"
@@ -55,7 +56,7 @@ class ConversationFiles:
     def file(self, conversation_id: str) -> Path:
         """Return the file of a conversation. Raises NotFound for what is no id."""
         if not _ID.fullmatch(conversation_id):
-            raise NotFound("There is no such conversation.")
+            raise NotFound(_("There is no such conversation."))
         return self.directory / f"{conversation_id}{_SUFFIX}"
 
     def listed(self) -> Iterator[tuple[str, os.stat_result]]:
@@ -71,7 +72,9 @@ class ConversationFiles:
             return
         except OSError as error:
             raise EncryptionError(
-                f"{self.directory} cannot be read: {error.strerror or error}."
+                _("{path} cannot be read: {reason}.").format(
+                    path=self.directory, reason=error.strerror or error
+                )
             ) from error
 
     def read(self, conversation_id: str) -> KeptConversation:
@@ -171,7 +174,7 @@ class ConversationFiles:
         if not path.exists():
             if kept is not None:
                 self.forget(conversation_id)
-                raise NotFound("It was erased in another window.")
+                raise NotFound(_("It was erased in another window."))
             return None
         return self.read(conversation_id)
 
@@ -210,7 +213,9 @@ class ConversationFiles:
             raise
         except OSError as error:  # another window that has it for long, too
             raise EncryptionError(
-                f"Conversations cannot be kept in {self.directory}: {error}."
+                _("Conversations cannot be kept in {path}: {reason}.").format(
+                    path=self.directory, reason=error
+                )
             ) from error
 
 
@@ -222,4 +227,6 @@ def _delete(path: Path) -> None:
     try:
         overwrite_and_delete(path)
     except OSError as error:
-        raise EncryptionError(f"{path} cannot be deleted: {error.strerror or error}.") from error
+        reason = error.strerror or error
+        message = _("{path} cannot be deleted: {reason}.").format(path=path, reason=reason)
+        raise EncryptionError(message) from error

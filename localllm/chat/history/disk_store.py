@@ -322,7 +322,7 @@ class DiskStore(ConversationStore):
             return searchable(pending)
         with self._disk:
             if (entry := self._entries.get(name)) is None:
-                raise NotFound("It was erased meanwhile.")
+                raise NotFound(_("It was erased meanwhile."))
             stamp = (entry.size_bytes, entry.changed_ns)
             held = self._texts.get(name)
             if held is not None and held[0] == stamp:

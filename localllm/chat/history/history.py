@@ -24,6 +24,7 @@ from localllm.library.encryption.key_store import KeyStore, Protection
 from localllm.library.encryption.locked_memory import forbid_core_dumps
 from localllm.library.files import paths
 from localllm.library.files.settings import Settings
+from localllm.translation import _
 
 
 class HistoryChoice(StrEnum):
@@ -271,8 +272,10 @@ class History(ConversationStore):
                 self.keys.unlock(passphrase)
         elif self.count_on_disk():
             raise KeyUnavailable(
-                "The keys of the conversations on this disk are gone: nobody can read them. Erase "
-                "them all to begin again."
+                _(
+                    "The keys of the conversations on this disk are gone: nobody can read them. "
+                    "Erase them all to begin again."
+                )
             )
         else:
             self.keys.create(passphrase)

@@ -13,6 +13,7 @@ from localllm.chat.history.store import (
     summary_of,
 )
 from localllm.errors import NotFound
+from localllm.translation import _
 
 
 class MemoryStore(ConversationStore):
@@ -36,7 +37,7 @@ class MemoryStore(ConversationStore):
             try:
                 return self._conversations[conversation_id]
             except KeyError:
-                raise NotFound("This conversation is not kept any more.") from None
+                raise NotFound(_("This conversation is not kept any more.")) from None
 
     def save(self, conversation: Conversation) -> None:
         with self._lock:

@@ -15,6 +15,7 @@ import msgspec
 from localllm.chat.conversation import ChatMessage, Conversation
 from localllm.chat.settings import ChatSettings
 from localllm.errors import DamagedData
+from localllm.translation import _
 
 T = TypeVar("T")
 
@@ -77,7 +78,7 @@ def decode(data: bytes) -> Record:
     try:
         return _DECODER.decode(data)
     except (msgspec.MsgspecError, ValueError):
-        raise DamagedData("A record was written by another version of localllm.") from None
+        raise DamagedData(_("A record was written by another version of localllm.")) from None
 
 
 def changes(before: Conversation, after: Conversation, kept: Conversation) -> Iterator[Record]:

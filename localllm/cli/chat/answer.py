@@ -14,6 +14,7 @@ from localllm.core.units import format_bytes, format_duration, format_rate
 from localllm.engine.messages import Finished, GenerateEvent, PromptProgress, Reasoning, Token
 from localllm.errors import LocalLLMError
 from localllm.runtime.runtime import ResidentModel
+from localllm.translation import _
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,24 +157,27 @@ def print_stats(answer: Answer, resident: ResidentModel, memory_bytes: int | Non
     """Print counts and rates on stderr."""
     done = answer.finished
     if done is None:
-        info("stopped")
+        info(_("stopped"))
         return
     timings = done.timings
     parts = [
-        f"prompt {done.prompt_tokens} tokens ({done.cached_tokens} cached)",
-        f"prefill {_rate(timings.prefill_tps)}",
-        f"answer {done.completion_tokens} tokens",
-        f"decode {_rate(timings.decode_tps)}",
-        f"first token {_duration(timings.ttft_s)}",
-        f"load {_duration(resident.loaded.load_s)}",
-        f"estimated {format_bytes(resident.fit.with_draft_bytes)}",
+        _("prompt {count} tokens ({cached} cached)").format(
+            count=done.prompt_tokens, cached=done.cached_tokens
+        ),
+        _("prefill {rate}").format(rate=_rate(timings.prefill_tps)),
+        _("answer {count} tokens").format(count=done.completion_tokens),
+        _("decode {rate}").format(rate=_rate(timings.decode_tps)),
+        _("first token {time}").format(time=_duration(timings.ttft_s)),
+        _("load {time}").format(time=_duration(resident.loaded.load_s)),
+        _("estimated {size}").format(size=format_bytes(resident.fit.with_draft_bytes)),
     ]
     if resident.settings.threads is not None:
         parts.append(_threads(resident))
     if timings.drafted:
-        parts.insert(4, f"{timings.accepted} of {timings.drafted} guesses right")
+        right = _("{accepted} of {drafted} guesses right")
+        parts.insert(4, right.format(accepted=timings.accepted, drafted=timings.drafted))
     if memory_bytes is not None:
-        parts.append(f"engine {format_bytes(memory_bytes)}")
+        parts.append(_("engine {size}").format(size=format_bytes(memory_bytes)))
     info(" · ".join(parts))
 
 
@@ -181,7 +185,11 @@ def _threads(resident: ResidentModel) -> str:
     """Name the threads that computed, and what they were compared with when it was loaded."""
     threads, trials = resident.settings.threads, resident.loaded.thread_trials
     others = ", ".join(str(each.threads) for each in trials if each.threads != threads)
-    return f"{threads} threads" + (f" (fastest beside {others})" if others else "")
+    if others:
+        return _("{threads} threads (fastest beside {others})").format(
+            threads=threads, others=others
+        )
+    return _("{threads} threads").format(threads=threads)
 
 
 def _rate(tokens_per_s: float | None) -> str:

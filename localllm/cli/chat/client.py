@@ -17,6 +17,7 @@ from localllm.core.text import truncation_notice
 from localllm.engine.messages import GenerateRequest, Overflow, Role, Tool
 from localllm.errors import LocalLLMError, UsageError
 from localllm.runtime.runtime import ResidentModel, Runtime
+from localllm.translation import _
 
 SAVE_INTERVAL_S = 1.0
 """A growing answer is kept so often: a crash loses no more."""
@@ -155,8 +156,10 @@ class ChatClient:
         }
         if not self.chats and (misplaced := next((n for n in given if given[n]), None)):
             raise UsageError(
-                f"{self.resident.model.name} is a base model without a chat template: it continues "
-                f"text and has no place for {misplaced}."
+                _(
+                    "{name} is a base model without a chat template: it continues text and has "
+                    "no place for {misplaced}."
+                ).format(name=self.resident.model.name, misplaced=misplaced)
             )
         images = any(each.data for each in attachments)
         if images and self.resident.vision_unavailable is not None:

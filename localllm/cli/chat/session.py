@@ -23,6 +23,7 @@ from localllm.library.files import paths, settings
 from localllm.library.files.names import printable
 from localllm.library.files.session_cache import SessionCache
 from localllm.runtime.runtime import ResidentModel, Runtime
+from localllm.translation import _
 
 
 class ChatSession:
@@ -47,7 +48,8 @@ class ChatSession:
     def announce(self) -> None:
         """Say on stderr which conversation goes on."""
         if self.path is not None and (messages := len(self.conversation.path())):
-            info(f"Going on with {printable(self.path)}: {messages} messages.")
+            text = _("Going on with {path}: {count} messages.")
+            info(text.format(path=printable(self.path), count=messages))
 
     def clear(self) -> None:
         """Start over with the same settings. Raises StoreError."""
@@ -72,16 +74,16 @@ class ChatSession:
         if self.path is None or not self.conversation.messages:
             return ""
         if self._states is None:
-            return "nothing restored: the session cache is off"
+            return _("nothing restored: the session cache is off")
         try:
             file = self._states.file(self.path, resident.model.path)
             request = RestoreState(path=str(file), key=self._states.key())
             restored = await runtime.restore_state(resident.model.name, request)
         except (EngineError, NotFound, StoreError) as error:
-            return f"nothing restored: {error}"
+            return _("nothing restored: {reason}").format(reason=error)
         self._states.touch(file)
         self.restored_tokens = restored.tokens
-        return f"restored {restored.tokens:,} tokens"
+        return _("restored {count} tokens").format(count=f"{restored.tokens:,}")
 
     async def save_state(self, runtime: Runtime, resident: ResidentModel) -> str:
         """Save the KV cache of the conversation; the result says in words what came of that."""
@@ -100,9 +102,11 @@ class ChatSession:
             )
             saved = await runtime.save_state(resident.model.name, request)
         except (EngineError, NotFound, StoreError) as error:
-            return f"nothing kept: {error}"
+            return _("nothing kept: {reason}").format(reason=error)
         self._states.touch(file)
-        return f"kept {saved.tokens:,} tokens in {format_bytes(saved.size_bytes)}"
+        return _("kept {count} tokens in {size}").format(
+            count=f"{saved.tokens:,}", size=format_bytes(saved.size_bytes)
+        )
 
 
 @contextlib.contextmanager
@@ -121,7 +125,8 @@ def open_session(
         return
     path = paths.absolute(path)
     if not path.parent.is_dir():
-        raise UsageError(f"There is no directory {printable(path.parent)} for --session.")
+        message = _("There is no directory {path} for --session.")
+        raise UsageError(message.format(path=printable(path.parent)))
     limit = settings.load().session_cache_bytes if cached else 0
     states = SessionCache.default(limit) if limit else None
     with states.locked(path) if states is not None else contextlib.nullcontext():

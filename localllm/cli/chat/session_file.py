@@ -19,6 +19,7 @@ from localllm.engine.messages import Role
 from localllm.errors import StoreError, UsageError
 from localllm.library.files.atomic_write import write_atomically
 from localllm.library.files.names import printable
+from localllm.translation import _
 
 MAX_FILE_BYTES = 64 * 2**20
 _LIST, _TREE = 1, 2
@@ -57,13 +58,20 @@ def write_session(path: Path, conversation: Conversation) -> None:
     content = encode_session(conversation)
     if len(content) > MAX_FILE_BYTES:
         raise StoreError(
-            f"The conversation has {format_bytes(len(content))} with its files; {printable(path)}"
-            f" may have {format_bytes(MAX_FILE_BYTES)}. It is kept as it was before."
+            _(
+                "The conversation has {size} with its files; {path} may have {limit}. It is kept "
+                "as it was before."
+            ).format(
+                size=format_bytes(len(content)),
+                path=printable(path),
+                limit=format_bytes(MAX_FILE_BYTES),
+            )
         )
     try:
         write_atomically(path, content, private=True)
     except OSError as error:
-        raise StoreError(f"{printable(path)} cannot be written: {error.strerror}.") from error
+        message = _("{path} cannot be written: {reason}.")
+        raise StoreError(message.format(path=printable(path), reason=error.strerror)) from error
 
 
 def encode_session(conversation: Conversation) -> bytes:
@@ -127,7 +135,8 @@ def read_session(path: Path) -> Conversation:
         return Conversation()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise StoreError(f"{printable(path)} cannot be read: {reason}.") from error
+        message = _("{path} cannot be read: {reason}.")
+        raise StoreError(message.format(path=printable(path), reason=reason)) from error
     try:
         version = msgspec.json.decode(content, type=_Header).localllm_session
         if version == _TREE:
@@ -140,11 +149,15 @@ def read_session(path: Path) -> Conversation:
                 return _from_list(document)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(
-            f"{printable(path)} is not a session of localllm, and stays as it is: {error}."
+            _("{path} is not a session of localllm, and stays as it is: {reason}.").format(
+                path=printable(path), reason=error
+            )
         ) from error
     raise UsageError(
-        f"{printable(path)} is a session of another version (its version is {version}), or was"
-        " changed by hand so that its messages do not belong together. It stays as it is."
+        _(
+            "{path} is a session of another version (its version is {version}), or was changed by "
+            "hand so that its messages do not belong together. It stays as it is."
+        ).format(path=printable(path), version=version)
     )
 
 

@@ -35,9 +35,11 @@ from localllm.engine.messages.limits import MAX_GRAMMAR_CHARS, MAX_IMAGE_BYTES, 
 from localllm.engine.messages.validation import check_images
 from localllm.errors import BadRequest, ExitCode, NotFound, UsageError
 from localllm.library.files.names import printable
+from localllm.library.files.settings import load as load_settings
 from localllm.library.store.installed import InstalledModel
 from localllm.runtime.load_policy import CHAT, LoadChoice
 from localllm.runtime.runtime import ResidentModel, Runtime
+from localllm.translation import _, set_language
 
 if TYPE_CHECKING:
     from localllm.cli.chat.plain_chat import LoadModel
@@ -141,6 +143,8 @@ def command(
         raise UsageError("--session keeps text alone: it cannot go with --image.")
     text = None if interactive else read_prompt(prompt)
     if interactive:
+        # What converses with a person speaks the person's language; what a script reads is English.
+        set_language(load_settings().language)
         _find_accessible_mode()
     if images:
         choice = replace(choice, vision=True)
@@ -228,7 +232,8 @@ def _converse(client: ChatClient, choice: LoadChoice, load: "LoadModel") -> None
     from localllm.cli.chat.plain_chat import hold_conversation  # one answer needs none of it
 
     name = strip_controls(client.resident.model.name)
-    info(f"{name}. Ctrl+C stops an answer, Ctrl+D leaves, /help lists the commands.")
+    text = _("{name}. Ctrl+C stops an answer, Ctrl+D leaves, /help lists the commands.")
+    info(text.format(name=name))
     client.session.announce()
     hold_conversation(client, choice=choice, load=load, accessible=bool(chosen_by_variable()))
     client.runner.run(client.save_state())

@@ -8,6 +8,7 @@ makes the directory it writes to.
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from zlib import crc32
 
@@ -105,6 +106,21 @@ def starter_cache_file() -> Path:
 def settings_file() -> Path:
     """Return the user's settings.toml."""
     return config_dir() / "settings.toml"
+
+
+def saved_text(key: str, file: Path | None = None) -> str:
+    """Read a text at the top of the user's settings, "" for none.
+
+    Only this key is read, for the first picture of the app and its language; what is wrong in the
+    file is said when all of it is read (settings.load).
+    """
+    import tomllib  # most of what asks for a path reads no settings
+
+    with suppress(OSError, UnicodeError, tomllib.TOMLDecodeError):
+        text = (file or settings_file()).read_text("utf-8")
+        if isinstance(value := tomllib.loads(text).get(key), str):
+            return value
+    return ""
 
 
 def presets_file() -> Path:

@@ -172,7 +172,8 @@ _SETTINGS = (
         description="Language of the terminal app and of conversations in the terminal.",
         used_by="the app, run",
         words=LANGUAGES,
-        unset="that of the environment (LANGUAGE, LC_ALL, LC_MESSAGES, LANG), else English",
+        unset="that of the environment (LANGUAGE, LC_ALL, LC_MESSAGES, LANG), on Windows that of"
+        " the display, else English",
     ),
     Setting(
         key="engine",

@@ -47,22 +47,24 @@ class Dialog(ModalScreen[str | None]):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "leave", "Close", id="dialog.leave", tooltip="Close without a choice"),
+        Binding(
+            "escape", "leave", N_("Close"), id="dialog.leave", tooltip=N_("Close without a choice")
+        ),
         Binding(
             "left,up",
             "app.focus_previous",
-            "Previous choice",
+            N_("Previous choice"),
             id="dialog.previous",
             show=False,
-            tooltip="Go to the button before this one",
+            tooltip=N_("Go to the button before this one"),
         ),
         Binding(
             "right,down",
             "app.focus_next",
-            "Next choice",
+            N_("Next choice"),
             id="dialog.next",
             show=False,
-            tooltip="Go to the button after this one",
+            tooltip=N_("Go to the button after this one"),
         ),
     ]
 
@@ -206,7 +208,7 @@ def too_big_dialog(model: "InstalledModel", fit: "Fit | None", message: str) -> 
 def _parts(need: "Footprint") -> tuple[tuple[str, str], ...]:
     from localllm.core.sizing.footprint import PARTS
 
-    sizes = ((part.short_label, part.bytes_in(need)) for part in PARTS)
+    sizes = ((_(part.short_label), part.bytes_in(need)) for part in PARTS)
     return tuple((label, format_bytes(size_bytes)) for label, size_bytes in sizes if size_bytes)
 
 

@@ -4,6 +4,7 @@ from localllm.errors import LocalLLMError
 from localllm.library.store.installed import FileState, InstalledModel
 from localllm.runtime.load_policy import CHAT, NotGenerative
 from localllm.runtime.runtime import Runtime
+from localllm.translation import _
 from localllm.tui.app_words import app_words
 from localllm.tui.widgets.models import ModelStatus, StatusKind
 
@@ -23,7 +24,9 @@ async def model_status(runtime: Runtime, model: InstalledModel) -> ModelStatus:
         names = tuple(resident.model.name for resident in residents)
         fit = await runtime.fit_in(await runtime.outlook(), plan, unloading=names)
     except NotGenerative as error:
-        return ModelStatus(kind=StatusKind.NO_CHAT, remark=f"It is {error.reason}.")
+        return ModelStatus(
+            kind=StatusKind.NO_CHAT, remark=_("It is {kind}.").format(kind=error.reason)
+        )
     except LocalLLMError as error:
         return ModelStatus(kind=StatusKind.UNREADABLE, remark=app_words(str(error)))
     if fit.fits:

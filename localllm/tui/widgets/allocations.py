@@ -11,6 +11,7 @@ from localllm.core.sizing.footprint import OVERHEAD, PARTS
 from localllm.core.sizing.load import Allocation, BufferKind
 from localllm.core.units import format_bytes
 from localllm.runtime.runtime import ResidentModel
+from localllm.translation import _
 from localllm.tui import literal
 
 UNKNOWN = "-"
@@ -40,7 +41,7 @@ class Allocations(Grid):
 
 def _cells(resident: ResidentModel, probed: tuple[Allocation, ...] | None) -> Iterator[Widget]:
     row = _three if probed is not None else _two
-    yield from row(("", "estimate", "dry run", "real"), "table-head")
+    yield from row(("", _("estimate"), _("dry run"), _("real")), "table-head")
     estimate = resident.fit.footprint
     for part in PARTS:
         estimated_bytes = part.bytes_in(estimate)
@@ -48,8 +49,8 @@ def _cells(resident: ResidentModel, probed: tuple[Allocation, ...] | None) -> It
         real = _allocated(resident.loaded.allocations, part.kind)
         if estimated_bytes or probe or real or part is OVERHEAD:
             sizes = format_bytes(estimated_bytes), _size(probe), _size(real)
-            yield from row((part.short_label, *sizes))
-    yield from row(("total", format_bytes(estimate.total_bytes), "", ""), "table-total")
+            yield from row((_(part.short_label), *sizes))
+    yield from row((_("total"), format_bytes(estimate.total_bytes), "", ""), "table-total")
 
 
 def _allocated(allocations: tuple[Allocation, ...], kind: BufferKind | None) -> int | None:

@@ -54,13 +54,13 @@ class StatusKind(StrEnum):
 
 STATUS_TEXTS = {
     StatusKind.PENDING: "…",
-    StatusKind.FITS: "● fits",
-    StatusKind.LOADED: "● in memory",
-    StatusKind.TOO_BIG: "● does not fit",
-    StatusKind.MISSING: "○ file missing",
-    StatusKind.CHANGED: "○ file changed",
-    StatusKind.UNREADABLE: "○ cannot be read",
-    StatusKind.NO_CHAT: "○ does not chat",
+    StatusKind.FITS: N_("● fits"),
+    StatusKind.LOADED: N_("● in memory"),
+    StatusKind.TOO_BIG: N_("● does not fit"),
+    StatusKind.MISSING: N_("○ file missing"),
+    StatusKind.CHANGED: N_("○ file changed"),
+    StatusKind.UNREADABLE: N_("○ cannot be read"),
+    StatusKind.NO_CHAT: N_("○ does not chat"),
 }
 
 
@@ -84,17 +84,17 @@ class ModelRows(StackedList):
         Binding(
             "enter",
             "select_cursor",
-            "Open",
+            N_("Open"),
             id="models.open",
-            tooltip="Load this model and chat with it",
+            tooltip=N_("Load this model and chat with it"),
         ),
         Binding(
             "u",
             "unload",
-            "Free its memory",
+            N_("Free its memory"),
             id="models.unload",
             show=False,
-            tooltip="Take this model out of memory; its conversations stay",
+            tooltip=N_("Take this model out of memory; its conversations stay"),
         ),
     ]
 
@@ -124,7 +124,7 @@ class ModelRow(ListItem):
         """Show the model's status."""
         for kind in StatusKind:
             self.set_class(kind is status.kind, f"-{kind}")
-        self.query_one(".row-verdict", Static).update(Content(STATUS_TEXTS[status.kind]))
+        self.query_one(".row-verdict", Static).update(Content(_(STATUS_TEXTS[status.kind])))
         self.query_one(".row-size", Static).update(Content(_size(self.model, status.fit)))
         bar = self.query_one(".row-bar", Bar)
         bar.display = status.fit is not None
@@ -202,8 +202,8 @@ class ModelList(Vertical):
 
 
 def _size(model: "InstalledModel", fit: "Fit | None") -> str:
-    size = f"{format_bytes(model.size_bytes)} file"
+    size = _("{size} file").format(size=format_bytes(model.size_bytes))
     if fit is None:
         return size
-    need = format_bytes(fit.total_bytes)
-    return f"{size} · needs {need} of {format_bytes(fit.free_bytes)} free"
+    need, free = format_bytes(fit.total_bytes), format_bytes(fit.free_bytes)
+    return f"{size} · " + _("needs {need} of {free} free").format(need=need, free=free)

@@ -16,6 +16,7 @@ from localllm.core.sizing.footprint.weights import (
     weights_by_layer,
 )
 from localllm.core.sizing.load import BufferKind, LoadSettings
+from localllm.translation import N_
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,41 +70,44 @@ class MemoryPart:
         return size_bytes
 
 
-OVERHEAD = MemoryPart(label="overhead", short_label="overhead", field="overhead_bytes")
+OVERHEAD = MemoryPart(label="overhead", short_label=N_("overhead"), field="overhead_bytes")
 """The part that every load has and no log of llama.cpp shows."""
 
 PARTS = (
     MemoryPart(
-        label="weights", short_label="weights", field="weights_bytes", kind=BufferKind.WEIGHTS
+        label="weights", short_label=N_("weights"), field="weights_bytes", kind=BufferKind.WEIGHTS
     ),
     MemoryPart(
-        label="adapters", short_label="adapters", field="adapter_bytes", kind=BufferKind.ADAPTERS
+        label="adapters",
+        short_label=N_("adapters"),
+        field="adapter_bytes",
+        kind=BufferKind.ADAPTERS,
     ),
-    MemoryPart(label="image encoder", short_label="encoder", field="encoder_bytes"),
+    MemoryPart(label="image encoder", short_label=N_("encoder"), field="encoder_bytes"),
     MemoryPart(
         label="KV cache",
-        short_label="KV cache",
+        short_label=N_("KV cache"),
         field="kv_bytes",
         kind=BufferKind.KV,
         in_dry_run=True,
     ),
     MemoryPart(
         label="recurrent state",
-        short_label="recurrent",
+        short_label=N_("recurrent"),
         field="recurrent_bytes",
         kind=BufferKind.RECURRENT,
         in_dry_run=True,
     ),
     MemoryPart(
         label="compute",
-        short_label="compute",
+        short_label=N_("compute"),
         field="compute_bytes",
         kind=BufferKind.COMPUTE,
         in_dry_run=True,
     ),
     MemoryPart(
         label="output",
-        short_label="output",
+        short_label=N_("output"),
         field="output_bytes",
         kind=BufferKind.OUTPUT,
         in_dry_run=True,

@@ -16,6 +16,7 @@ from localllm.library.store.installed import InstalledModel
 from localllm.runtime.load_policy import CHAT, LoadChoice, NotGenerative
 from localllm.runtime.model_pool.pool_model import FOREVER, PoolModel
 from localllm.runtime.runtime import Fit, ResidentModel
+from localllm.translation import N_, _
 from localllm.tui import literal
 from localllm.tui.screens.base import WorkScreen
 from localllm.tui.screens.dialog import (
@@ -38,7 +39,9 @@ class LoadScreen(WorkScreen[ResidentModel | None]):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "cancel", "Cancel", id="load.cancel", tooltip="Stop loading; go back")
+        Binding(
+            "escape", "cancel", N_("Cancel"), id="load.cancel", tooltip=N_("Stop loading; go back")
+        )
     ]
 
     def __init__(self, model: InstalledModel, choice: LoadChoice = CHAT) -> None:
@@ -53,7 +56,7 @@ class LoadScreen(WorkScreen[ResidentModel | None]):
             yield Static(literal.line(_subject(self._model)), id="loading-subject")
             with Center():
                 yield ProgressBar(total=1.0, show_eta=False, id="loading-bar")
-            yield Static(Content("starting the engine…"), id="loading-need")
+            yield Static(Content(_("starting the engine…")), id="loading-need")
             yield Static(Content(), id="loading-plan")
         yield KeyHints()
 
@@ -77,7 +80,9 @@ class LoadScreen(WorkScreen[ResidentModel | None]):
         except EngineCrashed as error:
             await self._show_dialog(crash_dialog(error))
         except LocalLLMError as error:
-            await self._show_dialog(failure_dialog(f"{self._model.name} cannot be loaded", error))
+            await self._show_dialog(
+                failure_dialog(_("{name} cannot be loaded").format(name=self._model.name), error)
+            )
         else:
             self.leave(resident)
 
@@ -114,13 +119,17 @@ class LoadScreen(WorkScreen[ResidentModel | None]):
                 self.leave(None)
 
     def _show_subject(self, *, testing: bool) -> None:
-        words = "comparing the GPU with the CPU…" if testing else _subject(self._model)
+        words = _("comparing the GPU with the CPU…") if testing else _subject(self._model)
         self.query_one("#loading-subject", Static).update(literal.line(words))
 
     def _show_need(self, fit: Fit) -> None:
         need, free = format_bytes(fit.total_bytes), format_bytes(fit.free_bytes)
         self.query_one("#loading-need", Static).update(
-            Content(f"needs {need} · {free} free · {fit.settings.context} tokens of context")
+            Content(
+                _("needs {need} · {free} free · {context} tokens of context").format(
+                    need=need, free=free, context=fit.settings.context
+                )
+            )
         )
 
     def action_cancel(self) -> None:

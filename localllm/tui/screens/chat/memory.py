@@ -11,6 +11,7 @@ from textual.widgets import Static
 
 from localllm.core.units import format_duration
 from localllm.runtime.runtime import ResidentModel
+from localllm.translation import N_, _
 from localllm.tui import literal
 from localllm.tui.widgets.allocations import Allocations
 
@@ -19,7 +20,13 @@ class MemoryScreen(ModalScreen[None]):
     """A small window; any of its keys closes it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,enter,f2", "close", "Close", id="memory.close", tooltip="Close the window")
+        Binding(
+            "escape,enter,f2",
+            "close",
+            N_("Close"),
+            id="memory.close",
+            tooltip=N_("Close the window"),
+        )
     ]
 
     def __init__(self, resident: ResidentModel) -> None:
@@ -29,12 +36,20 @@ class MemoryScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         loaded = self._resident.loaded
         with Vertical(id="dialog"):
-            yield Static(literal.line(f"Memory of {self._resident.model.name}"), id="dialog-title")
+            yield Static(
+                literal.line(_("Memory of {name}").format(name=self._resident.model.name)),
+                id="dialog-title",
+            )
             yield Allocations(all_three=True)
             yield Static(
                 Content(
-                    f"{loaded.context} tokens of context · {loaded.gpu_layers} layers on a GPU"
-                    f" · loaded in {format_duration(loaded.load_s)}"
+                    _(
+                        "{context} tokens of context · {layers} layers on a GPU · loaded in {time}"
+                    ).format(
+                        context=loaded.context,
+                        layers=loaded.gpu_layers,
+                        time=format_duration(loaded.load_s),
+                    )
                 ),
                 id="memory-remark",
             )

@@ -168,7 +168,9 @@ class MeterPanel(ChatPanel):
                 if part.kind is not None and each.kind is part.kind
             ]
             if estimated or real or part is OVERHEAD:
-                yield self._sizes(part.short_label, estimated, sum(real) if real else None, width)
+                yield self._sizes(
+                    _(part.short_label), estimated, sum(real) if real else None, width
+                )
         yield self._sizes(_("all of it"), estimate.total_bytes, self._engine_bytes, width)
         error = resident.comparison.estimate_error_percent
         if error is not None:

@@ -14,6 +14,8 @@ from textual.geometry import Region, Size
 from textual.message import Message
 from textual.widget import Widget
 
+from localllm.translation import N_
+
 Row = TypeVar("Row")
 
 CURSOR = "▌"
@@ -50,12 +52,12 @@ class RowList(Widget, Generic[Row], can_focus=True):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up", "move(-1)", "Up", show=False),
-        Binding("down", "move(1)", "Down", show=False),
-        Binding("home", "move(-100000)", "First", show=False),
-        Binding("end", "move(100000)", "Last", show=False),
-        Binding("pageup", "move(-10)", "Page up", show=False),
-        Binding("pagedown", "move(10)", "Page down", show=False),
+        Binding("up", "move(-1)", N_("Up"), show=False),
+        Binding("down", "move(1)", N_("Down"), show=False),
+        Binding("home", "move(-100000)", N_("First"), show=False),
+        Binding("end", "move(100000)", N_("Last"), show=False),
+        Binding("pageup", "move(-10)", N_("Page up"), show=False),
+        Binding("pagedown", "move(10)", N_("Page down"), show=False),
     ]
 
     def __init__(
