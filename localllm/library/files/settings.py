@@ -20,6 +20,7 @@ from localllm.core.units import parse_bytes, parse_keep_alive, parse_swap_bytes
 from localllm.errors import UsageError
 from localllm.library.files import paths
 from localllm.library.files.model_options import ModelTable, models_problem
+from localllm.translation import N_, _
 
 _ON, _OFF = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
@@ -68,11 +69,11 @@ class Settings:
 
 SettingType = type[bool] | type[int] | type[str] | type[list[str]] | type[dict[str, str]]
 _TYPE_NAMES: Mapping[SettingType, str] = {
-    bool: "true or false",
-    int: "a whole number",
-    str: "a text",
-    list: "a list of texts",
-    dict: "a table of texts",
+    bool: N_("true or false"),
+    int: N_("a whole number"),
+    str: N_("a text"),
+    list: N_("a list of texts"),
+    dict: N_("a table of texts"),
 }
 _MAX_INT = 2**63 - 1  # the largest integer of TOML
 LANGUAGES = ("en", "de")
@@ -86,10 +87,10 @@ class Setting:
     """One setting: its key in settings.toml, its field of Settings, and its allowed values.
 
     `minimum` and `maximum` bound a number; a list holds strings; a text, and each value of a
-    table, is one of `words`, if there are any. `unset` says what holds while the
-    value is None or empty. `variable` is the environment variable that overrides it, `used_by` the
-    verbs that obey it. `parse` reads a text and raises UsageError for one that is not allowed.
-    `check` replaces all other checks.
+    table, is one of `words`, if there are any. `unset` says what holds while the value is None or
+    empty; it and the description are translated where they are shown. `variable` is the
+    environment variable that overrides it, `used_by` the verbs that obey it. `parse` reads a text
+    and raises UsageError for one that is not allowed. `check` replaces all other checks.
     """
 
     key: str
@@ -113,37 +114,41 @@ class Setting:
     @property
     def allowed(self) -> str:
         """The allowed values, in words."""
-        name = _TYPE_NAMES[self.value_type]
+        name = _(_TYPE_NAMES[self.value_type])
         if self.check is not None:
-            return "tables, see below"
+            return _("tables, see below")
         if self.words:
             return f"{name}: {', '.join(self.words)}"
         if self.value_type is not int:
             return name
-        end = "" if self.maximum == _MAX_INT else f" to {self.maximum}"
-        return f"{name} from {self.minimum}{end}"
+        if self.maximum == _MAX_INT:
+            return _("a whole number from {low}").format(low=self.minimum)
+        return _("a whole number from {low} to {high}").format(low=self.minimum, high=self.maximum)
 
     def problem(self, value: object) -> str | None:
         """Say why a TOML value is not allowed, as the end of a sentence; None when it is."""
         if self.check is not None:
             return self.check(value)
+        must_be = _("must be {allowed}")
         if type(value) is not self.value_type or value == "":
-            return f"must be {_TYPE_NAMES[self.value_type]}"
+            return must_be.format(allowed=_(_TYPE_NAMES[self.value_type]))
         if isinstance(value, list) and not all(isinstance(each, str) and each for each in value):
-            return f"must be {_TYPE_NAMES[list]}"
+            return must_be.format(allowed=_(_TYPE_NAMES[list]))
         if isinstance(value, dict) and not all(isinstance(e, str) and e for e in value.values()):
-            return f"must be {_TYPE_NAMES[dict]}"
+            return must_be.format(allowed=_(_TYPE_NAMES[dict]))
         if isinstance(value, str) and self.words and value not in self.words:
-            return f"must be {self.allowed}"
+            return must_be.format(allowed=self.allowed)
         if isinstance(value, str) and self.parse is not None:
             try:
                 self.parse(value)
             except UsageError as error:
-                return f"is not allowed: {error}".removesuffix(".")
+                return _("is not allowed: {reason}").format(reason=error).removesuffix(".")
         if isinstance(value, dict) and self.words and not {*value.values()} <= {*self.words}:
-            return f"must be {self.allowed}"
+            return must_be.format(allowed=self.allowed)
         if isinstance(value, int) and not self.minimum <= value <= self.maximum:
-            return f"is {value} and must be from {self.minimum} to {self.maximum}"
+            return _("is {value} and must be from {low} to {high}").format(
+                value=value, low=self.minimum, high=self.maximum
+            )
         return None
 
 

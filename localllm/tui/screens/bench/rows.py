@@ -128,7 +128,7 @@ def row_lines(row: BenchRow, width: int, *, top: float) -> tuple[Content, ...]:
 def head_line(width: int) -> Content:
     """Write the head of the table."""
     head = f" {_('model'):{_NAME}} {_('quant'):{_QUANT}} {_('tok/s'):>{_NUMBER}} "
-    numbers = f"{_('reads'):>{_READS}} {_('predicted'):>{_PREDICTED}} {_('off'):>{_OFF}}"
+    numbers = f"{_('reads'):>{_READS}} {_('predicted'):>{_PREDICTED}} {_('diff.'):>{_OFF}}"
     space = max(width - len(head) - len(numbers) - 3, 0)
     return Content.styled(f"{head}{'':{space}} {numbers}", "$text-muted")
 

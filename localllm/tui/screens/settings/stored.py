@@ -87,7 +87,7 @@ def _of_the_person() -> tuple[Stored, ...]:
         ),
         _stored(
             Kind.KEYS,
-            N_("keys"),
+            N_("chat keys"),
             N_("the wrapped keys of chats and documents; they go with these"),
             paths.encryption_keys_file(),
             erasable=False,

@@ -109,7 +109,7 @@ def value_text(each: EffectiveSetting) -> str:
     """Write the value that holds, or what holds while there is none."""
     value = each.value
     if value is None or value in ((), ""):
-        return each.setting.unset or _("none")
+        return _(each.setting.unset) or _("none")
     if isinstance(value, bool):
         return _("on") if value else _("off")
     if isinstance(value, int) and each.setting.field.endswith("_bytes") and value:
@@ -136,7 +136,7 @@ def editable_text(each: EffectiveSetting) -> str:
 def details(each: EffectiveSetting) -> str:
     """Say what a setting does, what it may be, and why it is what it is."""
     setting = each.setting
-    lines = [setting.description, _("allowed: {allowed}").format(allowed=setting.allowed)]
+    lines = [_(setting.description), _("allowed: {allowed}").format(allowed=setting.allowed)]
     if each.place is not None:
         lines.append(_("from {place}").format(place=each.place))
     if (lock := lock_of(each)) is not None:
