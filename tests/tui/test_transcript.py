@@ -74,6 +74,19 @@ async def test_turn_200_is_as_cheap_to_draw_as_turn_1() -> None:
     assert costs[0] == costs[1]
 
 
+async def test_the_first_answer_stands_where_it_is_drawn() -> None:
+    """The question above it has another height than was guessed before it was seen."""
+    app = TranscriptApp()
+    async with app.run_test(size=(80, 24)) as pilot:
+        question = ChatMessage(role=Role.USER, text="hi")
+        app.transcript.show(Conversation().with_message(question, after=None))
+        live = app.transcript.begin_answer()
+        await pilot.pause()
+        live.write("word")
+        app.transcript.draw()
+        assert live.top == app.transcript.entries[0].height
+
+
 async def test_closed_blocks_of_an_answer_are_laid_out_once() -> None:
     app = TranscriptApp()
     async with app.run_test(size=(80, 24)) as pilot:

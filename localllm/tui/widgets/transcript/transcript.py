@@ -114,6 +114,8 @@ class Transcript(ScrollView):
         self._grown_lines = 0
         self._scrolled_s = 0.0
         self._live: LiveAnswer | None = None
+        self._heights_changed = False
+        """Lines were drawn whose number had only been guessed: what is below them has moved."""
         self._ended: LiveAnswer | None = None
         self._look: Look | None = None
         self._at_end = True
@@ -240,6 +242,9 @@ class Transcript(ScrollView):
         began_s = time.process_time()
         self._drawn_s = time.monotonic()
         self.draws += 1
+        if self._heights_changed:
+            self._heights_changed = False
+            self._measure_keeping_place()
         height = live.height
         first = live.update(self.size.width, self.look)
         if live.height != height or self._total != live.top + live.height:
@@ -309,6 +314,7 @@ class Transcript(ScrollView):
             height = entry.height
             lines = entry.strips(self.size.width, self.look, marked=self._is_marked(entry))
             if len(lines) != height:
+                self._heights_changed = True
                 self._lay_out_soon()
             strips += lines[max(0, first - entry.top) : last - entry.top]
         return strips[: last - first]
