@@ -174,14 +174,10 @@ def run_app() -> ExitCode:
     from localllm.tui.app import LocalLLMApp
     from localllm.tui.terminal_background import is_light_background
 
-<<<<<<< ours
-=======
-    set_language(saved_text("language"))
     # A shell may have exported the size that its terminal had: Python believes it before the
     # terminal, and the app would not follow when that is resized.
     for name in ("COLUMNS", "LINES"):
         os.environ.pop(name, None)
->>>>>>> theirs
     app = LocalLLMApp(_make_services, is_light=is_light_background())
     app.run()
     if app.refusal is not None:
