@@ -14,10 +14,10 @@ from localllm.server.local.app_server import AppServer, ServerState
 from localllm.server.local.place import server_file
 from localllm.server.monitoring.activity import ServedRequest
 from localllm.tui.app import LocalLLMApp
+from localllm.tui.figures import bar, columns, ranged
 from localllm.tui.screens.serve.request import RequestScreen
 from localllm.tui.screens.serve.serve import ServeScreen
 from localllm.tui.screens.serve.texts import kind_of, request_lines
-from localllm.tui.widgets.tables.chart import amount, columns, ranged
 from tests.tui.actions import screen_text, wait_for_screen, wait_for_text, wait_until
 from tests.tui.fixtures import AppFixture
 
@@ -144,8 +144,8 @@ def test_a_request_is_one_line_at_any_width() -> None:
 def test_charts_say_the_same_in_any_width() -> None:
     for width in range(30):
         assert len(columns([1.0] * 100, width)) == width
-        assert len(amount(0.5, width)) == width
+        assert len(bar(0.5, width)) == width
         assert len(ranged(1, 2, 3, 4, width)) == width
     assert columns([0, 1, 8], 3) == " ▂█"
-    assert amount(0.001, 4) == "▓░░░"
-    assert amount(2.0, 4) == "▓▓▓▓"
+    assert bar(0.001, 4) == "▓░░░"
+    assert bar(2.0, 4) == "▓▓▓▓"

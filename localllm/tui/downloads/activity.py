@@ -7,6 +7,7 @@ from localllm.core.text import single_line
 from localllm.core.units import format_bytes, format_duration
 from localllm.translation import _, ngettext
 from localllm.tui.downloads.queue import ACTIVE, Download, DownloadState
+from localllm.tui.figures import bar
 from localllm.tui.frame_state import NetworkTruth
 
 _CELLS = 12
@@ -42,19 +43,13 @@ def download_text(item: Download) -> str:
     title = single_line(item.request.title)
     if item.state is DownloadState.ASKING:
         return _("↓ {title} asks the Hub").format(title=title)
-    parts = [f"↓ {title}", progress_bar(item.fraction, _CELLS), f"{item.fraction:.0%}"]
+    parts = [f"↓ {title}", bar(item.fraction, _CELLS), f"{item.fraction:.0%}"]
     if (progress := item.progress) is not None:
         if progress.rate_bytes_per_s is not None:
             parts.append(f"{format_bytes(int(progress.rate_bytes_per_s))}/s")
         if progress.remaining_s is not None:
             parts.append(format_duration(progress.remaining_s))
     return " ".join(parts)
-
-
-def progress_bar(fraction: float, cells: int) -> str:
-    """Draw a fraction in so many cells, with a sign for what is here and one for what is not."""
-    done = int(min(max(fraction, 0.0), 1.0) * cells)
-    return "▓" * done + "░" * (cells - done)
 
 
 def network_truth(truth: NetworkTruth, items: Sequence[Download]) -> NetworkTruth:

@@ -14,17 +14,13 @@ from textual.widgets import ListItem, ListView, Static
 from localllm.core.units import format_bytes
 from localllm.translation import N_, _, ngettext
 from localllm.tui import literal
+from localllm.tui.figures import loss_text, rate_range
 from localllm.tui.widgets.listing import StackedList
 
 if TYPE_CHECKING:  # what the first picture does not need is imported after it
     from localllm.core.recommend import FitPlan
-    from localllm.core.speed import Estimate
     from localllm.runtime.suggest import Suggestions
     from localllm.tui.widgets.memory_bar import MachineMemory
-
-LOSS_SIGNS = "▁▂▃▄▅▆▇█"
-MOST_LOSS_PERCENT = 12.0
-"""The loss whose sign is the highest: about that of two bits a weight."""
 
 
 class SuggestionChosen(Message):
@@ -69,7 +65,9 @@ class SuggestionRow(ListItem):
             yield Static(Content(format_bytes(need_bytes(self.plan))), classes="column")
             yield Static(Content(format_bytes(candidate.size_bytes)), classes="column wide-column")
             yield Static(Content(rate_range(self.plan.decode)), classes="column rate")
-            yield Static(Content(loss_text(self.plan)), classes="column loss")
+            quality = self.plan.quality
+            loss = "-" if quality is None else loss_text(quality.value)
+            yield Static(Content(loss), classes="column loss")
         if self._machine is not None:
             yield PlanBar(self.plan, self._machine)
         reasons = " ".join(self.plan.reasons)
@@ -181,18 +179,3 @@ def rest_text(suggestions: "Suggestions") -> str:
 def need_bytes(plan: "FitPlan") -> int:
     """Sum the memory of a plan over all devices."""
     return sum(share.total_bytes for share in plan.placement.devices)
-
-
-def rate_range(decode: "Estimate") -> str:
-    """Write tokens/s from low to high: "3.8-9.8", "12-31"."""
-    digits = 0 if decode.high >= 10 else 1
-    return f"{decode.low:.{digits}f}-{decode.high:.{digits}f}"
-
-
-def loss_text(plan: "FitPlan") -> str:
-    """Write what the quant loses, published or interpolated, with a sign that is higher for more:
-    "2.5 % ▂"; "-" where nothing is known."""
-    if plan.quality is None:
-        return "-"
-    share = min(max(plan.quality.value / MOST_LOSS_PERCENT, 0.0), 1.0)
-    return f"{plan.quality.value:.1f} % {LOSS_SIGNS[round(share * (len(LOSS_SIGNS) - 1))]}"

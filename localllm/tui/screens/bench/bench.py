@@ -29,6 +29,7 @@ from localllm.runtime.load_plan import LoadPlan
 from localllm.runtime.runtime import ResidentModel, Runtime
 from localllm.translation import N_, _
 from localllm.tui import literal
+from localllm.tui.figures import bar
 from localllm.tui.places import BENCH
 from localllm.tui.screens.ask_text import AskText
 from localllm.tui.screens.base import PlaceScreen
@@ -43,7 +44,6 @@ from localllm.tui.screens.bench.rows import (
     row_lines,
 )
 from localllm.tui.screens.dialog import failure_dialog
-from localllm.tui.widgets.tables.chart import amount
 from localllm.tui.widgets.tables.row_list import RowChosen, RowList
 
 PLAN = BenchPlan(prompt_tokens=512, gen_tokens=128, parallel=(1,), repetitions=3)
@@ -290,8 +290,8 @@ class ScreenWatch:
             async for event in events:
                 if not isinstance(event, LoadProgress):
                     return event
-                bar = amount(event.fraction, 12)
-                self._say(_("{model}: loading {bar}").format(model=self._label, bar=bar))
+                drawn = bar(event.fraction, 12)
+                self._say(_("{model}: loading {bar}").format(model=self._label, bar=drawn))
         raise AssertionError("a load ends with its resident model")
 
     @contextmanager
@@ -302,8 +302,8 @@ class ScreenWatch:
 
         def show() -> None:
             text = _("{model}: {test}, {done} of {runs}   {bar}")
-            bar = amount(done / runs, 16)
-            self._say(text.format(model=self._label, test=name, done=done, runs=runs, bar=bar))
+            drawn = bar(done / runs, 16)
+            self._say(text.format(model=self._label, test=name, done=done, runs=runs, bar=drawn))
 
         def ran() -> None:
             nonlocal done

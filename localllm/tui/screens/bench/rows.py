@@ -17,7 +17,7 @@ from localllm.core.text import single_line
 from localllm.core.units import format_rate
 from localllm.library.store.installed import InstalledModel
 from localllm.translation import _
-from localllm.tui.widgets.tables.chart import ranged
+from localllm.tui.figures import ranged
 
 _NAME, _QUANT, _NUMBER, _READS, _PREDICTED, _OFF = 18, 8, 7, 7, 14, 7
 

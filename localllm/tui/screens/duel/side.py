@@ -11,6 +11,7 @@ from localllm.chat.request import AnswerBuilder
 from localllm.core.units import format_duration, format_rate
 from localllm.translation import _, ngettext
 from localllm.tui import literal
+from localllm.tui.figures import bar
 
 _FASTEST_TPS = 60.0
 """The rate at which a bar is full; at least four times as fast as one reads."""
@@ -115,8 +116,7 @@ class DuelSide(Vertical):
             rate, first = _rate(answer), None
         parts = []
         if rate is not None:
-            filled = min(round(rate / _FASTEST_TPS * 20), 20)
-            parts.append(f"{format_rate(rate)} {'▓' * filled}{'░' * (20 - filled)}")
+            parts.append(f"{format_rate(rate)} {bar(rate / _FASTEST_TPS, 20)}")
         if first is not None:
             parts.append(_("first {duration}").format(duration=format_duration(first)))
         parts.append(

@@ -14,6 +14,7 @@ from localllm.core.recommend.quant_sizes import QuantSize
 from localllm.core.speed import Estimate
 from localllm.core.text import single_line
 from localllm.translation import _
+from localllm.tui.figures import loss_text, rate_range
 from localllm.tui.screens.models.filtering import (
     SORT_LABELS,
     KnownSizes,
@@ -208,7 +209,7 @@ def _verdict_cells(
             lacking = f"+{_gib(size.lacking_bytes)} G"
         yield Piece(text=_fit(f" {lacking}", rest), tone=Tone.BAD)
         return
-    speed = rate_text(rate) if rate is not None else ""
+    speed = rate_range(rate) if rate is not None else ""
     yield Piece(text=_fit(speed, columns.speed, right=True))
     yield Piece(text=_fit(lost_text(row), columns.lost, right=True), tone=Tone.QUIET)
 
@@ -255,22 +256,10 @@ def licence_text(group: ModelGroup) -> str:
     return f"{short} !" if group.business is False else short
 
 
-def rate_text(rate: Estimate) -> str:
-    """Write tokens/s from low to high: "3.8-9.8", "12-31"."""
-    digits = 0 if rate.high >= 10 else 1
-    return f"{rate.low:.{digits}f}-{rate.high:.{digits}f}"
-
-
-_LEVELS: Final = " ▁▂▃▄▅▆▇"
-
-
 def lost_text(row: QuantRow) -> str:
-    """Write what a quant loses, in percent of perplexity, with a bar that is full from 10 % on."""
+    """Write what a quant loses; "?" where that is not known."""
     lost = lost_percent(row)
-    if lost is None:
-        return "? "
-    level = _LEVELS[min(len(_LEVELS) - 1, round(max(0.0, lost) / 10 * (len(_LEVELS) - 1)))]
-    return f"{max(0.0, lost):.1f} % {level}"
+    return "? " if lost is None else loss_text(lost)
 
 
 def context_text(tokens: int) -> str:

@@ -13,10 +13,10 @@ from localllm.core.sizing.placement import DeviceShare
 from localllm.core.text import single_line
 from localllm.core.units import format_bytes, format_duration, format_rate
 from localllm.translation import _
+from localllm.tui.figures import rate_range
 from localllm.tui.screens.models.cells import (
     abilities_text,
     context_text,
-    rate_text,
     verdict_sign,
     verdict_text,
 )
@@ -229,7 +229,7 @@ def _speed(plan: FitPlan) -> Iterator[str]:
     if plan.settings.embeddings:
         return
     yield _("speed: {range} tok/s, likely {likely}; you read at about {reading:.0f}").format(
-        range=rate_text(plan.decode), likely=format_rate(plan.decode.likely), reading=READING_TPS
+        range=rate_range(plan.decode), likely=format_rate(plan.decode.likely), reading=READING_TPS
     )
     yield _("first word after {time} with a page of text").format(
         time=format_duration(plan.ttft.likely)
@@ -241,7 +241,7 @@ def _speed_and_context(view: DetailView) -> str:
     assert size is not None
     parts = [f"{verdict_sign(size)[0]} {verdict_text(size)}"]
     if plan is not None and size.fits and not plan.settings.embeddings:
-        parts.append(_("{range} tok/s").format(range=rate_text(plan.decode)))
+        parts.append(_("{range} tok/s").format(range=rate_range(plan.decode)))
         parts.append(_("first word after {time}").format(time=format_duration(plan.ttft.likely)))
     if details is not None and details.largest_context is not None:
         parts.append(

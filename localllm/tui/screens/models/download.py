@@ -33,9 +33,10 @@ from localllm.tui.downloads import (
     DownloadState,
     request_of,
 )
+from localllm.tui.figures import rate_range
 from localllm.tui.screens.base import WorkScreen
 from localllm.tui.widgets.labels import Bar, Fact
-from localllm.tui.widgets.suggestions import need_bytes, rate_range
+from localllm.tui.widgets.suggestions import need_bytes
 
 if TYPE_CHECKING:
     from localllm.library.download.progress import Progress

@@ -17,7 +17,7 @@ from localllm.server.monitoring.activity import (
 )
 from localllm.translation import N_, _, ngettext
 from localllm.tui import literal
-from localllm.tui.widgets.tables.chart import amount, columns
+from localllm.tui.figures import bar, columns
 
 WIDE = 100
 _BAR = 12
@@ -181,8 +181,8 @@ def slot_line(number: int, request: ServedRequest, context: int, width: int) -> 
         state = _("reading  {read} of {total}").format(read=f"{read:,}", total=total)
     else:
         state = _("waiting")
-    bar = amount(fraction, _BAR if width < WIDE // 2 else _BAR + 6)
-    text = f" {number} {bar} {fraction:4.0%}  {state:24} {request.client}"
+    drawn = bar(fraction, _BAR if width < WIDE // 2 else _BAR + 6)
+    text = f" {number} {drawn} {fraction:4.0%}  {state:24} {request.client}"
     return Content(text)
 
 

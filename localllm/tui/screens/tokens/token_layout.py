@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from rich.cells import cell_len, chop_cells
 
 from localllm.core.text import strip_controls
-
-LEVELS = "▁▂▃▄▅▆▇█"
+from localllm.tui.figures import COLUMNS
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ def level(probability: float | None) -> str:
     """Return the bar of a probability, an eighth of a cell high or more; a blank for none."""
     if probability is None:
         return " "
-    return LEVELS[min(int(probability * len(LEVELS)), len(LEVELS) - 1)]
+    return COLUMNS[min(int(probability * len(COLUMNS)), len(COLUMNS) - 1)]
 
 
 def lay_out(texts: Sequence[str], width: int) -> tuple[Line, ...]:

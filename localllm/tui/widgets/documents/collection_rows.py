@@ -18,6 +18,7 @@ from localllm.core.text import single_line
 from localllm.core.units import format_bytes, format_duration
 from localllm.translation import N_, _, ngettext
 from localllm.tui import literal
+from localllm.tui.figures import bar
 
 ROWS = 3
 """Lines of each collection, the blank one behind it included."""
@@ -169,9 +170,8 @@ def progress_line(state: IndexState) -> str:
     if not progress.files_total:
         return _("looking at the folder…")
     share = progress.bytes_done / progress.bytes_total if progress.bytes_total else 1.0
-    filled = round(_BAR_CELLS * share)
     parts = [
-        "▓" * filled + "░" * (_BAR_CELLS - filled) + f" {share:.0%}",
+        f"{bar(share, _BAR_CELLS)} {share:.0%}",
         _("{done} of {total} files").format(
             done=f"{progress.files_done:,}", total=f"{progress.files_total:,}"
         ),

@@ -13,10 +13,10 @@ from localllm.core.units import format_bytes, format_duration, format_rate
 from localllm.runtime.runtime import ResidentModel
 from localllm.translation import _, ngettext
 from localllm.tui import literal
+from localllm.tui.figures import COLUMNS, bar
 from localllm.tui.widgets.chat.panel import ChatPanel
 from localllm.tui.widgets.meter.readings import MeterReadings, difference
 
-BARS: Final = "▁▂▃▄▅▆▇█"
 NOTABLE_PERCENT: Final = 15
 """A rate nearer than this to the estimate is as expected."""
 BUSY: Final = 0.85
@@ -204,15 +204,11 @@ def sparkline(rates: tuple[float, ...]) -> str:
     """Draw rates as bars from zero to the highest of them."""
     highest = max(rates, default=0.0)
     if not highest:
-        return BARS[0] * len(rates)
+        return COLUMNS[0] * len(rates)
     rates = tuple(dropwhile(lambda rate: not rate, rates))  # nothing was written yet
-    return "".join(BARS[min(len(BARS) - 1, int(rate / highest * len(BARS)))] for rate in rates)
-
-
-def bar(share: float, width: int) -> str:
-    """Draw a share of a width."""
-    filled = round(min(1.0, max(0.0, share)) * width)
-    return "▓" * filled + "░" * (width - filled)
+    return "".join(
+        COLUMNS[min(len(COLUMNS) - 1, int(rate / highest * len(COLUMNS)))] for rate in rates
+    )
 
 
 def beside_estimate(readings: MeterReadings) -> tuple[bool, tuple[str, ...]]:

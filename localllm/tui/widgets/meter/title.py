@@ -9,7 +9,7 @@ from textual.widget import Widget
 from localllm.core.text import single_line
 from localllm.core.units import format_rate
 from localllm.translation import _
-from localllm.tui.widgets.meter.panel import bar
+from localllm.tui.figures import bar
 from localllm.tui.widgets.meter.readings import MeterReadings
 from localllm.tui.widgets.transcript.look import on_one_line
 

@@ -14,6 +14,7 @@ from localllm.core.text import ControlFilter, single_line
 from localllm.core.units import format_duration
 from localllm.engine.messages import PromptProgress
 from localllm.translation import _, ngettext
+from localllm.tui.figures import EMPTY, FULL
 from localllm.tui.markdown.blocks import Block
 from localllm.tui.markdown.highlight import LineHighlighter
 from localllm.tui.markdown.layout import MarkdownLayout
@@ -234,7 +235,7 @@ def progress_line(
     return Strip(
         [
             Segment(words + "  ", look.muted),
-            Segment("▓" * filled, look.mark),
-            Segment("░" * (room - filled), look.muted),
+            Segment(FULL * filled, look.mark),
+            Segment(EMPTY * (room - filled), look.muted),
         ]
     )

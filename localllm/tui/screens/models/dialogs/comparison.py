@@ -18,13 +18,13 @@ from localllm.core.recommend.quant_sizes import QuantSize
 from localllm.core.text import single_line
 from localllm.core.units import format_bytes, format_duration
 from localllm.translation import N_, _
+from localllm.tui.figures import rate_range
 from localllm.tui.screens.base import WorkScreen
 from localllm.tui.screens.models.cells import (
     context_text,
     licence_text,
     lost_text,
     parameters_text,
-    rate_text,
     verdict_sign,
     verdict_text,
 )
@@ -115,7 +115,7 @@ def _part(each: Compared, part: str) -> str:
 
 def _rate(each: Compared) -> str:
     plan = each.details.plan if each.details is not None else None
-    return "" if plan is None or not plan.placement.fits else rate_text(plan.decode)
+    return "" if plan is None or not plan.placement.fits else rate_range(plan.decode)
 
 
 def _first_word(each: Compared) -> str:

@@ -16,8 +16,8 @@ from localllm.library.store.installed import InstalledModel
 from localllm.translation import N_, _
 from localllm.tui import literal
 from localllm.tui.downloads import Download, DownloadState
-from localllm.tui.downloads.activity import progress_bar
 from localllm.tui.downloads.queue import MAX_AT_ONCE
+from localllm.tui.figures import bar
 from localllm.tui.screens.base import WorkScreen
 from localllm.tui.screens.dialog import Dialog, DialogButton
 from localllm.tui.screens.models.download import progress_numbers
@@ -57,8 +57,8 @@ def transfer_lines(item: Download, *, cursor: bool) -> tuple[str, ...]:
         numbers = _("{done} of {total}").format(
             done=format_bytes(item.done_bytes), total=format_bytes(item.total_bytes)
         )
-    bar = progress_bar(item.fraction, _BAR)
-    lines.append(f"{mark}   {bar} {item.fraction:4.0%} · {numbers}")
+    progress = bar(item.fraction, _BAR)
+    lines.append(f"{mark}   {progress} {item.fraction:4.0%} · {numbers}")
     remark = ""
     if item.problem is not None:
         remark = item.problem.line
