@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,7 +18,6 @@ from textual.theme import Theme
 
 from localllm.core.units import format_bytes
 from localllm.errors import LocalLLMError, UsageError
-from localllm.library.http.hosts import is_loopback
 from localllm.translation import N_, _, ngettext
 from localllm.tui.frame_state import FrameState
 from localllm.tui.places import CHAT, HOME, PLACES
@@ -156,7 +154,7 @@ class LocalLLMApp(App[None]):
             self.exit()
             return
         self.watch_downloads()
-        self.services.ledger.listen(lambda: self.call_later(self.show_network))
+        self.services.ledger.listen(self._network_changed)
         await self._open_history()
 
     async def _open_history(self) -> None:
@@ -175,6 +173,7 @@ class LocalLLMApp(App[None]):
 
     async def on_unmount(self) -> None:
         if self._services is not None:
+            self._services.ledger.unlisten(self._network_changed)
             await self._services.close()
 
     @property
@@ -262,25 +261,19 @@ class LocalLLMApp(App[None]):
 
     # --- downloads ---
 
+    def _network_changed(self) -> None:
+        """Show it from the app's thread; the ledger calls in the thread that makes a request."""
+        self.call_later(self.show_network)
+
     def show_network(self) -> None:
-        """Show who is asked now, in the frame of every place, as the ledger counts it."""
-        ledger, frame = self.services.ledger, self.frame_state
-        if self.services.downloads.active:
-            return  # they show their own host and rate
-        activity, truth = ledger.activity(), frame.truth
-        asked = (
-            each.host
-            for each in reversed(ledger.connections())
-            if each.bytes_out and not is_loopback(each.host)
+        """Show who is asked now, in the frame of every place."""
+        from localllm.tui.downloads.activity import network_truth
+
+        ledger, items = self.services.ledger, self.services.downloads.items
+        truth = network_truth(
+            self.frame_state.truth, items, ledger.activity(), ledger.connections()
         )
-        frame.set_truth(
-            replace(
-                truth,
-                host=activity.host or "",
-                bytes_per_s=(activity.rate_bytes_per_s or None) if activity.host else None,
-                asked=tuple(dict.fromkeys((*truth.asked, *asked))),
-            )
-        )
+        self.frame_state.set_truth(truth)
 
     def watch_downloads(self) -> None:
         """Show in the frame of every place what downloads, and find what was stopped before."""
@@ -292,12 +285,11 @@ class LocalLLMApp(App[None]):
 
     def show_downloads(self) -> None:
         """Say in the status line how far the downloads are, again and again while one runs."""
-        from localllm.tui.downloads.activity import activity_text, network_truth
+        from localllm.tui.downloads.activity import activity_text
 
         downloads = self.services.downloads
-        frame = self.frame_state
-        frame.set_activity("download", activity_text(downloads.items))
-        frame.set_truth(network_truth(frame.truth, downloads.items))
+        self.frame_state.set_activity("download", activity_text(downloads.items))
+        self.show_network()
         if downloads.active:
             self._downloads_timer.resume()
         else:

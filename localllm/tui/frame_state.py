@@ -4,8 +4,7 @@ Whoever knows it sets it, and the header and the status line of the place that i
 of this happens in the app's own thread.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -80,16 +79,6 @@ class FrameState:
         if truth != self.truth:
             self.truth = truth
             self._notify()
-
-    @contextmanager
-    def asking(self, host: str) -> Iterator[None]:
-        """Say that a host is asked, as long as this lasts."""
-        asked = tuple(dict.fromkeys((*self.truth.asked, host)))
-        self.set_truth(replace(self.truth, host=host, asked=asked))
-        try:
-            yield
-        finally:
-            self.set_truth(replace(self.truth, host="", bytes_per_s=None))
 
     def set_activity(self, subject: str, text: str) -> None:
         """Say what goes on with a subject ("loaded", "serve", "download"); "" for nothing."""

@@ -13,7 +13,12 @@ from rich.cells import cell_len
 from localllm.cli.main import _print_failure
 from localllm.errors import UsageError
 from localllm.library.files import edit_settings, settings
+from localllm.library.http.connection_file import Purpose
+from localllm.library.http.ledger import NetworkLedger
 from localllm.tui.app import LocalLLMApp
+from localllm.tui.downloads import DownloadRequest
+from localllm.tui.downloads.activity import network_truth
+from localllm.tui.downloads.queue import Download, DownloadState
 from localllm.tui.failure import failure_of, lines_of
 from localllm.tui.frame_state import FrameState, NetworkTruth
 from localllm.tui.places import CHAT, HOME, PLACES
@@ -34,6 +39,7 @@ from tests.tui.actions import (
     wait_for_text,
     wait_until,
 )
+from tests.tui.fake_hub_source import progress
 from tests.tui.fixtures import AppFixture
 
 TRUTHS = (
@@ -160,11 +166,46 @@ async def test_what_goes_on_and_what_is_sent_is_in_sight(app_fixture: AppFixture
     async with app.run_test(size=(140, 30)) as pilot:
         await wait_for_text(pilot, "○ nothing sent")
         await wait_for_text(pilot, "nothing loaded")
-        with app.frame_state.asking("hub.example"):
-            await wait_for_text(pilot, "● hub.example")
+        exchange = app_fixture.ledger.begin("hub.example", Purpose.SEARCH)
+        exchange.sent(100)
+        await wait_for_text(pilot, "● hub.example")
+        exchange.end()
         await wait_for_text(pilot, "○ since the start: hub.example")
         app.frame_state.set_activity("serve", "serving on 127.0.0.1:1")
         await wait_for_text(pilot, "serving on 127.0.0.1:1")
+
+
+def test_the_truth_is_the_ledgers_and_while_something_downloads_has_its_rate() -> None:
+    ledger = NetworkLedger(monotonic=lambda: 5.0)
+
+    def truth(*items: Download, before: NetworkTruth = NetworkTruth()) -> NetworkTruth:  # noqa: B008
+        return network_truth(before, items, ledger.activity(), ledger.connections())
+
+    assert truth() == NetworkTruth()
+    local = ledger.begin("127.0.0.1", Purpose.TRACES)
+    local.sent(10)
+    local.end()
+    assert truth() == NetworkTruth()
+    ledger.begin("never.example", Purpose.SEARCH).end(failed=True)  # nothing went out
+    search = ledger.begin("hub.example", Purpose.SEARCH)
+    search.sent(100)
+    search.received(2 * 2**20)
+    asked = ("hub.example",)
+    rate = 2**20
+    assert truth() == NetworkTruth(host="hub.example", bytes_per_s=rate, asked=asked)
+    search.end()
+    assert truth(before=NetworkTruth(offline=True)) == NetworkTruth(offline=True, asked=asked)
+    quince = DownloadRequest(repository="org/quince", quant="Q8_0", size_bytes=8)
+    item = Download(
+        number=1,
+        request=quince,
+        state=DownloadState.RUNNING,
+        host="files.example",
+        progress=progress(1.0, mib_per_s=40.0),
+    )
+    found = truth(item)
+    assert (found.host, found.bytes_per_s) == ("files.example", 40 * 2**20)
+    assert found.asked == ("hub.example", "files.example")
 
 
 TYPED = "my secret plan"

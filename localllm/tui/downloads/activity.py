@@ -1,10 +1,13 @@
-"""What downloads, as one short text for the status line of every place."""
+"""The downloads and the network as the frame of every place shows them: pure functions."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 from localllm.core.text import single_line
 from localllm.core.units import format_bytes, format_duration
+from localllm.library.http.connection_file import Connection
+from localllm.library.http.hosts import is_loopback
+from localllm.library.http.ledger import NetworkActivity
 from localllm.translation import _, ngettext
 from localllm.tui.downloads.queue import ACTIVE, Download, DownloadState
 from localllm.tui.figures import bar
@@ -52,21 +55,28 @@ def download_text(item: Download) -> str:
     return " ".join(parts)
 
 
-def network_truth(truth: NetworkTruth, items: Sequence[Download]) -> NetworkTruth:
-    """Return the truth about the network as the downloads change it."""
+def network_truth(
+    truth: NetworkTruth,
+    items: Sequence[Download],
+    activity: NetworkActivity,
+    connections: Sequence[Connection],
+) -> NetworkTruth:
+    """Return the truth about the network as the ledger has it; while a download runs, with its host
+    and its own rate, which counts no other request."""
     running = [item for item in items if item.state in ACTIVE and item.host]
-    hosts = {item.host for item in items if item.host}
-    if not running:
-        ours = truth.host in hosts
-        return replace(truth, host="", bytes_per_s=None) if ours else truth
-    rates = [
-        item.progress.rate_bytes_per_s
-        for item in running
-        if item.progress is not None and item.progress.rate_bytes_per_s is not None
+    contacted = [
+        each.host
+        for each in reversed(connections)  # oldest first
+        if each.bytes_out and not is_loopback(each.host)
     ]
-    return replace(
-        truth,
-        host=running[0].host,
-        bytes_per_s=sum(rates) if rates else None,
-        asked=tuple(dict.fromkeys((*truth.asked, running[0].host))),
-    )
+    if running:
+        host = running[0].host
+        contacted.append(host)
+        progress = [item.progress for item in running if item.progress is not None]
+        rates = [each.rate_bytes_per_s for each in progress if each.rate_bytes_per_s is not None]
+        rate = sum(rates) if rates else None
+    else:
+        host = activity.host or ""
+        rate = (activity.rate_bytes_per_s or None) if host else None
+    asked = tuple(dict.fromkeys((*truth.asked, *contacted)))
+    return replace(truth, host=host, bytes_per_s=rate, asked=asked)

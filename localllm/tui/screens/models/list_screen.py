@@ -429,8 +429,8 @@ class ModelListScreen(PlaceScreen):
         if self._access.refusal is not None:
             self._draw_hub_line()
             return
-        frame, source = self.services.frame, self.services.downloads.source
-        with self._hub.asking(self._draw_hub_line), frame.asking(self._access.host):
+        source = self.services.downloads.source
+        with self._hub.asking(self._draw_hub_line):
             problem = await self._hub.read(source, group)
         if problem is not None:
             self.show_status(problem)

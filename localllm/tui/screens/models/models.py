@@ -146,8 +146,8 @@ class ModelsScreen(ModelListScreen):
     async def search_hub(self, words: str) -> None:
         """Send the words to the Hub, as the line below the list says, and list what it answers."""
         assert self._access is not None
-        frame, source = self.services.frame, self.services.downloads.source
-        with self._hub.asking(self._draw_hub_line), frame.asking(self._access.host):
+        source = self.services.downloads.source
+        with self._hub.asking(self._draw_hub_line):
             problem = await self._hub.search(source, words)
         if problem is not None:
             self.show_status(problem)
