@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from textual.app import ComposeResult
-from textual.screen import Screen
+from textual.screen import ModalScreen, Screen
 from textual.worker import Worker, WorkerState
 
 from localllm.tui.app_words import app_words
@@ -59,6 +59,8 @@ class WorkScreen(Screen[Result]):
     def __init__(self) -> None:
         super().__init__()
         self._leaving: Callable[[], None] | None = None
+        # Textual's style sheets follow the first base class only, which is this one.
+        self.set_class(isinstance(self, ModalScreen), "-window")
 
     @property
     def frame(self) -> Frame:

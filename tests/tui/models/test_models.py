@@ -308,6 +308,7 @@ async def test_a_word_is_sent_to_the_hub_after_it_was_said_and_its_files_are_siz
         # Its window: stopped, resumed, done, opened.
         await pilot.press("f6", "t")
         await wait_for_screen(pilot, TransfersScreen)
+        assert app.screen.styles.background.a < 1  # what is below the window is seen
         await wait_for_text(pilot, "2.0 GiB of 8.0 GiB")
         await pilot.press("p")
         await wait_until(pilot, lambda: states(app) == [DownloadState.PAUSED])
