@@ -1,5 +1,6 @@
 """The engine is gone: it is said, and the conversation goes on."""
 
+from localllm.chat.conversation import Attachment
 from localllm.errors import LoadFailed
 from localllm.tui.screens.chat.chat import ChatScreen
 from localllm.tui.screens.dialog import Dialog, telling_lines
@@ -45,8 +46,16 @@ async def test_a_crash_shows_the_reason_and_the_log_and_a_restart_goes_on(
 async def test_a_question_without_any_answer_is_back_in_the_prompt(app_fixture: AppFixture) -> None:
     app = app_fixture.app()
     async with app.run_test() as pilot:
-        await send_and_crash(app_fixture, pilot, after=0)
-        assert chat_screen(app).query_one(Prompt).text == "hi"
+        app_fixture.script.crash_after = 0
+        await open_chat(pilot)
+        chat = chat_screen(app)
+        notes = Attachment(name="notes", media_type="text/plain", text="many words\n" * 9000)
+        chat.prompt_box.attach(notes)
+        await send_question(pilot, "hi")
+        await wait_for_screen(pilot, Dialog)
+        assert chat.conversation.path()[0].attachments[0].cut_tokens
+        assert chat.query_one(Prompt).text == "hi"
+        assert chat.prompt_box.attachments[0].text == notes.text  # all of it
 
 
 async def test_after_a_crash_the_way_back_to_the_models_is_open(app_fixture: AppFixture) -> None:

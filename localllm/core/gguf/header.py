@@ -62,7 +62,7 @@ def _start(reader: ByteReader) -> tuple[int, int, int]:
     """Return version, number of tensors and number of keys."""
     magic = bytes(reader.take(len(MAGIC), "the start of a GGUF header"))
     if magic != MAGIC:
-        what = _FOREIGN.get(magic, f"not a GGUF file: it starts with {magic!r}, not {MAGIC!r}")
+        what = _FOREIGN.get(magic, "not a GGUF file: it does not begin with the letters GGUF")
         raise GgufError(f"this is {what}. Give a GGUF file, or download it again.")
     version = reader.u32("the version")
     if version & 0xFFFF == 0 and version:

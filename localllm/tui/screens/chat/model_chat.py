@@ -60,6 +60,7 @@ class ModelChat(CountingChat):
         self._engine_ended = False
         self._stopping = False
         self._silence_noted = False
+        self._whole: dict[str, tuple[Attachment, ...]] = {}  # of the last question, before its cut
         self._loaded_for: tuple[int | None, str | None] = (None, None)
 
     def set_up(self) -> None:
@@ -258,6 +259,7 @@ class ModelChat(CountingChat):
             if question is None:
                 self.answering = False
                 self.prompt_box.put_back(text, attachments)
+        self._whole = {question.id: attachments}
         conversation = self.session.with_question(question)
         self.session.editing = None
         self.edited_shown()
@@ -415,7 +417,8 @@ class ModelChat(CountingChat):
             return
         question, answer = path[-2:]
         if not (answer.text or answer.reasoning):
-            self.prompt_box.put_back(question.text, question.attachments)
+            whole = self._whole.get(question.id, question.attachments)
+            self.prompt_box.put_back(question.text, whole)
 
     def _note_reloaded(self) -> None:
         """Note that the pool has loaded the model anew, for the question."""
