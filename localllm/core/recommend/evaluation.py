@@ -33,6 +33,7 @@ from localllm.core.sizing.placement import Placement, place
 from localllm.core.speed import DeviceWork, Estimate, calibrated, decode_tps, ttft_s, workload_of
 from localllm.core.units import format_bytes, format_duration, format_rate
 from localllm.errors import UsageError
+from localllm.translation import _
 
 PROMPT_TOKENS = 512
 """The prompt that the time to the first token is estimated for."""
@@ -178,53 +179,64 @@ def reasons(plan: FitPlan, preferences: Preferences) -> Iterable[str]:
     """Yield the sentences for and against a plan."""
     spare = min(share.free_bytes - share.total_bytes for share in plan.placement.devices)
     if spare >= 0:
-        yield f"Fits with {format_bytes(spare)} to spare."
+        yield _("Fits with {size} to spare.").format(size=format_bytes(spare))
     else:
         lacking = min(
             plan.placement.devices, key=lambda share: share.free_bytes - share.total_bytes
         )
-        yield f"Needs {format_bytes(-spare)} more on {lacking.name}."
+        yield _("Needs {size} more on {device}.").format(
+            size=format_bytes(-spare), device=lacking.name
+        )
     candidate = plan.candidate
     if plan.settings.embeddings:
-        yield f"A text of {PROMPT_TOKENS} tokens takes about {format_duration(plan.ttft.likely)}."
+        yield _("A text of {count} tokens takes about {time}.").format(
+            count=PROMPT_TOKENS, time=format_duration(plan.ttft.likely)
+        )
     else:
         yield _speed_words(plan.decode, preferences)
     if plan.settings.mmproj is not None:
         size = format_bytes(plan.settings.mmproj.size_bytes)
-        yield f"{size} of it are for its image encoder."
+        yield _("{size} of it are for its image encoder.").format(size=size)
     if plan.spec.experts:
         share = candidate.active_parameters / candidate.parameters
-        yield f"A mixture of experts: each token uses {share:.0%} of the weights."
-    if plan.placement.cpu_moe:
-        yield f"The experts of {plan.placement.cpu_moe} layers stay in system memory."
-    elif 0 < plan.placement.gpu_layers < len(plan.placement.layout):
-        yield (
-            f"{plan.placement.gpu_layers} of {len(plan.placement.layout)} layers are on the GPU; "
-            "the rest runs on the processor."
+        yield _("A mixture of experts: each token uses {share:.0%} of the weights.").format(
+            share=share
         )
+    if plan.placement.cpu_moe:
+        yield _("The experts of {count} layers stay in system memory.").format(
+            count=plan.placement.cpu_moe
+        )
+    elif 0 < plan.placement.gpu_layers < len(plan.placement.layout):
+        yield _(
+            "{gpu_layers} of {layers} layers are on the GPU; the rest runs on the processor."
+        ).format(gpu_layers=plan.placement.gpu_layers, layers=len(plan.placement.layout))
     if plan.quality is not None:
         yield _quality_words(candidate, plan.quality)
     yield from candidate.caveats
     for doubt in plan.footprint.needs_probe if plan.footprint else ():
-        yield f"The memory is an estimate: {doubt}."
+        yield _("The memory is an estimate: {doubt}.").format(doubt=doubt)
 
 
 def _speed_words(decode: Estimate, preferences: Preferences) -> str:
     likely = format_rate(decode.likely)
     if decode.likely >= preferences.slowest_tps:
         times = decode.likely / READING_TPS
-        pace = f"{times:.1f} times reading speed" if times >= 1.5 else "about reading speed"
-        return f"About {likely}: {pace}."
-    return f"About {likely}: slower than the {preferences.slowest_tps:g} tok/s that were asked for."
+        if times >= 1.5:
+            text = _("About {rate}: {times:.1f} times reading speed.")
+            return text.format(rate=likely, times=times)
+        return _("About {rate}: about reading speed.").format(rate=likely)
+    return _("About {rate}: slower than the {wanted:g} tok/s that were asked for.").format(
+        rate=likely, wanted=preferences.slowest_tps
+    )
 
 
 def _quality_words(candidate: Candidate, lost: Quality) -> str:
     knee = quality.knee(candidate.parameters, candidate.architecture)
     what = (
-        f"{candidate.quant} changes perplexity by {lost.value:+.1f} %"
+        _("{quant} changes perplexity by {value:+.1f} %")
         if lost.metric is Metric.PERPLEXITY
-        else f"{candidate.quant} is {lost.value:.3g} nats from the unquantized model"
-    )
-    where = "interpolated from published models" if lost.interpolated else "published"
-    at = "; the knee of the quality curve" if candidate.quant == knee else ""
+        else _("{quant} is {value:.3g} nats from the unquantized model")
+    ).format(quant=candidate.quant, value=lost.value)
+    where = _("interpolated from published models") if lost.interpolated else _("published")
+    at = _("; the knee of the quality curve") if candidate.quant == knee else ""
     return f"{what} ({where}){at}."

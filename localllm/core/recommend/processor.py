@@ -11,6 +11,7 @@ from localllm.core.model.quants import GgmlType
 from localllm.core.quality import quality
 from localllm.core.recommend.plan import Candidate, Machine
 from localllm.core.speed.kernels import weight_s
+from localllm.translation import _
 
 NOTABLY_FASTER = 1.15
 """A quant that decodes so many times as fast may take the place of another: more than repeated
@@ -71,18 +72,19 @@ def processor_reasons(
     ]
     if faster:
         other = min(faster, key=_loss)
-        yield (
-            f"{other.quant} would decode {_times(other, chosen, machine):.1f} times as fast: this "
-            f"engine has faster kernels for it on this processor. It changes perplexity by "
-            f"{_loss(other):+.1f} %."
-        )
+        yield _(
+            "{quant} would decode {times:.1f} times as fast: this engine has faster kernels for it "
+            "on this processor. It changes perplexity by {loss:+.1f} %."
+        ).format(quant=other.quant, times=_times(other, chosen, machine), loss=_loss(other))
     elif slower:
         other = min(slower, key=lambda each: abs(each.size_bytes - chosen.size_bytes))
         repacked = machine.host.kernels.repacked(kind) if kind is not None else False
-        how = ", whose weights it repacks" if repacked else ""
-        yield (
-            f"{chosen.quant} over {other.quant}: this engine has faster kernels for it on this "
-            f"processor{how}; it decodes {_times(chosen, other, machine):.1f} times as fast."
+        how = _(", whose weights it repacks") if repacked else ""
+        yield _(
+            "{quant} over {other}: this engine has faster kernels for it on this processor{how}; "
+            "it decodes {times:.1f} times as fast."
+        ).format(
+            quant=chosen.quant, other=other.quant, how=how, times=_times(chosen, other, machine)
         )
 
 
