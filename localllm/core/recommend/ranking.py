@@ -11,6 +11,7 @@ from localllm.core.quality import quality
 from localllm.core.recommend.plan import Candidate, FitPlan, Goal, Machine, Preferences
 from localllm.core.recommend.processor import processor_first
 from localllm.core.units import format_bytes
+from localllm.translation import _
 
 COMFORTABLE_TPS = 15.0
 """`balanced` gives up no capability for speed beyond this."""
@@ -54,10 +55,10 @@ def next_better(
         return None
     nearest = min(beyond, key=lambda candidate: candidate.size_bytes)
     lacking = format_bytes(nearest.size_bytes - memory_bytes)
-    return (
-        f"The next better model, {nearest.model} {nearest.quant}, needs at least {lacking} more "
-        f"memory than is free here."
-    )
+    return _(
+        "The next better model, {model} {quant}, needs at least {lacking} more memory than is free "
+        "here."
+    ).format(model=nearest.model, quant=nearest.quant, lacking=lacking)
 
 
 MAX_LOSS_PERCENT = 10.0

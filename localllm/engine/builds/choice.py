@@ -15,6 +15,7 @@ from localllm.engine.builds.candidates import (
 )
 from localllm.engine.builds.verdict import Verdict, VerdictFile, fingerprint
 from localllm.errors import EngineUnavailable
+from localllm.translation import _
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +93,7 @@ def _reason(
         return f"{best[0].name} {_advantage(best, engine)}."
     others = [each for each in examined if each[0] != candidate]
     if not others:
-        return "It is the only engine that is installed."
+        return _("It is the only engine that is installed.")
     usable = [each for each in others if each[1].accepted]
     if not usable:
         return f"{_names(others)} {'is' if len(others) == 1 else 'are'} refused."

@@ -116,7 +116,7 @@ def history_line(choice: str | None, *, is_locked: bool, count: int) -> Content:
     }.get(choice or "", _("not asked yet: in memory until you choose"))
     counted = ngettext("{count} chat", "{count} chats", count).format(count=count)
     locked = f" · {_('locked: its passphrase opens it')}" if is_locked else ""
-    return label(_("chats")) + Content(f"{kept}   {counted}{locked}")
+    return label(_("your chats")) + Content(f"{kept}   {counted}{locked}")
 
 
 def policy_line(locked: Sequence[str]) -> Content:

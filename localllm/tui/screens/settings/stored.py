@@ -75,7 +75,7 @@ def _of_the_person() -> tuple[Stored, ...]:
         ),
         _stored(
             Kind.CHATS,
-            N_("chats"),
+            N_("your chats"),
             N_("conversations, encrypted"),
             paths.conversations_dir(),
         ),
