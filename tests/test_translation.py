@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +86,18 @@ def test_the_language_comes_from_the_environment_or_from_windows(
     if sys.platform == "win32" and asked is None:
         asked = lambda: 0  # noqa: E731
     assert translation.languages_wanted(environment, windows_language=asked) == wanted
+
+
+def test_every_text_is_translated_and_what_is_compiled_is_what_is_written() -> None:
+    pytest.importorskip("babel")
+    script = PACKAGE.parent / "packaging" / "translations.py"
+    if not script.exists():
+        pytest.skip("no repository")
+    done = subprocess.run(
+        [sys.executable, script, "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    assert done.returncode == 0
 
 
 def test_every_sentence_for_people_is_marked() -> None:

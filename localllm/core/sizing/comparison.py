@@ -9,6 +9,7 @@ vocabulary, a driver's context).
 from dataclasses import dataclass
 
 from localllm.core.units import format_bytes
+from localllm.translation import _
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,19 +68,20 @@ class Comparison:
 
     def sentence(self) -> str:
         """Describe all of it in one line."""
-        figures = [f"estimated {_figure(self.estimated_bytes, self.estimate_error_percent)}"]
+        figure = _figure(self.estimated_bytes, self.estimate_error_percent)
+        figures = [_("estimated {size}").format(size=figure)]
         if self.probed_bytes is not None:
-            figures.append(f"dry run {_figure(self.probed_bytes, self.probe_error_percent)}")
-        figures.append(f"allocated {format_bytes(self.allocated_bytes)}")
-        sentence = f"cache and computing: {', '.join(figures)}"
+            figure = _figure(self.probed_bytes, self.probe_error_percent)
+            figures.append(_("dry run {size}").format(size=figure))
+        figures.append(_("allocated {size}").format(size=format_bytes(self.allocated_bytes)))
+        sentence = _("cache and computing: {figures}").format(figures=", ".join(figures))
         for name, estimated, allocated in (
-            ("image encoder", self.encoder_estimated_bytes, self.encoder_allocated_bytes),
-            ("draft model", self.draft_estimated_bytes, self.draft_allocated_bytes),
+            (_("image encoder"), self.encoder_estimated_bytes, self.encoder_allocated_bytes),
+            (_("draft model"), self.draft_estimated_bytes, self.draft_allocated_bytes),
         ):
             if estimated is not None and allocated is not None:
-                sentence += (
-                    f"; {name}: estimated {format_bytes(estimated)}, "
-                    f"allocated {format_bytes(allocated)}"
+                sentence += "; " + _("{name}: estimated {estimated}, allocated {allocated}").format(
+                    name=name, estimated=format_bytes(estimated), allocated=format_bytes(allocated)
                 )
         return sentence
 
