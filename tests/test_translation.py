@@ -1,6 +1,7 @@
 """The languages of the interface: which one is used, and that no text is left out of them."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -104,7 +105,7 @@ def test_every_sentence_for_people_is_marked() -> None:
     found = [
         f"{path.relative_to(PACKAGE)}:{line}: {text!r}"
         for path in _files()
-        for line, text in _unmarked(ast.parse(path.read_text("utf-8")))
+        for line, text in _unmarked(_tree(path))
     ]
     assert found == []
 
@@ -114,8 +115,21 @@ def test_no_text_is_translated_before_the_language_is_known() -> None:
     found = [
         f"{path.relative_to(PACKAGE)}:{call.lineno}"
         for path in PACKAGE.rglob("*.py")
-        for call in _calls_at_import(ast.parse(path.read_text("utf-8")))
+        for call in _calls_at_import(_tree(path))
         if isinstance(call.func, ast.Name) and call.func.id in {"_", "ngettext"}
+    ]
+    assert found == []
+
+
+def test_a_mark_is_around_a_literal_or_what_another_mark_was_around() -> None:
+    """`_("one" if it else "two")` and `_(f"{count}")` would be in no catalogue."""
+    wrong = ast.IfExp | ast.JoinedStr | ast.BinOp | ast.BoolOp
+    found = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(_tree(path))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        if node.func.id in _MARKS and any(isinstance(each, wrong) for each in node.args)
     ]
     assert found == []
 
@@ -130,6 +144,11 @@ class Window(Screen):
 """
     assert [text for _line, text in _unmarked(ast.parse(source))] == ["Leave it", " is gone"]
     assert len([*_calls_at_import(ast.parse("A = _('x')\ndef f(y=_('z')):\n    _('w')"))]) == 2
+
+
+@functools.cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
 
 
 def _files() -> Iterator[Path]:
