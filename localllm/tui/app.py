@@ -178,7 +178,7 @@ class LocalLLMApp(App[None]):
 
     @property
     def services(self) -> "AppServices":
-        """What the screens work with; made by whoever wants them first, in any thread."""
+        """The services; the first use makes them, in whichever thread it is."""
         with self._making_services:
             if self._services is None:
                 self._services = self._make_services(self.frame_state)
@@ -382,7 +382,7 @@ class LocalLLMApp(App[None]):
 
     @property
     def failure(self) -> BaseException | None:
-        """What ended the app, if it did not end by itself."""
+        """The error that ended the app, if one did."""
         return self._exception
 
     def _end_by_signal(self) -> None:

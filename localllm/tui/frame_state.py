@@ -17,14 +17,14 @@ from localllm.translation import _
 class NetworkTruth:
     """What this app has to do with the network now.
 
-    `offline`: it is switched off. `host`: who is asked at this moment, "" for nobody, and with
-    `bytes_per_s` what comes from there. `asked`: the hosts that were asked since the app started.
+    `offline`: it is switched off. `host`: contacted at this moment, "" for none, and with
+    `bytes_per_s` what comes from there. `contacted`: all hosts since the app started.
     """
 
     offline: bool = False
     host: str = ""
     bytes_per_s: float | None = None
-    asked: tuple[str, ...] = ()
+    contacted: tuple[str, ...] = ()
 
     def texts(self) -> tuple[str, ...]:
         """Write it from the longest way to the shortest; each begins with ● when somebody is asked
@@ -35,8 +35,8 @@ class NetworkTruth:
                 rate = format_bandwidth(self.bytes_per_s)
                 return (f"● {host} {rate}", f"● {rate}", "●")
             return (f"● {host}", "●")
-        if self.asked:
-            hosts = ", ".join(single_line(each) for each in self.asked)
+        if self.contacted:
+            hosts = ", ".join(single_line(each) for each in self.contacted)
             return (_("○ since the start: {hosts}").format(hosts=hosts), _("○ quiet"), "○")
         if self.offline:
             return (_("○ offline"), "○")
@@ -55,12 +55,12 @@ class FrameState:
 
     @property
     def activities(self) -> Mapping[str, str]:
-        """What goes on, one text for each subject, in the order in which they began."""
+        """The activities, one text for each subject, in the order in which they began."""
         return MappingProxyType(self._activities)
 
     @property
     def losses(self) -> Mapping[str, str]:
-        """What would be lost if the app ended now, a sentence for each subject."""
+        """The losses if the app ended now, a sentence for each subject."""
         return MappingProxyType(self._losses)
 
     def set_loss(self, subject: str, sentence: str) -> None:

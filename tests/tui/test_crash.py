@@ -3,7 +3,7 @@
 from localllm.chat.conversation import Attachment
 from localllm.errors import LoadFailed
 from localllm.tui.screens.chat.chat import ChatScreen
-from localllm.tui.screens.dialog import Dialog, telling_lines
+from localllm.tui.screens.dialog import Dialog, relevant_lines
 from localllm.tui.screens.home.home import HomeScreen
 from localllm.tui.widgets.prompt import Prompt
 from tests.tui.actions import (
@@ -109,8 +109,8 @@ async def test_an_engine_that_hangs_is_named_within_seconds(app_fixture: AppFixt
 
 def test_only_what_tells_something_is_shown_of_a_log() -> None:
     log = ("fused DeepSeek V4 HC enabled", "", "ggml.c:12: GGML_ASSERT(n > 0) failed")
-    assert telling_lines(log) == log[-1:]
-    assert telling_lines(log[:2]) == ()
+    assert relevant_lines(log) == log[-1:]
+    assert relevant_lines(log[:2]) == ()
 
 
 async def test_one_crash_asks_once(app_fixture: AppFixture) -> None:

@@ -45,8 +45,8 @@ from tests.tui.fixtures import AppFixture
 TRUTHS = (
     NetworkTruth(),
     NetworkTruth(offline=True),
-    NetworkTruth(host="hub.example", bytes_per_s=4e7, asked=("hub.example",)),
-    NetworkTruth(asked=("hub.example", "cdn.example")),
+    NetworkTruth(host="hub.example", bytes_per_s=4e7, contacted=("hub.example",)),
+    NetworkTruth(contacted=("hub.example", "cdn.example")),
 )
 
 
@@ -190,11 +190,13 @@ def test_the_truth_is_the_ledgers_and_while_something_downloads_has_its_rate() -
     search = ledger.begin("hub.example", Purpose.SEARCH)
     search.sent(100)
     search.received(2 * 2**20)
-    asked = ("hub.example",)
+    contacted = ("hub.example",)
     rate = 2**20
-    assert truth() == NetworkTruth(host="hub.example", bytes_per_s=rate, asked=asked)
+    assert truth() == NetworkTruth(host="hub.example", bytes_per_s=rate, contacted=contacted)
     search.end()
-    assert truth(before=NetworkTruth(offline=True)) == NetworkTruth(offline=True, asked=asked)
+    assert truth(before=NetworkTruth(offline=True)) == NetworkTruth(
+        offline=True, contacted=contacted
+    )
     quince = DownloadRequest(repository="org/quince", quant="Q8_0", size_bytes=8)
     item = Download(
         number=1,
@@ -205,7 +207,7 @@ def test_the_truth_is_the_ledgers_and_while_something_downloads_has_its_rate() -
     )
     found = truth(item)
     assert (found.host, found.bytes_per_s) == ("files.example", 40 * 2**20)
-    assert found.asked == ("hub.example", "files.example")
+    assert found.contacted == ("hub.example", "files.example")
 
 
 TYPED = "my secret plan"

@@ -15,7 +15,7 @@ from localllm.translation import N_, _
 
 
 class ArgumentKind(StrEnum):
-    """What stands behind a command, for its completion."""
+    """The kind of argument that a command takes, for its completion."""
 
     NONE = "none"
     TEXT = "text"

@@ -280,7 +280,7 @@ class History(ConversationStore):
         else:
             self.keys.create(passphrase)
         forbid_core_dumps()
-        disk = DiskStore(self._files, clock=self._clock, on_problem=self._tell)
+        disk = DiskStore(self._files, clock=self._clock, on_problem=self._report_problem)
         with self._lock:
             memory, self._memory = self._memory, MemoryStore()
             self._disk = disk
@@ -289,7 +289,7 @@ class History(ConversationStore):
         if self._days:
             disk.erase_expired(self._days)
 
-    def _tell(self, problem: str | None) -> None:
+    def _report_problem(self, problem: str | None) -> None:
         self.on_problem(problem)
 
     def _store_of(self, conversation_id: str) -> ConversationStore:

@@ -40,7 +40,7 @@ class Keyring(Protocol):
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The name that people know."""
 
     def read(self, entry: str) -> bytes:
         """Return a key."""

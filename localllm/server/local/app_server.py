@@ -37,7 +37,7 @@ LAST_WORDS_S = 2.0
 
 
 class ServerState(StrEnum):
-    """What a server does."""
+    """The state of a server."""
 
     STOPPED = "stopped"
     STARTING = "starting"

@@ -78,5 +78,5 @@ def network_truth(
     else:
         host = activity.host or ""
         rate = (activity.rate_bytes_per_s or None) if host else None
-    asked = tuple(dict.fromkeys((*truth.asked, *contacted)))
-    return replace(truth, host=host, bytes_per_s=rate, asked=asked)
+    every = tuple(dict.fromkeys((*truth.contacted, *contacted)))
+    return replace(truth, host=host, bytes_per_s=rate, contacted=every)

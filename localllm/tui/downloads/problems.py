@@ -23,7 +23,7 @@ from localllm.translation import _
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadProblem:
-    """What happened, what to try, and the library's own words where they say more."""
+    """A failure: its cause, what to try, and the library's own words where they say more."""
 
     what: str
     hint: str

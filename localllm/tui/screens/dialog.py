@@ -137,7 +137,7 @@ def crash_dialog(error: EngineCrashed | NotFound) -> Dialog:
     """Explain that the engine is gone: "restart", or "models". NotFound: it ended while it was
     idle. Closing it leaves everything as it is."""
     reason = error.reason if isinstance(error, EngineCrashed) else ""
-    log = telling_lines(error.log_tail) if isinstance(error, EngineCrashed) else ()
+    log = relevant_lines(error.log_tail) if isinstance(error, EngineCrashed) else ()
     return Dialog(
         title=_("The engine has ended"),
         message=crash_words(reason),
@@ -177,7 +177,7 @@ def crash_words(reason: str) -> str:
     return _("It ended while it had nothing to do.")
 
 
-def telling_lines(log: Sequence[str]) -> tuple[str, ...]:
+def relevant_lines(log: Sequence[str]) -> tuple[str, ...]:
     """Return the lines of an engine's log that tell something of its end; often there are none."""
     telling = [line for line in log if line.strip() and _TELLING.search(line)]
     return tuple(telling[-4:])

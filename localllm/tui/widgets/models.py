@@ -31,7 +31,7 @@ class ModelChosen(Message):
         self.model = model
 
 
-class UnloadWanted(Message):
+class UnloadRequested(Message):
     """The memory of a model of the list is to be freed."""
 
     def __init__(self, model: "InstalledModel") -> None:
@@ -100,7 +100,7 @@ class ModelRows(StackedList):
 
     def action_unload(self) -> None:
         if isinstance(row := self.highlighted_child, ModelRow):
-            self.post_message(UnloadWanted(row.model))
+            self.post_message(UnloadRequested(row.model))
 
 
 class ModelRow(ListItem):

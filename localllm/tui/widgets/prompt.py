@@ -77,11 +77,11 @@ class PageTurned(Message):
         self.up = up
 
 
-class MessagesWanted(Message):
+class MessagesRequested(Message):
     """Tab was pressed: the keys are to go to the messages."""
 
 
-class LastQuestionWanted(Message):
+class EditLastRequested(Message):
     """↑ was pressed in an empty prompt: the last question is to be edited."""
 
 
@@ -154,7 +154,7 @@ class Prompt(TextArea):
         self._box.send()
 
     def action_messages(self) -> None:
-        self.post_message(MessagesWanted())
+        self.post_message(MessagesRequested())
 
     def action_new_line(self) -> None:
         self.insert("\n")
@@ -163,7 +163,7 @@ class Prompt(TextArea):
         if self._box.popup.is_open:
             self._box.popup.move(-1)
         elif not self.text and not select:
-            self.post_message(LastQuestionWanted())
+            self.post_message(EditLastRequested())
         else:
             super().action_cursor_up(select)
 
@@ -306,7 +306,7 @@ class PromptBox(Vertical):
 
     @property
     def attachments(self) -> tuple[Attachment, ...]:
-        """What goes with the question."""
+        """The files and pictures that go with the question."""
         return self._list.attachments
 
     @property

@@ -44,18 +44,18 @@ def chatgpt(document: Mapping[str, object]) -> Conversation | None:
     nodes = []
     for name, value in mapping(document.get("mapping")).items():
         node = mapping(value)
-        said = mapping(node.get("message"))
-        author = mapping(said.get("author"))
-        content = mapping(said.get("content"))
-        hidden = mapping(said.get("metadata")).get("is_visually_hidden_from_conversation") is True
+        entry = mapping(node.get("message"))
+        author = mapping(entry.get("author"))
+        content = mapping(entry.get("content"))
+        hidden = mapping(entry.get("metadata")).get("is_visually_hidden_from_conversation") is True
         made = None
-        if not hidden and text(said.get("recipient")) in ("", "all"):
+        if not hidden and text(entry.get("recipient")) in ("", "all"):
             made = message(
                 key=f"{key}/{name}",
                 role=author.get("role"),
                 body=_chatgpt_text(content),
-                created=said.get("create_time"),
-                model=mapping(said.get("metadata")).get("model_slug"),
+                created=entry.get("create_time"),
+                model=mapping(entry.get("metadata")).get("model_slug"),
             )
         nodes.append(Node(id=name, parent=text(node.get("parent")) or None, message=made))
     return conversation(
@@ -85,19 +85,19 @@ def claude(document: Mapping[str, object]) -> Conversation | None:
     key = _id(document, "uuid") or _key_of(document)
     nodes: list[Node] = []
     for number, value in enumerate(sequence(document.get("chat_messages"))):
-        said = mapping(value)
-        name = text(said.get("uuid")) or str(number)
-        parts = [mapping(part) for part in sequence(said.get("content"))]
+        entry = mapping(value)
+        name = text(entry.get("uuid")) or str(number)
+        parts = [mapping(part) for part in sequence(entry.get("content"))]
         made = message(
             key=f"{key}/{name}",
-            role=said.get("sender"),
-            body=_texts(parts) or text(said.get("text")),
-            created=said.get("created_at"),
+            role=entry.get("sender"),
+            body=_texts(parts) or text(entry.get("text")),
+            created=entry.get("created_at"),
             reasoning=joined(text(part.get("thinking")) for part in parts),
-            attachments=_claude_files(said),
+            attachments=_claude_files(entry),
         )
         before = nodes[-1].id if nodes else None
-        parent = text(said.get("parent_message_uuid")) or before
+        parent = text(entry.get("parent_message_uuid")) or before
         nodes.append(Node(id=name, parent=parent, message=made))
     return conversation(
         key=f"claude/{key}",
@@ -110,8 +110,8 @@ def claude(document: Mapping[str, object]) -> Conversation | None:
     )
 
 
-def _claude_files(said: Mapping[str, object]) -> Iterator[Attachment]:
-    for value in sequence(said.get("attachments")):
+def _claude_files(entry: Mapping[str, object]) -> Iterator[Attachment]:
+    for value in sequence(entry.get("attachments")):
         file = mapping(value)
         name = text(file.get("file_name"))[:200] or "file"
         if content := text(file.get("extracted_content")):
@@ -125,15 +125,15 @@ def open_webui(document: Mapping[str, object]) -> Conversation | None:
     history = mapping(chat.get("history"))
     nodes = []
     for name, value in mapping(history.get("messages")).items():
-        said = mapping(value)
+        entry = mapping(value)
         made = message(
             key=f"{key}/{name}",
-            role=said.get("role"),
-            body=_content(said),
-            created=said.get("timestamp"),
-            model=said.get("modelName") or said.get("model"),
+            role=entry.get("role"),
+            body=_content(entry),
+            created=entry.get("timestamp"),
+            model=entry.get("modelName") or entry.get("model"),
         )
-        nodes.append(Node(id=name, parent=text(said.get("parentId")) or None, message=made))
+        nodes.append(Node(id=name, parent=text(entry.get("parentId")) or None, message=made))
     return conversation(
         key=f"open-webui/{key}",
         title=chat.get("title") or document.get("title"),
@@ -154,11 +154,11 @@ def lm_studio(document: Mapping[str, object]) -> Conversation | None:
     key = f"{text(document.get('name'))[:1000]}/{document.get('createdAt')!r}"
     messages: list[ChatMessage | None] = []
     for number, value in enumerate(sequence(document.get("messages"))):
-        said = mapping(value)
-        versions = sequence(said.get("versions"))
-        selected = said.get("currentlySelected")
+        entry = mapping(value)
+        versions = sequence(entry.get("versions"))
+        selected = entry.get("currentlySelected")
         at = selected if isinstance(selected, int) and 0 <= selected < len(versions) else -1
-        version = mapping(versions[at]) if versions else said
+        version = mapping(versions[at]) if versions else entry
         steps = [mapping(step) for step in sequence(version.get("steps"))]
         body = joined(_content(step) for step in steps if step.get("type") == "contentBlock")
         messages.append(
@@ -183,16 +183,16 @@ def jan(lines: Iterable[Mapping[str, object]], title: str) -> Conversation | Non
     """Read the messages of a thread of Jan, one a line."""
     key = ""
     messages = []
-    for number, said in enumerate(lines):
-        key = key or _id(said, "thread_id")
-        parts = (mapping(part) for part in sequence(said.get("content")))
+    for number, entry in enumerate(lines):
+        key = key or _id(entry, "thread_id")
+        parts = (mapping(part) for part in sequence(entry.get("content")))
         messages.append(
             message(
-                key=f"{key}/{text(said.get('id')) or number}",
-                role=said.get("role"),
+                key=f"{key}/{text(entry.get('id')) or number}",
+                role=entry.get("role"),
                 body=joined(text(mapping(part.get("text")).get("value")) for part in parts),
-                created=said.get("created_at"),
-                model=mapping(said.get("metadata")).get("model"),
+                created=entry.get("created_at"),
+                model=mapping(entry.get("metadata")).get("model"),
             )
         )
     return conversation(key=f"jan/{key or title}", title=title, nodes=chain(messages))
@@ -200,7 +200,7 @@ def jan(lines: Iterable[Mapping[str, object]], title: str) -> Conversation | Non
 
 def _plain(key: str, messages: Iterable[object]) -> tuple[Node, ...]:
     """Return the nodes of a plain list of roles and contents."""
-    said = map(mapping, messages)
+    entry = map(mapping, messages)
     return chain(
         message(
             key=f"{key}/{number}",
@@ -209,12 +209,12 @@ def _plain(key: str, messages: Iterable[object]) -> tuple[Node, ...]:
             created=each.get("timestamp"),
             model=each.get("model"),
         )
-        for number, each in enumerate(said)
+        for number, each in enumerate(entry)
     )
 
 
-def _content(said: Mapping[str, object]) -> str:
-    content = said.get("content")
+def _content(entry: Mapping[str, object]) -> str:
+    content = entry.get("content")
     return content if isinstance(content, str) else _texts(map(mapping, sequence(content)))
 
 

@@ -202,16 +202,18 @@ class BenchScreen(PlaceScreen):
             of = "" if len(models) == 1 else f" ({number}/{len(models)})"
             label = f"{single_line(model.name)}{of}"
             frame.set_activity("bench", _("measuring {model}").format(model=label))
-            self._say(_("{model}: waiting until nothing else is answered").format(model=label))
+            self._show_progress(
+                _("{model}: waiting until nothing else is answered").format(model=label)
+            )
             try:
-                watch = ScreenWatch(label, self._say)
+                watch = ScreenWatch(label, self._show_progress)
                 async with self.services.pool.alone(model.name):
                     measured = await measure(self.runtime, model, PLAN, force=False, watch=watch)
                 store = paths.measurements_file(paths.data_dir())
                 await asyncio.to_thread(measurements.add, store, *measured.results)
-                self._say(_("{model}: measured").format(model=label))
+                self._show_progress(_("{model}: measured").format(model=label))
             except LocalLLMError as error:
-                self._say(f"{label}: {single_line(str(error))}")
+                self._show_progress(f"{label}: {single_line(str(error))}")
             finally:
                 frame.set_activity("bench", "")
             self.read()
@@ -221,9 +223,9 @@ class BenchScreen(PlaceScreen):
         for worker in running:
             worker.cancel()
         if running:
-            self._say(_("Stopped: what was not finished is not kept."))
+            self._show_progress(_("Stopped: what was not finished is not kept."))
 
-    def _say(self, text: str) -> None:
+    def _show_progress(self, text: str) -> None:
         if self.is_attached:
             self.query_one("#bench-run", Static).update(literal.line(text))
 
@@ -280,18 +282,20 @@ class BenchScreen(PlaceScreen):
 class ScreenWatch:
     """Shows a measurement as one line: what runs, how far it is."""
 
-    def __init__(self, label: str, say: Callable[[str], None]) -> None:
+    def __init__(self, label: str, show: Callable[[str], None]) -> None:
         self._label = label
-        self._say = say
+        self._show_progress = show
 
     async def load(self, runtime: Runtime, plan: LoadPlan, *, force: bool) -> ResidentModel:
-        """Load, and say how far it is."""
+        """Load, and show how far it is."""
         async with aclosing(runtime.load(plan, force=force)) as events:
             async for event in events:
                 if not isinstance(event, LoadProgress):
                     return event
                 drawn = bar(event.fraction, 12)
-                self._say(_("{model}: loading {bar}").format(model=self._label, bar=drawn))
+                self._show_progress(
+                    _("{model}: loading {bar}").format(model=self._label, bar=drawn)
+                )
         raise AssertionError("a load ends with its resident model")
 
     @contextmanager
@@ -303,7 +307,9 @@ class ScreenWatch:
         def show() -> None:
             text = _("{model}: {test}, {done} of {runs}   {bar}")
             drawn = bar(done / runs, 16)
-            self._say(text.format(model=self._label, test=name, done=done, runs=runs, bar=drawn))
+            self._show_progress(
+                text.format(model=self._label, test=name, done=done, runs=runs, bar=drawn)
+            )
 
         def ran() -> None:
             nonlocal done
@@ -315,7 +321,7 @@ class ScreenWatch:
 
     def warn(self, text: str) -> None:
         """Say what is not as it should be."""
-        self._say(f"{self._label}: {text}")
+        self._show_progress(f"{self._label}: {text}")
 
 
 def _look(

@@ -44,8 +44,8 @@ from localllm.tui.widgets.history.chat_rows import ChatRows
 from localllm.tui.widgets.meter.panel import MeterPanel
 from localllm.tui.widgets.meter.title import ChatTitle
 from localllm.tui.widgets.prompt import (
-    LastQuestionWanted,
-    MessagesWanted,
+    EditLastRequested,
+    MessagesRequested,
     PageTurned,
     PromptBox,
     PromptChanged,
@@ -270,8 +270,8 @@ class ChatScreen(ChatWindows):
         event.stop()
         self.count_question()
 
-    @on(MessagesWanted)
-    def _messages_wanted(self) -> None:
+    @on(MessagesRequested)
+    def _messages_requested(self) -> None:
         if self.transcript.entries:
             self.transcript.focus()
 
@@ -281,8 +281,8 @@ class ChatScreen(ChatWindows):
         if event.text:
             self.prompt_box.prompt.insert(event.text)
 
-    @on(LastQuestionWanted)
-    def _last_question_wanted(self) -> None:
+    @on(EditLastRequested)
+    def _edit_last_requested(self) -> None:
         self.edit_last()
 
     @on(LineClicked)

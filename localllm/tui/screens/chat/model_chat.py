@@ -131,7 +131,7 @@ class ModelChat(CountingChat):
 
     @property
     def draft(self) -> Draft:
-        """What is typed and not sent."""
+        """The question that is typed and not sent."""
         return Draft(text=self.prompt_box.text, attachments=self.prompt_box.attachments)
 
     # --- the model ---

@@ -18,7 +18,7 @@ _FASTEST_TPS = 60.0
 
 
 class Progress(StrEnum):
-    """Where an answer is."""
+    """The state of an answer."""
 
     IDLE = "idle"
     WAITING = "waiting"  # for its model

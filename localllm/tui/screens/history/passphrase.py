@@ -63,18 +63,18 @@ class PassphraseScreen(ModalScreen[str | None]):
             return
         again = self.query_one("#passphrase-again", Input)
         if (reason := problem(typed)) is not None:
-            self._say(_(reason))
+            self._show_remark(_(reason))
         elif not again.value:
-            self._say("")
+            self._show_remark("")
             again.focus()
         elif again.value != typed:
-            self._say(_("The two are different. Type the second one again."))
+            self._show_remark(_("The two are different. Type the second one again."))
             again.value = ""
             again.focus()
         else:
             self.dismiss(typed)
 
-    def _say(self, remark: str) -> None:
+    def _show_remark(self, remark: str) -> None:
         self.query_one("#passphrase-remark", Static).update(literal.line(remark))
 
     def action_later(self) -> None:

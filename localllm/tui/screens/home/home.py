@@ -23,7 +23,7 @@ from localllm.tui.screens.home.conversations import ConversationList, Conversati
 from localllm.tui.screens.home.machine import MachinePanel
 from localllm.tui.screens.home.preferences import PREFERENCE_BINDINGS, PreferenceLine
 from localllm.tui.widgets.listing import ListEndPassed, StackedList
-from localllm.tui.widgets.models import ModelChosen, ModelList, ModelRow, ModelRows, UnloadWanted
+from localllm.tui.widgets.models import ModelChosen, ModelList, ModelRow, ModelRows, UnloadRequested
 from localllm.tui.widgets.suggestions import SuggestionChosen, SuggestionList, SuggestionRows
 
 if TYPE_CHECKING:
@@ -163,8 +163,8 @@ class HomeScreen(PlaceScreen):
     def _model_chosen(self, event: ModelChosen) -> None:
         self.frame.open_chat(event.model)
 
-    @on(UnloadWanted)
-    def _unload_wanted(self, event: UnloadWanted) -> None:
+    @on(UnloadRequested)
+    def _unload_requested(self, event: UnloadRequested) -> None:
         self.unload(event.model)
 
     @work(group="unload", exit_on_error=False)

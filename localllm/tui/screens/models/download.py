@@ -224,8 +224,10 @@ class DownloadScreen(WorkScreen[DownloadResult], ModalScreen[DownloadResult]):
         elif preview.refusal is not None:
             self._go(Phase.FAILED, preview.refusal)
         else:
-            asked = bool(self.frame.frame_state.truth.asked)
-            self._go(Phase.OFFERED, _before(preview, self._offer.request.size_bytes, asked=asked))
+            contacted = bool(self.frame.frame_state.truth.contacted)
+            self._go(
+                Phase.OFFERED, _before(preview, self._offer.request.size_bytes, contacted=contacted)
+            )
 
     def _begin(self) -> None:
         self._number = self._downloads.add(self._offer.request).number
@@ -401,13 +403,13 @@ class DownloadScreen(WorkScreen[DownloadResult], ModalScreen[DownloadResult]):
             )
 
 
-def _before(preview: DownloadPreview, size_bytes: int, *, asked: bool) -> str:
+def _before(preview: DownloadPreview, size_bytes: int, *, contacted: bool) -> str:
     if preview.free_bytes is not None and preview.free_bytes < size_bytes:
         return _("There is room for {free} only: free {missing} first.").format(
             free=format_bytes(preview.free_bytes),
             missing=format_bytes(size_bytes - preview.free_bytes),
         )
-    if asked:  # something was sent, but not for this
+    if contacted:  # something was sent, but not for this
         return _(
             "Nothing was sent for this file yet. A download asks {host} and its servers for it; you"
             " can chat meanwhile."

@@ -180,7 +180,7 @@ def _lines(
 
 def is_listed(group: ModelGroup, chosen: ModelFilter, known: KnownSizes) -> bool:
     """Tell whether a model passes the filter: it does when one of its files does."""
-    if not (_says(group, chosen.text) and chosen.abilities <= group.abilities):
+    if not (_matches_text(group, chosen.text) and chosen.abilities <= group.abilities):
         return False
     if not (_licensed(group, chosen.license) and _from(group, chosen.source)):
         return False
@@ -192,7 +192,7 @@ def is_listed(group: ModelGroup, chosen: ModelFilter, known: KnownSizes) -> bool
     return any(chosen.max_bytes is None or row.file_bytes <= chosen.max_bytes for row in fitting)
 
 
-def _says(group: ModelGroup, text: str) -> bool:
+def _matches_text(group: ModelGroup, text: str) -> bool:
     """Tell whether each word of the text is in the model's names, or in the name of a quant."""
     words = text.lower().split()
     if not words:
