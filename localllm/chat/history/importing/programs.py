@@ -26,7 +26,7 @@ Reader = Callable[[Mapping[str, object]], Conversation | None]
 
 
 def reader_of(document: Mapping[str, object]) -> Reader | None:
-    """Return who can read a conversation of this form; None: nobody."""
+    """Return the reader of conversations of this form; None: there is none."""
     if "mapping" in document:
         return chatgpt
     if "chat_messages" in document:

@@ -128,13 +128,19 @@ async def ask_how_to_keep(screen: WorkScreen[Result]) -> None:
         await keep(screen, answer)
 
 
-async def keep(screen: WorkScreen[Result], answer: KeepAnswer) -> bool:
-    """Keep conversations as answered; ask for what is needed for it. False: it stays as it was."""
+async def keep(screen: WorkScreen[Result], answer: KeepAnswer, *, remark: str = "") -> bool:
+    """Keep conversations as answered; ask for what is needed for it. False: it stays as it was.
+    `remark`: why the passphrase is asked for again."""
     history = screen.services.conversations
     passphrase: str | None = None
     if answer.choice is HistoryChoice.DISK:
-        if await asyncio.to_thread(_waits_for_passphrase, history):
-            passphrase = await screen.ask(PassphraseScreen())
+        try:
+            is_waiting = await asyncio.to_thread(_waits_for_passphrase, history)
+        except LocalLLMError as error:  # the file of keys is damaged
+            await screen.ask(_failed(str(error)))
+            return False
+        if is_waiting:
+            passphrase = await screen.ask(PassphraseScreen(remark=remark))
         elif answer.with_passphrase:
             passphrase = await screen.ask(PassphraseScreen(is_new=True))
         else:
@@ -153,8 +159,8 @@ async def _keep(screen: WorkScreen[Result], answer: KeepAnswer, passphrase: str 
     try:
         await asyncio.to_thread(history.choose, answer.choice, passphrase)
         await asyncio.to_thread(edit_settings.change, "history", answer.choice.value)
-    except WrongPassphrase:
-        return await keep(screen, answer)
+    except WrongPassphrase as error:
+        return await keep(screen, answer, remark=_(str(error)))
     except KeyUnavailable as error:
         return await _without_keyring(screen, error)
     except LocalLLMError as error:
