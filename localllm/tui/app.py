@@ -155,6 +155,7 @@ class LocalLLMApp(App[None]):
             return
         self.watch_downloads()
         self.services.ledger.listen(self._network_changed)
+        self.show_network()  # somebody may have asked before
         await self._open_history()
 
     async def _open_history(self) -> None:
