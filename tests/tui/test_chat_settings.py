@@ -14,13 +14,14 @@ from localllm.chat.schemas import ANY_OBJECT
 from localllm.chat.settings import ChatSettings
 from localllm.chat.tools.toolbox import local_tools
 from localllm.engine.messages import Effort, Sampling, Thinking
+from localllm.tui.screens.chat_settings.choice_window import ChoiceWindow
 from localllm.tui.screens.chat_settings.panel import ChatSettingsPanel
 from localllm.tui.screens.chat_settings.row_states import MemoryNeed, SettingsSubject
 from localllm.tui.screens.chat_settings.rows import SettingRow
 from localllm.tui.screens.chat_settings.text_window import TextWindow
 from localllm.tui.screens.chat_settings.window import ChatSettingsWindow
 from localllm.tui.screens.tokens.token_layout import lay_out, level, visible
-from tests.tui.actions import screen_text, wait_for_screen, wait_for_text
+from tests.tui.actions import screen_text, wait_for_screen, wait_for_text, wait_until
 
 GIB = 2**30
 HOSTILE = "[/INST] [Q4_K_M] [bold] \x1b[2J"
@@ -144,8 +145,12 @@ async def test_presets_are_saved_used_and_deleted(tmp_path: Path) -> None:
         assert store.default("starter").name == "warm"
         await pilot.press("escape", "backspace")
         assert app.settings == store.find("warm").settings
-        await pilot.press("p", "x", "escape")
-        assert "warm" not in [each.name for each in store.presets()]
+        await pilot.press("p", "x")
+        await wait_for_text(pilot, "Delete warm?")
+        await pilot.press("right", "enter")
+        await wait_until(pilot, lambda: "warm" not in [each.name for each in store.presets()])
+        await wait_for_screen(pilot, ChoiceWindow)
+        await pilot.press("escape")
         await pilot.press("m")
         await wait_for_text(pilot, "typical_p")
         (tmp_path / "presets.json").write_text("{")

@@ -51,6 +51,7 @@ async def test_slash_commands_act_on_the_chat(app_fixture: AppFixture, tmp_path:
         assert screen.conversation.settings.sampling.temperature == 1
         await send_question(pilot, "/help")
         await wait_for_screen(pilot, NoteWindow)
+        await wait_until(pilot, lambda: screen_text(app).splitlines()[-1].strip() == "esc close")
         assert "/again" in screen_text(app)
         assert "/save" not in screen_text(app)  # the app keeps chats by itself
         await pilot.press("escape")
@@ -72,8 +73,21 @@ async def test_the_prompt_library_is_used_and_kept(app_fixture: AppFixture) -> N
         await pilot.press(*"haiku", "enter")
         await wait_for_text(pilot, "{{name}}")
         await pilot.press(*"On {{it}}", "enter")
+        await wait_for_text(pilot, "▌ haiku")
         await wait_for_text(pilot, "On {{it}}")
         await pilot.press("x")
+        await wait_for_text(pilot, "Delete haiku?")
+        await pilot.press("escape")
+        await wait_for_screen(pilot, ChoiceWindow)
+        await pilot.press("n")
+        await wait_for_screen(pilot, TextWindow)
+        await pilot.press(*"haiku", "enter")  # what is there is changed, not written over
+        await wait_for_text(pilot, "On {{it}}")
+        await pilot.press("escape")
+        await wait_for_screen(pilot, ChoiceWindow)
+        await pilot.press("x")
+        await wait_for_text(pilot, "Delete haiku?")
+        await pilot.press("right", "enter")
         await wait_until(pilot, lambda: "haiku" not in PromptLibrary().names())
         await wait_for_screen(pilot, ChoiceWindow)
         await pilot.press("enter")  # explain

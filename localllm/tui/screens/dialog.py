@@ -217,6 +217,18 @@ def failure_dialog(title: str, error: LocalLLMError) -> Dialog:
     return Dialog(title=title, message=str(error), buttons=(CLOSE,))
 
 
+def delete_dialog(name: str) -> Dialog:
+    """Ask before something that a person wrote is deleted: "delete", or it stays."""
+    return Dialog(
+        title=_("Delete {name}?").format(name=name),
+        message=_("It cannot be undone."),
+        buttons=(
+            DialogButton(id="keep", label=_("Keep it")),
+            DialogButton(id="delete", label=_("Delete it")),
+        ),
+    )
+
+
 def bug_dialog(error: BaseException | None) -> Dialog:
     """Say that something failed that nobody foresaw."""
     return Dialog(

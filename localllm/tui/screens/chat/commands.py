@@ -23,6 +23,7 @@ from localllm.tui.screens.chat.session import last_answer, last_question
 from localllm.tui.screens.chat.windows import ChatWindows
 from localllm.tui.screens.chat_settings.choice_window import ChoiceWindow, Row
 from localllm.tui.screens.chat_settings.text_window import NoteWindow, TextWindow
+from localllm.tui.screens.dialog import delete_dialog
 from localllm.tui.widgets.prompt import Completer, PromptCompletion
 
 if TYPE_CHECKING:  # imported when somebody uses documents
@@ -90,11 +91,14 @@ class ScreenCommands(LibraryActions, DocumentActions):
                 return "" if chosen is None else chosen.id
             selected = chosen.id
             if chosen.key == "x":
-                library.delete(chosen.id)
+                if await self._screen.ask(delete_dialog(chosen.id)) == "delete":
+                    library.delete(chosen.id)
             elif chosen.key == "e":
                 await self._write_prompt(chosen.id, library.find(chosen.id).text)
             elif name := await self.ask(_("The name of the new prompt"), ""):
-                await self._write_prompt(name, "")
+                known = {each.lower() for each in library.names()}  # nothing is written over
+                text = library.find(name).text if name.strip().lower() in known else ""
+                await self._write_prompt(name, text)
                 selected = name
 
     async def _write_prompt(self, name: str, text: str) -> None:

@@ -42,6 +42,7 @@ class ChoiceWindow(ModalScreen[Chosen | None]):
     ChoiceWindow { align: center middle; }
     ChoiceWindow OptionList { height: auto; max-height: 60vh; background: transparent;
         border: none; padding: 0; }
+    ChoiceWindow OptionList:focus { border: none; }
     ChoiceWindow #choice-keys { height: auto; color: $text-muted; margin-top: 1; }
     """
 
@@ -68,23 +69,25 @@ class ChoiceWindow(ModalScreen[Chosen | None]):
         self._selected = selected
 
     def compose(self) -> ComposeResult:
-        width = max((len(each.name) for each in self._rows), default=0)
         with Vertical(id="dialog"):
             yield Static(literal.line(self._title), id="dialog-title")
-            yield OptionList(
-                *(
-                    Option(
-                        Content.assemble(
-                            literal.line(f"{each.name:<{min(width, 40)}}"),
-                            "  ",
-                            literal.line(each.remark).stylize("dim"),
-                        )
-                    )
-                    for each in self._rows
-                )
-            )
+            yield OptionList(*(Option(self._row(each)) for each in self._rows))
             keys = [f"⏎ {self._enter}", *(f"{key} {text}" for key, text in self._keys.items())]
             yield Static(Content("   ".join((*keys, "esc"))), id="choice-keys")
+
+    def _row(self, row: Row, *, is_current: bool = False) -> Content:
+        width = min(max(len(each.name) for each in self._rows), 40)
+        mark = "▌ " if is_current else "  "  # a sign, where there are no colours
+        name = literal.line(f"{row.name:<{width}}")
+        return Content.assemble(mark, name, "  ", literal.line(row.remark).stylize("dim"))
+
+    @on(OptionList.OptionHighlighted)
+    def _highlighted(self, event: OptionList.OptionHighlighted) -> None:
+        for at, row in enumerate(self._rows):
+            is_current = at == event.option_index
+            event.option_list.replace_option_prompt_at_index(
+                at, self._row(row, is_current=is_current)
+            )
 
     def on_mount(self) -> None:
         options = self.query_one(OptionList)

@@ -7,6 +7,7 @@ background: the panel is handed functions for both.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 from textual import on, work
@@ -39,6 +40,7 @@ from localllm.tui.screens.chat_settings.row_states import (
 )
 from localllm.tui.screens.chat_settings.rows import SettingRow
 from localllm.tui.screens.chat_settings.text_window import TextWindow
+from localllm.tui.screens.dialog import delete_dialog
 
 DAILY = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "seed")
 MORE = tuple(each for each in SAMPLING_NAMES if each not in DAILY)
@@ -395,11 +397,24 @@ class ChatSettingsPanel(Vertical):
                 case "o":
                     store.save(choice.id, store.find(choice.id, model).settings, model)
                 case "x":
-                    store.delete(choice.id, model)
+                    self.app.push_screen(
+                        delete_dialog(choice.id), partial(self._deletion_answered, choice.id)
+                    )
+                    return
         except LocalLLMError as error:
             self._hint(str(error), error=True)
             return
         self.show(self.settings)
+        self.action_presets()
+
+    def _deletion_answered(self, name: str, answer: str | None) -> None:
+        if answer == "delete":
+            try:
+                self._presets.delete(name, self.subject.model)
+            except LocalLLMError as error:
+                self._hint(str(error), error=True)
+                return
+            self.show(self.settings)
         self.action_presets()
 
     def action_defaults(self) -> None:

@@ -13,7 +13,6 @@ from textual.widgets import Static, TextArea
 from localllm.errors import LocalLLMError
 from localllm.translation import N_
 from localllm.tui import literal
-from localllm.tui.widgets.key_hints import KeyHints
 
 Check = Callable[[str], None]
 """Judge a text before it is taken. Raises LocalLLMError, whose message is shown."""
@@ -28,7 +27,6 @@ class TextWindow(ModalScreen[str | None]):
         padding: 0 1; border: none; }
     TextWindow #text-remark { height: auto; color: $text-muted; margin-bottom: 1; }
     TextWindow #text-error { height: auto; color: $text-error; display: none; }
-    TextWindow KeyHints { margin-top: 1; }
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -79,7 +77,6 @@ class TextWindow(ModalScreen[str | None]):
                 highlight_cursor_line=False,
             )
             yield Static("", id="text-error", markup=False)
-            yield KeyHints()
 
     def on_mount(self) -> None:
         area = self.query_one(TextArea)
@@ -131,7 +128,6 @@ class NoteWindow(ModalScreen[None]):
             yield Static(literal.line(self._title), id="dialog-title")
             with VerticalScroll():
                 yield Static(literal.lines(self._text), id="note-text")
-            yield KeyHints()
 
     def on_mount(self) -> None:
         self.query_one(VerticalScroll).focus()

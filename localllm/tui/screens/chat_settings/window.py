@@ -16,7 +16,6 @@ from localllm.translation import N_, _
 from localllm.tui.screens.chat_settings.panel import ChatSettingsPanel
 from localllm.tui.screens.chat_settings.row_states import SettingsSubject
 from localllm.tui.widgets.chat.panel import ChatPanel
-from localllm.tui.widgets.key_hints import KeyHints
 
 
 class ChatSettingsWindow(ModalScreen[None]):
@@ -53,7 +52,6 @@ class ChatSettingsWindow(ModalScreen[None]):
         with Vertical(id="settings-window") as window:
             window.border_title = _("Settings of this chat")
             yield self._panel
-            yield KeyHints()
 
     def on_mount(self) -> None:
         self._panel.focus_row()
