@@ -112,7 +112,9 @@ def row_lines(row: BenchRow, width: int, *, top: float) -> tuple[Content, ...]:
     space = max(width - len(head) - _NUMBER - len(numbers) - 5, 0)
     line = Content(f"{head} {rate:>{_NUMBER}} ")
     if decode is None:
-        line += Content.styled(_("not measured")[:space].ljust(space), "$text-muted")
+        words = _("not measured")
+        words = words if len(words) <= space else ""  # the dash before it says so too
+        line += Content.styled(words.ljust(space), "$text-muted")
     else:
         low, high = decode.tps_mean, decode.tps_mean
         if predicted is not None:

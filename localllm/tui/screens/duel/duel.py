@@ -198,7 +198,7 @@ class DuelScreen(WorkScreen[DuelWinner | None]):
             _("at once") if self._at_once else _("one after the other"),
         )
         title = _("Duel: {names}").format(names=names)
-        self.query_one("#duel-title", Static).update(literal.line(f"{title}   {', '.join(ways)}"))
+        self.query_one("#duel-title", Static).update(literal.line(f"{title} · {', '.join(ways)}"))
         self.query_one("#duel-question", Static).update(literal.line(self._question))
         tally = self.query_one("#duel-tally", Static)
         voting = self._state is _State.VOTING

@@ -27,6 +27,17 @@ def label(text: str) -> Content:
     return Content.styled(f"  {text[: _LABEL - 1]:{_LABEL}}", "$text-muted")
 
 
+def hanging(line: Content, width: int) -> Iterator[Content]:
+    """Break a line where it is wider than `width`, and begin what follows under its text."""
+    while width > 2 * _LABEL and len(line) > width:
+        cut = line.plain.rfind(" ", _LABEL + 3, width + 1)
+        cut = width if cut < 0 else cut
+        yield line[:cut]
+        rest = len(line.plain) - len(line.plain[cut:].lstrip(" "))
+        line = Content(" " * (_LABEL + 2)) + line[rest:]
+    yield line
+
+
 def network_lines(
     activity: NetworkActivity,
     history: Sequence[Connection],
@@ -57,7 +68,7 @@ def network_lines(
         yield label("") + Content.styled(text, "$text-muted")
     hosts = ", ".join(single_line(each) for each in endpoints)
     yield label(_("all it could be")) + Content(
-        _("{hosts} and their file servers, for a search, a download, or a model's facts;").format(
+        _("{hosts} and its file servers, for a search, a download, or a model's facts;").format(
             hosts=hosts
         )
     )

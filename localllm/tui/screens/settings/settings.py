@@ -34,6 +34,7 @@ from localllm.tui.screens.dialog import Dialog, DialogButton, failure_dialog
 from localllm.tui.screens.settings.about import about_lines
 from localllm.tui.screens.settings.privacy import (
     engine_lines,
+    hanging,
     history_line,
     network_lines,
     policy_line,
@@ -341,6 +342,10 @@ class SettingsScreen(PlaceScreen):
             stored=tuple(measured(each) for each in kinds()),
         )
 
+    def on_resize(self) -> None:
+        if self._facts is not None:
+            self.call_after_refresh(self._draw_privacy, self._facts)
+
     def _draw_privacy(self, facts: PrivacyFacts) -> None:
         services = self.services
         conversations = services.conversations
@@ -364,7 +369,9 @@ class SettingsScreen(PlaceScreen):
                 _("Everything localllm has on this disk, {total}").format(total=total), "bold"
             ),
         ]
-        self.query_one("#privacy-text", Static).update(Content("\n").join(lines))
+        text = self.query_one("#privacy-text", Static)
+        broken = [part for line in lines for part in hanging(line, text.content_size.width)]
+        text.update(Content("\n").join(broken))
         self.stored.show(facts.stored)
 
     @work(group="erase", exit_on_error=False)

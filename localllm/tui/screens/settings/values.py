@@ -98,7 +98,8 @@ def row_lines(row: SettingsRow, width: int) -> tuple[Content, ...]:
     key = row.setting.key
     space = max(width - _KEY - _ORIGIN - 4, 10)
     origin = _(_ORIGINS[row.origin]) if row.origin in _ORIGINS else str(row.origin)
-    value = single_line(value_text(row))[:space]
+    value = single_line(value_text(row))
+    value = value if len(value) <= space else f"{value[: space - 1]}…"
     mark = "⊘ " if lock_of(row) is not None else "  "
     style = "" if row.origin is Origin.DEFAULT else "$primary"
     line = Content(f"{mark}{key[:_KEY]:{_KEY}} ") + Content.styled(f"{value:{space}}", style)
