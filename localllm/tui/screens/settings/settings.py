@@ -370,7 +370,8 @@ class SettingsScreen(PlaceScreen):
             ),
         ]
         text = self.query_one("#privacy-text", Static)
-        broken = [part for line in lines for part in hanging(line, text.content_size.width)]
+        width = text.content_size.width - 2  # the scroll bar comes later
+        broken = [part for line in lines for part in hanging(line, width)]
         text.update(Content("\n").join(broken))
         self.stored.show(facts.stored)
 
