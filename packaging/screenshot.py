@@ -12,7 +12,7 @@ import html
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,7 +82,7 @@ class Film:
         return "\n".join([*parts, "</svg>\n"])
 
 
-def line_svg(segments: "list[Segment]") -> str:
+def line_svg(segments: Iterable[Segment]) -> str:
     """Write one line of the screen."""
     boxes, texts, column = [], [], 0
     for segment in segments:

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from pytest_textual_snapshot import SVGImageExtension
+from pytest_textual_snapshot import SVGImageExtension  # type: ignore[import-untyped]
 from syrupy.assertion import SnapshotAssertion
 from textual.widgets import TextArea
 
@@ -100,7 +100,7 @@ async def test_pictures(  # noqa: PLR0915  # one run of the app
         await picture("home")
 
         app.open_chat(app.services.runtime.resolve("starter"), conversation)
-        await wait_for_text(pilot, "context" if size[0] < 100 else "all of it")
+        await wait_for_text(pilot, "7 %" if size[0] < 100 else "275 of")
         if size[0] >= 140:
             await wait_for_text(pilot, "1 chat")
         await picture("chat")
