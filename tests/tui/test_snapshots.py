@@ -193,7 +193,7 @@ def test_a_download_that_was_stopped(
         await previewed(pilot)
         await pilot.press("enter")
         await wait_for_text(pilot, "3.1 GiB of 7.8 GiB")
-        await pilot.press("escape")
+        await pilot.press("right", "enter")
         await wait_for_widget(pilot, ".-stopped #resume:focus")
 
     assert snap_compare(app, terminal_size=size, run_before=run)
