@@ -99,6 +99,12 @@ def test_long_code_is_cut_with_a_mark_and_breaks_when_it_is_wished() -> None:
     assert joined.replace(" ", "") == "x=" + "1+" * 30 + "1"
 
 
+def test_the_frame_of_code_is_straight_whatever_its_lines_end_with() -> None:
+    for wrap in (False, True):
+        framed = lines("```python\nx = 1   \n" + "y  " * 30 + "\n\t\n```", 40, wrap_code=wrap)
+        assert {len(line) for line in framed} == {40}
+
+
 def test_the_head_of_code_copies_what_was_written_and_not_what_is_shown() -> None:
     layout = MarkdownLayout(styles=MarkdownStyles(), width=40)
     head = layout.strips(parse("```\n\tlong " + "x" * 60 + "\n```"))[0]

@@ -142,6 +142,7 @@ class MarkdownLayout:
                 cut = not self.wrap_code
                 parts = [_folded(line, inner - 1)[0]] if cut else _folded(line, inner)
             for part in parts:
+                part.rstrip()  # as `_segments` does, before its cells are counted
                 room = " " * (inner - cell_len(part.plain) - cut)
                 mark = Segment(room + CUT_MARK * cut + " ", self.styles.muted)
                 lines.append([Segment("│ ", border), *_segments(part), mark, Segment("│", border)])
