@@ -6,7 +6,7 @@ machine that runs it.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from localllm.errors import HubError
 from localllm.runtime.load_plan import LoadPlan
 from localllm.runtime.memory_outlook import MemoryOutlook
 from localllm.runtime.runtime import Fit, Runtime
+from localllm.tui.app import LocalLLMApp
 from localllm.tui.screens.chat.loading import LoadScreen
 from localllm.tui.screens.dialog import Dialog
 from localllm.tui.screens.models.download import DownloadScreen
@@ -58,8 +59,30 @@ class Snap(Protocol):
         app: App[None],
         *,
         terminal_size: tuple[int, int],
-        run_before: Callable[[Pilot[None]], object],
+        run_before: Callable[[Pilot[None]], Awaitable[None]],
     ) -> bool: ...
+
+
+@pytest.fixture
+def snap_compare(snap_compare: Snap) -> Snap:
+    """Compare when the frame says what is so now: its timers may not have run yet."""
+
+    def compare(
+        app: App[None],
+        *,
+        terminal_size: tuple[int, int],
+        run_before: Callable[[Pilot[None]], Awaitable[None]],
+    ) -> bool:
+        async def run(pilot: Pilot[None]) -> None:
+            await run_before(pilot)
+            assert isinstance(app, LocalLLMApp)
+            app.show_loaded()
+            if app.services.downloads.active:
+                app.show_downloads()
+
+        return snap_compare(app, terminal_size=terminal_size, run_before=run)
+
+    return compare
 
 
 class FixedFitRuntime(Runtime):
