@@ -66,7 +66,7 @@ async def run_steps(app_fixture: AppFixture, steps: list[tuple[str, object]]) ->
 
 
 @hypothesis.settings(
-    max_examples=3,
+    max_examples=2,
     deadline=None,
     derandomize=True,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],

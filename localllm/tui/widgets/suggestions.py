@@ -75,6 +75,11 @@ class SuggestionRow(ListItem):
             reasons += " " + _("Licence: {licence}.").format(licence=self._licence)
         yield Static(literal.line(reasons), classes="suggestion-reasons")
 
+    def on_resize(self) -> None:
+        # The list scrolled to one line, before the reasons under it had their room.
+        if self.highlighted and self.parent is not None and self.parent is self.app.focused:
+            self.scroll_visible(animate=False)
+
 
 class PlanBar(Widget):
     """What a plan would take of this machine, and what others use."""
