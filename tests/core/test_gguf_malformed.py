@@ -306,7 +306,7 @@ def _format() -> Iterator[Bad]:
         ("a zip archive", b"PK\3\4", "zip archive"),
         ("a web page", b"<!DOCTYPE html>", "web page"),
         ("a Git LFS pointer", b"version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
-        ("a terminal escape", b"\x1b[2J", r"\x1b[2J"),
+        ("a terminal escape", b"\x1b[2J", "letters GGUF"),
     ):
         yield _bad(label, kind, start + raw[len(start) :], says)
     nameless = replace(good(), pairs=good().pairs[1:])

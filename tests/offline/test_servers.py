@@ -27,7 +27,7 @@ BEFORE = [
 
 def open_offer(app: Terminal) -> None:
     """To the window of the first suggestion."""
-    app.sees("Also fits here")
+    app.sees("more in Models")
     app.type("\x1b[B")  # down
     app.sees("to spare")  # its reasons: the cursor is there
     app.type("\r")
@@ -37,11 +37,13 @@ def open_offer(app: Terminal) -> None:
 def test_the_app_from_its_first_screen_to_an_answer(guard: Guard, before: tuple[str, ...]) -> None:
     command = [*before, sys.executable, "-m", "localllm"]
     with terminal(command, guard.environment({})) as app:
-        app.sees("Also fits here")
+        app.sees("more in Models")
         app.type("\r")
-        app.sees("Ask something")
+        app.sees("nothing leaves this machine")
         app.type("hi\r")
-        app.sees("average")
+        app.sees("Shall your conversations be kept?")  # after the answer
+        app.type(CTRL_Q)
+        app.sees("in memory only")  # it would be lost
         app.type(CTRL_Q)
         assert app.ends() == 0
     seen = guard.seen()

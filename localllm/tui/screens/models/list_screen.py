@@ -240,9 +240,10 @@ class ModelListScreen(PlaceScreen):
         return (*self._groups, *self._hub.groups)
 
     def _problem_of(self, row: QuantRow) -> str | None:
-        if row.candidate is not None and row.candidate.architecture in self._unsupported:
+        architecture = None if row.candidate is None else row.candidate.architecture
+        if architecture in self._unsupported:
             return _("the installed engine cannot run {architecture}").format(
-                architecture=row.candidate.architecture
+                architecture=architecture
             )
         return self._sizing.problem(row) if self._sizing is not None else None
 
