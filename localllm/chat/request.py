@@ -122,6 +122,7 @@ def generate_request(
     tools: tuple[Tool, ...] = (),
     top_logprobs: int | None = None,
     left_out: int = 0,
+    stream_interval_s: float = 0.0,
 ) -> GenerateRequest:
     """Make the request for the next answer: the branch that is shown ends with a question, or with
     the results of tool calls. `left_out` is as in `engine_messages`."""
@@ -138,6 +139,7 @@ def generate_request(
         tools=tools,
         top_logprobs=top_logprobs,
         overflow=Overflow.ROLL,
+        stream_interval_s=stream_interval_s,
     )
 
 

@@ -14,6 +14,7 @@ from localllm.engine.messages.limits import (
     MAX_INT32,
     MAX_N,
     MAX_PRIORITY,
+    MAX_STREAM_INTERVAL_S,
     MAX_TOP_LOGPROBS,
     Range,
 )
@@ -105,6 +106,9 @@ class GenerateRequest:
       logits.
     - `priority`: 0 is served first, as in vLLM. An answer rests while one of a lower number is
       being written, and gives its slot to one that waits.
+    - `stream_interval_s`: after the first token, what has come is sent together after so many
+      seconds (0: at once). A program that draws a few times a second is then woken as seldom, and
+      takes less from the threads that compute.
     - `deadline_s`: seconds from the request's arrival after which it ends with an error, wherever
       it is.
     """
@@ -132,6 +136,7 @@ class GenerateRequest:
     echo: bool = False
     deadline_s: Annotated[float | None, Range(float, 0, MAX_DEADLINE_S)] = None
     priority: Annotated[int, Range(int, 0, MAX_PRIORITY)] = 0
+    stream_interval_s: Annotated[float, Range(float, 0, MAX_STREAM_INTERVAL_S)] = 0.0
     prompt_tokens: tuple[int, ...] | None = None
     suffix: str | None = None
     files: tuple[SourceFile, ...] = ()

@@ -93,6 +93,7 @@ class Range:
 
 
 MAX_PRIORITY = 100
+MAX_STREAM_INTERVAL_S = 10.0
 """0 is served first."""
 
 TOKEN_ID = Range(int, 0, MAX_INT32)

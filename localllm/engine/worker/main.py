@@ -14,7 +14,17 @@ import time
 from collections.abc import Callable
 from typing import BinaryIO, NoReturn
 
-from localllm.engine.messages import Cancel, Command, Event, RequestError, Shutdown
+from localllm.engine.messages import (
+    Cancel,
+    Command,
+    Event,
+    Finished,
+    GenerateRequest,
+    Reasoning,
+    RequestError,
+    Shutdown,
+    Token,
+)
 from localllm.engine.messages.codec import (
     BAD_INPUT_STATUS,
     UNAVAILABLE_STATUS,
@@ -44,6 +54,7 @@ def main() -> int:
     commands = Inbox(sys.stdin.buffer, on_cancel=engine.interrupt, on_bad_request=outbox.send)
     while True:
         if not engine.busy:
+            outbox.flush(now=True)
             heartbeats.pause()
             commands.wait()
             heartbeats.resume()
@@ -51,6 +62,7 @@ def main() -> int:
             if isinstance(command, Shutdown):
                 engine.close()
                 return 0
+            outbox.note(command)
             engine.handle(command, arrived)
             outbox.flush()
         engine.step(commands.empty)
@@ -60,19 +72,57 @@ def main() -> int:
 class Outbox:
     """Events on their way to the parent: one write for all the events of a step.
 
-    `put` and `flush` belong to the thread that computes; `send` may be called from any.
+    Tokens of requests with a `stream_interval_s` wait for each other that long, unless something
+    else is to be written. `clock` gives seconds, monotonic. `note`, `put` and `flush` belong to the
+    thread that computes; `send` may be called from any.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
+        self._clock = clock
         self._lines: list[bytes] = []
         self._writing = threading.Lock()
+        self._intervals: dict[str, float] = {}
+        self._streaming: set[str] = set()
+        """Those of the requests with an interval whose first token was put."""
+        self._due_s: float | None = None
+        """When the lines must be written; None: at the next flush."""
+
+    def note(self, command: Command) -> None:
+        """Look at a command before it is handled: a request says how its tokens are sent."""
+        if isinstance(command, GenerateRequest) and command.stream_interval_s > 0:
+            self._intervals[command.request_id] = command.stream_interval_s
 
     def put(self, event: Event) -> None:
+        due_s = self._due(event)
+        if not self._lines:
+            self._due_s = due_s
+        elif self._due_s is not None:
+            self._due_s = None if due_s is None else min(self._due_s, due_s)
         self._lines.append(encode(event))
 
-    def flush(self) -> None:
+    def _due(self, event: Event) -> float | None:
+        """Return when an event must be written, None for at once."""
+        if not self._intervals:
+            return None
+        if isinstance(event, Token | Reasoning):
+            interval_s = self._intervals.get(event.request_id)
+            if interval_s is not None and event.request_id in self._streaming:
+                return self._clock() + interval_s
+            if interval_s is not None:
+                self._streaming.add(event.request_id)
+        elif isinstance(event, RequestError) or (
+            isinstance(event, Finished) and not event.remaining
+        ):
+            self._intervals.pop(event.request_id, None)
+            self._streaming.discard(event.request_id)
+        return None
+
+    def flush(self, *, now: bool = False) -> None:
+        """Write the lines that are due, or with `now` all."""
         if not self._lines:
+            return
+        if not now and self._due_s is not None and self._clock() < self._due_s:
             return
         self._write(b"".join(self._lines))
         self._lines.clear()

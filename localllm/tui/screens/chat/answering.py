@@ -27,7 +27,7 @@ from localllm.translation import _
 from localllm.tui.app_words import app_words
 from localllm.tui.services import AppServices
 from localllm.tui.widgets.meter.readings import MeterLog
-from localllm.tui.widgets.transcript.transcript import Transcript
+from localllm.tui.widgets.transcript.transcript import STREAM_INTERVAL_S, Transcript
 
 SAVE_S = 1.0
 """A crash of this process loses no more of an answer than was written in this time."""
@@ -90,7 +90,12 @@ class Answering:
         """
         beginning = "" if going_on is None else going_on.text
         if going_on is None:
-            request = generate_request(conversation, request_id=uuid4().hex, tools=tools)
+            request = generate_request(
+                conversation,
+                request_id=uuid4().hex,
+                tools=tools,
+                stream_interval_s=STREAM_INTERVAL_S,
+            )
         else:
             request = continuing_request(
                 conversation, going_on.answer, beginning, request_id=uuid4().hex

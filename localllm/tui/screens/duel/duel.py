@@ -35,6 +35,7 @@ from localllm.tui.screens.chat_settings.choice_window import ChoiceWindow, Chose
 from localllm.tui.screens.duel.side import DuelSide, Progress, tally_text
 from localllm.tui.widgets.key_hints import KeyHints
 from localllm.tui.widgets.prompt import Prompt, PromptBox, QuestionSent
+from localllm.tui.widgets.transcript.transcript import STREAM_INTERVAL_S
 
 DRAWS_PER_S = 4
 
@@ -272,7 +273,9 @@ class DuelScreen(WorkScreen[DuelWinner | None]):
             ChatMessage(role=Role.USER, text=self._question, attachments=self._attachments),
             after=None,
         )
-        request = generate_request(conversation, request_id=uuid4().hex)
+        request = generate_request(
+            conversation, request_id=uuid4().hex, stream_interval_s=STREAM_INTERVAL_S
+        )
         events = self.runtime.generate(side.model, request)
         try:
             async with self.services.pool.acquire(side.model), aclosing(events):

@@ -36,8 +36,11 @@ from localllm.tui.widgets.transcript.look import GUTTER, Look, look_of, text_wid
 DRAW_S: Final = 0.22
 """Seconds between two draws of an answer that is being written: four to five a second."""
 MAX_DRAW_S: Final = 1.0
-DRAW_SHARE: Final = 0.05
+DRAW_SHARE: Final = 0.04
 """The share of a core that drawing may take; the pauses between draws grow with their cost."""
+STREAM_INTERVAL_S: Final = 0.15
+"""Seconds for which the engine gathers tokens: between two draws nobody looks at them, and each
+piece that comes takes a core from one of the engine's threads for a moment."""
 
 MAX_FREE_ROWS: Final = 6
 """Rows that are free below a fast answer, at most; it scrolls when they are full."""
@@ -257,6 +260,8 @@ class Transcript(ScrollView):
 
     def _note_cost(self, began_s: float) -> None:
         cost_s = time.process_time() - began_s
+        if not self._draw_cost_s:
+            self._draw_cost_s = cost_s
         self._draw_cost_s += (cost_s - self._draw_cost_s) / 4
 
     def _refresh_rows(self, first: int, last: int) -> None:
