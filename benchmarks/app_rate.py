@@ -12,6 +12,7 @@ it. On a machine that does something else only the processor time of the app mea
 import argparse
 import asyncio
 import inspect
+import itertools
 import json
 import os
 import re
@@ -42,6 +43,7 @@ PROMPT = (
 MODEL = "starter"
 CONTEXT = 8192
 WAIT_S = 600.0
+_SESSIONS = itertools.count()
 _DECODE = re.compile(r"decode ([0-9.]+) tok/s")
 
 
@@ -126,7 +128,7 @@ async def until(holds: Callable[[], bool]) -> None:
 def in_terminal(size: str, command: Sequence[str], until: Path) -> str:
     """Run a command in a terminal of its own until it has written `until`; returns the screen."""
     width, height = size.split("x")
-    session = f"app-rate-{os.getpid()}"
+    session = f"app-rate-{os.getpid()}-{next(_SESSIONS)}"  # the last server may be ending still
     line = " ".join(f"'{part}'" for part in command) + f"; touch '{until}.done'; sleep 60"
     tmux = ["tmux", "-L", session]
     subprocess.run(
