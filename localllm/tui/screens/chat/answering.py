@@ -89,17 +89,7 @@ class Answering:
         the conversation with what there was of it; `show` has been called with it.
         """
         beginning = "" if going_on is None else going_on.text
-        if going_on is None:
-            request = generate_request(
-                conversation,
-                request_id=uuid4().hex,
-                tools=tools,
-                stream_interval_s=STREAM_INTERVAL_S,
-            )
-        else:
-            request = continuing_request(
-                conversation, going_on.answer, beginning, request_id=uuid4().hex
-            )
+        request = _request(conversation, tools, going_on)
         builder = AnswerBuilder(
             model=model,
             created_s=time.time(),
@@ -163,6 +153,19 @@ class Answering:
         if self.growing is not None and now_s - self._saved_s >= SAVE_S:
             self._saved_s = now_s
             self._save(self.growing())
+
+
+def _request(
+    conversation: Conversation, tools: tuple[Tool, ...], going_on: GoingOn | None
+) -> GenerateRequest:
+    if going_on is None:
+        return generate_request(
+            conversation,
+            request_id=uuid4().hex,
+            tools=tools,
+            stream_interval_s=STREAM_INTERVAL_S,
+        )
+    return continuing_request(conversation, going_on.answer, going_on.text, request_id=uuid4().hex)
 
 
 def with_sources(answer: ChatMessage, conversation: Conversation) -> ChatMessage:
