@@ -99,7 +99,8 @@ class ChatMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversation:
-    """All messages, and the branch that is shown. Times are Unix time."""
+    """All messages, and the branch that is shown. Times are Unix time. `draft` is text that was
+    typed and not sent when the app ended."""
 
     id: str = field(default_factory=lambda: uuid4().hex)
     title: str = ""
@@ -111,6 +112,7 @@ class Conversation:
     settings: ChatSettings = field(default_factory=ChatSettings)
     messages: tuple[ChatMessage, ...] = ()
     leaf: str | None = None
+    draft: str = ""
 
     def message(self, message_id: str) -> ChatMessage:
         """Return one message. Raises KeyError."""

@@ -37,8 +37,13 @@ async def wait_for_text(pilot: Pilot[None], text: str) -> None:
 
 
 async def wait_for_screen(pilot: Pilot[None], kind: type[Widget]) -> None:
-    """Wait until a screen of this kind is on top."""
-    await wait_until(pilot, lambda: isinstance(pilot.app.screen, kind))
+    """Wait until a screen of this kind is on top, with its widgets."""
+
+    def is_on_top() -> bool:
+        screen = pilot.app.screen
+        return isinstance(screen, kind) and screen.is_mounted
+
+    await wait_until(pilot, is_on_top)
 
 
 async def wait_for_widget(pilot: Pilot[None], selector: str) -> None:

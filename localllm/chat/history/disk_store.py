@@ -81,7 +81,8 @@ class DiskStore(ConversationStore):
 
     def save(self, conversation: Conversation) -> None:
         with self._changed:
-            if conversation.messages and conversation.id not in self._erased:
+            kept = bool(conversation.messages or conversation.draft)
+            if kept and conversation.id not in self._erased:
                 self._pending[conversation.id] = conversation
                 self._changed.notify_all()
 
@@ -126,6 +127,18 @@ class DiskStore(ConversationStore):
                 self._entries.pop(each, None)
                 self._texts.pop(each, None)
             self._write_index()
+
+    def discard(self, conversation_id: str) -> None:
+        """Erase a conversation that has become empty; it may be saved again. Raises
+        EncryptionError."""
+        with self._disk:
+            with self._changed:
+                self._pending.pop(conversation_id, None)
+            if self._files.file(conversation_id).exists():
+                self._files.erase({conversation_id})
+                self._entries.pop(conversation_id, None)
+                self._texts.pop(conversation_id, None)
+                self._write_index()
 
     def erase_all(self) -> None:
         """Erase everything. Raises EncryptionError."""

@@ -196,6 +196,18 @@ class History(ConversationStore):
             changed |= {name: value for name, value in given.items() if value is not None}
         self.save(conversation)
 
+    def keep_draft(self, conversation: Conversation, draft: str) -> None:
+        """Keep what is typed in a conversation and not sent ("": nothing), where conversations are
+        kept on the disk. Raises EncryptionError."""
+        if (disk := self._disk) is None:
+            return
+        with self._lock:
+            self._changed.setdefault(conversation.id, {})["draft"] = draft
+        if conversation.messages or draft:
+            self.save(conversation)
+        else:
+            disk.discard(conversation.id)
+
     def folders(self) -> tuple[str, ...]:
         """Return the names of all folders."""
         return tuple(sorted({each.folder for each in self.list()} - {""}, key=str.casefold))

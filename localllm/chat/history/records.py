@@ -33,6 +33,7 @@ class HeadRecord(msgspec.Struct, frozen=True, kw_only=True, tag="head"):
     updated_s: float = 0.0
     model: str = ""
     leaf: str | None = None
+    draft: str = ""
 
 
 class SettingsRecord(msgspec.Struct, frozen=True, kw_only=True, tag="settings"):
@@ -140,6 +141,7 @@ def apply(conversation: Conversation, records: Iterable[Record]) -> Conversation
         created_s=head.created_s,
         updated_s=head.updated_s,
         model=head.model,
+        draft=head.draft,
         settings=settings,
     )
 
@@ -169,6 +171,7 @@ def _head(conversation: Conversation) -> HeadRecord:
         updated_s=conversation.updated_s,
         model=conversation.model,
         leaf=conversation.leaf,
+        draft=conversation.draft,
     )
 
 

@@ -22,7 +22,7 @@ def title_of(conversation: Conversation) -> str:
         if message.role is Role.USER:
             names = (single_line(each.name) for each in message.attachments)
             return title_from(message.text) or next(filter(None, names), _("Untitled"))
-    return _("Untitled")
+    return title_from(conversation.draft) or _("Untitled")
 
 
 def title_from(question: str) -> str:

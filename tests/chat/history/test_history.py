@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from localllm.chat.conversation import Conversation
 from localllm.chat.history.history import History, HistoryChoice
 from localllm.errors import EncryptionError, KeyUnavailable, UsageError, WrongPassphrase
 from localllm.library.encryption import key_store
@@ -142,3 +143,36 @@ def test_everything_can_be_erased_with_its_keys(apps: Apps) -> None:
         "keys.lock",
         *(each.name for each in (apps.directory / "home").rglob("*")),
     }
+
+
+def test_a_draft_is_kept_on_the_disk_and_gone_when_it_is_sent(apps: Apps) -> None:
+    history = apps.start(HistoryChoice.DISK)
+    made = conversation("Why?", "So.")
+    history.save(made)
+    history.keep_draft(made, "and what if")
+    history.save(made)  # an answer that grows does not know of it
+    empty = Conversation()
+    history.keep_draft(empty, "First words")
+    assert history.close()
+
+    again = apps.start(HistoryChoice.DISK)
+    assert again.open(made.id).draft == "and what if"
+    assert {each.title for each in again.list()} == {"Why?", "First words"}
+    again.keep_draft(made, "")
+    again.keep_draft(again.open(empty.id), "")  # all of it was deleted again
+    assert again.flush()
+    assert [each.id for each in again.list()] == [made.id]
+    grown = empty.with_message(question("Sent after all"), after=None)
+    again.save(grown)
+    assert again.close()
+
+    third = apps.start(HistoryChoice.DISK)
+    assert third.open(made.id) == made
+    assert third.open(empty.id) == grown
+
+
+def test_a_draft_is_not_kept_where_conversations_are_not(apps: Apps) -> None:
+    history = apps.start(HistoryChoice.MEMORY)
+    history.keep_draft(Conversation(), "words")
+    assert not history.list()
+    assert not (apps.directory / "chats").exists()

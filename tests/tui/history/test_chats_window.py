@@ -268,6 +268,7 @@ async def test_a_kept_chat_is_gone_on_with_also_from_the_list_beside_the_chat(
     history.start()
     old = replace(conversation("Why is the sky blue?", "Because."), model="starter")
     history.save(old)
+    history.keep_draft(old, "And at")
     history.save(conversation("Names of clouds", at_s=9))
     app_fixture.conversations = history
     async with app_fixture.app().run_test(size=(160, 40)) as pilot:
@@ -279,10 +280,14 @@ async def test_a_kept_chat_is_gone_on_with_also_from_the_list_beside_the_chat(
         await wait_for_text(pilot, "Because.")
         chat = pilot.app.screen
         assert isinstance(chat, ChatScreen)
+        assert chat.prompt_box.text == "And at"  # as it was when the app ended
+        chat.prompt_box.set_draft("And at night?")
         await wait_for_text(pilot, "2 chats, ")
         assert await pilot.click(ChatRows, offset=(3, 1))
         await wait_until(pilot, lambda: chat.conversation.messages[0].text == "Names of clouds")
         await chat.workers.wait_for_complete()
+        assert chat.prompt_box.text == ""
+        assert history.open(old.id).draft == "And at night?"
         chat.change_conversation(replace(old, title="Renamed"))
         await pilot.press("ctrl+l")
         await wait_for_text(pilot, "Renamed")

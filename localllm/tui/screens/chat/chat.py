@@ -269,6 +269,7 @@ class ChatScreen(ChatWindows):
     def _prompt_changed(self, event: PromptChanged) -> None:
         event.stop()
         self.count_question()
+        self.keep_draft_soon()
 
     @on(MessagesRequested)
     def _messages_requested(self) -> None:

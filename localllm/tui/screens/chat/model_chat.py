@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from textual import work
 from textual.binding import BindingType
+from textual.timer import Timer
 from textual.worker import WorkerError
 
 from localllm.chat.attachments.fitting import attachment_room, fit_attachments, tokenizer_of
@@ -20,7 +21,13 @@ from localllm.chat.tools.loop import AgentLoop
 from localllm.chat.tools.tool import Arguments, LocalTool
 from localllm.chat.tools.toolbox import chosen_tools, local_tools
 from localllm.engine.messages import Role, Thinking, Tool
-from localllm.errors import ContextOverflow, EngineCrashed, LocalLLMError, NotFound
+from localllm.errors import (
+    ContextOverflow,
+    EncryptionError,
+    EngineCrashed,
+    LocalLLMError,
+    NotFound,
+)
 from localllm.library.store.installed import InstalledModel
 from localllm.runtime.runtime import ResidentModel
 from localllm.translation import _
@@ -45,6 +52,12 @@ from localllm.tui.widgets.prompt import PromptBox
 SILENT_S = 4.0
 """An engine that works reports every second; after so many without a sign, that is said."""
 
+DRAFT_S = 1.0
+"""Seconds after which what is typed is kept, where conversations are kept on the disk."""
+
+MAX_DRAFT_CHARS = 2**16
+"""A longer text was pasted and is somewhere else; it would be written again each second."""
+
 
 class ModelChat(CountingChat):
     """A conversation and its model. A subclass shows what changes (`conversation_shown`,
@@ -60,6 +73,7 @@ class ModelChat(CountingChat):
         self._engine_ended = False
         self._stopping = False
         self._silence_noted = False
+        self._draft_timer: Timer | None = None
         self._whole: dict[str, tuple[Attachment, ...]] = {}  # of the last question, before its cut
         self._loaded_for: tuple[int | None, str | None] = (None, None)
 
@@ -119,6 +133,7 @@ class ModelChat(CountingChat):
 
     def open_conversation(self, conversation: Conversation) -> None:
         """Show another conversation; what was typed in this one is kept with it."""
+        self._write_draft()
         draft = self.session.open(conversation, self.draft)
         self.transcript.forget()
         self.prompt_box.set_draft(draft.text, draft.attachments)
@@ -133,6 +148,24 @@ class ModelChat(CountingChat):
     def draft(self) -> Draft:
         """The question that is typed and not sent."""
         return Draft(text=self.prompt_box.text, attachments=self.prompt_box.attachments)
+
+    def keep_draft_soon(self) -> None:
+        """Keep the text that is typed, where conversations are kept on the disk."""
+        if self._draft_timer is None:
+            self._draft_timer = self.set_timer(DRAFT_S, self._write_draft)
+
+    def _write_draft(self) -> None:
+        if self._draft_timer is not None:
+            self._draft_timer.stop()
+            self._draft_timer = None
+            text = self.prompt_box.text
+            if len(text) <= MAX_DRAFT_CHARS:
+                self.write_draft(self.conversation, text if text.strip() else "")
+
+    @work(group="draft", exit_on_error=False)
+    async def write_draft(self, conversation: Conversation, text: str) -> None:
+        with suppress(EncryptionError):  # the status line has said that nothing can be kept
+            await asyncio.to_thread(self.services.conversations.keep_draft, conversation, text)
 
     # --- the model ---
 

@@ -48,9 +48,9 @@ class ChatSession:
         self.keep_draft(waiting.then(draft) if waiting else draft)
         if self.conversation.model and self.conversation.messages:
             self.latest[self.conversation.model] = self.conversation
-        self.conversation = conversation
+        self.conversation = replace(conversation, draft="")  # it is in the prompt now
         self.queue.clear()
-        kept = self.drafts.pop(conversation.id, Draft())
+        kept = self.drafts.pop(conversation.id, Draft(text=conversation.draft))
         self.editing, self.aside = kept.edits, kept.aside
         return kept
 
