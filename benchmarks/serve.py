@@ -246,9 +246,11 @@ class System:
         return Round(count / seconds, first, 1000 * parent / count, 1000 * total / count)
 
 
-def start_localllm(model: Path, slots: int, threads: int, client: Child) -> System:
+def start_localllm(
+    model: Path, slots: int, threads: int, client: Child, context: int = CONTEXT
+) -> System:
     command = [sys.executable, "-m", "localllm", "serve", str(model), "--port", "0", "--json"]
-    command += ["--no-auth", "--parallel", str(slots), "--ctx", str(CONTEXT), "--quiet"]
+    command += ["--no-auth", "--parallel", str(slots), "--ctx", str(context), "--quiet"]
     child = Child([*command, "--threads", str(threads)], threads)
     ready = json.loads(child.line())
     return System("localllm", child, client, ready["url"], ready["models"][0])
@@ -262,12 +264,17 @@ def start_engine(model: Path, slots: int, threads: int) -> System:
 
 
 def start_llama_server(
-    program: Path, model: Path, slots: int, threads: int, client: Child
+    program: Path,
+    model: Path,
+    slots: int,
+    threads: int,
+    client: Child,
+    context: int = CONTEXT,
 ) -> System | None:
     """Start it; None where it ends by itself, at its start or with the first answer."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [str(program), "--model", str(model), "--ctx-size", str(CONTEXT * slots)]
+    command = [str(program), "--model", str(model), "--ctx-size", str(context * slots)]
     command += ["--parallel", str(slots), "--no-kv-unified", "--threads", str(threads)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--no-webui", "--log-disable"]
     command += ["--fit", "off"]  # its size is given
@@ -290,9 +297,11 @@ def start_llama_server(
         return None
 
 
-def start_xllamacpp(model: Path, slots: int, threads: int, client: Child) -> System:
+def start_xllamacpp(
+    model: Path, slots: int, threads: int, client: Child, context: int = CONTEXT
+) -> System:
     command = [sys.executable, str(HERE / "peer_server.py"), str(model)]
-    child = Child([*command, str(CONTEXT), str(slots), str(threads)], threads)
+    child = Child([*command, str(context), str(slots), str(threads)], threads)
     line = child.line()
     while not line.startswith("http"):
         line = child.line()
@@ -328,7 +337,7 @@ def report(clients: int, rounds: dict[str, list[Round]]) -> None:
             f"| {1000 * statistics.median(r.first_s for r in theirs):.0f} ms "
             f"| {statistics.median(r.parent_ms for r in theirs):.3f} ms "
             f"| {statistics.median(r.all_ms for r in theirs):.2f} ms "
-            f"| {_spread(rate)} | {_spread(first)} |",
+            f"| {spread(rate)} | {spread(first)} |",
             flush=True,
         )
     if alone := rounds.get("engine alone"):
@@ -340,7 +349,7 @@ def report(clients: int, rounds: dict[str, list[Round]]) -> None:
         )
 
 
-def _spread(ratios: list[float]) -> str:
+def spread(ratios: list[float]) -> str:
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 

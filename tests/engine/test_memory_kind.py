@@ -110,18 +110,22 @@ def test_unified_memory_overwrites_the_oldest_slot_and_shares_the_rest() -> None
     assert memory.place({1: 30}, {0, 1}, set(), tree) == (1, 1)  # it goes on with all of it
 
 
-def test_stream_memory_goes_on_in_a_slot_that_loses_less_than_half() -> None:
+def test_stream_memory_keeps_what_is_remembered() -> None:
     memory = fake(StreamMemory, FakeModel(unified_cache=False))
     tree = tree_of({0: [1] * 40, 1: [2] * 40, 2: []})
-    assert memory.place({1: 20}, {0, 1, 2}, set(), tree) == (1, 1)
-    assert memory.place({1: 19}, {0, 1, 2}, set(), tree) == (2, 1)  # a copy to the empty one
+    assert memory.place({1: 40}, {0, 1, 2}, set(), tree) == (1, 1)
+    assert memory.place({1: 24}, {0, 1, 2}, set(), tree) == (1, 1)  # what it loses is a copy's cost
+    assert memory.place({1: 23}, {0, 1, 2}, set(), tree) == (2, 1)  # a copy to the empty one
     assert memory.place({1: 15}, {0, 1, 2}, set(), tree) == (2, 2)  # too little for a copy
+    assert memory.place({1: 10}, {0, 1}, set(), tree) == (1, 1)  # both lose; the other one more
 
 
-def test_stream_memory_prefers_a_slot_beside_running_ones() -> None:
+def test_stream_memory_goes_on_in_its_own_slot_also_beside_nobody() -> None:
     memory = fake(StreamMemory, FakeModel(unified_cache=False))
     tree = tree_of({0: [1] * 40, 1: [2] * 40, 2: [3] * 40, 3: []})
-    assert memory.place({}, {1, 3}, {0, 2}, tree) == (1, 1)
+    assert memory.place({2: 40}, {1, 2, 3}, {0}, tree) == (2, 2)
+    assert memory.place({}, {1, 3}, {0, 2}, tree) == (3, 3)  # the empty one
+    assert memory.place({}, {1, 3}, {2}, tree_of({2: [3] * 40})) == (1, 1)
 
 
 def test_cells_that_are_read_now_are_not_copied_before() -> None:

@@ -182,6 +182,7 @@ class TreeAndModel(RuleBasedStateMachine):
             assert self.tree.last_used(slot) == last
             others = {c for h in self.symbols if h != slot for c in self.cells_of(h)}
             assert self.tree.redundant(slot) == (cells <= others)
+            assert self.tree.unshared(slot) == len(cells - others)
 
     @invariant()
     def nodes_are_runs_of_cells_with_the_same_holders(self) -> None:

@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 
 from localllm.engine.worker.binding import llama
+from localllm.engine.worker.kv_cache.placement import Candidate, choose
 from localllm.engine.worker.kv_cache.radix_tree import (
     COPIED_CELLS,
     MIN_SHARED_TOKENS,
@@ -215,7 +216,7 @@ class StreamMemory(_SharingMemory):
     """A stream of cells for each slot; what another one has is copied.
 
     llama.cpp copies a stream whole, with the next batch. Slots that follow each other are computed
-    in one go (llama_batch_allocr::split_equal), so one beside a running slot is better.
+    in one go (llama_batch_allocr::split_equal), so of equal ones that beside a running one is best.
     """
 
     def __init__(self, model: Model) -> None:
@@ -229,19 +230,20 @@ class StreamMemory(_SharingMemory):
     def choose_slot(
         self, matches: Matches, idle: Collection[int], running: Collection[int], tree: RadixTree
     ) -> int:
-        """Choose, of the slots with most running neighbours, one that
-
-        1. goes on with all that it holds;
-        2. loses less than half of what it holds;
-        3. holds nothing that others do not hold too;
-        4. was used least recently.
-        """
-        near = _beside(running, idle)
-        best = max(near, key=lambda slot: matches.get(slot, 0))
-        tokens, length = matches.get(best, 0), tree.length(best)
-        if 0 < tokens == length or (tokens >= MIN_SHARED_TOKENS and 2 * tokens >= length):
-            return best
-        return min(near, key=lambda slot: (not tree.redundant(slot), tree.last_used(slot), slot))
+        """Choose its own slot for a conversation that goes on, for others one that loses nothing
+        or was used least recently (`placement.choose`)."""
+        candidates = [
+            Candidate(
+                slot=slot,
+                matched=matches.get(slot, 0),
+                held=tree.length(slot),
+                unshared=tree.unshared(slot),
+                last_used=tree.last_used(slot),
+                neighbours=_neighbours(running, slot),
+            )
+            for slot in idle
+        ]
+        return choose(candidates, max(matches.values(), default=0), self.min_gain)
 
     def place_to_read(
         self, matches: Matches, idle: Collection[int], running: Collection[int], tree: RadixTree
@@ -310,6 +312,10 @@ def _least_recently_used(slots: Iterable[int], tree: RadixTree) -> int:
 def _beside(running: Collection[int], idle: Collection[int]) -> Collection[int]:
     """Return the idle slots with most running neighbours: between two of them, or else beside one,
     or else all."""
-    neighbours = {slot: sum(each in running for each in (slot - 1, slot + 1)) for slot in idle}
+    neighbours = {slot: _neighbours(running, slot) for slot in idle}
     most = max(neighbours.values())
     return [slot for slot, count in neighbours.items() if count == most]
+
+
+def _neighbours(running: Collection[int], slot: int) -> int:
+    return sum(each in running for each in (slot - 1, slot + 1))

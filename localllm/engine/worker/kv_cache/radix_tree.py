@@ -94,6 +94,14 @@ class RadixTree:
         end = self._ends.get(slot)
         return end is None or end.parent is None or len(end.slots) > 1
 
+    def unshared(self, slot: int) -> int:
+        """The number of symbols at its end that no other slot has."""
+        node: _Node | None = self._ends.get(slot)
+        length = self.length(slot)
+        while node is not None and node.parent is not None and len(node.slots) == 1:
+            node = node.parent
+        return length - node.end if node is not None else 0
+
     def match(self, namespace: Hashable, symbols: Sequence[int]) -> list[tuple[int, int]]:
         """Return every slot that begins as `symbols` do, with the number that they have in common:
         most first, of equals the one used last."""
