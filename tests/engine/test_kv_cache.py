@@ -191,3 +191,33 @@ def test_the_books_are_right_whatever_happens(plain: Path, seed: int) -> None:
         assert reference.agrees(asked[request_id], answer, max_tokens=40, whole=False)
     stepped.close()
     reference.close()
+
+
+def test_conversations_that_go_on_are_side_by_side_and_nothing_is_computed_twice(
+    plain: Path,
+) -> None:
+    """Eight over eight slots, three of them at a time, in any order."""
+    stepped = SteppedScheduler(plain, settings(parallel=8, context=512))
+    dice, system = random.Random(5), texts(1, 60)[0]
+    conversations = [system] * 8
+    for turn in range(8):
+        order = dice.sample(range(8), 3 if turn else 8)
+        before = list(conversations)
+        for number, i in enumerate(order):
+            conversations[i] += texts(1, 12, seed=100 * turn + number)[0]
+            stepped.submit(f"{turn}:{i}", conversations[i], max_tokens=24)
+            stepped.step()
+        if turn:
+            slots = sorted(each.slot for each in stepped.running.values())
+            assert slots == list(range(slots[0], slots[0] + 3))
+        stepped.run()
+        for i in order:
+            end = stepped.finished(f"{turn}:{i}")
+            assert end.cached_tokens >= (len(before[i]) - 1 if turn else 0)
+            conversations[i] += stepped.text(f"{turn}:{i}")
+    alone = Reference(plain, settings(parallel=1, context=512))
+    for i, text in enumerate(conversations):  # what was moved is what was computed
+        answer = stepped.ask(text, max_tokens=8)
+        assert alone.agrees(text, answer, max_tokens=8, whole=True), i
+    alone.close()
+    stepped.close()

@@ -81,6 +81,16 @@ class TreeAndModel(RuleBasedStateMachine):
         has += more
         self.touch(slot)
 
+    @rule(one=slots, other=slots)
+    def exchange(self, one: int, other: int) -> None:
+        if {one, other} & self.pinned or one == other:
+            return
+        self.tree.exchange(one, other)
+        has = {slot: self.symbols.pop(slot, None) for slot in (one, other)}
+        self.symbols |= {
+            new: held for old, new in ((one, other), (other, one)) if (held := has[old]) is not None
+        }
+
     @precondition(lambda self: self.symbols)
     @rule(data=st.data())
     def cut(self, data: st.DataObject) -> None:

@@ -73,7 +73,24 @@ class KvCache:
         slot, source = self.memory.place(matches, self._idle, self._running, self._tree)
         if repeats and (source == slot or source in self._spare):
             self.truncate(source, len(prompt) - 1)
+        seat = self._take_seat(slot)
+        if seat != slot:
+            moved = {slot: seat, seat: slot}
+            matches = {moved.get(each, each): tokens for each, tokens in matches.items()}
+            slot, source = seat, moved.get(source, source)
         return self._occupy(slot, source, matches, prompt, lora_key)
+
+    def _take_seat(self, slot: int) -> int:
+        """Exchange the cells of `slot`, which is about to run, with those of the slot in which they
+        had better be. Returns where they are."""
+        seat = self.memory.seat(slot, self._idle, self._running)
+        tokens = self._tokens
+        has_images = any(token < 0 for each in (slot, seat) for token in tokens[each])
+        if seat == slot or has_images or not self.memory.exchange(slot, seat):
+            return slot
+        tokens[slot], tokens[seat] = tokens[seat], tokens[slot]
+        self._tree.exchange(slot, seat)
+        return seat
 
     def _occupy(
         self, slot: int, source: int, matches: dict[int, int], prompt: list[int], lora_key: LoraKey

@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 
 from localllm.engine.worker.binding import llama
-from localllm.engine.worker.kv_cache.placement import Candidate, choose
+from localllm.engine.worker.kv_cache.placement import Candidate, choose, neighbours, seat_beside
 from localllm.engine.worker.kv_cache.radix_tree import (
     COPIED_CELLS,
     MIN_SHARED_TOKENS,
@@ -27,6 +27,10 @@ from localllm.engine.worker.kv_cache.radix_tree import (
 )
 from localllm.engine.worker.llama.lora import LoraKey
 from localllm.engine.worker.llama.model import Model
+
+MAX_EXCHANGED_BYTES = 32 * 2**20
+"""Cells are exchanged between two slots while that takes less time than one pass more does, which
+every token of the answer would need: out and in again, at some GB/s, some ten milliseconds."""
 
 Matches = Mapping[int, int]
 """Slots that hold a beginning of a prompt, and how many tokens of it: most first."""
@@ -122,6 +126,15 @@ class MemoryKind(ABC):
         best = next(iter(matches), slot)
         gain = matches.get(best, 0) - matches.get(slot, 0)
         return slot, best if gain >= self.min_gain else slot
+
+    def seat(self, slot: int, idle: Collection[int], running: Collection[int]) -> int:
+        """Return the idle slot in which what is in `slot` had better run; itself, mostly."""
+        return slot
+
+    def exchange(self, one: int, other: int) -> bool:
+        """Give each of two slots the other's cells. Returns False, and changes nothing, when that
+        cannot be done or costs too much."""
+        return False
 
     def place_to_read(
         self, matches: Matches, idle: Collection[int], running: Collection[int], tree: RadixTree
@@ -239,11 +252,33 @@ class StreamMemory(_SharingMemory):
                 held=tree.length(slot),
                 unshared=tree.unshared(slot),
                 last_used=tree.last_used(slot),
-                neighbours=_neighbours(running, slot),
+                neighbours=neighbours(running, slot),
             )
             for slot in idle
         ]
         return choose(candidates, max(matches.values(), default=0), self.min_gain)
+
+    def seat(self, slot: int, idle: Collection[int], running: Collection[int]) -> int:
+        return seat_beside(slot, idle, running)
+
+    def exchange(self, one: int, other: int) -> bool:
+        model = self._model
+        states = [(one, other), (other, one)]
+        if any(model.has_pending_copy(slot) for slot, _ in states):
+            return False
+        if sum(model.state_bytes(slot) for slot, _ in states) > MAX_EXCHANGED_BYTES:
+            return False
+        read = []
+        for source, slot in states:
+            cells = memoryview(bytearray(model.state_bytes(source)))
+            if not model.copy_state(source, cells):
+                return False
+            read.append((slot, model.newest_position(source) + 1, cells))
+        for slot, tokens, cells in read:
+            model.remove_cells(slot)
+            if tokens and not model.put_state(slot, tokens, cells):
+                raise RuntimeError("llama.cpp did not take back the cells that it gave")
+        return True
 
     def place_to_read(
         self, matches: Matches, idle: Collection[int], running: Collection[int], tree: RadixTree
@@ -312,10 +347,6 @@ def _least_recently_used(slots: Iterable[int], tree: RadixTree) -> int:
 def _beside(running: Collection[int], idle: Collection[int]) -> Collection[int]:
     """Return the idle slots with most running neighbours: between two of them, or else beside one,
     or else all."""
-    neighbours = {slot: _neighbours(running, slot) for slot in idle}
-    most = max(neighbours.values())
-    return [slot for slot, count in neighbours.items() if count == most]
-
-
-def _neighbours(running: Collection[int], slot: int) -> int:
-    return sum(each in running for each in (slot - 1, slot + 1))
+    counts = {slot: neighbours(running, slot) for slot in idle}
+    most = max(counts.values())
+    return [slot for slot, count in counts.items() if count == most]

@@ -4,7 +4,7 @@ Pure: numbers in, a slot out; memory_kind.py collects them. Costs are in tokens 
 again, now or later.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 
@@ -53,3 +53,17 @@ def choose(candidates: Sequence[Candidate], reusable: int, copy_cost: int) -> in
         return cost, -each.matched, -each.neighbours, each.last_used, each.slot
 
     return min(choice, key=order).slot
+
+
+def neighbours(running: Collection[int], slot: int) -> int:
+    """Return how many slots beside this one run."""
+    return sum(each in running for each in (slot - 1, slot + 1))
+
+
+def seat_beside(slot: int, idle: Collection[int], running: Collection[int]) -> int:
+    """Return the idle slot with which `slot`, which is about to run, had better exchange its cells;
+    itself when it has a running neighbour already, or nobody does."""
+    if neighbours(running, slot):
+        return slot
+    best = max(idle, key=lambda each: (neighbours(running, each), -each))
+    return best if neighbours(running, best) else slot

@@ -24,6 +24,9 @@ what it costs to store it while some 3,000 tokens are computed."""
 MIN_AWAITED_TOKENS = 32
 """Waiting for another sequence to compute fewer tokens is not worth the step it takes."""
 
+_NO_SLOT = -1
+"""No sequence of llama.cpp: what a slot has is there while two are exchanged."""
+
 
 def common(one: Sequence[int], other: Sequence[int]) -> int:
     """Return the length of the common beginning."""
@@ -171,6 +174,12 @@ class RadixTree:
             node.slots.remove(old)
             node.slots.add(new)
             node = node.parent
+
+    def exchange(self, one: int, other: int) -> None:
+        """Give each of two slots what the other one has."""
+        for old, new in ((one, _NO_SLOT), (other, one), (_NO_SLOT, other)):
+            if old in self._ends:
+                self.rename(old, new)
 
     def pin(self, slot: int) -> None:
         """Protect what this slot has, and what it will have, from being evicted."""

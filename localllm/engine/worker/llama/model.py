@@ -119,7 +119,7 @@ class Model:
         )
         """Batch size from which on a token costs hardly more than in the largest batch."""
         self._warm = False
-        self._pending_copies: set[int] = set()
+        self._pending_copies: dict[int, int] = {}
         self._reserve()
         self.load_s = time.monotonic() - started
         self.allocations: tuple[Allocation, ...] = self._with_embedding_rows(
@@ -272,7 +272,11 @@ class Model:
         """Copy all cells of `source` to `slot`, which is in another stream: that is done together
         with the next batch (llama_kv_cache::seq_cp, update)."""
         llama.llama_memory_seq_cp(self._memory, source, slot, -1, -1)
-        self._pending_copies.add(slot)
+        self._pending_copies[slot] = source
+
+    def has_pending_copy(self, slot: int) -> bool:
+        """True when the next batch copies cells of this stream, or to it."""
+        return slot in self._pending_copies or slot in self._pending_copies.values()
 
     def oldest_position(self, slot: int) -> int:
         """The lowest position that `slot` has a cell for; -1 for none."""
@@ -301,7 +305,7 @@ class Model:
     def read_state(self, slot: int, tokens: int, path: str) -> bool:
         """Replace the cells of `slot` by those of a file that `write_state` wrote. llama.cpp trusts
         it: it must have been checked. Returns False, and leaves the slot empty, when it fails."""
-        if slot in self._pending_copies:
+        if self.has_pending_copy(slot):
             return False
         read = (llama.llama_token * tokens)()
         count = ctypes.c_size_t()
@@ -325,7 +329,7 @@ class Model:
     def put_state(self, slot: int, tokens: int, cells: memoryview) -> bool:
         """Replace the cells of `slot` by those of so many tokens that `copy_state` has copied.
         llama.cpp trusts them. Returns False, and leaves the slot empty, when it fails."""
-        if slot in self._pending_copies:
+        if self.has_pending_copy(slot):
             return False
         place = (ctypes.c_uint8 * len(cells)).from_buffer(cells)
         took = llama.llama_state_seq_set_data(self._context, place, len(cells), slot)
