@@ -75,9 +75,8 @@ class KvCache:
             self.truncate(source, len(prompt) - 1)
         seat = self._take_seat(slot)
         if seat != slot:
-            moved = {slot: seat, seat: slot}
-            matches = {moved.get(each, each): tokens for each, tokens in matches.items()}
-            slot, source = seat, moved.get(source, source)
+            slot, source = seat, {slot: seat, seat: slot}.get(source, source)
+            matches = self._match(prompt, lora_key)
         return self._occupy(slot, source, matches, prompt, lora_key)
 
     def _take_seat(self, slot: int) -> int:
@@ -90,6 +89,9 @@ class KvCache:
             return slot
         tokens[slot], tokens[seat] = tokens[seat], tokens[slot]
         self._tree.exchange(slot, seat)
+        for each in (slot, seat):
+            if not self.memory.can_continue_at(each, self.length(each)):
+                self.clear(each)
         return seat
 
     def _occupy(

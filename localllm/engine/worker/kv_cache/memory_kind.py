@@ -132,8 +132,8 @@ class MemoryKind(ABC):
         return slot
 
     def exchange(self, one: int, other: int) -> bool:
-        """Give each of two slots the other's cells. Returns False, and changes nothing, when that
-        cannot be done or costs too much."""
+        """Give each of two slots the other's cells; one that they could not be put in is empty.
+        Returns False, and changes nothing, when that cannot be done or costs too much."""
         return False
 
     def place_to_read(
@@ -276,8 +276,8 @@ class StreamMemory(_SharingMemory):
             read.append((slot, model.newest_position(source) + 1, cells))
         for slot, tokens, cells in read:
             model.remove_cells(slot)
-            if tokens and not model.put_state(slot, tokens, cells):
-                raise RuntimeError("llama.cpp did not take back the cells that it gave")
+            if tokens:
+                model.put_state(slot, tokens, cells)
         return True
 
     def place_to_read(
