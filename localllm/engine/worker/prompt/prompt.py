@@ -14,6 +14,7 @@ from operator import attrgetter
 from typing import Protocol
 
 from localllm.engine.worker.parsing.model_format import AnswerFormat
+from localllm.engine.worker.prompt.boundaries import Boundary
 
 PromptPart = str | bytes
 """Text, or the file of an image."""
@@ -95,10 +96,12 @@ class Prompt:
     `dropped_messages`: so many of the conversation were left out, for want of context.
     `stop_tokens` end the answer, beside those of the request.
     `warnings`: sentences about what else was done to the conversation, for `Finished`.
+    `boundaries`: where the sections of a conversation begin, as far as known, in rising order.
     """
 
     tokens: list[int]
     images: PromptImages | None = None
+    boundaries: tuple[Boundary, ...] = ()
     dropped_messages: int = 0
     warnings: tuple[str, ...] = ()
     stop_tokens: tuple[int, ...] = ()

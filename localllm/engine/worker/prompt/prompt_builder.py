@@ -4,6 +4,7 @@ There is one builder for each load. It is the only one who knows of templates an
 scheduler behind it takes a `Prompt`, whatever it was made of.
 """
 
+import functools
 import json
 import secrets
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from localllm.engine.worker.parsing.model_format import (
     Tokenizer,
     offered_tools,
 )
+from localllm.engine.worker.prompt.boundaries import Boundary, find_sections, place_boundaries
 from localllm.engine.worker.prompt.chat_template import ChatTemplate
 from localllm.engine.worker.prompt.context_window import RollingWindow, prompt_limit
 from localllm.engine.worker.prompt.control_words import ControlWords, LiteralText
@@ -102,6 +104,8 @@ class PromptBuilder:
         self._vision_unavailable = vision_unavailable
         self._window = RollingWindow()
         self._words = ControlWords(vocab.control_words)
+        self._control_bytes = frozenset(word.encode() for word in vocab.control_words)
+        self._written = functools.cache(vocab.written)
         self._format: ModelFormat | None = None
         if template is not None:
             self._format = ModelFormat(template.tool_format, template.reasoning_tags, vocab)
@@ -216,15 +220,31 @@ class PromptBuilder:
                 ]
             )
             tokens, images = placed.tokens, placed.images
+        boundaries = self._boundaries(rendered, tokens) if images is None else ()
         assert self._format is not None  # there is a template
         return Prompt(
             tokens=tokens,
             images=images,
+            boundaries=boundaries,
             warnings=rendered.warnings,
             answer_format=self._format.answer_format(
                 request, tokens, place=rendered.place, budget=rendered.budget
             ),
         )
+
+    def _boundaries(self, rendered: "_Rendered", tokens: list[int]) -> tuple[Boundary, ...]:
+        """Find where the sections of a conversation without images begin."""
+        text = self._without_marks(rendered.text, rendered.mark)
+        tags = self._template.reasoning_tags if self._template is not None else None
+        spans = find_sections(
+            text,
+            [
+                (message.role, self._without_marks(message.content, rendered.mark))
+                for message in rendered.messages
+            ],
+            tags.open if tags is not None else None,
+        )
+        return place_boundaries(text, spans, tokens, self._written, self._control_bytes)
 
     def _require_template(self) -> ChatTemplate:
         if self._template is None:
@@ -267,6 +287,7 @@ class PromptBuilder:
         return _Rendered(
             text=text.removeprefix(self._vocab.bos) if self._vocab.adds_bos else text,
             mark=marked.mark,
+            messages=fitted.messages,
             place=found.place,
             budget=plan.budget,
             warnings=(*fitted.warnings, *plan.warnings),
@@ -332,10 +353,12 @@ class PromptBuilder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rendered:
-    """A rendered conversation: its text with its marks, and what is known of the answer to it."""
+    """A rendered conversation: its text with its marks, the messages that it was made of, and what
+    is known of the answer to it."""
 
     text: str
     mark: str | None
+    messages: tuple[Message, ...]
     place: Place
     budget: int | None
     warnings: tuple[str, ...]
