@@ -5,18 +5,22 @@ in a batch of 8, and by how much the logits of one token differ when it is compu
 2 to 8 sequences instead of alone, everything else being equal. Counts, so the machine's speed and
 load do not matter.
 
+Then the repetitions of one request with a seed: how many are the same text.
+
     python benchmarks/identical.py [MODEL.gguf] [--tokens 48] [--flash-attn auto|on|off]
 """
 
 import argparse
+import random
 import sys
+from dataclasses import replace
 from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
 
 from localllm.core.sizing.load import FlashAttention, KvType, LoadSettings
-from localllm.engine.messages import Event, GenerateRequest, Sampling, Token
+from localllm.engine.messages import Event, Finished, GenerateRequest, Sampling, Token
 from localllm.engine.worker.binding import llama
 from localllm.engine.worker.kv_cache.memory_kind import memory_kind
 from localllm.engine.worker.llama.model import BatchToken, Model
@@ -35,6 +39,7 @@ PROMPTS = (
     "The history of the Roman Empire began",
     "In 1969 the first people on the moon",
 )
+WORDS = ("river", "stone", "market", "engine", "winter", "letter", "garden", "signal", "copper")
 
 
 def clear(model: Model) -> None:
@@ -70,6 +75,57 @@ def answers(
         "".join(e.text for e in events if isinstance(e, Token) and e.request_id == str(number))
         for number in range(len(prompts))
     ]
+
+
+def repetitions(model: Model, tokens: int, words: int, *, deterministic: bool) -> str:
+    """Ask one request with a seed 4 times from an empty cache, 4 times with itself in the cache, 4
+    after a turn of its conversation, and 4 beside three others. Returns how many of each are the
+    first text of all, and the cached tokens of the second."""
+    events: list[Event] = []
+    scheduler = Scheduler(model, events.append)
+    dice = random.Random(words)
+    texts = [" ".join(dice.choices(WORDS, k=words)) for _ in range(4)]
+    number = 0
+
+    def submit(text: str, seed: int | None, *, alone: bool = False) -> str:
+        nonlocal number
+        number += 1
+        request = GenerateRequest(
+            request_id=str(number),
+            prompt=text,
+            sampling=Sampling(temperature=1.0, seed=seed),
+            max_tokens=tokens,
+            ignore_eos=True,
+            deterministic=alone,
+        )
+        scheduler.submit(request, Prompt(tokens=model.vocab.tokenize(text, special=False)), 0.0)
+        return str(number)
+
+    def said(name: str) -> str:
+        while scheduler.busy:
+            scheduler.step()
+        return "".join(e.text for e in events if isinstance(e, Token) and e.request_id == name)
+
+    def empty() -> None:
+        for slot in scheduler.kv_cache.tokens:
+            scheduler.kv_cache.clear(slot)
+
+    def ask(case: str) -> str:
+        if case != "again":
+            empty()
+        if case == "after a turn":
+            said(submit(texts[0][: len(texts[0]) // 2], None))
+        others = [submit(text, None) for text in texts[1:]] if case == "in company" else []
+        if others:
+            scheduler.step()
+        return said(submit(texts[0], 7, alone=deterministic))
+
+    cases = ("cold", "again", "after a turn", "in company")
+    found = {case: [ask(case) for _ in range(4)] for case in cases}
+    first = found["cold"][0]
+    cached = [e.cached_tokens for e in events if isinstance(e, Finished)][4]
+    counts = ", ".join(f"{case} {sum(t == first for t in found[case])} of 4" for case in cases)
+    return f"{counts}; {cached} tokens cached again"
 
 
 def step(model: Model, prompts: list[list[int]]) -> np.ndarray:
@@ -124,6 +180,15 @@ def main() -> int:
     together = answers(model, PROMPTS, asked.tokens)
     print(f"twice in one batch: {answers(model, PROMPTS, asked.tokens) == together}")
     model.close()
+    for parallel in (1, 4):
+        own = replace(settings, context=1024, parallel=parallel)
+        model = Model(path, own, log=log, on_progress=lambda _: None)
+        for words in (40, 300):
+            for deterministic in (False, True) if parallel > 1 else (False,):
+                kind = "deterministic" if deterministic else "a seed"
+                result = repetitions(model, asked.tokens, words, deterministic=deterministic)
+                print(f"{kind}, {parallel} slots, {words} words: {result}", flush=True)
+        model.close()
     return 0
 
 

@@ -55,6 +55,11 @@ def log() -> NativeLog:
     return _log[0]
 
 
+class _NeverIdle(Scheduler):
+    def _has_company(self, sequence: Sequence) -> bool:
+        return True
+
+
 class SteppedScheduler:
     """One model; `submit`, `step` and `check` as a test likes."""
 
@@ -64,10 +69,14 @@ class SteppedScheduler:
         load: LoadSettings,
         clock: Callable[[], float] = time.monotonic,
         drafter: Drafter | None = None,
+        *,
+        in_company: bool = False,
     ) -> None:
+        """`in_company`: no request finds the engine idle: a seed alone promises nothing then."""
         self.model = Model(str(path), load, log=log(), on_progress=lambda _: None)
         self.events: list[Event] = []
-        self.scheduler = Scheduler(self.model, self.events.append, clock, drafter)
+        kind = _NeverIdle if in_company else Scheduler
+        self.scheduler = kind(self.model, self.events.append, clock, drafter)
 
     @property
     def memory(self) -> MemoryKind:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,32 @@ def test_no_part_of_a_conversation_is_a_control_token(
     hostile, harmless = build(EVIL), build("harmless")
     assert [t for t in hostile if t in controls] == [t for t in harmless if t in controls]
     assert f"six {EVIL}" in b"".join(map(vocab.piece, hostile)).decode()
+
+
+def test_parse_special_makes_control_tokens_of_what_is_written(starter: SteppedScheduler) -> None:
+    vocab = starter.model.vocab
+    template = ChatTemplate("{% for m in messages %}<|im_start|>{{ m.content }}{% endfor %}")
+    (end,) = vocab.tokenize("<|im_end|>", special=True, ends=False)
+
+    def build(*, parse_special: bool) -> list[int]:
+        request = GenerateRequest(
+            request_id="a", messages=(user("x<|im_end|>"),), parse_special=parse_special
+        )
+        return PromptBuilder(vocab, template, context=1000).build(request).tokens
+
+    assert end not in build(parse_special=False)
+    assert end in build(parse_special=True)
+
+
+@pytest.mark.parametrize("path", real_templates(), ids=lambda path: path.stem)
+def test_a_conversation_without_control_words_has_the_tokens_of_plain_rendering(
+    path: Path, starter: SteppedScheduler
+) -> None:
+    template = ChatTemplate(path.read_text(encoding="utf-8"))
+    if not renders_a_question(template):
+        pytest.skip("it takes no conversation at all")
+    messages, tools = conversation("a < b |> [c] \u00e9\u4e16 <|im_en")
+    request = GenerateRequest(request_id="a", messages=messages, tools=tools)
+    builder = PromptBuilder(starter.model.vocab, template, context=100_000)
+    plain = builder.build(replace(request, parse_special=True)).tokens
+    assert builder.build(request).tokens == plain

@@ -45,7 +45,7 @@ def with_draft(main: Path, draft: Path, load: LoadSettings = ALWAYS) -> SteppedS
     stepped = SteppedScheduler(main, load)
     drafter = DraftModel(str(draft), stepped.model, log=log())
     stepped.close()
-    return SteppedScheduler(main, load, drafter=drafter)
+    return SteppedScheduler(main, load, drafter=drafter, in_company=True)
 
 
 def ask(stepped: SteppedScheduler, request_id: str, prompt: str, sampling: Sampling) -> None:

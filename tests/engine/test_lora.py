@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from localllm.core.sizing.load import BufferKind, Lora
 from localllm.engine.messages import LoraScale, RequestError
-from localllm.engine.worker.llama.lora import LoraRotation, lora_key
+from localllm.engine.worker.llama.lora import LoraKey, Rotation, lora_key
 from localllm.errors import BadRequest, LoadFailed
 from tests.engine import forged_lora, tiny
 from tests.engine.stepped_scheduler import SteppedScheduler, settings
@@ -183,7 +183,7 @@ keys = st.sampled_from([(), ((0, 1.0),), ((1, 1.0),), ((0, 0.5), (1, 1.0))])
 def test_no_key_waits_longer_than_a_turn_of_each_other(
     steps: list[set[tuple[tuple[int, float], ...]]], turn: int
 ) -> None:
-    rotation = LoraRotation(turn)
+    rotation = Rotation[LoraKey](turn)
     waited: dict[object, int] = {}
     for running in steps:
         chosen = rotation.next(sorted(running))
@@ -193,7 +193,7 @@ def test_no_key_waits_longer_than_a_turn_of_each_other(
 
 
 def test_one_key_alone_never_changes() -> None:
-    rotation = LoraRotation(2)
+    rotation = Rotation[LoraKey](2)
     assert [rotation.next([((0, 1.0),)]) for _ in range(9)] == [((0, 1.0),)] * 9
 
 

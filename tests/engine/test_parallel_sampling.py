@@ -121,13 +121,13 @@ def test_answers_that_have_no_slot_wait_and_take_the_prompt_from_the_cache(
     stepped: SteppedScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = count_rows(stepped, monkeypatch)
-    submit(stepped, asking(10, max_tokens=5))
+    submit(stepped, asking(10, sampling=replace(WARM, seed=None), max_tokens=5))
     stepped.run()
     assert sorted(e.index for e in ends(stepped)) == list(range(10))
     assert [e.remaining for e in ends(stepped)] == list(reversed(range(10)))
     assert {e.reason for e in ends(stepped)} == {FinishReason.LENGTH}
     assert sum(counts) <= len(PROMPT) + 10 * 4 + 7  # and the prompt's last token for each
-    assert len(set(texts(stepped, 10))) == 10
+    assert len(set(texts(stepped, 10))) > 5  # drawn at random, of few characters
 
 
 def test_progress_of_the_prompt_is_told_once(stepped: SteppedScheduler) -> None:

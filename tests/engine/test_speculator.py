@@ -79,14 +79,14 @@ def plainly(smollm2: Path) -> Iterator[SteppedScheduler]:
 
 @pytest.fixture(scope="module")
 def drafting(smollm2: Path) -> Iterator[SteppedScheduler]:
-    stepped = SteppedScheduler(smollm2, replace(EXACT, speculate=ALWAYS))
+    stepped = SteppedScheduler(smollm2, replace(EXACT, speculate=ALWAYS), in_company=True)
     yield stepped
     stepped.close()
 
 
 @pytest.fixture(scope="module")
 def shallow_plainly(shallow_smollm2: Path) -> Iterator[SteppedScheduler]:
-    stepped = SteppedScheduler(shallow_smollm2, EXACT)
+    stepped = SteppedScheduler(shallow_smollm2, EXACT, in_company=True)
     yield stepped
     stepped.close()
 
@@ -94,7 +94,7 @@ def shallow_plainly(shallow_smollm2: Path) -> Iterator[SteppedScheduler]:
 @pytest.fixture(scope="module")
 def shallow_drafting(shallow_smollm2: Path) -> Iterator[SteppedScheduler]:
     """One that repeats little of the prompt: most drafts are wrong."""
-    stepped = SteppedScheduler(shallow_smollm2, replace(EXACT, speculate=ALWAYS))
+    stepped = SteppedScheduler(shallow_smollm2, replace(EXACT, speculate=ALWAYS), in_company=True)
     yield stepped
     stepped.close()
 
@@ -262,7 +262,9 @@ def test_a_full_context_is_filled_and_no_further(shallow_smollm2: Path) -> None:
     load = replace(EXACT, context=256, parallel=1)
     texts = []
     for speculate in (Speculate.OFF, ALWAYS):
-        stepped = SteppedScheduler(shallow_smollm2, replace(load, speculate=speculate))
+        stepped = SteppedScheduler(
+            shallow_smollm2, replace(load, speculate=speculate), in_company=True
+        )
         request = GenerateRequest(
             request_id="a", prompt=REPEATING * 3, sampling=GREEDY, ignore_eos=True
         )

@@ -50,6 +50,8 @@ class ChatClient:
         self.stats = stats
         self._images = images
         self._overflow = overflow
+        self.deterministic = False
+        """The same text each time, as in a request."""
         self._notify = notify
         self._warned: set[str] = set()
         self._saved_s = 0.0
@@ -142,6 +144,7 @@ class ChatClient:
         request = generate_request(
             conversation, request_id=uuid.uuid4().hex, tools=tools, left_out=left_out
         )
+        request = replace(request, deterministic=self.deterministic)
         if self.chats:
             return replace(request, overflow=self._overflow)
         question = conversation.path()[-1].text

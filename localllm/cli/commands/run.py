@@ -71,6 +71,8 @@ def _sampling_option(field: str, help_text: str) -> Callable[[Command], Command]
 @_sampling_option("min_p", "Default {}.")
 @_sampling_option("repeat_penalty", "Default {:g}.")
 @_sampling_option("seed", "Same seed, same answer.")
+@click.option("--deterministic", is_flag=True,
+              help="The same text each time; with --seed or --temperature 0.")  # fmt: skip
 @click.option("--stop", multiple=True, metavar="TEXT", help="End the answer here; repeatable.")
 @click.option("--json-schema", metavar="FILE", type=click.Path(path_type=Path),
               help="Answer in JSON that follows this JSON Schema.")  # fmt: skip
@@ -112,6 +114,7 @@ def command(
     min_p: float,
     repeat_penalty: float,
     seed: int | None,
+    deterministic: bool,
     stop: tuple[str, ...],
     json_schema: Path | None,
     images: tuple[Path, ...],
@@ -138,6 +141,8 @@ def command(
         json_schema="" if json_schema is None else read_json_schema(json_schema),
         context=choice.context, kv_type=choice.kv_type if "kv_type" in choice.given else None,
     )  # fmt: skip
+    if deterministic and seed is None and temperature > 0:
+        raise UsageError("--deterministic needs --seed, or --temperature 0.")
     shown = read_images(images)
     if images and session_file is not None:
         raise UsageError("--session keeps text alone: it cannot go with --image.")
@@ -152,7 +157,7 @@ def command(
     settings = replace(settings, thinking=thinking or runtime.default_thinking)
     invocation = _Invocation(
         model=model, choice=choice, text=text, images=shown, force=force, stats=stats,
-        as_json=as_json, quiet=quiet,
+        as_json=as_json, quiet=quiet, deterministic=deterministic,
     )  # fmt: skip
     with open_session(
         session_file, settings_given=settings, cached=not no_session_cache
@@ -172,6 +177,7 @@ class _Invocation:
     stats: bool
     as_json: bool
     quiet: bool
+    deterministic: bool
 
     def run(self, runtime: Runtime, session: ChatSession) -> ExitCode:
         """Load the model, and answer or converse."""
@@ -188,6 +194,7 @@ class _Invocation:
                     runner, runtime, resident, session, images=self.images, stats=self.stats,
                     overflow=Overflow.ERROR if once else Overflow.ROLL,
                 )  # fmt: skip
+                client.deterministic = self.deterministic
                 runner.run(client.restore_state())
                 if self.text is not None:
                     return _answer_once(client, self.text, as_json=self.as_json)

@@ -106,6 +106,11 @@ class GenerateRequest:
       logits.
     - `priority`: 0 is served first, as in vLLM. An answer rests while one of a lower number is
       being written, and gives its slot to one that waits.
+    - `deterministic`: the same text again, whatever else is computed: with a seed or temperature 0
+      only. The request is alone in its batches, its prompt is computed in fixed chunks, nothing is
+      drafted, and of the cache no more is used than was computed in the same way.
+    - `parse_special` goes with `messages` only: control tokens that somebody wrote into them are
+      control tokens, and no text.
     - `stream_interval_s`: after the first token, what has come is sent together after so many
       seconds (0: at once). A program that draws a few times a second is then woken as seldom, and
       takes less from the threads that compute.
@@ -140,6 +145,8 @@ class GenerateRequest:
     prompt_tokens: tuple[int, ...] | None = None
     suffix: str | None = None
     files: tuple[SourceFile, ...] = ()
+    deterministic: bool = False
+    parse_special: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

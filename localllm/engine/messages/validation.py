@@ -95,6 +95,7 @@ def check_generate(request: GenerateRequest) -> None:
         raise BadRequest(f"n is {request.n}; it can be 1 where max_tokens is 0.")
     _check_stop(request.stop)
     _check_sampling(request.sampling)
+    _check_deterministic(request)
     if request.grammar is not None:
         _check_grammar(request, request.grammar)
     _check_tools(request)
@@ -317,6 +318,15 @@ def _check_sampling(sampling: Sampling) -> None:
                 f"dry_sequence_breakers has a text of {size} bytes; each can have 1 to "
                 f"{MAX_DRY_BREAKER_BYTES}, and no NUL."
             )
+
+
+def _check_deterministic(request: GenerateRequest) -> None:
+    sampling = request.sampling
+    if request.deterministic and sampling.seed is None and sampling.temperature > 0:
+        raise BadRequest(
+            "A deterministic answer needs a seed, or temperature 0: without either every token is "
+            "drawn at random."
+        )
 
 
 def _check_grammar(request: GenerateRequest, grammar: Grammar) -> None:

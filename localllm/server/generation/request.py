@@ -166,6 +166,8 @@ class GenerationFields(RequestModel):
     min_tokens: Annotated[int, in_range(REQUEST_RANGES["min_tokens"]), WHOLE] | None = None
     ignore_eos: bool | None = None
     priority: Annotated[int, in_range(REQUEST_RANGES["priority"]), WHOLE] | None = None
+    deterministic: bool | None = None
+    parse_special: bool | None = None
     return_progress: bool | None = None
     stop_token_ids: (
         Annotated[
@@ -190,6 +192,8 @@ class GenerationFields(RequestModel):
             stop_tokens=tuple(self.stop_token_ids or ()),
             ignore_eos=bool(self.ignore_eos),
             priority=self.priority or 0,
+            deterministic=bool(self.deterministic),
+            parse_special=bool(self.parse_special),
             loras=None
             if self.lora is None
             else tuple(LoraScale(id=lora.id, scale=lora.scale) for lora in self.lora),

@@ -7,6 +7,7 @@ evict (pure), memory_kind.py knows what llama.cpp can do with the cells of this 
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from localllm.engine.worker.kv_cache.chunking import FixedChunks
 from localllm.engine.worker.kv_cache.memory_kind import MemoryKind, memory_kind
 from localllm.engine.worker.kv_cache.radix_tree import MIN_SHARED_TOKENS, RadixTree
 from localllm.engine.worker.llama.lora import LoraKey
@@ -34,6 +35,11 @@ class KvCache:
         self._running: set[int] = set()
         self._spare = range(parallel, slots)
         self._lora_keys: dict[int, LoraKey] = {}
+        self.chunks = FixedChunks(model.fixed_chunk_tokens)
+        self._repeatable = dict.fromkeys(range(slots), 0)
+        """Tokens at the beginning of each slot whose cells have the bits that they always have, as
+        far as the slot still holds them."""
+        self._one_pool = model.unified_cache
 
     @property
     def idle(self) -> Collection[int]:
@@ -63,36 +69,53 @@ class KvCache:
         """Return an idle slot (there must be one) for a prompt, with as much of its beginning as
         can be reused; `length` says how much. Its last token is always computed again.
 
-        `repeatable`: when all the rest is there, what came after it is given up, so that the answer
-        takes the same cells as the one before: every sum over them has the same order and result.
+        `repeatable`: only cells are reused that have the bits which an empty cache would give them.
         """
         matches = self._match(prompt, lora_key)
-        repeats = repeatable and max(matches.values(), default=0) == len(prompt) - 1 > 0
-        if not repeats and self._apply(self.memory.expire(self._tree)):
+        if repeatable:
+            matches = self._repeatable_part(matches, prompt)
+        elif self._apply(self.memory.expire(self._tree)):
             matches = self._match(prompt, lora_key)
         slot, source = self.memory.place(matches, self._idle, self._running, self._tree)
-        if repeats and (source == slot or source in self._spare):
-            self.truncate(source, len(prompt) - 1)
         seat = self._take_seat(slot)
         if seat != slot:
             slot, source = seat, {slot: seat, seat: slot}.get(source, source)
             matches = self._match(prompt, lora_key)
+            if repeatable:
+                matches = self._repeatable_part(matches, prompt)
         return self._occupy(slot, source, matches, prompt, lora_key)
 
     def _take_seat(self, slot: int) -> int:
         """Exchange the cells of `slot`, which is about to run, with those of the slot in which they
         had better be. Returns where they are."""
         seat = self.memory.seat(slot, self._idle, self._running)
-        tokens = self._tokens
+        tokens, known = self._tokens, self._repeatable
         has_images = any(token < 0 for each in (slot, seat) for token in tokens[each])
         if seat == slot or has_images or not self.memory.exchange(slot, seat):
             return slot
         tokens[slot], tokens[seat] = tokens[seat], tokens[slot]
+        known[slot], known[seat] = known[seat], known[slot]
         self._tree.exchange(slot, seat)
         for each in (slot, seat):
             if not self.memory.can_continue_at(each, self.length(each)):
                 self.clear(each)
         return seat
+
+    def _repeatable_part(self, matches: dict[int, int], prompt: list[int]) -> dict[int, int]:
+        """Keep of these matches what has the bits that an empty cache would give it. In one pool
+        the order of cells is that of sums: all others are given up."""
+        parts: dict[int, int] = {}
+        for slot, tokens in matches.items() if self.memory.repeats else ():
+            known = min(tokens, self._repeatable[slot])
+            if part := self.chunks.reusable(known, len(prompt)):
+                parts[slot] = part
+        parts = dict(sorted(parts.items(), key=lambda part: part[1], reverse=True))
+        if not self._one_pool:
+            return parts
+        kept = next(iter(parts), None)
+        for slot in (*self._idle, *self._spare):
+            self.truncate(slot, parts[slot] if slot == kept else 0)
+        return {} if kept is None else {kept: parts[kept]}
 
     def _occupy(
         self, slot: int, source: int, matches: dict[int, int], prompt: list[int], lora_key: LoraKey
@@ -127,8 +150,14 @@ class KvCache:
         self._fill(slot, list(self._tokens[source]), source)
         return bool(self._tokens[slot])
 
-    def append(self, slot: int, tokens: Sequence[int]) -> None:
-        """Record that these tokens have been computed in `slot`, after those that it has."""
+    def append(self, slot: int, tokens: Sequence[int], *, alone: bool = False) -> None:
+        """Record that these tokens have been computed in `slot`, after those that it has. `alone`:
+        in a batch without others."""
+        start = len(self._tokens[slot])
+        known = min(self._repeatable[slot], start)
+        if alone:
+            known = self.chunks.extended(known, start, len(tokens))
+        self._repeatable[slot] = known
         self._tokens[slot] += tokens
         self._tree.tick(len(tokens))
 
@@ -229,6 +258,7 @@ class KvCache:
         else:
             done = self.memory.share(source, slot, len(tokens))
         self._tokens[slot] = tokens if done else []
+        self._repeatable[slot] = min(len(tokens), self._repeatable[source]) if done else 0
         key = self.memory.tree_key(self._lora_keys[slot], slot)
         self._tree.insert(slot, key, self._tokens[slot])
 
@@ -242,7 +272,8 @@ class KvCache:
             duplicate = self._tree.extend(slot, tokens[known:])
             if duplicate is not None:
                 source, count = duplicate
-                self.memory.deduplicate(slot, source, known, known + count)
+                if self.memory.deduplicate(slot, source, known, known + count):
+                    self._repeatable[slot] = min(self._repeatable[slot], known)
 
     def _move_to_spare(self, slot: int, source: int | None = None) -> int | None:
         """Move the cells of `slot` to a spare slot other than `source`: an empty one, or that used
@@ -258,6 +289,7 @@ class KvCache:
         self.memory.share(slot, spare, self.length(slot))
         self._tree.rename(slot, spare)
         self._tokens[spare], self._tokens[slot] = self._tokens[slot], []
+        self._repeatable[spare] = self._repeatable[slot]
         return spare
 
     def _apply(self, cuts: Mapping[int, int]) -> bool:

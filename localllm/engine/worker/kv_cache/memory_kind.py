@@ -53,12 +53,17 @@ class MemoryKind(ABC):
     can_rewind: bool = True
     """True when tokens at the end can be taken back: a batch that was interrupted, a draft token
     that was rejected."""
+    repeats: bool = True
+    """True when cells that are kept have the bits, and stand in the order, of cells that are
+    computed afresh."""
     min_gain: int = 1
     """Tokens that another slot must have more than one's own to be shared from."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
         self._window = model.window
+        if self._window:  # a cell that has left the window is used again: their order is another
+            self.repeats = False
 
     @property
     def slots(self) -> int:
@@ -335,6 +340,7 @@ class RecurrentMemory(_UnsharedMemory):
     the cells of its attention layers)."""
 
     can_rewind = False
+    repeats = False
 
     def can_continue_at(self, slot: int, tokens: int) -> bool:
         return self._model.newest_position(slot) == tokens - 1

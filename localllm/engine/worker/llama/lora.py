@@ -3,13 +3,14 @@
 llama.cpp applies adapters to a whole batch, and what they compute is in the cache. So a sequence
 shares batches and cells only with sequences of the same `LoraKey`. A switch makes llama.cpp reserve
 its buffers again, so the scheduler computes several batches for one key before it turns to the next
-(`LoraRotation`).
+(`Rotation`).
 """
 
 import ctypes
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
+from typing import Generic, TypeVar
 
 from localllm.core.sizing.load import Lora
 from localllm.engine.messages import LoraScale
@@ -20,6 +21,8 @@ from localllm.errors import BadRequest, LoadFailed
 LoraKey = tuple[tuple[int, float], ...]
 """Adapters by their number, ascending, each with its scale, none of them 0: () is the model alone.
 Equal keys compute the same."""
+
+Key = TypeVar("Key", bound=Hashable)
 
 STEPS_PER_TURN = 8
 """Batches for one key while others wait. A switch cost 6 ms of processor time beside 15 ms for a
@@ -70,18 +73,19 @@ class LoraAdapters:
         return f"0 to {len(self._handles) - 1} were loaded with this model"
 
 
-class LoraRotation:
-    """Round robin over the keys of the running sequences, a few batches each."""
+class Rotation(Generic[Key]):
+    """Round robin over the keys of the running sequences, a few batches each: those of one key can
+    be in one batch."""
 
     def __init__(self, steps: int = STEPS_PER_TURN) -> None:
         self._steps = steps
         self._steps_left = 0
         self._turn = 0
-        self._waiting_since: dict[LoraKey, int] = {}
+        self._waiting_since: dict[Key, int] = {}
         """The turn since which each key waits."""
-        self.current: LoraKey = ()
+        self.current: Key | None = None
 
-    def next(self, keys: Iterable[LoraKey]) -> LoraKey:
+    def next(self, keys: Iterable[Key]) -> Key | None:
         """Choose the next batch's key among those of the running sequences: the current one until
         its turn is over, then the one that has waited longest."""
         self._waiting_since = {key: self._waiting_since.get(key, self._turn) for key in keys}

@@ -32,6 +32,10 @@ _EFFICIENT_TOKENS = 64
 """Measured with SmolLM2-135M Q4_1 on two cores: a token of a batch of 64 takes 1.04 to 1.06 times
 what one of 512 does (AVX2, b11434)."""
 
+_FIXED_CHUNK_TOKENS = 128
+"""On a processor: the chunk that a cached prompt ends in is computed again, so it is no larger than
+an efficient batch needs to be (docs/determinism.md)."""
+
 _ALIKE_TOKENS, _ALIKE_CELLS = 63, 256
 """Up to so many tokens of a sequence in a batch, and cells of its own stream, llama.cpp's CPU
 backend gives each token the bits that it gets alone. From 64 tokens on (GGML_FA_TILE_Q) flash
@@ -118,6 +122,12 @@ class Model:
             min(self.max_batch_tokens, _EFFICIENT_TOKENS) if self._on_cpu else self.max_batch_tokens
         )
         """Batch size from which on a token costs hardly more than in the largest batch."""
+        self.fixed_chunk_tokens = (
+            min(self.max_batch_tokens, _FIXED_CHUNK_TOKENS)
+            if self._on_cpu
+            else self.max_batch_tokens
+        )
+        """Chunks in which the prompt of a request that must give the same text is computed."""
         self._warm = False
         self._pending_copies: dict[int, int] = {}
         self._reserve()

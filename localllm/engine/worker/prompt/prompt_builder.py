@@ -55,6 +55,9 @@ NO_WISH = Thinking()
 """To think as the model does by itself."""
 
 
+_NO_WORDS = ControlWords(())
+
+
 class PromptVocabulary(Tokenizer, Protocol):
     """The part of a vocabulary that prompts depend on (`llama.vocabulary.Vocabulary`)."""
 
@@ -256,9 +259,9 @@ class PromptBuilder:
     ) -> "_Rendered":
         """Render the messages, in an order that the template takes."""
         tools = offered_tools(request)
-        marked = self._words.mark(
-            self._with_reasoning_apart(messages), tools, request.template_options
-        )
+        apart = self._with_reasoning_apart(messages)
+        words = _NO_WORDS if request.parse_special else self._words
+        marked = words.mark(apart, tools, request.template_options)
         # An answer that follows a grammar from its first token on cannot reason before.
         thinking = Thinking(enabled=False) if request.grammar is not None else request.thinking
         plan = template.thinking.plan(thinking, json.loads(marked.options))

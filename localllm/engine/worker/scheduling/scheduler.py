@@ -19,7 +19,7 @@ from localllm.engine.messages import (
 )
 from localllm.engine.worker.kv_cache import radix_tree
 from localllm.engine.worker.kv_cache.kv_cache import KvCache
-from localllm.engine.worker.llama.lora import LoraRotation
+from localllm.engine.worker.llama.lora import LoraKey, Rotation
 from localllm.engine.worker.llama.model import Aborted, CacheFull, Model
 from localllm.engine.worker.prompt.prompt import Prompt
 from localllm.engine.worker.sampling.sampler import Sampler
@@ -48,8 +48,9 @@ from localllm.engine.worker.sequences.sequence import (
 from localllm.engine.worker.speculative.speculator import Drafter, Speculator
 from localllm.errors import BadRequest, DeadlineExceeded, GenerationFailed
 
-_RESERVED_CELLS = 512
-"""For the answer of a request with a seed; most are shorter."""
+BatchKey = tuple[LoraKey, int | None]
+"""What the sequences of a batch have in common: the adapters, and the slot of one that must be
+alone."""
 
 
 class Scheduler:
@@ -71,7 +72,7 @@ class Scheduler:
         self._queue = RequestQueue(model, can_share=self._memory.can_share)
         self._running: dict[int, Sequence] = {}
         self._output = OutputProcessor(model, emit, clock)
-        self._loras = LoraRotation()
+        self._rotation: Rotation[BatchKey] = Rotation()
         self._speculator = Speculator(model, self.kv_cache, clock, drafter)
         self._next_deadline = math.inf
         self.interruptible: frozenset[str] = frozenset()
@@ -130,8 +131,8 @@ class Scheduler:
         return [s for s in self._running.values() if s.request.priority == first]
 
     def _in_turn(self) -> Iterator[Sequence]:
-        """Iterate over the active sequences whose adapters the next batch has."""
-        return (s for s in self._active() if s.lora_key == self._loras.current)
+        """Iterate over the active sequences that can be in the next batch."""
+        return (s for s in self._active() if _batch_key(s) == self._rotation.current)
 
     def _prefilling(self) -> list[Sequence]:
         """Return the sequences whose prompt is being computed, in the order of their turns."""
@@ -173,18 +174,23 @@ class Scheduler:
             self._queue.remove(sequence)
             now, tokens = self._clock(), sequence.prompt.tokens
             reusable = [] if sequence.scores_prompt else tokens
-            slot = self.kv_cache.acquire(
-                reusable, sequence.lora_key, repeatable=sequence.request.sampling.seed is not None
+            # A seed is kept where nothing else is computed; in company only on demand.
+            fixed = sequence.repeatable and (
+                sequence.request.deterministic or not self._has_company(sequence)
             )
+            slot = self.kv_cache.acquire(reusable, sequence.lora_key, repeatable=fixed)
             sampler = sequence.output.sampler
             if sampler is None:  # not after it was preempted
                 sampler = Sampler(sampling_of(sequence), self._model.vocab)
                 sampler.accept_prompt(tokens)
                 if sequence.output.constraint is not None:
                     sequence.output.constraint.begin()
-            self._reserve(slot, sequence)
+            sequence.prompt.fixed_chunks = fixed
             sequence.admit(slot, sampler, cached_tokens=self.kv_cache.length(slot), now=now)
             self._running[slot] = sequence
+
+    def _has_company(self, sequence: Sequence) -> bool:
+        return any(each.request is not sequence.request for each in self._running.values())
 
     def _preempt(self, waiting: Sequence) -> bool:
         """Take the slot of the sequence that `waiting` may go before: of the last priority the one
@@ -213,16 +219,6 @@ class Scheduler:
         del self._running[sequence.slot]
         self.kv_cache.release(sequence.slot)
 
-    def _reserve(self, slot: int, sequence: Sequence) -> None:
-        """Evict what an answer with a seed may need before it begins, where all cells are in one
-        pool: which cells it has decides the order of sums, and its repetition must find the same
-        ones free."""
-        if sequence.request.sampling.seed is None or not self._model.unified_cache:
-            return
-        if self._memory.can_share:
-            left = len(sequence.prompt.tokens) - self.kv_cache.length(slot)
-            self.kv_cache.evict(left + min(sequence.output.limit, _RESERVED_CELLS))
-
     # --- schedule ---
 
     def _schedule_image(self) -> Batch | None:
@@ -249,7 +245,9 @@ class Scheduler:
 
     def _schedule(self) -> Batch | None:
         """Make a batch of all that decode, and of the beginning of those that prefill."""
-        self._model.apply_loras(self._loras.next(s.lora_key for s in self._active()))
+        key = self._rotation.next(map(_batch_key, self._active()))
+        if key is not None:
+            self._model.apply_loras(key[0])
         prefilling = self._prefilling()
         chunks = self._decode_chunks(may_draft=not prefilling)
         # One physical batch a step: larger ones are split inside llama_decode anyway, and this
@@ -291,13 +289,20 @@ class Scheduler:
                 continue
             ahead.append(sequence)
             prompt, start = sequence.prompt, self.kv_cache.length(sequence.slot)
-            tokens = prompt.tokens[start : start + prompt.tokens_before_image(start, tokens_left)]
+            most = tokens_left
+            if prompt.fixed_chunks:
+                most = min(most, self.kv_cache.chunks.end(start) - start)
+            tokens = prompt.tokens[start : start + prompt.tokens_before_image(start, most)]
             if not tokens:
                 continue  # an image is next
             if sequence.scores_prompt:
                 tokens = tokens[: prompt.scorable(start, 1 + spare_rows)]
                 spare_rows = 0
-            elif start + len(tokens) == len(prompt.tokens) and self._memory.can_rewind:
+            elif (
+                start + len(tokens) == len(prompt.tokens)
+                and self._memory.can_rewind
+                and not prompt.fixed_chunks
+            ):
                 tokens = tokens[: first_part(len(tokens), self._model.alike(len(prompt.tokens)))]
             ends = start + len(tokens) == len(prompt.tokens)
             yield Chunk(sequence, start, tokens, samples=ends and sequence.output.limit > 0)
@@ -305,7 +310,8 @@ class Scheduler:
 
     def _catch_up(self, sequence: Sequence) -> bool:
         """Share what others have computed of a prompt. Returns False when this one cannot."""
-        if not self._memory.can_share or not sequence.prompt.shareable:
+        prompt = sequence.prompt
+        if not self._memory.can_share or not prompt.shareable or prompt.fixed_chunks:
             return False
         slot = sequence.slot
         if self.kv_cache.catch_up(slot, sequence.prompt.tokens) and not sequence.output.count:
@@ -389,7 +395,8 @@ class Scheduler:
     def _postprocess(self, batch: Batch) -> None:
         """Record what was computed, then sample and emit."""
         for chunk in batch.chunks:
-            self.kv_cache.append(chunk.sequence.slot, chunk.text_tokens)
+            alone = len(batch.chunks) == 1 and batch.image is None
+            self.kv_cache.append(chunk.sequence.slot, chunk.text_tokens, alone=alone)
         for chunk in batch.chunks:
             if chunk.sequence.status is FINISHED:  # together with another one of its request
                 continue
@@ -480,3 +487,7 @@ class Scheduler:
             self._queue.remove(sequence)
         else:
             self._vacate(sequence)
+
+
+def _batch_key(sequence: Sequence) -> BatchKey:
+    return sequence.lora_key, sequence.slot if sequence.request.deterministic else None

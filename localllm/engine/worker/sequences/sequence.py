@@ -67,6 +67,7 @@ class PromptState:
     `tokens` is what prefill computes: the prompt, and after `recompute` the answer so far too.
     `cells` are those that the prompt takes in the cache, images included: it is counted as so many
     tokens. `cached_tokens` were in the cache. `shareable` False: no cells of others may be used.
+    `fixed_chunks`: computed in the chunks of `kv_cache/chunking.py`.
     `passed_over`: tokens of other prompts that were computed since it was this one's turn.
     """
 
@@ -78,6 +79,7 @@ class PromptState:
     cached_tokens: int = 0
     shareable: bool = True
     passed_over: int = 0
+    fixed_chunks: bool = False
     echo: "PromptEcho | None" = None
 
     def tokens_before_image(self, position: int, most: int) -> int:
@@ -174,6 +176,11 @@ class Sequence:
         """True when the logits of every token of the prompt are needed."""
         return self.prompt.echo is not None and self.request.top_logprobs is not None
 
+    @property
+    def repeatable(self) -> bool:
+        """True when the same request must give the same text: it has a seed, or asks for it."""
+        return self.request.deterministic or self.request.sampling.seed is not None
+
     # --- transitions ---
 
     def admit(self, slot: int, sampler: Sampler, *, cached_tokens: int, now: float) -> None:
@@ -218,8 +225,8 @@ class Sequence:
     @property
     def preemptible(self) -> bool:
         """True when another sequence may have its slot: it has no siblings and no echo, whose
-        books cannot be kept through it."""
-        return self.request.n == 1 and self.prompt.echo is None
+        books cannot be kept through it, and its answer may be read again in other chunks."""
+        return self.request.n == 1 and self.prompt.echo is None and not self.request.deterministic
 
     def preempt(self, tokens: Tokens[int]) -> None:
         """Give up the slot, whose cells are those of `tokens`, and wait for another one."""

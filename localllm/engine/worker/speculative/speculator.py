@@ -121,9 +121,11 @@ class Speculator:
         }
 
     def _may_draft(self, sequence: Sequence) -> bool:
-        """Return False for a request with a seed, unless drafts were asked for at the load: how
-        many pay is measured, and a batch of more tokens may sum in another order. The same seed is
-        to give the same text."""
+        """Return False for a request that is computed as it always is: how many drafts pay is
+        measured, and a batch of more tokens may sum in another order. In company one with a seed
+        has drafts only where they were asked for at the load."""
+        if sequence.prompt.fixed_chunks:
+            return False
         chosen = self._always or self._drafter is not None
         return chosen or sequence.request.sampling.seed is None
 
