@@ -2,7 +2,7 @@
 
 import pytest
 
-from localllm.engine.messages import GenerateRequest
+from localllm.engine.messages import CacheReuse, GenerateRequest
 from localllm.engine.worker.parsing.detokenizer import IncrementalDetokenizer
 from localllm.engine.worker.sampling.sampler import Sampler
 from localllm.engine.worker.sequences.sequence import (
@@ -40,10 +40,10 @@ def status(each: Sequence) -> SequenceStatus:
     return each.status
 
 
-def admit(each: Sequence, *, cached_tokens: int = 0) -> FakeSampler:
+def admit(each: Sequence, *, cached: int = 0) -> FakeSampler:
     fake = FakeSampler()
     sampler: Sampler = fake  # type: ignore[assignment]  # all that a sequence asks of one
-    each.admit(each.index, sampler, cached_tokens=cached_tokens, now=11.0)
+    each.admit(each.index, sampler, reuse=CacheReuse(own=cached), now=11.0)
     return fake
 
 
@@ -70,7 +70,7 @@ def test_a_sequence_can_be_cancelled_in_the_queue() -> None:
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_child_awaits_the_prompt_that_its_parent_computes(shared: bool) -> None:
     parent = sequence()
-    admit(parent, cached_tokens=2)
+    admit(parent, cached=2)
     child = sequence(1, parent)
     admit(child)
     assert status(child) is SequenceStatus.AWAITING_PARENT
@@ -105,7 +105,7 @@ def test_lost_cells_are_computed_again_with_the_answer_so_far() -> None:
 def test_timings_count_from_arrival_and_from_the_slot() -> None:
     one = sequence()
     assert one.timings(10.5).queue_s == 0.5
-    admit(one, cached_tokens=1)
+    admit(one, cached=1)
     one.add_token(7, 12.0)
     one.add_token(8, 14.0)
     timings = one.timings(15.0)

@@ -57,6 +57,12 @@ from localllm.engine.messages.events import (
     ToolCallBegan,
     VocabularyInfo,
 )
+from localllm.engine.messages.prompt_cache import (
+    CacheMiss,
+    CacheReuse,
+    CacheUsage,
+    MissReason,
+)
 from localllm.engine.messages.types import (
     NO_EFFORT,
     Effort,
@@ -84,6 +90,9 @@ __all__ = [
     "ArchitecturesRequest",
     "BuildInfo",
     "BuildInfoRequest",
+    "CacheMiss",
+    "CacheReuse",
+    "CacheUsage",
     "Cancel",
     "Command",
     "CountTokensRequest",
@@ -110,6 +119,7 @@ __all__ = [
     "Loaded",
     "LoraScale",
     "Message",
+    "MissReason",
     "Overflow",
     "ProbeRequest",
     "Probed",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from localllm.core.hardware import DeviceTest, EngineBuild
 from localllm.core.sizing.load import Allocation
 from localllm.core.speed.threads import ThreadTrial
+from localllm.engine.messages.prompt_cache import CacheUsage
 from localllm.engine.messages.types import FinishReason
 
 
@@ -190,7 +191,8 @@ class Timings:
     """Durations in seconds and rates in tokens/s, measured in the worker; None: not timed.
 
     `ttft_s` counts from the request's arrival to its first token, queueing included. Of `drafted`
-    speculative tokens `accepted` were right and saved a decode step each.
+    speculative tokens `accepted` were right and saved a decode step each. `cache`: where the tokens
+    of the prompt came from; None: not known, for the answer was broken off from outside.
     """
 
     queue_s: float
@@ -200,6 +202,7 @@ class Timings:
     decode_tps: float | None
     drafted: int = 0
     accepted: int = 0
+    cache: CacheUsage | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

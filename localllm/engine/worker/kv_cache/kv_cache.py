@@ -6,7 +6,9 @@ evict (pure), memory_kind.py knows what llama.cpp can do with the cells of this 
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 
+from localllm.engine.messages import CacheReuse
 from localllm.engine.worker.kv_cache.chunking import FixedChunks
 from localllm.engine.worker.kv_cache.memory_kind import MemoryKind, memory_kind
 from localllm.engine.worker.kv_cache.radix_tree import MIN_SHARED_TOKENS, RadixTree
@@ -35,6 +37,7 @@ class KvCache:
         self._running: set[int] = set()
         self._spare = range(parallel, slots)
         self._lora_keys: dict[int, LoraKey] = {}
+        self._reuse: dict[int, CacheReuse] = {}
         self.chunks = FixedChunks(model.fixed_chunk_tokens)
         self._repeatable = dict.fromkeys(range(slots), 0)
         """Tokens at the beginning of each slot whose cells have the bits that they always have, as
@@ -60,6 +63,10 @@ class KvCache:
     def length(self, slot: int) -> int:
         """The number of tokens that are computed in this slot: the position of the next one."""
         return len(self._tokens[slot])
+
+    def reuse(self, slot: int) -> CacheReuse:
+        """Where the tokens came from that the request in this slot did not compute."""
+        return self._reuse.get(slot, CacheReuse())
 
     # --- a request's slot ---
 
@@ -121,6 +128,7 @@ class KvCache:
         self, slot: int, source: int, matches: dict[int, int], prompt: list[int], lora_key: LoraKey
     ) -> int:
         own, tokens = matches.get(slot, 0), matches.get(source, 0)
+        continues = source == slot
         if source != slot or own < self.length(slot):
             spare = self._move_to_spare(slot, source)
             if source == slot and spare is not None:
@@ -130,6 +138,8 @@ class KvCache:
         self._tree.pin(slot)
         self._lora_keys[slot] = lora_key
         self._fill(slot, prompt[:tokens], source)
+        found = self.length(slot)
+        self._reuse[slot] = CacheReuse(own=found) if continues else CacheReuse(shared=found)
         return slot
 
     def catch_up(self, slot: int, prompt: list[int]) -> bool:
@@ -137,10 +147,15 @@ class KvCache:
         False when that is nothing or too little."""
         matches = self._match(prompt, self._lora_keys[slot])
         source = next(iter(matches), slot)
-        gain = matches.get(source, 0) - self.length(slot)
+        before = self.length(slot)
+        gain = matches.get(source, 0) - before
         if gain < max(MIN_SHARED_TOKENS, self.memory.min_gain):
             return False
         self._fill(slot, prompt[: matches[source]], source)
+        reuse, gained = self.reuse(slot), self.length(slot) - before
+        self._reuse[slot] = (
+            replace(reuse, shared=reuse.shared + gained) if gained > 0 else reuse.limited(0)
+        )
         return True
 
     def copy(self, source: int, slot: int) -> bool:
@@ -171,6 +186,8 @@ class KvCache:
             self._tokens[slot], tokens = [], 0
         if tokens < self._tree.length(slot):
             self._tree.cut(slot, tokens)
+        if tokens < (reuse := self.reuse(slot)).total:
+            self._reuse[slot] = reuse.limited(tokens)
         return cut
 
     def clear(self, slot: int) -> None:

@@ -186,7 +186,7 @@ class Scheduler:
                 if sequence.output.constraint is not None:
                     sequence.output.constraint.begin()
             sequence.prompt.fixed_chunks = fixed
-            sequence.admit(slot, sampler, cached_tokens=self.kv_cache.length(slot), now=now)
+            sequence.admit(slot, sampler, reuse=self.kv_cache.reuse(slot), now=now)
             self._running[slot] = sequence
 
     def _has_company(self, sequence: Sequence) -> bool:
@@ -234,8 +234,7 @@ class Scheduler:
                 continue
             if image.start != position:  # a part of one is of no use
                 self.kv_cache.truncate(slot, image.start)
-                cached = min(sequence.prompt.cached_tokens, self.kv_cache.length(slot))
-                sequence.prompt.cached_tokens = cached
+                sequence.prompt.reuse = self.kv_cache.reuse(slot)
                 return None
             tokens = sequence.prompt.tokens[image.start : image.end]
             chunk = Chunk(sequence, image.start, tokens, samples=False)
@@ -315,7 +314,7 @@ class Scheduler:
             return False
         slot = sequence.slot
         if self.kv_cache.catch_up(slot, sequence.prompt.tokens) and not sequence.output.count:
-            sequence.prompt.cached_tokens = self.kv_cache.length(slot)
+            sequence.prompt.reuse = self.kv_cache.reuse(slot)
         return True
 
     def _computes(self, other: Sequence, sequence: Sequence) -> bool:

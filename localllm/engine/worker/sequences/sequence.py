@@ -32,7 +32,13 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from localllm.engine.messages import FinishReason, GenerateRequest, Timings
+from localllm.engine.messages import (
+    CacheReuse,
+    CacheUsage,
+    FinishReason,
+    GenerateRequest,
+    Timings,
+)
 from localllm.engine.worker.llama.lora import LoraKey
 from localllm.engine.worker.llama.vocabulary import Vocabulary
 from localllm.engine.worker.parsing.answer_check import AnswerCheck
@@ -66,7 +72,7 @@ class PromptState:
 
     `tokens` is what prefill computes: the prompt, and after `recompute` the answer so far too.
     `cells` are those that the prompt takes in the cache, images included: it is counted as so many
-    tokens. `cached_tokens` were in the cache. `shareable` False: no cells of others may be used.
+    tokens. `reuse`: those that the cache had. `shareable` False: no cells of others may be used.
     `fixed_chunks`: computed in the chunks of `kv_cache/chunking.py`.
     `passed_over`: tokens of other prompts that were computed since it was this one's turn.
     """
@@ -76,11 +82,15 @@ class PromptState:
     images: PromptImages | None = None
     dropped_messages: int = 0
     warnings: tuple[str, ...] = ()
-    cached_tokens: int = 0
+    reuse: CacheReuse = field(default_factory=CacheReuse)
     shareable: bool = True
     passed_over: int = 0
     fixed_chunks: bool = False
     echo: "PromptEcho | None" = None
+
+    @property
+    def cached_tokens(self) -> int:
+        return self.reuse.total
 
     def tokens_before_image(self, position: int, most: int) -> int:
         """The number of tokens, `most` at most, from `position` up to the next image."""
@@ -183,11 +193,11 @@ class Sequence:
 
     # --- transitions ---
 
-    def admit(self, slot: int, sampler: Sampler, *, cached_tokens: int, now: float) -> None:
+    def admit(self, slot: int, sampler: Sampler, *, reuse: CacheReuse, now: float) -> None:
         """Give a sequence that waits its slot."""
         self.slot = slot
         if self.metrics.admitted is None:  # not after it was preempted
-            self.prompt.cached_tokens = cached_tokens
+            self.prompt.reuse = reuse
             self.metrics.admitted = now
         self.output.sampler = sampler
         parent = self.parent
@@ -200,7 +210,7 @@ class Sequence:
         """Go on by itself: the parent has computed the prompt. `shared`: its cells are those of
         this sequence too; otherwise they could not be copied."""
         if shared and self.parent is not None:
-            self.prompt.cached_tokens = self.parent.prompt.cached_tokens
+            self.prompt.reuse = self.parent.prompt.reuse
         self.status = PREFILL
 
     def add_token(self, token: int, now: float) -> None:
@@ -250,7 +260,8 @@ class Sequence:
         prefill_s = decode_s = 0.0
         if first is not None and metrics.last_token is not None:
             prefill_s, decode_s = first - admitted, metrics.last_token - first
-        prefilled = self.prompt.cells - self.prompt.cached_tokens
+        reuse = self.prompt.reuse
+        prefilled = self.prompt.cells - reuse.total
         return Timings(
             queue_s=admitted - arrived,
             ttft_s=first - arrived if first is not None else None,
@@ -259,6 +270,13 @@ class Sequence:
             decode_tps=(self.output.count - 1) / decode_s if decode_s > 0 else None,
             drafted=metrics.drafted,
             accepted=metrics.accepted,
+            cache=CacheUsage(
+                own=reuse.own,
+                shared=reuse.shared,
+                host=reuse.host,
+                checkpoint=reuse.checkpoint,
+                computed=prefilled,
+            ),
         )
 
 
