@@ -16,6 +16,7 @@ from localllm.engine.messages import (
     Token,
 )
 from localllm.engine.worker.binding import llama
+from localllm.engine.worker.kv_cache.host_cache import HostCache
 from localllm.engine.worker.kv_cache.memory_kind import MemoryKind
 from localllm.engine.worker.llama.model import BatchToken, Model
 from localllm.engine.worker.llama.native_log import NativeLog
@@ -71,12 +72,13 @@ class SteppedScheduler:
         drafter: Drafter | None = None,
         *,
         in_company: bool = False,
+        host: HostCache | None = None,
     ) -> None:
         """`in_company`: no request finds the engine idle: a seed alone promises nothing then."""
         self.model = Model(str(path), load, log=log(), on_progress=lambda _: None)
         self.events: list[Event] = []
         kind = _NeverIdle if in_company else Scheduler
-        self.scheduler = kind(self.model, self.events.append, clock, drafter)
+        self.scheduler = kind(self.model, self.events.append, clock, drafter, host)
 
     @property
     def memory(self) -> MemoryKind:

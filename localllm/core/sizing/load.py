@@ -162,6 +162,9 @@ class LoadSettings:
     attention is computed there. `threads` None: the physical cores this process may use;
     `threads_batch` are those for batches of several tokens, None: as many.
 
+    `cache_ram`: bytes of host memory for the states of conversations that have lost their slot, at
+    most. None: half of what is free after the load; 0: none. It is refused to no load.
+
     Speculation: `draft_max` is the number of drafted tokens that one step can verify, over all
     sequences; `draft` the file of a draft model, which drafts besides the n-grams.
 
@@ -182,6 +185,7 @@ class LoadSettings:
     cpu_moe: int = 0
     flash_attention: FlashAttention = FlashAttention.AUTO
     swa_full: bool = False
+    cache_ram: int | None = None
     mmap: bool = True
     threads: int | None = None
     threads_batch: int | None = None

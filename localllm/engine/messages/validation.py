@@ -71,6 +71,7 @@ _SETTINGS = {
     "threads_batch": Range(int, 1, 512),
     "gpu_layers": Range(int, 0, MAX_INT32),
     "cpu_moe": Range(int, 0, MAX_INT32),
+    "cache_ram": Range(int, 0, 2**60),
     # A longer draft is rejected long before its end, and each token has a row of logits.
     "draft_max": Range(int, 0, 64),
 }

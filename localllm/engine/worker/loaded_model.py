@@ -15,6 +15,7 @@ from localllm.engine.messages import Event, Loaded, LoadProgress, LoadRequest, V
 from localllm.engine.messages.validation import check_settings, check_thread_counts
 from localllm.engine.worker.binding import llama
 from localllm.engine.worker.kv_cache.exported_state import ExportedStates
+from localllm.engine.worker.kv_cache.host_memory import make_host_cache
 from localllm.engine.worker.kv_cache.state_file import ModelFiles, StateFiles
 from localllm.engine.worker.llama.heartbeat import HeartbeatState
 from localllm.engine.worker.llama.model import Model
@@ -127,7 +128,8 @@ def load_model(
             stack.callback(encoder.close)
         drafter = _load_drafter(model, log)
         stack.pop_all()
-    scheduler = Scheduler(model, emit, drafter=drafter)
+    host = None if settings.embeddings else make_host_cache(settings.cache_ram)
+    scheduler = Scheduler(model, emit, drafter=drafter, host=host)
     embedder = None if spec is None else _make_embedder(model, spec, emit)
     source = own.source if own is not None else model.chat_template
     template, problem = _compile(source, model)

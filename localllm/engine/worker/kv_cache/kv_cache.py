@@ -1,8 +1,9 @@
 """The KV cache: which tokens the cells of every slot stand for, so that a prompt which begins like
 an earlier or a running one does not compute that beginning again.
 
-Three modules: this one keeps the books, radix_tree.py finds common beginnings and decides what to
-evict (pure), memory_kind.py knows what llama.cpp can do with the cells of this model.
+This module keeps the books, radix_tree.py finds common beginnings and decides what to evict (pure),
+memory_kind.py knows what llama.cpp can do with the cells of this model, and host_cache.py keeps in
+host memory what the slots must give up.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -10,6 +11,12 @@ from dataclasses import replace
 
 from localllm.engine.messages import CacheReuse
 from localllm.engine.worker.kv_cache.chunking import FixedChunks
+from localllm.engine.worker.kv_cache.host_cache import (
+    MIN_GAIN_TOKENS,
+    MIN_LOST_TOKENS,
+    HostCache,
+    State,
+)
 from localllm.engine.worker.kv_cache.memory_kind import MemoryKind, memory_kind
 from localllm.engine.worker.kv_cache.radix_tree import MIN_SHARED_TOKENS, RadixTree
 from localllm.engine.worker.llama.lora import LoraKey
@@ -26,11 +33,16 @@ class KvCache:
     spare slot is. Only a unified cache has spare slots (`MemoryKind.slots`).
 
     Slots of different `LoraKey`s share nothing: the same tokens are other cells.
+
+    What no slot can keep is copied to `host`, the second tier, if there is one, and back when a
+    prompt begins like it. Positions of images are not: what stands for them is not in the state.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, host: HostCache | None = None) -> None:
         self.memory: MemoryKind = memory_kind(model)
         parallel, slots = model.settings.parallel, self.memory.slots
+        self.host = host
+        self._model = model
         self._tree = RadixTree()
         self._tokens: dict[int, list[int]] = {slot: [] for slot in range(slots)}
         self._idle = set(range(parallel))
@@ -78,11 +90,14 @@ class KvCache:
 
         `repeatable`: only cells are reused that have the bits which an empty cache would give them.
         """
-        matches = self._match(prompt, lora_key)
+        matches, restored = self._match(prompt, lora_key), False
         if repeatable:
             matches = self._repeatable_part(matches, prompt)
-        elif self._apply(self.memory.expire(self._tree)):
-            matches = self._match(prompt, lora_key)
+        else:
+            if self._apply(self.memory.expire(self._tree)):
+                matches = self._match(prompt, lora_key)
+            if restored := self._restore(prompt, lora_key, next(iter(matches.values()), 0)):
+                matches = self._match(prompt, lora_key)
         slot, source = self.memory.place(matches, self._idle, self._running, self._tree)
         seat = self._take_seat(slot)
         if seat != slot:
@@ -90,7 +105,10 @@ class KvCache:
             matches = self._match(prompt, lora_key)
             if repeatable:
                 matches = self._repeatable_part(matches, prompt)
-        return self._occupy(slot, source, matches, prompt, lora_key)
+        slot = self._occupy(slot, source, matches, prompt, lora_key)
+        if restored:
+            self._reuse[slot] = CacheReuse(host=self.length(slot))
+        return slot
 
     def _take_seat(self, slot: int) -> int:
         """Exchange the cells of `slot`, which is about to run, with those of the slot in which they
@@ -102,6 +120,8 @@ class KvCache:
             return slot
         tokens[slot], tokens[seat] = tokens[seat], tokens[slot]
         known[slot], known[seat] = known[seat], known[slot]
+        keys = self._lora_keys
+        keys[slot], keys[seat] = keys.get(seat, ()), keys.get(slot, ())
         self._tree.exchange(slot, seat)
         for each in (slot, seat):
             if not self.memory.can_continue_at(each, self.length(each)):
@@ -133,6 +153,8 @@ class KvCache:
             spare = self._move_to_spare(slot, source)
             if source == slot and spare is not None:
                 source, tokens = spare, own
+            if spare is None:
+                self._give_up(slot, own)
         self._idle.remove(slot)
         self._running.add(slot)
         self._tree.pin(slot)
@@ -235,7 +257,8 @@ class KvCache:
         if not self._idle:
             return False
         slot = min(self._idle, key=lambda slot: (self._tree.last_used(slot), slot))
-        self._move_to_spare(slot)
+        if self._move_to_spare(slot) is None:
+            self._give_up(slot, 0)
         self._idle.remove(slot)
         self._running.add(slot)
         self._tree.pin(slot)
@@ -255,6 +278,60 @@ class KvCache:
         Returns False when they have nothing that helps."""
         self._sync()
         return self._apply(self.memory.evict(self._tree, needed, self._idle))
+
+    # --- the second tier ---
+
+    def _give_up(self, slot: int, kept: int) -> None:
+        """Store what a slot holds when more than a little behind its first `kept` tokens is about
+        to be lost."""
+        lost = min(self.length(slot) - kept, self._tree.unshared(slot))
+        if lost >= MIN_LOST_TOKENS:
+            self._store(slot, lost)
+
+    def _store(self, slot: int, lost: int) -> None:
+        tokens = self._tokens[slot]
+        if self.host is None or lost < MIN_LOST_TOKENS or min(tokens) < 0:
+            return
+        key = self._lora_keys[slot]
+        if self.host.covers(key, tokens):
+            return
+        with self.memory.readable(slot, self._empty_spare(slot)) as place:
+            if place is not None and self.host.is_worth(
+                lost, size_bytes := self._model.state_bytes(place)
+            ):
+                self.host.store(
+                    key,
+                    tokens,
+                    size_bytes,
+                    oldest=self._model.oldest_position(place),
+                    copy=lambda cells: self._model.copy_state(place, cells),
+                )
+
+    def _empty_spare(self, slot: int) -> int | None:
+        return next(
+            (spare for spare in self._spare if spare != slot and not self.length(spare)), None
+        )
+
+    def _restore(self, prompt: list[int], lora_key: LoraKey, known: int) -> bool:
+        """Put a state from host memory into an idle slot that has clearly more of a prompt than the
+        `known` tokens that the slots have. Returns False when there is none."""
+        if self.host is None or not self._idle:
+            return False
+
+        def put(state: State) -> bool:
+            with memoryview(state.cells) as cells:
+                return self.insert(
+                    state.tokens,
+                    lambda slot: self._model.put_state(slot, len(state.tokens), cells),
+                    lora_key,
+                )
+
+        for id_, state, tokens in self.host.match(lora_key, prompt[:-1]):
+            if tokens - known < MIN_GAIN_TOKENS:
+                return False
+            if self.memory.continues(tokens, oldest=state.oldest, newest=len(state.tokens) - 1):
+                return self.host.restore(id_, tokens, put)
+        return False
 
     # --- books and cells ---
 
@@ -302,8 +379,10 @@ class KvCache:
             return None
         if self._tree.last_used(spare) > self._tree.last_used(slot):
             return None
+        self._give_up(spare, 0)
         self.clear(spare)
         self.memory.share(slot, spare, self.length(slot))
+        self._lora_keys[spare] = self._lora_keys[slot]
         self._tree.rename(slot, spare)
         self._tokens[spare], self._tokens[slot] = self._tokens[slot], []
         self._repeatable[spare] = self._repeatable[slot]
@@ -313,6 +392,7 @@ class KvCache:
         """Cut slots in llama.cpp as the tree has cut them, and empty those that have nothing of
         their own any more. Returns False when nothing was cut."""
         for slot, tokens in cuts.items():
+            self._store(slot, len(self._tokens[slot]))  # all of it: it is cut piece by piece
             self.memory.truncate(slot, tokens)
             del self._tokens[slot][tokens:]
         for slot in self.memory.redundant(self._tree, (*self._idle, *self._spare)):

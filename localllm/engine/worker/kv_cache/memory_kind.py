@@ -16,6 +16,7 @@ in an assertion, so each first looks at the positions that llama.cpp has for the
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from localllm.engine.worker.binding import llama
 from localllm.engine.worker.kv_cache.placement import Candidate, choose, neighbours, seat_beside
@@ -99,8 +100,19 @@ class MemoryKind(ABC):
         """
         oldest = self._model.oldest_position(slot)
         newest = self._model.newest_position(slot)
+        return self.continues(tokens, oldest=oldest, newest=newest)
+
+    def continues(self, tokens: int, *, oldest: int, newest: int) -> bool:
+        """Return True when a sequence that has these positions can be continued after its first
+        `tokens`."""
         needed = max(0, tokens - self._window + 1) if self._window else 0
         return 0 <= oldest <= needed and newest >= tokens - 1
+
+    @contextmanager
+    def readable(self, slot: int, empty: int | None) -> Iterator[int | None]:
+        """Give a slot whose state can be read and is that of `slot`; None when there is none.
+        `empty` is a slot that holds nothing."""
+        yield slot
 
     # --- which slot to use ---
 
@@ -206,6 +218,26 @@ class UnifiedMemory(_SharingMemory):
         self._model.remove_cells(slot, start, end)
         self._model.copy_cells(source, slot, start, end)
         return True
+
+    @contextmanager
+    def readable(self, slot: int, empty: int | None) -> Iterator[int | None]:
+        """Let the first slot have the cells for a moment where `slot` is a spare one: llama.cpp
+        writes states of the others only. Nothing is copied."""
+        if slot < self._model.settings.parallel:
+            yield slot
+            return
+        if empty is None:
+            yield None
+            return
+        self._model.copy_cells(0, empty, 0, -1)
+        self._model.remove_cells(0)
+        self._model.copy_cells(slot, 0, 0, -1)
+        try:
+            yield 0
+        finally:
+            self._model.remove_cells(0)
+            self._model.copy_cells(empty, 0, 0, -1)
+            self._model.remove_cells(empty)
 
     def usable(self, matches: Iterable[tuple[int, int]]) -> dict[int, int]:
         return dict(matches)  # nothing leaves this memory behind the books' back
@@ -342,8 +374,8 @@ class RecurrentMemory(_UnsharedMemory):
     can_rewind = False
     repeats = False
 
-    def can_continue_at(self, slot: int, tokens: int) -> bool:
-        return self._model.newest_position(slot) == tokens - 1
+    def continues(self, tokens: int, *, oldest: int, newest: int) -> bool:
+        return newest == tokens - 1
 
 
 def _least_recently_used(slots: Iterable[int], tree: RadixTree) -> int:

@@ -18,6 +18,7 @@ from localllm.engine.messages import (
     RequestError,
 )
 from localllm.engine.worker.kv_cache import radix_tree
+from localllm.engine.worker.kv_cache.host_cache import HostCache
 from localllm.engine.worker.kv_cache.kv_cache import KvCache
 from localllm.engine.worker.llama.lora import LoraKey, Rotation
 from localllm.engine.worker.llama.model import Aborted, CacheFull, Model
@@ -62,11 +63,12 @@ class Scheduler:
         emit: Callable[[Event], None],
         clock: Callable[[], float] = time.monotonic,
         drafter: Drafter | None = None,
+        host: HostCache | None = None,
     ) -> None:
         self._model = model
         self._emit = emit
         self._clock = clock
-        self.kv_cache = KvCache(model)
+        self.kv_cache = KvCache(model, host)
         """Anybody may look at it between two steps."""
         self._memory = self.kv_cache.memory
         self._queue = RequestQueue(model, can_share=self._memory.can_share)
@@ -116,6 +118,8 @@ class Scheduler:
     def close(self) -> None:
         """End what runs beside the steps. The model can be closed afterwards."""
         self._queue.close()
+        if self.kv_cache.host is not None:
+            self.kv_cache.host.close()
 
     # --- sequences ---
 
@@ -352,6 +356,8 @@ class Scheduler:
             self._fail(batch, GenerationFailed(reason))
         else:
             self._speculator.record_step(len(batch.tokens), self._clock() - started)
+            if self.kv_cache.host is not None:
+                self.kv_cache.host.record_step(len(batch.tokens), self._clock() - started)
             for chunk in batch.chunks:
                 chunk.sequence.metrics.count_batch(len(batch.chunks))
             return True

@@ -1,0 +1,248 @@
+"""The second tier of the KV cache: states of sequences in host memory, behind the slots.
+
+What a slot must give up is copied here (`llama_state_seq_get_data`), and copied back when a prompt
+begins like it. A radix tree of its own finds it; what has the least value is dropped first. The
+memory is the process's own and ends with it; nothing goes to a disk.
+
+Two threads come here: the one that computes stores and takes out between steps, and `MemoryWatch`
+drops states when others need the memory, also while nothing is computed.
+"""
+
+import mmap
+import threading
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+from localllm.engine.worker.kv_cache.radix_tree import RadixTree
+
+MIN_LOST_TOKENS = 16
+"""Fewer tokens are computed again."""
+
+_STORE_GAIN = 4
+"""A state is stored when computing what would be lost takes so many times what copying all of it
+takes: once out, perhaps once back, and not every conversation goes on."""
+
+_FIRST_TOKEN_S = 1e-3
+_FIRST_BYTES_PER_S = 1e9
+"""Expected before anything was measured."""
+
+_WEIGHT = 0.2
+"""Of the newest measurement."""
+
+MIN_GAIN_TOKENS = 32
+"""A state is taken out when it has so many tokens more of a prompt than the slots have."""
+
+KEPT_SHARE = 0.9
+"""A state of which a prompt goes on with at least this part moves into its slot. Of others a
+conversation takes the beginning only: they stay."""
+
+
+@dataclass(slots=True)
+class State:
+    """The state of one sequence. `oldest` is the lowest position that it has cells for."""
+
+    tokens: list[int]
+    cells: mmap.mmap
+    oldest: int
+    value: float = 0.0
+    used: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.cells)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostCacheStats:
+    """What there is, and what has happened since the load."""
+
+    states: int = 0
+    size_bytes: int = 0
+    limit_bytes: int = 0
+    stored: int = 0
+    restored: int = 0
+    evicted: int = 0
+
+
+class HostCache:
+    """States of one model's sequences, at most `limit()` bytes of them.
+
+    Its replacement is GreedyDual-Size (Cao and Irani, 1997): a state's value is the tokens that it
+    saves for each byte, plus the value of what was dropped last when it was used. So states age,
+    and of two that are equally old the one is dropped whose tokens take more bytes.
+    """
+
+    def __init__(self, limit: Callable[[int], int]) -> None:
+        """`limit` gives the bytes that states may take, given those that they take now."""
+        self._limit = limit
+        self._lock = threading.RLock()
+        self._tree = RadixTree()
+        self._states: dict[int, State] = {}
+        self._next_id = 0
+        self._size_bytes = 0
+        self._age = 0.0
+        self._uses = 0
+        self._stored = self._restored = self._evicted = 0
+        self._token_s = _FIRST_TOKEN_S
+        self._bytes_per_s = _FIRST_BYTES_PER_S
+        self.changed = threading.Condition(self._lock)
+        """Notified when states are stored or dropped."""
+        self._closed = False
+
+    @property
+    def size_bytes(self) -> int:
+        return self._size_bytes
+
+    def stats(self) -> HostCacheStats:
+        with self._lock:
+            return HostCacheStats(
+                states=len(self._states),
+                size_bytes=self._size_bytes,
+                limit_bytes=self._limit(self._size_bytes),
+                stored=self._stored,
+                restored=self._restored,
+                evicted=self._evicted,
+            )
+
+    def record_step(self, tokens: int, seconds: float) -> None:
+        """Measure what computing a token of a prompt costs."""
+        if tokens >= MIN_LOST_TOKENS:
+            self._token_s += _WEIGHT * (seconds / tokens - self._token_s)
+
+    def is_worth(self, lost: int, size_bytes: int) -> bool:
+        """Return True when a state is to be stored of which `lost` tokens would be lost."""
+        copy_s = size_bytes / self._bytes_per_s
+        return lost >= MIN_LOST_TOKENS and lost * self._token_s > _STORE_GAIN * copy_s
+
+    def match(self, key: Hashable, tokens: Sequence[int]) -> list[tuple[int, State, int]]:
+        """Return states that begin as these tokens do: id, state, and the number of tokens that
+        they have in common; most first."""
+        with self._lock:
+            return [(id_, self._states[id_], n) for id_, n in self._tree.match(key, tokens)]
+
+    def covers(self, key: Hashable, tokens: Sequence[int]) -> bool:
+        """Return True when a state has all these tokens, which is then used as if it were stored
+        now."""
+        with self._lock:
+            for _, state, count in self.match(key, tokens):
+                if count == len(tokens):
+                    self._use(state)
+                    return True
+            return False
+
+    def store(
+        self,
+        key: Hashable,
+        tokens: Sequence[int],
+        size_bytes: int,
+        *,
+        oldest: int,
+        copy: Callable[[memoryview], bool],
+    ) -> bool:
+        """Store a state of `size_bytes`, which `copy` writes; states whose tokens it begins with
+        are dropped for it. Returns False when there is no room, or `copy` fails."""
+        with self._lock:
+            for id_, state, count in self.match(key, tokens):
+                if count == len(state.tokens):
+                    self._drop(id_)
+            if not self._make_room(size_bytes):
+                return False
+            try:
+                cells = mmap.mmap(-1, size_bytes)
+            except (OSError, ValueError, MemoryError):
+                return False
+            started = time.perf_counter()
+            with memoryview(cells) as view:
+                copied = copy(view)
+            if not copied:
+                cells.close()
+                return False
+            rate = size_bytes / max(time.perf_counter() - started, 1e-6)
+            self._bytes_per_s += _WEIGHT * (rate - self._bytes_per_s)
+            id_, self._next_id = self._next_id, self._next_id + 1
+            self._add(id_, key, State(list(tokens), cells, oldest))
+            self._size_bytes += size_bytes
+            self._stored += 1
+            self.changed.notify_all()
+            return True
+
+    def restore(self, id_: int, tokens: int, copy: Callable[[State], bool]) -> bool:
+        """Let `copy` read a state, of which `tokens` tokens are wanted. It is dropped when that is
+        nearly all of it. Returns False when it is not there any more, or `copy` fails."""
+        with self._lock:
+            state = self._states.pop(id_, None)
+            if state is None:
+                return False
+            # Out of the books while it is read: it is in the way of nothing that is stored now.
+            key = self._tree.namespace(id_)
+            self._tree.drop(id_)
+            done = copy(state)
+            if done and tokens < KEPT_SHARE * len(state.tokens):
+                self._add(id_, key, state)
+            else:
+                self._size_bytes -= state.size_bytes
+                state.cells.close()
+            self._restored += done
+            return done
+
+    def states(self) -> list[tuple[Hashable, State]]:
+        """Return all states with their keys, those of most value first."""
+        with self._lock:
+            by_value = sorted(self._states.items(), key=lambda item: -item[1].value)
+            return [(self._tree.namespace(id_), state) for id_, state in by_value]
+
+    def shrink(self, size_bytes: int) -> int:
+        """Drop states until they take at most `size_bytes`. Returns the bytes that are free now."""
+        with self._lock:
+            before = self._size_bytes
+            while self._size_bytes > size_bytes and self._states:
+                self._evict_one()
+            self.changed.notify_all()
+            return before - self._size_bytes
+
+    def wait(self, interval_s: float) -> bool:
+        """Wait until there are states, and then so long. Returns False when the cache is closed."""
+        with self._lock:
+            while not self._states and not self._closed:
+                self.changed.wait()
+            return not (self._closed or self.changed.wait_for(lambda: self._closed, interval_s))
+
+    def close(self) -> None:
+        """Drop everything, and end the threads that wait."""
+        with self._lock:
+            self._closed = True
+            self.shrink(0)
+            self.changed.notify_all()
+
+    # --- inside ---
+
+    def _make_room(self, size_bytes: int) -> bool:
+        limit = self._limit(self._size_bytes)
+        if size_bytes > limit:
+            return False
+        self.shrink(limit - size_bytes)
+        return True
+
+    def _add(self, id_: int, key: Hashable, state: State) -> None:
+        self._states[id_] = state
+        self._tree.insert(id_, key, state.tokens)
+        self._use(state)
+
+    def _use(self, state: State) -> None:
+        self._uses += 1
+        state.used = self._uses
+        state.value = self._age + len(state.tokens) / max(1, state.size_bytes)
+
+    def _evict_one(self) -> None:
+        states = self._states
+        id_ = min(states, key=lambda each: (states[each].value, states[each].used))
+        self._age = self._states[id_].value
+        self._evicted += 1
+        self._drop(id_)
+
+    def _drop(self, id_: int) -> None:
+        state = self._states.pop(id_)
+        self._tree.drop(id_)
+        self._size_bytes -= state.size_bytes
+        state.cells.close()
