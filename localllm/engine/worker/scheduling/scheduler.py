@@ -301,15 +301,17 @@ class Scheduler:
             if sequence.scores_prompt:
                 tokens = tokens[: prompt.scorable(start, 1 + spare_rows)]
                 spare_rows = 0
-            elif (
-                start + len(tokens) == len(prompt.tokens)
-                and self._memory.can_rewind
-                and not prompt.fixed_chunks
-            ):
+            elif start + len(tokens) == len(prompt.tokens) and self._may_repeat(sequence):
                 tokens = tokens[: first_part(len(tokens), self._model.alike(len(prompt.tokens)))]
             ends = start + len(tokens) == len(prompt.tokens)
             yield Chunk(sequence, start, tokens, samples=ends and sequence.output.limit > 0)
             tokens_left -= len(tokens)
+
+    def _may_repeat(self, sequence: Sequence) -> bool:
+        """Return True when the same prompt, found in the cache but for its last token, is to give
+        the same answer again: without company, in which other bits come of it anyway."""
+        alone = len(self._running) == 1 and not self._queue
+        return alone and self._memory.can_rewind and not sequence.prompt.fixed_chunks
 
     def _catch_up(self, sequence: Sequence) -> bool:
         """Share what others have computed of a prompt. Returns False when this one cannot."""
