@@ -121,7 +121,8 @@ def test_answers_that_have_no_slot_wait_and_take_the_prompt_from_the_cache(
     stepped: SteppedScheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = count_rows(stepped, monkeypatch)
-    submit(stepped, asking(10, sampling=replace(WARM, seed=None), max_tokens=5))
+    drawn = replace(WARM, seed=None)
+    submit(stepped, asking(10, sampling=drawn, max_tokens=5, ignore_eos=True))
     stepped.run()
     assert sorted(e.index for e in ends(stepped)) == list(range(10))
     assert [e.remaining for e in ends(stepped)] == list(reversed(range(10)))
