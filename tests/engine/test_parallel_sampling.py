@@ -122,7 +122,7 @@ def test_answers_that_have_no_slot_wait_and_take_the_prompt_from_the_cache(
 ) -> None:
     counts = count_rows(stepped, monkeypatch)
     drawn = replace(WARM, seed=None)
-    submit(stepped, asking(10, sampling=drawn, max_tokens=5, ignore_eos=True))
+    submit(stepped, replace(asking(10, sampling=drawn, max_tokens=5), ignore_eos=True))
     stepped.run()
     assert sorted(e.index for e in ends(stepped)) == list(range(10))
     assert [e.remaining for e in ends(stepped)] == list(reversed(range(10)))
