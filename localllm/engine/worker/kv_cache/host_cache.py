@@ -9,6 +9,7 @@ drops states when others need the memory, also while nothing is computed.
 """
 
 import mmap
+import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -38,13 +39,17 @@ KEPT_SHARE = 0.9
 conversation takes the beginning only: they stay."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class State:
-    """The state of one sequence. `oldest` is the lowest position that it has cells for."""
+    """The state of one sequence. `oldest` is the lowest position that it has cells for; the first
+    `repeatable` tokens have the bits that they always have; `saves` tokens were nowhere else when
+    it was stored."""
 
     tokens: list[int]
     cells: mmap.mmap
     oldest: int
+    repeatable: int
+    saves: int
     value: float = 0.0
     used: int = 0
 
@@ -65,12 +70,25 @@ class HostCacheStats:
     evicted: int = 0
 
 
+def value(age: float, saved_tokens: int, size_bytes: int) -> float:
+    """Return what a state that is used now is worth: the tokens that it saves for each byte, on top
+    of what states were worth that had to go before (GreedyDual-Size: Cao and Irani, 1997)."""
+    return age + saved_tokens / max(1, size_bytes)
+
+
+def _allocate(size_bytes: int) -> mmap.mmap:
+    """Map memory that is the system's again as soon as it is closed. Raises OSError, ValueError."""
+    if sys.platform == "win32":
+        return mmap.mmap(-1, size_bytes)
+    return mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
 class HostCache:
     """States of one model's sequences, at most `limit()` bytes of them.
 
-    Its replacement is GreedyDual-Size (Cao and Irani, 1997): a state's value is the tokens that it
-    saves for each byte, plus the value of what was dropped last when it was used. So states age,
-    and of two that are equally old the one is dropped whose tokens take more bytes.
+    That of least `value` is dropped first. The age in it is the value of what was dropped last, so
+    states that nobody uses lose against newer ones, and of two that are equally old the one goes
+    whose tokens take more bytes. Computing a token costs about the same in all states of a model.
     """
 
     def __init__(self, limit: Callable[[int], int]) -> None:
@@ -110,9 +128,12 @@ class HostCache:
         if tokens >= MIN_LOST_TOKENS:
             self._token_s += _WEIGHT * (seconds / tokens - self._token_s)
 
-    def is_worth(self, lost: int, size_bytes: int) -> bool:
-        """Return True when a state is to be stored of which `lost` tokens would be lost."""
+    def is_worth(self, lost: int, size_bytes: int, *, most_tokens: int | None = None) -> bool:
+        """Return True when a state is to be stored of which `lost` tokens would be lost, and that
+        takes no longer than computing `most_tokens`."""
         copy_s = size_bytes / self._bytes_per_s
+        if most_tokens is not None and copy_s > most_tokens * self._token_s:
+            return False
         return lost >= MIN_LOST_TOKENS and lost * self._token_s > _STORE_GAIN * copy_s
 
     def match(self, key: Hashable, tokens: Sequence[int]) -> list[tuple[int, State, int]]:
@@ -137,19 +158,28 @@ class HostCache:
         tokens: Sequence[int],
         size_bytes: int,
         *,
+        lost: int,
         oldest: int,
+        repeatable: int = 0,
         copy: Callable[[memoryview], bool],
     ) -> bool:
         """Store a state of `size_bytes`, which `copy` writes; states whose tokens it begins with
-        are dropped for it. Returns False when there is no room, or `copy` fails."""
+        are dropped for it. `lost` tokens of it are nowhere else. Returns False when there is no
+        room, or `copy` fails."""
         with self._lock:
+            limit = self._limit(self._size_bytes)
+            if self._closed or size_bytes > limit:
+                return False
             for id_, state, count in self.match(key, tokens):
                 if count == len(state.tokens):
+                    lost += state.saves  # they were this one's alone, and will be the new one's
                     self._drop(id_)
-            if not self._make_room(size_bytes):
+            lost = min(lost, len(tokens))
+            self.shrink(limit - size_bytes)
+            if self._size_bytes > limit - size_bytes:  # a large one is just being read
                 return False
             try:
-                cells = mmap.mmap(-1, size_bytes)
+                cells = _allocate(size_bytes)
             except (OSError, ValueError, MemoryError):
                 return False
             started = time.perf_counter()
@@ -161,7 +191,10 @@ class HostCache:
             rate = size_bytes / max(time.perf_counter() - started, 1e-6)
             self._bytes_per_s += _WEIGHT * (rate - self._bytes_per_s)
             id_, self._next_id = self._next_id, self._next_id + 1
-            self._add(id_, key, State(list(tokens), cells, oldest))
+            state = State(
+                tokens=list(tokens), cells=cells, oldest=oldest, repeatable=repeatable, saves=lost
+            )
+            self._add(id_, key, state)
             self._size_bytes += size_bytes
             self._stored += 1
             self.changed.notify_all()
@@ -217,13 +250,6 @@ class HostCache:
 
     # --- inside ---
 
-    def _make_room(self, size_bytes: int) -> bool:
-        limit = self._limit(self._size_bytes)
-        if size_bytes > limit:
-            return False
-        self.shrink(limit - size_bytes)
-        return True
-
     def _add(self, id_: int, key: Hashable, state: State) -> None:
         self._states[id_] = state
         self._tree.insert(id_, key, state.tokens)
@@ -232,7 +258,7 @@ class HostCache:
     def _use(self, state: State) -> None:
         self._uses += 1
         state.used = self._uses
-        state.value = self._age + len(state.tokens) / max(1, state.size_bytes)
+        state.value = value(self._age, state.saves, state.size_bytes)
 
     def _evict_one(self) -> None:
         states = self._states

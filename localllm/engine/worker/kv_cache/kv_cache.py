@@ -35,7 +35,7 @@ class KvCache:
     Slots of different `LoraKey`s share nothing: the same tokens are other cells.
 
     What no slot can keep is copied to `host`, the second tier, if there is one, and back when a
-    prompt begins like it. Positions of images are not: what stands for them is not in the state.
+    prompt begins like it. What has positions of images is not: they are no tokens.
     """
 
     def __init__(self, model: Model, host: HostCache | None = None) -> None:
@@ -90,14 +90,16 @@ class KvCache:
 
         `repeatable`: only cells are reused that have the bits which an empty cache would give them.
         """
-        matches, restored = self._match(prompt, lora_key), False
+        matches = self._match(prompt, lora_key)
         if repeatable:
             matches = self._repeatable_part(matches, prompt)
-        else:
-            if self._apply(self.memory.expire(self._tree)):
-                matches = self._match(prompt, lora_key)
-            if restored := self._restore(prompt, lora_key, next(iter(matches.values()), 0)):
-                matches = self._match(prompt, lora_key)
+        elif self._apply(self.memory.expire(self._tree)):
+            matches = self._match(prompt, lora_key)
+        restored = self._restore(prompt, lora_key, matches, repeatable=repeatable)
+        if restored:
+            matches = self._match(prompt, lora_key)
+            if repeatable:
+                matches = self._repeatable_part(matches, prompt)
         slot, source = self.memory.place(matches, self._idle, self._running, self._tree)
         seat = self._take_seat(slot)
         if seat != slot:
@@ -105,7 +107,7 @@ class KvCache:
             matches = self._match(prompt, lora_key)
             if repeatable:
                 matches = self._repeatable_part(matches, prompt)
-        slot = self._occupy(slot, source, matches, prompt, lora_key)
+        self._occupy(slot, source, matches, prompt, lora_key)
         if restored:
             self._reuse[slot] = CacheReuse(host=self.length(slot))
         return slot
@@ -141,7 +143,9 @@ class KvCache:
             return parts
         kept = next(iter(parts), None)
         for slot in (*self._idle, *self._spare):
-            self.truncate(slot, parts[slot] if slot == kept else 0)
+            length = parts[slot] if slot == kept else 0
+            self._give_up(slot, length)
+            self.truncate(slot, length)
         return {} if kept is None else {kept: parts[kept]}
 
     def _occupy(
@@ -254,9 +258,9 @@ class KvCache:
         """Add a sequence that was computed earlier: `restore` puts its cells in the slot that it is
         given. Returns False when no slot is idle, or `restore` fails with all that can be evicted.
         """
-        if not self._idle:
+        if not (idle := self._insertable()):
             return False
-        slot = min(self._idle, key=lambda slot: (self._tree.last_used(slot), slot))
+        slot = self.memory.choose_slot({}, idle, self._running, self._tree)
         if self._move_to_spare(slot) is None:
             self._give_up(slot, 0)
         self._idle.remove(slot)
@@ -271,6 +275,10 @@ class KvCache:
         self.release(slot)
         return done
 
+    def _insertable(self) -> list[int]:
+        """Return the idle slots in which a state can be put now."""
+        return [slot for slot in self._idle if not self._model.has_pending_copy(slot)]
+
     # --- eviction ---
 
     def evict(self, needed: int) -> bool:
@@ -284,11 +292,10 @@ class KvCache:
     def _give_up(self, slot: int, kept: int) -> None:
         """Store what a slot holds when more than a little behind its first `kept` tokens is about
         to be lost."""
-        lost = min(self.length(slot) - kept, self._tree.unshared(slot))
-        if lost >= MIN_LOST_TOKENS:
-            self._store(slot, lost)
+        self._store(slot, min(self.length(slot) - kept, self._tree.unshared(slot)))
 
     def _store(self, slot: int, lost: int) -> None:
+        """Store what a slot holds, when computing `lost` tokens of it again costs more."""
         tokens = self._tokens[slot]
         if self.host is None or lost < MIN_LOST_TOKENS or min(tokens) < 0:
             return
@@ -296,42 +303,64 @@ class KvCache:
         if self.host.covers(key, tokens):
             return
         with self.memory.readable(slot, self._empty_spare(slot)) as place:
-            if place is not None and self.host.is_worth(
-                lost, size_bytes := self._model.state_bytes(place)
-            ):
-                self.host.store(
-                    key,
-                    tokens,
-                    size_bytes,
-                    oldest=self._model.oldest_position(place),
-                    copy=lambda cells: self._model.copy_state(place, cells),
-                )
+            if place is None:
+                return
+            size_bytes = self._model.state_bytes(place)
+            # Streams that run wait no longer for it than for a chunk of a prompt.
+            most = self._model.max_batch_tokens if self._running else None
+            if not self.host.is_worth(lost, size_bytes, most_tokens=most):
+                return
+            self.host.store(
+                key,
+                tokens,
+                size_bytes,
+                lost=lost,
+                oldest=self._model.oldest_position(place),
+                repeatable=0 if self._one_pool else self._repeatable[slot],
+                copy=lambda cells: self._model.copy_state(place, cells),
+            )
 
     def _empty_spare(self, slot: int) -> int | None:
-        return next(
-            (spare for spare in self._spare if spare != slot and not self.length(spare)), None
-        )
+        spares = (spare for spare in self._spare if spare != slot and not self.length(spare))
+        return next(spares, None)
 
-    def _restore(self, prompt: list[int], lora_key: LoraKey, known: int) -> bool:
-        """Put a state from host memory into an idle slot that has clearly more of a prompt than the
-        `known` tokens that the slots have. Returns False when there is none."""
-        if self.host is None or not self._idle:
+    def _restore(
+        self,
+        prompt: list[int],
+        lora_key: LoraKey,
+        matches: Mapping[int, int],
+        *,
+        repeatable: bool,
+    ) -> bool:
+        """Put a state from host memory into an idle slot when it has clearly more of a prompt than
+        the slots, which have these matches. Returns False when there is none."""
+        if self.host is None or not self._insertable():
             return False
-
-        def put(state: State) -> bool:
-            with memoryview(state.cells) as cells:
-                return self.insert(
-                    state.tokens,
-                    lambda slot: self._model.put_state(slot, len(state.tokens), cells),
-                    lora_key,
-                )
-
-        for id_, state, tokens in self.host.match(lora_key, prompt[:-1]):
-            if tokens - known < MIN_GAIN_TOKENS:
+        known = next(iter(matches.values()), 0)
+        for id_, state, found in self.host.match(lora_key, prompt[:-1]):
+            tokens = found
+            if repeatable:
+                tokens = self.chunks.reusable(min(tokens, state.repeatable), len(prompt))
+            elif found - known < MIN_GAIN_TOKENS:
                 return False
+            if tokens - known < MIN_GAIN_TOKENS:
+                continue
             if self.memory.continues(tokens, oldest=state.oldest, newest=len(state.tokens) - 1):
-                return self.host.restore(id_, tokens, put)
+                return self.host.restore(id_, tokens, lambda state: self._put(state, lora_key))
         return False
+
+    def _put(self, state: State, lora_key: LoraKey) -> bool:
+        taken: list[int] = []
+
+        def put(slot: int) -> bool:
+            taken.append(slot)
+            with memoryview(state.cells) as cells:
+                return self._model.put_state(slot, len(state.tokens), cells)
+
+        if not self.insert(state.tokens, put, lora_key):
+            return False
+        self._repeatable[taken[-1]] = state.repeatable
+        return True
 
     # --- books and cells ---
 
