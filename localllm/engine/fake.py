@@ -17,6 +17,7 @@ from localllm.core.hardware import DeviceTest, EngineBuild, EngineDevice
 from localllm.core.sizing.load import Allocation, BufferKind
 from localllm.engine.messages import (
     Architectures,
+    CacheUsage,
     Detokenized,
     DetokenizeRequest,
     Embedded,
@@ -71,8 +72,8 @@ class Script:
     """The behaviour of a FakeEngine, and a record of the calls to it.
 
     Answers: `tokens`, with `reasoning` before and `calls` behind them, which end the answer with
-    TOOL_CALLS; `dropped_messages` of a request that rolls; `warnings` and `stop` of every one;
-    `silent_s` without a sign of life.
+    TOOL_CALLS; `dropped_messages` of a request that rolls; `warnings`, `stop` and `cache` of every
+    one; `silent_s` without a sign of life.
     Errors: `load_error`, `generate_error` and `probe_error` are raised instead of an answer;
     `crash_after` so many tokens the process ends.
     GPUs: a load that tests devices reports `device_test`, or ends like `device_crash`.
@@ -116,6 +117,7 @@ class Script:
     torn: bool = False
     crash_on_export: bool = False
     dropped_messages: int = 0
+    cache: CacheUsage | None = None
     warnings: tuple[str, ...] = ()
     stop: str | None = None
     silent_s: float = 0.0
@@ -282,7 +284,12 @@ class FakeEngine:
             completion_tokens=sent,
             cached_tokens=0,
             timings=Timings(
-                queue_s=0.0, ttft_s=0.25, total_s=1.25, prefill_tps=200.0, decode_tps=40.0
+                queue_s=0.0,
+                ttft_s=0.25,
+                total_s=1.25,
+                prefill_tps=200.0,
+                decode_tps=40.0,
+                cache=script.cache,
             ),
             dropped_messages=script.dropped_messages if request.overflow is Overflow.ROLL else 0,
             warnings=script.warnings,

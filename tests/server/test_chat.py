@@ -69,7 +69,7 @@ async def test_an_answer_carries_its_text_usage_and_timings(server: ServerUnderT
     assert answer.model_extra is not None
     assert answer.model_extra["timings"] == {
         "queue_s": 0.0, "ttft_s": 0.25, "total_s": 1.25, "prefill_tps": 200.0, "decode_tps": 40.0,
-        "drafted": 0, "accepted": 0,
+        "drafted": 0, "accepted": 0, "cache": None,
     }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Metrics, the access log, request ids and trace context: facts of requests, never content."""
 
 import asyncio
+import dataclasses
 import json
 import re
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from localllm.engine.fake import Script
+from localllm.engine.messages import CacheMiss, CacheUsage, MissReason
 from localllm.errors import HubError, Offline, UsageError
 from localllm.library.files.settings import Settings
 from localllm.library.http.export import open_exporter
@@ -128,6 +130,25 @@ async def test_the_metrics_count_what_was_answered(watched: ServerUnderTest) -> 
     assert after[f"localllm_memory_allocated_bytes {cache}"] == 94_371_840
     assert after[f"localllm_memory_estimated_bytes {cache}"] > 0
     assert after[f"localllm_model_loaded model={MODEL}"] == 1
+
+
+async def test_what_the_cache_had_is_in_the_answer_and_counted(
+    watched: ServerUnderTest, script: Script
+) -> None:
+    miss = CacheMiss(reason=MissReason.TOOLS_CHANGED, position=1204, lost_tokens=830)
+    script.cache = CacheUsage(own=1000, shared=204, host=20, computed=900, miss=miss)
+    body = {"model": MODEL, "messages": [{"role": "user", "content": SECRET}]}
+    openai = (await watched.post("/v1/chat/completions", body)).document["timings"]
+    native = (await watched.post("/completion", {"prompt": SECRET})).document["timings"]
+    assert isinstance(openai, dict)
+    assert isinstance(native, dict)
+    assert openai["cache"] == native["cache"] == dataclasses.asdict(script.cache)
+    after = await metrics(watched)
+    sources = "localllm_prompt_source_tokens_total model={} source={}"
+    assert after[sources.format(MODEL, "shared")] == 408
+    assert after[sources.format(MODEL, "computed")] == 1800
+    assert after[f"localllm_cache_misses_total model={MODEL} reason=tools_changed"] == 2
+    assert after[f"localllm_cache_lost_tokens_total model={MODEL} reason=tools_changed"] == 1660
 
 
 async def test_requests_that_wait_and_that_run_are_told_apart(

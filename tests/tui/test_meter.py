@@ -2,11 +2,21 @@
 
 import pytest
 
+from localllm.chat.cache_report import describe_miss
 from localllm.core.speed.estimate import Estimate
-from localllm.engine.messages import Message, Role
+from localllm.engine.messages import (
+    CacheMiss,
+    CacheUsage,
+    Finished,
+    FinishReason,
+    Message,
+    MissReason,
+    Role,
+    Timings,
+)
 from localllm.machine.load import SystemLoad
 from localllm.tui.widgets.meter.panel import beside_estimate
-from localllm.tui.widgets.meter.readings import MeterReadings, why_forgotten
+from localllm.tui.widgets.meter.readings import MeterLog, MeterReadings
 
 EXPECTED = Estimate(low=8, likely=10, high=12)
 
@@ -63,22 +73,48 @@ def test_the_questions_that_a_context_still_holds_are_estimated_from_those_befor
     assert MeterReadings(context_size=4000, questions=1).questions_left is None
 
 
-def messages(*texts: str, system: str = "Be terse.") -> tuple[Message, ...]:
-    asked = [Message(role=Role.USER, content=text) for text in texts]
-    return (Message(role=Role.SYSTEM, content=system), *asked)
+def ended(cache: CacheUsage) -> Finished:
+    return Finished(
+        request_id="1",
+        reason=FinishReason.STOP,
+        prompt_tokens=cache.own + cache.shared + cache.computed,
+        completion_tokens=1,
+        cached_tokens=cache.own + cache.shared,
+        timings=Timings(queue_s=0, ttft_s=1, total_s=2, prefill_tps=3, decode_tps=4, cache=cache),
+    )
 
 
 def test_a_prompt_that_is_read_again_is_explained() -> None:
-    before, now = messages("Why?"), messages("Why?", "And then?")
-    long = "x" * 10_000
-    for old, new, cached, dropped, reason in (
-        (before, now, 990, 0, ""),
-        (before, now, 0, 3, "the oldest messages were left out"),
-        (None, now, 0, 0, "the model was loaded anew"),
-        (messages("Why?", system="Rhyme."), now, 0, 0, "the system prompt has changed"),
-        (messages("Who?"), now, 0, 0, "an earlier message has changed"),
-        (messages(long), messages(long, "And?"), 0, 0, "another conversation took its place"),
-    ):
-        found = why_forgotten(old, new, prompt_tokens=1000, cached_tokens=cached, dropped=dropped)
-        assert found.startswith(reason), (found, reason)
-        assert bool(found) == bool(reason)
+    log = MeterLog(lambda: 0.0)
+    question = Message(role=Role.USER, content="Why?")
+    log.loaded(4096)
+    log.started((question,))
+    log.ended(ended(CacheUsage(computed=900)))
+    assert log.readings().forgotten == ""  # it begins
+    log.started((question, question))
+    log.ended(ended(CacheUsage(computed=900)))
+    assert log.readings().forgotten == "the model was loaded anew"
+    log.settled()
+    log.started((question, question))
+    assert log.readings().forgotten == ""
+    log.ended(ended(CacheUsage(own=1000, computed=900)))
+    assert (log.readings().sources, log.readings().forgotten) == ("", "")
+    tools = CacheMiss(reason=MissReason.TOOLS_CHANGED, position=1204, lost_tokens=900)
+    log.started((question, question))
+    log.ended(ended(CacheUsage(own=1000, shared=204, computed=900, miss=tools)))
+    assert log.readings().sources == "1,000 own, 204 another slot's"
+    assert (
+        log.readings().forgotten == "900 tokens were read again: the tools changed at token 1,204"
+    )
+
+
+@pytest.mark.parametrize("reason", list(MissReason))
+def test_every_reason_has_a_sentence(reason: MissReason) -> None:
+    for timestamp in (False, True):
+        miss = CacheMiss(
+            reason=reason, position=20, lost_tokens=830, message=3, timestamp=timestamp,
+            dropped_tokens=700,
+        )  # fmt: skip
+        text = describe_miss(miss)
+        assert text.startswith("830 tokens were read again: ")
+        assert "{" not in text

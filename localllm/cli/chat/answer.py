@@ -1,12 +1,14 @@
 """One answer on the command line: written as it comes, counted when it is done."""
 
 import asyncio
+import dataclasses
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
+from localllm.chat.cache_report import describe_miss, describe_sources
 from localllm.chat.request import AnswerBuilder
 from localllm.cli.output import info, write_stderr
 from localllm.core.text import ControlFilter
@@ -35,6 +37,7 @@ class Answer:
         comparison = resident.comparison
         done = self.finished
         timings = done.timings if done is not None else None
+        cache = timings.cache if timings is not None else None
         return {
             "text": self.text,
             "reasoning": self.reasoning or None,
@@ -52,6 +55,7 @@ class Answer:
                 "decode_tps": timings.decode_tps if timings is not None else None,
                 "drafted": timings.drafted if timings is not None else None,
                 "accepted": timings.accepted if timings is not None else None,
+                "cache": dataclasses.asdict(cache) if cache is not None else None,
             },
             "memory": {
                 "estimated_bytes": comparison.estimated_bytes,
@@ -160,6 +164,7 @@ def print_stats(answer: Answer, resident: ResidentModel, memory_bytes: int | Non
         info(_("stopped"))
         return
     timings = done.timings
+    cache = timings.cache
     parts = [
         _("prompt {count} tokens ({cached} cached)").format(
             count=done.prompt_tokens, cached=done.cached_tokens
@@ -178,7 +183,11 @@ def print_stats(answer: Answer, resident: ResidentModel, memory_bytes: int | Non
         parts.insert(4, right.format(accepted=timings.accepted, drafted=timings.drafted))
     if memory_bytes is not None:
         parts.append(_("engine {size}").format(size=format_bytes(memory_bytes)))
+    if cache is not None and (sources := describe_sources(cache)):
+        parts.insert(1, _("from the cache: {sources}").format(sources=sources))
     info(" · ".join(parts))
+    if cache is not None and cache.miss is not None:
+        info(describe_miss(cache.miss))
 
 
 def _threads(resident: ResidentModel) -> str:

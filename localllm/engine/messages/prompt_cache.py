@@ -9,8 +9,9 @@ from enum import StrEnum
 class CacheReuse:
     """Prompt tokens that were not computed again, by where they came from.
 
-    `own`: the slot in which the prompt runs had them; `shared`: another slot; `host`: cells that
-    were moved to host memory; `checkpoint`: a state that was kept of a model that cannot go back.
+    `own`: the slot in which the prompt runs had them, or had to move them; `shared`: another slot;
+    `host`: cells that were moved to host memory; `checkpoint`: a kept state of a model that cannot
+    go back.
     """
 
     own: int = 0
@@ -48,6 +49,7 @@ class MissReason(StrEnum):
     EVICTED = "evicted"  # its cells were given up
     IN_USE = "in_use"  # they are another answer's, and this model cannot share them
     NO_CHECKPOINT = "no_checkpoint"  # the model's state cannot go back to there
+    REPEATABLE = "repeatable"  # with a seed, cells are used that always have the same bits only
     SCORED = "scored"  # the request needs the logits of every token
 
 

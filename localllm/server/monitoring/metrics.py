@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from localllm.engine.messages import Finished, GenerateEvent, PromptProgress, Token
+from localllm.engine.messages import CacheUsage, Finished, GenerateEvent, PromptProgress, Token
 from localllm.server.request_record import RequestRecord, current_record
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -106,6 +106,16 @@ class ServerMetrics:
         )
         self.model_prompt = counter("prompt_tokens", "Tokens of prompts, cached included.", "model")
         self.model_cached = counter("cached_tokens", "Prompt tokens from the cache.", "model")
+        self.sources = counter(
+            "prompt_source_tokens", "Prompt tokens, by where they came from.", "model", "source"
+        )
+        self.misses = counter(
+            "cache_misses", "Prompts that were known but for a part, by what broke them.",
+            "model", "reason",
+        )  # fmt: skip
+        self.lost = counter(
+            "cache_lost_tokens", "Known tokens that were computed again.", "model", "reason"
+        )
         self.model_completion = counter("completion_tokens", "Tokens of answers.", "model")
         self.finished = counter(
             "generations", "Prompts answered, by the reason of the end.", "model", "reason"
@@ -315,12 +325,28 @@ class Generation:
         metrics.prompt_cached.inc(end.cached_tokens)
         metrics.model_prompt.labels(self._model).inc(end.prompt_tokens)
         metrics.model_cached.labels(self._model).inc(end.cached_tokens)
+        if end.timings.cache is not None:
+            self._note_cache(end.timings.cache)
         metrics.queue.labels(self._model).observe(max(0.0, end.timings.queue_s))
         if rate := end.timings.prefill_tps:
             metrics.prompt_seconds.inc(computed / rate)
             metrics.prompt_rate.add(computed, computed / rate)
         if self._record is not None:
             self._record.cached_tokens += end.cached_tokens
+
+    def _note_cache(self, cache: CacheUsage) -> None:
+        sources = {
+            "own": cache.own,
+            "shared": cache.shared,
+            "host": cache.host,
+            "checkpoint": cache.checkpoint,
+            "computed": cache.computed,
+        }
+        for source, tokens in sources.items():
+            self._metrics.sources.labels(self._model, source).inc(tokens)
+        if (miss := cache.miss) is not None:
+            self._metrics.misses.labels(self._model, miss.reason.value).inc()
+            self._metrics.lost.labels(self._model, miss.reason.value).inc(miss.lost_tokens)
 
 
 class Rate:

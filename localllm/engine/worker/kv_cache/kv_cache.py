@@ -80,6 +80,13 @@ class KvCache:
         """Where the tokens came from that the request in this slot did not compute."""
         return self._reuse.get(slot, CacheReuse())
 
+    def held(self, prompt: Sequence[int], lora_key: LoraKey) -> dict[int, int]:
+        """Return how much of the beginning of a prompt every slot has, whether it can be continued
+        there or not."""
+        self._sync()
+        keys = self.memory.tree_keys(lora_key, self._tokens)
+        return {slot: length for key in keys for slot, length in self._tree.match(key, prompt)}
+
     # --- a request's slot ---
 
     def acquire(
@@ -152,7 +159,9 @@ class KvCache:
         self, slot: int, source: int, matches: dict[int, int], prompt: list[int], lora_key: LoraKey
     ) -> int:
         own, tokens = matches.get(slot, 0), matches.get(source, 0)
-        continues = source == slot
+        # Where most of a spare slot is used, the prompt goes on with what had to move there.
+        moved = source in self._spare and 2 * tokens >= self.length(source)
+        continues = source == slot or moved
         if source != slot or own < self.length(slot):
             spare = self._move_to_spare(slot, source)
             if source == slot and spare is not None:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from localllm.engine.worker.parsing.model_format import AnswerFormat
 from localllm.engine.worker.prompt.boundaries import Boundary
+from localllm.engine.worker.prompt.outline import PromptOutline
 
 PromptPart = str | bytes
 """Text, or the file of an image."""
@@ -97,11 +98,13 @@ class Prompt:
     `stop_tokens` end the answer, beside those of the request.
     `warnings`: sentences about what else was done to the conversation, for `Finished`.
     `boundaries`: where the sections of a conversation begin, as far as known, in rising order.
+    `outline`: what a conversation was made of.
     """
 
     tokens: list[int]
     images: PromptImages | None = None
     boundaries: tuple[Boundary, ...] = ()
+    outline: PromptOutline | None = None
     dropped_messages: int = 0
     warnings: tuple[str, ...] = ()
     stop_tokens: tuple[int, ...] = ()

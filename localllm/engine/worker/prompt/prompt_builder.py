@@ -26,6 +26,7 @@ from localllm.engine.worker.prompt.chat_template import ChatTemplate
 from localllm.engine.worker.prompt.context_window import RollingWindow, prompt_limit
 from localllm.engine.worker.prompt.control_words import ControlWords, LiteralText
 from localllm.engine.worker.prompt.infill import NO_INFILL, infill_prompt
+from localllm.engine.worker.prompt.outline import outline_of
 from localllm.engine.worker.prompt.prompt import ImageEncoder, Prompt, PromptPart
 from localllm.errors import BadRequest, ContextOverflow
 
@@ -229,6 +230,7 @@ class PromptBuilder:
             tokens=tokens,
             images=images,
             boundaries=boundaries,
+            outline=outline_of(request, messages),
             warnings=rendered.warnings,
             answer_format=self._format.answer_format(
                 request, tokens, place=rendered.place, budget=rendered.budget

@@ -24,6 +24,7 @@ from localllm.engine.worker.llama.lora import LoraKey, Rotation
 from localllm.engine.worker.llama.model import Aborted, CacheFull, Model
 from localllm.engine.worker.prompt.prompt import Prompt
 from localllm.engine.worker.sampling.sampler import Sampler
+from localllm.engine.worker.scheduling.cache_explainer import CacheExplainer
 from localllm.engine.worker.scheduling.request_queue import RequestQueue
 from localllm.engine.worker.scheduling.turns import (
     PATIENCE,
@@ -74,6 +75,7 @@ class Scheduler:
         self._queue = RequestQueue(model, can_share=self._memory.can_share)
         self._running: dict[int, Sequence] = {}
         self._output = OutputProcessor(model, emit, clock)
+        self._explainer = CacheExplainer(self.kv_cache, model.vocab)
         self._rotation: Rotation[BatchKey] = Rotation()
         self._speculator = Speculator(model, self.kv_cache, clock, drafter)
         self._next_deadline = math.inf
@@ -182,6 +184,7 @@ class Scheduler:
             fixed = sequence.repeatable and (
                 sequence.request.deterministic or not self._has_company(sequence)
             )
+            held = self._explainer.held(sequence)
             slot = self.kv_cache.acquire(reusable, sequence.lora_key, repeatable=fixed)
             sampler = sequence.output.sampler
             if sampler is None:  # not after it was preempted
@@ -191,6 +194,7 @@ class Scheduler:
                     sequence.output.constraint.begin()
             sequence.prompt.fixed_chunks = fixed
             sequence.admit(slot, sampler, reuse=self.kv_cache.reuse(slot), now=now)
+            self._explainer.admit(sequence, held)
             self._running[slot] = sequence
 
     def _has_company(self, sequence: Sequence) -> bool:
@@ -475,6 +479,7 @@ class Scheduler:
     # --- the end of a sequence ---
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
+        sequence.prompt.miss = self._explainer.miss(sequence)
         self._release(sequence)
         request = sequence.request
         remaining = len(self._unfinished(request)) if request.n > 1 else 0
@@ -489,6 +494,7 @@ class Scheduler:
     def _release(self, sequence: Sequence) -> None:
         """End a sequence, wherever it is, and free its slot."""
         waiting = sequence.status is WAITING
+        self._explainer.finish(sequence)
         sequence.finish()
         if waiting:
             self._queue.remove(sequence)

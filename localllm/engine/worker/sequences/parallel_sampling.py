@@ -60,6 +60,7 @@ def sequences_of(
                 images=prompt.images,
                 dropped_messages=prompt.dropped_messages,
                 warnings=prompt.warnings,
+                outline=prompt.outline,
             ),
             output=OutputState(
                 limit=limit,

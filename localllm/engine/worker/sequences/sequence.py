@@ -33,6 +33,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from localllm.engine.messages import (
+    CacheMiss,
     CacheReuse,
     CacheUsage,
     FinishReason,
@@ -44,6 +45,7 @@ from localllm.engine.worker.llama.vocabulary import Vocabulary
 from localllm.engine.worker.parsing.answer_check import AnswerCheck
 from localllm.engine.worker.parsing.answer_events import AnswerEvents
 from localllm.engine.worker.parsing.detokenizer import IncrementalDetokenizer
+from localllm.engine.worker.prompt.outline import PromptOutline
 from localllm.engine.worker.prompt.prompt import PromptImages
 from localllm.engine.worker.sampling.sampler import Sampler
 
@@ -72,7 +74,8 @@ class PromptState:
 
     `tokens` is what prefill computes: the prompt, and after `recompute` the answer so far too.
     `cells` are those that the prompt takes in the cache, images included: it is counted as so many
-    tokens. `reuse`: those that the cache had. `shareable` False: no cells of others may be used.
+    tokens. `reuse`: those that the cache had; `miss`: why not more. `shareable` False: no cells of
+    others may be used.
     `fixed_chunks`: computed in the chunks of `kv_cache/chunking.py`.
     `passed_over`: tokens of other prompts that were computed since it was this one's turn.
     """
@@ -80,9 +83,11 @@ class PromptState:
     tokens: list[int]
     cells: int
     images: PromptImages | None = None
+    outline: PromptOutline | None = None
     dropped_messages: int = 0
     warnings: tuple[str, ...] = ()
     reuse: CacheReuse = field(default_factory=CacheReuse)
+    miss: CacheMiss | None = None
     shareable: bool = True
     passed_over: int = 0
     fixed_chunks: bool = False
@@ -276,6 +281,7 @@ class Sequence:
                 host=reuse.host,
                 checkpoint=reuse.checkpoint,
                 computed=prefilled,
+                miss=self.prompt.miss,
             ),
         )
 

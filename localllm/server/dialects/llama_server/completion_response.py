@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from starlette.responses import Response
 
 from localllm.engine.messages import (
+    CacheUsage,
     Finished,
     FinishReason,
     GenerateEvent,
@@ -50,7 +51,10 @@ class TokenProbability(Probability):
 
 
 class Timings(ApiModel):
-    """Milliseconds and tokens a second under llama-server's names; 0 where nothing was timed."""
+    """Milliseconds and tokens a second under llama-server's names; 0 where nothing was timed.
+
+    `cache` is ours.
+    """
 
     cache_n: int
     prompt_n: int
@@ -61,6 +65,7 @@ class Timings(ApiModel):
     predicted_ms: float
     predicted_per_token_ms: float
     predicted_per_second: float
+    cache: Annotated[CacheUsage | None, OMIT_IF_NONE] = None
 
     @classmethod
     def of(cls, end: Finished) -> "Timings":
@@ -79,6 +84,7 @@ class Timings(ApiModel):
             predicted_ms=written * written_ms,
             predicted_per_token_ms=written_ms,
             predicted_per_second=written_tps,
+            cache=measured.cache,
         )
 
 

@@ -128,6 +128,8 @@ class MeterPanel(ChatPanel):
         if got.cached:
             share = 100 * got.cached / got.prompt_total
             yield self._muted(_("{share:.0f} % of it was known before").format(share=share))
+        if got.sources:
+            yield self._muted(got.sources)
         if got.forgotten:
             yield self._muted(got.forgotten)
 

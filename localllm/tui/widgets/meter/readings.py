@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from localllm.chat.cache_report import describe_miss, describe_sources
 from localllm.chat.conversation import ChatMessage
 from localllm.core.speed.estimate import Estimate
 from localllm.core.speed.meter import Meter
@@ -23,8 +24,9 @@ class MeterReadings:
     """Everything that is shown. Rates in tokens per second, None: not known (yet).
 
     `history` are the rates of the last seconds that are over, oldest first. `prompt_done` of
-    `prompt_total` tokens of the prompt are read, `cached` of them were known before; `forgotten`
-    explains why not more were, or is empty. `context_used` None: not counted. `questions` are those
+    `prompt_total` tokens of the prompt are read, `cached` of them were known before; `sources` says
+    from where when that is not the conversation's own slot, and `forgotten` why not more were; both
+    may be empty. `context_used` None: not counted. `questions` are those
     that the context holds. `saved` is the share of the tokens that speculation gave without a step
     of their own.
     """
@@ -38,6 +40,7 @@ class MeterReadings:
     prompt_total: int = 0
     prompt_tps: float | None = None
     cached: int = 0
+    sources: str = ""
     forgotten: str = ""
     context_used: int | None = None
     context_size: int = 0
@@ -69,9 +72,8 @@ class MeterLog:
         self._cached = 0
         self._answer_tokens = 0
         self._accepted: float | None = None
-        self._sent: tuple[Message, ...] | None = None
-        self._sending: tuple[Message, ...] | None = None
-        self._dropped = 0
+        self._messages = 0
+        self._loaded_anew = True
         self._context_used: int | None = None
         self.context_size = 0
         self.questions = 0
@@ -85,7 +87,7 @@ class MeterLog:
     def loaded(self, context: int) -> None:
         """Note that a model was loaded: nothing is in its cache."""
         self.context_size = context
-        self._sent = None
+        self._loaded_anew = True
 
     def shown(self, path: Sequence[ChatMessage]) -> None:
         """Note the branch that is shown: how much of the context it takes is known when its last
@@ -105,8 +107,8 @@ class MeterLog:
         """Note that a question went to the engine with these messages."""
         self._meter = Meter(started_s=self._clock())
         self._ended_s = self._timings = self._progress = self._accepted = None
-        self._sending = messages
-        self._answer_tokens = self._dropped = 0
+        self._messages = len(messages)
+        self._answer_tokens = 0
 
     def prompt_read(self, progress: PromptProgress) -> None:
         """Note how much of the prompt the engine has read."""
@@ -129,7 +131,6 @@ class MeterLog:
         self._prompt_tokens = finished.prompt_tokens
         self._cached = finished.cached_tokens
         self._answer_tokens = finished.completion_tokens
-        self._dropped = finished.dropped_messages
         self._context_used = finished.prompt_tokens + finished.completion_tokens
         if finished.timings.drafted and finished.completion_tokens:
             self._accepted = finished.timings.accepted / finished.completion_tokens
@@ -142,6 +143,7 @@ class MeterLog:
         ttft_s = None if reading is None else reading.ttft_s
         if self._timings is not None:  # what the engine measured is better than what we saw
             average_tps, ttft_s = self._timings.decode_tps, self._timings.ttft_s
+        cache = None if self._timings is None else self._timings.cache
         used = self._context_used
         if self.running and self._prompt_tokens:
             used = self._prompt_tokens + self._answer_tokens
@@ -155,6 +157,7 @@ class MeterLog:
             prompt_total=self._prompt_tokens if self._meter is not None else 0,
             prompt_tps=self._prompt_tps(),
             cached=self._cached,
+            sources="" if cache is None else describe_sources(cache),
             forgotten=self._forgotten(),
             context_used=used,
             context_size=self.context_size,
@@ -166,8 +169,7 @@ class MeterLog:
 
     def settled(self) -> None:
         """Note that the answer is part of what the engine holds now."""
-        if self._sending is not None:
-            self._sent = self._sending
+        self._loaded_anew = False
 
     def _history(self, now_s: float) -> tuple[float, ...]:
         assert self._meter is not None
@@ -183,50 +185,14 @@ class MeterLog:
         return computed / progress.elapsed_s if computed > 0 else None
 
     def _forgotten(self) -> str:
-        if self._meter is None or self._sending is None:
+        cache = None if self._timings is None else self._timings.cache
+        if cache is None:
             return ""
-        return why_forgotten(
-            self._sent,
-            self._sending,
-            prompt_tokens=self._prompt_tokens,
-            cached_tokens=self._cached,
-            dropped=self._dropped,
-        )
-
-
-def why_forgotten(
-    before: tuple[Message, ...] | None,
-    now: tuple[Message, ...],
-    *,
-    prompt_tokens: int,
-    cached_tokens: int,
-    dropped: int,
-) -> str:
-    """Explain why a prompt had to be read again; "" when it had not, beyond what is new in it.
-
-    `before` are the messages of the request before it, None when the engine had none.
-    """
-    if prompt_tokens - cached_tokens < FORGOTTEN_TOKENS or len(now) < 2:
+        if cache.miss is not None:
+            return describe_miss(cache.miss)
+        if self._loaded_anew and self._messages > 1 and cache.computed >= FORGOTTEN_TOKENS:
+            return _("the model was loaded anew")
         return ""
-    if dropped:
-        return _("the oldest messages were left out, so the rest was read again")
-    if before is None:
-        return _("the model was loaded anew")
-    same = 0
-    for one, other in zip(before, now, strict=False):
-        if one != other:
-            break
-        same += 1
-    if same < min(len(before), len(now)):
-        first = now[same]
-        if first.role is Role.SYSTEM or before[same].role is Role.SYSTEM:
-            return _("the system prompt has changed")
-        return _("an earlier message has changed")
-    new = sum(len(message.content) for message in now[len(before) :])
-    whole = sum(len(message.content) for message in now) or 1
-    if prompt_tokens - cached_tokens > FORGOTTEN_TOKENS + 2 * prompt_tokens * new / whole:
-        return _("another conversation took its place in the cache")
-    return ""
 
 
 def difference(measured_tps: float, expected: Estimate) -> int:
