@@ -85,6 +85,7 @@ def test_json_is_one_document_with_the_promised_keys() -> None:
         "decode_tps",
         "drafted",
         "accepted",
+        "cache",
     }
     assert document["finish_reason"] == "length"
     assert document["usage"]["completion_tokens"] == 5
