@@ -1,5 +1,6 @@
 """Who waits for whom, and for how long at most."""
 
+import dataclasses
 import itertools
 import random
 from collections.abc import Iterator
@@ -149,3 +150,28 @@ def test_who_waits_for_a_slot_gets_one_in_the_order_of_coming(stepped: SteppedSc
         stepped.submit(name, characters(8, seed=number), max_tokens=5)
     stepped.run()
     assert [name for name in finished(stepped) if name in names] == names
+
+
+def test_what_is_in_the_cache_goes_first_and_slow_steps_become_short(tmp_path: Path) -> None:
+    """The clock moves on by ten seconds whenever somebody reads it: no step is short enough."""
+    seconds = itertools.count(0, 10)
+    load = dataclasses.replace(settings(parallel=1, context=512), batch=128, ubatch=128)
+    stepped = SteppedScheduler(
+        tiny.plain(tmp_path / "p.gguf"), load, lambda: next(seconds), in_company=True
+    )
+    known, cache = characters(200, seed=5), stepped.scheduler.kv_cache
+    stepped.submit("runs", known, max_tokens=20)
+    for _ in range(6):
+        stepped.step()
+    stepped.submit("new", characters(300, seed=9), max_tokens=2)
+    stepped.submit("known", known, max_tokens=2)
+    assert cache.matched(stepped.model.vocab.tokenize(known, special=False)) >= 128
+    stepped.run()
+    assert finished(stepped) == ["runs", "known", "new"]
+    progress = [
+        (e.request_id, e.processed) for e in stepped.events if isinstance(e, PromptProgress)
+    ]
+    assert ("runs", 128) in progress  # nothing was known of the first step
+    new = [processed for name, processed in progress if name == "new"]
+    assert {b - a for a, b in itertools.pairwise(new[:-2])} == {64}
+    stepped.close()

@@ -87,6 +87,15 @@ class KvCache:
         keys = self.memory.tree_keys(lora_key, self._tokens)
         return {slot: length for key in keys for slot, length in self._tree.match(key, prompt)}
 
+    def matched(self, prompt: Sequence[int], lora_key: LoraKey = ()) -> int:
+        """Return how many tokens of a prompt's beginning some slot or the second tier has. Changes
+        nothing; what is being computed in this moment is left out."""
+        found = next(iter(self._slots_with(prompt, lora_key).values()), 0)
+        if self.host is not None:
+            stored = self.host.match(lora_key, prompt[:-1])
+            found = max(found, *(tokens for _, _, tokens in stored[:1]), 0)
+        return found
+
     # --- a request's slot ---
 
     def acquire(
@@ -377,6 +386,9 @@ class KvCache:
         """Return the slots that have a reusable beginning of this prompt, and how many tokens of
         it: most first."""
         self._sync()
+        return self._slots_with(prompt, lora_key)
+
+    def _slots_with(self, prompt: Sequence[int], lora_key: LoraKey) -> dict[int, int]:
         beginning = prompt[:-1]
         keys = self.memory.tree_keys(lora_key, self._idle)
         matches = [match for key in keys for match in self._tree.match(key, beginning)]

@@ -1,5 +1,6 @@
 """Sequences that wait for a slot, in the order of their priority and then of their arrival."""
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ from localllm.engine.messages import GenerateRequest, Grammar
 from localllm.engine.worker.llama.model import Model
 from localllm.engine.worker.parsing.call_grammar import CallGrammar
 from localllm.engine.worker.prompt.prompt import Prompt
+from localllm.engine.worker.scheduling import admission
 from localllm.engine.worker.sequences.parallel_sampling import sequences_of
 from localllm.engine.worker.sequences.sequence import FINISHED, WAITING, Sequence
 from localllm.errors import BadRequest, GenerationFailed, QueueFull
@@ -29,7 +31,7 @@ def _priority(sequence: Sequence) -> int:
 
 class RequestQueue:
     """First come, first served among those of one priority, but for those whose grammar is still
-    being compiled."""
+    being compiled, and for those of whose prompt the cache has more (`admission.py`)."""
 
     def __init__(self, model: Model, *, can_share: bool) -> None:
         """`can_share`: the sequences of one request can share its prompt's cells."""
@@ -97,16 +99,38 @@ class RequestQueue:
             return False
         return True
 
-    def next_ready(self, refuse: Callable[[Sequence, GenerationFailed], None]) -> Sequence | None:
-        """Return the first sequence that can start or go on. One whose grammar is being compiled is
-        overtaken; one whose grammar cannot be used is passed to `refuse`, which removes it."""
+    def next_ready(
+        self,
+        refuse: Callable[[Sequence, GenerationFailed], None],
+        cached: Callable[[Sequence], int] | None = None,
+    ) -> Sequence | None:
+        """Return the sequence that starts or goes on next. One whose grammar is being compiled is
+        overtaken; one whose grammar cannot be used is passed to `refuse`, which removes it.
+
+        `cached`: the tokens of its prompt that the cache has, which decide among equals; None: the
+        first is returned.
+        """
+        ready = self._ready(refuse)
+        first = next(ready, None)
+        if first is None or cached is None:
+            return first
+        rest = itertools.takewhile(lambda each: _priority(each) == _priority(first), ready)
+        equals = [first, *itertools.islice(rest, admission.MAX_COMPARED - 1)]
+        if len(equals) == 1:
+            return first
+        overtaken = [each.prompt.overtaken for each in equals]
+        chosen = admission.choose(overtaken, [cached(each) for each in equals])
+        for each in equals[:chosen]:
+            each.prompt.overtaken += 1
+        return equals[chosen]
+
+    def _ready(self, refuse: Callable[[Sequence, GenerationFailed], None]) -> Iterator[Sequence]:
         for sequence in sorted(self._waiting, key=_priority):  # stable: by arrival
             if sequence.status is not WAITING:  # refused together with the one before it
                 continue
             constraint = sequence.output.constraint
             if constraint is None or (constraint.ready and self._usable(sequence, refuse)):
-                return sequence
-        return None
+                yield sequence
 
     def requeue(self, sequence: Sequence) -> None:
         """Queue a sequence again that has lost its slot, before those that arrived after it."""

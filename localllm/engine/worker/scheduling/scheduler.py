@@ -26,6 +26,7 @@ from localllm.engine.worker.prompt.prompt import Prompt
 from localllm.engine.worker.sampling.sampler import Sampler
 from localllm.engine.worker.scheduling.cache_explainer import CacheExplainer
 from localllm.engine.worker.scheduling.request_queue import RequestQueue
+from localllm.engine.worker.scheduling.step_limit import StepLimit
 from localllm.engine.worker.scheduling.turns import (
     PATIENCE,
     count_passed_over,
@@ -77,6 +78,7 @@ class Scheduler:
         self._output = OutputProcessor(model, emit, clock)
         self._explainer = CacheExplainer(self.kv_cache, model.vocab)
         self._rotation: Rotation[BatchKey] = Rotation()
+        self._step_limit = StepLimit(model.max_batch_tokens, model.efficient_batch_tokens)
         self._speculator = Speculator(model, self.kv_cache, clock, drafter)
         self._next_deadline = math.inf
         self.interruptible: frozenset[str] = frozenset()
@@ -145,8 +147,16 @@ class Scheduler:
         return in_turns(
             [s for s in self._in_turn() if s.status is PREFILL],
             self._left,
-            patience=PATIENCE * self._model.max_batch_tokens,
+            patience=PATIENCE * self._most_prompt_tokens(),
         )
+
+    def _most_prompt_tokens(self) -> int:
+        """The most tokens of prompts in the next step."""
+        statuses = [(s.status, s.prompt.fixed_chunks) for s in self._in_turn()]
+        most = self._step_limit.tokens(streaming=any(status is DECODE for status, _ in statuses))
+        if (PREFILL, True) in statuses:  # a part of such a chunk has other bits
+            most = max(most, self._model.fixed_chunk_tokens)
+        return most
 
     def _left(self, sequence: Sequence) -> int:
         """The number of tokens of its prompt that have yet to be computed."""
@@ -174,8 +184,10 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Give sequences that wait a slot, as long as there is one or one can be preempted."""
-        while (sequence := self._queue.next_ready(self._refuse)) is not None:
-            if len(self._running) >= self._model.settings.parallel and not self._preempt(sequence):
+        while self._queue:
+            free = len(self._running) < self._model.settings.parallel
+            sequence = self._queue.next_ready(self._refuse, self._matched if free else None)
+            if sequence is None or not (free or self._preempt(sequence)):
                 return
             self._queue.remove(sequence)
             now, tokens = self._clock(), sequence.prompt.tokens
@@ -196,6 +208,12 @@ class Scheduler:
             sequence.admit(slot, sampler, reuse=self.kv_cache.reuse(slot), now=now)
             self._explainer.admit(sequence, held)
             self._running[slot] = sequence
+
+    def _matched(self, sequence: Sequence) -> int:
+        """The number of tokens of its prompt that the cache has."""
+        if sequence.scores_prompt:
+            return 0
+        return self.kv_cache.matched(sequence.prompt.tokens, sequence.lora_key)
 
     def _has_company(self, sequence: Sequence) -> bool:
         return any(each.request is not sequence.request for each in self._running.values())
@@ -260,6 +278,7 @@ class Scheduler:
         # One physical batch a step: larger ones are split inside llama_decode anyway, and this
         # way no sequence that decodes waits for more than one chunk of a prompt.
         tokens_left = self._model.max_batch_tokens - sum(len(chunk.tokens) for chunk in chunks)
+        tokens_left = min(tokens_left, self._most_prompt_tokens())
         prefill = list(self._prefill_chunks(prefilling, tokens_left))
         count_passed_over(prefilling, prefill)
         chunks += prefill
@@ -364,6 +383,10 @@ class Scheduler:
             self._speculator.record_step(len(batch.tokens), self._clock() - started)
             if self.kv_cache.host is not None:
                 self.kv_cache.host.record_step(len(batch.tokens), self._clock() - started)
+            if batch.image is None:
+                reads = (c for c in batch.chunks if c.sequence.status is PREFILL)
+                prompt_tokens = sum(len(chunk.tokens) for chunk in reads)
+                self._step_limit.record(prompt_tokens, self._clock() - started)
             for chunk in batch.chunks:
                 chunk.sequence.metrics.count_batch(len(batch.chunks))
             return True

@@ -78,6 +78,7 @@ class PromptState:
     others may be used.
     `fixed_chunks`: computed in the chunks of `kv_cache/chunking.py`.
     `passed_over`: tokens of other prompts that were computed since it was this one's turn.
+    `overtaken`: sequences that came later and got a slot before it for what the cache had of them.
     """
 
     tokens: list[int]
@@ -90,6 +91,7 @@ class PromptState:
     miss: CacheMiss | None = None
     shareable: bool = True
     passed_over: int = 0
+    overtaken: int = 0
     fixed_chunks: bool = False
     echo: "PromptEcho | None" = None
 

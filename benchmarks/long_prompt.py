@@ -1,0 +1,177 @@
+"""A short question while a long document is read: localllm's server beside llama.cpp's own.
+
+For each system, with nothing in its cache of these texts:
+
+- `alone`: seconds to the first token of a short question on an idle server (median).
+- `beside`: the same while the document is read, asked when a quarter of the time has passed that a
+  document takes alone. `ratio` is beside / alone.
+- `document`: seconds to the document's first token alone, and with three short questions beside it,
+  one after the other. `delay` is how much later that is.
+- `longest gap`: between two pieces of an answer that streams while a document is read; in another
+  pass. `comments`: lines of a waiting stream that mean nothing, so that no client gives up.
+
+The systems take turns within a round; figures are medians over the rounds, with lowest and highest.
+
+Usage: python -m benchmarks.long_prompt [--words 2600] [--rounds 3] [--model FILE] [--threads N]
+           [--context 6144] [--llama-server FILE] [--without-xllamacpp]
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from benchmarks.conversations import WORDS, start_all
+from benchmarks.serve import SELF, Child, System
+
+SLOTS, QUESTIONS, STREAMED_TOKENS = 4, 3, 400
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One streamed answer: seconds from the request to its first text, the longest time between two
+    pieces that came after it, lines that mean nothing."""
+
+    first_s: float
+    gap_s: float
+    comments: int
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """All times of one system in one round, in seconds."""
+
+    alone_s: float
+    beside_s: float
+    document_s: float
+    delayed_s: float
+    gap_s: float
+    comments: int
+
+
+async def ask(system: System, text: str, tokens: int) -> Stream:
+    """Stream the answer to one question."""
+    address = urlsplit(system.url)
+    body = json.dumps(
+        {
+            "model": system.model,
+            "messages": [{"role": "user", "content": text}],
+            "max_tokens": tokens,
+            "ignore_eos": True,
+            "temperature": 0,
+            "stream": True,
+        }
+    ).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: {address.netloc}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        "Connection: close\r\n\r\n"
+    )
+    started, first, latest, gap, comments = time.perf_counter(), 0.0, 0.0, 0.0, 0
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    writer.write(head.encode() + body)
+    while line := await reader.readline():
+        comments += line.startswith(b":")
+        if not line.startswith(b"data: {"):
+            continue
+        chunk = json.loads(line[6:])
+        if not any(each["delta"].get("content") for each in chunk.get("choices", ())):
+            continue
+        now = time.perf_counter()
+        if first:
+            gap = max(gap, now - latest)
+        first, latest = first or now, now
+    writer.close()
+    if not first:
+        raise SystemExit(f"{system.name}: no text came")
+    return Stream(first - started, gap, comments)
+
+
+async def measure_round(system: System, words: int, seed: int) -> Round:
+    dice = random.Random(seed)
+
+    def text(count: int) -> str:
+        return " ".join(dice.choices(" ".join(WORDS).split(), k=count)) + "?"
+
+    alone_s = statistics.median([(await ask(system, text(8), 1)).first_s for _ in range(QUESTIONS)])
+    document_s = (await ask(system, text(words), 1)).first_s
+    document = asyncio.create_task(ask(system, text(words), 1))
+    await asyncio.sleep(document_s / 4)
+    beside = [(await ask(system, text(8), 1)).first_s for _ in range(QUESTIONS)]
+    delayed = await document
+    streaming = asyncio.create_task(ask(system, text(8), STREAMED_TOKENS))
+    await asyncio.sleep(5 * alone_s)
+    await ask(system, text(words), 1)
+    return Round(
+        alone_s=alone_s,
+        beside_s=statistics.median(beside),
+        document_s=document_s,
+        delayed_s=delayed.first_s,
+        gap_s=(await streaming).gap_s,
+        comments=delayed.comments,
+    )
+
+
+HEADER = """
+| system | question alone | beside | ratio | document alone | beside | delay | longest gap \
+| comments |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    low, high = min(values), max(values)
+    return f"{statistics.median(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def row(name: str, rounds: list[Round]) -> str:
+    columns = [
+        spread([each.alone_s for each in rounds]) + " s",
+        spread([each.beside_s for each in rounds]) + " s",
+        spread([each.beside_s / each.alone_s for each in rounds], 1),
+        spread([each.document_s for each in rounds], 1) + " s",
+        spread([each.delayed_s for each in rounds], 1) + " s",
+        spread([100 * (each.delayed_s / each.document_s - 1) for each in rounds], 0) + " %",
+        spread([each.gap_s for each in rounds]) + " s",
+        spread([float(each.comments) for each in rounds], 0),
+    ]
+    return f"| {name} | " + " | ".join(columns) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--words", type=int, default=2600)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--context", type=int, default=6144)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--llama-server", type=Path)
+    parser.add_argument("--without-xllamacpp", action="store_true")
+    options = parser.parse_args()
+    client = Child([*SELF, "--client-child"])
+    systems: list[System] = []
+    try:
+        print(f"Load average before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors.")
+        systems += start_all(options, SLOTS, client)
+        found: dict[str, list[Round]] = {system.name: [] for system in systems}
+        for number in range(options.rounds):
+            first = number % len(systems)
+            for system in systems[first:] + systems[:first]:
+                measured = asyncio.run(measure_round(system, options.words, 1 + number))
+                found[system.name].append(measured)
+        print(HEADER)
+        for name, rounds in found.items():
+            print(row(name, rounds), flush=True)
+    finally:
+        for system in systems:
+            system.child.close()
+        client.close()
+
+
+if __name__ == "__main__":
+    main()
