@@ -17,6 +17,7 @@ from localllm.engine.messages import (
     Sampling,
     Token,
 )
+from localllm.engine.worker.llama.model import BatchToken
 from localllm.engine.worker.prompt.prompt import Prompt
 from localllm.engine.worker.speculative.draft_state import Draft
 from tests.engine import tiny
@@ -28,6 +29,7 @@ KINDS = {
     "windowed": tiny.windowed,
     "recurrent": tiny.recurrent,
     "hybrid": tiny.hybrid,
+    "rolling back": tiny.rolling_back,
 }
 ALWAYS = Speculate.NGRAM
 EXACT = LoadSettings(context=1024, parallel=2, batch=64, ubatch=64, threads=1)
@@ -159,10 +161,43 @@ def test_answers_of_many_clients_stay_the_same(
         assert len(said) == ends[request_id].completion_tokens
     drafted = sum(end.timings.drafted for end in ends.values())
     accepted = sum(end.timings.accepted for end in ends.values())
-    if not stepped.memory.can_rewind:  # a recurrent state cannot take a token back
+    if not stepped.memory.can_reject_drafts:  # its state cannot take a token back
         assert drafted == 0
     else:
         assert 0 < accepted < drafted
+    stepped.close()
+
+
+def test_a_wrong_draft_costs_no_second_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny.rolling_back(tmp_path / "lfm2.gguf")
+    prompt = "abcdefgh" * 4
+    alone = SteppedScheduler(path, settings(parallel=1))
+    expected = alone.ask(prompt, max_tokens=60)
+    known = alone.model.vocab.tokenize(prompt + expected, special=False)
+    alone.close()
+    load = replace(settings(parallel=1), speculate=ALWAYS)
+    stepped = SteppedScheduler(path, load, drafter=Oracle([known], wrong=0.3))
+    decode, remove_cells = stepped.model.decode, stepped.model.remove_cells
+    batches: list[int] = []
+
+    def counted(batch: Sequence[BatchToken]) -> None:
+        batches.append(len(batch))
+        decode(batch)
+
+    def bounded(slot: int, start: int = 0, end: int = -1) -> bool:
+        rejected = stepped.model.newest_position(slot) + 1 - start
+        assert start == 0 or rejected < batches[-1]  # llama.cpp would not notice
+        return remove_cells(slot, start, end)
+
+    monkeypatch.setattr(stepped.model, "decode", counted)
+    monkeypatch.setattr(stepped.model, "remove_cells", bounded)
+    assert stepped.ask(prompt, max_tokens=60) == expected
+    (end,) = (event for event in stepped.events if isinstance(event, Finished))
+    drafted, accepted = end.timings.drafted, end.timings.accepted
+    assert 0 < accepted < drafted
+    assert sum(batches) == len(prompt) + 59 + drafted - accepted
     stepped.close()
 
 

@@ -154,6 +154,29 @@ def hybrid(path: Path) -> Path:
     return _write(path, writer, layer, layers=2)
 
 
+def rolling_back(path: Path) -> Path:
+    """One layer with a state of which earlier ones are kept, one that attends (lfm2)."""
+    writer = _writer(path, "lfm2", layers=2, kv_heads=[0, HEADS])
+    writer.add_uint32("lfm2.shortconv.l_cache", 3)
+    writer.add_vocab_size(END + 1)
+
+    def layer(i: int) -> Shapes:
+        mixer: Shapes = {
+            f"blk.{i}.shortconv.conv.weight": (WIDTH, 3),
+            f"blk.{i}.shortconv.in_proj.weight": (3 * WIDTH, WIDTH),
+            f"blk.{i}.shortconv.out_proj.weight": (WIDTH, WIDTH),
+        }
+        if i:
+            mixer = _attention(i) | _head_norms(i)
+        return _norms(i, "attn", "ffn") | mixer | _feed_forward(i)
+
+    def with_its_norm(shapes: Shapes) -> Shapes:
+        own: Shapes = {"token_embd_norm.weight": (WIDTH,)}
+        return own | {name: shape for name, shape in shapes.items() if name != "output_norm.weight"}
+
+    return _write(path, writer, layer, layers=2, tensors=with_its_norm)
+
+
 def _mamba(i: int) -> Shapes:
     return {
         f"blk.{i}.ssm_in.weight": (2 * _RNN_INNER, WIDTH),

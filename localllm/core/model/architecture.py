@@ -201,6 +201,9 @@ class Architecture:
     so many layers own a cache and the later ones read theirs (`n_layer_kv_from_start`);
     `shares_kv`: the header says how many at the end do (`attention.shared_kv_layers`).
     `head_lengths_required`: head lengths are read although the first layer has no heads.
+    `rolls_back`: the states of the last few tokens are kept too, so that draft tokens can be taken
+    back. llama.cpp can do that for more architectures (`llm_arch_supports_rs_rollback`), whose
+    states are matrices: for Qwen3.5 0.8B every token took 12 % longer (2026-12-01).
     `square_state`: linear attention, whose state is one matrix of key length squared a head.
     `gathers_state_late`: a layer's state is read where it is used, not before the norm.
     `shared_experts` counts them when the header does not. `mrope`: rotations have sections
@@ -217,6 +220,7 @@ class Architecture:
     window: Window | None = None
     recurrence: Recurrence | None = None
     interval: int = 4
+    rolls_back: bool = False
     kv_layers: int | None = None
     shares_kv: bool = False
     head_lengths_required: bool = False

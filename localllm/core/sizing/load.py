@@ -7,6 +7,7 @@ the bindings), so each one is chosen here, and both sides read it from here.
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from localllm.core.model.architecture import Architecture
 from localllm.core.model.spec import ModelSpec
 
 DEFAULT_CONTEXT = 4096
@@ -232,6 +233,11 @@ class LoadSettings:
             return min(self.batch, self.ubatch, self.cells)
         drafted = 0 if self.speculate == Speculate.OFF else self.draft_max
         return self.parallel + max(0, min(drafted, min(self.batch, self.ubatch) - self.parallel))
+
+    def snapshots(self, arch: Architecture) -> int:
+        """Return the earlier states that are kept beside each recurrent one (`n_rs_seq`): one for
+        each draft token that a step may have to take back."""
+        return 0 if self.embeddings or not arch.rolls_back else self.outputs - self.parallel
 
     @property
     def cells(self) -> int:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from localllm.core.memoize import memoize
@@ -10,7 +10,7 @@ from localllm.core.model.quants import BLOCKS, GgmlType
 from localllm.core.model.spec import ModelSpec
 from localllm.core.sizing.footprint.cache import recurrent_bytes
 from localllm.core.sizing.footprint.weights import is_input_tensor, loaded_tensors
-from localllm.core.sizing.load import KvType, LoadSettings
+from localllm.core.sizing.load import KvType, LoadSettings, Speculate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,5 +210,5 @@ def _cache_bytes(kind: KvType) -> float:
 
 def _state_bytes(spec: ModelSpec, settings: LoadSettings, here: Callable[[int], bool]) -> int:
     """Sum the states, read and written once a token, of the one sequence that decodes."""
-    one = recurrent_bytes(spec, settings)
-    return 2 * sum(size for layer, size in enumerate(one) if here(layer)) // settings.parallel
+    one = recurrent_bytes(spec, replace(settings, parallel=1, speculate=Speculate.OFF))
+    return 2 * sum(size for layer, size in enumerate(one) if here(layer))

@@ -160,8 +160,10 @@ def _widest_value(spec: ModelSpec) -> int:
 
 
 def recurrent_bytes(spec: ModelSpec, settings: LoadSettings) -> tuple[int, ...]:
-    """Return the bytes of the recurrent states, one number a block: an F32 state per sequence."""
-    state = (shift_width(spec) + state_width(spec)) * _STATE_BYTES * settings.parallel
+    """Return the bytes of the recurrent states, one number a block: an F32 state per sequence,
+    and as many snapshots of each as a load keeps."""
+    states = settings.parallel * (1 + settings.snapshots(spec.arch))
+    state = (shift_width(spec) + state_width(spec)) * _STATE_BYTES * states
     return tuple(state if spec.recurrent(layer) else 0 for layer in range(spec.blocks))
 
 

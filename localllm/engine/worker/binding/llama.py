@@ -110,6 +110,7 @@ llama_model_n_layer = _function("llama_model_n_layer", c_int32, c_void_p)
 llama_model_n_swa = _function("llama_model_n_swa", c_int32, c_void_p)
 llama_n_ctx = _function("llama_n_ctx", c_uint32, c_void_p)
 llama_n_ctx_seq = _function("llama_n_ctx_seq", c_uint32, c_void_p)
+llama_n_rs_seq = _function("llama_n_rs_seq", c_uint32, c_void_p)
 llama_print_system_info = _function("llama_print_system_info", c_char_p)
 llama_sampler_accept = _function("llama_sampler_accept", None, c_void_p, c_int32)
 llama_sampler_apply = _function(

@@ -8,7 +8,8 @@ or in a stream each. The KvCache keeps the books and leaves the differences to i
     UnifiedMemory     full attention      one pool   any position           at once, without a copy
     StreamMemory      attention           streams    any within the window  by a copy, a batch later
     WindowMemory      sliding window      one pool   any within the window  nothing
-    RecurrentMemory   recurrent, hybrid   either     its newest position    nothing
+    RecurrentMemory   recurrent, hybrid   either     its newest position,   nothing
+                                                     or before drafts
 
 Slots are sequence ids of llama.cpp. A cut or a copy that its memory cannot do may end the process
 in an assertion, so each first looks at the positions that llama.cpp has for the slot.
@@ -52,8 +53,9 @@ class MemoryKind(ABC):
     can_share: bool
     """True when a slot can be given what another one has computed."""
     can_rewind: bool = True
-    """True when tokens at the end can be taken back: a batch that was interrupted, a draft token
-    that was rejected."""
+    """True when any number of tokens at the end can be taken back: a batch that was interrupted."""
+    can_reject_drafts: bool = True
+    """True when tokens at the end of the newest batch can be taken back, but for its first."""
     repeats: bool = True
     """True when cells that are kept have the bits, and stand in the order, of cells that are
     computed afresh."""
@@ -72,6 +74,12 @@ class MemoryKind(ABC):
         return self._model.settings.parallel
 
     # --- cells ---
+
+    def begin_batch(self, tokens: Mapping[int, int]) -> None:  # noqa: B027  # nothing, mostly
+        """Record that a batch is about to append so many tokens to these slots."""
+
+    def abandon_batch(self, slots: Iterable[int]) -> None:  # noqa: B027
+        """Give up what these slots hold where a batch that was aborted has spoiled it."""
 
     def truncate(self, slot: int, tokens: int) -> bool:
         """Remove the cells of `slot` after its first `tokens`. Returns False, and leaves the slot
@@ -368,11 +376,38 @@ class WindowMemory(_UnsharedMemory):
 
 
 class RecurrentMemory(_UnsharedMemory):
-    """A state for each slot, that of its newest position and of no other (in a hybrid model beside
-    the cells of its attention layers)."""
+    """A state for each slot, that of its newest position (in a hybrid model beside the cells of its
+    attention layers).
+
+    Some architectures keep snapshots: the states after the last few tokens of the newest batch,
+    its first included, but not the state before it. llama.cpp takes back what it has a snapshot
+    for, once between two batches; it believes that a batch was long enough
+    (llama_memory_recurrent::seq_rm), so that is looked after here.
+    """
 
     can_rewind = False
     repeats = False
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model)
+        self.can_reject_drafts = model.snapshots > 0
+        self._batch: dict[int, int] = {}
+        """Tokens that the newest batch has of each slot whose snapshots are still unused."""
+
+    def begin_batch(self, tokens: Mapping[int, int]) -> None:
+        # A slot that is not in this batch may be moved by it, without its snapshots.
+        self._batch = dict(tokens)
+
+    def abandon_batch(self, slots: Iterable[int]) -> None:
+        for slot in slots:  # llama_decode has taken the batch back as if it had snapshots of it
+            self._model.remove_cells(slot)
+
+    def truncate(self, slot: int, tokens: int) -> bool:
+        most = min(self._model.snapshots, self._batch.pop(slot, 0) - 1)
+        rejected = self._model.newest_position(slot) + 1 - tokens
+        if tokens > 0 and 0 < rejected <= most and self._model.remove_cells(slot, tokens):
+            return True
+        return super().truncate(slot, tokens)
 
     def continues(self, tokens: int, *, oldest: int, newest: int) -> bool:
         return newest == tokens - 1

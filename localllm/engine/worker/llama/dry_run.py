@@ -19,7 +19,7 @@ from localllm.core.sizing.load import Allocation, BufferKind, LoadSettings
 from localllm.engine.worker.binding import llama
 from localllm.engine.worker.llama.allocations import allocations, with_all_outputs
 from localllm.engine.worker.llama.load_failure import LogLine, refusal
-from localllm.engine.worker.llama.params import context_params, model_params
+from localllm.engine.worker.llama.params import context_params, model_params, snapshots_of
 from localllm.errors import GgufError, LoadFailed
 
 _LONGEST_FILE = 16 * 2**40
@@ -44,7 +44,8 @@ def probe(path: str, settings: LoadSettings, *, header_only: bool = True) -> tup
             _load_stripped(path, settings, lines) if header_only else _load(path, settings, lines)
         )
         try:
-            context = llama.llama_init_from_model(model, context_params(settings, 1))
+            params = context_params(settings, 1, snapshots=snapshots_of(model, settings))
+            context = llama.llama_init_from_model(model, params)
             if not context:
                 raise LoadFailed(refusal("a context with these settings", lines))
             llama.llama_free(context)

@@ -21,7 +21,7 @@ from localllm.engine.worker.llama.allocations import allocations, with_all_outpu
 from localllm.engine.worker.llama.heartbeat import HeartbeatState
 from localllm.engine.worker.llama.lora import LoraAdapters, LoraKey
 from localllm.engine.worker.llama.native_log import NativeLog
-from localllm.engine.worker.llama.params import context_params, model_params
+from localllm.engine.worker.llama.params import context_params, model_params, snapshots_of
 from localllm.engine.worker.llama.vocabulary import Vocabulary
 from localllm.errors import LoadFailed
 
@@ -104,7 +104,8 @@ class Model:
             raise
         self.threads = settings.threads or default_threads()
         self.prompt_threads = settings.threads_batch or self.threads
-        params = context_params(settings, self.threads, self.prompt_threads)
+        kept = snapshots_of(self._model, settings)
+        params = context_params(settings, self.threads, self.prompt_threads, snapshots=kept)
         self._context = llama.llama_init_from_model(self._model, params)
         if not self._context:
             llama.llama_model_free(self._model)
@@ -183,6 +184,12 @@ class Model:
     def window(self) -> int:
         """Tokens that a layer with a sliding window attends to; 0 when no layer has one."""
         return int(llama.llama_model_n_swa(self._model))
+
+    @property
+    def snapshots(self) -> int:
+        """Earlier states that are kept beside each recurrent one; 0 where the architecture has no
+        kernels for that (llama.cpp clamps what was asked for)."""
+        return int(llama.llama_n_rs_seq(self._context))
 
     @property
     def is_recurrent(self) -> bool:

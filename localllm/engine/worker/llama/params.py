@@ -7,6 +7,7 @@ probes what a load would load.
 import ctypes
 from functools import cache
 
+from localllm.core.model.architectures import architecture_of
 from localllm.core.model.quants import GgmlType
 from localllm.core.sizing.load import FlashAttention, LoadSettings, Pooling, RopeScaling
 from localllm.engine.worker.binding import ggml, llama
@@ -89,13 +90,22 @@ def _experts_on_cpu(layers: int) -> "ctypes.Array[_Override]":
     return (_Override * (layers + 1))(*rows, _Override(None, None))
 
 
+def snapshots_of(model: int, settings: LoadSettings) -> int:
+    """Return the snapshots of recurrent states that a context of this loaded model is to keep."""
+    name = ctypes.create_string_buffer(64)
+    llama.llama_model_meta_val_str(model, b"general.architecture", name, len(name))
+    return settings.snapshots(architecture_of(name.value.decode("utf-8", "replace")))
+
+
 def context_params(
-    settings: LoadSettings, threads: int, prompt_threads: int | None = None
+    settings: LoadSettings, threads: int, prompt_threads: int | None = None, *, snapshots: int = 0
 ) -> llama.llama_context_params:
-    """Return the context's half: cache, batches, outputs. `prompt_threads` None: as `threads`."""
+    """Return the context's half: cache, batches, outputs. `prompt_threads` None: as `threads`.
+    `snapshots` are those of this model (`snapshots_of`)."""
     params: llama.llama_context_params = llama.llama_context_default_params()
     params.n_ctx = settings.cells
     params.n_seq_max = settings.parallel
+    params.n_rs_seq = snapshots
     params.kv_unified = settings.kv_unified
     params.n_batch = settings.batch
     params.n_ubatch = min(settings.ubatch, settings.batch)

@@ -371,6 +371,7 @@ class Scheduler:
         try:
             self._compute(batch)
         except Aborted:
+            self._memory.abandon_batch(chunk.sequence.slot for chunk in batch.chunks)
             self._undo(batch)
         except CacheFull:
             self._free_cells(batch)
@@ -394,8 +395,10 @@ class Scheduler:
 
     def _compute(self, batch: Batch) -> None:
         if batch.image is None:
+            self._memory.begin_batch({c.sequence.slot: len(c.tokens) for c in batch.chunks})
             self._model.decode(batch.tokens)
             return
+        self._memory.begin_batch({})
         (chunk,) = batch.chunks
         assert chunk.sequence.prompt.images is not None
         chunk.sequence.prompt.images.compute(batch.image, chunk.sequence.slot)

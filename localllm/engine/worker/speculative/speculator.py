@@ -78,7 +78,7 @@ class Speculator:
         settings = model.settings
         self._max_tokens = settings.outputs - settings.parallel
         self._always = settings.speculate is Speculate.NGRAM
-        self._off = self._max_tokens == 0 or not kv_cache.memory.can_rewind
+        self._off = self._max_tokens == 0 or not kv_cache.memory.can_reject_drafts
         self._drafter = drafter
         self._states: dict[int, DraftState] = {}
         """By slot, of running sequences that have drawn a token."""
@@ -236,7 +236,9 @@ class Speculator:
         for i, token in enumerate(chunk.tokens):
             if token != sequence.output.next_token:
                 break
-            if not self._is_stable(sequence, state, first_row + i):
+            # A memory that cannot go back to before the first row has to go on from it.
+            checked = i > 0 or self._kv_cache.memory.can_rewind
+            if checked and not self._is_stable(sequence, state, first_row + i):
                 if i == 0:
                     self._kv_cache.truncate(slot, self._kv_cache.length(slot) - 1)
                 break
