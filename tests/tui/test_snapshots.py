@@ -218,6 +218,7 @@ def test_a_download_that_was_stopped(
         await wait_for_text(pilot, "3.1 GiB of 7.8 GiB")
         await pilot.press("right", "enter")
         await wait_for_widget(pilot, ".-stopped #resume:focus")
+        await wait_for_text(pilot, "Resume")  # scrolled into sight
 
     assert snap_compare(app, terminal_size=size, run_before=run)
 
