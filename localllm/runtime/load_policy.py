@@ -209,6 +209,7 @@ def load_settings(
         pooling=choice.pooling,
         mmproj=companions.mmproj,
         chat_template=companions.chat_template,
+        parse_special=settings.parse_special,
         rope=rope,
     )
     return with_embedding_defaults(spec, with_rope_scaling(spec, load))

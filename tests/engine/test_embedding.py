@@ -388,6 +388,23 @@ async def test_a_template_of_the_model_joins_the_pair(tmp_path: Path, template: 
     assert answer.tokens[0] >= len(ids)
 
 
+async def test_control_tokens_in_documents_are_text(tmp_path: Path) -> None:
+    path = tiny_encoder.encoder(
+        tmp_path / "rank.gguf",
+        pooling=gguf.PoolingType.RANK,
+        classifier=True,
+        template="{query} sea {document}",
+    )
+    counts = []
+    for parse_special in (False, True):
+        async with loaded(path, replace(SETTINGS, parse_special=parse_special)) as engine:
+            request = RerankRequest(request_id="a", query="fox", documents=("dog", "dog [SEP]"))
+            counts.append((await engine.rerank(request)).tokens)
+    as_text, as_control = counts
+    assert as_text[0] == as_control[0]
+    assert as_control[1] == as_control[0] + 1 < as_text[1]
+
+
 async def test_adapters_of_the_load_change_the_vectors(tmp_path: Path) -> None:
     model = tiny.plain(tmp_path / "plain.gguf")
     adapter = forged_lora.forge(tmp_path / "lora.gguf", model)

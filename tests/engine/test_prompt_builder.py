@@ -43,6 +43,7 @@ class CharacterVocabulary:
         self.bos = "^"
         self.adds_bos = True
         self.control_words = frozenset(CONTROL)
+        self.strip_words = (frozenset[str](), frozenset[str]())
         self.infill_tokens: InfillTokens | None = None
         self.tokenized_chars = 0
 

@@ -170,6 +170,7 @@ class LoadSettings:
     sequences; `draft` the file of a draft model, which drafts besides the n-grams.
 
     Beside the model: `loras`, `mmproj` for vision, and a `chat_template` of the user's.
+    `parse_special`: control tokens that are written in messages and documents are control tokens.
     `embeddings`: the load embeds `parallel` texts at a time and generates nothing. `pooling` is
     then the default of requests (None: the model's own); RANK scores pairs of texts.
 
@@ -202,6 +203,7 @@ class LoadSettings:
     pooling: Pooling | None = None
     mmproj: Mmproj | None = None
     chat_template: ChatTemplateFile | None = None
+    parse_special: bool = False
     rope: RopeSettings = ROPE_OF_HEADER
     graphs: Graphs = Graphs.B0C1E570
 

@@ -21,13 +21,16 @@ from localllm.engine.messages import (
     Embedded,
     EmbedRequest,
     Event,
+    Message,
     RequestError,
     Reranked,
     RerankRequest,
+    Role,
 )
 from localllm.engine.messages.validation import check_embed, check_rerank
 from localllm.engine.worker.binding import llama
 from localllm.engine.worker.llama.model import Aborted, BatchToken, CacheFull, Model
+from localllm.engine.worker.prompt.control_words import ControlWords, LiteralText
 from localllm.errors import BadRequest, ContextOverflow, GenerationFailed, QueueFull
 
 MAX_WAITING = 256
@@ -95,6 +98,8 @@ class Embedder:
         self._width = int(llama.llama_model_n_embd_out(llama.llama_get_model(model.handle)))
         self._pooling = model.settings.pooling or Pooling.MEAN
         self._pairs = PairTokenizer(model)
+        self._special = model.settings.parse_special
+        """False: control tokens that are written in a text are text."""
         self._jobs: dict[str, Job] = {}
         self._queue: deque[Job] = deque()
         """Jobs with texts that were not begun; the first is next."""
@@ -208,13 +213,13 @@ class Embedder:
             text = text[: _FIRST_CHARS * self._model.context]
         else:
             self._check_length(text, name)
-        return self._model.vocab.tokenize(text, special=True)
+        return self._model.vocab.tokenize(text, special=self._special)
 
     def _check_length(self, text: str, name: str) -> None:
         limit = self._model.context
         length = _FIRST_CHARS * limit
         while length < len(text):
-            tokens = len(self._model.vocab.tokenize(text[:length], special=True))
+            tokens = len(self._model.vocab.tokenize(text[:length], special=self._special))
             if tokens > 2 * limit:  # twice: what the cut changed does not matter
                 raise _too_long(name, f"more than {tokens}", limit)
             length *= 2
@@ -352,6 +357,14 @@ def _too_long(name: str, tokens: str, limit: int) -> ContextOverflow:
     )
 
 
+_SLOTS = ("{query}", "{document}")
+"""Where a template for ranking has the two texts."""
+
+
+def _user(text: str) -> Message:
+    return Message(role=Role.USER, content=text)
+
+
 class PairTokenizer:
     """Tokens of a query with a document: by the model's own template
     ("tokenizer.chat_template.rerank"), or else with the vocabulary's special tokens around the two,
@@ -359,6 +372,12 @@ class PairTokenizer:
 
     def __init__(self, model: Model) -> None:
         self._vocab = model.vocab
+        before, after = model.vocab.strip_words
+        self._words = ControlWords(
+            () if model.settings.parse_special else model.vocab.control_words,
+            strip_before=before,
+            strip_after=after,
+        )
         native = llama.llama_get_model(model.handle)
         template = llama.llama_model_chat_template(native, b"rerank")
         self._template = template.decode("utf-8", "replace") if template else None
@@ -381,9 +400,17 @@ class PairTokenizer:
         return tokens
 
     def _templated(self, template: str, query: str, document: str) -> list[int]:
-        named = {"{query}": query, "{document}": document}
-        text = re.sub(r"\{query\}|\{document\}", lambda match: named[match[0]], template)
-        return self._vocab.tokenize(text, special=True, ends=False)
+        marked = self._words.mark([_user(query), _user(document)], ())
+        named = dict(zip(_SLOTS, (each.content for each in marked.messages), strict=True))
+        text = re.sub("|".join(map(re.escape, _SLOTS)), lambda match: named[match[0]], template)
+        pieces = self._words.stripped(self._words.pieces(text, marked.mark))
+        return [
+            token
+            for piece in pieces
+            for token in self._vocab.tokenize(
+                piece, special=not isinstance(piece, LiteralText), ends=False
+            )
+        ]
 
     def _plain(self, text: str) -> list[int]:
         return self._vocab.tokenize(text, special=False, ends=False)

@@ -146,6 +146,7 @@ def load_model(
             encoder=encoder,
             vision_unavailable=vision_unavailable,
             template_problem=problem,
+            parse_special=settings.parse_special,
         ),
         tokenizer=TextTokenizer(model.vocab),
         states=states,

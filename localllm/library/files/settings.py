@@ -41,6 +41,7 @@ class Settings:
     theme: str | None = None
     threads: int | None = None
     trust_gpu: bool = False
+    parse_special: bool = False
     reasoning_effort: str | None = None
     history: str | None = None
     history_days: int = 0
@@ -225,6 +226,14 @@ _SETTINGS = (
         description="Use a GPU without comparing what it computes with the processor first, as"
         " --trust-gpu does.",
         used_by="run, serve, bench, the app",
+    ),
+    Setting(
+        key="parse_special",
+        field="parse_special",
+        value_type=bool,
+        description="Take control tokens that are written in messages, documents and files for"
+        " control tokens, and not for text.",
+        used_by="run, serve, the app",
     ),
     Setting(
         key="reasoning_effort",

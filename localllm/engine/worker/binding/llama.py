@@ -62,6 +62,8 @@ LLAMA_STATE_SEQ_VERSIONS = (3, 4)
 LLAMA_TOKEN_ATTR_UNKNOWN = 1 << 0
 LLAMA_TOKEN_ATTR_CONTROL = 1 << 3
 LLAMA_TOKEN_ATTR_USER_DEFINED = 1 << 4
+LLAMA_TOKEN_ATTR_LSTRIP = 1 << 7
+LLAMA_TOKEN_ATTR_RSTRIP = 1 << 8
 
 llama_log_callback = CFUNCTYPE(None, c_int, c_char_p, c_void_p)
 ggml_abort_callback = CFUNCTYPE(c_bool, c_void_p)

@@ -105,6 +105,15 @@ class Vocabulary:
         Reads the whole vocabulary the first time."""
         return self._words_of(llama.LLAMA_TOKEN_ATTR_USER_DEFINED)
 
+    @functools.cached_property
+    def strip_words(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The texts of tokens before which `tokenize` takes blanks away, and of those after which
+        it does."""
+        return (
+            self._words_of(llama.LLAMA_TOKEN_ATTR_LSTRIP),
+            self._words_of(llama.LLAMA_TOKEN_ATTR_RSTRIP),
+        )
+
     def _words_of(self, kinds: int) -> frozenset[str]:
         attributes = llama.llama_vocab_get_attr
         return frozenset(

@@ -23,7 +23,7 @@ from typing import NoReturn
 import jinja2
 from jinja2.ext import Extension, loopcontrols
 from jinja2.filters import do_indent
-from jinja2.nodes import Node
+from jinja2.nodes import Call, Const, Filter, Getattr, Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -105,8 +105,32 @@ class ChatTemplate:
             raise BadRequest(f"The chat template is not usable: {place}{error}") from error
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._source = source
+        self._environment = environment
         self.tool_format = tool_format_of(source)
         self.reasoning_tags = reasoning_tags_of(source)
+
+    @functools.cached_property
+    def rewrites(self) -> tuple[tuple[str, str], ...]:
+        """What it replaces in texts, in small letters, and by what: by nothing where it splits
+        them. As far as that is written out in the template."""
+        found: dict[tuple[str, str], None] = {}
+        tree = self._environment.parse(self._source)
+        calls = [
+            *((each.name, each.args) for each in tree.find_all(Filter)),
+            *(
+                (each.node.attr, each.args)
+                for each in tree.find_all(Call)
+                if isinstance(each.node, Getattr)
+            ),
+        ]
+        for name, args in calls:
+            texts = [str(each.value).lower() for each in args if isinstance(each, Const)]
+            match name, texts:
+                case "replace", [old, new, *_] if old:
+                    found[old, new] = None
+                case "split", [old, *_] if old:
+                    found[old, ""] = None
+        return tuple(found)
 
     @functools.cached_property
     def caps(self) -> TemplateCaps:

@@ -5,7 +5,12 @@ must not be: a mail that is summarised could end its turn and speak as the syste
 word of a message a character is put that is nowhere else in the conversation. A template does with
 the text what it always does (trim, join, write JSON) and sees it a character longer. After
 rendering, the stretch around the character, up to the template's own control tokens, is tokenized
-without any, and the character is gone. A conversation without such words is not touched at all.
+without any, and the character is gone.
+
+A word can also come about in the template: out of the end of one message and the beginning of the
+next, of an argument's name between the template's own `<` and `>`, or where it takes something out
+of a text. So the character is put into what may be a part of a word, too (word_parts.py). A
+conversation without words or parts of them is not touched at all.
 """
 
 import json
@@ -13,15 +18,37 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Protocol
 
 from localllm.engine.messages import Message, Tool, ToolCall
+from localllm.engine.worker.prompt.word_parts import Rewrite, WordFinder, WordParts
 
 _FIRST_MARK, _MARKS = 0x20000, 0xA6E0
 """CJK Extension B: letters without case, printed as they are by `repr`, and rare."""
 
-_PREFIX_CHARS = 2
+_MIN_WORD_CHARS = 2
 
-Change = Callable[[str], str]
+_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+_JSON_CHAR = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u.{4}|\\.|.", re.DOTALL
+)
+"""One character of a JSON string, as it is written."""
+
+_SCHEMA_WORDS = frozenset(
+    ("type", "properties", "required", "items", "description", "enum", "name", "title", "default")
+) | {"format", "string", "number", "integer", "boolean", "object", "array", "null"}
+"""Texts of a JSON Schema that templates look for."""
+
+_BLANKS = " \t\n\v\f\r"
+"""What llama.cpp strips beside some tokens (isspace)."""
+
+
+class Change(Protocol):
+    """A change of a text. `inner`: also of one that is all of a word but for its brackets."""
+
+    def __call__(self, text: str, *, inner: bool = True) -> str: ...
 
 
 class LiteralText(str):
@@ -44,22 +71,34 @@ class MarkedConversation:
 class ControlWords:
     """The texts of a vocabulary's control tokens."""
 
-    def __init__(self, words: Iterable[str]) -> None:
-        self.words = frozenset(word for word in words if len(word) >= _PREFIX_CHARS)
+    def __init__(
+        self,
+        words: Iterable[str],
+        *,
+        rewrites: Sequence[Rewrite] = (),
+        strip_before: frozenset[str] = frozenset(),
+        strip_after: frozenset[str] = frozenset(),
+    ) -> None:
+        """`rewrites`: what the template replaces in texts. `strip_before`, `strip_after`: words
+        beside which the tokenizer takes blanks away."""
+        self.words = frozenset(word for word in words if len(word) >= _MIN_WORD_CHARS)
         self._exact = WordFinder(self.words)
         # A template may write a text in small letters.
-        self._any_case = WordFinder(frozenset(map(str.lower, self.words)))
+        self._parts_of_words = WordParts(frozenset(map(str.lower, self.words)), rewrites)
+        self._strip_before = strip_before
+        self._strip_after = strip_after
 
     def mark(
         self, messages: Sequence[Message], tools: Sequence[Tool], options: str = "{}"
     ) -> MarkedConversation:
-        """Break the control words in every text that somebody sent; `options` is that of a JSON
-        object."""
+        """Break the control words, and what may become one, in every text that somebody sent;
+        `options` is that of a JSON object."""
+        find = self._parts_of_words.places
         found = False
 
-        def look(text: str) -> str:
+        def look(text: str, *, inner: bool = True) -> str:
             nonlocal found
-            found = found or next(self._found(text), None) is not None
+            found = found or bool(find(text, inner=inner))
             return text
 
         _changed(messages, tools, options, look)
@@ -68,10 +107,11 @@ class ControlWords:
         while True:
             mark, used = chr(_FIRST_MARK + secrets.randbelow(_MARKS)), False
 
-            def broken(text: str, mark: str = mark) -> str:
+            def broken(text: str, *, inner: bool = True, mark: str = mark) -> str:
                 nonlocal used
                 used = used or mark in text
-                return self._broken(text, mark)
+                cuts = (0, *find(text, inner=inner), len(text))
+                return mark.join(text[start:end] for start, end in pairwise(cuts))
 
             marked = _changed(messages, tools, options, broken)
             if not used:
@@ -95,6 +135,24 @@ class ControlWords:
             pieces.append(LiteralText(part.replace(forms[0], "").replace(forms[1], "")))
         return [*pieces, run] if run else pieces
 
+    def stripped(self, pieces: Sequence[str]) -> list[str]:
+        """Take away the blanks beside words beside which the tokenizer would: it sees each piece
+        by itself."""
+        if not (self._strip_before or self._strip_after):
+            return list(pieces)
+        result: list[str] = []
+        for i, piece in enumerate(pieces):
+            text = str(piece)
+            if isinstance(piece, LiteralText):
+                before, after = pieces[max(0, i - 1)], "".join(pieces[i + 1 : i + 2])
+                if i and before.endswith(tuple(self._strip_after)):
+                    text = text.lstrip(_BLANKS)
+                if after.startswith(tuple(self._strip_before)):
+                    text = text.rstrip(_BLANKS)
+                text = LiteralText(text)
+            result.append(text)
+        return result
+
     def _parts(self, text: str) -> Iterator[tuple[str, bool]]:
         """Yield the text in parts, each a control word or what is between two."""
         done = 0
@@ -105,65 +163,29 @@ class ControlWords:
                 done = end
         yield text[done:], False
 
-    def _found(self, text: str) -> Iterator[tuple[int, int]]:
-        small = text.lower()
-        if len(small) != len(text):  # a letter that has no small form of its length
-            small = text
-        return self._any_case.find(small)
-
-    def _broken(self, text: str, mark: str) -> str:
-        pieces: list[str] = []
-        done = 0
-        for start, _ in self._found(text):
-            pieces += [text[done : start + 1], mark]
-            done = start + 1
-        return "".join([*pieces, text[done:]]) if pieces else text
-
-
-class WordFinder:
-    """Finds words in a text: first their beginnings, which are few, then the longest of each."""
-
-    def __init__(self, words: frozenset[str]) -> None:
-        self._words = words
-        self._lengths: dict[str, list[int]] = {}
-        for word in words:
-            lengths = self._lengths.setdefault(word[:_PREFIX_CHARS], [])
-            if len(word) not in lengths:
-                lengths.append(len(word))
-        for lengths in self._lengths.values():
-            lengths.sort(reverse=True)
-        prefixes = "|".join(map(re.escape, self._lengths))
-        self._prefix = re.compile(prefixes) if prefixes else None
-
-    def find(self, text: str) -> Iterator[tuple[int, int]]:
-        """Yield where words begin and end; of those that begin at one place the longest."""
-        if self._prefix is None:
-            return
-        at = 0
-        while (hit := self._prefix.search(text, at)) is not None:
-            start = hit.start()
-            for length in self._lengths[hit[0]]:
-                if text[start : start + length] in self._words:
-                    yield start, start + length
-                    break
-            at = start + 1
-
 
 def _changed(
     messages: Sequence[Message], tools: Sequence[Tool], options: str, change: Change
 ) -> MarkedConversation:
     """Apply a change to every text of a conversation."""
+
+    def in_schema(text: str) -> str:
+        return change(text, inner=text not in _SCHEMA_WORDS)
+
+    def in_options(text: str) -> str:
+        return change(text, inner=False)  # a template looks for these
+
     return MarkedConversation(
         messages=tuple(_changed_message(message, change) for message in messages),
         tools=tuple(
             Tool(
                 name=change(tool.name),
                 description=change(tool.description),
-                parameters=_changed_json(tool.parameters, change),
+                parameters=_changed_json(tool.parameters, in_schema),
             )
             for tool in tools
         ),
-        options=_changed_json(options, change),
+        options=_changed_json(options, in_options),
     )
 
 
@@ -180,25 +202,25 @@ def _changed_message(message: Message, change: Change) -> Message:
     return replace(message, content=content, name=name, reasoning=reasoning, tool_calls=calls)
 
 
-def _changed_json(text: str, change: Change) -> str:
-    """Change the strings of a JSON text, as they are after their escapes; a text that is no JSON,
-    such as a call that broke off, as it is."""
-    if "\\" not in text:
-        return change(text)
+def _changed_json(text: str, change: Callable[[str], str]) -> str:
+    """Change the strings of a JSON text, as they are after their escapes, and nothing else of it; a
+    text that is no JSON, such as a call that broke off, as it is."""
     try:
-        value: object = json.loads(text)
+        json.loads(text)
     except (ValueError, RecursionError):
         return change(text)
-    changed = _changed_value(value, change)
-    return text if changed == value else json.dumps(changed, ensure_ascii=False)
 
+    def changed(string: re.Match[str]) -> str:
+        value: str = json.loads(string[0])
+        new = change(value)
+        if new == value:
+            return string[0]
+        written = _JSON_CHAR.findall(string[0][1:-1])
+        done, result = 0, ""
+        for char in new:  # it has further ones, which are nowhere in the conversation
+            own = done < len(value) and char == value[done]
+            result += written[done] if own else char
+            done += own
+        return f'"{result}"'
 
-def _changed_value(value: object, change: Change) -> object:
-    match value:
-        case str():
-            return change(value)
-        case list():
-            return [_changed_value(each, change) for each in value]
-        case dict():
-            return {change(key): _changed_value(each, change) for key, each in value.items()}
-    return value
+    return _JSON_STRING.sub(changed, text)

@@ -73,6 +73,9 @@ class PromptVocabulary(Tokenizer, Protocol):
     def control_words(self) -> frozenset[str]: ...
 
     @property
+    def strip_words(self) -> tuple[frozenset[str], frozenset[str]]: ...
+
+    @property
     def adds_bos(self) -> bool: ...
 
     @property
@@ -92,11 +95,12 @@ class PromptBuilder:
         encoder: ImageEncoder | None = None,
         vision_unavailable: str | None = None,
         template_problem: str | None = None,
+        parse_special: bool = False,
     ) -> None:
         """`context`: tokens that one conversation can hold; `batch`: that are read at once (what
         llama.cpp calls n_batch). `vision_unavailable`: why there is no
         `encoder`, though the load has asked for one; `template_problem`: why there is no
-        `template`, though the model's file has one."""
+        `template`, though the model's file has one. `parse_special`: for every request."""
         self._vocab = vocab
         self._context = context
         self._batch = batch
@@ -107,7 +111,13 @@ class PromptBuilder:
         self._encoder = encoder
         self._vision_unavailable = vision_unavailable
         self._window = RollingWindow()
-        self._words = ControlWords(vocab.control_words)
+        before, after = vocab.strip_words
+        self._words = ControlWords(
+            () if parse_special else vocab.control_words,
+            rewrites=() if template is None else template.rewrites,
+            strip_before=before,
+            strip_after=after,
+        )
         self._control_bytes = frozenset(word.encode() for word in vocab.control_words)
         self._written = functools.cache(vocab.written)
         self._format: ModelFormat | None = None
@@ -307,7 +317,9 @@ class PromptBuilder:
         return [_with_reasoning_apart(message, tags) for message in messages]
 
     def _pieces(self, part: PromptPart, mark: str | None) -> Sequence[PromptPart]:
-        return [part] if isinstance(part, bytes) else self._words.pieces(part, mark)
+        if isinstance(part, bytes):
+            return [part]
+        return self._words.stripped(self._words.pieces(part, mark))
 
     def _without_marks(self, text: str, mark: str | None) -> str:
         return "".join(self._words.pieces(text, mark))
@@ -320,7 +332,7 @@ class PromptBuilder:
         ends = self._vocab.tokenize("", special=True)
         begin = 1 if self._vocab.adds_bos else 0
         tokens = ends[:begin]
-        for piece in self._words.pieces(text, mark):
+        for piece in self._words.stripped(self._words.pieces(text, mark)):
             special = not isinstance(piece, LiteralText)
             tokens += self._vocab.tokenize(piece, special=special, ends=False)
         return tokens + ends[begin:]

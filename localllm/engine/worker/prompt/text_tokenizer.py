@@ -4,7 +4,7 @@ from typing import Protocol
 
 from localllm.engine.messages import Detokenized, DetokenizeRequest, Tokenized, TokenizeRequest
 from localllm.engine.messages.validation import check_detokenize, check_tokenize
-from localllm.engine.worker.prompt.control_words import WordFinder
+from localllm.engine.worker.prompt.word_parts import WordFinder
 from localllm.errors import BadRequest
 
 _SHORT_CHARS = 2**14

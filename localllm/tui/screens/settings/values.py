@@ -40,6 +40,7 @@ _SECTIONS = {
     "engine": ENGINE,
     "threads": ENGINE,
     "trust_gpu": ENGINE,
+    "parse_special": CHAT,
     "reserve_bytes": ENGINE,
     "rope_scaling": ENGINE,
 }
