@@ -27,6 +27,7 @@ from localllm.engine.messages import (
     FinishReason,
     GenerateEvent,
     GenerateRequest,
+    HostCacheStats,
     ImportState,
     Loaded,
     LoadProgress,
@@ -72,8 +73,8 @@ class Script:
     """The behaviour of a FakeEngine, and a record of the calls to it.
 
     Answers: `tokens`, with `reasoning` before and `calls` behind them, which end the answer with
-    TOOL_CALLS; `dropped_messages` of a request that rolls; `warnings`, `stop` and `cache` of every
-    one; `silent_s` without a sign of life.
+    TOOL_CALLS; `dropped_messages` of a request that rolls; `warnings`, `stop`, `cache` and
+    `host_cache` of every one; `silent_s` without a sign of life.
     Errors: `load_error`, `generate_error` and `probe_error` are raised instead of an answer;
     `crash_after` so many tokens the process ends.
     GPUs: a load that tests devices reports `device_test`, or ends like `device_crash`.
@@ -118,6 +119,7 @@ class Script:
     crash_on_export: bool = False
     dropped_messages: int = 0
     cache: CacheUsage | None = None
+    host_cache: HostCacheStats | None = None
     warnings: tuple[str, ...] = ()
     stop: str | None = None
     silent_s: float = 0.0
@@ -298,6 +300,7 @@ class FakeEngine:
             remaining=request.n - 1 - index,
             batches=sent,
             batch_share=float(sent),
+            host_cache=script.host_cache,
         )
 
     async def save_state(self, request: SaveState) -> StateSaved:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from localllm.engine.fake import Script
-from localllm.engine.messages import CacheMiss, CacheUsage, MissReason
+from localllm.engine.messages import CacheMiss, CacheUsage, HostCacheStats, MissReason
 from localllm.errors import HubError, Offline, UsageError
 from localllm.library.files.settings import Settings
 from localllm.library.http.export import open_exporter
@@ -137,6 +137,7 @@ async def test_what_the_cache_had_is_in_the_answer_and_counted(
 ) -> None:
     miss = CacheMiss(reason=MissReason.TOOLS_CHANGED, position=1204, lost_tokens=830)
     script.cache = CacheUsage(own=1000, shared=204, host=20, computed=900, miss=miss)
+    script.host_cache = HostCacheStats(states=3, size_bytes=4096, evicted=5)
     body = {"model": MODEL, "messages": [{"role": "user", "content": SECRET}]}
     openai = (await watched.post("/v1/chat/completions", body)).document["timings"]
     native = (await watched.post("/completion", {"prompt": SECRET})).document["timings"]
@@ -149,6 +150,9 @@ async def test_what_the_cache_had_is_in_the_answer_and_counted(
     assert after[sources.format(MODEL, "computed")] == 1800
     assert after[f"localllm_cache_misses_total model={MODEL} reason=tools_changed"] == 2
     assert after[f"localllm_cache_lost_tokens_total model={MODEL} reason=tools_changed"] == 1660
+    assert after[f"localllm_host_cache_states model={MODEL}"] == 3
+    assert after[f"localllm_host_cache_bytes model={MODEL}"] == 4096
+    assert after[f"localllm_host_cache_evictions_total model={MODEL}"] == 5
 
 
 async def test_requests_that_wait_and_that_run_are_told_apart(

@@ -61,6 +61,7 @@ from localllm.engine.messages.prompt_cache import (
     CacheMiss,
     CacheReuse,
     CacheUsage,
+    HostCacheStats,
     MissReason,
 )
 from localllm.engine.messages.types import (
@@ -110,6 +111,7 @@ __all__ = [
     "Grammar",
     "GrammarKind",
     "Heartbeat",
+    "HostCacheStats",
     "Image",
     "ImportState",
     "ListStates",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from localllm.core.hardware import DeviceTest, EngineBuild
 from localllm.core.sizing.load import Allocation
 from localllm.core.speed.threads import ThreadTrial
-from localllm.engine.messages.prompt_cache import CacheUsage
+from localllm.engine.messages.prompt_cache import CacheUsage, HostCacheStats
 from localllm.engine.messages.types import FinishReason
 
 
@@ -216,6 +216,7 @@ class Finished:
     the completion's were reasoning. `batches`: in how many calls of llama_decode the answer was;
     `batch_share`: their sum with each divided by the answers in it, so that the shares of all
     answers together are the calls. `stop`: the stop string that ended the answer.
+    `host_cache`: the second tier of the cache now, of all answers; None: there is none.
     """
 
     request_id: str
@@ -232,6 +233,7 @@ class Finished:
     remaining: int = 0
     batches: int = 0
     batch_share: float = 0.0
+    host_cache: HostCacheStats | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

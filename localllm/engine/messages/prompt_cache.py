@@ -81,3 +81,15 @@ class CacheUsage:
     checkpoint: int = 0
     computed: int = 0
     miss: CacheMiss | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostCacheStats:
+    """What the second tier of the cache holds, and what has happened since the load."""
+
+    states: int = 0
+    size_bytes: int = 0
+    limit_bytes: int = 0
+    stored: int = 0
+    restored: int = 0
+    evicted: int = 0

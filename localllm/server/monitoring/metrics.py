@@ -17,7 +17,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from localllm.engine.messages import CacheUsage, Finished, GenerateEvent, PromptProgress, Token
+from localllm.engine.messages import (
+    CacheUsage,
+    Finished,
+    GenerateEvent,
+    HostCacheStats,
+    PromptProgress,
+    Token,
+)
 from localllm.server.request_record import RequestRecord, current_record
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -116,6 +123,17 @@ class ServerMetrics:
         self.lost = counter(
             "cache_lost_tokens", "Known tokens that were computed again.", "model", "reason"
         )
+        self.host_states = Gauge(
+            "localllm_host_cache_states", "Conversations in host memory, without a slot.",
+            ("model",), registry=self.registry,
+        )  # fmt: skip
+        self.host_bytes = Gauge(
+            "localllm_host_cache_bytes", "What they take.", ("model",), registry=self.registry
+        )
+        self.host_evictions = counter(
+            "host_cache_evictions", "Conversations that host memory had no room for.", "model"
+        )
+        self._host_evicted: dict[str, int] = {}
         self.model_completion = counter("completion_tokens", "Tokens of answers.", "model")
         self.finished = counter(
             "generations", "Prompts answered, by the reason of the end.", "model", "reason"
@@ -150,14 +168,17 @@ class ServerMetrics:
     def evicted(self, model: str) -> None:
         """Count a model that was unloaded to make room for another."""
         self.evictions.labels(model).inc()
+        self._forget_host_cache(model)
 
     def unloaded(self, model: str) -> None:
         """Count a model that was unloaded because it was idle, or because somebody wanted it."""
         self.unloads.labels(model).inc()
+        self._forget_host_cache(model)
 
     def crashed(self, model: str) -> None:
         """Count an engine that ended by itself."""
         self.crashes.labels(model).inc()
+        self._forget_host_cache(model)
 
     # --- requests ---
 
@@ -185,6 +206,20 @@ class ServerMetrics:
         self._decodes += calls
         self._batches += answers
         self.decodes.inc(calls)
+
+    def note_host_cache(self, model: str, stats: HostCacheStats) -> None:
+        """Note what the engine of `model` has in host memory; it counts from its load on."""
+        self.host_states.labels(model).set(stats.states)
+        self.host_bytes.labels(model).set(stats.size_bytes)
+        before = self._host_evicted.get(model, 0)
+        more = stats.evicted - before if stats.evicted >= before else stats.evicted
+        self._host_evicted[model] = stats.evicted
+        self.host_evictions.labels(model).inc(more)
+
+    def _forget_host_cache(self, model: str) -> None:
+        self._host_evicted.pop(model, None)
+        for gauge in (self.host_states, self.host_bytes):
+            gauge.labels(model).set(0)
 
     def note_length(self, tokens: int) -> None:
         """Note the tokens of a prompt with its answer."""
@@ -306,6 +341,8 @@ class Generation:
         metrics.drafted.inc(end.timings.drafted)
         metrics.accepted.inc(end.timings.accepted)
         metrics.count_decodes(end.batch_share, end.batches)
+        if end.host_cache is not None:
+            metrics.note_host_cache(model, end.host_cache)
         metrics.note_length(end.prompt_tokens + end.completion_tokens)
         if (rate := end.timings.decode_tps) and end.completion_tokens > 1:
             # The first token comes out of the prompt: n tokens are n - 1 steps.

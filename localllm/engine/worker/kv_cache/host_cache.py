@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
+from localllm.engine.messages import HostCacheStats
 from localllm.engine.worker.kv_cache.radix_tree import RadixTree
 
 MIN_LOST_TOKENS = 16
@@ -56,18 +57,6 @@ class State:
     @property
     def size_bytes(self) -> int:
         return len(self.cells)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostCacheStats:
-    """What there is, and what has happened since the load."""
-
-    states: int = 0
-    size_bytes: int = 0
-    limit_bytes: int = 0
-    stored: int = 0
-    restored: int = 0
-    evicted: int = 0
 
 
 def value(age: float, saved_tokens: int, size_bytes: int) -> float:

@@ -509,7 +509,13 @@ class Scheduler:
         self._release(sequence)
         request = sequence.request
         remaining = len(self._unfinished(request)) if request.n > 1 else 0
-        self._output.emit_finished(sequence, reason, remaining=remaining)
+        host = self.kv_cache.host
+        self._output.emit_finished(
+            sequence,
+            reason,
+            remaining=remaining,
+            host_cache=None if host is None else host.stats(),
+        )
 
     def _refuse(self, sequence: Sequence, error: GenerationFailed) -> None:
         """End a request, all of its sequences, with an error."""

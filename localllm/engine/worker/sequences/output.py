@@ -4,7 +4,14 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from localllm.engine.messages import Event, Finished, FinishReason, Token, TokenLogprob
+from localllm.engine.messages import (
+    Event,
+    Finished,
+    FinishReason,
+    HostCacheStats,
+    Token,
+    TokenLogprob,
+)
 from localllm.engine.worker.llama.model import Model
 from localllm.engine.worker.sequences.batch import Chunk
 from localllm.engine.worker.sequences.sequence import OutputState, Sequence
@@ -161,7 +168,14 @@ class OutputProcessor:
 
     # --- the end ---
 
-    def emit_finished(self, sequence: Sequence, reason: FinishReason, *, remaining: int) -> None:
+    def emit_finished(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        *,
+        remaining: int,
+        host_cache: HostCacheStats | None = None,
+    ) -> None:
         """Emit what is pending, and that the answer has ended."""
         output, prompt = sequence.output, sequence.prompt
         rest = Token(request_id=sequence.id, text=output.detokenizer.finish(), index=sequence.index)
@@ -183,5 +197,6 @@ class OutputProcessor:
                 remaining=remaining,
                 batches=sequence.metrics.batches,
                 batch_share=sequence.metrics.batch_share,
+                host_cache=host_cache,
             )
         )
