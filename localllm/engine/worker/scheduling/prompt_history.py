@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from localllm.engine.worker.kv_cache.radix_tree import common
 from localllm.engine.worker.prompt.outline import PromptOutline
-from localllm.engine.worker.scheduling.cache_miss import MIN_LOST_TOKENS, KnownPrompt
+from localllm.engine.worker.scheduling.cache_miss import KnownPrompt
 
 MOST_PROMPTS = 32
 MOST_TOKENS = 2**19
 """Of all prompts together, at eight bytes each: 4 MiB."""
 
-_MARK_SPACING = 16
+_MARK_SPACING = 8
 _MARK_TOKENS = 8
 
 
@@ -44,14 +44,15 @@ class PromptHistory:
     def most_like(self, tokens: "array[int]", lora_key: object) -> tuple[KnownPrompt, int] | None:
         """Find the prompt that has most in common with this one, and how many tokens of their
         beginnings are the same; of equal ones that of the same adapters, then the newest. None:
-        none has anything worth a word."""
+        none has anything. In a short prompt chance decides what is seen of a part that has moved;
+        whether it is worth a word is another question."""
         marks = _marks(tokens)
         best: tuple[tuple[int, bool], KnownPrompt, int] | None = None
         for entry in reversed(self._entries):
             beginning = common(tokens, entry.known.tokens)
             score = beginning + _MARK_SPACING * len(marks & entry.marks)
             rank = (score, entry.known.lora_key == lora_key)
-            if score >= MIN_LOST_TOKENS and (best is None or rank > best[0]):
+            if score and (best is None or rank > best[0]):
                 best = rank, entry.known, beginning
         return None if best is None else best[1:]
 
