@@ -24,6 +24,7 @@ from localllm.core.sizing.load import (
     Speculate,
 )
 from localllm.core.sizing.lora import MAX_SCALE
+from localllm.core.units import parse_bytes
 from localllm.engine.messages import NO_EFFORT, Effort, Thinking
 from localllm.errors import UsageError
 from localllm.library.files.settings import MAX_THREADS
@@ -100,6 +101,12 @@ UBATCH = click.option(
 FLASH_ATTENTION = click.option(
     "--flash-attn", "flash_attention", type=one_of(FlashAttention), default="auto",
     callback=member_of(FlashAttention), help="Flash attention (default auto).",
+)  # fmt: skip
+CACHE_RAM = click.option(
+    "--cache-ram", metavar="SIZE", callback=lambda _c, _p, value: None if value is None else
+    parse_bytes(value),
+    help="Memory for conversations that have lost their place in the cache, such as 2GiB, or 0 "
+    "(default: half of what is free, 8 GiB at most). It is given back when others need it.",
 )  # fmt: skip
 LORA = click.option(
     "--lora", "loras", multiple=True, metavar="FILE[:SCALE]",

@@ -96,3 +96,23 @@ def truncation_notice(turns: int) -> str:
 
 def _cleaned(text: str) -> str:
     return _LINE_END.sub("\n", _ESCAPE.sub("", text)).translate(_DROP)
+
+
+def toml_line_of(text: str, key: tuple[str, ...]) -> str:
+    """Find the line of a key in a TOML document: " line N", or "" when it is not written plainly.
+
+    tomllib does not report lines of values.
+    """
+    table: tuple[str, ...] = ()
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*\[+\s*([^\]#]+?)\s*\]", line):
+            table = _parts(header[1])
+            if table == key:
+                return f" line {number}"
+        elif (left := line.partition("=")[0]) != line and table + _parts(left) == key:
+            return f" line {number}"
+    return ""
+
+
+def _parts(dotted: str) -> tuple[str, ...]:
+    return tuple(part.strip().strip("\"'") for part in dotted.split("."))

@@ -32,6 +32,7 @@ from localllm.core.sizing.load import (
 )
 from localllm.core.sizing.rope import context_warning, with_rope_scaling
 from localllm.core.text import single_line
+from localllm.core.units import parse_swap_bytes
 from localllm.errors import UsageError
 from localllm.library.files.model_options import MODEL_OPTIONS
 from localllm.library.files.settings import Settings
@@ -52,6 +53,8 @@ class LoadChoice:
     - `chat_template`: file of a template. None: the settings' for this model, else its own.
     - `rope_scaling`: None: the settings' for this model, else the header's. `rope_scale`: the
       factor by which contexts get longer, as `1 / rope_freq_scale`. None: what the context needs.
+    - `cache_ram`: bytes of host memory for conversations without a slot; 0: none. None: as the
+      settings say, else half of what is free.
     - `draft`: name or path of the draft model.
     - `embeddings`: False requires a model that answers. None: a load for embeddings where the
       model does nothing else.
@@ -74,6 +77,7 @@ class LoadChoice:
     ubatch: int = 512
     flash_attention: FlashAttention = FlashAttention.AUTO
     swa_full: bool = False
+    cache_ram: int | None = None
     threads: int | None = None
     mmap: bool | None = None
     chat_template: str | None = None
@@ -199,6 +203,7 @@ def load_settings(
         cpu_moe=choice.cpu_moe,
         flash_attention=choice.flash_attention,
         swa_full=choice.swa_full,
+        cache_ram=_cache_ram(choice, settings),
         threads=choice.threads or settings.threads,
         mmap=not companions.maps_slowly if choice.mmap is None else choice.mmap,
         kv_offload=choice.kv_offload,
@@ -213,6 +218,12 @@ def load_settings(
         rope=rope,
     )
     return with_embedding_defaults(spec, with_rope_scaling(spec, load))
+
+
+def _cache_ram(choice: LoadChoice, settings: Settings) -> int | None:
+    if choice.cache_ram is not None or settings.cache_ram is None:
+        return choice.cache_ram
+    return parse_swap_bytes(settings.cache_ram)
 
 
 def choice_for_model(choice: LoadChoice, name: str, settings: Settings) -> LoadChoice:

@@ -100,6 +100,7 @@ def parsed(*arguments: str) -> LoadChoice:
         options.GPU_LAYERS,
         options.CPU_MOE,
         options.NO_KV_OFFLOAD,
+        options.CACHE_RAM,
         options.FLASH_ATTENTION,
         options.SWA_FULL,
         options.SPECULATE,
@@ -126,13 +127,14 @@ def test_every_option_of_a_load_is_its_field() -> None:
         *("--flash-attn", "on", "--swa-full", "--speculate", "ngram", "--draft", "small"),
         *("--lora", "a.gguf:0.5", "--rope-scaling", "yarn", "--rope-scale", "4"),
         *("--rope-freq-base", "1e6", "--rope-freq-scale", "0.25", "--yarn-orig-ctx", "8192"),
+        *("--cache-ram", "2GiB"),
     )
     assert parsed(*given) == replace(
         CHAT, context=2048, parallel=3, kv_type=KvType.Q8_0, batch=1024, ubatch=256, gpu_layers=7,
         cpu_moe=2, kv_offload=False, flash_attention=FlashAttention.ON, swa_full=True,
         speculate=Speculate.NGRAM, draft="small", loras=(parse_lora("a.gguf:0.5"),),
         rope_scaling=RopeScaling.YARN, rope_scale=4.0, rope_freq_base=1e6, rope_freq_scale=0.25,
-        yarn_orig_ctx=8192,
+        yarn_orig_ctx=8192, cache_ram=2 * 2**30,
     )  # fmt: skip
 
 

@@ -43,7 +43,7 @@ BERT = forge.spec(ENCODER)
 OTHER = LoadChoice(
     context=2048, parallel=3, gpu_layers=7, kv_type=KvType.Q8_0, cpu_moe=2, kv_offload=False,
     batch=1024, ubatch=256, flash_attention=FlashAttention.ON, swa_full=True, threads=5,
-    speculate=Speculate.NGRAM,
+    speculate=Speculate.NGRAM, cache_ram=2**30,
 )  # fmt: skip
 
 
@@ -87,8 +87,19 @@ def test_everything_that_was_said_is_loaded() -> None:
     assert loaded == LoadSettings(
         context=2048, parallel=3, gpu_layers=7, kv_type_k=KvType.Q8_0, kv_type_v=KvType.Q8_0,
         cpu_moe=2, kv_offload=False, batch=1024, ubatch=256, flash_attention=FlashAttention.ON,
-        swa_full=True, threads=5, speculate=Speculate.NGRAM,
+        swa_full=True, threads=5, speculate=Speculate.NGRAM, cache_ram=2**30,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "of_settings", "loaded"),
+    [(None, None, None), (None, "1GiB", 2**30), (None, "auto", None), (0, "1GiB", 0)],
+)
+def test_memory_for_conversations_without_a_slot_is_what_was_given_else_the_settings(
+    given: int | None, of_settings: str | None, loaded: int | None
+) -> None:
+    user = Settings(cache_ram=of_settings)
+    assert settled(LoadChoice(cache_ram=given), settings=user).cache_ram == loaded
 
 
 def test_a_scaling_of_positions_is_loaded_with_the_factor_that_the_context_needs() -> None:

@@ -86,6 +86,7 @@ def _sampling_option(field: str, help_text: str) -> Callable[[Command], Command]
     options.GPU_LAYERS,
     options.CPU_MOE,
     options.NO_KV_OFFLOAD,
+    options.CACHE_RAM,
     options.TRUST_GPU,
     options.SPECULATE,
     options.DRAFT,

@@ -30,6 +30,7 @@ from localllm.core.quality.quality import cache_loss, cache_quality
 from localllm.core.sizing.finetune import Method
 from localllm.core.sizing.fit import Fit, fit_in
 from localllm.core.sizing.footprint import PARTS, Footprint
+from localllm.core.sizing.host_cache import planned_limit
 from localllm.core.sizing.load import Allocation, BufferKind, LoadSettings
 from localllm.core.sizing.placement import DeviceShare, budget_of
 from localllm.core.units import format_bytes
@@ -67,6 +68,7 @@ from localllm.runtime.local_machine import likely_graphs, machine_now
     options.GPU_LAYERS,
     options.CPU_MOE,
     options.NO_KV_OFFLOAD,
+    options.CACHE_RAM,
     options.FLASH_ATTENTION,
     options.SWA_FULL,
     options.SPECULATE,
@@ -142,11 +144,13 @@ def _training(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeReport:
-    """Everything that `size` prints of one model."""
+    """Everything that `size` prints of one model. `host_cache_bytes`: what conversations without a
+    slot may take of the memory that stays free."""
 
     model: SizedModel
     fit: Fit
     capacity: Capacity
+    host_cache_bytes: int
     training: Training | None = None
     exact: Footprint | None = None
     warnings: tuple[str, ...] = ()
@@ -162,12 +166,17 @@ def _report(
 ) -> SizeReport:
     """Size the load on this machine as it is now; `exact`: by llama.cpp's dry run too."""
     settings = replace(settings, graphs=likely_graphs())
-    free = budget_of(machine_now(), reserve_bytes=user_settings.load().reserve_bytes)
+    hardware = machine_now()
+    free = budget_of(hardware, reserve_bytes=user_settings.load().reserve_bytes)
     fit = fit_in(model.spec, settings, free, draft)
+    host = fit.placement.host
     return SizeReport(
         model=model,
         fit=fit,
         capacity=capacity_of(model, settings, free, draft),
+        host_cache_bytes=planned_limit(
+            fit.settings, hardware.ram.total_bytes, host.free_bytes - host.total_bytes
+        ),
         training=training,
         exact=asyncio.run(_probe(model, fit)) if exact else None,
     )
@@ -191,6 +200,7 @@ def document(report: SizeReport) -> dict[str, object]:
             "context_train": spec.context_train,
         },
         "footprint": asdict(fit.footprint) | {"total_bytes": fit.footprint.total_bytes},
+        "host_cache_bytes": report.host_cache_bytes,
         "gpu_layers": fit.settings.gpu_layers,
         "cpu_moe": fit.settings.cpu_moe,
         "devices": [_device(share) for share in fit.placement.devices],
@@ -280,6 +290,12 @@ def _print(report: SizeReport) -> None:
         )
     for share in fit.placement.devices:
         _print_share(console, share)
+    if report.host_cache_bytes:
+        console.print(
+            f"Conversations beyond the first {fit.settings.parallel} may take up to "
+            f"{format_bytes(report.host_cache_bytes)} of what stays free, as long as nobody else "
+            "needs it."
+        )
     if fit.advice is not None:
         console.print(fit.advice)
     _print_cache_loss(console, report)

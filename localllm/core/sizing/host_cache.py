@@ -4,6 +4,8 @@ It holds states of conversations that have lost their slot (engine/worker/kv_cac
 It is refused to no load: it is what shrinks first.
 """
 
+from localllm.core.sizing.load import LoadSettings
+
 MAX_BYTES = 8 * 2**30
 """What it takes by itself, at most: some hundred long conversations of a model of 4B."""
 
@@ -20,6 +22,14 @@ def pressure_limit(total_bytes: int, available_bytes: int, held_bytes: int) -> i
     """Return the bytes that states may go on taking, of which they take `held_bytes`: all that is
     free but for the reserve."""
     return max(0, available_bytes + held_bytes - reserve_bytes(total_bytes))
+
+
+def planned_limit(settings: LoadSettings, total_bytes: int, left_bytes: int) -> int:
+    """Estimate the bytes that states may grow to beside a load that leaves `left_bytes` free of a
+    memory of `total_bytes`."""
+    if settings.embeddings:
+        return 0
+    return store_limit(total_bytes, max(0, left_bytes), cache_ram=settings.cache_ram)
 
 
 def store_limit(

@@ -7,7 +7,6 @@ silently ignored.
 
 import difflib
 import os
-import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from localllm.core.sizing.load import RopeScaling
-from localllm.core.text import single_line
+from localllm.core.text import single_line, toml_line_of
 from localllm.core.units import parse_bytes, parse_keep_alive, parse_swap_bytes
 from localllm.errors import UsageError
 from localllm.library.files import paths
@@ -42,6 +41,7 @@ class Settings:
     threads: int | None = None
     trust_gpu: bool = False
     parse_special: bool = False
+    cache_ram: str | None = None
     reasoning_effort: str | None = None
     history: str | None = None
     history_days: int = 0
@@ -79,8 +79,7 @@ _TYPE_NAMES: Mapping[SettingType, str] = {
 _MAX_INT = 2**63 - 1  # the largest integer of TOML
 LANGUAGES = ("en", "de")
 """Those of the interface: `localllm/locale`, and English."""
-MAX_THREADS = 512
-"""GGML_MAX_N_THREADS (ggml.h, b11434)."""
+MAX_THREADS = 512  # GGML_MAX_N_THREADS (ggml.h, b11434)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +217,15 @@ _SETTINGS = (
         minimum=1,
         maximum=MAX_THREADS,
         unset="one for each fast core that may be used",
+    ),
+    Setting(
+        key="cache_ram",
+        field="cache_ram",
+        value_type=str,
+        description="Memory for conversations without a slot: auto, a size such as 2GiB, or 0.",
+        used_by="run, serve, batch, size, the app",
+        unset="auto: half of what is free, 8 GiB at most",
+        parse=parse_swap_bytes,
     ),
     Setting(
         key="trust_gpu",
@@ -502,7 +510,7 @@ def lines_of(path: Path) -> Mapping[str, str]:
     """
     text = _read(path)
     leaves = _flatten(_document(text, str(path)))
-    return {".".join(key): _line_of(text, key) for key, _ in leaves}
+    return {".".join(key): toml_line_of(text, key) for key, _ in leaves}
 
 
 def _read(path: Path) -> str:
@@ -526,7 +534,7 @@ def parse(text: str, *, origin: str = "settings.toml") -> Settings:
     """Read the text of settings.toml. Raises UsageError naming `origin` and the line."""
     values: dict[str, Any] = {}  # each is checked by its Setting, which knows the field's type
     for key, value in _flatten(_document(text, origin)):
-        place = f"{origin}{_line_of(text, key)}"
+        place = f"{origin}{toml_line_of(text, key)}"
         setting = _BY_KEY.get(key)
         if setting is None:
             raise UsageError(f"{place}: {_dotted(key)} is not a setting. {_nearest(key)}")
@@ -552,26 +560,6 @@ def _flatten(document: Mapping[str, object]) -> list[tuple[tuple[str, ...], obje
         else:
             leaves.append(((name,), value))
     return leaves
-
-
-def _line_of(text: str, key: tuple[str, ...]) -> str:
-    """Find the line of a key: " line N", or "" when it is not written plainly.
-
-    tomllib does not report lines of values.
-    """
-    table: tuple[str, ...] = ()
-    for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[+\s*([^\]#]+?)\s*\]", line):
-            table = _parts(header[1])
-            if table == key:
-                return f" line {number}"
-        elif (left := line.partition("=")[0]) != line and table + _parts(left) == key:
-            return f" line {number}"
-    return ""
-
-
-def _parts(dotted: str) -> tuple[str, ...]:
-    return tuple(part.strip().strip("\"'") for part in dotted.split("."))
 
 
 def _dotted(key: tuple[str, ...]) -> str:

@@ -51,6 +51,7 @@ LINE_EVERY_S = 10.0
     options.GPU_LAYERS,
     options.CPU_MOE,
     options.NO_KV_OFFLOAD,
+    options.CACHE_RAM,
     options.TRUST_GPU,
     options.SPECULATE,
     options.THREADS,

@@ -99,6 +99,7 @@ class Serving:
     options.GPU_LAYERS,
     options.CPU_MOE,
     options.NO_KV_OFFLOAD,
+    options.CACHE_RAM,
     options.TRUST_GPU,
     *options.ROPE,
     options.LORA,
