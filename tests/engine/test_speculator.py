@@ -19,6 +19,7 @@ from localllm.engine.messages import (
 )
 from localllm.engine.worker.llama.model import BatchToken
 from localllm.engine.worker.prompt.prompt import Prompt
+from localllm.engine.worker.sequences.batch import count_groups
 from localllm.engine.worker.speculative.draft_state import Draft
 from tests.engine import tiny
 from tests.engine.answers import GREEDY
@@ -127,6 +128,13 @@ def answer(stepped: SteppedScheduler, request: GenerateRequest) -> list[Token]:
 
 def text(tokens: list[Token]) -> str:
     return "".join(token.text for token in tokens)
+
+
+def test_slots_that_follow_each_other_are_one_group() -> None:
+    assert count_groups([0, 6]) == 2
+    assert count_groups([2, 0, 1, 5, 4, 7]) == 3
+    assert count_groups([3]) == 1
+    assert count_groups([]) == 0
 
 
 @pytest.mark.parametrize("seed", range(3))

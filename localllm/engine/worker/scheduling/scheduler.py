@@ -381,7 +381,7 @@ class Scheduler:
             reason = f"llama.cpp could not compute this batch: {error}."
             self._fail(batch, GenerationFailed(reason))
         else:
-            self._speculator.record_step(len(batch.tokens), self._clock() - started)
+            self._speculator.record_step(batch, self._clock() - started)
             if self.kv_cache.host is not None:
                 self.kv_cache.host.record_step(len(batch.tokens), self._clock() - started)
             if batch.image is None:

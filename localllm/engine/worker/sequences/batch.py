@@ -1,5 +1,6 @@
 """The batch of one step: a chunk of tokens of each sequence that takes part."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from localllm.engine.worker.llama.model import BatchToken
@@ -65,3 +66,10 @@ class Batch:
     def cells(self) -> int:
         """Cells of the cache that it needs."""
         return len(self.tokens) if self.image is None else self.image.cells
+
+
+def count_groups(slots: Iterable[int]) -> int:
+    """Count the groups of slots that are computed together, a pass for each: of slots with cells of
+    their own it is those that follow each other."""
+    different = set(slots)
+    return sum(slot - 1 not in different for slot in different)

@@ -11,7 +11,8 @@ token leads by SAFE_MARGIN; otherwise the token before it is computed again, alo
 (docs/speculation.md has the measurements).
 """
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Tokens
 from itertools import takewhile
 from typing import TYPE_CHECKING, Protocol
@@ -20,7 +21,7 @@ from localllm.core.sizing.load import Speculate
 from localllm.engine.worker.kv_cache.kv_cache import KvCache
 from localllm.engine.worker.llama.model import Model
 from localllm.engine.worker.sampling.sampler import adjusts_logits, is_greedy
-from localllm.engine.worker.sequences.batch import Batch, Chunk
+from localllm.engine.worker.sequences.batch import Batch, Chunk, count_groups
 from localllm.engine.worker.sequences.sequence import FINISHED, Sequence
 from localllm.engine.worker.speculative.acceptance import (
     AcceptanceRate,
@@ -82,7 +83,10 @@ class Speculator:
         self._drafter = drafter
         self._states: dict[int, DraftState] = {}
         """By slot, of running sequences that have drawn a token."""
-        self._step_cost = StepCost()
+        self._one_pool = model.unified_cache
+        self._step_costs: defaultdict[int, StepCost] = defaultdict(StepCost)
+        """By the groups of slots that are computed together: each takes a pass of its own."""
+        self._step_cost = self._step_costs[1]
         self._draft_s = 0.0
         self._ngram_rate = AcceptanceRate()
         self._model_rate = AcceptanceRate(first=_FIRST_MODEL_RATE)
@@ -95,6 +99,7 @@ class Speculator:
         """Return draft tokens by slot for these sequences, `most` together."""
         if self._off:
             return {}
+        self._step_cost = self._step_costs[self._groups(each.slot for each in decoding)]
         tokens = self._kv_cache.tokens
         able = [
             each
@@ -207,14 +212,19 @@ class Speculator:
 
     # --- after a step ---
 
-    def record_step(self, rows: int, seconds: float) -> None:
+    def record_step(self, batch: Batch, seconds: float) -> None:
         """Measure the time of a step."""
+        rows = len(batch.tokens)
         if self._off or not rows:
             return
         if rows > _MEASURED_ROWS:
             whole = rows - rows % _MEASURED_ROWS
             rows, seconds = whole, seconds * whole / rows
-        self._step_cost.observe(rows, seconds)
+        groups = self._groups(chunk.sequence.slot for chunk in batch.chunks)
+        self._step_costs[groups].observe(rows, seconds)
+
+    def _groups(self, slots: Iterable[int]) -> int:
+        return 1 if self._one_pool else count_groups(slots)
 
     def pause(self, batch: Batch) -> bool:
         """Propose nothing for a while: the cache had no cells for this batch. Returns False when
