@@ -121,9 +121,8 @@ class Runtime:
         engine_change: Callable[[], Awaitable[str | None]] = _no_change,
         thread_choices: ThreadChoices | None = None,
     ) -> None:
-        """Take `settings` as the user's: they fill in loads, and reserve memory that no load is
-        planned into. `engine_change` returns a sentence, once, when another engine runs models than
-        last time (engine_change.py); `thread_choices` knows the threads that are best."""
+        """Take `settings` as the user's. `engine_change` returns a sentence, once, when another
+        engine runs models than last time; `thread_choices` knows the threads that are best."""
         self.gpu_verdicts = GpuVerdicts()
         self.max_memory_bytes: int | None = None
         """The memory that all models together may take; None: no limit but what is free."""
@@ -238,7 +237,8 @@ class Runtime:
             },
             reserve_bytes=self._settings.reserve_bytes,
             max_memory_bytes=self.max_memory_bytes,
-            releasable_bytes=self.releasable_bytes(),
+            releasable_bytes=self.releasable_bytes()
+            + sum(each.supervisor.host_cache_bytes for each in self._models.values()),
         )
 
     async def fit(self, plan: LoadPlan) -> Fit:
@@ -356,7 +356,7 @@ class Runtime:
         async with aclosing(engine.generate(request)) as events:
             async for event in events:
                 if isinstance(event, Finished):
-                    loaded.supervisor.record_success()
+                    loaded.supervisor.record_success(event)
                     self._note_reading(name, event)
                 yield event
 

@@ -165,9 +165,10 @@ def test_what_is_in_the_cache_goes_first_and_slow_steps_become_short(tmp_path: P
         stepped.step()
     stepped.submit("new", characters(300, seed=9), max_tokens=2)
     stepped.submit("known", known, max_tokens=2)
+    stepped.submit("last", characters(400, seed=11), max_tokens=2)  # with a step to wait for
     assert cache.matched(stepped.model.vocab.tokenize(known, special=False)) >= 128
     stepped.run()
-    assert finished(stepped) == ["runs", "known", "new"]
+    assert finished(stepped) == ["runs", "known", "new", "last"]
     progress = [
         (e.request_id, e.processed) for e in stepped.events if isinstance(e, PromptProgress)
     ]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from localllm.engine.fake import Script
+from localllm.engine.messages import GenerateRequest, HostCacheStats
 from localllm.errors import DeadlineExceeded, EngineCrashed, LoadFailed, QueueFull
 from localllm.runtime.model_pool import pool as pool_module
 from localllm.runtime.model_pool.admission import InsufficientMemory
@@ -339,6 +340,23 @@ async def test_unloading_waits_for_requests_and_later_ones_load_again(
     await later.served.wait()
     await later.finish()
     assert machine.loads == ["a", "a"]
+    await pool.close()
+
+
+async def test_conversations_without_a_slot_are_in_the_way_of_no_load(
+    machine: PoolMachine, smollm2: Path
+) -> None:
+    machine.scripts["a"] = Script(tokens=("x",), host_cache=HostCacheStats(size_bytes=10**9))
+    pool = await machine.pool(smollm2)
+    await use(pool, "a")
+    before = await pool.runtime.outlook()
+    request = GenerateRequest(request_id="r", prompt="Hello")
+    async with pool.acquire("a"):
+        assert [event async for event in pool.runtime.generate("a", request)]
+    after = await pool.runtime.outlook()
+    assert after.free_host_bytes(()) == before.free_host_bytes(()) + 10**9
+    await pool.unload("a")
+    assert (await pool.runtime.outlook()).releasable_bytes == 0
     await pool.close()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 
 from localllm.engine.client.client import Engine
-from localllm.engine.messages import Loaded, LoadRequest
+from localllm.engine.messages import Finished, Loaded, LoadRequest
 from localllm.errors import EngineCrashed, EngineError, EngineUnavailable
 
 
@@ -39,6 +39,7 @@ class SupervisedEngine:
         self._request = request
         self._start = start
         self._clock = clock
+        self._host_cache_bytes = 0
         self._backoff = RestartBackoff()
         self._restart: asyncio.Task[None] | None = None
         self._failure: str | None = None
@@ -59,9 +60,17 @@ class SupervisedEngine:
         await asyncio.shield(self._restart)
         return self.engine
 
-    def record_success(self) -> None:
-        """Reset the backoff: an answer was finished."""
+    def record_success(self, end: Finished | None = None) -> None:
+        """Reset the backoff: an answer was finished, with this event."""
         self._backoff.reset()
+        if end is not None and end.host_cache is not None:
+            self._host_cache_bytes = end.host_cache.size_bytes
+
+    @property
+    def host_cache_bytes(self) -> int:
+        """What the engine holds of conversations beside its slots, and gives back when the memory
+        is needed; as of its newest answer."""
+        return self._host_cache_bytes if self.engine.alive else 0
 
     async def crash(self) -> EngineCrashed | None:
         """Return the reason why the engine is gone; None while it lives or nothing is known."""

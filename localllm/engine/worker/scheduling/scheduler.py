@@ -150,8 +150,15 @@ class Scheduler:
             patience=PATIENCE * self._most_prompt_tokens(),
         )
 
+    @property
+    def _alone(self) -> bool:
+        return len(self._running) == 1 and not self._queue
+
     def _most_prompt_tokens(self) -> int:
-        """The most tokens of prompts in the next step."""
+        """The most tokens of prompts in the next step. A prompt that is alone has full batches: how
+        long steps take would else decide how it is cut, and its repetition would get other bits."""
+        if self._alone:
+            return self._model.max_batch_tokens
         statuses = [(s.status, s.prompt.fixed_chunks) for s in self._in_turn()]
         most = self._step_limit.tokens(streaming=any(status is DECODE for status, _ in statuses))
         if (PREFILL, True) in statuses:  # a part of such a chunk has other bits
@@ -333,8 +340,7 @@ class Scheduler:
     def _may_repeat(self, sequence: Sequence) -> bool:
         """Return True when the same prompt, found in the cache but for its last token, is to give
         the same answer again: without company, in which other bits come of it anyway."""
-        alone = len(self._running) == 1 and not self._queue
-        return alone and self._memory.can_rewind and not sequence.prompt.fixed_chunks
+        return self._alone and self._memory.can_rewind and not sequence.prompt.fixed_chunks
 
     def _catch_up(self, sequence: Sequence) -> bool:
         """Share what others have computed of a prompt. Returns False when this one cannot."""
