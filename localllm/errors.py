@@ -13,8 +13,11 @@
     │   └── DamagedData               1   encrypted bytes are not as they were written
     ├── GgufError (ValueError)        1   a file is not a GGUF that native code may open
     ├── ServeError (OSError)          1   the local API cannot listen
+    ├── PolicyRefused (PermissionError) 6 the administrator's policy refuses; `key` names the rule
+    ├── PolicyUnusable                6   the policy cannot be read: nothing runs without it
     ├── HubError (OSError)            1   the Hub cannot be reached, or answers what it should not
     │   ├── Offline                   1   the network is switched off here; nothing was tried
+    │   │   └── OfflineByPolicy       6   because the policy says so (a PolicyRefused too)
     │   ├── AccessDenied              1   the repository wants a token, or another one
     │   └── DownloadFailed            1   a transfer ended early; what came is kept
     │       ├── DownloadStopped     130   because somebody stopped it
@@ -45,6 +48,7 @@ class ExitCode(IntEnum):
     DOES_NOT_FIT = 3
     ENGINE_CRASHED = 4
     NOT_FOUND = 5
+    POLICY = 6
     INTERRUPTED = 130
 
 
@@ -98,12 +102,37 @@ class ServeError(LocalLLMError, OSError):
     code = "cannot_serve"
 
 
+class PolicyUnusable(LocalLLMError):
+    """The policy cannot be read or is not valid; what it forbids is not known."""
+
+    exit_code = ExitCode.POLICY
+    code = "policy_unusable"
+
+
+class PolicyRefused(LocalLLMError, PermissionError):
+    """The policy refuses something: `key` is that of the rule."""
+
+    exit_code = ExitCode.POLICY
+    code = "policy_refused"
+
+    def __init__(self, message: str, *, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
 class HubError(LocalLLMError, OSError):
     code = "hub"
 
 
 class Offline(HubError):
     code = "offline"
+
+
+class OfflineByPolicy(PolicyRefused, Offline):
+    """The policy switches the network off: an Offline to all that goes on without it."""
+
+    exit_code = ExitCode.POLICY
+    code = "policy_refused"
 
 
 class AccessDenied(HubError):

@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 
 from localllm import __version__
 from localllm.errors import ExitCode, LocalLLMError, UsageError
+from localllm.policy.active import active_policy
 
 if TYPE_CHECKING:
     from localllm.tui.frame_state import FrameState
@@ -65,6 +66,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "Builds of llama.cpp, and whether each can be the engine.",
     ),
     "config": ("localllm.cli.commands.setup.config", "The settings that hold, and where from."),
+    "policy": (
+        "localllm.cli.commands.setup.policy",
+        "What the administrator of this machine has decided.",
+    ),
     "completions": (
         "localllm.cli.commands.setup.completions",
         "The script that completes words in a shell.",
@@ -77,7 +82,7 @@ _GARBAGE_THRESHOLD = 50_000
 
 EXIT_CODES_HELP = (
     "\b\nExit status: 0 ok, 1 failed, 2 usage or configuration, 3 does not fit,"
-    "\n4 engine crashed, 5 not found or not installed, 130 interrupted."
+    "\n4 engine crashed, 5 not found or not installed, 6 refused by the policy, 130 interrupted."
 )
 
 
@@ -134,6 +139,8 @@ def cli(ctx: click.Context, accessible: bool | None) -> int | None:
     """Run a language model on this machine. Without a command: the terminal app."""
     if accessible is not None:
         os.environ["ACCESSIBLE"] = "1" if accessible else "0"
+    if ctx.invoked_subcommand != "policy":  # which has to look at one that cannot be used
+        active_policy()
     if ctx.invoked_subcommand is None:
         return run_app()
     return None

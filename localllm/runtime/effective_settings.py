@@ -1,4 +1,5 @@
-"""The settings that hold, and where each comes from: the default, the file, or the environment.
+"""The settings that hold, and where each comes from: the default, what the policy recommends, the
+file, the environment, or what the policy enforces.
 
 The rules by which a variable overrides the file are those of `settings.load`, `offline_switch` and
 `access_from`.
@@ -10,8 +11,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from localllm.core.policy.keys import GOVERNED_SETTINGS
 from localllm.library.files import paths, settings
 from localllm.library.files.settings import Setting, settings_table
+from localllm.policy.active import active_policy
 
 
 class Origin(StrEnum):
@@ -19,22 +22,25 @@ class Origin(StrEnum):
     next."""
 
     DEFAULT = "default"
+    RECOMMENDED = "recommended"
     FILE = "file"
     ENVIRONMENT = "environment"
+    POLICY = "policy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EffectiveSetting:
     """A setting with the value that holds.
 
-    `place` is the line of settings.toml, or the name of the environment's variable; None for a
-    default.
+    `place` is the line of settings.toml or of the policy, or the name of the environment's
+    variable; None for a default. `locked`: the policy enforces it.
     """
 
     setting: Setting
     value: object
     origin: Origin
     place: str | None = None
+    locked: bool = False
 
 
 def effective_settings(
@@ -59,7 +65,18 @@ def effective_settings(
     if endpoint:
         overridden["hub.endpoints"] = ("HF_ENDPOINT", (endpoint,))
 
+    policy = active_policy()
+
     def effective(setting: Setting) -> EffectiveSetting:
+        governed = setting.key in GOVERNED_SETTINGS
+        if governed and (enforced := policy.enforcement(setting.key)) is not None:
+            return EffectiveSetting(
+                setting=setting,
+                value=policy.bounded(setting.key, getattr(loaded, setting.field)),
+                origin=Origin.POLICY,
+                place=enforced[1],
+                locked=True,
+            )
         if setting.key in overridden:
             place, value = overridden[setting.key]
             return EffectiveSetting(
@@ -69,6 +86,11 @@ def effective_settings(
         if setting.key in in_file:
             place = f"{path}{in_file[setting.key]}"
             return EffectiveSetting(setting=setting, value=value, origin=Origin.FILE, place=place)
+        recommended = policy.recommendation(setting.key) if governed else None
+        if recommended is not None:
+            return EffectiveSetting(
+                setting=setting, value=value, origin=Origin.RECOMMENDED, place=recommended[1]
+            )
         return EffectiveSetting(setting=setting, value=value, origin=Origin.DEFAULT)
 
     return tuple(effective(setting) for setting in settings_table())

@@ -17,7 +17,12 @@ from localllm.engine.builds.candidates import (
     requested_engine,
 )
 from localllm.engine.builds.choice import ExaminedEngine
-from localllm.engine.client.examination import chosen_of, proved_engine, verdict_on
+from localllm.engine.client.examination import (
+    chosen_of,
+    proved_engine,
+    require_allowed,
+    verdict_on,
+)
 from localllm.errors import EngineUnavailable
 from localllm.library.files import edit_settings, paths, settings
 
@@ -95,6 +100,7 @@ def use_engine(choice: str) -> ExaminedEngine:
             " ".join(each.verdict.message for each in examined) or NONE_INSTALLED
         )
     candidate = find_candidate(choice)
+    require_allowed(candidate)
     verdict = asyncio.run(verdict_on(candidate, file))
     if not verdict.accepted:
         raise EngineUnavailable(verdict.message)

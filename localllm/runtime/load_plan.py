@@ -26,6 +26,7 @@ from localllm.library.store.companions import (
 from localllm.library.store.inspect import inspect_model, mmproj_for
 from localllm.library.store.installed import InstalledModel
 from localllm.machine.mounts import network_filesystem
+from localllm.policy.active import active_policy, require
 from localllm.runtime.load_policy import (
     Companions,
     LoadChoice,
@@ -36,6 +37,7 @@ from localllm.runtime.load_policy import (
     loads_for_embeddings,
     require_generative,
 )
+from localllm.runtime.loading.permission import facts_of, require_load
 
 Resolve = Callable[[str], InstalledModel]
 """Find an installed model or a file by its name. Raises NotFound."""
@@ -78,8 +80,8 @@ def plan_load(
 ) -> LoadPlan:
     """Read the files of a load and decide its settings. Blocks: call it in a thread.
 
-    Raises GgufError, also for a companion that does not fit the model, NotFound, StoreError, and
-    UsageError for a model that cannot do what it is to be loaded for.
+    Raises GgufError, also for a companion that does not fit the model, NotFound, StoreError,
+    UsageError for a model that cannot do what it is to be loaded for, and PolicyRefused.
     """
     spec = read_spec(model.path)
     choice = choice_for_model(choice, model.name, settings)
@@ -90,7 +92,9 @@ def plan_load(
         companions = replace(companions, maps_slowly=True, warnings=(_not_mapped(model, remote),))
     if not loads_for_embeddings(choice, spec):
         companions = replace(companions, chat_template=_chat_template(choice, model, settings))
-        if choice.vision is not False:
+        # One that nobody has chosen is left out where it is forbidden.
+        forbidden = choice.vision is None and active_policy().allows_images() is not None
+        if choice.vision is not False and not forbidden:
             mmproj, warnings = _vision(choice, model, spec)
             companions = replace(companions, mmproj=mmproj, warnings=companions.warnings + warnings)
     elif choice.chat_template is not None:
@@ -98,6 +102,7 @@ def plan_load(
             f"{single_line(model.name)} is loaded for embeddings: --chat-template has no use there."
         )
     candidates = load_candidates(choice, spec, settings, companions)
+    advice = require_load(model, spec, candidates[0])
     return LoadPlan(
         model=model,
         spec=spec,
@@ -106,6 +111,7 @@ def plan_load(
         trust_gpu=settings.trust_gpu if choice.trust_gpu is None else choice.trust_gpu,
         warnings=(
             *companions.warnings,
+            *advice,
             *context_warnings(choice, spec, candidates[0], model.name),
         ),
     )
@@ -122,13 +128,16 @@ def read_spec(path: Path) -> ModelSpec:
 def read_companions(choice: LoadChoice, spec: ModelSpec, *, resolve: Resolve) -> Companions:
     """Read the adapters and the draft model that were named.
 
-    Raises NotFound, GgufError, StoreError, and UsageError for a draft model that does not continue
-    text.
+    Raises NotFound, GgufError, StoreError, UsageError for a draft model that does not continue
+    text, and PolicyRefused.
     """
+    if choice.loras:
+        require(active_policy().allows_adapter())
     loras = tuple(inspected_lora(lora, spec) for lora in choice.loras)
     if choice.draft is None:
         return Companions(loras=loras)
     found = resolve(choice.draft)
+    require(active_policy().allows_load(facts_of(found)))
     draft = read_spec(found.path)
     require_generative(draft, found.name)
     return Companions(loras=loras, draft_path=str(found.path), draft=draft)

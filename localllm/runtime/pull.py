@@ -11,6 +11,7 @@ from pathlib import Path
 
 from localllm.core.model.architecture import Purpose
 from localllm.core.model.foreign import is_image_model, remedy_for
+from localllm.core.policy.policy import ModelFacts
 from localllm.core.quality import quality
 from localllm.core.recommend import Candidate, FitPlan, Machine, Preferences, load_of, plans
 from localllm.core.recommend.repository import Offer
@@ -27,6 +28,7 @@ from localllm.library.hub.file_list import HubFile
 from localllm.library.hub.hub import Hub, HubRepo
 from localllm.library.store.installed import InstalledModel
 from localllm.library.store.store import Store
+from localllm.policy.active import active_policy, require
 from localllm.runtime.find_model import Published
 from localllm.runtime.hub_models import (
     HubModels,
@@ -244,9 +246,11 @@ def pull(
 ) -> Pulled:
     """Fetch the files of a plan and make them part of the library. Blocks: call it in a thread.
 
-    What is installed already with the same digests is not fetched again. Raises what `download`
-    and the library raise; GgufError for a file that arrived whole and no model can be made of.
+    What is installed already with the same digests is not fetched again. Raises PolicyRefused
+    before anything is fetched, what `download` and the library raise, and GgufError for a file that
+    arrived whole and no model can be made of.
     """
+    require(active_policy().allows_fetch(facts_of(plan)))
     if (model := already_installed(plan, store)) is not None:
         return replace(_pulled(plan, model, ()), already=True)
     done = download(
@@ -257,6 +261,17 @@ def pull(
         stop=stop,
     )
     return _pulled(plan, _add(plan, store, done, name), done)
+
+
+def facts_of(plan: PullPlan) -> ModelFacts:
+    """Return what the policy looks at of a model that is to be fetched, as its repository says."""
+    return ModelFacts(
+        name=printable(plan.name),
+        source=plan.repo.name,
+        size_bytes=sum(file.size_bytes for file in plan.files),
+        license=plan.repo.license,
+        sha256s=tuple(file.sha256 for file in plan.all_files),
+    )
 
 
 def download_targets(

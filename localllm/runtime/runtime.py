@@ -16,7 +16,6 @@ from localllm import machine
 from localllm.core.hardware import EngineBuild, HardwareInfo
 from localllm.core.model.foreign import is_image_model
 from localllm.core.sizing.fit import Fit, TooLarge
-from localllm.core.sizing.load import LoadSettings
 from localllm.core.speed.threads import size_class
 from localllm.core.text import single_line
 from localllm.engine.builds.candidates import RequestedEngine, requested_engine
@@ -71,6 +70,7 @@ from localllm.runtime.loading.gpu_tests import (
     GpuVerdicts,
     blames_gpu,
 )
+from localllm.runtime.loading.permission import require_load
 from localllm.runtime.loading.resident_model import ResidentModel
 from localllm.runtime.loading.thread_counts import ThreadChoice, ThreadChoices
 from localllm.runtime.local_machine import crash_advice
@@ -262,6 +262,7 @@ class Runtime:
     async def probe(self, model: InstalledModel, fit: Fit) -> Fit:
         """Let llama.cpp itself size this load (a dry run), in a process that has ended when this
         returns. Raises LoadFailed (also when no answer comes), EngineCrashed."""
+        await asyncio.to_thread(require_load, model, None, fit.settings)
         request = ProbeRequest(path=str(model.path), settings=fit.settings)
         async with self._engine() as engine:
             try:
@@ -296,8 +297,8 @@ class Runtime:
         the estimate is unsure of, is probed first, unless `force`; `probed` is the result of an
         earlier probe of it. A GPU that computes wrong numbers with this model, or ends the engine,
         is not used (gpu_tests.py).
-        Raises TooLarge or another DoesNotFit (unless `force`), UsageError for settings that
-        llama.cpp refuses, GgufError, LoadFailed, EngineCrashed.
+        Raises PolicyRefused, TooLarge or another DoesNotFit (unless `force`), UsageError for
+        settings that llama.cpp refuses, GgufError, LoadFailed, EngineCrashed.
         """
         async with self._loading:
             try:
@@ -466,6 +467,7 @@ class Runtime:
         Raises GpuFailed when its devices failed a test, now or before.
         """
         model = plan.model
+        await asyncio.to_thread(require_load, model, plan.spec, plan.candidates[0])
         outlook = await self.outlook()
         fit = await self.fit_in(outlook, plan.forced if force else plan)
         if not force:
@@ -538,7 +540,7 @@ class Runtime:
             engine,
             resident.loaded,
             name=resident.model.name,
-            request=_load_request(resident.model, resident.settings),
+            request=LoadRequest(path=str(resident.model.path), settings=resident.settings),
             start=self._start_engine,
             clock=self._clock,
         )
@@ -551,7 +553,7 @@ class Runtime:
         if plan.candidates[0].threads is None and self._thread_choices is not None:
             hardware = await self.hardware()
             settings, counts = self._thread_choices.settled(settings, model.size_bytes, hardware)
-        return replace(_load_request(model, settings), try_threads=counts)
+        return LoadRequest(path=str(model.path), settings=settings, try_threads=counts)
 
     async def _with_threads(self, plan: LoadPlan, fit: Fit, loaded: Loaded) -> Fit:
         """Keep the threads that a load has found best, and note those that it uses."""
@@ -594,7 +596,3 @@ class Runtime:
             except (EngineUnavailable, EngineCrashed, TimeoutError):
                 self._build = None  # detect() warns that no engine answers
         return await asyncio.to_thread(self._detect, self._build)
-
-
-def _load_request(model: InstalledModel, settings: LoadSettings) -> LoadRequest:
-    return LoadRequest(path=str(model.path), settings=settings)

@@ -21,6 +21,7 @@ from localllm.errors import (
     GenerationFailed,
     LocalLLMError,
     NotFound,
+    PolicyRefused,
     QueueFull,
 )
 from localllm.runtime.model_pool.admission import InsufficientMemory
@@ -57,7 +58,9 @@ def is_shutdown(error: EngineCrashed) -> bool:
     return error.reason in ("exit status 0", "closed")
 
 
-def api_error(error: LocalLLMError, *, prompt_field: str = "messages") -> ApiError:
+def api_error(  # noqa: PLR0911  # one for each class
+    error: LocalLLMError, *, prompt_field: str = "messages"
+) -> ApiError:
     """Map an error of the layers below to its status and code.
 
     `prompt_field`: the request's field that holds the text, which is at fault when the context
@@ -67,6 +70,8 @@ def api_error(error: LocalLLMError, *, prompt_field: str = "messages") -> ApiErr
     match error:
         case ApiError():
             return error
+        case PolicyRefused():
+            return ApiError(message, status=403, code=PolicyRefused.code)
         case NotFound():
             return ApiError(message, status=404, code="model_not_found", param="model")
         case ContextOverflow():

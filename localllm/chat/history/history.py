@@ -24,6 +24,7 @@ from localllm.library.encryption.key_store import KeyStore, Protection
 from localllm.library.encryption.locked_memory import forbid_core_dumps
 from localllm.library.files import paths
 from localllm.library.files.settings import Settings
+from localllm.policy.active import active_policy, require
 from localllm.translation import _
 
 
@@ -54,10 +55,11 @@ class History(ConversationStore):
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.keys = keys
-        self.choice = choice
+        bounded = active_policy().bounded("history", choice)
+        self.choice = None if bounded is None else HistoryChoice(str(bounded))
         self.on_problem: Callable[[str | None], object] = lambda _problem: None
         self.on_first_answer: Callable[[], object] = lambda: None
-        self._is_to_ask = choice is None
+        self._is_to_ask = self.choice is None
         self._days = days
         self._clock = clock
         self._files = ConversationFiles(directory=directory, keys=keys)
@@ -114,8 +116,9 @@ class History(ConversationStore):
         disk stays there: `erase_all` erases it.
 
         DISK: `passphrase` opens the keys from now on, or those there are; None: the system's
-        keyring. Raises UsageError, EncryptionError, and then nothing has changed.
+        keyring. Raises UsageError, EncryptionError, PolicyRefused, and then nothing has changed.
         """
+        require(active_policy().allows_keeping(choice.value))
         if choice is HistoryChoice.DISK:
             was_open = self._disk is not None
             if not was_open:
@@ -279,6 +282,7 @@ class History(ConversationStore):
     # --- inside ---
 
     def _open_disk(self, passphrase: str | None) -> None:
+        require(active_policy().allows_keeping(HistoryChoice.DISK.value))
         if self.keys.exists():
             if not self.keys.is_unlocked:
                 self.keys.unlock(passphrase)

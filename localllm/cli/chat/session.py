@@ -22,6 +22,7 @@ from localllm.errors import EngineError, NotFound, StoreError, UsageError
 from localllm.library.files import paths, settings
 from localllm.library.files.names import printable
 from localllm.library.files.session_cache import SessionCache
+from localllm.policy.active import active_policy, require
 from localllm.runtime.runtime import ResidentModel, Runtime
 from localllm.translation import _
 
@@ -118,11 +119,12 @@ def open_session(
     `settings_given` are those of the command line; without a system prompt among them the file's
     own holds. `cached`: its KV cache is saved too, if the settings allow it.
     Raises UsageError for a file that is no session, StoreError
-    for one that cannot be read or is open elsewhere.
+    for one that cannot be read or is open elsewhere, PolicyRefused where nothing is kept.
     """
     if path is None:
         yield ChatSession(Conversation(settings=settings_given))
         return
+    require(active_policy().allows_keeping("disk"))
     path = paths.absolute(path)
     if not path.parent.is_dir():
         message = _("There is no directory {path} for --session.")

@@ -21,6 +21,7 @@ from localllm.library.files.names import checked, printable
 from localllm.library.http.client import Access
 from localllm.library.store import starter
 from localllm.library.store.store import Store
+from localllm.policy.active import active_policy, require
 from localllm.runtime.find_model import ModelQuery, OnHub, find_published
 from localllm.runtime.load_policy import context_or_default
 from localllm.runtime.local_machine import likely_graphs, this_machine
@@ -29,6 +30,7 @@ from localllm.runtime.pull import (
     PullPlan,
     already_installed,
     download_targets,
+    facts_of,
     plan_pull,
     pull,
 )
@@ -87,6 +89,7 @@ def command(
                 goal=Goal(goal), context=context_or_default(context, user), graphs=likely_graphs()
             ),
         )
+    require(active_policy().allows_fetch(facts_of(plan)))
     store = open_library()
     if not quiet:
         _print_choice(plan)

@@ -15,6 +15,7 @@ from localllm.engine.builds.candidates import (
 )
 from localllm.engine.builds.verdict import Verdict, VerdictFile, fingerprint
 from localllm.errors import EngineUnavailable
+from localllm.policy.active import active_policy
 from localllm.translation import _
 
 
@@ -67,7 +68,15 @@ def likely_engine(kept: Path | None, requested: RequestedEngine | None) -> Candi
     return next((each.candidate for each in examined if each.chosen), installed[0])
 
 
+def policy_refusal(candidate: Candidate) -> str | None:
+    """Return why the policy does not allow a build, without its end; None when it does."""
+    refusal = active_policy().allows_engine(candidate.name, str(candidate.directory))
+    return None if refusal is None else f"the policy does not allow it ({refusal.key})"
+
+
 def _known(candidate: Candidate, verdicts: VerdictFile) -> Verdict:
+    if (reason := policy_refusal(candidate)) is not None:
+        return Verdict(engine=candidate.name, refused=reason)
     try:
         known = verdicts.get(fingerprint(candidate))
     except (EngineUnavailable, OSError) as error:

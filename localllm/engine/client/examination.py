@@ -24,7 +24,7 @@ from localllm.engine.builds.candidates import (
     installed_candidates,
     requested_engine,
 )
-from localllm.engine.builds.choice import ExaminedEngine, choose
+from localllm.engine.builds.choice import ExaminedEngine, choose, policy_refusal
 from localllm.engine.builds.verdict import Verdict, VerdictFile, fingerprint
 from localllm.engine.client.child_process import worker_environment
 from localllm.engine.client.exit_reason import (
@@ -34,6 +34,7 @@ from localllm.engine.client.exit_reason import (
     last_words,
 )
 from localllm.errors import EngineUnavailable
+from localllm.policy.active import active_policy, require
 
 EXAMINATION = (sys.executable, "-P", "-m", "localllm.engine.worker.examination")
 TIMEOUT_S = 120.0
@@ -83,6 +84,7 @@ async def proved_engine(
     requested = requested or requested_engine()
     if requested is not None:
         candidate = requested.find()
+        require_allowed(candidate)
         verdict = await verdict_on(candidate, kept)
         if not verdict.accepted:
             raise EngineUnavailable(
@@ -91,7 +93,10 @@ async def proved_engine(
             )
         reason = f"{requested.origin} names it."
         return ExaminedEngine(candidate=candidate, verdict=verdict, chosen=True, reason=reason)
-    examined = await chosen_of(list(installed_candidates()), kept)
+    installed = list(installed_candidates())
+    if installed and all(map(policy_refusal, installed)):
+        require_allowed(installed[0])
+    examined = await chosen_of(installed, kept)
     for each in examined:
         if each.chosen:
             return each
@@ -99,6 +104,11 @@ async def proved_engine(
         raise EngineUnavailable(NONE_INSTALLED)
     messages = [f"{each.verdict.message}{advise(each.verdict.end)}" for each in examined]
     raise EngineUnavailable(" ".join(messages))
+
+
+def require_allowed(candidate: Candidate) -> None:
+    """Raise PolicyRefused for a build that the policy does not allow."""
+    require(active_policy().allows_engine(candidate.name, str(candidate.directory)))
 
 
 async def chosen_of(
@@ -117,8 +127,11 @@ async def verdict_on(
     """Return what is known of a build, or examine it; `again`: in any case; `over`: it may be
     passed over, so a refusal is known for a day.
 
+    One that the policy does not allow is refused, and no process is started with it.
     Raises EngineUnavailable when no process can be started.
     """
+    if (reason := policy_refusal(candidate)) is not None:
+        return Verdict(engine=candidate.name, refused=reason)
     try:
         key = fingerprint(candidate)
     except EngineUnavailable as error:

@@ -16,18 +16,24 @@ from localllm.core.catalogue.catalogue import Entry
 from localllm.errors import UsageError
 from localllm.library.files import file_cache, paths
 from localllm.library.files.names import spelling_key
+from localllm.policy.active import active_policy
 
 
 def read_catalogue() -> tuple[Entry, ...]:
-    """Return the checked catalogue. Raises UsageError when it is damaged or missing."""
-    path = paths.catalogue_path()
+    """Return the checked catalogue: the policy's, if it names one, else localllm's own.
+
+    Raises UsageError when it is damaged or missing.
+    """
+    named = active_policy().catalogue_file
+    path = paths.catalogue_path() if named is None else Path(named)
     try:
         raw = path.read_bytes()
         text = raw.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"The catalogue {path} cannot be read ({error}). Install localllm again."
-        ) from error
+        advice = "Install localllm again."
+        if named is not None:
+            advice = "The policy names it (catalogue.file): ask the administrator."
+        raise UsageError(f"The catalogue {path} cannot be read ({error}). {advice}") from error
     cache_path, key = paths.catalogue_cache_file(), _cache_key(raw)
     if (cached := file_cache.get(cache_path, key)) is not None:
         return json_cache.load_entries(cached)

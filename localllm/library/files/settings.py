@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from localllm.core.policy.keys import GOVERNED_SETTINGS, POLICY_SWITCH
 from localllm.core.sizing.load import RopeScaling
 from localllm.core.text import single_line, toml_line_of
 from localllm.core.units import parse_bytes, parse_keep_alive, parse_swap_bytes
 from localllm.errors import UsageError
 from localllm.library.files import paths
 from localllm.library.files.model_options import ModelTable, models_problem
+from localllm.policy.active import active_policy
 from localllm.translation import N_, _
 
 _ON, _OFF = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
@@ -481,16 +483,21 @@ def settings_table() -> tuple[Setting, ...]:
 
 
 def load(path: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings of this user. A missing file sets nothing.
+    """Read the settings of this user, as the policy lets them be. A missing file sets nothing.
 
     Raises UsageError, with the line, for a file that cannot be read, an unknown key or a value
-    that is not allowed.
+    that is not allowed, and PolicyUnusable.
     """
     path = path or paths.settings_file()
-    settings = parse(_read(path), origin=str(path))
+    policy, text = active_policy(), _read(path)
+    settings = parse(text, origin=str(path))
     if "LOCALLLM_OFFLINE" in environment:
         settings = replace(settings, offline=_switch(environment["LOCALLLM_OFFLINE"]))
-    return settings
+    chosen = {".".join(key) for key, _value in _flatten(_document(text, str(path)))}
+    chosen |= {each.key for each in _SETTINGS if each.variable and each.variable in environment}
+    values = {key: getattr(settings, find_setting(key).field) for key in GOVERNED_SETTINGS}
+    settled: dict[str, Any] = policy.settled(values, chosen)  # the policy has checked their types
+    return replace(settings, **{find_setting(key).field: settled[key] for key in settled})
 
 
 def offline_switch(settings: Settings, environment: Mapping[str, str] = os.environ) -> str | None:
@@ -498,6 +505,8 @@ def offline_switch(settings: Settings, environment: Mapping[str, str] = os.envir
 
     HF_HUB_OFFLINE is obeyed, too, read as huggingface_hub does.
     """
+    if settings.offline and active_policy().allows_network() is not None:
+        return POLICY_SWITCH
     if settings.offline:
         return "LOCALLLM_OFFLINE" if "LOCALLLM_OFFLINE" in environment else "offline in settings"
     return "HF_HUB_OFFLINE" if environment.get("HF_HUB_OFFLINE", "").lower() in _ON else None

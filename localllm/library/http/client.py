@@ -43,6 +43,7 @@ from localllm.library.http.urls import (
     origin_of,
     printable_url,
 )
+from localllm.policy.active import active_policy, require, require_network
 
 CONNECT_S = 10.0
 READ_S = 30.0
@@ -188,10 +189,14 @@ def open_client(
     `purpose` is what the ledger says its requests were for.
     Redirects are returned to the caller unless `follow_redirects`; `wrap` puts a stricter transport
     around the outbound one. Raises Offline while the network is off, before anything is opened,
-    and UsageError for certificates that cannot be read. Its requests raise httpx2's errors,
+    PolicyRefused
+    for an endpoint that the policy does not allow, and UsageError for certificates that cannot be
+    read. Its requests raise httpx2's errors,
     HubError for a URL that must not be requested, UsageError for a proxy that cannot be used.
     """
     require_online(access)
+    for each in access.endpoints:
+        require(active_policy().allows_endpoint(each))
     for name in _VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     transport = _OutboundTransport(access, purpose, ssl_context(access.ca_file))
@@ -203,7 +208,8 @@ def open_client(
 
 
 def require_online(access: Access) -> None:
-    """Raise Offline when the network is switched off."""
+    """Raise Offline when the network is switched off, OfflineByPolicy when the policy did that."""
+    require_network()
     if (switch := access.offline or access.switch.reason) is not None:
         raise Offline(
             f"This needs the Hub and the network is switched off ({switch}). Nothing was"

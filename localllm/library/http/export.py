@@ -24,6 +24,7 @@ from localllm.library.http.urls import (
     checked_endpoint,
     printable_url,
 )
+from localllm.policy.active import require_network
 
 _TRACES_PATH = "/v1/traces"
 """OTLP over HTTP: what follows the base of a collector's address."""
@@ -45,6 +46,8 @@ def open_exporter(endpoint: str, settings: Settings) -> Iterator[Callable[[bytes
     if not url.path.endswith(_TRACES_PATH):
         url = url.copy_with(path=url.path.rstrip("/") + _TRACES_PATH)
     switch = offline_switch(settings)
+    if not is_loopback(url.host):
+        require_network()
     if switch is not None and not is_loopback(url.host):
         raise Offline(
             f"--otel-endpoint leads to {url.host}, and the network is switched off ({switch}). "

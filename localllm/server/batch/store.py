@@ -23,6 +23,7 @@ import msgspec
 
 from localllm.errors import NotFound, StoreError
 from localllm.library.files.atomic_write import write_atomically
+from localllm.policy.active import active_policy, require
 
 _ID = re.compile(r"(?:file-|batch_)[0-9a-f]{24}")
 
@@ -110,7 +111,9 @@ class BatchStore:
     def new_file(
         self, *, owner: str, filename: str = "", purpose: str = "batch"
     ) -> Iterator["NewFile"]:
-        """Write a file, which is there when the block ends without an error. Raises StoreError."""
+        """Write a file, which is there when the block ends without an error. Raises StoreError, and
+        PolicyRefused where nothing is kept on the disk."""
+        require(active_policy().allows_keeping("disk"))
         with store_errors():
             self._files.mkdir(mode=0o700, parents=True, exist_ok=True)
             if sum(1 for _ in self._files.glob("file-*.json")) >= MAX_FILES:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from localllm.errors import UsageError
 from localllm.library.files import paths
 from localllm.library.files.settings import Settings
+from localllm.policy.active import active_policy, require
 
 if TYPE_CHECKING:  # the HTTP server is loaded when it is used
     from localllm.server.access.tls import CertificateFiles, RenewedContext
@@ -65,8 +66,8 @@ def listening(
     """Open what `choice` and the settings say; close it afterwards.
 
     `inform` gets a sentence for each thing that is less safe than the defaults, `warn` one when
-    renewed certificates cannot be used. Raises UsageError for what would let others in, ServeError
-    for what cannot be listened on.
+    renewed certificates cannot be used. Raises UsageError for what would let others in,
+    PolicyRefused for what the policy forbids, ServeError for what cannot be listened on.
     """
     from localllm.server.access.tls import RenewedContext
     from localllm.server.access.unix_socket import unix_socket
@@ -80,6 +81,14 @@ def listening(
     exposed = next((each for each in addresses if not each.loopback), None)
     check_exposure(choice, exposed, has_tls=files is not None)
     key = choose_key(choice, exposed)
+    for each in addresses:
+        require(
+            active_policy().allows_listening(
+                each.ip, tls=files is not None, has_key=key is not None
+            )
+        )
+    if choice.socket is not None:  # it knows its clients by their user
+        require(active_policy().allows_listening(None, tls=False, has_key=True))
     tls = None if files is None else RenewedContext(files, warn)
     with contextlib.ExitStack() as stack:
         opened = open_sockets(addresses) if addresses else ()

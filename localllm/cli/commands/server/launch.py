@@ -28,6 +28,7 @@ from localllm.cli.output import info, print_json, print_line, warn, write_stderr
 from localllm.core.text import single_line
 from localllm.errors import ExitCode, LocalLLMError, NotFound, UsageError
 from localllm.library.files.server_file import RunningServer
+from localllm.policy.active import active_policy, require
 from localllm.server.local.client import ModelStatus, connected
 
 
@@ -79,6 +80,7 @@ def command(
     configuration is changed. A server is started if none runs, and goes on afterwards.
     """
     chosen = choose_agent(agent)
+    require(active_policy().allows_launch(agent))
     shows = print_only or as_json or (chosen is None and not arguments)
     path = ""
     if not shows:

@@ -6,9 +6,12 @@ import click
 
 from localllm.cli import options
 from localllm.cli.output import columns, info, print_json, print_line
+from localllm.core.policy.explain import sentence
+from localllm.core.policy.keys import KEYS
 from localllm.library.files import paths
 from localllm.library.files.names import printable
-from localllm.library.files.settings import find_setting
+from localllm.library.files.settings import find_setting, settings_table
+from localllm.policy.active import active_policy
 from localllm.runtime.effective_settings import EffectiveSetting, Origin, effective_settings
 
 
@@ -17,6 +20,9 @@ from localllm.runtime.effective_settings import EffectiveSetting, Origin, effect
 @options.JSON
 def command(key: str | None, as_json: bool) -> None:
     """The settings that hold, and where each comes from."""
+    if key is not None and key in KEYS and key not in {each.key for each in settings_table()}:
+        _explain_policy(key, as_json=as_json)
+        return
     wanted = None if key is None else find_setting(key)
     shown = [each for each in effective_settings() if wanted in (None, each.setting)]
     if as_json:
@@ -30,13 +36,13 @@ def command(key: str | None, as_json: bool) -> None:
 
 
 def _document(each: EffectiveSetting) -> dict[str, object]:
-    """Return what `config --json` prints of a setting. `locked`: nobody forbids to change it."""
+    """Return what `config --json` prints of a setting. `locked`: the policy enforces it."""
     setting = each.setting
     return {
         "key": setting.key,
         "value": _plain(each.value),
         "origin": each.origin.value,
-        "locked": False,
+        "locked": each.locked,
         "place": each.place,
         "default": _plain(setting.default),
         "allowed": setting.allowed,
@@ -64,11 +70,41 @@ def _explain(each: EffectiveSetting) -> None:
             print_line(
                 f"Set by the environment variable {each.place}, which comes before the file."
             )
+        case Origin.RECOMMENDED:
+            print_line(f"Recommended by the policy: {each.place}. A setting of yours overrides it.")
+        case Origin.POLICY:
+            print_line(f"Managed by your organization: {each.place}.", wrap=False)
+            print_line("Nothing overrides it; a tighter value of yours holds.")
     print_line(f"Allowed: {setting.allowed}. Used by: {setting.used_by}.")
-    if setting.variable is not None and each.origin is not Origin.ENVIRONMENT:
+    if setting.variable is not None and each.origin not in (Origin.ENVIRONMENT, Origin.POLICY):
         print_line(f"The environment variable {setting.variable} would override it.")
     if each.origin is Origin.DEFAULT:
         _say_file()
+
+
+def _explain_policy(key: str, *, as_json: bool) -> None:
+    """Explain a key that only a policy has."""
+    policy = active_policy()
+    found = (Origin.POLICY, policy.enforcement(key))
+    if found[1] is None:
+        found = (Origin.RECOMMENDED, policy.recommendation(key))
+    origin, rule = found
+    value, place = rule if rule is not None else (None, None)
+    if as_json:
+        document = {
+            "key": key,
+            "value": _plain(value),
+            "origin": Origin.DEFAULT.value if rule is None else origin.value,
+            "locked": rule is not None and origin is Origin.POLICY,
+            "place": place,
+        }
+        print_json({"file": paths.settings_file(), "settings": [document]})
+    elif value is None:
+        print_line(f"{key} is not set: no policy decides it. docs/policy.md says what it does.")
+    else:
+        print_line(sentence(KEYS[key], value))
+        by = "Managed by your organization" if origin is Origin.POLICY else "Recommended"
+        print_line(f"{by}: {place}.", wrap=False)
 
 
 def _say_file() -> None:

@@ -17,6 +17,7 @@ from textual.widgets.option_list import Option
 from localllm.chat.history.history import History, HistoryChoice
 from localllm.errors import KeyUnavailable, LocalLLMError, UsageError, WrongPassphrase
 from localllm.library.files import edit_settings
+from localllm.policy.active import active_policy
 from localllm.translation import N_, _
 from localllm.tui.screens.base import WorkScreen
 from localllm.tui.screens.dialog import Dialog, DialogButton
@@ -94,9 +95,12 @@ class KeepScreen(ModalScreen[KeepAnswer | None]):
             HistoryChoice.OFF: (_("Not at all"), _("gone with every new chat")),
         }
         name, meaning = names[choice]
+        is_forbidden = active_policy().allows_keeping(choice.value) is not None
+        if is_forbidden:
+            meaning = _("managed by your organization")
         mark = "▌" if is_current else " "  # a sign, where there are no colours
         prompt = Content.assemble(mark, (name, "bold"), f"\n{mark}  {meaning}")
-        return Option(prompt, id=choice.value)
+        return Option(prompt, id=choice.value, disabled=is_forbidden)
 
     @on(OptionList.OptionHighlighted)
     def _highlighted(self, event: OptionList.OptionHighlighted) -> None:
@@ -114,7 +118,7 @@ class KeepScreen(ModalScreen[KeepAnswer | None]):
             self.query_one(OptionList).highlighted = int(event.key) - 1
 
     def action_passphrase(self) -> None:
-        if self.is_current:
+        if self.is_current and active_policy().allows_keeping(HistoryChoice.DISK.value) is None:
             self.dismiss(KeepAnswer(choice=HistoryChoice.DISK, with_passphrase=True))
 
     def action_later(self) -> None:

@@ -4,6 +4,7 @@ it loses and where that is published, and how much more would fit."""
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from localllm.core.policy.policy import ModelFacts
 from localllm.core.quality import quality
 from localllm.core.quality.published import Metric
 from localllm.core.recommend import READING_TPS, FitPlan, Preferences
@@ -12,6 +13,8 @@ from localllm.core.sizing.fit import Fit
 from localllm.core.sizing.placement import DeviceShare
 from localllm.core.text import single_line
 from localllm.core.units import format_bytes, format_duration, format_rate
+from localllm.policy.active import active_policy
+from localllm.runtime.loading.permission import source_of
 from localllm.translation import _
 from localllm.tui.figures import rate_range
 from localllm.tui.screens.models.cells import (
@@ -107,9 +110,33 @@ def _problem(view: DetailView) -> str | None:
         return _("The installed engine cannot run it: {why}").format(
             why=single_line(view.unsupported)
         )
+    if (key := policy_key(view)) is not None:
+        return _("⊘ managed by your organization: {keys}").format(keys=key)
     if view.row is not None and view.row.problem is not None:
         return single_line(view.row.problem)
     return single_line(view.problem) if view.problem is not None else None
+
+
+def policy_key(view: DetailView) -> str | None:
+    """Return the key of the policy that forbids this file, None for none. What only its bytes can
+    decide is found out when it is fetched or loaded."""
+    group, row = view.group, view.row
+    installed = None if row is None else row.installed
+    if installed is None and not group.repositories:
+        return None
+    source = group.repositories[0] if installed is None else source_of(installed)
+    facts = ModelFacts(
+        name=group.name,
+        source=source,
+        size_bytes=0 if row is None else row.file_bytes,
+        license=group.license if installed is None else installed.license,
+        sha256s=() if installed is None else tuple(each.sha256 for each in installed.files),
+    )
+    refusal = active_policy().allows_load(facts)
+    unknown = None in (facts.sha256s or (None,))
+    if refusal is None or (unknown and refusal.key.startswith("models.sha256")):
+        return None
+    return refusal.key
 
 
 # --- memory ---

@@ -18,6 +18,7 @@ from textual.widgets import Static
 from localllm.core.text import single_line
 from localllm.errors import LocalLLMError, StoreError
 from localllm.library.files.server_file import RunningServer, find_server
+from localllm.policy.active import active_policy
 from localllm.runtime.model_pool.listing import ModelListing
 from localllm.server.local.app_server import (
     AppServer,
@@ -227,6 +228,9 @@ class ServeScreen(PlaceScreen):
             _("  s lets programs of this machine use the models, with a key: OpenAI's API,")
         )
         yield Content(_("  Anthropic's and Ollama's. The chat and they share what is loaded."))
+        if keys := [each for each in active_policy().enforced_keys if each.startswith("serve.")]:
+            text = _("  ⊘ managed by your organization: {keys}").format(keys=", ".join(keys))
+            yield Content.styled(text, "$text-muted")
         for problem in (self._remark, server.problem):
             if problem:
                 yield Content.styled("  ! ", "$text-error") + literal.line(problem)

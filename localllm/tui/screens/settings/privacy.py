@@ -134,6 +134,5 @@ def policy_line(locked: Sequence[str]) -> Content:
     """Name the settings that a policy decides."""
     if not locked:
         return label(_("policy")) + Content(_("no policy decides anything on this machine"))
-    return label(_("policy")) + Content(
-        _("decides {keys}").format(keys=", ".join(map(single_line, locked)))
-    )
+    keys = ", ".join(map(single_line, locked))
+    return label(_("policy")) + Content(_("managed by your organization: {keys}").format(keys=keys))

@@ -17,6 +17,7 @@ from textual.widgets import ContentSwitcher, Static
 
 from localllm.chat.history.history import HistoryChoice
 from localllm.core.hardware import NetworkAccess
+from localllm.core.policy.keys import POLICY_SWITCH
 from localllm.core.units import format_bytes
 from localllm.errors import LocalLLMError, UsageError
 from localllm.library.files import edit_settings
@@ -24,6 +25,7 @@ from localllm.library.files.edit_settings import SettingValue
 from localllm.library.files.settings import Setting, offline_switch
 from localllm.library.files.settings import load as load_settings
 from localllm.library.http.connection_file import Connection
+from localllm.policy.active import active_policy
 from localllm.runtime.effective_settings import EffectiveSetting, effective_settings
 from localllm.translation import N_, _, set_language
 from localllm.tui import literal
@@ -297,6 +299,9 @@ class SettingsScreen(PlaceScreen):
     async def action_offline(self) -> None:
         user = await asyncio.to_thread(load_settings)
         switch = offline_switch(user)
+        if switch == POLICY_SWITCH:
+            self.show_status(_("managed by your organization"))
+            return
         if switch is not None and switch != "offline in settings":
             self.show_status(_("{name} switches it off.").format(name=switch))
             return
@@ -360,7 +365,7 @@ class SettingsScreen(PlaceScreen):
                 endpoints=facts.endpoints,
                 problem=ledger.problem,
             ),
-            policy_line(()),
+            policy_line(active_policy().enforced_keys),
             Content(),
             *engine_lines(facts.network),
             history_line(choice, is_locked=conversations.is_locked, count=facts.chats),

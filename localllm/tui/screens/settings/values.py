@@ -19,6 +19,8 @@ _ORIGINS = {
     Origin.DEFAULT: N_("default"),
     Origin.FILE: N_("file"),
     Origin.ENVIRONMENT: N_("environment"),
+    Origin.RECOMMENDED: N_("recommended"),
+    Origin.POLICY: N_("policy"),
 }
 
 GENERAL, CHAT, ENGINE, NETWORK, SERVER, LOOKS = (
@@ -85,8 +87,8 @@ def lock_of(each: EffectiveSetting) -> str | None:
     """Say what keeps a setting from being changed here; None: nothing does."""
     if each.origin is Origin.ENVIRONMENT:
         return _("set by {name}, which comes before the file").format(name=each.place)
-    if each.origin is not Origin.FILE and each.origin is not Origin.DEFAULT:
-        return _("set by the policy of this machine")
+    if each.locked:
+        return _("managed by your organization")
     if each.setting.value_type is dict:
         return _("a table: change it in settings.toml")
     return None

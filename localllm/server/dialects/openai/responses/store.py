@@ -9,6 +9,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from localllm.policy.active import active_policy
+
 MAX_AGE_S = 60 * 60.0
 """Since a response was made or last used."""
 MAX_BYTES = 64 * 2**20
@@ -82,8 +84,11 @@ class ResponseStore:
     ) -> None:
         """Keep a response that was made of `new_input` after the response `previous_id`.
 
-        `size_bytes`: of the new items. One that is larger than all the room is not kept.
+        `size_bytes`: of the new items. One that is larger than all the room is not kept,
+        nor is any where the policy keeps nothing.
         """
+        if active_policy().allows_keeping("memory") is not None:
+            return
         self._drop_old()
         previous = self._entries.get(previous_id or "")
         size = size_bytes + len(document)
