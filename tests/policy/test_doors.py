@@ -13,6 +13,7 @@ import localllm
 from localllm.chat.history.history import History, HistoryChoice
 from localllm.chat.settings import ChatSettings
 from localllm.cli.chat.session import open_session
+from localllm.cli.commands.setup import checks
 from localllm.core.policy.document import Rules
 from localllm.core.policy.keys import KEYS, PolicyValue
 from localllm.core.policy.policy import Policy
@@ -312,6 +313,8 @@ def test_settings_say_who_has_decided(home: Path, tmp_path: Path) -> None:
     with policy_in_use(enforcing(offline=True)):
         settings = load(environment={"LOCALLLM_OFFLINE": "0"})
         assert offline_switch(settings, {"LOCALLLM_OFFLINE": "0"}) == "offline in the policy"
+        checked = checks.network(settings, {})
+        assert (checked.ok, "offline" in checked.detail) == (True, True)
 
 
 def test_a_policy_that_cannot_be_used_stops_everything_but_its_own_verb(

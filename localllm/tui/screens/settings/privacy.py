@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from textual.content import Content
 
 from localllm.core.hardware import NetworkAccess
+from localllm.core.policy.keys import POLICY_SWITCH
 from localllm.core.text import single_line
 from localllm.core.units import format_bytes
 from localllm.library.http.connection_file import Connection, Purpose
@@ -50,6 +51,10 @@ def network_lines(
     yield Content.styled(_("Network"), "bold")
     if offline is None:
         yield label(_("state")) + Content(_("‹on, asks first›   off        o switches it off now"))
+    elif offline == POLICY_SWITCH:
+        yield label(_("state")) + Content(
+            "⊘ " + _("managed by your organization: {keys}").format(keys="offline")
+        )
     else:
         state = _("on   ‹off› ({reason})        o switches it on").format(
             reason=single_line(offline)
