@@ -20,6 +20,7 @@ from localllm.engine.worker.kv_cache.host_cache import HostCache
 from localllm.engine.worker.kv_cache.memory_kind import MemoryKind
 from localllm.engine.worker.llama.model import BatchToken, Model
 from localllm.engine.worker.llama.native_log import NativeLog
+from localllm.engine.worker.prompt.boundaries import Boundary, Section
 from localllm.engine.worker.prompt.prompt import Prompt
 from localllm.engine.worker.scheduling.scheduler import Scheduler
 from localllm.engine.worker.sequences.sequence import DECODE, Sequence
@@ -112,6 +113,21 @@ class SteppedScheduler:
         assert request.prompt is not None
         tokens = self.model.vocab.tokenize(request.prompt, special=False)
         self.scheduler.submit(request, Prompt(tokens=tokens), arrived)
+
+    def submit_sections(
+        self, request_id: str, sections: list[tuple[Section, str]], *, max_tokens: int = 20
+    ) -> None:
+        """Submit a conversation whose sections are known."""
+        boundaries, text = [], ""
+        for section, part in sections:
+            boundaries.append(Boundary(position=len(text), section=section))
+            text += part
+        tokens = self.model.vocab.tokenize(text, special=False)
+        assert len(tokens) == len(text)
+        request = GenerateRequest(
+            request_id=request_id, prompt=text, sampling=GREEDY, max_tokens=max_tokens
+        )
+        self.scheduler.submit(request, Prompt(tokens=tokens, boundaries=tuple(boundaries)), 0.0)
 
     def step(self, *, aborted: bool = False) -> None:
         if aborted:

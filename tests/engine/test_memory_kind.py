@@ -52,6 +52,7 @@ class FakeModel:
 
     positions: dict[int, range] = field(default_factory=dict)
     window: int = 0
+    snapshots: int = 0
     unified_cache: bool = True
     cells: int = 100
     cells_per_sequence: int = 100

@@ -56,6 +56,7 @@ LLAMA_ROPE_SCALING_TYPE_UNSPECIFIED = -1
 LLAMA_ROPE_SCALING_TYPE_NONE = 0
 LLAMA_ROPE_SCALING_TYPE_LINEAR = 1
 LLAMA_ROPE_SCALING_TYPE_YARN = 2
+LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY = 1
 LLAMA_STATE_SEQ_MAGIC = 0x67677371
 LLAMA_STATE_SEQ_VERSIONS = (3, 4)
 """LLAMA_STATE_SEQ_VERSION of 0c1e570 and of 86a2835; both begin alike."""
@@ -171,7 +172,13 @@ llama_set_n_threads = _function("llama_set_n_threads", None, c_void_p, c_int32, 
 llama_state_seq_get_data = _function(
     "llama_state_seq_get_data", c_size_t, c_void_p, c_void_p, c_size_t, c_int32
 )
+llama_state_seq_get_data_ext = _function(
+    "llama_state_seq_get_data_ext", c_size_t, c_void_p, c_void_p, c_size_t, c_int32, c_uint32
+)
 llama_state_seq_get_size = _function("llama_state_seq_get_size", c_size_t, c_void_p, c_int32)
+llama_state_seq_get_size_ext = _function(
+    "llama_state_seq_get_size_ext", c_size_t, c_void_p, c_int32, c_uint32
+)
 llama_state_seq_load_file = _function(
     "llama_state_seq_load_file",
     c_size_t,
@@ -187,6 +194,9 @@ llama_state_seq_save_file = _function(
 )
 llama_state_seq_set_data = _function(
     "llama_state_seq_set_data", c_size_t, c_void_p, c_void_p, c_size_t, c_int32
+)
+llama_state_seq_set_data_ext = _function(
+    "llama_state_seq_set_data_ext", c_size_t, c_void_p, c_void_p, c_size_t, c_int32, c_uint32
 )
 llama_supports_gpu_offload = _function("llama_supports_gpu_offload", c_bool)
 llama_supports_mmap = _function("llama_supports_mmap", c_bool)

@@ -2,7 +2,8 @@
 
 What a slot must give up is copied here (`llama_state_seq_get_data`), and copied back when a prompt
 begins like it. A radix tree of its own finds it; what has the least value is dropped first. The
-memory is the process's own and ends with it; nothing goes to a disk.
+memory is the process's own and ends with it; nothing goes to a disk. Checkpoints
+(checkpoints.py) are kept in the same memory.
 
 Two threads come here: the one that computes stores and takes out between steps, and `MemoryWatch`
 drops states when others need the memory, also while nothing is computed.
@@ -12,7 +13,7 @@ import mmap
 import sys
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from localllm.engine.messages import HostCacheStats
@@ -40,17 +41,26 @@ KEPT_SHARE = 0.9
 conversation takes the beginning only: they stay."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A partial state of a sequence after its first `tokens`, kept as `id` in a HostCache."""
+
+    id: int
+    tokens: int
+
+
 @dataclass(slots=True, kw_only=True)
 class State:
-    """The state of one sequence. `oldest` is the lowest position that it has cells for; the first
-    `repeatable` tokens have the bits that they always have; `saves` tokens were nowhere else when
-    it was stored."""
+    """The state of one sequence, or a checkpoint of one, without tokens. `oldest` is the lowest
+    position that it has cells for; the first `repeatable` tokens have the bits that they always
+    have; `saves` tokens were nowhere else when it was stored."""
 
     tokens: list[int]
     cells: mmap.mmap
     oldest: int
     repeatable: int
     saves: int
+    checkpoints: tuple[Checkpoint, ...] = ()
     value: float = 0.0
     used: int = 0
 
@@ -86,6 +96,8 @@ class HostCache:
         self._lock = threading.RLock()
         self._tree = RadixTree()
         self._states: dict[int, State] = {}
+        self._checkpoints: dict[int, int] = {}
+        """How many slots and states have each checkpoint: it is dropped with the last of them."""
         self._next_id = 0
         self._size_bytes = 0
         self._age = 0.0
@@ -104,7 +116,7 @@ class HostCache:
     def stats(self) -> HostCacheStats:
         with self._lock:
             return HostCacheStats(
-                states=len(self._states),
+                states=len(self._states) - len(self._checkpoints),
                 size_bytes=self._size_bytes,
                 limit_bytes=self._limit(self._size_bytes),
                 stored=self._stored,
@@ -151,43 +163,88 @@ class HostCache:
         oldest: int,
         repeatable: int = 0,
         copy: Callable[[memoryview], bool],
+        checkpoints: Sequence[Checkpoint] = (),
     ) -> bool:
-        """Store a state of `size_bytes`, which `copy` writes; states whose tokens it begins with
-        are dropped for it. `lost` tokens of it are nowhere else. Returns False when there is no
-        room, or `copy` fails."""
+        """Store a state of `size_bytes`, which `copy` writes, with checkpoints of its sequence;
+        states whose tokens it begins with are dropped for it. `lost` tokens of it are nowhere else.
+        Returns False when there is no room, or `copy` fails."""
         with self._lock:
-            limit = self._limit(self._size_bytes)
-            if self._closed or size_bytes > limit:
-                return False
-            for id_, state, count in self.match(key, tokens):
-                if count == len(state.tokens):
-                    lost += state.saves  # they were this one's alone, and will be the new one's
+            self.hold_checkpoints(checkpoints)  # those that it takes over are not dropped
+            for id_, known, count in self.match(key, tokens) if self._has_room(size_bytes) else ():
+                if count == len(known.tokens):
+                    lost += known.saves  # they were this one's alone, and will be the new one's
                     self._drop(id_)
-            lost = min(lost, len(tokens))
-            self.shrink(limit - size_bytes)
-            if self._size_bytes > limit - size_bytes:  # a large one is just being read
+            cells = self._copy(size_bytes, copy)
+            if cells is None:
+                self.release_checkpoints(checkpoints)
                 return False
-            try:
-                cells = _allocate(size_bytes)
-            except (OSError, ValueError, MemoryError):
-                return False
-            started = time.perf_counter()
-            with memoryview(cells) as view:
-                copied = copy(view)
-            if not copied:
-                cells.close()
-                return False
-            rate = size_bytes / max(time.perf_counter() - started, 1e-6)
-            self._bytes_per_s += _WEIGHT * (rate - self._bytes_per_s)
-            id_, self._next_id = self._next_id, self._next_id + 1
             state = State(
-                tokens=list(tokens), cells=cells, oldest=oldest, repeatable=repeatable, saves=lost
+                tokens=list(tokens),
+                cells=cells,
+                oldest=oldest,
+                repeatable=repeatable,
+                saves=min(lost, len(tokens)),
+                checkpoints=tuple(checkpoints),
             )
+            id_, self._next_id = self._next_id, self._next_id + 1
             self._add(id_, key, state)
             self._size_bytes += size_bytes
             self._stored += 1
             self.changed.notify_all()
             return True
+
+    # --- checkpoints ---
+
+    def store_checkpoint(
+        self, tokens: int, size_bytes: int, copy: Callable[[memoryview], bool], *, saves: int
+    ) -> Checkpoint | None:
+        """Store a partial state after so many tokens, which `copy` writes; without it `saves` of
+        them would be computed again. Returns None when there is no room, or `copy` fails."""
+        with self._lock:
+            cells = self._copy(size_bytes, copy)
+            if cells is None:
+                return None
+            id_, self._next_id = self._next_id, self._next_id + 1
+            state = State(tokens=[], cells=cells, oldest=0, repeatable=0, saves=saves)
+            self._states[id_] = state
+            self._use(state)
+            self._size_bytes += size_bytes
+            self._checkpoints[id_] = 1
+            self.changed.notify_all()
+            return Checkpoint(id=id_, tokens=tokens)
+
+    def has_checkpoint(self, checkpoint: Checkpoint) -> bool:
+        """Return True as long as it was not dropped."""
+        return checkpoint.id in self._checkpoints
+
+    def read_checkpoint(self, checkpoint: Checkpoint, read: Callable[[memoryview], bool]) -> bool:
+        """Let `read` have a checkpoint's state. Returns False when it is not there any more, or
+        `read` fails."""
+        with self._lock:
+            if checkpoint.id not in self._checkpoints:
+                return False
+            state = self._states[checkpoint.id]
+            self._use(state)
+            with memoryview(state.cells) as view:
+                return read(view)
+
+    def hold_checkpoints(self, checkpoints: Iterable[Checkpoint]) -> None:
+        """Keep these until they are released once more."""
+        with self._lock:
+            for each in checkpoints:
+                if each.id in self._checkpoints:
+                    self._checkpoints[each.id] += 1
+
+    def release_checkpoints(self, checkpoints: Iterable[Checkpoint]) -> None:
+        """Drop those of these that nobody else holds."""
+        with self._lock:
+            for each in checkpoints:
+                if each.id in self._checkpoints:
+                    self._checkpoints[each.id] -= 1
+                    if not self._checkpoints[each.id]:
+                        self._drop(each.id)
+
+    # --- whole states ---
 
     def restore(self, id_: int, tokens: int, copy: Callable[[State], bool]) -> bool:
         """Let `copy` read a state, of which `tokens` tokens are wanted. It is dropped when that is
@@ -205,13 +262,15 @@ class HostCache:
             else:
                 self._size_bytes -= state.size_bytes
                 state.cells.close()
+                self.release_checkpoints(state.checkpoints)
             self._restored += done
             return done
 
     def states(self) -> list[tuple[Hashable, State]]:
         """Return all states with their keys, those of most value first."""
         with self._lock:
-            by_value = sorted(self._states.items(), key=lambda item: -item[1].value)
+            whole = (each for each in self._states.items() if each[0] not in self._checkpoints)
+            by_value = sorted(whole, key=lambda item: -item[1].value)
             return [(self._tree.namespace(id_), state) for id_, state in by_value]
 
     def shrink(self, size_bytes: int) -> int:
@@ -239,6 +298,31 @@ class HostCache:
 
     # --- inside ---
 
+    def _has_room(self, size_bytes: int) -> bool:
+        return not self._closed and size_bytes <= self._limit(self._size_bytes)
+
+    def _copy(self, size_bytes: int, copy: Callable[[memoryview], bool]) -> mmap.mmap | None:
+        """Make room for so many bytes, which `copy` writes."""
+        if not self._has_room(size_bytes):
+            return None
+        most = self._limit(self._size_bytes) - size_bytes
+        self.shrink(most)
+        if self._size_bytes > most:  # a large one is just being read
+            return None
+        try:
+            cells = _allocate(size_bytes)
+        except (OSError, ValueError, MemoryError):
+            return None
+        started = time.perf_counter()
+        with memoryview(cells) as view:
+            copied = copy(view)
+        if not copied:
+            cells.close()
+            return None
+        rate = size_bytes / max(time.perf_counter() - started, 1e-6)
+        self._bytes_per_s += _WEIGHT * (rate - self._bytes_per_s)
+        return cells
+
     def _add(self, id_: int, key: Hashable, state: State) -> None:
         self._states[id_] = state
         self._tree.insert(id_, key, state.tokens)
@@ -259,5 +343,7 @@ class HostCache:
     def _drop(self, id_: int) -> None:
         state = self._states.pop(id_)
         self._tree.drop(id_)
+        self._checkpoints.pop(id_, None)
         self._size_bytes -= state.size_bytes
         state.cells.close()
+        self.release_checkpoints(state.checkpoints)

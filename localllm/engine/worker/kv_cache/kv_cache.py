@@ -10,10 +10,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from localllm.engine.messages import CacheReuse
+from localllm.engine.worker.kv_cache.checkpoints import Checkpoints
 from localllm.engine.worker.kv_cache.chunking import FixedChunks
 from localllm.engine.worker.kv_cache.host_cache import (
     MIN_GAIN_TOKENS,
     MIN_LOST_TOKENS,
+    Checkpoint,
     HostCache,
     State,
 )
@@ -43,6 +45,7 @@ class KvCache:
         parallel, slots = model.settings.parallel, self.memory.slots
         self.host = host
         self._model = model
+        self._checkpoints = Checkpoints(model, self.memory, host)
         self._tree = RadixTree()
         self._tokens: dict[int, list[int]] = {slot: [] for slot in range(slots)}
         self._idle = set(range(parallel))
@@ -90,7 +93,7 @@ class KvCache:
     def matched(self, prompt: Sequence[int], lora_key: LoraKey = ()) -> int:
         """Return how many tokens of a prompt's beginning some slot or the second tier has. Changes
         nothing; what is being computed in this moment is left out."""
-        found = next(iter(self._slots_with(prompt, lora_key).values()), 0)
+        found = next(iter(self._slots_with(prompt, lora_key, goes_back=True).values()), 0)
         if self.host is not None:
             stored = self.host.match(lora_key, prompt[:-1])
             found = max(found, *(tokens for _, _, tokens in stored[:1]), 0)
@@ -99,34 +102,51 @@ class KvCache:
     # --- a request's slot ---
 
     def acquire(
-        self, prompt: list[int], lora_key: LoraKey = (), *, repeatable: bool = False
+        self,
+        prompt: list[int],
+        lora_key: LoraKey = (),
+        *,
+        repeatable: bool = False,
+        preamble: int = 0,
     ) -> int:
         """Return an idle slot (there must be one) for a prompt, with as much of its beginning as
         can be reused; `length` says how much. Its last token is always computed again.
 
+        `preamble`: tokens that other conversations begin with too, the system prompt.
         `repeatable`: only cells are reused that have the bits which an empty cache would give them.
         """
-        matches = self._match(prompt, lora_key)
-        if repeatable:
-            matches = self._repeatable_part(matches, prompt)
-        elif self._apply(self.memory.expire(self._tree)):
-            matches = self._match(prompt, lora_key)
+
+        def match() -> dict[int, int]:
+            matches = self._match(prompt, lora_key, goes_back=True)
+            return self._repeatable_part(matches, prompt) if repeatable else matches
+
+        matches = match()
+        if not repeatable and self._apply(self.memory.expire(self._tree)):
+            matches = match()
         restored = self._restore(prompt, lora_key, matches, repeatable=repeatable)
         if restored:
-            matches = self._match(prompt, lora_key)
-            if repeatable:
-                matches = self._repeatable_part(matches, prompt)
-        slot, source = self.memory.place(matches, self._idle, self._running, self._tree)
-        seat = self._take_seat(slot)
+            matches = match()
+        slot = source = seat = self._own_slot(matches, preamble)
+        if slot is None or source is None or seat is None:
+            slot, source = self.memory.place(matches, self._idle, self._running, self._tree)
+            seat = self._take_seat(slot)
         if seat != slot:
             slot, source = seat, {slot: seat, seat: slot}.get(source, source)
-            matches = self._match(prompt, lora_key)
-            if repeatable:
-                matches = self._repeatable_part(matches, prompt)
+            matches = match()
+        if source != slot and not self.memory.can_continue_at(source, matches.get(source, 0)):
+            source = slot  # a slot goes back for what runs in it, not for others
         self._occupy(slot, source, matches, prompt, lora_key)
         if restored:
             self._reuse[slot] = CacheReuse(host=self.length(slot))
         return slot
+
+    def _own_slot(self, matches: dict[int, int], preamble: int) -> int | None:
+        """Return the slot that must go back for this prompt and has more than its preamble: what is
+        given up there is an earlier turn of the same conversation."""
+        best = next(iter(matches), None)
+        if best is None or best not in self._idle or matches[best] <= preamble:
+            return None
+        return None if self.memory.can_continue_at(best, matches[best]) else best
 
     def _take_seat(self, slot: int) -> int:
         """Exchange the cells of `slot`, which is about to run, with those of the slot in which they
@@ -141,6 +161,7 @@ class KvCache:
         keys = self._lora_keys
         keys[slot], keys[seat] = keys.get(seat, ()), keys.get(slot, ())
         self._tree.exchange(slot, seat)
+        self._checkpoints.exchange(slot, seat)
         for each in (slot, seat):
             if not self.memory.can_continue_at(each, self.length(each)):
                 self.clear(each)
@@ -181,9 +202,13 @@ class KvCache:
         self._running.add(slot)
         self._tree.pin(slot)
         self._lora_keys[slot] = lora_key
+        goes_back = continues and not self.memory.can_continue_at(slot, tokens)
         self._fill(slot, prompt[:tokens], source)
         found = self.length(slot)
-        self._reuse[slot] = CacheReuse(own=found) if continues else CacheReuse(shared=found)
+        if goes_back:
+            self._reuse[slot] = CacheReuse(checkpoint=found)
+        else:
+            self._reuse[slot] = CacheReuse(own=found) if continues else CacheReuse(shared=found)
         return slot
 
     def catch_up(self, slot: int, prompt: list[int]) -> bool:
@@ -222,17 +247,17 @@ class KvCache:
 
     def truncate(self, slot: int, tokens: int) -> bool:
         """Keep the first `tokens` alone, and nothing of a batch that was not computed to its end.
-        Returns False, and leaves the slot empty, when this kind of memory cannot be cut there."""
-        cut = self.memory.truncate(slot, tokens)
-        if cut:
+        Returns False, and leaves fewer or none, when this kind of memory cannot be cut there."""
+        kept = self._cut(slot, tokens)
+        if kept == tokens:
             del self._tokens[slot][tokens:]
         else:  # a new list: the caller may need those that are lost
-            self._tokens[slot], tokens = [], 0
-        if tokens < self._tree.length(slot):
-            self._tree.cut(slot, tokens)
-        if tokens < (reuse := self.reuse(slot)).total:
-            self._reuse[slot] = reuse.limited(tokens)
-        return cut
+            self._tokens[slot] = self._tokens[slot][:kept]
+        if kept < self._tree.length(slot):
+            self._tree.cut(slot, kept)
+        if kept < (reuse := self.reuse(slot)).total:
+            self._reuse[slot] = reuse.limited(kept)
+        return kept == tokens
 
     def clear(self, slot: int) -> None:
         self.truncate(slot, 0)
@@ -244,6 +269,17 @@ class KvCache:
         self._running.remove(slot)
         self._idle.add(slot)
         self._apply({})
+
+    # --- checkpoints ---
+
+    def chunk_end(self, slot: int, positions: Sequence[int]) -> int | None:
+        """Return where the next chunk of the prompt in `slot` must end to take a checkpoint that is
+        wanted at one of these positions."""
+        return self._checkpoints.chunk_end(slot, self.length(slot), positions)
+
+    def take_checkpoint(self, slot: int) -> None:
+        """Take one at the end of what `slot` has, when it is wanted there."""
+        self._checkpoints.take(slot, self.length(slot))
 
     # --- states ---
 
@@ -271,7 +307,11 @@ class KvCache:
         return None if placed is None else self._occupy(*placed, matches, prompt, lora_key)
 
     def insert(
-        self, tokens: Sequence[int], restore: Callable[[int], bool], lora_key: LoraKey = ()
+        self,
+        tokens: Sequence[int],
+        restore: Callable[[int], bool],
+        lora_key: LoraKey = (),
+        checkpoints: Sequence[Checkpoint] = (),
     ) -> bool:
         """Add a sequence that was computed earlier: `restore` puts its cells in the slot that it is
         given. Returns False when no slot is idle, or `restore` fails with all that can be evicted.
@@ -290,6 +330,7 @@ class KvCache:
             pass
         if done:
             self.append(slot, tokens)
+            self._checkpoints.hold(slot, checkpoints)
         self.release(slot)
         return done
 
@@ -336,6 +377,7 @@ class KvCache:
                 oldest=self._model.oldest_position(place),
                 repeatable=0 if self._one_pool else self._repeatable[slot],
                 copy=lambda cells: self._model.copy_state(place, cells),
+                checkpoints=self._checkpoints.of(slot),
             )
 
     def _empty_spare(self, slot: int) -> int | None:
@@ -365,6 +407,9 @@ class KvCache:
                 continue
             if self.memory.continues(tokens, oldest=state.oldest, newest=len(state.tokens) - 1):
                 return self.host.restore(id_, tokens, lambda state: self._put(state, lora_key))
+            before = self._checkpoints.continuable(state.checkpoints, tokens)
+            if not repeatable and before - known >= MIN_GAIN_TOKENS:
+                return self.host.restore(id_, before, lambda state: self._put(state, lora_key))
         return False
 
     def _put(self, state: State, lora_key: LoraKey) -> bool:
@@ -375,34 +420,56 @@ class KvCache:
             with memoryview(state.cells) as cells:
                 return self._model.put_state(slot, len(state.tokens), cells)
 
-        if not self.insert(state.tokens, put, lora_key):
+        if not self.insert(state.tokens, put, lora_key, state.checkpoints):
             return False
         self._repeatable[taken[-1]] = state.repeatable
         return True
 
     # --- books and cells ---
 
-    def _match(self, prompt: list[int], lora_key: LoraKey) -> dict[int, int]:
+    def _match(
+        self, prompt: list[int], lora_key: LoraKey, *, goes_back: bool = False
+    ) -> dict[int, int]:
         """Return the slots that have a reusable beginning of this prompt, and how many tokens of
-        it: most first."""
+        it: most first. `goes_back`: with a checkpoint too, for what is to run in that slot."""
         self._sync()
-        return self._slots_with(prompt, lora_key)
+        return self._slots_with(prompt, lora_key, goes_back=goes_back)
 
-    def _slots_with(self, prompt: Sequence[int], lora_key: LoraKey) -> dict[int, int]:
+    def _slots_with(
+        self, prompt: Sequence[int], lora_key: LoraKey, *, goes_back: bool
+    ) -> dict[int, int]:
         beginning = prompt[:-1]
         keys = self.memory.tree_keys(lora_key, self._idle)
         matches = [match for key in keys for match in self._tree.match(key, beginning)]
         matches.sort(key=lambda match: match[1], reverse=True)
-        return self.memory.usable(matches)
+        usable = self.memory.usable(matches)
+        if not goes_back or len(usable) == len(matches):
+            return usable
+        for slot, tokens in matches:
+            if slot not in usable and slot in self._idle:
+                usable[slot] = self._checkpoints.position(slot, tokens)
+        best = sorted(usable.items(), key=lambda match: match[1], reverse=True)
+        return {slot: tokens for slot, tokens in best if tokens}
+
+    def _cut(self, slot: int, tokens: int) -> int:
+        """Cut the cells of `slot`, and its checkpoints. Returns what it has then: its first
+        `tokens`, or fewer or none where it cannot be cut there."""
+        can_cut = self.memory.can_cut(slot, tokens)
+        if not can_cut and (restored := self._checkpoints.restore(slot, tokens)):
+            return restored
+        kept = tokens if self.memory.truncate(slot, tokens) else 0
+        self._checkpoints.cut(slot, kept)
+        return kept
 
     def _fill(self, slot: int, tokens: list[int], source: int) -> None:
         """Let `slot` have these tokens, which `source` begins with."""
         if source == slot:
-            done = self.memory.truncate(slot, len(tokens))
+            kept = self._cut(slot, len(tokens))
         else:
-            done = self.memory.share(source, slot, len(tokens))
-        self._tokens[slot] = tokens if done else []
-        self._repeatable[slot] = min(len(tokens), self._repeatable[source]) if done else 0
+            kept = len(tokens) if self.memory.share(source, slot, len(tokens)) else 0
+            self._checkpoints.cut(slot, 0)
+        self._tokens[slot] = tokens[:kept]
+        self._repeatable[slot] = min(kept, self._repeatable[source])
         key = self.memory.tree_key(self._lora_keys[slot], slot)
         self._tree.insert(slot, key, self._tokens[slot])
 
@@ -443,7 +510,7 @@ class KvCache:
         their own any more. Returns False when nothing was cut."""
         for slot, tokens in cuts.items():
             self._store(slot, len(self._tokens[slot]))  # all of it: it is cut piece by piece
-            self.memory.truncate(slot, tokens)
+            self._cut(slot, tokens)
             del self._tokens[slot][tokens:]
         for slot in self.memory.redundant(self._tree, (*self._idle, *self._spare)):
             self.clear(slot)

@@ -11,6 +11,8 @@ or in a stream each. The KvCache keeps the books and leaves the differences to i
     RecurrentMemory   recurrent, hybrid   either     its newest position,   nothing
                                                      or before drafts
 
+Where the last three cannot continue, a partial state that was kept may help (checkpoints.py).
+
 Slots are sequence ids of llama.cpp. A cut or a copy that its memory cannot do may end the process
 in an assertion, so each first looks at the positions that llama.cpp has for the slot.
 """
@@ -73,7 +75,20 @@ class MemoryKind(ABC):
         """Sequence ids that can hold cells; the first `parallel` of them can be in a batch."""
         return self._model.settings.parallel
 
+    @property
+    def keeps_checkpoints(self) -> bool:
+        """True when there are positions at which a slot can continue only with a partial state."""
+        load = self._model.settings
+        return 0 < self._window < self._model.cells_per_sequence and not load.swa_full
+
     # --- cells ---
+
+    def can_cut(self, slot: int, tokens: int) -> bool:
+        """Return True when `truncate` can remove what comes after the first `tokens`."""
+        return tokens == 0 or self.can_continue_at(slot, tokens)
+
+    def drop_snapshots(self, slot: int) -> None:  # noqa: B027
+        """Take nothing back of the newest batch of `slot`, whose state was replaced."""
 
     def begin_batch(self, tokens: Mapping[int, int]) -> None:  # noqa: B027  # nothing, mostly
         """Record that a batch is about to append so many tokens to these slots."""
@@ -290,17 +305,7 @@ class StreamMemory(_SharingMemory):
     ) -> int:
         """Choose its own slot for a conversation that goes on, for others one that loses nothing
         or was used least recently (`placement.choose`)."""
-        candidates = [
-            Candidate(
-                slot=slot,
-                matched=matches.get(slot, 0),
-                held=tree.length(slot),
-                unshared=tree.unshared(slot),
-                last_used=tree.last_used(slot),
-                neighbours=neighbours(running, slot),
-            )
-            for slot in idle
-        ]
+        candidates = _candidates(matches, idle, running, tree)
         return choose(candidates, max(matches.values(), default=0), self.min_gain)
 
     def seat(self, slot: int, idle: Collection[int], running: Collection[int]) -> int:
@@ -350,12 +355,10 @@ class _UnsharedMemory(MemoryKind):
     def choose_slot(
         self, matches: Matches, idle: Collection[int], running: Collection[int], tree: RadixTree
     ) -> int:
-        """Choose the one that holds most of the prompt, or else the least recently used."""
-        best = max(idle, key=lambda slot: matches.get(slot, 0))
-        if matches.get(best, 0):
-            return best
-        near = idle if self._model.unified_cache else _beside(running, idle)
-        return _least_recently_used(near, tree)
+        """Choose one that loses nothing or was used least recently, or that which holds most of the
+        prompt where what is lost there is less than what would be computed elsewhere."""
+        candidates = _candidates(matches, idle, running, tree)
+        return choose(candidates, max(matches.values(), default=0), self._model.cells)
 
     def evict(self, tree: RadixTree, needed: int, idle: Collection[int]) -> dict[int, int]:
         """Empty the slot that was used least recently."""
@@ -402,10 +405,24 @@ class RecurrentMemory(_UnsharedMemory):
         for slot in slots:  # llama_decode has taken the batch back as if it had snapshots of it
             self._model.remove_cells(slot)
 
+    @property
+    def keeps_checkpoints(self) -> bool:
+        return True
+
+    def can_cut(self, slot: int, tokens: int) -> bool:
+        return super().can_cut(slot, tokens) or self._has_snapshot(slot, tokens)
+
+    def drop_snapshots(self, slot: int) -> None:
+        self._batch.pop(slot, None)
+
+    def _has_snapshot(self, slot: int, tokens: int) -> bool:
+        most = min(self._model.snapshots, self._batch.get(slot, 0) - 1)
+        return tokens > 0 and 0 < self._model.newest_position(slot) + 1 - tokens <= most
+
     def truncate(self, slot: int, tokens: int) -> bool:
-        most = min(self._model.snapshots, self._batch.pop(slot, 0) - 1)
-        rejected = self._model.newest_position(slot) + 1 - tokens
-        if tokens > 0 and 0 < rejected <= most and self._model.remove_cells(slot, tokens):
+        has_snapshot = self._has_snapshot(slot, tokens)
+        self.drop_snapshots(slot)
+        if has_snapshot and self._model.remove_cells(slot, tokens):
             return True
         return super().truncate(slot, tokens)
 
@@ -417,9 +434,17 @@ def _least_recently_used(slots: Iterable[int], tree: RadixTree) -> int:
     return min(slots, key=lambda slot: (tree.last_used(slot), slot))
 
 
-def _beside(running: Collection[int], idle: Collection[int]) -> Collection[int]:
-    """Return the idle slots with most running neighbours: between two of them, or else beside one,
-    or else all."""
-    counts = {slot: neighbours(running, slot) for slot in idle}
-    most = max(counts.values())
-    return [slot for slot, count in counts.items() if count == most]
+def _candidates(
+    matches: Matches, idle: Collection[int], running: Collection[int], tree: RadixTree
+) -> list[Candidate]:
+    return [
+        Candidate(
+            slot=slot,
+            matched=matches.get(slot, 0),
+            held=tree.length(slot),
+            unshared=tree.unshared(slot),
+            last_used=tree.last_used(slot),
+            neighbours=neighbours(running, slot),
+        )
+        for slot in idle
+    ]

@@ -44,6 +44,8 @@ a token that is alone. Measured with SmolLM2-135M as Q4_0, Q4_1, Q8_0, Q4_K_M an
 threads, b11434): of 2 to 63 tokens every bit of the last one's logits is the same, of 64 they
 differ by up to 0.7."""
 
+_PARTIAL = llama.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+
 _DECODED, _CACHE_FULL, _ABORTED = 0, 1, 2  # llama_decode's return values (llama.h, b11434)
 
 
@@ -351,6 +353,39 @@ class Model:
         place = (ctypes.c_uint8 * len(cells)).from_buffer(cells)
         took = llama.llama_state_seq_set_data(self._context, place, len(cells), slot)
         if took == len(cells) and self.newest_position(slot) == tokens - 1:
+            return True
+        self.remove_cells(slot)
+        return False
+
+    # A partial state is what of a sequence does not outlast its next tokens: its recurrent state,
+    # or the cells in the window of layers with a sliding one. All else is there until it is cut.
+
+    def partial_state_bytes(self, slot: int) -> int:
+        """The size of what `copy_partial_state` is about to copy."""
+        return int(llama.llama_state_seq_get_size_ext(self._context, slot, _PARTIAL))
+
+    def copy_partial_state(self, slot: int, state: memoryview) -> bool:
+        """Copy the partial state of `slot` to `state`, which has `partial_state_bytes` of room.
+        Returns False when that failed."""
+        if slot in self._pending_copies:
+            return False
+        place = (ctypes.c_uint8 * len(state)).from_buffer(state)
+        size = llama.llama_state_seq_get_data_ext(self._context, place, len(state), slot, _PARTIAL)
+        return int(size) == len(state)
+
+    def put_partial_state(self, slot: int, tokens: int, state: memoryview) -> bool:
+        """Take `slot` back to its first `tokens`, with a partial state that was copied there: all
+        other cells must still be there. Returns False, and leaves the slot empty,
+        when it fails."""
+        if self.has_pending_copy(slot):
+            return False
+        place = (ctypes.c_uint8 * len(state)).from_buffer(state)
+        took = llama.llama_state_seq_set_data_ext(self._context, place, len(state), slot, _PARTIAL)
+        if (
+            took == len(state)
+            and self.remove_cells(slot, tokens)
+            and self.newest_position(slot) == tokens - 1
+        ):
             return True
         self.remove_cells(slot)
         return False

@@ -95,6 +95,23 @@ def place_boundaries(
     return tuple(boundaries)
 
 
+def preamble_tokens(boundaries: Sequence[Boundary]) -> int:
+    """Count the tokens before the first question, those of the system prompt; 0 when that is not
+    known."""
+    users = (each.position for each in boundaries if each.section is Section.USER)
+    return next(users, 0)
+
+
+def checkpoint_positions(boundaries: Sequence[Boundary], tokens: int) -> tuple[int, ...]:
+    """Choose where the state of a prompt of so many tokens is worth keeping, in rising order: after
+    the system prompt, before the last question, and before the answer, but never behind the last
+    token, which is computed again in any case."""
+    users = [each.position for each in boundaries if each.section is Section.USER]
+    answers = [each.position for each in boundaries if each.section is Section.ANSWER]
+    wanted = {*users[:1], *users[-1:], min([*answers, tokens - 1])}
+    return tuple(sorted(each for each in wanted if 0 < each < tokens))
+
+
 def _control_token_before(
     pieces: Sequence[bytes], control_words: Collection[bytes], position: int, lowest: int
 ) -> int:

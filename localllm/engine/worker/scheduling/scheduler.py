@@ -204,7 +204,12 @@ class Scheduler:
                 sequence.request.deterministic or not self._has_company(sequence)
             )
             held = self._explainer.held(sequence)
-            slot = self.kv_cache.acquire(reusable, sequence.lora_key, repeatable=fixed)
+            slot = self.kv_cache.acquire(
+                reusable,
+                sequence.lora_key,
+                repeatable=fixed,
+                preamble=sequence.prompt.preamble,
+            )
             sampler = sequence.output.sampler
             if sampler is None:  # not after it was preempted
                 sampler = Sampler(sampling_of(sequence), self._model.vocab)
@@ -214,6 +219,8 @@ class Scheduler:
             sequence.prompt.fixed_chunks = fixed
             sequence.admit(slot, sampler, reuse=self.kv_cache.reuse(slot), now=now)
             self._explainer.admit(sequence, held)
+            if not fixed:  # the end of the last answer, often just before the next question
+                self.kv_cache.take_checkpoint(slot)
             self._running[slot] = sequence
 
     def _matched(self, sequence: Sequence) -> int:
@@ -325,6 +332,8 @@ class Scheduler:
             most = tokens_left
             if prompt.fixed_chunks:
                 most = min(most, self.kv_cache.chunks.end(start) - start)
+            elif end := self.kv_cache.chunk_end(sequence.slot, prompt.checkpoints):
+                most = min(most, end - start)
             tokens = prompt.tokens[start : start + prompt.tokens_before_image(start, most)]
             if not tokens:
                 continue  # an image is next
@@ -440,6 +449,7 @@ class Scheduler:
         for chunk in batch.chunks:
             alone = len(batch.chunks) == 1 and batch.image is None
             self.kv_cache.append(chunk.sequence.slot, chunk.text_tokens, alone=alone)
+            self._take_checkpoint(chunk)
         for chunk in batch.chunks:
             if chunk.sequence.status is FINISHED:  # together with another one of its request
                 continue
@@ -449,6 +459,14 @@ class Scheduler:
                 self._sample(chunk.sequence, chunk.last_row)
             else:
                 self._postprocess_prefill(chunk)
+
+    def _take_checkpoint(self, chunk: Chunk) -> None:
+        """Keep the state at the end of a chunk where a later turn may part from the prompt."""
+        prompt, end = chunk.sequence.prompt, chunk.start + len(chunk.tokens)
+        if chunk.sequence.status is not PREFILL or prompt.fixed_chunks:
+            return
+        if end in prompt.checkpoints:
+            self.kv_cache.take_checkpoint(chunk.sequence.slot)
 
     def _verify(self, chunk: Chunk) -> None:
         sequence = chunk.sequence

@@ -61,6 +61,7 @@ def sequences_of(
                 dropped_messages=prompt.dropped_messages,
                 warnings=prompt.warnings,
                 outline=prompt.outline,
+                boundaries=prompt.boundaries,
             ),
             output=OutputState(
                 limit=limit,

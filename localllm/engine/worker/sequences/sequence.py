@@ -45,6 +45,11 @@ from localllm.engine.worker.llama.vocabulary import Vocabulary
 from localllm.engine.worker.parsing.answer_check import AnswerCheck
 from localllm.engine.worker.parsing.answer_events import AnswerEvents
 from localllm.engine.worker.parsing.detokenizer import IncrementalDetokenizer
+from localllm.engine.worker.prompt.boundaries import (
+    Boundary,
+    checkpoint_positions,
+    preamble_tokens,
+)
 from localllm.engine.worker.prompt.outline import PromptOutline
 from localllm.engine.worker.prompt.prompt import PromptImages
 from localllm.engine.worker.sampling.sampler import Sampler
@@ -90,10 +95,21 @@ class PromptState:
     reuse: CacheReuse = field(default_factory=CacheReuse)
     miss: CacheMiss | None = None
     shareable: bool = True
+    boundaries: tuple[Boundary, ...] = ()
     passed_over: int = 0
     overtaken: int = 0
     fixed_chunks: bool = False
     echo: "PromptEcho | None" = None
+
+    @property
+    def checkpoints(self) -> tuple[int, ...]:
+        """Positions at which the state had better be kept."""
+        return checkpoint_positions(self.boundaries, len(self.tokens))
+
+    @property
+    def preamble(self) -> int:
+        """Tokens that other conversations begin with too: the system prompt."""
+        return preamble_tokens(self.boundaries)
 
     @property
     def cached_tokens(self) -> int:
