@@ -407,7 +407,8 @@ class RecurrentMemory(_UnsharedMemory):
 
     @property
     def keeps_checkpoints(self) -> bool:
-        return True
+        # Whether a partial state is right beside snapshots of it was not tested.
+        return not self._model.snapshots
 
     def can_cut(self, slot: int, tokens: int) -> bool:
         return super().can_cut(slot, tokens) or self._has_snapshot(slot, tokens)
