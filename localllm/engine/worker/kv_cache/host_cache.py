@@ -98,10 +98,6 @@ class HostCache:
         self._states: dict[int, State] = {}
         self._checkpoints: dict[int, int] = {}
         """How many slots and states have each checkpoint: it is dropped with the last of them."""
-        self._checkpoints: dict[int, int] = {}
-        """How many slots and states have each checkpoint: it is dropped with the last of them."""
-        self._checkpoints: dict[int, int] = {}
-        """How many slots and states have each checkpoint: it is dropped with the last of them."""
         self._next_id = 0
         self._size_bytes = 0
         self._age = 0.0
