@@ -3,9 +3,10 @@
     python -m benchmarks.leaks [MODEL.gguf] [--requests 2000]
 
 The requests are of every kind, eight at a time: plain ones with a common and with an own
-beginning, with stop strings, log probabilities and grammars, two answers to one prompt, cancelled
-ones, abandoned ones, and refused ones (too long, empty, unknown tokens). Without a path it is the
-starter model of the test packages. The exit status is 1 when the resident memory of the process
+beginning, long ones that come back after they have lost their slot, with stop strings, log
+probabilities and grammars, two answers to one prompt, cancelled ones, abandoned ones, and refused
+ones (too long, empty, unknown tokens). Without a path it is the starter model of the test packages.
+The exit status is 1 when the resident memory of the process
 has grown by 2 % or more, or when anything else has grown at all.
 """
 
@@ -40,6 +41,8 @@ WARM = 200
 
 MOST_GROWTH = 0.02
 SETTINGS = LoadSettings(context=256, parallel=AT_ONCE, threads=1)
+CACHE_RAM = 16 * 2**20
+"""Host memory for a dozen conversations of the starter: it is full after WARM requests."""
 _PERSONA = "You are a helpful assistant who answers in a few words. " * 2
 
 
@@ -101,7 +104,8 @@ def request(number: int) -> GenerateRequest:
         case 5:
             return replace(plain, stop_tokens=(2**31 - 1,))
         case 6:
-            return replace(plain, prompt=f"{number} is a number")
+            again = f"{number % 40} is a number, and so is one more. " * 4
+            return replace(plain, prompt=again, sampling=Sampling(temperature=0.8))
         case 7:
             return replace(plain, n=2)
         case _:  # 8 is cancelled, 9 abandoned
@@ -146,10 +150,12 @@ async def traffic(engine: ProcessEngine, numbers: range) -> None:
     await send(engine, 6)  # in order behind the cancels of those that were abandoned
 
 
-async def readings(model: Path, requests: int) -> tuple[Reading, Reading]:
+async def readings(
+    model: Path, requests: int, *, cache_ram: int = CACHE_RAM
+) -> tuple[Reading, Reading]:
     """What is held after WARM requests and after all of them."""
-    engine = ProcessEngine()
-    async for _ in engine.load(LoadRequest(path=str(model), settings=SETTINGS)):
+    engine, settings = ProcessEngine(), replace(SETTINGS, cache_ram=cache_ram)
+    async for _ in engine.load(LoadRequest(path=str(model), settings=settings)):
         pass
     try:
         await traffic(engine, range(WARM))
