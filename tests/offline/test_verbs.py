@@ -31,6 +31,7 @@ LOCAL = {
     "rm": ("MINE", "--yes"),
     "run": ("starter", "Say hi.", "--max-tokens", "4"),
     "config": ("--json",),
+    "policy": ("explain",),
     "completions": ("bash",),
     "doctor": ("--json",),
     "engine": ("ls", "--json"),
