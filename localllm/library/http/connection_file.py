@@ -65,8 +65,11 @@ def merged(
 ) -> tuple[Connection, ...]:
     """Return the newest `limit` of both, newest first; a new one replaces that of the same id."""
     by_id = {each.id: each for each in (*stored, *new)}
-    newest = sorted(by_id.values(), key=lambda each: (each.ended_at, each.id), reverse=True)
-    return tuple(newest[:limit])
+
+    def age(each: Connection) -> tuple[float, float, str]:
+        return each.ended_at, each.started_at, each.id
+
+    return tuple(sorted(by_id.values(), key=age, reverse=True)[:limit])
 
 
 def read(path: Path) -> tuple[Connection, ...]:
