@@ -40,6 +40,7 @@ from benchmarks.serve import (
     SELF,
     Child,
     System,
+    chat_request,
     find_llama_server,
     spread,
     start_llama_server,
@@ -84,26 +85,11 @@ class Row:
 async def ask(system: System, messages: Messages, tokens: int) -> Answer:
     """Stream a chat completion of exactly so many tokens."""
     address = urlsplit(system.url)
-    body = json.dumps(
-        {
-            "model": system.model,
-            "messages": messages,
-            "max_tokens": tokens,
-            "ignore_eos": True,
-            "temperature": 0,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-    ).encode()
-    head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: {address.netloc}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        "Connection: close\r\n\r\n"
-    )
+    request = chat_request(system.url, system.model, messages, tokens)
     started, first, usage = time.perf_counter(), 0.0, None
     text: list[str] = []
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
-    writer.write(head.encode() + body)
+    writer.write(request)
     while line := await reader.readline():
         if not line.startswith(b"data: {"):
             continue

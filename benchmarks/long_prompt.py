@@ -29,7 +29,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from benchmarks.conversations import WORDS, start_all
-from benchmarks.serve import SELF, Child, System
+from benchmarks.serve import SELF, Child, System, chat_request
 
 SLOTS, QUESTIONS, TOKENS, STREAMED_TOKENS = 4, 3, 8, 400
 
@@ -60,25 +60,12 @@ class Round:
 async def ask(system: System, text: str, tokens: int) -> Stream:
     """Stream the answer to one question."""
     address = urlsplit(system.url)
-    body = json.dumps(
-        {
-            "model": system.model,
-            "messages": [{"role": "user", "content": text}],
-            "max_tokens": tokens,
-            "ignore_eos": True,
-            "temperature": 0,
-            "stream": True,
-        }
-    ).encode()
-    head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: {address.netloc}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        "Connection: close\r\n\r\n"
-    )
+    messages = [{"role": "user", "content": text}]
+    request = chat_request(system.url, system.model, messages, tokens)
     started, first, latest, gap, comments = time.perf_counter(), 0.0, 0.0, 0.0, 0
     latest_line = b""
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
-    writer.write(head.encode() + body)
+    writer.write(request)
     while line := await reader.readline():
         comments += line.startswith(b":")
         latest_line = line.strip() or latest_line

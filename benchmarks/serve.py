@@ -31,7 +31,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -70,13 +70,12 @@ class Round:
 # --- the children that do a round: a line of JSON in, a line of JSON out ---
 
 
-async def ask_http(url: str, model: str, prompt: str, tokens: int) -> Measured:
-    """Stream a chat completion. Its lines are read as they are: the client should cost little."""
-    address = urlsplit(url)
+def chat_request(url: str, model: str, messages: Sequence[Mapping[str, str]], tokens: int) -> bytes:
+    """Return the bytes of a request for a streamed chat completion of exactly so many tokens."""
     body = json.dumps(
         {
             "model": model,
-            "messages": [{"role": "user", "content": prompt}],
+            "messages": messages,
             "max_tokens": tokens,
             "ignore_eos": True,
             "temperature": 0,
@@ -85,13 +84,20 @@ async def ask_http(url: str, model: str, prompt: str, tokens: int) -> Measured:
         }
     ).encode()
     head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: {address.netloc}\r\n"
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         "Connection: close\r\n\r\n"
     )
+    return head.encode() + body
+
+
+async def ask_http(url: str, model: str, prompt: str, tokens: int) -> Measured:
+    """Stream a chat completion. Its lines are read as they are: the client should cost little."""
+    address = urlsplit(url)
+    request = chat_request(url, model, [{"role": "user", "content": prompt}], tokens)
     started, first, usage = time.perf_counter(), 0.0, b""
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
-    writer.write(head.encode() + body)
+    writer.write(request)
     while line := await reader.readline():
         if not line.startswith(b"data: {"):
             continue
