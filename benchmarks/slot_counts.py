@@ -6,9 +6,9 @@ Printed per turn, as means of six seeds: tokens of the prompts, those found in t
 that were computed, streams copied, batches, and passes of llama.cpp. A batch takes as many
 passes as `llama_batch_allocr::split_equal` cuts it into: slots that follow each other, as
 many tokens of each as the shortest has. `--part 0.5`: a random half
-of the conversations asks in each turn.
+of the conversations asks in each turn. `--without-tier`: without host memory behind the slots.
 
-Usage: python -m benchmarks.slot_counts [--shape 8:8] [--part 1] [--turns 4]
+Usage: python -m benchmarks.slot_counts [--shape 8:8] [--part 1] [--turns 4] [--without-tier]
 """
 
 import argparse
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from localllm.engine.worker.kv_cache.host_cache import MIN_LOST_TOKENS, HostCache
 from localllm.engine.worker.llama.model import BatchToken
 from tests.engine import tiny
 from tests.engine.stepped_scheduler import SteppedScheduler, settings
@@ -43,12 +44,22 @@ def passes(batch: Sequence[BatchToken]) -> int:
     return count
 
 
+class Host(HostCache):
+    """Host memory without an end, in which a state is worth its copy by tokens and not by time."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda _held_bytes: 2**30)
+
+    def is_worth(self, lost: int, size_bytes: int, *, most_tokens: int | None = None) -> bool:
+        return lost >= MIN_LOST_TOKENS
+
+
 class Counts:
     """A scheduler whose batches and copies are counted."""
 
-    def __init__(self, path: Path, slots: int) -> None:
+    def __init__(self, path: Path, slots: int, *, tier: bool) -> None:
         load = replace(settings(parallel=slots, context=1024), batch=2048, ubatch=512)
-        self.stepped = SteppedScheduler(path, load)
+        self.stepped = SteppedScheduler(path, load, host=Host() if tier else None)
         self.batches: list[list[BatchToken]] = []
         self.copies = 0
         model = self.stepped.model
@@ -70,17 +81,19 @@ class Counts:
         return sum(map(len, batches)), copies, len(batches), sum(map(passes, batches))
 
 
-def run(path: Path, count: int, slots: int, turns: int, part: float, seed: int) -> list[list[int]]:
+def run(
+    path: Path, count: int, slots: int, options: argparse.Namespace, seed: int
+) -> list[list[int]]:
     """Return the columns of each turn."""
     dice = random.Random(seed)
 
     def text(length: int) -> str:
         return "".join(dice.choices(tiny.CHARACTERS, k=length))
 
-    counts, common = Counts(path, slots), text(COMMON)
+    counts, common = Counts(path, slots, tier=not options.without_tier), text(COMMON)
     stepped, conversations, rows = counts.stepped, [common] * count, []
-    for turn in range(turns):
-        asking = dice.sample(range(count), max(1, round(part * count)))
+    for turn in range(options.turns):
+        asking = dice.sample(range(count), max(1, round(options.part * count)))
         for i in asking:
             conversations[i] += text(dice.randint(*QUESTION))
             stepped.submit(f"{turn}:{i}", conversations[i], max_tokens=ANSWER)
@@ -100,11 +113,12 @@ def main() -> None:
     parser.add_argument("--shape", default="8:8", help="conversations:slots")
     parser.add_argument("--part", type=float, default=1.0)
     parser.add_argument("--turns", type=int, default=4)
+    parser.add_argument("--without-tier", action="store_true")
     options = parser.parse_args()
     count, slots = map(int, options.shape.split(":"))
     with tempfile.TemporaryDirectory() as folder:
         path = tiny.plain(Path(folder) / "tiny.gguf")
-        runs = [run(path, count, slots, options.turns, options.part, seed) for seed in range(SEEDS)]
+        runs = [run(path, count, slots, options, seed) for seed in range(SEEDS)]
     print("| turn | " + " | ".join(COLUMNS) + " |\n| --- |" + " --- |" * len(COLUMNS))
     for turn in range(options.turns):
         means = [statistics.mean(each[turn][i] for each in runs) for i in range(len(COLUMNS))]
