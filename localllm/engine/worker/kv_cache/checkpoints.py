@@ -2,10 +2,10 @@
 a later prompt is likely to part from what its slot holds.
 
 A recurrent state is that of its newest position, and cells that have left a sliding window are used
-again (the state of such a layer is that of its last window): such a slot continues at its end or,
-with a window, a little before. With a checkpoint it goes back to where that
-was taken, and only what comes after is computed again. The states themselves are in the HostCache,
-whose limit they count against, and which may drop them at any time.
+again: such a slot continues at its end or, with a window, a little before. With a checkpoint it
+goes back to where that was taken, and only what comes after is computed again. The states
+themselves are in the HostCache, whose limit they count against, and which may drop them at any
+time.
 """
 
 from collections.abc import Sequence
